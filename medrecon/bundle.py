@@ -1,0 +1,89 @@
+"""Bundles by name, and their weights, checked before use."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from medrecon.data.errors import InputError
+from medrecon.data.files import write_whole
+
+__all__ = ["find_bundle", "load_config", "load_weights", "metadata", "save_weights"]
+
+
+def _shelves() -> list[Path]:
+    package = Path(__file__).parent
+    return [package / "bundles", package.parent / "bundles"]  # an installed wheel, a checkout
+
+
+def find_bundle(name: str | Path) -> Path:
+    """The folder of a bundle: a path to one, or the name of one that comes with medrecon.
+
+    Raises:
+        InputError: if there is none, naming the nearest.
+    """
+    for folder in (Path(name), *(shelf / str(name) for shelf in _shelves())):
+        if (folder / "configs" / "metadata.json").is_file():
+            return folder.resolve()
+    known = sorted(path.parents[1].name for shelf in _shelves() for path in shelf.glob("*/configs/metadata.json"))
+    near = get_close_matches(str(name), known, n=1, cutoff=0.0)
+    raise InputError(f"no bundle {str(name)!r}; did you mean {near[0]!r}?" if near else f"no bundle {str(name)!r}")
+
+
+def metadata(root: str | Path) -> dict[str, Any]:
+    """The bundle's ``metadata.json``."""
+    return json.loads((Path(root) / "configs" / "metadata.json").read_text())
+
+
+def load_weights(network: nn.Module, root: str | Path) -> nn.Module:
+    """Load a bundle's weights into ``network``, ready for inference, after comparing their SHA-256 with the metadata.
+
+    Raises:
+        InputError: if the weights are missing or are not those that the metadata name.
+    """
+    expected = metadata(root)["weights"]
+    path = Path(root) / expected["file"]
+    if not path.is_file():
+        raise InputError(f"{path}: the bundle's weights are missing; install medrecon again or train them (train.yaml)")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected["sha256"]:
+        raise InputError(
+            f"{path}: SHA-256 is {found[:12]}..., but metadata.json says {expected['sha256'][:12]}...; "
+            "the weights are damaged or not this bundle's: install medrecon again"
+        )
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    network.load_state_dict({key: value.float() for key, value in state.items()})
+    return network.eval().requires_grad_(False)
+
+
+def save_weights(network: nn.Module, root: str | Path, filename: str = "models/model.pt") -> None:
+    """Store a network in half precision in a bundle, and its SHA-256 in the metadata."""
+    buffer = io.BytesIO()
+    torch.save({key: value.detach().half().cpu() for key, value in network.state_dict().items()}, buffer)
+    facts = metadata(root)
+    facts["weights"] = {"file": filename, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    root = Path(root)
+    write_whole({root / filename: buffer.getvalue(), root / "configs" / "metadata.json": text.encode()}, overwrite=True)
+
+
+def load_config(root: str | Path, **overrides: Any) -> ConfigParser:  # noqa: ANN401
+    """The bundle's ``inference.yaml`` with some of its items replaced, ready for ``get_parsed_content``.
+
+    A config is code: only open bundles that you trust.
+    """
+    parser = ConfigParser()
+    parser.read_config(str(Path(root) / "configs" / "inference.yaml"))
+    parser["bundle_root"] = str(root)
+    for key, value in overrides.items():
+        parser[key] = value
+    return parser

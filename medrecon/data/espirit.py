@@ -1,0 +1,71 @@
+"""Coil sensitivities by ESPIRiT with sigpy: arrays in, tensors out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrecon.data.errors import InputError
+from medrecon.data.masks import acs_block
+
+__all__ = ["espirit_maps"]
+
+
+def espirit_maps(
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.8,
+    name: str = "k-space",
+) -> Tensor:
+    """One set of sensitivity maps from the fully sampled centre, ``(coils, y, x)`` complex64.
+
+    ``sum |S|^2 = 1`` where the signal lives and 0 elsewhere. The phase is that of the low-resolution image, so the
+    combined image is nearly real: the smoothest phase that the calibration data allow, and the easiest for a prior.
+
+    Args:
+        kspace: ``(coils, y, x)``, zero where not sampled.
+        mask: ``(y, x)`` or ``(x,)``, true where sampled; only its largest centred block is read.
+        kernel: side of the calibration kernel in samples.
+        threshold: singular values of the calibration matrix below this fraction of the largest are noise.
+        crop: maps are zero where the eigenvalue is below.
+        name: what an error should call the data.
+
+    Raises:
+        InputError: if the fully sampled centre is smaller than the kernel.
+
+    Reference: Uecker et al., ESPIRiT, MRM 71 (2014); steps as in ``sigpy.mri.app.EspiritCalib``, which takes square
+        calibration regions only.
+    """
+    import sigpy as sp
+
+    rows, columns = acs_block(np.broadcast_to(mask, kspace.shape[1:]))
+    calibration = kspace[:, rows, columns]
+    coils, height, width = calibration.shape
+    if min(height, width) < kernel:
+        raise InputError(
+            f"{name}: the fully sampled centre is {height} x {width}, too small to estimate coil sensitivities "
+            f"(at least {kernel} x {kernel}); give the maps with --maps"
+        )
+    blocks = sp.array_to_blocks(calibration, [kernel, kernel], [1, 1])
+    matrix = blocks.reshape(coils, -1, kernel**2).transpose(1, 0, 2).reshape(-1, coils * kernel**2)
+    # Eigenvectors of the Gram matrix: the right singular vectors, whatever the number of blocks.
+    values, vectors = np.linalg.eigh(matrix.conj().T @ matrix)
+    kernels = vectors[:, values > threshold**2 * values.max()].T.conj().reshape(-1, coils, kernel, kernel)
+
+    shape = kspace.shape[1:]
+    covariance = np.zeros((*shape, coils, coils), dtype=np.complex64)
+    for k in kernels.astype(np.complex64):
+        image = sp.ifft(sp.resize(k, kspace.shape), axes=(-2, -1)).transpose(1, 2, 0)
+        covariance += image[..., :, None] * image[..., None, :].conj()
+    covariance *= np.prod(shape) / kernel**2
+    values, vectors = torch.linalg.eigh(torch.from_numpy(covariance))
+    maps = vectors[..., -1].movedim(-1, 0)
+
+    # Phase of the low-resolution image, tapered against ringing.
+    low = np.zeros(kspace.shape, dtype=np.complex64)
+    low[:, rows, columns] = calibration * np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[1:-1]
+    image = (maps.conj() * torch.from_numpy(sp.ifft(low, axes=(-2, -1)))).sum(0)
+    return (maps * torch.polar(torch.ones_like(image.real), image.angle()) * (values[..., -1] > crop)).contiguous()

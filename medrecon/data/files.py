@@ -1,0 +1,86 @@
+"""Outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from medrecon.data.errors import InputError
+
+__all__ = ["check_writable", "write_whole"]
+
+
+def _make(folder: Path) -> list[Path]:
+    """Create ``folder``; return the folders that were not there, innermost first."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # somebody else's files are in it by now, or it was never made
+
+
+def check_writable(paths: list[Path], overwrite: bool) -> None:
+    """Fail now rather than after the work: existing outputs, folders that cannot be written. Leaves no trace.
+
+    Raises:
+        InputError: naming the path and the remedy.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path}: a folder stands where the output should go; choose another name")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path}: already exists; give --overwrite to replace it")
+        made: list[Path] = []
+        try:
+            made = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
+            _make(path.parent)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{path.parent}: cannot be written ({reason}); choose another output folder") from error
+        finally:
+            _remove(made)
+
+
+def write_whole(contents: Mapping[Path, bytes], overwrite: bool = False) -> None:
+    """Write files under temporary names, then rename them all; on any error none of them, and no new folder, stays.
+
+    Raises:
+        InputError: if a file exists (without ``overwrite``) or cannot be written, e.g. on a full disk.
+    """
+    check_writable(list(contents), overwrite)
+    made: list[Path] = []
+    written: list[tuple[Path, Path]] = []
+    renamed: list[Path] = []
+    try:
+        for path, content in contents.items():
+            made = [*_make(path.parent), *made]
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            written.append((temporary, path))
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for temporary, path in written:
+            fresh = not path.exists()
+            os.replace(temporary, path)
+            if fresh:
+                renamed.append(path)
+    except BaseException as error:
+        for path in (*(temporary for temporary, _ in written), *renamed):
+            path.unlink(missing_ok=True)
+        _remove(made)
+        if not isinstance(error, OSError):
+            raise
+        path = written[-1][1] if written else next(iter(contents))
+        reason = error.strerror or error
+        raise InputError(f"{path}: could not be written ({reason}); free space or choose another folder") from error

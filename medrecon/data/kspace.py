@@ -1,0 +1,295 @@
+"""Raw Cartesian k-space from files: one structure, whatever the format."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+import h5py
+import numpy as np
+
+from medrecon.data.errors import InputError
+from medrecon.data.files import write_whole
+from medrecon.data.masks import achieved_acceleration, acs_block
+
+__all__ = ["FORMATS", "KSpace", "check_mask", "load_array", "load_kspace", "sampled", "save_fastmri"]
+
+
+@dataclass(frozen=True)
+class KSpace:
+    """Measured k-space, centred at index ``n // 2`` on every axis.
+
+    Args:
+        kspace: ``(slices, coils, y, x)`` complex64, zero where not sampled.
+        mask: true where sampled, bool, ``(x,)`` for whole columns or ``(y, x)``.
+        path: where it came from.
+        format: one of ``FORMATS``' values.
+        mask_in_file: whether the mask was stored (else inferred from zeros).
+        noise: a noise scan ``(coils, n)`` complex, or ``None``.
+        spacing: voxel size ``(z, y, x)`` in mm, or ``None`` where the file does not tell.
+        header: the raw ISMRMRD header, or ``None``.
+        attributes: small scalars of the file.
+    """
+
+    kspace: np.ndarray
+    mask: np.ndarray
+    path: Path
+    format: str
+    mask_in_file: bool = False
+    noise: np.ndarray | None = None
+    spacing: tuple[float, float, float] | None = None
+    header: bytes | None = None
+    attributes: dict[str, str | float] = field(default_factory=dict)
+
+    @property
+    def stem(self) -> str:
+        """Name of outputs."""
+        return self.path.stem
+
+    def summary(self) -> dict:
+        """What ``medrecon info`` shows: plain numbers and strings."""
+        slices, coils, y, x = self.kspace.shape
+        rows, columns = acs_block(np.broadcast_to(self.mask, (y, x)))
+        return {
+            "file": str(self.path),
+            "format": self.format,
+            "slices": slices,
+            "coils": coils,
+            "matrix": [y, x],
+            "mask": "stored" if self.mask_in_file else "inferred from zeros",
+            "sampling": "columns" if self.mask.ndim == 1 else "points",
+            "acceleration": round(achieved_acceleration(self.mask), 3),
+            "acs": [rows.stop - rows.start, columns.stop - columns.start],
+            "spacing_mm": None if self.spacing is None else [round(s, 4) for s in self.spacing],
+            "noise_scan": self.noise is not None,
+            "attributes": self.attributes,
+        }
+
+
+def sampled(kspace: np.ndarray) -> np.ndarray:
+    """The mask told by zeros of ``(..., y, x)``: ``(x,)`` where all rows are alike, else ``(y, x)``."""
+    mask = (kspace != 0).any(axis=tuple(range(kspace.ndim - 2)))
+    return mask[0] if (mask == mask[0]).all() else mask
+
+
+def check_mask(mask: np.ndarray, shape: tuple[int, int], name: str) -> np.ndarray:
+    """Bring a mask to bool ``(x,)`` or ``(y, x)``.
+
+    Raises:
+        InputError: if it does not fit ``shape`` ``(y, x)`` or samples nothing.
+    """
+    flat = np.squeeze(np.asarray(mask))
+    if flat.shape not in (shape[1:], shape):
+        raise InputError(
+            f"{name}: the mask has shape {np.shape(mask)}, but k-space is {shape[0]} x {shape[1]}; "
+            f"give ({shape[1]},) for columns or {shape} for points"
+        )
+    flat = flat != 0
+    if not flat.any():
+        raise InputError(f"{name}: the mask samples nothing; give one that is true where k-space was measured")
+    return flat[0] if flat.ndim == 2 and (flat == flat[0]).all() else flat
+
+
+def _spacing(header: bytes | None) -> tuple[float, float, float] | None:
+    """Voxel size of the encoded space in an ISMRMRD header; its x is the readout, which fastMRI files keep as rows."""
+    if header is None:
+        return None
+    try:
+        space = ElementTree.fromstring(header).find(".//{*}encodedSpace")
+        if space is None:
+            return None
+
+        def number(group: str, axis: str) -> float:
+            return float(space.findtext(f"{{*}}{group}/{{*}}{axis}") or 0)
+
+        y, x, z = (number("fieldOfView_mm", a) / number("matrixSize", a) for a in "xyz")
+    except (ElementTree.ParseError, ValueError, ZeroDivisionError):
+        return None
+    return (z, y, x) if min(x, y, z) > 0 else None
+
+
+def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None = None, **rest: object) -> KSpace:
+    """Check what every format must satisfy."""
+    if not np.iscomplexobj(kspace):
+        raise InputError(f"{path}: k-space is {kspace.dtype}, but must be complex; is this an image instead of raw data?")
+    if kspace.ndim not in (2, 3, 4) or 0 in kspace.shape:
+        raise InputError(f"{path}: k-space has shape {kspace.shape}; expected (slices, coils, y, x)")
+    while kspace.ndim < 4:
+        kspace = kspace[None]
+    kspace = np.ascontiguousarray(kspace, dtype=np.complex64)
+    if not np.isfinite(kspace.view(np.float32)).all():
+        raise InputError(f"{path}: k-space holds NaN or Inf; export the data again")
+    if not kspace.any():
+        raise InputError(f"{path}: k-space is all zeros; there is nothing to reconstruct")
+    if mask is None:
+        return KSpace(kspace, sampled(kspace), path, kind, **rest)  # type: ignore[arg-type]
+    mask = check_mask(mask, kspace.shape[2:], str(path))
+    return KSpace(kspace * mask, mask, path, kind, mask_in_file=True, **rest)  # type: ignore[arg-type]
+
+
+def _read_fastmri(path: Path) -> KSpace:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: not a readable HDF5 file ({error}); check that it is complete") from error
+    with file:
+        if "kspace" not in file or not isinstance(file["kspace"], h5py.Dataset):
+            held = ", ".join(file) or "nothing"
+            raise InputError(f"{path}: no dataset 'kspace' (it holds {held}); expected the fastMRI layout")
+        try:
+            data = {key: file[key][()] for key in ("kspace", "mask", "noise", "ismrmrd_header") if key in file}
+        except OSError as error:
+            raise InputError(f"{path}: damaged HDF5 file ({error}); copy it again") from error
+        attributes = {
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in file.attrs.items()
+            if isinstance(value, str | int | float | np.number | np.bool_)
+        }
+    kspace = data["kspace"]
+    if kspace.ndim == 3:  # single coil: (slices, y, x)
+        kspace = kspace[:, None]
+    header = data.get("ismrmrd_header")
+    header = header.encode() if isinstance(header, str) else header
+    return _finish(
+        path,
+        kspace,
+        "fastMRI HDF5",
+        data.get("mask"),
+        noise=data.get("noise"),
+        spacing=_spacing(header),
+        header=header,
+        attributes=attributes,
+    )
+
+
+_BART_AXES = ("x", "y", "z", "coils", "maps", "TE", "coefficients", "coefficients 2", "iterations", "cardiac phases",
+              "time", "time 2", "levels", "slices", "averages", "batch")  # fmt: skip
+
+
+def _read_cfl_array(path: Path) -> np.ndarray:
+    """The array of a BART pair, with BART's axes in reverse (the first axis varies fastest in the file)."""
+    base = path.with_suffix("")
+    try:
+        lines = base.with_suffix(".hdr").read_text().splitlines()
+        data = np.fromfile(base.with_suffix(".cfl"), dtype=np.complex64)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file; BART data need both {base.name}.hdr and {base.name}.cfl") from error
+    sizes = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    if not re.fullmatch(r"\s*\d+(\s+\d+)*\s*", sizes):
+        raise InputError(f"{base}.hdr: no line of dimensions; is this a BART header?")
+    dims = [int(n) for n in sizes.split()]
+    if data.size != np.prod(dims):
+        raise InputError(f"{base}.cfl: {data.size} samples, but the header promises {np.prod(dims)}; copy the pair again")
+    return data.reshape(dims[::-1])
+
+
+def _read_cfl(path: Path) -> KSpace:
+    array = _read_cfl_array(path)
+    dims = list(array.shape[::-1]) + [1] * (16 - array.ndim)
+    other = [f"{name} ({n})" for k, (name, n) in enumerate(zip(_BART_AXES, dims, strict=False)) if n > 1 and k not in (0, 1, 3, 13)]
+    if other:
+        raise InputError(f"{path}: BART axes {', '.join(other)} are not supported; extract 2-D slices with 'bart slice' first")
+    return _finish(path, array.reshape(dims[13], dims[3], dims[1], dims[0]), "BART cfl")
+
+
+def _numpy_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded, {}
+        with loaded:
+            held = {name: loaded[name] for name in loaded.files if name in (key, "mask", "noise")}
+            names = ", ".join(loaded.files)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a readable NumPy file ({error}); save it again with numpy.save or numpy.savez") from error
+    if key not in held:
+        raise InputError(f"{path}: no array '{key}' (it holds {names}); name it '{key}'")
+    return held[key], held
+
+
+def _read_numpy(path: Path) -> KSpace:
+    kspace, held = _numpy_array(path, "kspace")
+    return _finish(path, kspace, "NumPy", held.get("mask"), noise=held.get("noise"))
+
+
+FORMATS = {
+    ".h5": (_read_fastmri, "fastMRI HDF5"),
+    ".hdf5": (_read_fastmri, "fastMRI HDF5"),
+    ".cfl": (_read_cfl, "BART cfl"),
+    ".hdr": (_read_cfl, "BART cfl"),
+    ".npz": (_read_numpy, "NumPy"),
+    ".npy": (_read_numpy, "NumPy"),
+}
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix not in FORMATS and path.with_name(path.name + ".cfl").is_file():
+        path = path.with_name(path.name + ".cfl")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; give one file of k-space")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix not in FORMATS:
+        raise InputError(f"{path}: unknown format {path.suffix or '(no suffix)'!r}; known are {', '.join(FORMATS)}")
+    return path
+
+
+def load_kspace(path: str | Path) -> KSpace:
+    """Read Cartesian k-space of any known format (by suffix).
+
+    fastMRI HDF5: dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``, optional ``mask``, ``noise`` and
+    ``ismrmrd_header``. NumPy: ``(coils, y, x)``, ``(slices, coils, y, x)`` or ``(y, x)``, in an npz under ``kspace``.
+    BART: x, y, coils and slices (axes 0, 1, 3 and 13).
+
+    Raises:
+        InputError: naming the file, what is wrong and what to do.
+    """
+    path = _existing(path)
+    return FORMATS[path.suffix][0](path)
+
+
+def load_array(path: str | Path, key: str) -> np.ndarray:
+    """Read one array, e.g. coil maps or a mask: a dataset ``key`` of HDF5 or npz, a whole npy, or a BART pair.
+
+    BART's axes come out reversed and without trailing ones: x, y, z, coils become ``(coils, y, x)``.
+
+    Raises:
+        InputError: naming the file, what is wrong and what to do.
+    """
+    path = _existing(path)
+    if path.suffix in (".cfl", ".hdr"):
+        return np.squeeze(_read_cfl_array(path))
+    if path.suffix in (".npz", ".npy"):
+        return _numpy_array(path, key)[0]
+    try:
+        with h5py.File(path, "r") as file:
+            if key not in file:
+                raise InputError(f"{path}: no dataset '{key}' (it holds {', '.join(file) or 'nothing'}); name it '{key}'")
+            return file[key][()]
+    except OSError as error:
+        raise InputError(f"{path}: not a readable HDF5 file ({error}); check that it is complete") from error
+
+
+def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> None:
+    """Write k-space in fastMRI layout with a ``mask`` dataset, whole or not at all; no reference image goes along.
+
+    Raises:
+        InputError: if the file exists (without ``overwrite``) or cannot be written.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["kspace"] = data.kspace
+        file["mask"] = data.mask
+        if data.header is not None:
+            file["ismrmrd_header"] = data.header
+        if data.noise is not None:
+            file["noise"] = data.noise
+        for key, value in data.attributes.items():
+            if key not in ("max", "norm"):  # of the reference image
+                file.attrs[key] = value
+        file.attrs["acceleration"] = achieved_acceleration(data.mask)
+    write_whole({Path(path): buffer.getvalue()}, overwrite)

@@ -1,0 +1,128 @@
+"""What an operator owes (two methods), and what follows from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medrecon.operators.linalg import cg, dot, per_item
+
+__all__ = ["Composed", "LinearOperator", "Operator", "check_adjoint"]
+
+
+class Operator(nn.Module):
+    """A forward model ``y = A(x)``; ``x`` is ``(B, C, *spatial)``, ``y`` whatever the operator says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Measure ``x``."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        """``J(x)^T v``, the gradient of Re<A(x), v> in ``x``; by autograd unless a subclass knows better."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self(x), x, v)[0]
+
+
+class LinearOperator(Operator):
+    """A linear forward model: owes ``forward`` and ``adjoint``; override the rest where something faster exists."""
+
+    isometry: bool = False
+    """Whether the adjoint is the inverse."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A^H y``: Re<A x, y> = Re<x, A^H y> to rounding."""
+        raise NotImplementedError(f"{type(self).__name__} must define adjoint")
+
+    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        """``A^H v``, wherever ``x`` is."""
+        return self.adjoint(v)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^H A x``."""
+        return self.adjoint(self(x))
+
+    def solve(
+        self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
+    ) -> Tensor:
+        """``(A^H A + rho I)^-1 b``, by conjugate gradients from ``x`` (default 0).
+
+        Args:
+            b: right-hand side, in image space.
+            rho: weight >= 0, a number or one per item ``(B,)``.
+            x: first guess, e.g. the last estimate.
+            n_iter: iterations at most; closed forms ignore it.
+            tol: relative residual at which an item is done.
+        """
+        rho = per_item(rho, b)
+        return cg(lambda z: self.normal(z) + rho * z, b, x, n_iter, tol)
+
+    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
+        """Least-norm least-squares solution ``A^+ y``, by conjugate gradients on the normal equations."""
+        return cg(self.normal, self.adjoint(y), None, n_iter, tol=1e-7 if y.real.dtype == torch.float32 else 1e-14)
+
+    def __matmul__(self, inner: LinearOperator) -> Composed:
+        """``A @ B`` measures ``A(B(x))``."""
+        return Composed(self, inner)
+
+
+class Composed(LinearOperator):
+    """``outer @ inner``; through an isometry the closed forms of ``outer`` stay closed."""
+
+    def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
+        super().__init__()
+        self.outer = outer
+        self.inner = inner
+        self.isometry = outer.isometry and inner.isometry
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``outer(inner(x))``."""
+        return self.outer(self.inner(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``inner^H outer^H y``."""
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``inner^H (outer^H outer) inner x``, with the outer operator's own normal."""
+        return self.inner.adjoint(self.outer.normal(self.inner(x)))
+
+    def solve(
+        self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
+    ) -> Tensor:
+        """See :meth:`LinearOperator.solve`."""
+        if not self.inner.isometry:
+            return super().solve(b, rho, x, n_iter, tol)
+        start = None if x is None else self.inner(x)
+        return self.inner.adjoint(self.outer.solve(self.inner(b), rho, start, n_iter, tol))
+
+    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
+        """See :meth:`LinearOperator.pinv`."""
+        if not self.inner.isometry:
+            return super().pinv(y, n_iter)
+        return self.inner.adjoint(self.outer.pinv(y, n_iter))
+
+
+def check_adjoint(operator: LinearOperator, x: Tensor, seed: int = 0) -> float:
+    """Relative mismatch of Re<A x, y> and Re<x, A^H y> for random ``x`` and ``y``; rounding for a true adjoint.
+
+    Args:
+        operator: any linear operator, yours included.
+        x: an image that gives shape, type and device.
+        seed: of the random vectors.
+
+    Returns:
+        ``|<Ax, y> - <x, A^H y>| / (|Ax| |y|)``, the worst of the batch: about 1e-16 in float64.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(z: Tensor) -> Tensor:
+        return torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
+
+    with torch.no_grad():
+        x = like(x)
+        measured = operator(x)
+        y = like(measured)
+        gap = (dot(measured, y) - dot(x, operator.adjoint(y))).abs()
+        size = (dot(measured, measured) * dot(y, y)).sqrt()
+        return float((gap / torch.where(size > 0, size, 1.0)).max())

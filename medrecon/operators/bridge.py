@@ -1,0 +1,31 @@
+"""The one bridge between real image channels and complex images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medrecon.operators.base import LinearOperator
+
+__all__ = ["AsComplex"]
+
+
+class AsComplex(LinearOperator):
+    """``(B, 2c, *spatial)`` real, as (real, imaginary) pairs of channels, to ``(B, c, *spatial)`` complex.
+
+    An isometry for Re<u, v>: the adjoint is the inverse.
+    """
+
+    isometry = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pair channels 0 and 1, 2 and 3, ... into complex ones."""
+        return torch.complex(x[:, 0::2], x[:, 1::2])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Interleave real and imaginary parts as channels."""
+        return torch.stack([y.real, y.imag], dim=2).flatten(1, 2)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """The identity."""
+        return x

@@ -1,0 +1,43 @@
+"""Centred unitary Fourier transforms, right for even and odd sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["centring", "fft", "ifft"]
+
+
+def fft(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """Unitary DFT over ``dims`` with the origin at index ``n // 2`` on both sides: fftshift, fft, ifftshift (inside out)."""
+    dims = tuple(dims)
+    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, dims), dim=dims, norm="ortho"), dims)
+
+
+def ifft(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """Inverse and adjoint of :func:`fft`."""
+    dims = tuple(dims)
+    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(x, dims), dim=dims, norm="ortho"), dims)
+
+
+def centring(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """Factors ``(image, kspace)`` with ``fft(x) = kspace * plain_fft(image * x)``, each of ``shape``.
+
+    With c = n // 2, exp(-2 pi i (k - c)(m - c) / n) splits into exp(2 pi i c m / n), the plain kernel, and
+    exp(2 pi i c (k - c) / n). Multiplying coil maps and mask by them once removes every shift from a reconstruction;
+    for even n they are signs.
+    """
+    image = torch.ones((), dtype=torch.complex128, device=device)
+    kspace = image
+    for axis, n in enumerate(shape):
+        along = [n if a == axis else 1 for a in range(len(shape))]
+        index = torch.arange(n, device=device)
+        c = n // 2
+        # The integer modulus keeps the angle exact for large n.
+        ramp = 2 * torch.pi * ((c * index) % n).double() / n
+        shifted = 2 * torch.pi * ((c * (index - c)) % n).double() / n
+        image = image * torch.polar(torch.ones_like(ramp), ramp).view(along)
+        kspace = kspace * torch.polar(torch.ones_like(shifted), shifted).view(along)
+    return image.to(dtype), kspace.to(dtype)

@@ -1,0 +1,68 @@
+"""Linear algebra on callables: knows no operator, no modality. Every number is per batch item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["cg", "dot", "operator_norm", "per_item"]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Real inner product Re sum conj(a) b of every batch item, ``(B,)``."""
+    product = (a.conj() * b).real if a.is_complex() or b.is_complex() else a * b
+    return product.flatten(1).sum(1)
+
+
+def per_item(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """Let a float, a 0-d or a ``(B,)`` tensor multiply ``like`` ``(B, ...)`` item by item."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    return value.to(like.device).view(-1, *[1] * (like.ndim - 1))
+
+
+def cg(
+    apply: Callable[[Tensor], Tensor], b: Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
+) -> Tensor:
+    """Conjugate gradients for a Hermitian positive semi-definite ``apply``, from ``x`` (default 0).
+
+    Step lengths are per item with the real inner product, so complex systems converge and items never influence each
+    other: an item whose residual norm has fallen to ``tol`` times the norm of ``b`` (or to rounding) stands still
+    while others go on. For a singular ``apply`` and ``x = None`` the limit is the least-norm solution.
+
+    Reference: Hestenes and Stiefel, J. Res. NBS 49 (1952).
+    """
+    x = torch.zeros_like(b) if x is None else x
+    r = b - apply(x)
+    p = r
+    rs = dot(r, r)
+    # Below this the residual is rounding: going on would divide noise by noise.
+    floor = torch.finfo(rs.dtype).eps ** 2
+    stop = max(tol**2, floor) * dot(b, b)
+    for _ in range(n_iter):
+        active = rs > stop
+        if not active.any():
+            break
+        q = apply(p)
+        pq = dot(p, q)
+        active = active & (pq > 0)
+        step = torch.where(active, rs / torch.where(active, pq, 1.0), 0.0)
+        x = x + per_item(step, p) * p
+        r = r - per_item(step, q) * q
+        rs_next = torch.where(active, dot(r, r), 0.0)
+        p = r + per_item(rs_next / torch.where(rs > 0, rs, 1.0), p) * p
+        rs = rs_next
+    return x
+
+
+def operator_norm(normal: Callable[[Tensor], Tensor], x: Tensor, n_iter: int = 30) -> Tensor:
+    """Largest singular value of A from its normal operator, by power iteration from ``x``, ``(B,)``.
+
+    The estimate approaches the norm from below.
+    """
+    for _ in range(n_iter):
+        size = dot(x, x).sqrt()
+        x = normal(x / per_item(torch.where(size > 0, size, 1.0), x))
+    return dot(x, x) ** 0.25

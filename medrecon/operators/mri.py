@@ -1,0 +1,130 @@
+"""Cartesian magnetic resonance imaging: k-space in, k-space out, centred at index ``n // 2``, unitary transform."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medrecon.operators.base import Composed, LinearOperator
+from medrecon.operators.bridge import AsComplex
+from medrecon.operators.fourier import centring
+from medrecon.operators.linalg import per_item
+
+__all__ = ["CartesianMRI", "MulticoilMRI", "sense"]
+
+
+class _Sampling(LinearOperator):
+    """Masked centred FFT of complex ``(B, c, *k)``; the shifts live in two precomputed factors.
+
+    ``|kspace factor| = 1`` cancels in the normal operator, which therefore is a plain FFT, a mask in plain order and
+    an inverse FFT; and only along the axes on which the mask varies, for along the others the transform cancels too.
+    """
+
+    def __init__(self, mask: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        n = len(shape)
+        if mask.ndim != n + 2 or any(m not in (1, s) for m, s in zip(mask.shape[2:], shape, strict=True)):
+            raise ValueError(f"the mask must have shape (B or 1, 1 or coils, *{shape}) with 1 allowed; got {tuple(mask.shape)}")
+        mask = mask.to(dtype.to_real())
+        self.shape = shape
+        self.dims = tuple(range(-n, 0))
+        image, kspace = centring(shape, dtype, mask.device)
+        self.register_buffer("image_factor", image)
+        self.register_buffer("mask", mask * kspace)
+        self.varying = tuple(d for d in self.dims if not torch.equal(mask, mask.narrow(d, 0, 1).expand_as(mask)))
+        weight = mask**2
+        for d in set(self.dims) - set(self.varying):
+            weight = weight.narrow(d, 0, 1)
+        self.register_buffer("weight", torch.fft.ifftshift(weight, self.varying) if self.varying else weight)
+
+    def _filter(self, x: Tensor, weight: Tensor) -> Tensor:
+        if not self.varying:
+            return x * weight
+        spectrum = torch.fft.fftn(x, dim=self.varying, norm="ortho")
+        return torch.fft.ifftn(spectrum * weight, dim=self.varying, norm="ortho")
+
+
+class CartesianMRI(_Sampling):
+    """Coil by coil, without maps: complex ``(B, c, *spatial)`` to k-space of the same shape; all closed forms.
+
+    Args:
+        mask: sampling, ``(B or 1, 1 or c, *k)`` with 1 allowed for any axis of k; true or 1 where sampled.
+        shape: spatial shape.
+        dtype: complex type of the factors.
+    """
+
+    def __init__(self, mask: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.complex64) -> None:
+        super().__init__(mask, shape, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``M F x``."""
+        return self.mask * torch.fft.fftn(self.image_factor * x, dim=self.dims, norm="ortho")
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``F^H M y``."""
+        return self.image_factor.conj() * torch.fft.ifftn(self.mask.conj() * y, dim=self.dims, norm="ortho")
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``F^H M^2 F x``, along the axes on which the mask varies."""
+        return self._filter(x, self.weight)
+
+    def solve(
+        self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
+    ) -> Tensor:
+        """Closed form: one filter ``1 / (M^2 + rho)`` in k-space."""
+        return self._filter(b, 1 / (self.weight + per_item(rho, b)))
+
+    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
+        """``F^H M^+ y``."""
+        size = self.mask.abs() ** 2
+        return self.adjoint(y / torch.where(size > 0, size, 1.0))
+
+
+class MulticoilMRI(_Sampling):
+    """SENSE: complex ``(B, 1, *spatial)`` to k-space ``(B, coils, *k)``.
+
+    With maps normalised to sum |S|^2 = 1 on the object, ``|A| <= 1``.
+
+    Args:
+        maps: coil sensitivities, complex ``(B or 1, coils, *spatial)``, zero outside the object.
+        mask: sampling, ``(B or 1, 1, *k)`` with 1 allowed for any axis of k; true or 1 where sampled.
+
+    Reference: Pruessmann et al., SENSE, MRM 42 (1999).
+    """
+
+    def __init__(self, maps: Tensor, mask: Tensor) -> None:
+        super().__init__(mask, tuple(maps.shape[2:]), maps.dtype)
+        self.register_buffer("maps", maps)
+        self.register_buffer("shifted_maps", maps * self.image_factor)
+        del self.image_factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``M F S x``."""
+        return self.mask * torch.fft.fftn(self.shifted_maps * x, dim=self.dims, norm="ortho")
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``S^H F^H M y``."""
+        coils = torch.fft.ifftn(self.mask.conj() * y, dim=self.dims, norm="ortho")
+        return (self.shifted_maps.conj() * coils).sum(1, keepdim=True)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``S^H F^H M^2 F S x``, transformed along the axes on which the mask varies."""
+        return (self.maps.conj() * self._filter(self.maps * x, self.weight)).sum(1, keepdim=True)
+
+
+def sense(maps: Tensor | None, mask: Tensor, shape: tuple[int, ...] | None = None) -> Composed:
+    """The MRI operator on real two-channel images ``(B, 2, *spatial)``.
+
+    Args:
+        maps: coil sensitivities, complex ``(B or 1, coils, *spatial)``; ``None`` for single-coil data.
+        mask: sampling, ``(B or 1, 1, *k)`` with 1 allowed for any axis of k.
+        shape: spatial shape, needed only without maps.
+
+    Raises:
+        ValueError: if maps and mask do not fit, or if ``shape`` is missing without maps.
+    """
+    if maps is not None:
+        return MulticoilMRI(maps, mask) @ AsComplex()
+    if shape is None:
+        raise ValueError("sense needs either coil maps or the spatial shape")
+    return CartesianMRI(mask, tuple(shape)) @ AsComplex()

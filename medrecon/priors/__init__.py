@@ -1,0 +1,7 @@
+"""What images look like: ``prior(x, sigma)`` is the clean estimate of ``x = x0 + sigma n``."""
+
+from medrecon.priors.base import Counted, Prior, eps, score, with_vjp
+from medrecon.priors.gaussian import GaussianPrior
+from medrecon.priors.nets import EDMNet, EpsNet
+
+__all__ = ["Counted", "EDMNet", "EpsNet", "GaussianPrior", "Prior", "eps", "score", "with_vjp"]

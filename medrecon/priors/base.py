@@ -1,0 +1,61 @@
+"""A prior is its posterior mean under noise: everything else about it follows (Tweedie)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medrecon.operators.linalg import per_item
+
+__all__ = ["Counted", "Prior", "as_levels", "eps", "score", "with_vjp"]
+
+
+class Prior(Protocol):
+    """``prior(x, sigma) = E[x0 | x0 + sigma n = x]`` for real ``x`` ``(B, C, *spatial)``; sigma > 0, a number or ``(B,)``."""
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The clean estimate, of the shape of ``x``."""
+        ...
+
+
+def as_levels(sigma: float | Tensor, x: Tensor) -> Tensor:
+    """``sigma`` as one level per item of ``x``, ``(B,)``, of its real type and device."""
+    return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+
+
+def score(prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:
+    """Gradient of log p at noise level sigma, ``(prior(x) - x) / sigma^2``."""
+    return (prior(x, sigma) - x) / per_item(sigma, x) ** 2
+
+
+def eps(prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:
+    """The noise that the prior sees in ``x``, ``(x - prior(x)) / sigma``."""
+    return (x - prior(x, sigma)) / per_item(sigma, x)
+
+
+def with_vjp(prior: Prior, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """``x0 = prior(x, sigma)`` and ``v -> J^T v`` with J = d x0 / d x; callable repeatedly, also under ``no_grad``."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        x0 = prior(x, sigma)
+
+    def vjp(v: Tensor) -> Tensor:
+        return torch.autograd.grad(x0, x, v, retain_graph=True)[0]
+
+    return x0.detach(), vjp
+
+
+class Counted:
+    """A prior that counts how often it is evaluated, in ``calls`` (one a call, whatever the batch)."""
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior = prior
+        self.calls = 0
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The prior's own estimate."""
+        self.calls += 1
+        return self.prior(x, sigma)

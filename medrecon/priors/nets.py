@@ -1,0 +1,120 @@
+"""Networks as priors: every kind is brought to ``x = x0 + sigma n`` once, here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medrecon.operators.linalg import per_item
+from medrecon.priors.base import as_levels
+
+__all__ = ["EDMNet", "EpsNet", "Preconditioning", "precondition"]
+
+
+class Preconditioning(NamedTuple):
+    """The four factors of EDM, each of the shape of ``sigma``; ``noise`` is on MONAI's 0...1000 timestep scale."""
+
+    skip: Tensor
+    out: Tensor
+    input: Tensor
+    noise: Tensor
+
+
+def precondition(sigma: Tensor, sigma_data: float) -> Preconditioning:
+    """EDM's factors for noise levels ``sigma > 0`` and data of standard deviation ``sigma_data`` (Table 1).
+
+    The paper feeds ``ln(sigma) / 4``; MONAI's sinusoidal embedding expects numbers up to about 1000, hence the 250.
+    """
+    total = sigma**2 + sigma_data**2
+    return Preconditioning(
+        skip=sigma_data**2 / total,
+        out=sigma * sigma_data / total.sqrt(),
+        input=1 / total.sqrt(),
+        noise=250 * sigma.log() / 4,
+    )
+
+
+def _run(network: nn.Module, x: Tensor, timesteps: Tensor, multiple: int, dtype: torch.dtype | None) -> Tensor:
+    """Call a network on sides padded to ``multiple`` (at the far end, with zeros) and crop back."""
+    spatial = x.shape[2:]
+    pad = [side for n in reversed(spatial) for side in (0, -n % multiple)]
+    inside = F.pad(x, pad)
+    if dtype is not None:
+        if inside.ndim == 4:
+            inside = inside.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, dtype=dtype):
+            out = network(inside, timesteps)
+    else:
+        out = network(inside, timesteps)
+    return out.to(x.dtype)[(..., *[slice(n) for n in spatial])]
+
+
+class EDMNet:
+    """A network trained with EDM preconditioning: ``D = c_skip x + c_out F(c_in x, 250 ln(sigma) / 4)``.
+
+    Args:
+        network: F, called as ``network(x, timesteps)``, e.g. MONAI's ``DiffusionModelUNet`` or ``ResidualUNet``.
+        sigma_data: standard deviation of the training images per channel.
+        multiple: sides are padded to a multiple of it for the network, then cropped back.
+        dtype: autocast type of the network alone (``torch.bfloat16``); ``None`` runs it in the type of its weights.
+
+    Reference: Karras et al., NeurIPS 2022, eq. 7 and Table 1.
+    """
+
+    def __init__(
+        self, network: nn.Module, sigma_data: float, multiple: int = 8, dtype: torch.dtype | None = None
+    ) -> None:
+        self.network = network
+        self.sigma_data = sigma_data
+        self.multiple = multiple
+        self.dtype = dtype
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The clean estimate; sigma > 0."""
+        c = precondition(as_levels(sigma, x), self.sigma_data)
+        out = _run(self.network, per_item(c.input, x) * x, c.noise, self.multiple, self.dtype)
+        return per_item(c.skip, x) * x + per_item(c.out, x) * out
+
+
+class EpsNet:
+    """A noise-predicting network of a variance-preserving chain (DDPM), e.g. one trained with MONAI's schedulers.
+
+    ``x_vp = x / sqrt(1 + sigma^2)``; the timestep is interpolated in ln(sigma), so any sigma is legal, and levels
+    outside the chain get its first or last step.
+
+    Args:
+        network: called as ``network(x_vp, timesteps)``; only the first C of its output channels are used (networks
+            with learned variances give 2 C).
+        alphas_cumprod: ``(T,)``, the chain's cumulative product, as in MONAI's schedulers.
+        multiple: sides are padded to a multiple of it for the network, then cropped back.
+        dtype: autocast type of the network alone.
+
+    Reference: Ho et al., NeurIPS 2020.
+    """
+
+    def __init__(
+        self, network: nn.Module, alphas_cumprod: Tensor, multiple: int = 8, dtype: torch.dtype | None = None
+    ) -> None:
+        self.network = network
+        kept = alphas_cumprod.double()
+        self.log_levels = ((1 - kept) / kept).log() / 2
+        self.multiple = multiple
+        self.dtype = dtype
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The fractional index of noise level ``sigma`` ``(B,)`` in the chain."""
+        levels = self.log_levels.to(sigma.device)
+        wanted = sigma.double().log().clamp(levels[0], levels[-1])
+        after = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
+        low, high = levels[after - 1], levels[after]
+        return (after - 1 + (wanted - low) / (high - low)).to(sigma.dtype)
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """``x - sigma eps(x / sqrt(1 + sigma^2), t(sigma))``."""
+        levels = as_levels(sigma, x)
+        scaled = x / per_item((1 + levels**2).sqrt(), x)
+        out = _run(self.network, scaled, self.timestep(levels), self.multiple, self.dtype)
+        return x - per_item(levels, x) * out[:, : x.shape[1]]

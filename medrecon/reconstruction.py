@@ -1,0 +1,187 @@
+"""The whole way from k-space to an image, in one call."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+
+import medrecon
+from medrecon.bundle import find_bundle, load_config, metadata
+from medrecon.data.errors import InputError
+from medrecon.data.espirit import espirit_maps
+from medrecon.data.kspace import check_mask, sampled
+from medrecon.data.masks import achieved_acceleration
+from medrecon.data.noise import estimate_noise_std
+
+__all__ = ["Reconstruction", "finish_record", "magnitudes", "reconstruct", "sensitivity_maps"]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The result of :func:`reconstruct`.
+
+    Args:
+        image: magnitude ``(slices, y, x)`` float32, in the scale of the coil-combined input; the mean of the samples.
+        samples: magnitudes ``(n, slices, y, x)`` float32, or ``None`` for one sample.
+        record: what was done, as the sidecar tells it.
+    """
+
+    image: np.ndarray
+    samples: np.ndarray | None
+    record: dict[str, Any]
+
+
+def sensitivity_maps(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space", **settings: float) -> torch.Tensor:
+    """ESPIRiT maps of every slice of ``(slices, coils, y, x)``, complex64; ones for a single coil."""
+    if kspace.shape[1] == 1:
+        return torch.ones(kspace.shape, dtype=torch.complex64)
+    return torch.stack([espirit_maps(k, mask, name=name, **settings) for k in kspace])
+
+
+def magnitudes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+    """The image to show, and the samples if there are several, of complex ``(samples, slices, y, x)``, float32."""
+    size = images.abs().float().cpu().numpy()
+    return size.mean(0), size if len(size) > 1 else None
+
+
+def finish_record(record: Mapping[str, Any], root: str | Path, mask: np.ndarray, **more: object) -> dict[str, Any]:
+    """Complete the inferer's record to what the sidecar holds."""
+    facts = metadata(root)
+    return {
+        "versions": {
+            "medrecon": medrecon.__version__,
+            "monai": monai.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "bundle": {"name": facts["name"], "version": facts["version"], "weights_sha256": facts["weights"]["sha256"]},
+        "acceleration": round(achieved_acceleration(mask), 4),
+        **record,
+        **more,
+    }
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu") and not name.startswith("cuda"):
+        raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("no CUDA device is available; choose --device cpu")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def reconstruct(
+    kspace: np.ndarray,
+    mask: np.ndarray | None = None,
+    maps: np.ndarray | None = None,
+    bundle: str | Path = "brain_mri",
+    solver: str = "dds",
+    *,
+    steps: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    noise_std: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    slices: slice = slice(None),
+    device: str = "auto",
+    name: str = "k-space",
+    progress: Callable[[int, int], None] | None = None,
+) -> Reconstruction:
+    """Reconstruct undersampled Cartesian k-space.
+
+    Args:
+        kspace: complex, centred, ``(slices, coils, y, x)`` or ``(coils, y, x)``, zero where not sampled.
+        mask: true where sampled, ``(x,)`` or ``(y, x)``; default: wherever ``kspace`` is not zero.
+        maps: coil sensitivities shaped like ``kspace`` (or one set for all slices); default: ESPIRiT from the fully
+            sampled centre.
+        bundle: name or folder of the bundle that holds the prior.
+        solver: a name that ``medrecon solvers`` lists.
+        steps: network evaluations per sample; default: the bundle's.
+        samples: posterior samples per slice.
+        seed: of all random numbers.
+        noise_std: of ``kspace``, per real component; default: estimated from the outermost sampled k-space.
+        settings: hyper-parameters of the solver, e.g. ``{"gamma": 5.0}``.
+        slices: which slices to reconstruct.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        name: what errors should call the data.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        InputError: for any input that cannot be used, in one sentence.
+    """
+    kspace = np.asarray(kspace)
+    if not np.iscomplexobj(kspace) or kspace.ndim not in (3, 4):
+        raise InputError(f"{name}: k-space must be complex (slices, coils, y, x); got {kspace.dtype} {kspace.shape}")
+    kspace = kspace.reshape(-1, *kspace.shape[-3:]).astype(np.complex64, copy=False)
+    mask = sampled(kspace) if mask is None else check_mask(mask, kspace.shape[2:], name)
+    kspace = kspace * mask
+    if not np.isfinite(kspace.view(np.float32)).all():
+        raise InputError(f"{name}: k-space holds NaN or Inf; export the data again")
+    if not kspace.any():
+        raise InputError(f"{name}: k-space is all zeros where the mask samples; there is nothing to reconstruct")
+    if noise_std is not None and not 0 <= noise_std < float("inf"):
+        raise InputError(f"the noise must be a finite number that is not negative; got {noise_std}")
+    noise_source = "given"
+    if noise_std is None:
+        noise_std, noise_source = estimate_noise_std(kspace, mask), "outermost k-space"
+    chosen = kspace[slices]
+    if not len(chosen):
+        raise InputError(f"{name}: no slices in {slices.start}:{slices.stop}; there are {len(kspace)}")
+
+    # Settings are judged before the long work: maps, weights, steps.
+    root = find_bundle(bundle)
+    overrides = {"solver": solver, "settings": dict(settings or {}), "samples": samples, "seed": seed}
+    parser = load_config(root, **overrides, **({} if steps is None else {"n_steps": steps}))
+    where = _device(device)
+    parser["device"] = where
+    inferer = _parsed(parser, "inferer")
+    inferer.progress = progress
+    network = _parsed(parser, "network")
+
+    maps_source = "given"
+    if maps is None:
+        sensitivities, maps_source = sensitivity_maps(chosen, mask, name), "ESPIRiT"
+    else:
+        maps = np.asarray(maps)
+        if maps.shape not in (kspace.shape, kspace.shape[1:]):
+            raise InputError(
+                f"{name}: the maps have shape {maps.shape}, but k-space is {kspace.shape} (slices, coils, y, x); "
+                "give one map per coil, of the same matrix"
+            )
+        if not np.isfinite(maps).all():
+            raise InputError(f"{name}: the maps hold NaN or Inf; estimate them again")
+        sets = maps[slices] if maps.ndim == 4 else np.broadcast_to(maps, chosen.shape)
+        sensitivities = torch.from_numpy(np.ascontiguousarray(sets, dtype=np.complex64))
+    out = inferer(
+        torch.from_numpy(chosen)[None].to(where),
+        network,
+        mask=torch.from_numpy(np.atleast_2d(mask))[None].to(where),
+        maps=sensitivities[None].to(where),
+        noise_std=noise_std,
+        first_slice=range(len(kspace))[slices].start,
+    )
+    image, several = magnitudes(out[0].as_tensor())
+    record = finish_record(
+        json.loads(out.meta["record"]), root, mask, noise_source=noise_source, maps_source=maps_source
+    )
+    return Reconstruction(image, several, record)
+
+
+def _parsed(parser: monai.bundle.ConfigParser, key: str) -> Any:  # noqa: ANN401
+    """A config item, with our own one-sentence errors freed from MONAI's wrapping."""
+    try:
+        return parser.get_parsed_content(key)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None

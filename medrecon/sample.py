@@ -1,0 +1,105 @@
+"""The one loop, and many draws from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrecon.likelihood import Gaussian, Likelihood
+from medrecon.noise import Noise
+from medrecon.priors.base import Prior
+from medrecon.solvers.base import Solver
+
+__all__ = ["draw", "sample"]
+
+Callback = Callable[[int, int, float, Any], None]
+
+
+@torch.no_grad()
+def sample(
+    solver: Solver,
+    prior: Prior | None,
+    data: Likelihood,
+    sigmas: Tensor,
+    *,
+    noise: Noise,
+    start: Tensor | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Run ``solver`` down a ladder of noise levels.
+
+    Args:
+        solver: the method.
+        prior: ``prior(x, sigma)``, the clean estimate; ``None`` for solvers that use none.
+        data: the likelihood; gives the shape of the image.
+        sigmas: levels, 1-D; a step may rise (time travel). The last is usually 0.
+        noise: one random stream per batch item.
+        start: x at ``sigmas[0]``, e.g. ``estimate + sigmas[0] * noise.like(estimate)`` (CCDF); never noised here.
+            Default: pure noise.
+        callback: called after every step as ``callback(i, n, sigma_next, state)``.
+
+    Returns:
+        the image, ``(B, C, *spatial)``.
+
+    Raises:
+        TypeError: if the solver cannot work with this operator, likelihood or missing prior.
+        ValueError: for a ladder of fewer than two levels.
+    """
+    solver.check(data)
+    if prior is None and solver.requires.prior:
+        raise TypeError(f"{type(solver).__name__} needs a prior; got None")
+    levels = sigmas.tolist()
+    if len(levels) < 2:
+        raise ValueError(f"a ladder needs at least two levels; got {levels}")
+    like = data.y.real
+    x = levels[0] * noise(data.shape, like.dtype, like.device) if start is None else start
+    state = solver.init(x, levels[0], prior=prior, data=data, noise=noise)
+    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        if sigma_next > sigma:
+            state = solver.rise(state, sigma, sigma_next, noise=noise)
+        else:
+            state = solver.step(state, sigma, sigma_next, prior=prior, data=data, noise=noise)
+        if callback is not None:
+            callback(i, len(levels) - 1, sigma_next, state)
+    return solver.output(state)
+
+
+def draw(
+    solver: Solver,
+    prior: Prior | None,
+    data: Gaussian,
+    sigmas: Tensor,
+    *,
+    seeds: Sequence[int] | Sequence[Sequence[int]],
+    chunk: int = 4,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Draw ``n = len(seeds)`` samples of the same problem from pure noise, ``(n, B, C, *spatial)``.
+
+    A sample depends on its seed alone, not on ``chunk`` nor on its neighbours.
+
+    Args:
+        solver: the method.
+        prior: the prior, or ``None`` for solvers that use none.
+        data: the likelihood of ``B`` items.
+        sigmas: the ladder.
+        seeds: per sample one seed for every item of the batch; a bare number where ``B = 1``.
+        chunk: samples of one item that are run as one batch (only where ``B = 1``).
+        callback: as in :func:`sample`, for every chunk anew.
+    """
+    rows = [[seed] if isinstance(seed, int) else list(seed) for seed in seeds]
+    if data.shape[0] > 1:
+        runs = [sample(solver, prior, data, sigmas, noise=Noise(row), callback=callback) for row in rows]
+        return torch.stack(runs)
+    out = []
+    for first in range(0, len(rows), chunk):
+        part = [row[0] for row in rows[first : first + chunk]]
+        shape = None if data.image_shape is None else (len(part), *data.image_shape[1:])
+        copies = replace(data, y=data.y.expand(len(part), *data.y.shape[1:]), image_shape=shape)
+        out.append(sample(solver, prior, copies, sigmas, noise=Noise(part), callback=callback))
+    return torch.cat(out)[:, None]

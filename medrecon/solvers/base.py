@@ -1,0 +1,107 @@
+"""What every solver shares: hyper-parameters in a frozen dataclass, one step between two noise levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from medrecon.likelihood import Gaussian, Likelihood
+from medrecon.noise import Noise
+from medrecon.operators.base import LinearOperator, Operator
+from medrecon.priors.base import Prior
+
+__all__ = ["Kernel", "Requires", "Solver", "data_weight", "renoise"]
+
+Kernel = Literal["ddim", "ddnm"]
+
+
+class Requires(NamedTuple):
+    """What a solver needs; :meth:`Solver.check` compares it with the problem before the first step."""
+
+    operator: type = LinearOperator
+    likelihood: type = Gaussian
+    prior: bool = True
+    gradient: bool = False
+
+
+def renoise(
+    x0: Tensor, direction: Tensor, sigma: float, sigma_next: float, eta: float, noise: Noise, kernel: Kernel = "ddim"
+) -> Tensor:
+    """``x0 + sigma' (sqrt(1 - kappa^2) direction + kappa z)``: a clean estimate at the next noise level.
+
+    ``kappa^2 = eta^2 (1 - sigma'^2 / sigma^2)`` for ``"ddim"`` (eta = 1 is DDPM's ancestral step, exact in the limit
+    of many steps) and ``eta^2`` for ``"ddnm"`` (DDRM, DDNM, DDS, MGDM: contracts towards the posterior mean, so the
+    spread of its samples is too small by an amount that more steps do not remove).
+
+    Args:
+        x0: clean estimate, after any correction by the data.
+        direction: the noise to keep, usually ``(x - prior(x)) / sigma`` of the *uncorrected* estimate.
+        sigma: level now.
+        sigma_next: level next, not above ``sigma``.
+        eta: share of fresh noise, 0 (deterministic) to 1.
+        noise: the random source; not touched where no fresh noise is needed.
+        kernel: which kappa.
+
+    Reference: Song et al., DDIM, ICLR 2021, eq. 12 and 16; Wang et al., DDNM, ICLR 2023, eq. 16.
+    """
+    if kernel not in ("ddim", "ddnm"):
+        raise ValueError(f'kernel must be "ddim" or "ddnm"; got {kernel!r}')
+    if sigma_next == 0:
+        return x0
+    kappa2 = eta**2 * (1 - (sigma_next / sigma) ** 2 if kernel == "ddim" else 1.0)
+    x = x0 + sigma_next * (1 - kappa2) ** 0.5 * direction
+    return x if kappa2 == 0 else x + sigma_next * kappa2**0.5 * noise.like(x)
+
+
+def data_weight(gamma: float | None, noise_std: float | Tensor, sigma: float) -> float | Tensor:
+    """The rho of ``(A^H A + rho I)`` for a solver with the data weight ``gamma`` at level ``sigma``.
+
+    ``1 / gamma``; for ``None``, ``2 noise_std^2 / min(sigma, 1)^2``: the variance of the data over that of the clean
+    estimate, which grows as sigma^2 until it reaches that of the images (unit scale).
+    """
+    return 1 / gamma if gamma is not None else 2 * noise_std**2 / min(sigma, 1.0) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """A posterior sampler (or point estimate): hyper-parameters only, no data and no results."""
+
+    requires: ClassVar[Requires] = Requires()
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the spread of its samples may be shown as an uncertainty."""
+        return False
+
+    def check(self, data: Likelihood) -> None:
+        """Refuse a problem that the solver cannot work with, naming both.
+
+        Raises:
+            TypeError: if operator or likelihood are of the wrong kind.
+        """
+        name = type(self).__name__
+        if not isinstance(data.A, self.requires.operator):
+            needs = "any operator" if self.requires.operator is Operator else f"a {self.requires.operator.__name__}"
+            raise TypeError(f"{name} needs {needs}; got {type(data.A).__name__}, which DPS can work with")
+        if not isinstance(data, self.requires.likelihood):
+            raise TypeError(f"{name} needs a {self.requires.likelihood.__name__} likelihood; got {type(data).__name__}")
+
+    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Any, noise: Noise) -> Any:  # noqa: ANN401
+        """The first state; most solvers carry ``x`` alone."""
+        return x
+
+    def step(
+        self, state: Any, sigma: float, sigma_next: float, *, prior: Prior, data: Any, noise: Noise  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """From level ``sigma`` down to ``sigma_next``; a new state."""
+        raise NotImplementedError(f"{type(self).__name__} must define step")
+
+    def rise(self, state: Any, sigma: float, sigma_next: float, *, noise: Noise) -> Any:  # noqa: ANN401
+        """From level ``sigma`` up to ``sigma_next`` (time travel): add the missing noise."""
+        return state + (sigma_next**2 - sigma**2) ** 0.5 * noise.like(state)
+
+    def output(self, state: Any) -> Tensor:  # noqa: ANN401
+        """The image in the last state."""
+        return state

@@ -1,0 +1,1 @@
+"""Losses that make a prior. Knows torch only; trainers live at the edge (``medrecon.engines``)."""

@@ -1,0 +1,222 @@
+"""Dictionary transforms on raw k-space."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from medrecon.data.kspace import load_kspace, sampled
+from medrecon.data.masks import achieved_acceleration, undersampling_mask
+from medrecon.data.noise import estimate_noise_std, noise_scan_std
+from medrecon.reconstruction import finish_record, magnitudes, sensitivity_maps
+from medrecon.writers import write_reconstruction
+
+__all__ = ["EstimateSensitivityMapsd", "LoadKSpaced", "SaveReconstructiond", "UndersampleKSpaced"]
+
+
+class LoadKSpaced(MapTransform):
+    """Load raw k-space: fastMRI HDF5, BART cfl, npz or npy (see :func:`medrecon.data.kspace.load_kspace`).
+
+    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, y, x)`` whose affine is RAS with the voxel size, the
+    only geometry these formats tell (meta ``affine_known``: whether they tell even that); adds the mask, bool
+    ``(1 or y, x)``, and the noise standard deviation per real component, from a noise scan or else from the outermost
+    sampled k-space.
+
+    Args:
+        keys: of the paths.
+        mask_key: where the mask goes.
+        noise_key: where the noise standard deviation goes.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        medrecon.InputError: naming the file and what is wrong with it.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_key: str = "mask",
+        noise_key: str = "noise_std",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.mask_key = mask_key
+        self.noise_key = noise_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            loaded = load_kspace(out[key])
+            z, y, x = loaded.spacing or (1.0, 1.0, 1.0)
+            meta = {
+                "filename_or_obj": str(loaded.path),
+                "affine_known": loaded.spacing is not None,
+                "spacing": np.array([z, y, x]),
+                "noise_source": "outermost k-space" if loaded.noise is None else "noise scan",
+            }
+            affine = torch.diag(torch.tensor([x, y, z, 1.0], dtype=torch.float64))
+            out[key] = MetaTensor(torch.from_numpy(loaded.kspace), affine=affine, meta=meta)
+            out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
+            out[self.noise_key] = (
+                estimate_noise_std(loaded.kspace, loaded.mask)
+                if loaded.noise is None
+                else noise_scan_std(loaded.noise)
+            )
+        return out
+
+
+class UndersampleKSpaced(MapTransform):
+    """Sample k-space with a mask of its own for every case, the same in every epoch and process.
+
+    The seed of a case is made of ``seed`` and its file's name. Replaces k-space ``(slices, coils, y, x)`` and the mask
+    ``(1 or y, x)``, and records ``acceleration`` (achieved, ACS included) in the meta.
+
+    Args:
+        keys: of the k-space.
+        kind: ``equispaced``, ``random``, ``gaussian1d``, ``gaussian2d`` or ``poisson``.
+        accel: acceleration, ACS included.
+        acs: fully sampled columns, or side of the fully sampled square.
+        seed: of the data set.
+        mask_key: where the mask goes.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        kind: str = "gaussian1d",
+        accel: float = 4.0,
+        acs: int = 24,
+        seed: int = 0,
+        mask_key: str = "mask",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.kind = kind
+        self.accel = accel
+        self.acs = acs
+        self.seed = seed
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Undersample every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            kspace = out[key]
+            case = Path(kspace.meta.get("filename_or_obj", "")).stem if isinstance(kspace, MetaTensor) else ""
+            seed = zlib.crc32(f"{self.seed}:{case}".encode())
+            mask = torch.from_numpy(
+                np.atleast_2d(undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed))
+            )
+            out[key] = kspace * mask
+            out[self.mask_key] = mask
+            if isinstance(kspace, MetaTensor):
+                out[key].meta["acceleration"] = achieved_acceleration(mask.numpy())
+        return out
+
+
+class EstimateSensitivityMapsd(MapTransform):
+    """ESPIRiT maps from the fully sampled centre of *undersampled* k-space ``(slices, coils, y, x)``.
+
+    The calibration block is the largest fully sampled rectangle round the centre. Single-coil data get ones.
+
+    Args:
+        keys: of the k-space.
+        mask_key: of the mask ``(1 or y, x)``; if it is not there, the mask is read off the zeros.
+        maps_key: where the maps go, complex64 like k-space.
+        kernel: side of the calibration kernel.
+        threshold: of the calibration matrix's singular values.
+        crop: of the maps' eigenvalues.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_key: str = "mask",
+        maps_key: str = "maps",
+        kernel: int = 6,
+        threshold: float = 0.02,
+        crop: float = 0.8,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.mask_key = mask_key
+        self.maps_key = maps_key
+        self.settings = {"kernel": kernel, "threshold": threshold, "crop": crop}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Estimate the maps of every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            kspace = torch.as_tensor(out[key]).cpu().numpy()
+            mask = np.asarray(out[self.mask_key]) if self.mask_key in out else sampled(kspace)
+            name = str(out[key].meta.get("filename_or_obj", key)) if isinstance(out[key], MetaTensor) else str(key)
+            out[self.maps_key] = sensitivity_maps(kspace, mask, name, **self.settings)
+        return out
+
+
+class SaveReconstructiond(MapTransform):
+    """Write the inferer's images as NIfTI or HDF5 with a JSON sidecar, whole or not at all.
+
+    Args:
+        keys: of the images, complex ``(samples, slices, y, x)`` from ``PosteriorInferer``.
+        output_dir: where ``<stem>.nii.gz`` (or ``.h5``) and ``<stem>.json`` go.
+        bundle_root: of the bundle, for the record.
+        source_key: of the k-space that :class:`LoadKSpaced` loaded (name, geometry).
+        mask_key: of the mask.
+        fmt: ``nifti`` or ``h5``.
+        overwrite: replace existing files.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        bundle_root: str,
+        source_key: str = "image",
+        mask_key: str = "mask",
+        fmt: str = "nifti",
+        overwrite: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir = output_dir
+        self.bundle_root = bundle_root
+        self.source_key = source_key
+        self.mask_key = mask_key
+        self.fmt = fmt
+        self.overwrite = overwrite
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write every key."""
+        for key in self.key_iterator(data):
+            meta = data[self.source_key].meta
+            image, samples = magnitudes(data[key].as_tensor())
+            known = bool(meta["affine_known"])
+            record = finish_record(
+                json.loads(data[key].meta["record"]),
+                self.bundle_root,
+                np.asarray(data[self.mask_key].cpu()),
+                noise_source=meta["noise_source"],
+                maps_source="ESPIRiT",
+                input=str(meta["filename_or_obj"]),
+                affine_known=known,
+            )
+            spacing = tuple(float(s) for s in meta["spacing"]) if known else None
+            stem = Path(str(meta["filename_or_obj"])).stem
+            write_reconstruction(
+                self.output_dir, stem, image, record, samples, spacing, self.fmt, self.overwrite
+            )
+        return dict(data)
