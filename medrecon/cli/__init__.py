@@ -1,0 +1,61 @@
+"""The command line: one module per command; heavy imports happen inside a command, never for the help."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from medrecon import __version__
+from medrecon.cli import demo, evaluate, info, recon, solvers, undersample
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "demo": demo,
+    "info": info,
+    "undersample": undersample,
+    "recon": recon,
+    "evaluate": evaluate,
+    "solvers": solvers,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medrecon",
+        description="Medical image reconstruction with diffusion priors and classical solvers. Research use only.",
+    )
+    parser.add_argument("--version", action="version", version=f"medrecon {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        about = (module.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=about, description=about)
+        module.add_arguments(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0: done, 2: bad input, told in one sentence on standard error."""
+    arguments = _parser().parse_args(argv)
+    try:
+        from medrecon.data.errors import InputError
+    except ImportError as error:
+        print(f"medrecon: error: {error}; install medrecon again", file=sys.stderr)
+        return 2
+    try:
+        COMMANDS[arguments.command].run(arguments)
+    except InputError as error:
+        if arguments.debug:
+            raise
+        print(f"medrecon: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("medrecon: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from medrecon.data.errors import InputError
-from medrecon.data.masks import acs_block
+from medrecon.data.masks import acs_block, centred
 
-__all__ = ["espirit_maps"]
+__all__ = ["combined_reference", "espirit_maps"]
 
 
 def espirit_maps(
@@ -69,3 +69,24 @@ def espirit_maps(
     low[:, rows, columns] = calibration * np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[1:-1]
     image = (maps.conj() * torch.from_numpy(sp.ifft(low, axes=(-2, -1)))).sum(0)
     return (maps * torch.polar(torch.ones_like(image.real), image.angle()) * (values[..., -1] > crop)).contiguous()
+
+
+def combined_reference(kspace: np.ndarray, calibration: int = 24, crop: float = 0.9) -> np.ndarray:
+    """The image that reconstructions are judged by: |sum conj(S) F^H y| of fully sampled ``(slices, coils, y, x)``.
+
+    ESPIRiT maps from the central ``calibration`` square (or what there is of it), zero outside them; the magnitude
+    for a single coil. ``(slices, y, x)`` float32.
+    """
+    import sigpy as sp
+
+    images = []
+    for k in kspace:
+        coils = sp.ifft(k, axes=(-2, -1))
+        if len(k) == 1:
+            images.append(np.abs(coils[0]))
+            continue
+        mask = np.zeros(k.shape[1:], dtype=bool)
+        mask[tuple(centred(n, min(calibration, n)) for n in k.shape[1:])] = True
+        maps = espirit_maps(k * mask, mask, crop=crop).numpy()
+        images.append(np.abs((maps.conj() * coils).sum(0)))
+    return np.stack(images).astype(np.float32)

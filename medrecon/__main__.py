@@ -1,0 +1,7 @@
+"""``python -m medrecon``."""
+
+import sys
+
+from medrecon.cli import main
+
+sys.exit(main())

@@ -1,0 +1,73 @@
+"""Compare a reconstruction with fully sampled data: PSNR, SSIM, NMSE."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RECON, --reference, --fit-scale, --json."""
+    parser.add_argument("reconstruction", metavar="RECON", help=".h5 or .nii.gz that 'medrecon recon' wrote")
+    parser.add_argument("--reference", required=True, metavar="FULL", help="fully sampled k-space of the same slices")
+    parser.add_argument("--fit-scale", action="store_true", help="first scale the image to the reference (least squares)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _image(path: str):  # noqa: ANN202 - numpy is imported inside
+    """Magnitude ``(slices, y, x)`` of either output format."""
+    import nibabel as nib
+    import numpy as np
+
+    from medrecon.data.errors import InputError
+    from medrecon.data.kspace import load_array
+
+    if path.endswith((".h5", ".hdf5")):
+        return np.asarray(load_array(path, "reconstruction"))
+    try:
+        volume = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except Exception as error:
+        raise InputError(f"{path}: not a readable NIfTI image ({error}); give the output of 'medrecon recon'") from error
+    return volume.transpose(2, 1, 0) if volume.ndim == 3 else volume
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the scores."""
+    import json
+
+    import numpy as np
+
+    from medrecon.data.errors import InputError
+    from medrecon.data.espirit import combined_reference
+    from medrecon.data.kspace import load_kspace
+
+    image = _image(arguments.reconstruction)
+    full = load_kspace(arguments.reference)
+    if not full.mask.all():
+        raise InputError(f"{full.path}: is undersampled itself; a reference must be fully sampled")
+    slices, _, y, x = full.kspace.shape
+    if image.shape != (slices, y, x):
+        raise InputError(
+            f"{arguments.reconstruction}: shape {image.shape}, but {full.path} is {(slices, y, x)} (slices, y, x); "
+            "reconstruct all slices on the full matrix"
+        )
+    if not np.isfinite(image).all():
+        raise InputError(f"{arguments.reconstruction}: holds NaN or Inf; reconstruct again")
+
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from medrecon.metrics import scores
+
+    reference = combined_reference(full.kspace)
+    if arguments.fit_scale:
+        image = image * float((image * reference).sum() / max((image**2).sum(), np.finfo(np.float32).tiny))
+    result = scores(image, reference)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(f"PSNR {result['psnr']:.2f} dB, SSIM {result['ssim']:.3f}, NMSE {result['nmse']:.4f}")

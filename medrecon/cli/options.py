@@ -1,0 +1,58 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Progress", "add_compute", "set_up"]
+
+
+def add_compute(parser: argparse.ArgumentParser) -> None:
+    """``--device``, ``--seed`` and ``--threads``."""
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: all cores)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def set_up(arguments: argparse.Namespace) -> None:
+    """Apply ``--threads`` and silence third parties' import warnings."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", module="monai")
+    import torch
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+
+
+class Progress:
+    """A bar on standard error (where a person watches), fed with (done, in all)."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.bar: Any = None
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc=self.what, unit="step", disable=None, leave=False)
+        return self.update
+
+    def update(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()

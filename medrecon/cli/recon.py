@@ -1,0 +1,129 @@
+"""Reconstruct undersampled k-space with a diffusion prior or a classical solver."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """IN, -o and everything else."""
+    from medrecon.cli.options import add_compute
+
+    parser.add_argument("input", metavar="IN", help="raw k-space: .h5, .cfl/.hdr, .npz or .npy")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the image and its sidecar")
+    parser.add_argument("--bundle", default="brain_mri", help="name or folder of the prior's bundle (default: brain_mri)")
+    parser.add_argument("--solver", default="dds", help="see 'medrecon solvers' (default: dds)")
+    parser.add_argument("--steps", type=int, metavar="N", help="network evaluations per sample (default: the bundle's)")
+    parser.add_argument("--samples", type=int, default=1, metavar="K", help="posterior samples (default: 1)")
+    parser.add_argument("--maps", metavar="FILE", help="coil sensitivities, array 'maps' (default: ESPIRiT)")
+    parser.add_argument("--mask", metavar="FILE", help="sampling mask, array 'mask' (default: the file's, else zeros tell)")
+    parser.add_argument("--slices", type=_slices, default=slice(None), metavar="A:B", help="slices A to B-1 (default: all)")
+    parser.add_argument("--noise-std", type=float, metavar="S", help="noise per real component (default: estimated)")
+    parser.add_argument("--format", default="nifti", choices=("nifti", "h5"), help="of the image (default: nifti)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="solver.NAME=VALUE", help="a setting of the solver; repeatable"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    add_compute(parser)
+
+
+def _slices(text: str) -> slice:
+    try:
+        first, last = (int(part) if part else None for part in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not A:B") from None
+    return slice(first, last)
+
+
+def _settings(pairs: list[str]) -> dict[str, object]:
+    import json
+
+    from medrecon.data.errors import InputError
+
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        group, dot, key = name.partition(".")
+        if not (equals and dot and key and group == "solver"):
+            raise InputError(f"--set {pair}: expected solver.NAME=VALUE, e.g. --set solver.gamma=5")
+        try:
+            settings[key] = json.loads({"None": "null", "True": "true", "False": "false"}.get(value, value))
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Load, reconstruct, write."""
+    from pathlib import Path
+
+    from medrecon.data.errors import InputError
+    from medrecon.data.files import check_writable
+    from medrecon.data.kspace import check_mask, load_array, load_kspace
+    from medrecon.data.noise import noise_scan_std
+    from medrecon.writers import output_paths, write_reconstruction
+
+    settings = _settings(arguments.set)
+    if arguments.samples < 1 or (arguments.steps is not None and arguments.steps < 1):
+        raise InputError("--samples and --steps must be at least 1")
+    data = load_kspace(arguments.input)
+    paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1)
+    check_writable(paths, arguments.overwrite)
+    mask = data.mask
+    if arguments.mask:
+        given = check_mask(load_array(arguments.mask, "mask"), data.kspace.shape[2:], arguments.mask)
+        if not (data.kspace * given).any():
+            raise InputError(f"{arguments.mask}: the mask selects only zeros of {data.path}; give the mask it was sampled with")
+        mask = given
+    maps = load_array(arguments.maps, "maps") if arguments.maps else None
+    if maps is not None and maps.shape not in (data.kspace.shape, data.kspace.shape[1:]):
+        raise InputError(
+            f"{arguments.maps}: the maps have shape {maps.shape}, but {data.path} holds {data.kspace.shape} "
+            "(slices, coils, y, x); give one map per coil, of the same matrix"
+        )
+    noise_std, noise_source = arguments.noise_std, "given"
+    if noise_std is None and data.noise is not None:
+        noise_std, noise_source = noise_scan_std(data.noise), "noise scan"
+
+    from medrecon.cli.options import Progress, set_up
+
+    set_up(arguments)
+    from medrecon.reconstruction import reconstruct
+
+    with Progress(data.stem) as progress:
+        result = reconstruct(
+            data.kspace,
+            mask,
+            maps,
+            arguments.bundle,
+            arguments.solver,
+            steps=arguments.steps,
+            samples=arguments.samples,
+            seed=arguments.seed,
+            noise_std=noise_std,
+            settings=settings,
+            slices=arguments.slices,
+            device=arguments.device,
+            name=str(data.path),
+            progress=progress,
+        )
+    if noise_std is not None:
+        result.record["noise_source"] = noise_source
+    known = data.spacing is not None
+    record = {**result.record, "input": str(data.path), "affine_known": known}
+    write_reconstruction(
+        Path(arguments.output),
+        data.stem,
+        result.image,
+        record,
+        result.samples,
+        data.spacing,
+        arguments.format,
+        arguments.overwrite,
+    )
+    print(
+        f"{paths[0]}: {arguments.solver}, {record['network_evaluations']} network evaluations, "
+        f"acceleration {record['acceleration']:.2f}, {record['seconds']:.1f} s"
+    )

@@ -1,0 +1,58 @@
+"""Undersample raw k-space, to try a reconstruction on data whose truth is known."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """IN, -o and the mask's parameters."""
+    parser.add_argument("input", metavar="IN", help="fully sampled k-space: .h5, .cfl/.hdr, .npz or .npy")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="fastMRI layout with a dataset 'mask'")
+    parser.add_argument(
+        "--kind",
+        default="gaussian1d",
+        help="equispaced, random, gaussian1d (columns), gaussian2d or poisson (points); default: gaussian1d",
+    )
+    parser.add_argument("--accel", type=float, default=4.0, help="acceleration, ACS included (default: 4)")
+    parser.add_argument("--acs", type=int, default=24, help="fully sampled columns, or side of the square (default: 24)")
+    parser.add_argument("--seed", type=int, default=0, help="of the mask (default: 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the undersampled file."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from medrecon.data.errors import InputError
+    from medrecon.data.files import check_writable
+    from medrecon.data.kspace import load_kspace, save_fastmri
+    from medrecon.data.masks import achieved_acceleration, undersampling_mask
+
+    output = Path(arguments.output)
+    if output.suffix not in (".h5", ".hdf5"):
+        raise InputError(f"{output}: the output is HDF5; name it {output.stem}.h5")
+    full = load_kspace(arguments.input)
+    if output.exists() and output.samefile(full.path):
+        raise InputError(f"{output}: would replace its own input; choose another name")
+    check_writable([output], arguments.overwrite)
+    try:
+        mask = undersampling_mask(
+            full.kspace.shape[-2:], arguments.kind, arguments.accel, arguments.acs, arguments.seed
+        )
+    except ValueError as error:
+        raise InputError(f"{full.path}: {error}") from error
+    missing = mask & ~full.mask
+    if missing.any():
+        raise InputError(
+            f"{full.path}: {int(missing.sum())} of the wanted samples were not measured "
+            f"(acceleration {achieved_acceleration(full.mask):.2f}); undersample fully sampled data"
+        )
+    attributes = {**full.attributes, "mask_kind": arguments.kind, "mask_seed": arguments.seed}
+    save_fastmri(
+        output, replace(full, kspace=full.kspace * mask, mask=mask, attributes=attributes), arguments.overwrite
+    )
+    print(f"{output}: acceleration {achieved_acceleration(mask):.3f}, {int(mask.sum())} of {mask.size} sampled")

@@ -1,0 +1,39 @@
+"""Reconstructions side by side, with their errors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+
+__all__ = ["montage"]
+
+
+def montage(reference: np.ndarray, images: Mapping[str, np.ndarray], captions: Mapping[str, str], gain: float = 5.0) -> bytes:
+    """A PNG: the reference and every image above, ``gain`` times their absolute errors below.
+
+    Args:
+        reference: ``(y, x)``.
+        images: ``(y, x)`` by title.
+        captions: text under every title.
+        gain: of the error maps, which share the window of the images.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = reference.shape
+    columns = len(images) + 1
+    figure = Figure(figsize=(2.4 * columns, 2.4 * 2 * height / width + 0.6), facecolor="black", layout="constrained")
+    axes = figure.subplots(2, columns)
+    top = float(np.percentile(reference, 99.8)) or 1.0
+    for axis in axes.flat:
+        axis.axis("off")
+    for k, (name, image) in enumerate({"reference": reference, **images}.items()):
+        axes[0, k].imshow(image, cmap="gray", vmin=0, vmax=top)
+        axes[0, k].set_title(f"{name}\n{captions.get(name, '')}", color="white", fontsize=9)
+        if k:
+            axes[1, k].imshow(gain * np.abs(image - reference), cmap="inferno", vmin=0, vmax=top)
+    axes[1, 0].text(0.5, 0.5, f"errors x {gain:g}", color="white", ha="center", transform=axes[1, 0].transAxes)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
