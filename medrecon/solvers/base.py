@@ -55,13 +55,13 @@ def renoise(
     return x if kappa2 == 0 else x + sigma_next * kappa2**0.5 * noise.like(x)
 
 
-def data_weight(gamma: float | None, noise_std: float | Tensor, sigma: float) -> float | Tensor:
-    """The rho of ``(A^H A + rho I)`` for a solver with the data weight ``gamma`` at level ``sigma``.
+def data_weight(constant: float | None, prior_weight: float, noise_std: float | Tensor, sigma: float) -> float | Tensor:
+    """The rho of ``(A^H A + rho I)``: ``constant`` if it is given, else ``prior_weight noise_std^2 / min(sigma, 1)^2``.
 
-    ``1 / gamma``; for ``None``, ``2 noise_std^2 / min(sigma, 1)^2``: the variance of the data over that of the clean
-    estimate, which grows as sigma^2 until it reaches that of the images (unit scale).
+    The latter is the variance of the data over that of the clean estimate, which grows as sigma^2 until it reaches
+    that of the images (unit scale): late steps trust a good prior more than noisy data, early ones the data.
     """
-    return 1 / gamma if gamma is not None else 2 * noise_std**2 / min(sigma, 1.0) ** 2
+    return constant if constant is not None else prior_weight * noise_std**2 / min(sigma, 1.0) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,4 +89,5 @@ class DDNMPlus(Solver):
         x = xe + sigma_next * (1 - self.eta**2) ** 0.5 * (state - x0) / sigma
         z = noise.like(x)
         measured = data.A.pinv(data.A(z), self.n_cg)
-        return x + fresh * (z - measured) + (fresh**2 - (damping * std) ** 2) ** 0.5 * measured
+        left = max(0.0, fresh**2 - (damping * std) ** 2)  # 0 but for rounding wherever damping < 1
+        return x + fresh * (z - measured) + left**0.5 * measured

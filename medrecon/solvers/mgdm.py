@@ -34,7 +34,8 @@ class MGDM(Solver):
         rho: step of the refinement; 0 switches it off ("no-r").
         outer: whether the proximal step is taken; without it there is nothing to refine ("no-pr").
         lam: weight of the estimate in the proximal step (the paper's lambda, 1e-3 to 1e-2 for noiseless data);
-            ``None`` derives it from the noise at every step, ``2 noise_std^2 / min(sigma, 1)^2``.
+            ``None`` derives it from the noise at every step, ``prior_weight noise_std^2 / min(sigma, 1)^2``.
+        prior_weight: see lam; more trusts the prior more.
         eta: share of fresh noise, 0 to 1 (the paper's 0.85).
         n_cg: conjugate-gradient iterations of each of the two solves, where they have no closed form.
         kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
@@ -57,6 +58,7 @@ class MGDM(Solver):
     rho: float = 0.25
     outer: bool = True
     lam: float | None = None
+    prior_weight: float = 1.0
     eta: float = 0.85
     n_cg: int = 5
     kernel: Kernel = "ddnm"
@@ -85,7 +87,7 @@ class MGDM(Solver):
             xt0 = x0 + 2 * self.zeta * (1 + sigma**2) ** 0.5 * vjp(data.back - A.normal(x0))
 
         # Outer level
-        lam = data_weight(None if self.lam is None else 1 / self.lam, data.noise_std, sigma)
+        lam = data_weight(self.lam, self.prior_weight, data.noise_std, sigma)
         xe = A.solve(data.back + per_item(lam, xt0) * xt0, lam, xt0, self.n_cg) if self.outer else xt0
         x = renoise(xe, (state - x0) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)
 

@@ -1,0 +1,85 @@
+"""The problems that the benchmarks share: simulated validation scans, and the real slice A. Not a program."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from medrecon.bundle import find_bundle, load_config
+from medrecon.data.espirit import combined_reference, espirit_maps
+from medrecon.data.kspace import load_kspace
+from medrecon.data.masks import undersampling_mask
+from medrecon.data.noise import estimate_noise_std
+from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.data.phase import smooth_phase
+
+DATA = Path(os.environ.get("MEDRECON_DATA", "../shared/data"))
+ACS = {4: 24, 6: 18, 8: 14}
+
+
+class Problem(NamedTuple):
+    """Undersampled k-space ``(1, coils, y, x)``, mask ``(x,)``, maps from its ACS, noise, and the truth ``(1, y, x)``."""
+
+    name: str
+    kspace: np.ndarray
+    mask: np.ndarray
+    maps: torch.Tensor
+    noise_std: float
+    reference: np.ndarray
+
+
+def problem(name: str, kspace: np.ndarray, reference: np.ndarray, accel: int) -> Problem:
+    """Undersample full k-space ``(coils, y, x)`` by columns at ``accel`` and estimate what a user would have to."""
+    mask = undersampling_mask(kspace.shape[1:], "gaussian1d", accel, ACS[accel], seed=0)
+    kspace = (kspace * mask)[None]
+    maps = espirit_maps(kspace[0], mask, name=name)[None]
+    return Problem(name, kspace, mask, maps, estimate_noise_std(kspace, mask), reference[None])
+
+
+def validation(accel: int, per_source: int = 2, noise_std: float = 0.01, crop: tuple[int, int] = (230, 180)) -> list[Problem]:
+    """Simulated scans of held-out slices, skull on: eight coils, smooth phase, noise; subjects no prior has seen."""
+    with np.load(DATA / "train" / "brain_slices_256_val.npz") as archive:
+        images, subjects, stripped = (archive[key] for key in ("img", "subject", "stripped"))
+    groups = {"omsL_12": subjects == "omsL_12", "torchio": np.char.startswith(subjects, "torchio"),
+              "cheng": np.char.startswith(subjects, "cheng")}  # fmt: skip
+    out = []
+    for group, rows in groups.items():
+        candidates = np.flatnonzero(rows & (stripped == 0))
+        for index in candidates[np.linspace(0, len(candidates) - 1, per_source + 2).astype(int)[1:-1]]:
+            y, x = ((256 - n) // 2 for n in crop)
+            image = images[index, y : y + crop[0], x : x + crop[1]] / 200.0
+            seed = zlib.crc32(f"{group}:{index}".encode())
+            phase = smooth_phase(crop, np.random.RandomState(seed), linear=2.0, quadratic=1.5)
+            kspace = simulate_kspace(image * np.exp(1j * phase), loop_coils(crop), noise_std, np.random.default_rng(seed))
+            out.append(problem(f"{group}[{index}]", kspace, combined_reference(kspace[None])[0], accel))
+    return out
+
+
+def slice_a(accel: int) -> Problem:
+    """The real eight-coil T1 slice of the data folder."""
+    data = load_kspace(DATA / "kspace" / "brain_t1_8ch_sliceA.h5")
+    return problem("slice A", data.kspace[0], combined_reference(data.kspace)[0], accel)
+
+
+def inferer(**changes: object) -> tuple[object, torch.nn.Module]:
+    """The bundle's inferer with some items of its config changed, and its network."""
+    parser = load_config(find_bundle("brain_mri"))
+    for key, value in changes.items():
+        parser[key if key in ("solver", "settings", "n_steps", "samples", "seed") else f"inferer::{key}"] = value
+    return parser.get_parsed_content("inferer"), parser.get_parsed_content("network")
+
+
+def run(problem: Problem, solve: object, network: torch.nn.Module) -> torch.Tensor:
+    """Complex images ``(samples, 1, y, x)`` and the record, in ``meta``."""
+    return solve(
+        torch.from_numpy(problem.kspace)[None],
+        network,
+        mask=torch.from_numpy(problem.mask)[None, None],
+        maps=problem.maps[None],
+        noise_std=problem.noise_std,
+    )[0]

@@ -1,0 +1,82 @@
+"""Every operator, at even and odd sizes: a new operator is tested by a row here.
+
+A row builds ``(operator, image)`` in float64 / complex128; ``image`` gives shape and type. ``exact``: A pinv(A x) = A x to
+rounding. ``rtol`` is 1e-10 unless a back end knows float32 only.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from medrecon.operators import AsComplex, CartesianMRI, LinearOperator, MulticoilMRI, sense
+from medrecon.operators.base import Composed
+
+
+class Case(NamedTuple):
+    name: str
+    build: Callable[[], tuple[LinearOperator, torch.Tensor]]
+    rtol: float = 1e-10
+
+
+def _random(*shape, dtype=torch.complex128):
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def _maps(batch, coils, *shape):
+    maps = _random(batch, coils, *shape)
+    return maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+
+
+def _columns(n, seed=0):
+    mask = torch.rand(n, generator=torch.Generator().manual_seed(seed)) < 0.5
+    mask[n // 2] = True
+    return mask
+
+
+def _points(*shape):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    mask[tuple(n // 2 for n in shape)] = True
+    return mask
+
+
+def _cartesian(shape, mask):
+    return CartesianMRI(mask[None, None], shape, torch.complex128), _random(2, 3, *shape)
+
+
+def _multicoil(shape, mask, batch=2):
+    return MulticoilMRI(_maps(batch, 3, *shape), mask[None, None]), _random(2, 1, *shape)
+
+
+def _sense(shape, mask, batch=1):
+    return sense(_maps(batch, 3, *shape), mask[None, None]), _random(3, 2, *shape, dtype=torch.float64)
+
+
+def _single(shape, mask):
+    A = Composed(CartesianMRI(mask[None, None], shape, torch.complex128), AsComplex())
+    return A, _random(2, 2, *shape, dtype=torch.float64)
+
+
+def _masks_per_item():
+    mask = torch.stack([_columns(9, s) for s in range(3)])[:, None, None]
+    return MulticoilMRI(_maps(3, 4, 8, 9), mask), _random(3, 1, 8, 9)
+
+
+CASES = [
+    Case("AsComplex", lambda: (AsComplex(), _random(3, 4, 5, 6, dtype=torch.float64))),
+    Case("CartesianMRI columns even", lambda: _cartesian((8, 10), _columns(10)[None])),
+    Case("CartesianMRI columns odd", lambda: _cartesian((7, 9), _columns(9)[None])),
+    Case("CartesianMRI points odd-even", lambda: _cartesian((7, 8), _points(7, 8))),
+    Case("CartesianMRI rows", lambda: _cartesian((8, 7), _columns(8)[:, None])),
+    Case("CartesianMRI 3-D", lambda: _cartesian((5, 6, 7), _points(5, 1, 7))),
+    Case("CartesianMRI fully sampled", lambda: _cartesian((6, 5), torch.ones(1, 1, dtype=torch.bool))),
+    Case("MulticoilMRI columns even", lambda: _multicoil((8, 10), _columns(10)[None])),
+    Case("MulticoilMRI columns odd", lambda: _multicoil((31, 33), _columns(33)[None])),
+    Case("MulticoilMRI points", lambda: _multicoil((9, 8), _points(9, 8))),
+    Case("MulticoilMRI shared maps", lambda: _multicoil((9, 8), _points(9, 8), batch=1)),
+    Case("MulticoilMRI 3-D", lambda: _multicoil((4, 5, 6), _points(4, 5, 1))),
+    Case("MulticoilMRI a mask per item", _masks_per_item),
+    Case("sense columns", lambda: _sense((8, 9), _columns(9)[None])),
+    Case("sense points, maps per item", lambda: _sense((7, 6), _points(7, 6), batch=3)),
+    Case("sense without maps", lambda: _single((7, 8), _points(7, 8))),
+]

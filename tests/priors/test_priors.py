@@ -1,0 +1,189 @@
+"""Every wrapper round one exact Gaussian must give back that Gaussian's posterior mean."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from medrecon.priors import Counted, EDMNet, EpsNet, GaussianPrior, eps, score, with_vjp
+from medrecon.priors.nets import precondition
+from medrecon.training.edm import denoising_pair, log_normal_levels
+
+
+def gaussian(shape=(2, 3, 5), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    n = math.prod(shape)
+    root = torch.randn(n, n, generator=generator, dtype=torch.float64) / n**0.5
+    return GaussianPrior(torch.randn(shape, generator=generator, dtype=torch.float64), root @ root.T)
+
+
+def noisy(shape=(2, 3, 5), batch=3, seed=1):
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class AsEps(nn.Module):
+    """The eps-network that a perfectly trained DDPM of this Gaussian would be; twice the channels, as with learned variances."""
+
+    def __init__(self, prior, alphas_cumprod):
+        super().__init__()
+        self.prior, self.kept = prior, alphas_cumprod
+
+    def forward(self, x, timesteps):
+        levels = ((1 - self.kept) / self.kept).log() / 2
+        low = timesteps.floor().long().clamp(max=len(levels) - 2)
+        sigma = torch.lerp(levels[low], levels[low + 1], timesteps - low).exp()
+        view = sigma.view(-1, *[1] * (x.ndim - 1))
+        x = x * (1 + view**2).sqrt()
+        noise = (x - self.prior(x, sigma)) / view
+        return torch.cat([noise, torch.full_like(noise, torch.nan)], dim=1)
+
+
+class AsEDM(nn.Module):
+    """The network F for which EDM's preconditioning gives this Gaussian's posterior mean."""
+
+    def __init__(self, prior, sigma_data):
+        super().__init__()
+        self.prior, self.sigma_data = prior, sigma_data
+
+    def forward(self, x, timesteps):
+        sigma = (timesteps * 4 / 250).exp()
+        c = precondition(sigma, self.sigma_data)
+        view = (-1, *[1] * (x.ndim - 1))
+        x = x / c.input.view(view)
+        return (self.prior(x, sigma) - c.skip.view(view) * x) / c.out.view(view)
+
+
+ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+WRAPPERS = {
+    "EDMNet": lambda prior: EDMNet(AsEDM(prior, 0.4), 0.4, multiple=1),
+    "EpsNet": lambda prior: EpsNet(AsEps(prior, ABAR), ABAR, multiple=1),
+    "Counted": Counted,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@pytest.mark.parametrize("sigma", [0.02, 0.7, 30.0])
+def test_wrapper_gives_back_the_gaussian(wrap, sigma):
+    prior, x = gaussian(), noisy()
+    assert torch.allclose(wrap(prior)(sigma * x, sigma), prior(sigma * x, sigma), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_one_level_per_item_equals_items_alone(wrap):
+    prior, x = wrap(gaussian()), noisy()
+    sigma = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
+    alone = torch.cat([prior(x[i : i + 1], float(sigma[i])) for i in range(3)])
+    assert torch.allclose(prior(x, sigma), alone, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_vjp_against_finite_differences(wrap):
+    prior, x = wrap(gaussian()), noisy()
+    v, u, h = noisy(seed=2), noisy(seed=3), 1e-5
+    with torch.no_grad():
+        x0, vjp = with_vjp(prior, x, 0.6)
+        difference = (prior(x + h * u, 0.6) - prior(x - h * u, 0.6)) / (2 * h)
+    assert torch.allclose(x0, prior(x, 0.6), rtol=1e-12)
+    # The wrappers are linear in x, so central differences carry rounding only: 1e-16 / h.
+    for _ in range(2):
+        assert torch.allclose((vjp(v) * u).sum(), (v * difference).sum(), rtol=1e-7)
+
+
+def test_score_and_eps_are_tweedie():
+    prior, x = gaussian(), noisy()
+    n = prior.mean.numel()
+    precision = torch.linalg.inv(prior.covariance + 0.49 * torch.eye(n, dtype=torch.float64))
+    exact = -((x - prior.mean).flatten(1) @ precision).view_as(x)
+    assert torch.allclose(score(prior, x, 0.7), exact, rtol=1e-8)
+    assert torch.allclose(eps(prior, x, 0.7), -0.7 * exact, rtol=1e-8)
+
+
+def test_posterior_is_bayes():
+    """Against the information form, an independent route: covariance = (C^-1 + A^T A / s^2)^-1."""
+    prior = gaussian((6,))
+    matrix = torch.randn(3, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    y = torch.randn(3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    mean, covariance = prior.posterior(matrix, y, 0.3)
+    precision = torch.linalg.inv(prior.covariance) + matrix.T @ matrix / 0.09
+    assert torch.allclose(covariance, torch.linalg.inv(precision), rtol=1e-6)
+    right = torch.linalg.solve(prior.covariance, prior.mean) + matrix.T @ y / 0.09
+    assert torch.allclose(mean, torch.linalg.solve(precision, right), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 30, 33), (2, 8, 8), (1, 5, 7, 9)])
+def test_padding_is_seen_by_the_network_alone(shape):
+    """A network that returns its input: sides grow to a multiple, the image comes back uncut and unmoved."""
+    sides = []
+
+    class Echo(nn.Module):
+        def forward(self, x, timesteps):
+            sides.append(x.shape[2:])
+            return x
+
+    x = noisy(shape, 2)
+    out = EDMNet(Echo(), 0.5, multiple=8)(x, 0.3)
+    assert all(n % 8 == 0 for n in sides[0])
+    c = precondition(torch.tensor(0.3, dtype=torch.float64), 0.5)
+    assert torch.allclose(out, (c.skip + c.out * c.input) * x)
+
+
+def test_bfloat16_is_for_the_network_alone():
+    seen = {}
+
+    class Spy(nn.Conv2d):
+        def forward(self, x, timesteps):
+            out = super().forward(x)
+            seen["inside"] = out.dtype
+            return out
+
+    prior = EDMNet(Spy(2, 2, 3, padding=1), 0.5, dtype=torch.bfloat16)
+    assert prior(torch.zeros(1, 2, 8, 8), 0.3).dtype == torch.float32
+    assert seen["inside"] == torch.bfloat16
+
+
+def test_edm_regression_is_solved_by_the_exact_network():
+    """The target of training is what a perfect denoiser's F answers on average: residuals have zero correlation with it."""
+    prior = gaussian((4,))
+    generator = torch.Generator().manual_seed(0)
+    n = 200_000
+    root = prior.modes * prior.variances.clamp(min=0).sqrt()
+    x0 = prior.mean + torch.randn(n, 4, generator=generator, dtype=torch.float64) @ root.T
+    sigma = torch.full((n,), 0.5, dtype=torch.float64)
+    pair = denoising_pair(x0, sigma, 0.4, torch.randn(n, 4, generator=generator, dtype=torch.float64))
+    answer = AsEDM(prior, 0.4)(pair.inputs, pair.timesteps)
+    residual = pair.target - answer
+    # Orthogonality of the conditional mean: standard error 1 / sqrt(n) = 0.0022, five of them.
+    correlation = (residual * answer).mean(0) / (residual.std(0) * answer.square().mean(0).sqrt())
+    assert correlation.abs().max() < 5 / n**0.5
+
+
+def test_levels_are_log_normal():
+    levels = log_normal_levels(100_000, -1.0, 1.2).log()
+    assert abs(float(levels.mean()) + 1.0) < 0.01
+    assert abs(float(levels.std()) - 1.2) < 0.01
+    assert len(set(levels.tolist())) > 99_000
+
+
+def test_monai_network_as_eps_prior():
+    from monai.networks.nets import DiffusionModelUNet
+    from monai.networks.schedulers import DDPMScheduler
+
+    torch.manual_seed(0)
+    network = DiffusionModelUNet(
+        spatial_dims=2, in_channels=2, out_channels=2, channels=(8, 16), attention_levels=(False, False), num_res_blocks=1,
+        norm_num_groups=8,
+    ).eval()  # fmt: skip
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.1)  # MONAI starts the last layer at zero
+    schedule = DDPMScheduler(num_train_timesteps=1000)
+    prior = EpsNet(network, schedule.alphas_cumprod, multiple=2)
+    x = noisy((2, 7, 9), 2).float()
+    # At a level of the chain the wrapper must be DDPM's own estimate of x0.
+    t, kept = 400, schedule.alphas_cumprod[400]
+    sigma = float(((1 - kept) / kept).sqrt())
+    with torch.no_grad():
+        padded = nn.functional.pad(x * kept.sqrt(), (0, 1, 0, 1))
+        noise = network(padded, torch.tensor([t, t]))[..., :7, :9]
+        expected = (x * kept.sqrt() - (1 - kept).sqrt() * noise) / kept.sqrt()
+        assert torch.allclose(prior(x, sigma), expected, atol=1e-3)  # float32 timestep of 400 +- 1e-5

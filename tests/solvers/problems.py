@@ -1,0 +1,51 @@
+"""Problems whose posterior is known: a Gaussian prior in 6 dimensions, a dense 3 x 6 operator."""
+
+import torch
+
+from medrecon.likelihood import Gaussian
+from medrecon.operators import LinearOperator
+from medrecon.priors import GaussianPrior
+
+SHAPE = (2, 3)  # channels, one spatial axis: n = 6
+
+
+class Dense(LinearOperator):
+    """``y = matrix x`` on flattened images."""
+
+    def __init__(self, matrix, shape=SHAPE):
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.image = shape
+
+    def forward(self, x):
+        return x.flatten(1) @ self.matrix.T
+
+    def adjoint(self, y):
+        return (y @ self.matrix).view(-1, *self.image)
+
+
+def gaussian_prior(shape=SHAPE, seed=0, dtype=torch.float64):
+    """Unit-scale images: standard deviations 0.2 to 0.6 in rotated directions, mean about 0.3."""
+    n = int(torch.tensor(shape).prod())
+    generator = torch.Generator().manual_seed(seed)
+    modes, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    covariance = modes @ torch.diag(torch.linspace(0.2, 0.6, n, dtype=torch.float64) ** 2) @ modes.T
+    mean = 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return GaussianPrior(mean.to(dtype), covariance.to(dtype))
+
+
+def dense(rows=3, n=6, seed=1, dtype=torch.float64):
+    """A matrix of norm 1 with singular values between 0.5 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    u, _, vh = torch.linalg.svd(torch.randn(rows, n, generator=generator, dtype=torch.float64), full_matrices=False)
+    return (u @ torch.diag(torch.linspace(1.0, 0.5, rows, dtype=torch.float64)) @ vh).to(dtype)
+
+
+def measured(batch=1, noise_std=0.05, seed=2, dtype=torch.float64):
+    """``(prior, likelihood, matrix)`` with ``batch`` different measurements of prior samples."""
+    prior, matrix = gaussian_prior(dtype=dtype), dense(dtype=dtype)
+    generator = torch.Generator().manual_seed(seed)
+    root = prior.modes * prior.variances.clamp(min=0).sqrt()
+    x = prior.mean.flatten() + torch.randn(batch, 6, generator=generator, dtype=torch.float64).to(dtype) @ root.T
+    noise = noise_std * torch.randn(batch, 3, generator=generator, dtype=torch.float64).to(dtype)
+    return prior, Gaussian(Dense(matrix), x @ matrix.T + noise, noise_std), matrix

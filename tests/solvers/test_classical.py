@@ -1,0 +1,112 @@
+"""The classical solvers reach the objective that sigpy's apps reach, on the same problem."""
+
+import numpy as np
+import pytest
+import pywt
+import sigpy as sp
+import torch
+from sigpy.mri.app import L1WaveletRecon, SenseRecon, TotalVariationRecon
+
+from medrecon.data.masks import undersampling_mask
+from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.likelihood import Gaussian
+from medrecon.noise import Noise
+from medrecon.operators import sense
+from medrecon.operators.wavelet import Wavelet
+from medrecon.sample import sample
+from medrecon.solvers import TV, CGSense, L1Wavelet
+
+from ..conftest import blobs
+
+SHAPE = (46, 40)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    maps = loop_coils(SHAPE, 4)
+    mask = undersampling_mask(SHAPE, "gaussian1d", 2.5, 8, 0)
+    kspace = simulate_kspace(blobs(SHAPE), maps, 0.01, np.random.default_rng(0)) * mask
+    A = sense(torch.from_numpy(maps)[None], torch.from_numpy(mask)[None, None, None])
+    return kspace, maps, mask, Gaussian(A, torch.from_numpy(kspace)[None], 0.01)
+
+
+def solve(solver, data):
+    x = sample(solver, None, data, torch.tensor([1.0, 0.0]), noise=Noise(0))
+    return torch.complex(x[0, 0], x[0, 1]).numpy()
+
+
+def misfit(image, maps, mask, kspace):
+    r = mask * sp.fft(maps * image, axes=(-2, -1)) - kspace
+    return 0.5 * float(np.sum(np.abs(r) ** 2))
+
+
+def test_cg_sense_equals_sigpy(problem):
+    kspace, maps, mask, data = problem
+    weights = np.broadcast_to(mask, SHAPE).astype(np.float32)
+    theirs = SenseRecon(kspace, maps, weights=weights, lamda=0.01, max_iter=60, show_pbar=False).run()
+    ours = solve(CGSense(lam=0.01, n_iter=60), data)
+    assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()  # both float32, condition 1 / lam = 100
+
+
+def test_wavelet_reaches_sigpys_objective(problem):
+    kspace, maps, mask, data = problem
+    lam = 0.01
+    W = sp.linop.Wavelet(SHAPE, wave_name="db4")
+
+    def objective(image):
+        return misfit(image, maps, mask, kspace) + lam * float(np.abs(W(image)).sum())
+
+    weights = np.broadcast_to(mask, SHAPE).astype(np.float32)
+    theirs = L1WaveletRecon(kspace, maps, lam, weights=weights, max_iter=300, show_pbar=False).run()
+    ours = solve(L1Wavelet(lam=lam, n_iter=300), data)
+    # Two implementations of one iteration towards one fixed point: 0.1 % covers the different step lengths.
+    assert objective(ours) == pytest.approx(objective(theirs), rel=1e-3)
+    assert objective(ours) < 0.9 * objective(data.back[0, 0].numpy() + 1j * data.back[0, 1].numpy())
+
+
+def test_tv_reaches_sigpys_objective(problem):
+    kspace, maps, mask, data = problem
+    lam = 0.005
+    G = sp.linop.FiniteDifference(SHAPE)
+
+    def objective(image):
+        return misfit(image, maps, mask, kspace) + lam * float(np.abs(G(image)).sum())
+
+    weights = np.broadcast_to(mask, SHAPE).astype(np.float32)
+    theirs = TotalVariationRecon(kspace, maps, lam, weights=weights, max_iter=1500, show_pbar=False).run()
+    ours = solve(TV(lam=lam, n_iter=600), data)
+    # Convex: neither may be better by more than what is left of the iterations.
+    assert objective(ours) == pytest.approx(objective(theirs), rel=3e-3)
+    assert objective(solve(TV(lam=lam), data)) < 1.01 * objective(ours)  # the default number of iterations suffices
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (46, 40), (31, 33), (17, 20)])
+@pytest.mark.parametrize("name", ["haar", "db4", "sym5"])
+def test_wavelet_is_pywavelets_with_zero_boundary(shape, name):
+    x = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    W = Wavelet(shape, name)
+    bands = W.analysis(x)
+    theirs = pywt.wavedecn(x[1, 0].numpy(), name, mode="zero")
+    assert len(bands) == len(theirs)
+    assert np.allclose(bands[0][1, 0, 0].numpy(), theirs[0], atol=1e-10)
+    for ours, details in zip(bands[1:], theirs[1:], strict=True):
+        for k, key in enumerate(("ad", "da", "dd")):
+            assert np.allclose(ours[1, k, 0].numpy(), details[key], atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(17,), (31, 33), (9, 12, 10)])
+def test_wavelet_is_an_isometry_whose_adjoint_inverts_it(shape):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 2, *shape, generator=generator, dtype=torch.float64)
+    W = Wavelet(shape, "db2")
+    bands = W.analysis(x)
+    assert torch.allclose(W.synthesis(bands), x, atol=1e-11)
+    v = [torch.randn(band.shape, generator=generator, dtype=torch.float64) for band in bands]
+    left = sum((a * b).sum() for a, b in zip(bands, v, strict=True))
+    assert torch.allclose(left, (x * W.synthesis(v)).sum(), rtol=1e-10)
+    assert torch.allclose(sum(b.square().sum() for b in bands), x.square().sum(), rtol=1e-10)
+
+
+def test_wavelet_must_be_orthogonal():
+    with pytest.raises(ValueError, match="orthogonal"):
+        Wavelet((8, 8), "bior2.2")

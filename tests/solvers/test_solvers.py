@@ -1,0 +1,438 @@
+"""Every entry of ``SOLVERS`` on problems whose posterior is known in closed form.
+
+Exceptions from a row are listed with the sentence that explains them; that list is documentation.
+"""
+
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+import torch
+
+from medrecon.likelihood import Gaussian
+from medrecon.noise import Noise, below, karras, time_travel
+from medrecon.operators import Operator
+from medrecon.operators.base import LinearOperator
+from medrecon.priors import Counted, with_vjp
+from medrecon.sample import draw, sample
+from medrecon.solvers import DDNM, DDS, DPS, MGDM, SOLVERS, DDNMPlus, renoise
+from medrecon.solvers.classical import ZeroFilled
+
+from .problems import SHAPE, Dense, dense, gaussian_prior, measured
+
+LEARNED = {name: solver for name, solver in SOLVERS.items() if solver.requires.prior}
+CLASSICAL = {name: solver for name, solver in SOLVERS.items() if not solver.requires.prior}
+LADDER = karras(20.0, 0.01, 60)
+ONE_RUNG = torch.tensor([1.0, 0.0])
+
+
+def make(name, length=0.1):
+    """The solver with its defaults; DPS alone has a step that is a length in image space and so must be small here."""
+    return SOLVERS[name](zeta=length) if name == "dps" else SOLVERS[name]()
+
+
+
+NOT_NEARER = {
+    "zero-filled": "A^H y is shrunk by the singular values of A and knows no prior mean",
+    "cg-sense": "the least-norm solution is nearer 0 than the prior mean",
+    "wavelet": "sparsity in wavelets says nothing about this Gaussian",
+    "tv": "total variation says nothing about this Gaussian",
+}
+IDENTITY_TOLERANCE = {
+    # With A = I and no noise the answer is y; what keeps a method from it, and how far.
+    "cg-sense": (0.02, "shrinks by lam = 0.01"),
+    "wavelet": (0.05, "soft thresholding moves every coefficient by lam"),
+    "tv": (0.05, "flattens by lam"),
+    "dps": (0.15, "a step of fixed length stops near y, not on it"),
+}
+
+
+def ladder(name):
+    return LADDER if name in LEARNED else ONE_RUNG
+
+
+def posterior_mean(prior, data, matrix):
+    return torch.stack([prior.posterior(matrix, y, data.noise_std)[0] for y in data.y]).view(-1, *SHAPE)
+
+
+@pytest.mark.parametrize("name", [n for n in SOLVERS if n not in NOT_NEARER])
+def test_nearer_to_the_posterior_mean_than_the_prior_mean_is(name):
+    prior, data, matrix = measured(batch=64)
+    exact = posterior_mean(prior, data, matrix)
+    x = sample(make(name), prior, data, ladder(name), noise=Noise(range(64)))
+    away = (prior.mean - exact).square().sum((1, 2)).mean()
+    # A perfect posterior sample is off by the posterior's own spread.
+    spread = prior.posterior(matrix, data.y[0], data.noise_std)[1].trace()
+    assert (x - exact).square().sum((1, 2)).mean() < 0.5 * away + spread
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_mean_of_many_samples_is_near_the_posterior_mean(name):
+    """On one measurement, away from the prior mean: bias below a third of the way from prior to posterior mean."""
+    prior, data, matrix = measured(batch=1, seed=5)
+    many = replace(data, y=data.y.expand(512, -1))
+    x = sample(make(name), prior, many, LADDER, noise=Noise(range(512))).mean(0)
+    exact = posterior_mean(prior, data, matrix)[0]
+    assert (x - exact).norm() < (prior.mean - exact).norm() / 3
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_identity_without_noise_returns_the_data(name):
+    shape = (2, 8, 9)
+    n = 144
+    prior = gaussian_prior(shape)
+    generator = torch.Generator().manual_seed(3)
+    y = 0.3 * torch.randn(2, n, generator=generator, dtype=torch.float64)
+    data = Gaussian(Dense(torch.eye(n, dtype=torch.float64), shape), y, 0.0)
+    x = sample(make(name, length=0.5), prior, data, ladder(name), noise=Noise([0, 1]))
+    tolerance = IDENTITY_TOLERANCE.get(name, (1e-6, ""))[0]
+    assert (x.flatten(1) - y).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_without_data_samples_follow_the_prior_or_their_known_bias(name):
+    """A = 0: the DDIM kernel with eta = 1 is exact in the limit of many steps; the DDNM kernel loses variance.
+
+    Ratio of total variances, expected from ALGORITHMS 0.3's table and its dependence on the ladder.
+    """
+    prior = gaussian_prior()
+    data = Gaussian(Dense(torch.zeros(3, 6, dtype=torch.float64)), torch.zeros(2000, 3, dtype=torch.float64), 0.05)
+    x = sample(make(name), prior, data, karras(20.0, 0.01, 100), noise=Noise(range(2000))).flatten(1)
+    ratio = float(x.var(0).sum() / prior.covariance.trace())
+    # 2000 samples in 6 dimensions: standard error of the ratio about sqrt(2 / 2000 / 3) = 1.8 %.
+    kernel = getattr(make(name), "kernel", "ddim" if name == "dps" else "ddnm")
+    eta = getattr(make(name), "eta", 1.0)
+    low, high = (0.90, 1.05) if kernel == "ddim" else {0.85: (0.62, 0.80), 1.0: (0.36, 0.56)}[eta]
+    assert low < ratio < high
+    assert (x.mean(0) - prior.mean.flatten()).abs().max() < 0.06
+    assert not make(name).calibrated or kernel == "ddim"
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_batch_equals_its_items_alone(name):
+    prior, data, _ = measured(batch=3)
+    # One item a hundred times larger must not steer the others.
+    data = replace(data, y=data.y * torch.tensor([[1.0], [100.0], [0.01]], dtype=torch.float64))
+    together = sample(make(name), prior, data, ladder(name), noise=Noise([7, 8, 9]))
+    for i in range(3):
+        alone = sample(
+            make(name), prior, replace(data, y=data.y[i : i + 1]), ladder(name), noise=Noise([7 + i])
+        )
+        assert torch.allclose(together[i], alone[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_reproducible_pure_and_of_the_inputs_type(name):
+    for dtype in (torch.float32, torch.float64):
+        prior, data, _ = measured(batch=2, dtype=dtype)
+        y, state = data.y.clone(), torch.get_rng_state()
+        start = torch.ones(2, *SHAPE, dtype=dtype)
+        first = sample(make(name), prior, data, ladder(name), noise=Noise([1, 2]), start=start)
+        again = sample(make(name), prior, data, ladder(name), noise=Noise([1, 2]), start=start)
+        assert first.dtype == dtype
+        assert torch.equal(first, again)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(data.y, y)
+        assert torch.equal(start, torch.ones_like(start))
+        assert not first.requires_grad
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("shape", [(1, 7), (2, 5, 4), (1, 3, 4, 3)], ids=["1-D", "2-D", "3-D"])
+def test_any_number_of_dimensions(name, shape):
+    prior = gaussian_prior(shape)
+    n = prior.mean.numel()
+    truth = prior.mean[None]
+    A = Dense(dense(n // 2, n), shape)
+    x = sample(make(name), prior, Gaussian(A, A(truth), 0.01), ladder(name), noise=Noise(0))
+    assert x.shape == (1, *shape)
+    assert (A(x) - A(truth)).norm() < A(truth).norm()
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_hyper_parameters_are_frozen_and_documented(name):
+    solver = make(name)
+    with pytest.raises((FrozenInstanceError, AttributeError)):
+        solver.anything = 1
+    for field in fields(solver):
+        assert f"{field.name}:" in type(solver).__doc__, f"{field.name} is not in the docstring of {name}"
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_one_evaluation_a_step(name):
+    prior, data, _ = measured()
+    counted = Counted(prior)
+    sample(make(name), counted, data, LADDER, noise=Noise(0))
+    assert counted.calls == len(LADDER) - 1
+
+
+def test_draw_does_not_depend_on_the_chunk():
+    prior, data, _ = measured()
+    whole = draw(DDS(), prior, data, LADDER, seeds=[3, 4, 5], chunk=3)
+    parts = draw(DDS(), prior, data, LADDER, seeds=[3, 4, 5], chunk=2)
+    assert whole.shape == (3, 1, *SHAPE)
+    assert torch.allclose(whole, parts, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(whole[0], whole[1])
+    prior, data, _ = measured(batch=2)
+    both = draw(DDS(), prior, data, LADDER, seeds=[[3, 9], [4, 8]])
+    alone = draw(DDS(), prior, replace(data, y=data.y[:1]), LADDER, seeds=[3, 4])
+    assert torch.allclose(both[:, :1], alone, rtol=1e-9, atol=1e-12)
+
+
+# Single methods
+
+
+def test_ddnm_satisfies_the_data_exactly():
+    prior, data, _ = measured(batch=4)
+    x = sample(DDNM(n_cg=30), prior, data, LADDER, noise=Noise(range(4)))
+    assert data.residual(x).abs().max() < 1e-12
+
+
+def test_ddnm_plus_leaves_the_noise_of_the_data_in_the_data():
+    """Noiseless DDNM reproduces the noise (residual 0); DDNM+ must not: residual about noise_std sqrt(m)."""
+    prior = gaussian_prior()
+    matrix = torch.linalg.qr(dense().T)[0].T.contiguous()  # orthonormal rows: all singular values 1
+    generator = torch.Generator().manual_seed(0)
+    root = prior.modes * prior.variances.sqrt()
+    x = prior.mean.flatten() + torch.randn(300, 6, generator=generator, dtype=torch.float64) @ root.T
+    y = x @ matrix.T + 0.1 * torch.randn(300, 3, generator=generator, dtype=torch.float64)
+    data = Gaussian(Dense(matrix), y, 0.1)
+    exact = torch.stack([prior.posterior(matrix, v, 0.1)[0] for v in y])
+    few = karras(20.0, 0.01, 20)  # every step below noise_std pulls a little further towards y: few of them
+    z = sample(DDNMPlus(eta=1.0), prior, data, few, noise=Noise(range(300)))
+    plain = sample(DDNM(eta=1.0), prior, data, few, noise=Noise(range(300)))
+    assert data.residual(plain).abs().max() < 1e-12
+    # The posterior mean's own residual, within a factor of 2.
+    size = float(data.residual(z).norm() / (y - exact @ matrix.T).norm())
+    assert 0.5 < size < 2.0
+    # In the measured subspace it is nearer to the posterior mean than the noisy data are (measured: 0.54).
+    near = ((z.flatten(1) - exact) @ matrix.T).norm() / ((plain.flatten(1) - exact) @ matrix.T).norm()
+    assert near < 0.7
+    free = sample(DDNMPlus(eta=1.0), prior, replace(data, noise_std=0.0), few, noise=Noise(range(300)))
+    assert torch.allclose(free, plain, atol=1e-9)
+
+
+def test_dds_limits():
+    """gamma -> infinity with converged CG is DDNM; gamma -> 0 ignores the data."""
+    prior, data, _ = measured(batch=2)
+    noise = lambda: Noise([1, 2])  # noqa: E731
+    hard = sample(DDS(gamma=1e9, n_cg=50), prior, data, LADDER, noise=noise())
+    ddnm = sample(DDNM(n_cg=50, eta=DDS().eta, kernel=DDS().kernel), prior, data, LADDER, noise=noise())
+    assert torch.allclose(hard, ddnm, atol=1e-6)
+    free = sample(DDS(gamma=1e-12), prior, data, LADDER, noise=noise())
+    blind = Gaussian(Dense(torch.zeros(3, 6, dtype=torch.float64)), data.y * 0, 0.1)
+    assert torch.allclose(free, sample(DDS(), prior, blind, LADDER, noise=noise()), atol=1e-9)
+
+
+def test_dds_more_iterations_approach_the_exact_prox():
+    prior, data, _ = measured(batch=2)
+    runs = [sample(DDS(gamma=5.0, n_cg=k), prior, data, LADDER, noise=Noise([1, 2])) for k in (0, 1, 2, 3, 50)]
+    errors = [float((run - runs[-1]).norm()) for run in runs]
+    assert errors[0] > errors[1] > errors[2] > errors[3]
+    assert errors[3] < 1e-6  # three measurements: three iterations are exact
+
+
+def test_mgdm_ablations():
+    """zeta = rho = 0 is DDS with gamma = 1 / lam; no outer level leaves nothing to refine; lam -> 0 is DDNM."""
+    prior, data, _ = measured(batch=2)
+
+    def run(solver):
+        return sample(solver, prior, data, LADDER, noise=Noise([1, 2]))
+
+    shared = {"eta": 0.85, "kernel": "ddnm", "n_cg": 50}
+    plain = run(MGDM(zeta=0, rho=0, lam=0.2, **shared))
+    assert torch.allclose(plain, run(DDS(gamma=5.0, **shared)), atol=1e-9)
+    assert torch.allclose(run(MGDM(zeta=0, rho=0, lam=1e-9, **shared)), run(DDNM(**shared)), atol=1e-6)
+    assert torch.equal(run(MGDM(outer=False, rho=0.2)), run(MGDM(outer=False, rho=0.0)))  # nothing to refine
+    full = run(MGDM(lam=0.2, **shared))
+    for part in ({"zeta": 0.0}, {"rho": 0.0}, {"outer": False}):
+        assert not torch.allclose(full, run(MGDM(lam=0.2, **shared | part)), atol=1e-6)
+
+
+def test_mgdm_step_is_the_equation():
+    """One step against the formula with an explicit Jacobian (a Gaussian's is symmetric and constant)."""
+    prior, data, matrix = measured()
+    x, sigma, after = torch.randn(1, *SHAPE, dtype=torch.float64), 0.8, 0.5
+    solver = MGDM(zeta=0.3, rho=0.2, lam=0.05, eta=0.0, n_cg=50)
+    found = solver.step(x, sigma, after, prior=prior, data=data, noise=Noise(0)).flatten()
+    J = prior.modes @ torch.diag(prior.variances / (prior.variances + sigma**2)) @ prior.modes.T
+    x0 = prior(x, sigma).flatten()
+    inner = torch.linalg.inv(matrix.T @ matrix + 0.05 * torch.eye(6))
+    y = data.y[0]
+    xt0 = x0 + 2 * 0.3 * (1 + sigma**2) ** 0.5 * J @ matrix.T @ (y - matrix @ x0)
+    xe = inner @ (matrix.T @ y + 0.05 * xt0)
+
+    def discrepancy(z):
+        return (inner @ (matrix.T @ y + 0.05 * z) - z).square().sum()
+
+    step = torch.func.grad(discrepancy)(xt0)  # d |xe - xt0|^2 / d xt0, by autograd
+    expected = xe + after * (x.flatten() - x0) / sigma - 0.2 * ((1 + sigma**2) * (1 + after**2)) ** 0.5 * J @ step
+    assert torch.allclose(found, expected, atol=1e-10)
+
+
+def test_mgdm_refuses_steps_that_amplify_errors():
+    with pytest.raises(ValueError, match="amplifies"):
+        MGDM(zeta=0.0, rho=0.5)
+    with pytest.raises(ValueError, match="amplifies"):
+        MGDM(zeta=1.0, rho=0.1)
+
+
+def test_dps_step_is_the_equation():
+    prior, data, matrix = measured()
+    x, sigma, after = torch.randn(1, *SHAPE, dtype=torch.float64), 0.8, 0.5
+    found = DPS(zeta=0.7).step(x, sigma, after, prior=prior, data=data, noise=Noise(4))
+    J = prior.modes @ torch.diag(prior.variances / (prior.variances + sigma**2)) @ prior.modes.T
+    x0 = prior(x, sigma)
+    r = data.y[0] - matrix @ x0.flatten()
+    gradient = (-J @ matrix.T @ r / r.norm()).view_as(x)
+    plain = DPS(zeta=0.0).step(x, sigma, after, prior=prior, data=data, noise=Noise(4))
+    scale = ((1 + sigma**2) * (1 + after**2)) ** 0.5
+    assert torch.allclose(found, plain - 0.7 * scale * gradient, atol=1e-12)
+    # zeta = 0 is the ancestral step: mean and variance of x' given x0 and x.
+    kappa2 = 1 - (after / sigma) ** 2
+    mean = x0 + after * (1 - kappa2) ** 0.5 * (x - x0) / sigma
+    assert torch.allclose(plain, mean + after * kappa2**0.5 * Noise(4).like(x), atol=1e-12)
+
+
+def test_dps_takes_a_nonlinear_operator():
+    class Square(Operator):
+        def forward(self, x):
+            return x.flatten(1)[:, :3] ** 2
+
+    prior = gaussian_prior()
+    data = Gaussian(Square(), torch.full((2, 3), 0.25, dtype=torch.float64), 0.05, image_shape=(2, *SHAPE))
+    guided = sample(DPS(zeta=0.1), prior, data, LADDER, noise=Noise([0, 1]))
+    free = sample(DPS(zeta=0.0), prior, data, LADDER, noise=Noise([0, 1]))
+    assert data.residual(guided).norm() < 0.5 * data.residual(free).norm()
+
+
+def test_residual_falls_with_the_step_of_dps():
+    prior, data, _ = measured(batch=32)
+    sizes = [
+        float(data.residual(sample(DPS(zeta=z), prior, data, LADDER, noise=Noise(range(32)))).norm())
+        for z in (0.0, 0.003, 0.01, 0.03)
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+# Kernels, ladders, the loop
+
+
+def test_kernels():
+    x0, x = torch.zeros(1, 1, 5, dtype=torch.float64), torch.ones(1, 1, 5, dtype=torch.float64)
+    for kernel in ("ddim", "ddnm"):
+        assert torch.equal(renoise(x0, x, 2.0, 0.0, 1.0, Noise(0), kernel), x0)
+        assert torch.allclose(renoise(x0, x, 2.0, 1.0, 0.0, Noise(0), kernel), x0 + x)
+    z = Noise(3).like(x)
+    assert torch.allclose(renoise(x0, x, 2.0, 1.0, 0.8, Noise(3), "ddnm"), 0.6 * x + 0.8 * z)
+    kappa = 0.8 * 0.75**0.5
+    assert torch.allclose(renoise(x0, x, 2.0, 1.0, 0.8, Noise(3), "ddim"), (1 - kappa**2) ** 0.5 * x + kappa * z)
+    with pytest.raises(ValueError, match="kernel"):
+        renoise(x0, x, 2.0, 1.0, 0.8, Noise(0), "other")
+
+
+def test_ladders():
+    sigmas = karras(80.0, 0.002, 18)
+    assert len(sigmas) == 19
+    assert sigmas[-1] == 0
+    assert torch.allclose(sigmas[[0, 17]], torch.tensor([80.0, 0.002], dtype=torch.float64))
+    root = sigmas[:-1] ** (1 / 7)
+    assert torch.allclose(root.diff(), root.diff().mean().expand(17))
+    assert torch.equal(below(sigmas, 0.5), torch.cat([torch.tensor([0.5], dtype=torch.float64), sigmas[sigmas < 0.5]]))
+    assert time_travel(torch.arange(5.0).flip(0), 2, 2).tolist() == [4, 3, 2, 4, 3, 2, 1, 0]
+    assert time_travel(torch.arange(4.0).flip(0), 1, 1).tolist() == [3, 2, 1, 0]
+    from monai.networks.schedulers import DDPMScheduler
+
+    from medrecon.noise import from_betas
+
+    schedule = DDPMScheduler(num_train_timesteps=1000)
+    kept = schedule.alphas_cumprod.double().flip(0)
+    assert torch.allclose(from_betas(schedule.betas)[:-1], ((1 - kept) / kept).sqrt(), rtol=1e-3)  # MONAI keeps float32
+
+
+def test_time_travel_keeps_the_law():
+    """Rising steps add exactly the missing noise: without data, going up and down changes neither mean nor variance."""
+    prior = gaussian_prior()
+    data = Gaussian(Dense(torch.zeros(3, 6, dtype=torch.float64)), torch.zeros(2000, 3, dtype=torch.float64), 0.05)
+    sigmas = time_travel(karras(20.0, 0.01, 100), 25, 2)
+    x = sample(DPS(zeta=0.0), prior, data, sigmas, noise=Noise(range(2000))).flatten(1)
+    assert abs(float(x.var(0).sum() / prior.covariance.trace()) - 1) < 0.1
+
+
+def test_noise_has_one_stream_per_item():
+    both = Noise([5, 6])((2, 3, 4), torch.float64)
+    assert torch.equal(both[1:], Noise(6)((1, 3, 4), torch.float64))
+    with pytest.raises(ValueError, match="streams"):
+        Noise([1, 2])((3, 4), torch.float64)
+    z = Noise(0).like(torch.zeros(1, 100_000, dtype=torch.complex128))
+    assert abs(float(z.real.var()) - 1) < 0.02
+    assert abs(float(z.imag.var()) - 1) < 0.02
+
+
+def test_requirements_are_checked_before_the_first_step():
+    class Square(Operator):
+        def forward(self, x):
+            return x**2
+
+    prior = gaussian_prior()
+    data = Gaussian(Square(), torch.ones(1, *SHAPE, dtype=torch.float64), 0.1, image_shape=(1, *SHAPE))
+    with pytest.raises(TypeError, match=r"DDS.*LinearOperator.*Square.*DPS"):
+        sample(DDS(), prior, data, LADDER, noise=Noise(0))
+    _, linear, _ = measured()
+    with pytest.raises(TypeError, match="DDS needs a prior"):
+        sample(DDS(), None, linear, LADDER, noise=Noise(0))
+    with pytest.raises(ValueError, match="two levels"):
+        sample(DDS(), prior, linear, torch.tensor([1.0]), noise=Noise(0))
+    assert sample(ZeroFilled(), None, linear, ONE_RUNG, noise=Noise(0)).shape == (1, *SHAPE)
+
+
+def test_callback_sees_every_step():
+    prior, data, _ = measured()
+    seen = []
+    sample(DDS(), prior, data, LADDER, noise=Noise(0), callback=lambda i, n, s, x: seen.append((i, n, s)))
+    assert [row[0] for row in seen] == list(range(60))
+    assert {row[1] for row in seen} == {60}
+    assert [row[2] for row in seen] == LADDER[1:].tolist()
+
+
+# Likelihood
+
+
+def test_gaussian_likelihood_against_autograd_and_brute_force():
+    _, data, matrix = measured(batch=2)
+    x = torch.randn(2, *SHAPE, dtype=torch.float64)
+    free = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(data.log_prob(free).sum(), free)
+    assert torch.allclose(data.grad(x), gradient, rtol=1e-10)
+    var = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    z = data.prox(x, var).clone().requires_grad_()
+    objective = -data.log_prob(z) + (z - x).square().sum((1, 2)) / (2 * var)
+    (slope,) = torch.autograd.grad(objective.sum(), z)
+    assert slope.abs().max() < 1e-8  # convex: a stationary point is the minimiser
+    projected = replace(data, noise_std=0.0).prox(x, 0.3)
+    assert (data.y - data.A(projected)).abs().max() < 1e-12
+    null = torch.linalg.svd(matrix)[2][3:]
+    assert ((projected - x).flatten(1) @ null.T).abs().max() < 1e-10  # moved within the range of A^H only
+
+
+def test_noise_level_may_differ_per_item():
+    prior, data, _ = measured(batch=2)
+    levels = torch.tensor([0.05, 0.2], dtype=torch.float64)
+    both = sample(DDS(), prior, replace(data, noise_std=levels), LADDER, noise=Noise([1, 2]))
+    for i in range(2):
+        one = replace(data, y=data.y[i : i + 1], noise_std=float(levels[i]))
+        assert torch.allclose(both[i : i + 1], sample(DDS(), prior, one, LADDER, noise=Noise([1 + i])), atol=1e-9)
+
+
+def test_with_vjp_is_what_guided_solvers_need():
+    prior, _, _ = measured()
+    x = torch.randn(1, *SHAPE, dtype=torch.float64)
+    with torch.no_grad():
+        _, vjp = with_vjp(prior, x, 0.5)
+        v = torch.randn_like(x)
+        J = prior.modes @ torch.diag(prior.variances / (prior.variances + 0.25)) @ prior.modes.T
+        assert torch.allclose(vjp(v).flatten(), J @ v.flatten(), atol=1e-12)
+
+
+def test_registry_knows_only_solvers():
+    assert all(issubclass(LinearOperator, s.requires.operator) or s.requires.operator is Operator or issubclass(s.requires.operator, LinearOperator) for s in SOLVERS.values())
+    assert set(SOLVERS) == set(LEARNED) | set(CLASSICAL)
