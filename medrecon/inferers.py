@@ -26,7 +26,7 @@ from medrecon.sample import draw
 from medrecon.solvers import SOLVERS
 from medrecon.solvers.base import Solver
 
-__all__ = ["AutocastInferer", "PosteriorInferer", "make_solver"]
+__all__ = ["AutocastInferer", "DenoisingInferer", "PosteriorInferer", "make_solver"]
 
 
 class AutocastInferer(Inferer):
@@ -44,6 +44,25 @@ class AutocastInferer(Inferer):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(inputs.device.type, dtype=self.dtype):
             return network(inputs, *args).float()
+
+
+class DenoisingInferer(Inferer):
+    """Call the network as the denoiser that it is inside a prior, to validate it.
+
+    Args:
+        sigma_data: what the network is trained with.
+        multiple: sides are padded to a multiple of it.
+        dtype: autocast type of the network.
+    """
+
+    def __init__(self, sigma_data: float, multiple: int = 8, dtype: torch.dtype | None = torch.bfloat16) -> None:
+        self.sigma_data = sigma_data
+        self.multiple = multiple
+        self.dtype = dtype
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        """The clean estimate of ``inputs`` at the noise level ``args[0]``; ``kwargs`` is MONAI's and stays unused."""
+        return EDMNet(network, self.sigma_data, self.multiple, self.dtype)(inputs, args[0])
 
 
 def make_solver(name: str, settings: Mapping[str, Any] | None = None) -> Solver:

@@ -3,6 +3,8 @@
 from medrecon.transforms.kspace import (
     EstimateSensitivityMapsd,
     LoadKSpaced,
+    MagnitudeMeand,
+    ReferenceImaged,
     SaveReconstructiond,
     UndersampleKSpaced,
 )
@@ -13,6 +15,8 @@ __all__ = [
     "AddSmoothPhased",
     "EstimateSensitivityMapsd",
     "LoadKSpaced",
+    "MagnitudeMeand",
+    "ReferenceImaged",
     "SaveReconstructiond",
     "UndersampleKSpaced",
 ]

@@ -14,13 +14,21 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from medrecon.data.espirit import combined_reference
 from medrecon.data.kspace import load_kspace, sampled
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.noise import estimate_noise_std, noise_scan_std
 from medrecon.reconstruction import finish_record, magnitudes, sensitivity_maps
 from medrecon.writers import write_reconstruction
 
-__all__ = ["EstimateSensitivityMapsd", "LoadKSpaced", "SaveReconstructiond", "UndersampleKSpaced"]
+__all__ = [
+    "EstimateSensitivityMapsd",
+    "LoadKSpaced",
+    "MagnitudeMeand",
+    "ReferenceImaged",
+    "SaveReconstructiond",
+    "UndersampleKSpaced",
+]
 
 
 class LoadKSpaced(MapTransform):
@@ -163,6 +171,38 @@ class EstimateSensitivityMapsd(MapTransform):
             mask = np.asarray(out[self.mask_key]) if self.mask_key in out else sampled(kspace)
             name = str(out[key].meta.get("filename_or_obj", key)) if isinstance(out[key], MetaTensor) else str(key)
             out[self.maps_key] = sensitivity_maps(kspace, mask, name, **self.settings)
+        return out
+
+
+class ReferenceImaged(MapTransform):
+    """The image to be judged by, from *fully sampled* k-space; see :func:`medrecon.data.espirit.combined_reference`.
+
+    Args:
+        keys: of the k-space ``(slices, coils, y, x)``.
+        label_key: where the magnitude ``(slices, y, x)`` goes.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the reference of every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[self.label_key] = torch.from_numpy(combined_reference(torch.as_tensor(out[key]).cpu().numpy()))
+        return out
+
+
+class MagnitudeMeand(MapTransform):
+    """Samples ``(samples, slices, y, x)`` complex to the image to show, ``(slices, y, x)`` float32."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = torch.from_numpy(magnitudes(torch.as_tensor(out[key]))[0])
         return out
 
 

@@ -1,0 +1,66 @@
+"""All solvers on the real slice A (8 coils, 230 x 180), R = 4 and 8: PSNR, SSIM, seconds, network evaluations.
+
+    python benchmarks/slice_a.py
+
+Masks, reference and metric are those of README.md. Settings are the defaults, which were chosen on other data
+(benchmarks/tune.py). The last row of a sampler is the mean of eight samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+warnings.filterwarnings("ignore")
+
+import json
+
+import numpy as np
+from problems import inferer, run, slice_a
+
+from medrecon.metrics import scores
+from medrecon.solvers import SOLVERS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--solvers", nargs="*", default=list(SOLVERS))
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--png", help="also draw a montage of R = 4 (needs matplotlib)")
+    arguments = parser.parse_args()
+    problems = {R: slice_a(R) for R in (4, 8)}
+    print("| solver | evaluations | seconds | R = 4: PSNR dB / SSIM | R = 8: PSNR dB / SSIM |")
+    print("|---|---|---|---|---|")
+    pictures, captions = {}, {}
+    for name in arguments.solvers:
+        many = SOLVERS[name].requires.prior and arguments.samples > 1
+        single, mean, records = {}, {}, []
+        for R, case in problems.items():
+            solve, network = inferer(solver=name, samples=arguments.samples if many else 1)
+            images = run(case, solve, network)
+            records.append(json.loads(images.meta["record"]))
+            size = images.abs().numpy()
+            each = [scores(s, case.reference) for s in size]
+            single[R] = tuple(np.mean([e[key] for e in each]) for key in ("psnr", "ssim"))
+            mean[R] = tuple(scores(size.mean(0), case.reference)[key] for key in ("psnr", "ssim"))
+            if R == 4:
+                pictures[name] = size[0, 0]
+                captions[name] = "{:.1f} dB, {:.3f}".format(*single[4])
+        n = arguments.samples if many else 1
+        steps = records[0]["steps"] if many or SOLVERS[name].requires.prior else 0
+        seconds = np.mean([r["seconds"] for r in records]) / n
+        cells = [f"{p:.1f} / {s:.3f}" for p, s in single.values()]
+        label = f"{name} (one sample)" if many else name
+        print(f"| {label} | {steps} | {seconds:.2f} | {cells[0]} | {cells[1]} |", flush=True)
+        if many:
+            cells = [f"{p:.1f} / {s:.3f}" for p, s in mean.values()]
+            print(f"| {name} (mean of {n}) | {n * steps} | {n * seconds:.1f} | {cells[0]} | {cells[1]} |", flush=True)
+    if arguments.png:
+        from medrecon.report.montage import montage
+
+        with open(arguments.png, "wb") as file:
+            file.write(montage(problems[4].reference[0], pictures, captions))
+
+
+if __name__ == "__main__":
+    main()
