@@ -1,6 +1,6 @@
 """Denoising of held-out images by the bundle's prior: PSNR (unit range) against the noise level, and its speed.
 
-    python benchmarks/denoising.py
+python benchmarks/denoising.py
 """
 
 from __future__ import annotations

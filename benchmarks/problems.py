@@ -41,7 +41,9 @@ def problem(name: str, kspace: np.ndarray, reference: np.ndarray, accel: int) ->
     return Problem(name, kspace, mask, maps, estimate_noise_std(kspace, mask), reference[None])
 
 
-def validation(accel: int, per_source: int = 2, noise_std: float = 0.01, crop: tuple[int, int] = (230, 180)) -> list[Problem]:
+def validation(
+    accel: int, per_source: int = 2, noise_std: float = 0.01, crop: tuple[int, int] = (230, 180)
+) -> list[Problem]:
     """Simulated scans of held-out slices, skull on: eight coils, smooth phase, noise; subjects no prior has seen."""
     with np.load(DATA / "train" / "brain_slices_256_val.npz") as archive:
         images, subjects, stripped = (archive[key] for key in ("img", "subject", "stripped"))
@@ -55,7 +57,9 @@ def validation(accel: int, per_source: int = 2, noise_std: float = 0.01, crop: t
             image = images[index, y : y + crop[0], x : x + crop[1]] / 200.0
             seed = zlib.crc32(f"{group}:{index}".encode())
             phase = smooth_phase(crop, np.random.RandomState(seed), linear=2.0, quadratic=1.5)
-            kspace = simulate_kspace(image * np.exp(1j * phase), loop_coils(crop), noise_std, np.random.default_rng(seed))
+            kspace = simulate_kspace(
+                image * np.exp(1j * phase), loop_coils(crop), noise_std, np.random.default_rng(seed)
+            )
             out.append(problem(f"{group}[{index}]", kspace, combined_reference(kspace[None])[0], accel))
     return out
 

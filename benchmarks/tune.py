@@ -24,6 +24,13 @@ from medrecon.metrics import scores
 INFERER = ("sigma_max", "sigma_min", "n_steps", "samples")
 
 
+def _value(text):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("solver")
@@ -33,8 +40,9 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.01)
     arguments = parser.parse_args()
     problems = {R: validation(R, arguments.per_source, arguments.noise) for R in arguments.accel}
-    grid = [(name, [json.loads(v) if v[:1] not in "abcdefghijklmopqrstuvwxyz" or v in ("true", "false") else v for v in values.split(",")])
-            for name, _, values in (item.partition("=") for item in arguments.grid)]  # fmt: skip
+    grid = [
+        (name, [_value(v) for v in values.split(",")]) for name, _, values in (i.partition("=") for i in arguments.grid)
+    ]
     rows = []
     for values in itertools.product(*(v for _, v in grid)):
         choice = dict(zip((name for name, _ in grid), values, strict=True))

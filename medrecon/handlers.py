@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,9 +19,9 @@ __all__ = ["GradientClip", "MovingAverage", "WarmupCosine", "averaged", "checkpo
 def averaged(network: nn.Module, decay: float = 0.9995) -> AveragedModel:
     """A copy of ``network`` for exponential moving averages; the decay ramps up, so early averages follow quickly."""
 
-    def update(average: list[Tensor], current: list[Tensor], n: int | Tensor) -> None:
+    def update(average: Sequence[Tensor], current: Sequence[Tensor], n: int | Tensor) -> None:
         keep = min(decay, (1 + int(n)) / (10 + int(n)))
-        torch._foreach_lerp_(average, current, 1 - keep)
+        torch._foreach_lerp_(list(average), list(current), 1 - keep)
 
     return AveragedModel(network, multi_avg_fn=update)
 

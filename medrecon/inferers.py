@@ -147,9 +147,7 @@ class PosteriorInferer(Inferer):
     def _seeds(self, slices: Sequence[int], sample: int) -> list[int]:
         return [zlib.crc32(f"{self.seed}:{index}:{sample}".encode()) for index in slices]
 
-    def _problem(
-        self, kspace: Tensor, mask: Tensor, maps: Tensor, noise_std: float
-    ) -> tuple[Gaussian, Tensor]:
+    def _problem(self, kspace: Tensor, mask: Tensor, maps: Tensor, noise_std: float) -> tuple[Gaussian, Tensor]:
         """The likelihood of some slices at unit scale, and the scale of each, ``(B,)``."""
         single = maps.shape[1] == 1 and bool((maps == 1).all())
         A = sense(None if single else maps, mask, tuple(maps.shape[2:]))

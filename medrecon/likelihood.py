@@ -17,9 +17,20 @@ __all__ = ["Gaussian", "Likelihood"]
 class Likelihood(Protocol):
     """``p(y | x)`` as solvers see it; images are real ``(B, C, *spatial)``."""
 
-    A: Operator
-    y: Tensor
-    noise_std: float | Tensor
+    @property
+    def A(self) -> Operator:  # noqa: N802 - the operator's name in this field
+        """The forward model."""
+        ...
+
+    @property
+    def y(self) -> Tensor:
+        """The measurements."""
+        ...
+
+    @property
+    def noise_std(self) -> float | Tensor:
+        """Standard deviation per real component, a number or one per item."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,19 +59,19 @@ class Gaussian:
     """``y = A x + noise_std n`` with ``n ~ N(0, I)`` per real component.
 
     Args:
-        A: the operator.
+        A: the operator; linear for everything but ``residual``, ``log_prob`` and ``grad``.
         y: measurements, as ``A`` gives them.
         noise_std: standard deviation per real component, a number or one per item ``(B,)``; 0 is legal: ``prox`` is
             then the projection onto ``A x = y``, and ``log_prob`` and ``grad`` have no meaning.
         image_shape: ``(B, C, *spatial)``; needed only for a nonlinear ``A``.
     """
 
-    A: Operator
+    A: LinearOperator
     y: Tensor
     noise_std: float | Tensor
     image_shape: tuple[int, ...] | None = None
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image, ``(B, C, *spatial)``."""
         return self.image_shape or tuple(self.back.shape)
@@ -71,9 +82,10 @@ class Gaussian:
         return self._linear("back").adjoint(self.y)
 
     def _linear(self, what: str) -> LinearOperator:
-        if not isinstance(self.A, LinearOperator):
-            raise TypeError(f"Gaussian.{what} needs a LinearOperator; got {type(self.A).__name__}")
-        return self.A
+        A: object = self.A
+        if not isinstance(A, LinearOperator):
+            raise TypeError(f"Gaussian.{what} needs a LinearOperator; got {type(A).__name__}")
+        return A
 
     def residual(self, x: Tensor) -> Tensor:
         """``y - A x``."""

@@ -51,6 +51,7 @@ class ResidualUNet(nn.Module):
         embedding: int = 128,
     ) -> None:
         super().__init__()
+        self.frequencies: Tensor
         if len(channels) != len(blocks):
             raise ValueError(f"channels and blocks need one entry per scale; got {channels} and {blocks}")
         self.unshuffle = unshuffle
@@ -70,6 +71,7 @@ class ResidualUNet(nn.Module):
         self.decoder = nn.ModuleList(stage(c, n) for c, n in zip(channels[:-1], blocks[:-1], strict=True))
         self.tail = nn.Conv2d(channels[0], pixels, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
+        nn.init.constant_(self.tail.bias, 0.0)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, timesteps: Tensor | None = None) -> Tensor:
         """Map ``x`` ``(B, C, y, x)`` and ``timesteps`` ``(B,)`` (noise level on MONAI's 0...1000 scale) to ``(B, C, y, x)``.
@@ -78,7 +80,9 @@ class ResidualUNet(nn.Module):
             ValueError: if a side is no multiple of ``self.multiple`` (``EDMNet`` pads and crops).
         """
         if any(n % self.multiple for n in x.shape[2:]):
-            raise ValueError(f"ResidualUNet needs sides that are multiples of {self.multiple}; got {tuple(x.shape[2:])}")
+            raise ValueError(
+                f"ResidualUNet needs sides that are multiples of {self.multiple}; got {tuple(x.shape[2:])}"
+            )
         if timesteps is None:
             timesteps = x.new_zeros(len(x))
         angles = timesteps.to(self.frequencies.dtype)[:, None] * self.frequencies
@@ -86,13 +90,13 @@ class ResidualUNet(nn.Module):
         x = self.head(F.pixel_unshuffle(x, self.unshuffle))
         skips = []
         for scale, stage in enumerate(self.encoder):
-            for block in stage:
+            for block in stage.children():
                 x = block(x, embedding)
             if scale < len(self.down):
                 skips.append(x)
                 x = self.down[scale](x)
         for scale in reversed(range(len(self.up))):
             x = self.up[scale](x) + skips[scale]
-            for block in self.decoder[scale]:
+            for block in self.decoder[scale].children():
                 x = block(x, embedding)
         return F.pixel_shuffle(self.tail(x), self.unshuffle)

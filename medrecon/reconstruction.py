@@ -12,6 +12,7 @@ from typing import Any
 import monai
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 
 import medrecon
 from medrecon.bundle import find_bundle, load_config, metadata
@@ -39,11 +40,18 @@ class Reconstruction:
     record: dict[str, Any]
 
 
-def sensitivity_maps(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space", **settings: float) -> torch.Tensor:
+def sensitivity_maps(
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    name: str = "k-space",
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.8,
+) -> torch.Tensor:
     """ESPIRiT maps of every slice of ``(slices, coils, y, x)``, complex64; ones for a single coil."""
     if kspace.shape[1] == 1:
         return torch.ones(kspace.shape, dtype=torch.complex64)
-    return torch.stack([espirit_maps(k, mask, name=name, **settings) for k in kspace])
+    return torch.stack([espirit_maps(k, mask, kernel, threshold, crop, name) for k in kspace])
 
 
 def magnitudes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
@@ -158,7 +166,7 @@ def reconstruct(
         if not np.isfinite(maps).all():
             raise InputError(f"{name}: the maps hold NaN or Inf; estimate them again")
         sets = maps[slices] if maps.ndim == 4 else np.broadcast_to(maps, chosen.shape)
-        sensitivities = torch.from_numpy(np.ascontiguousarray(sets, dtype=np.complex64))
+        sensitivities = torch.from_numpy(np.array(sets, dtype=np.complex64))
     out = inferer(
         torch.from_numpy(chosen)[None].to(where),
         network,
@@ -167,14 +175,14 @@ def reconstruct(
         noise_std=noise_std,
         first_slice=range(len(kspace))[slices].start,
     )
-    image, several = magnitudes(out[0].as_tensor())
+    image, several = magnitudes(out.as_tensor()[0])
     record = finish_record(
         json.loads(out.meta["record"]), root, mask, noise_source=noise_source, maps_source=maps_source
     )
     return Reconstruction(image, several, record)
 
 
-def _parsed(parser: monai.bundle.ConfigParser, key: str) -> Any:  # noqa: ANN401
+def _parsed(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
     """A config item, with our own one-sentence errors freed from MONAI's wrapping."""
     try:
         return parser.get_parsed_content(key)

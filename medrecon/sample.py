@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,11 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian, Likelihood
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver
+from medrecon.solvers.base import Solver, State
 
 __all__ = ["draw", "sample"]
 
-Callback = Callable[[int, int, float, Any], None]
+Callback = Callable[[int, int, float, State], None]
 
 
 @torch.no_grad()

@@ -21,7 +21,18 @@ FLOORS = {
     "report": 5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
-MONAI = {"metrics", "inferers", "handlers", "engines", "bundle", "reconstruction", "writers", "transforms", "networks", "cli"}
+MONAI = {
+    "metrics",
+    "inferers",
+    "handlers",
+    "engines",
+    "bundle",
+    "reconstruction",
+    "writers",
+    "transforms",
+    "networks",
+    "cli",
+}
 SIGPY = {"data/espirit.py", "data/masks.py"}
 
 

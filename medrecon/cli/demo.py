@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from medrecon.cli.options import add_compute
 
     parser.add_argument(
-        "-o", "--output", default="medrecon_demo", metavar="DIR", help="replaced if it is there (default: ./medrecon_demo)"
+        "-o",
+        "--output",
+        default="medrecon_demo",
+        metavar="DIR",
+        help="replaced if it is there (default: ./medrecon_demo)",
     )
     add_compute(parser)
 
@@ -86,7 +90,13 @@ def run(arguments: argparse.Namespace) -> None:
     for title, solver in METHODS.items():
         with Progress(title) as progress:
             result = reconstruct(
-                kspace, mask, solver=solver, seed=arguments.seed, device=arguments.device, name="demo", progress=progress
+                kspace,
+                mask,
+                solver=solver,
+                seed=arguments.seed,
+                device=arguments.device,
+                name="demo",
+                progress=progress,
             )
         row = {
             **scores(result.image, reference),

@@ -11,7 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECON, --reference, --fit-scale, --json."""
     parser.add_argument("reconstruction", metavar="RECON", help=".h5 or .nii.gz that 'medrecon recon' wrote")
     parser.add_argument("--reference", required=True, metavar="FULL", help="fully sampled k-space of the same slices")
-    parser.add_argument("--fit-scale", action="store_true", help="first scale the image to the reference (least squares)")
+    parser.add_argument(
+        "--fit-scale", action="store_true", help="first scale the image to the reference (least squares)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -30,7 +32,9 @@ def _image(path: str):  # noqa: ANN202 - numpy is imported inside
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:
-        raise InputError(f"{path}: not a readable NIfTI image ({error}); give the output of 'medrecon recon'") from error
+        raise InputError(
+            f"{path}: not a readable NIfTI image ({error}); give the output of 'medrecon recon'"
+        ) from error
     return volume.transpose(2, 1, 0) if volume.ndim == 3 else volume
 
 

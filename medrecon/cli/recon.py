@@ -13,13 +13,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("input", metavar="IN", help="raw k-space: .h5, .cfl/.hdr, .npz or .npy")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the image and its sidecar")
-    parser.add_argument("--bundle", default="brain_mri", help="name or folder of the prior's bundle (default: brain_mri)")
+    parser.add_argument(
+        "--bundle", default="brain_mri", help="name or folder of the prior's bundle (default: brain_mri)"
+    )
     parser.add_argument("--solver", default="dds", help="see 'medrecon solvers' (default: dds)")
     parser.add_argument("--steps", type=int, metavar="N", help="network evaluations per sample (default: the bundle's)")
     parser.add_argument("--samples", type=int, default=1, metavar="K", help="posterior samples (default: 1)")
     parser.add_argument("--maps", metavar="FILE", help="coil sensitivities, array 'maps' (default: ESPIRiT)")
-    parser.add_argument("--mask", metavar="FILE", help="sampling mask, array 'mask' (default: the file's, else zeros tell)")
-    parser.add_argument("--slices", type=_slices, default=slice(None), metavar="A:B", help="slices A to B-1 (default: all)")
+    parser.add_argument(
+        "--mask", metavar="FILE", help="sampling mask, array 'mask' (default: the file's, else zeros tell)"
+    )
+    parser.add_argument(
+        "--slices", type=_slices, default=slice(None), metavar="A:B", help="slices A to B-1 (default: all)"
+    )
     parser.add_argument("--noise-std", type=float, metavar="S", help="noise per real component (default: estimated)")
     parser.add_argument("--format", default="nifti", choices=("nifti", "h5"), help="of the image (default: nifti)")
     parser.add_argument(
@@ -75,7 +81,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.mask:
         given = check_mask(load_array(arguments.mask, "mask"), data.kspace.shape[2:], arguments.mask)
         if not (data.kspace * given).any():
-            raise InputError(f"{arguments.mask}: the mask selects only zeros of {data.path}; give the mask it was sampled with")
+            raise InputError(
+                f"{arguments.mask}: the mask selects only zeros of {data.path}; give the mask it was sampled with"
+            )
         mask = given
     maps = load_array(arguments.maps, "maps") if arguments.maps else None
     if maps is not None and maps.shape not in (data.kspace.shape, data.kspace.shape[1:]):

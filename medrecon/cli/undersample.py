@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="equispaced, random, gaussian1d (columns), gaussian2d or poisson (points); default: gaussian1d",
     )
     parser.add_argument("--accel", type=float, default=4.0, help="acceleration, ACS included (default: 4)")
-    parser.add_argument("--acs", type=int, default=24, help="fully sampled columns, or side of the square (default: 24)")
+    parser.add_argument(
+        "--acs", type=int, default=24, help="fully sampled columns, or side of the square (default: 24)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the mask (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
 

@@ -1,0 +1,1 @@
+"""Files and arrays: pure functions, one module per format or task."""

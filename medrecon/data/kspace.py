@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import h5py
@@ -114,7 +115,9 @@ def _spacing(header: bytes | None) -> tuple[float, float, float] | None:
 def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None = None, **rest: object) -> KSpace:
     """Check what every format must satisfy."""
     if not np.iscomplexobj(kspace):
-        raise InputError(f"{path}: k-space is {kspace.dtype}, but must be complex; is this an image instead of raw data?")
+        raise InputError(
+            f"{path}: k-space is {kspace.dtype}, but must be complex; is this an image instead of raw data?"
+        )
     if kspace.ndim not in (2, 3, 4) or 0 in kspace.shape:
         raise InputError(f"{path}: k-space has shape {kspace.shape}; expected (slices, coils, y, x)")
     while kspace.ndim < 4:
@@ -130,6 +133,10 @@ def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None =
     return KSpace(kspace * mask, mask, path, kind, mask_in_file=True, **rest)  # type: ignore[arg-type]
 
 
+def _dataset(file: h5py.File, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    return file[key][()]  # type: ignore[index]
+
+
 def _read_fastmri(path: Path) -> KSpace:
     try:
         file = h5py.File(path, "r")
@@ -140,7 +147,9 @@ def _read_fastmri(path: Path) -> KSpace:
             held = ", ".join(file) or "nothing"
             raise InputError(f"{path}: no dataset 'kspace' (it holds {held}); expected the fastMRI layout")
         try:
-            data = {key: file[key][()] for key in ("kspace", "mask", "noise", "ismrmrd_header") if key in file}
+            data: dict[str, Any] = {
+                key: _dataset(file, key) for key in ("kspace", "mask", "noise", "ismrmrd_header") if key in file
+            }
         except OSError as error:
             raise InputError(f"{path}: damaged HDF5 file ({error}); copy it again") from error
         attributes = {
@@ -176,22 +185,32 @@ def _read_cfl_array(path: Path) -> np.ndarray:
         lines = base.with_suffix(".hdr").read_text().splitlines()
         data = np.fromfile(base.with_suffix(".cfl"), dtype=np.complex64)
     except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such file; BART data need both {base.name}.hdr and {base.name}.cfl") from error
+        raise InputError(
+            f"{error.filename}: no such file; BART data need both {base.name}.hdr and {base.name}.cfl"
+        ) from error
     sizes = next((line for line in lines if line.strip() and not line.startswith("#")), "")
     if not re.fullmatch(r"\s*\d+(\s+\d+)*\s*", sizes):
         raise InputError(f"{base}.hdr: no line of dimensions; is this a BART header?")
     dims = [int(n) for n in sizes.split()]
     if data.size != np.prod(dims):
-        raise InputError(f"{base}.cfl: {data.size} samples, but the header promises {np.prod(dims)}; copy the pair again")
+        raise InputError(
+            f"{base}.cfl: {data.size} samples, but the header promises {np.prod(dims)}; copy the pair again"
+        )
     return data.reshape(dims[::-1])
 
 
 def _read_cfl(path: Path) -> KSpace:
     array = _read_cfl_array(path)
     dims = list(array.shape[::-1]) + [1] * (16 - array.ndim)
-    other = [f"{name} ({n})" for k, (name, n) in enumerate(zip(_BART_AXES, dims, strict=False)) if n > 1 and k not in (0, 1, 3, 13)]
+    other = [
+        f"{name} ({n})"
+        for k, (name, n) in enumerate(zip(_BART_AXES, dims, strict=False))
+        if n > 1 and k not in (0, 1, 3, 13)
+    ]
     if other:
-        raise InputError(f"{path}: BART axes {', '.join(other)} are not supported; extract 2-D slices with 'bart slice' first")
+        raise InputError(
+            f"{path}: BART axes {', '.join(other)} are not supported; extract 2-D slices with 'bart slice' first"
+        )
     return _finish(path, array.reshape(dims[13], dims[3], dims[1], dims[0]), "BART cfl")
 
 
@@ -204,7 +223,9 @@ def _numpy_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, np.ndarray
             held = {name: loaded[name] for name in loaded.files if name in (key, "mask", "noise")}
             names = ", ".join(loaded.files)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a readable NumPy file ({error}); save it again with numpy.save or numpy.savez") from error
+        raise InputError(
+            f"{path}: not a readable NumPy file ({error}); save it again with numpy.save or numpy.savez"
+        ) from error
     if key not in held:
         raise InputError(f"{path}: no array '{key}' (it holds {names}); name it '{key}'")
     return held[key], held
@@ -268,8 +289,10 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
     try:
         with h5py.File(path, "r") as file:
             if key not in file:
-                raise InputError(f"{path}: no dataset '{key}' (it holds {', '.join(file) or 'nothing'}); name it '{key}'")
-            return file[key][()]
+                raise InputError(
+                    f"{path}: no dataset '{key}' (it holds {', '.join(file) or 'nothing'}); name it '{key}'"
+                )
+            return _dataset(file, key)
     except OSError as error:
         raise InputError(f"{path}: not a readable HDF5 file ({error}); check that it is complete") from error
 

@@ -49,7 +49,9 @@ def _poisson(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Gene
     from sigpy.mri import poisson
 
     seed = int(rng.integers(2**31))
-    return np.abs(poisson(shape, accel, calib=(acs, acs), crop_corner=False, seed=seed)) > 0
+    mask = np.abs(poisson(shape, accel, calib=(acs, acs), crop_corner=False, seed=seed)) > 0
+    mask[centred(shape[0], acs), centred(shape[1], acs)] = True  # sigpy centres an odd width one sample off
+    return mask
 
 
 KINDS: dict[str, Callable[[tuple[int, int], int, float, np.random.Generator], np.ndarray]] = {
@@ -106,12 +108,12 @@ def acs_block(mask: np.ndarray) -> tuple[slice, slice]:
     Args:
         mask: ``(y, x)`` or ``(x,)`` bool (then every row is alike and the block is as tall as its one row).
     """
-    mask = np.atleast_2d(mask)
+    plane: np.ndarray = np.atleast_2d(mask)
     best, block = 0, (slice(0, 0), slice(0, 0))
-    n_rows, n_columns = mask.shape
+    n_rows, n_columns = plane.shape
     width = n_columns
     for height in range(1, n_rows + 1):
-        rows = mask[centred(n_rows, height)].all(axis=0)
+        rows: np.ndarray = np.all(plane[centred(n_rows, height)], axis=0)
         # A taller block cannot be wider, so the width only shrinks.
         while width and not rows[centred(n_columns, width)].all():
             width -= 1

@@ -30,5 +30,5 @@ def estimate_noise_std(kspace: np.ndarray, mask: np.ndarray, share: float = 0.1)
     n = max(1, int(share * (radius >= 0).sum()))
     far = radius >= np.sort(radius, axis=None)[-n]
     samples = np.moveaxis(kspace[..., far], 1, 0).reshape(kspace.shape[1], -1)
-    parts = np.concatenate([samples.real, samples.imag], axis=1)
+    parts = np.concatenate([np.real(samples), np.imag(samples)], axis=1)
     return float(np.sqrt(np.mean((np.median(np.abs(parts), axis=1) / 0.6745) ** 2)))

@@ -28,9 +28,7 @@ def loop_coils(shape: Sequence[int], n_coils: int = 8, distance: float = 1.25) -
     return (maps / np.sqrt((np.abs(maps) ** 2).sum(0))).astype(np.complex64)
 
 
-def simulate_kspace(
-    image: np.ndarray, maps: np.ndarray, noise_std: float, rng: np.random.Generator
-) -> np.ndarray:
+def simulate_kspace(image: np.ndarray, maps: np.ndarray, noise_std: float, rng: np.random.Generator) -> np.ndarray:
     """Fully sampled centred k-space ``(coils, y, x)`` complex64 with noise of ``noise_std`` per real component."""
     coils = np.fft.ifftshift(maps * image, axes=(-2, -1))
     kspace = np.fft.fftshift(np.fft.fft2(coils, norm="ortho"), axes=(-2, -1))

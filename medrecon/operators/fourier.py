@@ -22,7 +22,9 @@ def ifft(x: Tensor, dims: Sequence[int]) -> Tensor:
     return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(x, dims), dim=dims, norm="ortho"), dims)
 
 
-def centring(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+def centring(
+    shape: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None
+) -> tuple[Tensor, Tensor]:
     """Factors ``(image, kspace)`` with ``fft(x) = kspace * plain_fft(image * x)``, each of ``shape``.
 
     With c = n // 2, exp(-2 pi i (k - c)(m - c) / n) splits into exp(2 pi i c m / n), the plain kernel, and

@@ -20,11 +20,17 @@ class _Sampling(LinearOperator):
     an inverse FFT; and only along the axes on which the mask varies, for along the others the transform cancels too.
     """
 
+    image_factor: Tensor
+    mask: Tensor
+    weight: Tensor
+
     def __init__(self, mask: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         super().__init__()
         n = len(shape)
         if mask.ndim != n + 2 or any(m not in (1, s) for m, s in zip(mask.shape[2:], shape, strict=True)):
-            raise ValueError(f"the mask must have shape (B or 1, 1 or coils, *{shape}) with 1 allowed; got {tuple(mask.shape)}")
+            raise ValueError(
+                f"the mask must have shape (B or 1, 1 or coils, *{shape}) with 1 allowed; got {tuple(mask.shape)}"
+            )
         mask = mask.to(dtype.to_real())
         self.shape = shape
         self.dims = tuple(range(-n, 0))
@@ -91,6 +97,9 @@ class MulticoilMRI(_Sampling):
 
     Reference: Pruessmann et al., SENSE, MRM 42 (1999).
     """
+
+    maps: Tensor
+    shifted_maps: Tensor
 
     def __init__(self, maps: Tensor, mask: Tensor) -> None:
         super().__init__(mask, tuple(maps.shape[2:]), maps.dtype)

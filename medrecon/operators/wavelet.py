@@ -27,7 +27,7 @@ class Wavelet:
     """
 
     def __init__(self, shape: Sequence[int], name: str = "db4") -> None:
-        wavelet = pywt.Wavelet(name)
+        wavelet = pywt.Wavelet(name)  # type: ignore[attr-defined]
         if not wavelet.orthogonal:
             raise ValueError(f"wavelet {name!r} is not orthogonal; take one of the families haar, db, sym or coif")
         self.filters = torch.tensor([wavelet.dec_lo, wavelet.dec_hi], dtype=torch.float64).flip(1)[:, None]

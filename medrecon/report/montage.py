@@ -10,7 +10,9 @@ import numpy as np
 __all__ = ["montage"]
 
 
-def montage(reference: np.ndarray, images: Mapping[str, np.ndarray], captions: Mapping[str, str], gain: float = 5.0) -> bytes:
+def montage(
+    reference: np.ndarray, images: Mapping[str, np.ndarray], captions: Mapping[str, str], gain: float = 5.0
+) -> bytes:
     """A PNG: the reference and every image above, ``gain`` times their absolute errors below.
 
     Args:

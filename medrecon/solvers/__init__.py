@@ -19,4 +19,18 @@ SOLVERS: dict[str, type[Solver]] = {
     "mgdm": MGDM,
 }
 
-__all__ = ["DDNM", "DDS", "DPS", "MGDM", "SOLVERS", "TV", "CGSense", "DDNMPlus", "L1Wavelet", "Requires", "Solver", "ZeroFilled", "renoise"]
+__all__ = [
+    "DDNM",
+    "DDS",
+    "DPS",
+    "MGDM",
+    "SOLVERS",
+    "TV",
+    "CGSense",
+    "DDNMPlus",
+    "L1Wavelet",
+    "Requires",
+    "Solver",
+    "ZeroFilled",
+    "renoise",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -15,6 +15,10 @@ from medrecon.priors.base import Prior
 __all__ = ["Kernel", "Requires", "Solver", "data_weight", "renoise"]
 
 Kernel = Literal["ddim", "ddnm"]
+State: TypeAlias = Any
+"""What a solver carries from step to step: ``x``, or a tuple of its own."""
+Data: TypeAlias = Any
+"""A likelihood of the kind that the solver requires."""
 
 
 class Requires(NamedTuple):
@@ -88,20 +92,27 @@ class Solver:
         if not isinstance(data, self.requires.likelihood):
             raise TypeError(f"{name} needs a {self.requires.likelihood.__name__} likelihood; got {type(data).__name__}")
 
-    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Any, noise: Noise) -> Any:  # noqa: ANN401
+    def init(self, x: Tensor, sigma: float, *, prior: Prior | None, data: Data, noise: Noise) -> State:
         """The first state; most solvers carry ``x`` alone."""
         return x
 
     def step(
-        self, state: Any, sigma: float, sigma_next: float, *, prior: Prior, data: Any, noise: Noise  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        self,
+        state: State,
+        sigma: float,
+        sigma_next: float,
+        *,
+        prior: Prior | None,
+        data: Data,
+        noise: Noise,
+    ) -> State:
         """From level ``sigma`` down to ``sigma_next``; a new state."""
         raise NotImplementedError(f"{type(self).__name__} must define step")
 
-    def rise(self, state: Any, sigma: float, sigma_next: float, *, noise: Noise) -> Any:  # noqa: ANN401
+    def rise(self, state: State, sigma: float, sigma_next: float, *, noise: Noise) -> State:
         """From level ``sigma`` up to ``sigma_next`` (time travel): add the missing noise."""
         return state + (sigma_next**2 - sigma**2) ** 0.5 * noise.like(state)
 
-    def output(self, state: Any) -> Tensor:  # noqa: ANN401
+    def output(self, state: State) -> Tensor:
         """The image in the last state."""
         return state

@@ -115,12 +115,13 @@ class L1Wavelet(_Classical):
     def estimate(self, data: Gaussian) -> Tensor:
         """FISTA from the zero-filled image."""
         W = Wavelet(data.shape[2:], self.wavelet)
-        step = per_item(1 / _lipschitz(data), data.back)
+        size = _lipschitz(data)
+        step = per_item(1 / size, data.back)
         x = z = data.back
         t = torch.ones(len(x), dtype=x.dtype, device=x.device)
         for _ in range(self.n_iter):
             bands = W.analysis(z - step * (data.A.normal(z) - data.back))
-            threshold = (self.lam * step)[:, None]
+            threshold = (self.lam / size).view(-1, *[1] * (x.ndim))
             x_next = W.synthesis([_shrink(band, threshold, 2) for band in bands])
             uphill = dot(z - x_next, x_next - x) > 0
             t = torch.where(uphill, 1.0, t)

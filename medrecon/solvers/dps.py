@@ -47,7 +47,7 @@ class DPS(Solver):
         """One ancestral step and one gradient step."""
         x0, vjp = with_vjp(prior, state, sigma)
         r = data.residual(x0)
-        size = per_item(dot(r, r).sqrt(), state)
-        gradient = -vjp(data.A.vjp(x0, r)) / torch.where(size > 0, size, 1.0)
+        size = dot(r, r).sqrt()
+        gradient = -vjp(data.A.vjp(x0, r)) / per_item(torch.where(size > 0, size, 1.0), state)
         x = renoise(x0, (state - x0) / sigma, sigma, sigma_next, 1.0, noise, "ddim")
         return x - self.zeta * ((1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * gradient

@@ -76,9 +76,7 @@ class LoadKSpaced(MapTransform):
             out[key] = MetaTensor(torch.from_numpy(loaded.kspace), affine=affine, meta=meta)
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
             out[self.noise_key] = (
-                estimate_noise_std(loaded.kspace, loaded.mask)
-                if loaded.noise is None
-                else noise_scan_std(loaded.noise)
+                estimate_noise_std(loaded.kspace, loaded.mask) if loaded.noise is None else noise_scan_std(loaded.noise)
             )
         return out
 
@@ -128,7 +126,7 @@ class UndersampleKSpaced(MapTransform):
             )
             out[key] = kspace * mask
             out[self.mask_key] = mask
-            if isinstance(kspace, MetaTensor):
+            if isinstance(out[key], MetaTensor):
                 out[key].meta["acceleration"] = achieved_acceleration(mask.numpy())
         return out
 
@@ -243,7 +241,7 @@ class SaveReconstructiond(MapTransform):
         """Write every key."""
         for key in self.key_iterator(data):
             meta = data[self.source_key].meta
-            image, samples = magnitudes(data[key].as_tensor())
+            image, samples = magnitudes(data[key])
             known = bool(meta["affine_known"])
             record = finish_record(
                 json.loads(data[key].meta["record"]),
@@ -254,9 +252,8 @@ class SaveReconstructiond(MapTransform):
                 input=str(meta["filename_or_obj"]),
                 affine_known=known,
             )
-            spacing = tuple(float(s) for s in meta["spacing"]) if known else None
+            z, y, x = (float(s) for s in meta["spacing"])
+            spacing = (z, y, x) if known else None
             stem = Path(str(meta["filename_or_obj"])).stem
-            write_reconstruction(
-                self.output_dir, stem, image, record, samples, spacing, self.fmt, self.overwrite
-            )
+            write_reconstruction(self.output_dir, stem, image, record, samples, spacing, self.fmt, self.overwrite)
         return dict(data)

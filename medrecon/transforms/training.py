@@ -47,9 +47,7 @@ class AddSmoothPhased(Randomizable, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.transform = AddSmoothPhase(linear, quadratic)
 
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> AddSmoothPhased:
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> AddSmoothPhased:
         """Seed the transform that this one wraps."""
         self.transform.set_random_state(seed, state)
         return self

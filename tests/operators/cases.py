@@ -1,7 +1,7 @@
 """Every operator, at even and odd sizes: a new operator is tested by a row here.
 
-A row builds ``(operator, image)`` in float64 / complex128; ``image`` gives shape and type. ``exact``: A pinv(A x) = A x to
-rounding. ``rtol`` is 1e-10 unless a back end knows float32 only.
+A row builds ``(operator, image)`` in float64 / complex128; ``image`` gives shape and type. ``rtol`` is 1e-10 unless a back
+end knows float32 only.
 """
 
 from collections.abc import Callable

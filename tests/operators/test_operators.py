@@ -42,7 +42,7 @@ def test_solve_solves_with_a_weight_per_item(problem):
 
 
 def test_pinv_reproduces_measurements_and_is_least_norm(problem):
-    operator, x, rtol = problem
+    operator, x, _ = problem
     y = operator(x)
     z = operator.pinv(y, n_iter=400)
     close(operator(z), y, 1e-8)  # conjugate gradients stop at a relative residual of 1e-14 of the squared problem
@@ -59,7 +59,7 @@ def test_gradient_by_autograd_is_the_adjoint(problem):
 
 
 def test_batch_equals_its_items(problem):
-    operator, x, rtol = problem
+    operator, x, _ = problem
     together = operator.solve(x, 0.1, n_iter=7)
     for i in range(len(x)):
         others = x.clone()
@@ -68,7 +68,7 @@ def test_batch_equals_its_items(problem):
 
 
 def test_state_moves_with_the_module(problem):
-    operator, x, _ = problem
+    operator, _, _ = problem
     operator = operator.to("meta")
     assert all(buffer.device.type == "meta" for buffer in operator.buffers())
 
@@ -110,7 +110,9 @@ def test_normal_transforms_only_where_the_mask_varies():
 def test_norm_is_at_most_one_for_normalised_maps_and_found_by_power_iteration():
     A = sense(_maps(2, 3, 8, 9), _columns(9)[None, None, None])
     x = _random(2, 2, 8, 9, dtype=torch.float64)
-    dense = torch.stack([A.normal(e.view(1, 2, 8, 9).expand(2, -1, -1, -1)).flatten(1) for e in torch.eye(144, dtype=torch.float64)], 2)
+    dense = torch.stack(
+        [A.normal(e.view(1, 2, 8, 9).expand(2, -1, -1, -1)).flatten(1) for e in torch.eye(144, dtype=torch.float64)], 2
+    )
     top = torch.linalg.eigvalsh(dense).amax(-1).sqrt()
     found = operator_norm(A.normal, x, 200)
     assert (found <= top + 1e-12).all()

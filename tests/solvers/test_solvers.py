@@ -30,7 +30,6 @@ def make(name, length=0.1):
     return SOLVERS[name](zeta=length) if name == "dps" else SOLVERS[name]()
 
 
-
 NOT_NEARER = {
     "zero-filled": "A^H y is shrunk by the singular values of A and knows no prior mean",
     "cg-sense": "the least-norm solution is nearer 0 than the prior mean",
@@ -114,9 +113,7 @@ def test_a_batch_equals_its_items_alone(name):
     data = replace(data, y=data.y * torch.tensor([[1.0], [100.0], [0.01]], dtype=torch.float64))
     together = sample(make(name), prior, data, ladder(name), noise=Noise([7, 8, 9]))
     for i in range(3):
-        alone = sample(
-            make(name), prior, replace(data, y=data.y[i : i + 1]), ladder(name), noise=Noise([7 + i])
-        )
+        alone = sample(make(name), prior, replace(data, y=data.y[i : i + 1]), ladder(name), noise=Noise([7 + i]))
         assert torch.allclose(together[i], alone[0], rtol=1e-9, atol=1e-9)
 
 
@@ -434,5 +431,10 @@ def test_with_vjp_is_what_guided_solvers_need():
 
 
 def test_registry_knows_only_solvers():
-    assert all(issubclass(LinearOperator, s.requires.operator) or s.requires.operator is Operator or issubclass(s.requires.operator, LinearOperator) for s in SOLVERS.values())
+    assert all(
+        issubclass(LinearOperator, s.requires.operator)
+        or s.requires.operator is Operator
+        or issubclass(s.requires.operator, LinearOperator)
+        for s in SOLVERS.values()
+    )
     assert set(SOLVERS) == set(LEARNED) | set(CLASSICAL)

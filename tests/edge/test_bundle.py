@@ -1,0 +1,383 @@
+"""The bundle: run by MONAI as by us, weights checked, metadata complete; and the transforms inside."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+
+import h5py
+import monai
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.data import MetaTensor
+from monai.metrics import SSIMMetric
+
+import medrecon
+from medrecon.bundle import find_bundle, load_weights, metadata, save_weights
+from medrecon.data.errors import InputError
+from medrecon.data.kspace import load_kspace
+from medrecon.data.masks import undersampling_mask
+from medrecon.engines import EDMPrepareBatch, NoisyPrepareBatch
+from medrecon.handlers import WarmupCosine, averaged
+from medrecon.inferers import PosteriorInferer
+from medrecon.metrics import SSIM, scores
+from medrecon.networks import ResidualUNet
+from medrecon.transforms import (
+    AddSmoothPhase,
+    AddSmoothPhased,
+    EstimateSensitivityMapsd,
+    LoadKSpaced,
+    UndersampleKSpaced,
+)
+from medrecon.writers import nifti_bytes
+
+ROOT = find_bundle("brain_mri")
+CONFIG = ROOT / "configs" / "inference.yaml"
+
+
+def monai_run(*arguments, cwd):
+    command = [sys.executable, "-m", "monai.bundle", "run", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_monai_gives_the_image_that_medrecon_gives(scan, tmp_path):
+    """From a foreign folder, by file name only."""
+    path, _ = scan(slices=2)
+    ours = medrecon.reconstruct(load_kspace(path).kspace, load_kspace(path).mask, steps=3, seed=4)
+    out = monai_run(
+        "--config_file", CONFIG, "--kspace", path, "--output_dir", "out", "--n_steps", 3, "--seed", 4, cwd=tmp_path
+    )
+    assert out.returncode == 0, out.stderr[-2000:]
+    image = np.asarray(nib.load(tmp_path / "out" / "scan.nii.gz").dataobj).transpose(2, 1, 0)
+    assert np.array_equal(image, ours.image)
+    sidecar = json.loads((tmp_path / "out" / "scan.json").read_text())
+    same = set(ours.record) - {"seconds", "noise_source"}
+    assert {key: sidecar[key] for key in same} == {key: ours.record[key] for key in same}
+
+
+def test_evaluate_overlay_scores(scan, tmp_path):
+    path, _ = scan(full=True, shape=(64, 60), name="full.h5")
+    files = f"['{CONFIG}','{ROOT / 'configs' / 'evaluate.yaml'}']"
+    out = monai_run(
+        "--config_file", files, "--kspace", path, "--output_dir", "out", "--n_steps", 3, "--acceleration", 2, "--acs", 16,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-2000:]
+    printed = dict(line.split(",") for line in (tmp_path / "out" / "metrics.csv").read_text().split())
+    image = np.asarray(nib.load(tmp_path / "out" / "full.nii.gz").dataobj).transpose(2, 1, 0)
+    from medrecon.data.espirit import combined_reference
+
+    expected = scores(image, combined_reference(load_kspace(path).kspace))
+    for key in ("psnr", "ssim", "nmse"):
+        assert float(printed[key]) == pytest.approx(expected[key], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [(["inference.yaml"], "infer"), (["inference.yaml", "evaluate.yaml"], "infer"), (["train.yaml"], "train")],
+)
+def test_properties(files, kind, scan, tmp_path):
+    path, _ = scan()
+    settings = {"kspace": str(path)}
+    if kind == "train":
+        for name in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
+            write_slices(tmp_path / f"{name}.npz")
+        settings = {"dataset_dir": str(tmp_path)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        workflow = ConfigWorkflow(
+            config_file=[str(ROOT / "configs" / f) for f in files], meta_file=str(ROOT / "configs" / "metadata.json"),
+            logging_file=None, workflow_type=kind, **settings,
+        )  # fmt: skip
+        try:
+            workflow.initialize()
+            assert workflow.check_properties() == []
+        finally:
+            monai.data.set_track_meta(True)  # training switches it off for the whole process
+
+
+def write_slices(path):
+    rng = np.random.default_rng(0)
+    np.savez(
+        path,
+        img=rng.integers(0, 200, (16, 64, 64), dtype=np.uint8),
+        subject=np.array(["omsL_12"] * 16),
+        contrast=np.array(["T1"] * 16),
+        stripped=np.array([0, 1] * 8),
+    )
+
+
+def test_training_runs_resumes_and_exports(tmp_path):
+    for name in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
+        write_slices(tmp_path / f"{name}.npz")
+    shutil.copytree(ROOT, tmp_path / "b", ignore=shutil.ignore_patterns("models", "checkpoints"))
+    common = (
+        "--config_file", tmp_path / "b" / "configs" / "train.yaml", "--bundle_root", tmp_path / "b", "--dataset_dir", tmp_path,
+        "--crop", 32, "--batch_size", 2, "--iterations_per_epoch", 3, "--network_def#channels", "[8,8,8]",
+    )  # fmt: skip
+    first = monai_run(*common, "--max_epochs", 1, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr[-2000:]
+    one = metadata(tmp_path / "b")["weights"]["sha256"]
+    second = monai_run(*common, "--max_epochs", 2, cwd=tmp_path)
+    assert second.returncode == 0, second.stderr[-2000:]
+    assert "epoch 1 until 2 epochs" in second.stdout  # not from the start
+    assert metadata(tmp_path / "b")["weights"]["sha256"] != one
+    saved = torch.load(next((tmp_path / "b" / "checkpoints").glob("*.pt")), weights_only=True)
+    assert saved["trainer"]["iteration"] == 6
+    network = load_weights(ResidualUNet(channels=(8, 8, 8)), tmp_path / "b")
+    average = {k.removeprefix("module."): v for k, v in saved["average"].items() if k != "n_averaged"}
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, average[key].half().float())
+
+
+def test_metadata_is_complete_and_small_weights_are_those_named():
+    facts = metadata(ROOT)
+    needed = {"version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task"}
+    needed |= {"description", "authors", "copyright", "network_data_format", "changelog", "name"}
+    assert needed <= set(facts)
+    assert facts["version"] in facts["changelog"]
+    for direction in ("inputs", "outputs"):
+        for tensor in facts["network_data_format"][direction].values():
+            wanted = {
+                "type",
+                "format",
+                "num_channels",
+                "spatial_shape",
+                "dtype",
+                "value_range",
+                "is_patch_data",
+                "channel_def",
+            }
+            assert wanted <= set(tensor)
+    assert (ROOT / "LICENSE").is_file()
+    assert (ROOT / "docs" / "README.md").is_file()
+    weights = ROOT / facts["weights"]["file"]
+    assert weights.stat().st_size < 14e6
+    state = torch.load(weights, weights_only=True)
+    assert all(v.dtype == torch.float16 for v in state.values())
+
+
+def test_damaged_weights_are_refused_on_every_path(scan, tmp_path):
+    shutil.copytree(ROOT, tmp_path / "b")
+    weights = tmp_path / "b" / "models" / "model.pt"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(bytes(content))
+    path, _ = scan()
+    with pytest.raises(InputError, match="SHA-256"):
+        load_weights(ResidualUNet(), tmp_path / "b")
+    with pytest.raises(InputError, match="SHA-256"):
+        medrecon.reconstruct(load_kspace(path).kspace, bundle=tmp_path / "b", steps=1)
+    out = monai_run(
+        "--config_file", CONFIG, "--bundle_root", tmp_path / "b", "--kspace", path, "--output_dir", "o", cwd=tmp_path
+    )
+    assert out.returncode != 0
+    assert "SHA-256" in out.stderr
+    assert not (tmp_path / "o").exists()
+    weights.unlink()
+    with pytest.raises(InputError, match="missing"):
+        load_weights(ResidualUNet(), tmp_path / "b")
+
+
+def test_weights_round_trip_in_half_precision(tmp_path):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    torch.manual_seed(0)
+    network = ResidualUNet(channels=(8, 16), blocks=(1, 1))
+    save_weights(network, tmp_path)
+    back = load_weights(ResidualUNet(channels=(8, 16), blocks=(1, 1)), tmp_path)
+    for a, b in zip(network.state_dict().values(), back.state_dict().values(), strict=True):
+        assert torch.equal(a.half().float(), b)
+    assert not any(p.requires_grad for p in back.parameters())
+
+
+# The network and its training
+
+
+def test_network_starts_as_zero_and_blocks_as_identity():
+    torch.manual_seed(0)
+    network = ResidualUNet(channels=(8, 16), blocks=(1, 1))
+    x = torch.randn(2, 2, 16, 8)
+    assert torch.equal(network(x, torch.tensor([-100.0, 200.0])), torch.zeros_like(x))
+    assert torch.equal(network.encoder[0][0](x.new_ones(1, 8, 4, 4), x.new_ones(1, 128)), x.new_ones(1, 8, 4, 4))
+    with pytest.raises(ValueError, match="multiples of 4"):
+        network(torch.zeros(1, 2, 10, 8))
+
+
+def test_network_items_are_independent_and_know_the_noise_level():
+    torch.manual_seed(0)
+    network = ResidualUNet(channels=(8, 16), blocks=(1, 1)).double()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x, t = torch.randn(3, 2, 16, 8, dtype=torch.float64), torch.tensor([-100.0, 0.0, 200.0], dtype=torch.float64)
+    together = network(x, t)
+    for i in range(3):
+        assert torch.allclose(together[i : i + 1], network(x[i : i + 1], t[i : i + 1]), atol=1e-12)
+    assert not torch.allclose(network(x, t), network(x, t + 20))
+    shifted = network(x.roll(4, -2), t).roll(-4, -2)[..., 6:10, :]
+    # Translation by a multiple of the coarsest pixel commutes away from the border only where the field of view ends;
+    # 16 rows are too few for that, so compare the sizes.
+    assert shifted.shape == together[..., 6:10, :].shape
+
+
+def test_smooth_phase_keeps_the_magnitude_and_is_seeded():
+    image = torch.rand(1, 12, 10)
+    transform = AddSmoothPhased("image").set_random_state(3)
+    out = transform({"image": image})["image"]
+    assert torch.allclose(out.norm(dim=0), image[0], atol=1e-6)
+    again = AddSmoothPhase().set_random_state(3)
+    assert torch.equal(again(image), out)
+    assert not torch.equal(again(image), out)  # a new phase every time
+    assert isinstance(AddSmoothPhase()(MetaTensor(image)), MetaTensor)
+    with pytest.raises(ValueError, match="one channel"):
+        AddSmoothPhase()(torch.rand(2, 4, 4))
+
+
+def test_prepare_batch():
+    torch.manual_seed(0)
+    x0 = torch.randn(400, 2, 4, 4)
+    inputs, target, (steps,), _ = EDMPrepareBatch(0.25)({"image": x0})
+    assert inputs.shape == target.shape == x0.shape
+    assert abs(float(steps.mean()) - 250 * -1.6 / 4) < 2
+    assert float((0.25 * x0).std()) > 0
+    noisy, clean, (sigma,), _ = NoisyPrepareBatch([0.1, 1.0])({"image": x0})
+    assert torch.equal(clean, x0)
+    assert torch.equal(sigma[:3], torch.tensor([0.1, 1.0, 0.1]))
+    assert abs(float((noisy - x0)[1::2].std()) - 1.0) < 0.03
+    assert torch.equal(noisy, NoisyPrepareBatch([0.1, 1.0])({"image": x0})[0])
+
+
+def test_schedule_and_moving_average():
+    network = torch.nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    schedule = WarmupCosine(optimizer, 0.5, total=1000, warmup=100, floor=0.1)
+    assert schedule.rate(50) == pytest.approx(0.25, rel=0.02)
+    assert schedule.rate(500) == pytest.approx(0.5 * 0.55)
+    assert schedule.rate(1000) == pytest.approx(0.05)
+    assert schedule.rate(5000) == pytest.approx(0.05)
+    average = averaged(network, decay=0.9)
+    with torch.no_grad():
+        network.weight.fill_(1.0)
+        average.update_parameters(network)
+        network.weight.fill_(2.0)
+        for _ in range(200):
+            average.update_parameters(network)
+    assert abs(float(average.module.weight.detach()) - 2.0) < 1e-6
+
+
+# Transforms and inferer
+
+
+def test_load_undersample_and_estimate(scan):
+    path, _ = scan(full=True, slices=2)
+    loaded = LoadKSpaced("image")({"image": path})
+    assert loaded["image"].dtype == torch.complex64
+    assert loaded["image"].shape == (2, 4, 40, 36)
+    assert np.array_equal(loaded["image"].numpy(), load_kspace(path).kspace)
+    assert loaded["image"].meta["affine_known"] is False
+    one = UndersampleKSpaced("image", "random", 3, 8, seed=1)(loaded)
+    assert np.array_equal(one["image"].numpy(), loaded["image"].numpy() * one["mask"].numpy())
+    assert one["image"].meta["acceleration"] == pytest.approx(36 / 12)
+    assert torch.equal(one["mask"], UndersampleKSpaced("image", "random", 3, 8, seed=1)(loaded)["mask"])
+    other = dict(loaded)
+    other["image"] = loaded["image"].clone()
+    other["image"].meta["filename_or_obj"] = "another.h5"
+    assert not torch.equal(one["mask"], UndersampleKSpaced("image", "random", 3, 8, seed=1)(other)["mask"])
+    maps = EstimateSensitivityMapsd("image")(one)["maps"]
+    del one["mask"]
+    assert torch.equal(EstimateSensitivityMapsd("image")(one)["maps"], maps)
+    assert torch.allclose(maps.abs().square().sum(1).amax(), torch.tensor(1.0), atol=1e-4)
+
+
+def test_scaling_the_data_scales_the_image(scan):
+    path, _ = scan()
+    data = load_kspace(path)
+    one = medrecon.reconstruct(data.kspace, data.mask, steps=4)
+    thousand = medrecon.reconstruct(data.kspace * 1000, data.mask, steps=4)
+    # The same arithmetic up to float32 rounding, which the bfloat16 network may enlarge.
+    assert np.abs(thousand.image / 1000 - one.image).max() < 0.02 * one.image.max()
+
+
+def test_chunks_do_not_change_the_result(scan):
+    path, _ = scan(slices=3)
+    data = load_kspace(path)
+    torch.manual_seed(0)
+    network = ResidualUNet(channels=(8, 16), blocks=(1, 1)).eval()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    maps = EstimateSensitivityMapsd("image")(
+        {"image": torch.from_numpy(data.kspace), "mask": torch.from_numpy(data.mask)}
+    )
+    inputs = torch.from_numpy(data.kspace)[None]
+    mask = torch.from_numpy(data.mask)[None, None]
+
+    def run(**settings):
+        solve = PosteriorInferer(n_steps=4, sigma_max=1.0, dtype=None, **settings)
+        return solve(inputs, network, mask=mask, maps=maps["maps"][None], noise_std=0.01)
+
+    assert torch.allclose(run(chunk=1).as_tensor(), run(chunk=3).as_tensor(), atol=1e-4)
+    several = run(chunk=2, samples=3).as_tensor()
+    assert torch.allclose(several[:, :1], run(chunk=1).as_tensor(), atol=1e-4)
+    assert "seconds" in json.loads(run().meta["record"])
+
+
+def test_progress_reaches_its_end(scan):
+    path, _ = scan(slices=2)
+    data = load_kspace(path)
+    seen = []
+    medrecon.reconstruct(data.kspace, data.mask, steps=3, samples=2, progress=lambda i, n: seen.append((i, n)))
+    assert seen[-1][0] == seen[-1][1] == len(seen) == 12
+
+
+# Metrics and writers
+
+
+def test_ssim_is_monais_on_every_slice():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.rand(1, 3, 24, 20, generator=generator)
+    x = y + 0.1 * torch.rand(1, 3, 24, 20, generator=generator)
+    slices = [
+        SSIMMetric(2, data_range=float(y.max()), kernel_type="uniform", win_size=7)._compute_metric(x[:, i : i + 1], y[:, i : i + 1])
+        for i in range(3)
+    ]  # fmt: skip
+    assert float(SSIM()._compute_metric(x, y)) == pytest.approx(float(torch.cat(slices).mean()), rel=1e-5)
+    assert scores(y[0].numpy(), y[0].numpy())["ssim"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_nifti_keeps_voxels_and_spacing(tmp_path):
+    volume = np.random.default_rng(0).random((2, 5, 4)).astype(np.float32)
+    for spacing, code in (((3.0, 1.5, 1.25), 1), (None, 0)):
+        (tmp_path / "a.nii.gz").write_bytes(nifti_bytes(volume, spacing))
+        image = nib.load(tmp_path / "a.nii.gz")
+        assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), volume)
+        assert np.allclose(image.header.get_zooms(), (spacing or (1, 1, 1))[::-1])
+        assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (code, code)
+        assert image.header.get_xyzt_units()[0] == "mm"
+    samples = np.stack([volume, volume + 1, volume + 2])
+    (tmp_path / "b.nii.gz").write_bytes(nifti_bytes(samples, None))
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj)[..., 2], volume.transpose(2, 1, 0) + 2)
+
+
+def test_bundles_are_found_by_name_and_missing_ones_named():
+    assert find_bundle("brain_mri") == find_bundle(ROOT)
+    with pytest.raises(InputError, match=r"'brain_mry'.*'brain_mri'"):
+        find_bundle("brain_mry")
+
+
+def test_python_api_matches_the_sampling_mask_of_zeros(scan):
+    path, _ = scan()
+    data = load_kspace(path)
+    with_mask = medrecon.reconstruct(
+        data.kspace, undersampling_mask((40, 36), "gaussian1d", 2, 12, 0), solver="cg-sense"
+    )
+    without = medrecon.reconstruct(data.kspace[0], solver="cg-sense")
+    assert np.array_equal(with_mask.image, without.image)
+    with h5py.File(path) as file:
+        assert without.image.shape == (1, *file["kspace"].shape[2:])
+    with pytest.raises(InputError, match="complex"):
+        medrecon.reconstruct(np.zeros((2, 8, 8)))
+    with pytest.raises(InputError, match="all zeros"):
+        medrecon.reconstruct(np.zeros((2, 8, 8), np.complex64), np.ones(8))
