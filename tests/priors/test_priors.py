@@ -158,6 +158,21 @@ def test_edm_regression_is_solved_by_the_exact_network():
     assert correlation.abs().max() < 5 / n**0.5
 
 
+@pytest.mark.parametrize("sigma", [0.05, 0.4, 6.0])
+def test_preconditioning_keeps_input_and_target_at_unit_variance(sigma):
+    """What EDM's factors are for (Karras et al., appendix B.6), on data of standard deviation 0.4."""
+    generator = torch.Generator().manual_seed(0)
+    n = 400_000
+    x0, noise = 0.4 * torch.randn(2, n, generator=generator, dtype=torch.float64) / torch.tensor([[1.0], [0.4]])
+    pair = denoising_pair(x0, torch.full((n,), sigma, dtype=torch.float64), 0.4, noise)
+    for part in (pair.inputs, pair.target):
+        assert abs(float(part.var()) - 1) < 5 * (2 / n) ** 0.5
+    assert (
+        abs(float((pair.inputs * pair.target).mean())) < 5 / n**0.5
+    )  # nothing linear is left for the network to learn
+    assert torch.allclose(pair.timesteps, torch.tensor(250 * math.log(sigma) / 4, dtype=torch.float64))
+
+
 def test_levels_are_log_normal():
     levels = log_normal_levels(100_000, -1.0, 1.2).log()
     assert abs(float(levels.mean()) + 1.0) < 0.01
