@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
+from medrecon.operators.linalg import per_item
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Kernel, Solver, renoise
 
@@ -64,7 +66,6 @@ class DDNMPlus(Solver):
 
     Deviation:
         the scalar form, which takes all non-zero singular values of A as 1; ``x0`` is returned at the last step.
-        ``noise_std`` must be one number.
     """
 
     eta: float = 0.85
@@ -76,18 +77,14 @@ class DDNMPlus(Solver):
         """One denoising, one damped projection, and noise that is smaller where the data's own noise came in."""
         x0 = prior(state, sigma)
         fresh = self.eta * sigma_next
-        std = float(data.noise_std)
-        if std == 0:
-            damping = 1.0
-        elif fresh == 0:
-            return x0 if sigma_next == 0 else x0 + sigma_next * (state - x0) / sigma
-        else:
-            damping = min(1.0, fresh / std)
+        std = per_item(torch.as_tensor(data.noise_std, dtype=x0.dtype, device=x0.device), x0)
+        damping = torch.where(std > 0, (fresh / torch.where(std > 0, std, 1.0)).clamp(max=1.0), 1.0)
         xe = x0 + damping * data.A.pinv(data.residual(x0), self.n_cg)
-        if sigma_next == 0:
-            return xe
         x = xe + sigma_next * (1 - self.eta**2) ** 0.5 * (state - x0) / sigma
+        if fresh == 0:
+            return x
         z = noise.like(x)
         measured = data.A.pinv(data.A(z), self.n_cg)
-        left = max(0.0, fresh**2 - (damping * std) ** 2)  # 0 but for rounding wherever damping < 1
-        return x + fresh * (z - measured) + left**0.5 * measured
+        # 0 but for rounding wherever damping < 1.
+        left = (fresh**2 - (damping * std) ** 2).clamp(min=0).sqrt()
+        return x + fresh * (z - measured) + left * measured

@@ -1,4 +1,4 @@
-"""MGDM: "Bi-level guided diffusion models for zero-shot medical imaging inverse problems" (manifold-guided form).
+"""MGDM: "Bi-level guided diffusion models for zero-shot medical imaging inverse problems".
 
 Askari, Roosta, Sun, arXiv 2404.03706 (BGDM, the revised form), algorithm 2 with line 11 read as
 ``|xe - xt0|^2`` stored in the next x; written for x = x0 + sigma n.

@@ -86,7 +86,7 @@ def test_properties(files, kind, scan, tmp_path):
     if kind == "train":
         for name in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
             write_slices(tmp_path / f"{name}.npz")
-        settings = {"dataset_dir": str(tmp_path)}
+        settings = {"dataset_dir": str(tmp_path), "bundle_root": str(tmp_path)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         workflow = ConfigWorkflow(

@@ -411,13 +411,15 @@ def test_gaussian_likelihood_against_autograd_and_brute_force():
     assert ((projected - x).flatten(1) @ null.T).abs().max() < 1e-10  # moved within the range of A^H only
 
 
-def test_noise_level_may_differ_per_item():
+@pytest.mark.parametrize("name", SOLVERS)
+def test_noise_level_may_differ_per_item(name):
     prior, data, _ = measured(batch=2)
     levels = torch.tensor([0.05, 0.2], dtype=torch.float64)
-    both = sample(DDS(), prior, replace(data, noise_std=levels), LADDER, noise=Noise([1, 2]))
+    both = sample(make(name), prior, replace(data, noise_std=levels), ladder(name), noise=Noise([1, 2]))
     for i in range(2):
         one = replace(data, y=data.y[i : i + 1], noise_std=float(levels[i]))
-        assert torch.allclose(both[i : i + 1], sample(DDS(), prior, one, LADDER, noise=Noise([1 + i])), atol=1e-9)
+        alone = sample(make(name), prior, one, ladder(name), noise=Noise([1 + i]))
+        assert torch.allclose(both[i : i + 1], alone, atol=1e-9)
 
 
 def test_with_vjp_is_what_guided_solvers_need():
