@@ -30,7 +30,9 @@ def find_bundle(name: str | Path) -> Path:
     Raises:
         InputError: if there is none, naming the nearest.
     """
-    for folder in (Path(name), *(shelf / str(name) for shelf in _shelves())):
+    # A bare name means ours first: a config is code, and a folder of that name may lie anywhere.
+    shelved = [shelf / str(name) for shelf in _shelves()]
+    for folder in (*shelved, Path(name)) if Path(name).name == str(name) else (Path(name),):
         if (folder / "configs" / "metadata.json").is_file():
             return folder.resolve()
     known = sorted(path.parents[1].name for shelf in _shelves() for path in shelf.glob("*/configs/metadata.json"))
@@ -40,7 +42,12 @@ def find_bundle(name: str | Path) -> Path:
 
 def metadata(root: str | Path) -> dict[str, Any]:
     """The bundle's ``metadata.json``."""
-    return json.loads((Path(root) / "configs" / "metadata.json").read_text())
+    path = Path(root) / "configs" / "metadata.json"
+    try:
+        facts = json.loads(path.read_text())
+        return {"name": Path(root).name, "version": "unknown", **facts, "weights": dict(facts["weights"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a bundle's metadata with 'weights' ({error}); choose another bundle") from error
 
 
 def load_weights(network: nn.Module, root: str | Path) -> nn.Module:

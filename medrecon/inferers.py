@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medrecon.data.errors import InputError
 from medrecon.likelihood import Gaussian
 from medrecon.noise import karras
+from medrecon.operators.bridge import AsComplex
 from medrecon.operators.linalg import dot
 from medrecon.operators.mri import sense
 from medrecon.priors.base import Counted
@@ -26,7 +27,14 @@ from medrecon.sample import draw
 from medrecon.solvers import SOLVERS
 from medrecon.solvers.base import Solver
 
-__all__ = ["AutocastInferer", "DenoisingInferer", "PosteriorInferer", "make_solver"]
+__all__ = ["AutocastInferer", "DenoisingInferer", "PosteriorInferer", "fast_dtype", "make_solver"]
+
+
+def fast_dtype(device: torch.device | str) -> torch.dtype | None:
+    """The autocast type that makes networks faster on ``device``: bfloat16 where the hardware has it, else ``None``."""
+    if torch.device(device).type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return torch.bfloat16
 
 
 class AutocastInferer(Inferer):
@@ -142,6 +150,8 @@ class PosteriorInferer(Inferer):
         self.chunk = chunk
         self.progress = progress
         learned = self.solver.requires.prior
+        if samples > 1 and not learned:
+            raise InputError(f"solver {solver!r} has no random samples; ask for 1, or choose a solver with a prior")
         self.sigmas = karras(sigma_max, sigma_min, n_steps) if learned else torch.tensor([1.0, 0.0])
 
     def _seeds(self, slices: Sequence[int], sample: int) -> list[int]:
@@ -155,8 +165,8 @@ class PosteriorInferer(Inferer):
         scale = torch.quantile(zero_filled, 0.99, dim=1)
         # A slice of mostly background has its 99th percentile at 0.
         scale = torch.where(scale > 0, scale, zero_filled.amax(1))
-        scale = torch.where(scale > 0, scale, 1.0)
-        return Gaussian(A, kspace / scale.view(-1, 1, 1, 1), noise_std / scale), scale
+        unit = torch.where(scale > 0, scale, 1.0)
+        return Gaussian(A, kspace / unit.view(-1, 1, 1, 1), noise_std / unit), scale
 
     @torch.no_grad()
     def __call__(
@@ -166,7 +176,7 @@ class PosteriorInferer(Inferer):
         mask: Tensor,
         maps: Tensor,
         noise_std: float | Tensor,
-        first_slice: int = 0,
+        slices: Sequence[int] | None = None,
     ) -> Tensor:
         """Reconstruct one volume.
 
@@ -176,7 +186,7 @@ class PosteriorInferer(Inferer):
             mask: ``(1, 1 or y, x)`` bool, true where sampled.
             maps: coil sensitivities ``(1, slices, coils, y, x)``, all ones for single-coil data.
             noise_std: of ``inputs``, per real component.
-            first_slice: index of the first slice in its volume, for the seeds.
+            slices: their indices in the volume, for the seeds; default: from 0.
 
         Returns:
             images ``(1, samples, slices, y, x)`` complex64, in the scale of the coil-combined input; a ``MetaTensor``
@@ -192,6 +202,7 @@ class PosteriorInferer(Inferer):
         mask = mask.as_tensor() if isinstance(mask, MetaTensor) else mask
         std = float(torch.as_tensor(noise_std).flatten()[0])
         prior = None if network is None else Counted(EDMNet(network, self.sigma_data, self.multiple, self.dtype))
+        numbers = list(range(len(kspace))) if slices is None else [int(index) for index in slices]
         chunk = self.chunk or (1 if kspace.device.type == "cpu" else 8)
         together = chunk if self.samples == 1 else 1
         groups = [range(i, min(i + together, len(kspace))) for i in range(0, len(kspace), together)]
@@ -208,19 +219,23 @@ class PosteriorInferer(Inferer):
         for group in groups:
             part = slice(group.start, group.stop)
             data, scale = self._problem(kspace[part], mask[None, None], maps[part], std)
-            indices = [first_slice + index for index in group]
-            seeds = [self._seeds(indices, sample) for sample in range(self.samples)]
+            seeds = [self._seeds([numbers[index] for index in group], sample) for sample in range(self.samples)]
             x = draw(self.solver, prior, data, self.sigmas, seeds=seeds, chunk=chunk, callback=step)
             r = data.residual(x.mean(0)) * scale.view(-1, 1, 1, 1)
             misfit, energy = misfit + float(dot(r, r).sum()), energy + float(dot(kspace[part], kspace[part]).sum())
-            images.append(torch.complex(x[:, :, 0], x[:, :, 1]) * scale.view(1, -1, 1, 1))
+            # Where no coil sees anything (and in slices without signal) the data say nothing, and neither do we.
+            seen = (maps[part] != 0).any(1) * scale.view(-1, 1, 1)
+            images.append(AsComplex()(x.flatten(0, 1)).view(self.samples, *seen.shape) * seen)
         record = {
             "solver": {"name": self.name, **asdict(self.solver), "calibrated": self.solver.calibrated},
             "steps": len(self.sigmas) - 1,
-            "sigma_max": self.sigmas[0].item(),
+            "sigma_max": round(self.sigmas[0].item(), 6),
+            "sigma_min": round(self.sigmas[-2].item(), 6),
+            "network_dtype": str(self.dtype or torch.float32).removeprefix("torch."),
             "network_evaluations": 0 if prior is None else prior.calls,
             "samples": self.samples,
             "seed": self.seed,
+            "slices": numbers,
             "noise_std": std,
             "relative_residual": (misfit / energy) ** 0.5 if energy > 0 else 0.0,
             "seconds": round(time.perf_counter() - began, 3),

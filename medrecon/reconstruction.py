@@ -20,7 +20,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.espirit import espirit_maps
 from medrecon.data.kspace import check_mask, sampled
 from medrecon.data.masks import achieved_acceleration
-from medrecon.data.noise import estimate_noise_std
+from medrecon.data.noise import noise_level
 
 __all__ = ["Reconstruction", "finish_record", "magnitudes", "reconstruct", "sensitivity_maps"]
 
@@ -70,7 +70,9 @@ def finish_record(record: Mapping[str, Any], root: str | Path, mask: np.ndarray,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "bundle": {"name": facts["name"], "version": facts["version"], "weights_sha256": facts["weights"]["sha256"]},
+        "bundle": {"name": facts["name"], "version": facts["version"], "weights_sha256": facts["weights"]["sha256"]}
+        if record["network_evaluations"]
+        else None,  # a classical solver uses no weights
         "acceleration": round(achieved_acceleration(mask), 4),
         **record,
         **more,
@@ -82,7 +84,14 @@ def _device(name: str) -> torch.device:
         raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("no CUDA device is available; choose --device cpu")
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); choose auto or cpu"
+        ) from error
+    return device
 
 
 def reconstruct(
@@ -127,10 +136,10 @@ def reconstruct(
     kspace = np.asarray(kspace)
     if not np.iscomplexobj(kspace) or kspace.ndim not in (3, 4):
         raise InputError(f"{name}: k-space must be complex (slices, coils, y, x); got {kspace.dtype} {kspace.shape}")
-    kspace = kspace.reshape(-1, *kspace.shape[-3:]).astype(np.complex64, copy=False)
+    kspace = kspace.reshape(-1, *kspace.shape[-3:]).astype(np.complex64)
     mask = sampled(kspace) if mask is None else check_mask(mask, kspace.shape[2:], name)
-    kspace = kspace * mask
-    if not np.isfinite(kspace.view(np.float32)).all():
+    kspace = np.ascontiguousarray(kspace * mask)
+    if not np.isfinite(kspace).all():
         raise InputError(f"{name}: k-space holds NaN or Inf; export the data again")
     if not kspace.any():
         raise InputError(f"{name}: k-space is all zeros where the mask samples; there is nothing to reconstruct")
@@ -138,8 +147,9 @@ def reconstruct(
         raise InputError(f"the noise must be a finite number that is not negative; got {noise_std}")
     noise_source = "given"
     if noise_std is None:
-        noise_std, noise_source = estimate_noise_std(kspace, mask), "outermost k-space"
-    chosen = kspace[slices]
+        noise_std, noise_source = noise_level(kspace, mask)
+    numbers = range(len(kspace))[slices]
+    chosen = kspace[list(numbers)]
     if not len(chosen):
         raise InputError(f"{name}: no slices in {slices.start}:{slices.stop}; there are {len(kspace)}")
 
@@ -151,7 +161,7 @@ def reconstruct(
     parser["device"] = where
     inferer = _parsed(parser, "inferer")
     inferer.progress = progress
-    network = _parsed(parser, "network")
+    network = _parsed(parser, "network") if inferer.solver.requires.prior else None
 
     maps_source = "given"
     if maps is None:
@@ -164,8 +174,13 @@ def reconstruct(
                 "give one map per coil, of the same matrix"
             )
         if not np.isfinite(maps).all():
-            raise InputError(f"{name}: the maps hold NaN or Inf; estimate them again")
-        sets = maps[slices] if maps.ndim == 4 else np.broadcast_to(maps, chosen.shape)
+            raise InputError(f"the maps given for {name} hold NaN or Inf; estimate them again")
+        sets = maps[list(numbers)] if maps.ndim == 4 else np.broadcast_to(maps, chosen.shape)
+        largest = float(np.sqrt((np.abs(sets) ** 2).sum(axis=1)).max())
+        if largest == 0:
+            raise InputError(f"the maps given for {name} are all zeros; estimate them again")
+        if abs(largest - 1) > 0.01:  # |A| <= 1 is what weights, steps and the unit of the image rest on
+            sets, maps_source = sets / largest, f"given, divided by {largest:.4g}"
         sensitivities = torch.from_numpy(np.array(sets, dtype=np.complex64))
     out = inferer(
         torch.from_numpy(chosen)[None].to(where),
@@ -173,9 +188,11 @@ def reconstruct(
         mask=torch.from_numpy(np.atleast_2d(mask))[None].to(where),
         maps=sensitivities[None].to(where),
         noise_std=noise_std,
-        first_slice=range(len(kspace))[slices].start,
+        slices=numbers,
     )
     image, several = magnitudes(out.as_tensor()[0])
+    if not np.isfinite(image).all():
+        raise InputError(f"{name}: the reconstruction diverged; choose smaller steps (--set) or another solver")
     record = finish_record(
         json.loads(out.meta["record"]), root, mask, noise_source=noise_source, maps_source=maps_source
     )

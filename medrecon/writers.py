@@ -20,18 +20,22 @@ __all__ = ["FORMATS", "hdf5_bytes", "nifti_bytes", "output_paths", "write_recons
 FORMATS = ("nifti", "h5")
 
 
-def nifti_bytes(volume: np.ndarray, spacing: tuple[float, float, float] | None) -> bytes:
+def nifti_bytes(
+    volume: np.ndarray, spacing: tuple[float, float, float] | None, affine: np.ndarray | None = None
+) -> bytes:
     """A gzipped NIfTI-1 image of ``(slices, y, x)`` or ``(n, slices, y, x)``, stored as x, y, slices(, n).
 
     Args:
         volume: float32.
-        spacing: voxel size ``(z, y, x)`` in mm; ``None``: 1 mm, and the codes of qform and sform say "unknown".
+        spacing: voxel size ``(z, y, x)`` in mm, 1 for ``None``.
+        affine: RAS affine of the stored axes; without one, the codes of qform and sform say "unknown": no raw format
+            that we read tells the orientation.
     """
     z, y, x = spacing or (1.0, 1.0, 1.0)
     data = np.asarray(volume, dtype=np.float32).transpose(*range(volume.ndim)[::-1][:3], *range(volume.ndim - 3))
-    image = nib.Nifti1Image(data, np.diag([x, y, z, 1.0]))
+    image = nib.Nifti1Image(data, np.diag([x, y, z, 1.0]) if affine is None else affine)
     image.header.set_xyzt_units("mm")
-    code = 0 if spacing is None else 1
+    code = 0 if affine is None else 1
     image.set_sform(image.affine, code)
     image.set_qform(image.affine, code)
     return gzip.compress(image.to_bytes(), mtime=0)
@@ -91,4 +95,6 @@ def write_reconstruction(
         contents = [nifti_bytes(v, spacing) for v in (volume, samples) if v is not None]
     contents.append((json.dumps(record, indent=2) + "\n").encode())
     write_whole(dict(zip(paths, contents, strict=True)), overwrite)
+    if overwrite and fmt == "nifti" and samples is None:  # of an earlier run, which the new sidecar would contradict
+        (Path(folder) / f"{stem}_samples.nii.gz").unlink(missing_ok=True)
     return paths

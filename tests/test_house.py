@@ -40,7 +40,10 @@ def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "medrecon":
+                yield from (f"medrecon.{alias.name}" for alias in node.names if alias.name[0].islower())
             yield node.module
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -37,6 +36,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _sentence(error: OSError | MemoryError) -> str:
+    """What the system refused, with the file where it names one."""
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}); reconstruct fewer slices or samples at a time"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; check the path and its permissions"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0: done, 2: bad input, told in one sentence on standard error."""
     arguments = _parser().parse_args(argv)
@@ -52,10 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"medrecon: error: {error}", file=sys.stderr)
         return 2
+    except (OSError, MemoryError) as error:
+        if arguments.debug:
+            raise
+        print(f"medrecon: error: {_sentence(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("medrecon: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     return 0

@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _anatomy():  # noqa: ANN202 - numpy is imported inside
-    """Axial slices of the MNI152 T1 template, ``(slices, y, x)``: row 0 anterior, column 0 right, 99.5th percentile 1."""
+    """Axial slices of the MNI152 T1 template and the RAS affine of their x, y, slices.
+
+    ``(slices, y, x)``: row 0 anterior, column 0 the right of the head, the 99.5th percentile is 1.
+    """
     import nibabel as nib
     import numpy as np
     from nilearn.datasets import MNI152_FILE_PATH
@@ -42,7 +45,10 @@ def _anatomy():  # noqa: ANN202 - numpy is imported inside
     volume = np.asarray(image.dataobj, dtype=np.float32)
     indices = [round((z - image.affine[2, 3]) / image.affine[2, 2]) for z in HEIGHTS_MM]
     slices = volume[::-1, ::-1, indices].transpose(2, 1, 0)
-    return np.ascontiguousarray(slices) / np.percentile(volume[volume > 0], 99.5)
+    affine = image.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [volume.shape[0] - 1, volume.shape[1] - 1, indices[0]]
+    affine[:3, :3] *= [-1, -1, indices[1] - indices[0]]
+    return np.ascontiguousarray(slices) / np.percentile(volume[volume > 0], 99.5), affine
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -72,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     from medrecon.report.montage import montage
     from medrecon.writers import nifti_bytes
 
-    reference = _anatomy()
+    reference, affine = _anatomy()
     shape = reference.shape[1:]
     maps = loop_coils(shape, COILS)
     rng = np.random.default_rng(arguments.seed)
@@ -80,13 +86,12 @@ def run(arguments: argparse.Namespace) -> None:
     images = [image * np.exp(1j * phase) for image, phase in zip(reference, phases, strict=True)]
     mask = undersampling_mask(shape, "gaussian1d", ACCELERATION, ACS, arguments.seed)
     kspace = np.stack([simulate_kspace(image, maps, NOISE, rng) for image in images]) * mask
-    spacing = (HEIGHTS_MM[1] - HEIGHTS_MM[0], 1.0, 1.0)
     print(
         f"MNI152 T1 template, {len(reference)} slices of {shape[0]} x {shape[1]}, {COILS} simulated coils, "
         f"acceleration {achieved_acceleration(mask):.2f} with {ACS} ACS lines, noise {NOISE:g} of the brightest tissue\n"
     )
     print(f"{'method':18} {'PSNR dB':>8} {'SSIM':>6} {'NMSE':>7} {'seconds':>8} {'evaluations':>12}")
-    table, files, pictures, captions = {}, {folder / "reference.nii.gz": nifti_bytes(reference, spacing)}, {}, {}
+    table, files, pictures, captions = {}, {folder / "reference.nii.gz": nifti_bytes(reference, None, affine)}, {}, {}
     for title, solver in METHODS.items():
         with Progress(title) as progress:
             result = reconstruct(
@@ -109,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
             flush=True,
         )
         table[title] = row
-        files[folder / f"{solver}.nii.gz"] = nifti_bytes(result.image, spacing)
+        files[folder / f"{solver}.nii.gz"] = nifti_bytes(result.image, None, affine)
         pictures[title] = result.image[1]
         captions[title] = f"{row['psnr']:.1f} dB, {row['ssim']:.3f}"
     files[folder / "montage.png"] = montage(reference[1], pictures, captions)

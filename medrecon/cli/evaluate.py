@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     image = _image(arguments.reconstruction)
     full = load_kspace(arguments.reference)
-    if not full.mask.all():
+    if full.gaps:
         raise InputError(f"{full.path}: is undersampled itself; a reference must be fully sampled")
     slices, _, y, x = full.kspace.shape
     if image.shape != (slices, y, x):

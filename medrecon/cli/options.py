@@ -14,7 +14,7 @@ __all__ = ["Progress", "add_compute", "set_up"]
 def add_compute(parser: argparse.ArgumentParser) -> None:
     """``--device``, ``--seed`` and ``--threads``."""
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
+    parser.add_argument("--seed", type=_natural, default=0, help="of all random numbers (default: 0)")
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: all cores)")
 
 
@@ -22,6 +22,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError("must be from 0 to 4294967295")
     return value
 
 

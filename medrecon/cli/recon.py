@@ -65,10 +65,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Load, reconstruct, write."""
     from pathlib import Path
 
+    import numpy as np
+
     from medrecon.data.errors import InputError
     from medrecon.data.files import check_writable
-    from medrecon.data.kspace import check_mask, load_array, load_kspace
-    from medrecon.data.noise import noise_scan_std
+    from medrecon.data.kspace import bounding_box, check_mask, load_array, load_kspace
+    from medrecon.data.noise import noise_level
     from medrecon.writers import output_paths, write_reconstruction
 
     settings = _settings(arguments.set)
@@ -76,13 +78,25 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--samples and --steps must be at least 1")
     data = load_kspace(arguments.input)
     paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1)
+    sources = [Path(p) for p in (data.path, arguments.maps, arguments.mask) if p]
+    for path in paths:
+        if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+            raise InputError(f"{path}: would replace its own input; choose another output folder")
     check_writable(paths, arguments.overwrite)
     mask = data.mask
     if arguments.mask:
-        given = check_mask(load_array(arguments.mask, "mask"), data.kspace.shape[2:], arguments.mask)
+        shape = data.kspace.shape[2:]
+        measured = np.asarray(data.kspace.any(axis=(0, 1)))
+        given = check_mask(load_array(arguments.mask, "mask"), shape, arguments.mask)
         if not (data.kspace * given).any():
             raise InputError(
                 f"{arguments.mask}: the mask selects only zeros of {data.path}; give the mask it was sampled with"
+            )
+        extra = int((np.broadcast_to(given, shape) & bounding_box(measured) & ~measured).sum())
+        if extra:
+            raise InputError(
+                f"{arguments.mask}: the mask claims {extra} samples that {data.path} does not hold; "
+                "give the mask it was sampled with"
             )
         mask = given
     maps = load_array(arguments.maps, "maps") if arguments.maps else None
@@ -92,8 +106,8 @@ def run(arguments: argparse.Namespace) -> None:
             "(slices, coils, y, x); give one map per coil, of the same matrix"
         )
     noise_std, noise_source = arguments.noise_std, "given"
-    if noise_std is None and data.noise is not None:
-        noise_std, noise_source = noise_scan_std(data.noise), "noise scan"
+    if noise_std is None:
+        noise_std, noise_source = noise_level(data.kspace * mask, mask, data.noise)
 
     from medrecon.cli.options import Progress, set_up
 
@@ -117,10 +131,13 @@ def run(arguments: argparse.Namespace) -> None:
             name=str(data.path),
             progress=progress,
         )
-    if noise_std is not None:
-        result.record["noise_source"] = noise_source
-    known = data.spacing is not None
-    record = {**result.record, "input": str(data.path), "affine_known": known}
+    record = {
+        **result.record,
+        "noise_source": noise_source,
+        "input": str(data.path),
+        "spacing_mm": data.spacing,
+        "affine_known": False,  # none of these formats tells the orientation
+    }
     write_reconstruction(
         Path(arguments.output),
         data.stem,

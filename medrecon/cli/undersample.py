@@ -47,11 +47,10 @@ def run(arguments: argparse.Namespace) -> None:
         )
     except ValueError as error:
         raise InputError(f"{full.path}: {error}") from error
-    missing = mask & ~full.mask
-    if missing.any():
+    if full.gaps:
         raise InputError(
-            f"{full.path}: {int(missing.sum())} of the wanted samples were not measured "
-            f"(acceleration {achieved_acceleration(full.mask):.2f}); undersample fully sampled data"
+            f"{full.path}: is undersampled already (acceleration {achieved_acceleration(full.mask):.2f}); "
+            "give fully sampled data"
         )
     attributes = {**full.attributes, "mask_kind": arguments.kind, "mask_seed": arguments.seed}
     save_fastmri(

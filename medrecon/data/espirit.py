@@ -12,6 +12,10 @@ from medrecon.data.masks import acs_block, centred
 __all__ = ["combined_reference", "espirit_maps"]
 
 
+_ENOUGH = 96**2
+"""Samples of the calibration region that are read at most."""
+
+
 def espirit_maps(
     kspace: np.ndarray,
     mask: np.ndarray,
@@ -22,8 +26,9 @@ def espirit_maps(
 ) -> Tensor:
     """One set of sensitivity maps from the fully sampled centre, ``(coils, y, x)`` complex64.
 
-    ``sum |S|^2 = 1`` where the signal lives and 0 elsewhere. The phase is that of the low-resolution image, so the
-    combined image is nearly real: the smoothest phase that the calibration data allow, and the easiest for a prior.
+    ``sum |S|^2 = 1`` where the signal lives and 0 elsewhere (everywhere, without signal). The phase is that of the
+    low-resolution image, so the combined image is nearly real: the smoothest phase that the calibration data allow,
+    and the easiest for a prior.
 
     Args:
         kspace: ``(coils, y, x)``, zero where not sampled.
@@ -41,27 +46,35 @@ def espirit_maps(
     """
     import sigpy as sp
 
-    rows, columns = acs_block(np.broadcast_to(mask, kspace.shape[1:]))
+    shape = kspace.shape[1:]
+    rows, columns = acs_block(np.broadcast_to(mask, shape), kernel)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    if height * width > _ENOUGH:  # a larger region costs much and tells no more
+        side = int(_ENOUGH**0.5)
+        height, width = (min(a, max(side, _ENOUGH // b)) for a, b in ((height, width), (width, height)))
+        rows, columns = centred(shape[0], height), centred(shape[1], width)
     calibration = kspace[:, rows, columns]
-    coils, height, width = calibration.shape
+    coils = len(calibration)
     if min(height, width) < kernel:
         raise InputError(
             f"{name}: the fully sampled centre is {height} x {width}, too small to estimate coil sensitivities "
             f"(at least {kernel} x {kernel}); give the maps with --maps"
         )
+    if not calibration.any():
+        return torch.zeros(kspace.shape, dtype=torch.complex64)
     blocks = sp.array_to_blocks(calibration, [kernel, kernel], [1, 1])
     matrix = blocks.reshape(coils, -1, kernel**2).transpose(1, 0, 2).reshape(-1, coils * kernel**2)
     # Eigenvectors of the Gram matrix: the right singular vectors, whatever the number of blocks.
     values, vectors = np.linalg.eigh(matrix.conj().T @ matrix)
     kernels = vectors[:, values > threshold**2 * values.max()].T.conj().reshape(-1, coils, kernel, kernel)
 
-    shape = kspace.shape[1:]
-    covariance = np.zeros((*shape, coils, coils), dtype=np.complex64)
-    for k in kernels.astype(np.complex64):
-        image = sp.ifft(sp.resize(k, kspace.shape), axes=(-2, -1)).transpose(1, 2, 0)
-        covariance += image[..., :, None] * image[..., None, :].conj()
-    covariance *= np.prod(shape) / kernel**2
-    values, vectors = torch.linalg.eigh(torch.from_numpy(covariance))
+    covariance = torch.zeros((shape[0] * shape[1], coils, coils), dtype=torch.complex64)
+    for part in np.array_split(kernels.astype(np.complex64), -(-len(kernels) // 8)):
+        images = sp.ifft(sp.resize(part, (len(part), *kspace.shape)), axes=(-2, -1))
+        vectors_at = torch.from_numpy(images).permute(2, 3, 1, 0).reshape(-1, coils, len(part))
+        covariance.baddbmm_(vectors_at, vectors_at.mH)
+    covariance *= shape[0] * shape[1] / kernel**2
+    values, vectors = torch.linalg.eigh(covariance.view(*shape, coils, coils))
     maps = vectors[..., -1].movedim(-1, 0)
 
     # Phase of the low-resolution image, tapered against ringing.

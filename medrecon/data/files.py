@@ -27,6 +27,11 @@ def _remove(folders: list[Path]) -> None:
             return  # somebody else's files are in it by now, or it was never made
 
 
+def _beside(path: Path, kind: str) -> Path:
+    """A temporary name in the folder of ``path``, so that renaming never crosses file systems."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+
+
 def check_writable(paths: list[Path], overwrite: bool) -> None:
     """Fail now rather than after the work: existing outputs, folders that cannot be written. Leaves no trace.
 
@@ -34,12 +39,12 @@ def check_writable(paths: list[Path], overwrite: bool) -> None:
         InputError: naming the path and the remedy.
     """
     for path in paths:
-        if path.is_dir():
-            raise InputError(f"{path}: a folder stands where the output should go; choose another name")
-        if path.exists() and not overwrite:
-            raise InputError(f"{path}: already exists; give --overwrite to replace it")
         made: list[Path] = []
         try:
+            if path.is_dir():
+                raise InputError(f"{path}: a folder stands where the output should go; choose another name")
+            if path.exists() and not overwrite:
+                raise InputError(f"{path}: already exists; give --overwrite to replace it")
             made = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
             _make(path.parent)
             with tempfile.TemporaryFile(dir=path.parent):
@@ -60,24 +65,32 @@ def write_whole(contents: Mapping[Path, bytes], overwrite: bool = False) -> None
     check_writable(list(contents), overwrite)
     made: list[Path] = []
     written: list[tuple[Path, Path]] = []
-    renamed: list[Path] = []
+    renamed: list[tuple[Path, Path | None]] = []
     try:
         for path, content in contents.items():
             made = [*_make(path.parent), *made]
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+            temporary = _beside(path, "part")
             written.append((temporary, path))
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         for temporary, path in written:
-            fresh = not path.exists()
+            old = _beside(path, "old") if path.exists() else None
+            if old is not None:
+                os.replace(path, old)
+            renamed.append((path, old))
             os.replace(temporary, path)
-            if fresh:
-                renamed.append(path)
+        for _, old in renamed:
+            if old is not None:
+                old.unlink()
     except BaseException as error:
-        for path in (*(temporary for temporary, _ in written), *renamed):
+        for temporary, _ in written:
+            temporary.unlink(missing_ok=True)
+        for path, old in renamed:
             path.unlink(missing_ok=True)
+            if old is not None and old.exists():
+                old.rename(path)
         _remove(made)
         if not isinstance(error, OSError):
             raise

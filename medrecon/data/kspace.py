@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
 from medrecon.data.masks import achieved_acceleration, acs_block
 
-__all__ = ["FORMATS", "KSpace", "check_mask", "load_array", "load_kspace", "sampled", "save_fastmri"]
+__all__ = ["FORMATS", "KSpace", "bounding_box", "check_mask", "load_array", "load_kspace", "sampled", "save_fastmri"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class KSpace:
     attributes: dict[str, str | float] = field(default_factory=dict)
 
     @property
+    def gaps(self) -> int:
+        """Positions inside the bounding box of what was measured that were not; 0 for zero-padded full k-space."""
+        measured = np.broadcast_to(self.mask, self.kspace.shape[-2:]) & self.kspace.any(axis=(0, 1))
+        return int((bounding_box(measured) & ~measured).sum())
+
+    @property
     def stem(self) -> str:
         """Name of outputs."""
         return self.path.stem
@@ -61,6 +69,7 @@ class KSpace:
             "coils": coils,
             "matrix": [y, x],
             "mask": "stored" if self.mask_in_file else "inferred from zeros",
+            "gaps": self.gaps,
             "sampling": "columns" if self.mask.ndim == 1 else "points",
             "acceleration": round(achieved_acceleration(self.mask), 3),
             "acs": [rows.stop - rows.start, columns.stop - columns.start],
@@ -76,13 +85,27 @@ def sampled(kspace: np.ndarray) -> np.ndarray:
     return mask[0] if (mask == mask[0]).all() else mask
 
 
+def bounding_box(mask: np.ndarray) -> np.ndarray:
+    """True in the smallest block of ``(y, x)`` that holds every true element."""
+    rows, columns = np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0))
+    inside = [np.maximum.accumulate(a) & np.maximum.accumulate(a[::-1])[::-1] for a in (rows, columns)]
+    return inside[0][:, None] & inside[1]
+
+
 def check_mask(mask: np.ndarray, shape: tuple[int, int], name: str) -> np.ndarray:
-    """Bring a mask to bool ``(x,)`` or ``(y, x)``.
+    """Bring a mask to bool ``(x,)`` or ``(y, x)``; ``(y, 1)`` means whole rows, other axes of length 1 mean nothing.
 
     Raises:
         InputError: if it does not fit ``shape`` ``(y, x)`` or samples nothing.
     """
-    flat = np.squeeze(np.asarray(mask))
+    flat = np.asarray(mask)
+    while flat.ndim > 3 and flat.shape[-1] == 1:  # fastMRI's (1, 1, x, 1)
+        flat = flat[..., 0]
+    while flat.ndim > 2 and flat.shape[0] == 1:
+        flat = flat[0]
+    if flat.shape == (shape[0], 1):  # whole rows
+        flat = np.broadcast_to(flat, shape)
+    flat = flat[0] if flat.shape == (1, shape[1]) else flat
     if flat.shape not in (shape[1:], shape):
         raise InputError(
             f"{name}: the mask has shape {np.shape(mask)}, but k-space is {shape[0]} x {shape[1]}; "
@@ -134,6 +157,8 @@ def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None =
 
 
 def _dataset(file: h5py.File, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    if not isinstance(file[key], h5py.Dataset):
+        raise InputError(f"{file.filename}: '{key}' is a group, not a dataset; expected the fastMRI layout")
     return file[key][()]  # type: ignore[index]
 
 
@@ -180,26 +205,29 @@ _BART_AXES = ("x", "y", "z", "coils", "maps", "TE", "coefficients", "coefficient
 
 def _read_cfl_array(path: Path) -> np.ndarray:
     """The array of a BART pair, with BART's axes in reverse (the first axis varies fastest in the file)."""
-    base = path.with_suffix("")
+    header, samples = path.with_suffix(".hdr"), path.with_suffix(".cfl")
     try:
-        lines = base.with_suffix(".hdr").read_text().splitlines()
-        data = np.fromfile(base.with_suffix(".cfl"), dtype=np.complex64)
+        lines = header.read_text().splitlines()
+        data = np.fromfile(samples, dtype=np.complex64)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{header}: not a text file; is this a BART header?") from error
     except FileNotFoundError as error:
         raise InputError(
-            f"{error.filename}: no such file; BART data need both {base.name}.hdr and {base.name}.cfl"
+            f"{error.filename}: no such file; BART data need both {header.name} and {samples.name}"
         ) from error
     sizes = next((line for line in lines if line.strip() and not line.startswith("#")), "")
     if not re.fullmatch(r"\s*\d+(\s+\d+)*\s*", sizes):
-        raise InputError(f"{base}.hdr: no line of dimensions; is this a BART header?")
+        raise InputError(f"{header}: no line of dimensions; is this a BART header?")
     dims = [int(n) for n in sizes.split()]
     if data.size != np.prod(dims):
         raise InputError(
-            f"{base}.cfl: {data.size} samples, but the header promises {np.prod(dims)}; copy the pair again"
+            f"{samples}: {data.size} samples, but the header promises {np.prod(dims)}; copy the pair again"
         )
     return data.reshape(dims[::-1])
 
 
-def _read_cfl(path: Path) -> KSpace:
+def _read_cfl_slices(path: Path) -> np.ndarray:
+    """BART's x, y, coils and slices as ``(slices, coils, y, x)``."""
     array = _read_cfl_array(path)
     dims = list(array.shape[::-1]) + [1] * (16 - array.ndim)
     other = [
@@ -211,18 +239,22 @@ def _read_cfl(path: Path) -> KSpace:
         raise InputError(
             f"{path}: BART axes {', '.join(other)} are not supported; extract 2-D slices with 'bart slice' first"
         )
-    return _finish(path, array.reshape(dims[13], dims[3], dims[1], dims[0]), "BART cfl")
+    return array.reshape(dims[13], dims[3], dims[1], dims[0])
+
+
+def _read_cfl(path: Path) -> KSpace:
+    return _finish(path, _read_cfl_slices(path), "BART cfl")
 
 
 def _numpy_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, {}
-        with loaded:
+        with path.open("rb") as file:  # numpy leaves a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded, {}
             held = {name: loaded[name] for name in loaded.files if name in (key, "mask", "noise")}
             names = ", ".join(loaded.files)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path}: not a readable NumPy file ({error}); save it again with numpy.save or numpy.savez"
         ) from error
@@ -276,14 +308,15 @@ def load_kspace(path: str | Path) -> KSpace:
 def load_array(path: str | Path, key: str) -> np.ndarray:
     """Read one array, e.g. coil maps or a mask: a dataset ``key`` of HDF5 or npz, a whole npy, or a BART pair.
 
-    BART's axes come out reversed and without trailing ones: x, y, z, coils become ``(coils, y, x)``.
+    BART's x, y, coils and slices become ``(coils, y, x)`` or ``(slices, coils, y, x)``.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
     path = _existing(path)
     if path.suffix in (".cfl", ".hdr"):
-        return np.squeeze(_read_cfl_array(path))
+        array = _read_cfl_slices(path)
+        return array[0] if len(array) == 1 else array
     if path.suffix in (".npz", ".npy"):
         return _numpy_array(path, key)[0]
     try:

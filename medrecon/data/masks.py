@@ -37,6 +37,7 @@ def _choose(
 
 
 def _equispaced(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Generator) -> np.ndarray:
+    acs = min(acs, shape[1])
     mask = np.zeros(shape[1], dtype=bool)
     mask[centred(shape[1], acs)] = True
     rest = np.flatnonzero(~mask)
@@ -49,8 +50,9 @@ def _poisson(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Gene
     from sigpy.mri import poisson
 
     seed = int(rng.integers(2**31))
-    mask = np.abs(poisson(shape, accel, calib=(acs, acs), crop_corner=False, seed=seed)) > 0
-    mask[centred(shape[0], acs), centred(shape[1], acs)] = True  # sigpy centres an odd width one sample off
+    calibration = tuple(min(acs, n - 2) for n in shape)  # sigpy divides by what is left outside
+    mask = np.abs(poisson(shape, accel, calib=calibration, crop_corner=False, seed=seed)) > 0
+    mask[tuple(centred(n, min(acs, n)) for n in shape)] = True  # sigpy centres an odd width one sample off
     return mask
 
 
@@ -90,6 +92,8 @@ def undersampling_mask(
     y, x = shape
     columns = kind in ("equispaced", "random", "gaussian1d")
     budget = int(x / accel) if columns else int(y * x / accel)
+    if budget < 1:
+        raise ValueError(f"acceleration {accel:g} leaves no samples of {y} x {x}; lower it")
     wanted = min(acs, x) if columns else min(acs, y) * min(acs, x)
     if acs < 0 or wanted > budget:
         what = f"{acs} ACS columns" if columns else f"{acs} x {acs} ACS points"
@@ -102,14 +106,15 @@ def achieved_acceleration(mask: np.ndarray) -> float:
     return mask.size / max(int(mask.sum()), 1)
 
 
-def acs_block(mask: np.ndarray) -> tuple[slice, slice]:
+def acs_block(mask: np.ndarray, least: int = 1) -> tuple[slice, slice]:
     """The largest fully sampled block that is centred at ``(y // 2, x // 2)``; need not be square, may be empty.
 
     Args:
         mask: ``(y, x)`` or ``(x,)`` bool (then every row is alike and the block is as tall as its one row).
+        least: blocks with a shorter side count only where there is no other.
     """
     plane: np.ndarray = np.atleast_2d(mask)
-    best, block = 0, (slice(0, 0), slice(0, 0))
+    best, block = (False, 0), (slice(0, 0), slice(0, 0))
     n_rows, n_columns = plane.shape
     width = n_columns
     for height in range(1, n_rows + 1):
@@ -117,6 +122,7 @@ def acs_block(mask: np.ndarray) -> tuple[slice, slice]:
         # A taller block cannot be wider, so the width only shrinks.
         while width and not rows[centred(n_columns, width)].all():
             width -= 1
-        if height * width > best:
-            best, block = height * width, (centred(n_rows, height), centred(n_columns, width))
+        merit = (min(height, width) >= least, height * width)
+        if width and merit > best:
+            best, block = merit, (centred(n_rows, height), centred(n_columns, width))
     return block

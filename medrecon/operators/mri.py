@@ -77,8 +77,9 @@ class CartesianMRI(_Sampling):
     def solve(
         self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
     ) -> Tensor:
-        """Closed form: one filter ``1 / (M^2 + rho)`` in k-space."""
-        return self._filter(b, 1 / (self.weight + per_item(rho, b)))
+        """Closed form: one filter ``1 / (M^2 + rho)`` in k-space; the pseudo-inverse for rho = 0."""
+        weight = self.weight + per_item(rho, b)
+        return self._filter(b, torch.where(weight > 0, 1 / weight, 0.0))
 
     def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
         """``F^H M^+ y``."""

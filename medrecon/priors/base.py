@@ -49,7 +49,7 @@ def with_vjp(prior: Prior, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Ca
 
 
 class Counted:
-    """A prior that counts how often it is evaluated, in ``calls`` (one a call, whatever the batch)."""
+    """A prior that counts its evaluations in ``calls``, one for every image of a batch."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior = prior
@@ -57,5 +57,5 @@ class Counted:
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The prior's own estimate."""
-        self.calls += 1
+        self.calls += len(x)
         return self.prior(x, sigma)

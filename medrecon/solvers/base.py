@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -27,7 +28,6 @@ class Requires(NamedTuple):
     operator: type = LinearOperator
     likelihood: type = Gaussian
     prior: bool = True
-    gradient: bool = False
 
 
 def renoise(
@@ -68,11 +68,37 @@ def data_weight(constant: float | None, prior_weight: float, noise_std: float | 
     return constant if constant is not None else prior_weight * noise_std**2 / min(sigma, 1.0) ** 2
 
 
+_RANGES = {
+    "eta": (0.0, 1.0),
+    "gamma": (1e-12, 1e12),
+    "prior_weight": (0.0, 1e12),
+    "lam": (1e-12, 1e12),
+    "zeta": (0.0, 1e12),
+    "rho": (0.0, 1e12),
+    "n_cg": (0, 10_000),
+    "n_iter": (1, 1_000_000),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Solver:
     """A posterior sampler (or point estimate): hyper-parameters only, no data and no results."""
 
     requires: ClassVar[Requires] = Requires()
+
+    def __post_init__(self) -> None:
+        """Refuse values that no solver can work with.
+
+        Raises:
+            ValueError: naming the hyper-parameter and its range.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            low, high = _RANGES.get(field.name, (float("-inf"), float("inf")))
+            if isinstance(value, int | float) and not (math.isfinite(value) and low <= value <= high):
+                raise ValueError(f"{type(self).__name__}: {field.name} must be in [{low:g}, {high:g}]; got {value}")
+            if field.name == "kernel" and value not in get_args(Kernel):
+                raise ValueError(f"{type(self).__name__}: kernel must be one of {get_args(Kernel)}; got {value!r}")
 
     @property
     def calibrated(self) -> bool:
@@ -88,7 +114,8 @@ class Solver:
         name = type(self).__name__
         if not isinstance(data.A, self.requires.operator):
             needs = "any operator" if self.requires.operator is Operator else f"a {self.requires.operator.__name__}"
-            raise TypeError(f"{name} needs {needs}; got {type(data.A).__name__}, which DPS can work with")
+            hint = ", which DPS can work with" if isinstance(data.A, Operator) else ""
+            raise TypeError(f"{name} needs {needs}; got {type(data.A).__name__}{hint}")
         if not isinstance(data, self.requires.likelihood):
             raise TypeError(f"{name} needs a {self.requires.likelihood.__name__} likelihood; got {type(data).__name__}")
 

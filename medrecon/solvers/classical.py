@@ -112,6 +112,10 @@ class L1Wavelet(_Classical):
     wavelet: str = "db4"
     n_iter: int = 100
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Wavelet((8,), self.wavelet)  # refuses unknown and biorthogonal ones now
+
     def estimate(self, data: Gaussian) -> Tensor:
         """FISTA from the zero-filled image."""
         W = Wavelet(data.shape[2:], self.wavelet)

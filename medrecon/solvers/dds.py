@@ -48,11 +48,6 @@ class DDS(Solver):
     eta: float = 1.0
     kernel: Kernel = "ddnm"
 
-    @property
-    def calibrated(self) -> bool:
-        """Never: data consistency by projection is not a posterior kernel."""
-        return False
-
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:

@@ -14,12 +14,13 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
-from medrecon.data.kspace import load_kspace, sampled
+from medrecon.data.kspace import bounding_box, load_kspace, sampled
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
-from medrecon.data.noise import estimate_noise_std, noise_scan_std
+from medrecon.data.noise import noise_level
 from medrecon.reconstruction import finish_record, magnitudes, sensitivity_maps
-from medrecon.writers import write_reconstruction
+from medrecon.writers import output_paths, write_reconstruction
 
 __all__ = [
     "EstimateSensitivityMapsd",
@@ -34,8 +35,8 @@ __all__ = [
 class LoadKSpaced(MapTransform):
     """Load raw k-space: fastMRI HDF5, BART cfl, npz or npy (see :func:`medrecon.data.kspace.load_kspace`).
 
-    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, y, x)`` whose affine is RAS with the voxel size, the
-    only geometry these formats tell (meta ``affine_known``: whether they tell even that); adds the mask, bool
+    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, y, x)``. Its affine holds the voxel size alone, all
+    that these formats tell (meta ``spacing_known``; ``affine_known`` is false); adds the mask, bool
     ``(1 or y, x)``, and the noise standard deviation per real component, from a noise scan or else from the outermost
     sampled k-space.
 
@@ -66,26 +67,27 @@ class LoadKSpaced(MapTransform):
         for key in self.key_iterator(out):
             loaded = load_kspace(out[key])
             z, y, x = loaded.spacing or (1.0, 1.0, 1.0)
+            std, source = noise_level(loaded.kspace, loaded.mask, loaded.noise)
             meta = {
                 "filename_or_obj": str(loaded.path),
-                "affine_known": loaded.spacing is not None,
+                "affine_known": False,
+                "spacing_known": loaded.spacing is not None,
                 "spacing": np.array([z, y, x]),
-                "noise_source": "outermost k-space" if loaded.noise is None else "noise scan",
+                "noise_source": source,
             }
             affine = torch.diag(torch.tensor([x, y, z, 1.0], dtype=torch.float64))
             out[key] = MetaTensor(torch.from_numpy(loaded.kspace), affine=affine, meta=meta)
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
-            out[self.noise_key] = (
-                estimate_noise_std(loaded.kspace, loaded.mask) if loaded.noise is None else noise_scan_std(loaded.noise)
-            )
+            out[self.noise_key] = std
         return out
 
 
 class UndersampleKSpaced(MapTransform):
     """Sample k-space with a mask of its own for every case, the same in every epoch and process.
 
-    The seed of a case is made of ``seed`` and its file's name. Replaces k-space ``(slices, coils, y, x)`` and the mask
-    ``(1 or y, x)``, and records ``acceleration`` (achieved, ACS included) in the meta.
+    The seed of a case is made of ``seed`` and its file's name. Replaces k-space ``(slices, coils, y, x)``, the mask
+    ``(1 or y, x)`` and a noise level that was estimated from samples which are now gone; records ``acceleration``
+    (achieved, ACS included) in the meta.
 
     Args:
         keys: of the k-space.
@@ -93,8 +95,12 @@ class UndersampleKSpaced(MapTransform):
         accel: acceleration, ACS included.
         acs: fully sampled columns, or side of the fully sampled square.
         seed: of the data set.
-        mask_key: where the mask goes.
+        mask_key: where the mask is and goes.
+        noise_key: where the noise standard deviation is and goes.
         allow_missing_keys: as in MONAI.
+
+    Raises:
+        medrecon.InputError: if the k-space is undersampled already.
     """
 
     def __init__(
@@ -105,9 +111,11 @@ class UndersampleKSpaced(MapTransform):
         acs: int = 24,
         seed: int = 0,
         mask_key: str = "mask",
+        noise_key: str = "noise_std",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.noise_key = noise_key
         self.kind = kind
         self.accel = accel
         self.acs = acs
@@ -119,13 +127,21 @@ class UndersampleKSpaced(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             kspace = out[key]
-            case = Path(kspace.meta.get("filename_or_obj", "")).stem if isinstance(kspace, MetaTensor) else ""
+            meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
+            case = Path(meta.get("filename_or_obj", "")).stem
+            measured = (torch.as_tensor(kspace) != 0).flatten(0, 1).any(0).cpu().numpy()
+            if (bounding_box(measured) & ~measured).any():
+                raise InputError(
+                    f"{meta.get('filename_or_obj', key)}: is undersampled already; give fully sampled data"
+                )
             seed = zlib.crc32(f"{self.seed}:{case}".encode())
             mask = torch.from_numpy(
                 np.atleast_2d(undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed))
             )
             out[key] = kspace * mask
             out[self.mask_key] = mask
+            if self.noise_key in out and meta.get("noise_source") != "noise scan":
+                out[self.noise_key] = noise_level(torch.as_tensor(out[key]).cpu().numpy(), mask.numpy())[0]
             if isinstance(out[key], MetaTensor):
                 out[key].meta["acceleration"] = achieved_acceleration(mask.numpy())
         return out
@@ -241,8 +257,13 @@ class SaveReconstructiond(MapTransform):
         """Write every key."""
         for key in self.key_iterator(data):
             meta = data[self.source_key].meta
+            z, y, x = (float(s) for s in meta["spacing"])
+            spacing = (z, y, x) if meta["spacing_known"] else None
             image, samples = magnitudes(data[key])
-            known = bool(meta["affine_known"])
+            source = Path(str(meta["filename_or_obj"]))
+            for path in output_paths(self.output_dir, source.stem, self.fmt, samples is not None):
+                if path.exists() and path.samefile(source):
+                    raise InputError(f"{path}: would replace its own input; choose another output_dir")
             record = finish_record(
                 json.loads(data[key].meta["record"]),
                 self.bundle_root,
@@ -250,10 +271,10 @@ class SaveReconstructiond(MapTransform):
                 noise_source=meta["noise_source"],
                 maps_source="ESPIRiT",
                 input=str(meta["filename_or_obj"]),
-                affine_known=known,
+                spacing_mm=spacing,
+                affine_known=False,
             )
-            z, y, x = (float(s) for s in meta["spacing"])
-            spacing = (z, y, x) if known else None
-            stem = Path(str(meta["filename_or_obj"])).stem
-            write_reconstruction(self.output_dir, stem, image, record, samples, spacing, self.fmt, self.overwrite)
+            write_reconstruction(
+                self.output_dir, source.stem, image, record, samples, spacing, self.fmt, self.overwrite
+            )
         return dict(data)

@@ -21,6 +21,7 @@ from medrecon.bundle import find_bundle, load_weights, metadata, save_weights
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
+from medrecon.data.noise import estimate_noise_std
 from medrecon.engines import EDMPrepareBatch, NoisyPrepareBatch
 from medrecon.handlers import WarmupCosine, averaged
 from medrecon.inferers import PosteriorInferer
@@ -55,7 +56,7 @@ def test_monai_gives_the_image_that_medrecon_gives(scan, tmp_path):
     image = np.asarray(nib.load(tmp_path / "out" / "scan.nii.gz").dataobj).transpose(2, 1, 0)
     assert np.array_equal(image, ours.image)
     sidecar = json.loads((tmp_path / "out" / "scan.json").read_text())
-    same = set(ours.record) - {"seconds", "noise_source"}
+    same = set(ours.record) - {"seconds"}
     assert {key: sidecar[key] for key in same} == {key: ours.record[key] for key in same}
 
 
@@ -217,10 +218,6 @@ def test_network_items_are_independent_and_know_the_noise_level():
     for i in range(3):
         assert torch.allclose(together[i : i + 1], network(x[i : i + 1], t[i : i + 1]), atol=1e-12)
     assert not torch.allclose(network(x, t), network(x, t + 20))
-    shifted = network(x.roll(4, -2), t).roll(-4, -2)[..., 6:10, :]
-    # Translation by a multiple of the coarsest pixel commutes away from the border only where the field of view ends;
-    # 16 rows are too few for that, so compare the sizes.
-    assert shifted.shape == together[..., 6:10, :].shape
 
 
 def test_smooth_phase_keeps_the_magnitude_and_is_seeded():
@@ -242,7 +239,6 @@ def test_prepare_batch():
     inputs, target, (steps,), _ = EDMPrepareBatch(0.25)({"image": x0})
     assert inputs.shape == target.shape == x0.shape
     assert abs(float(steps.mean()) - 250 * -1.6 / 4) < 2
-    assert float((0.25 * x0).std()) > 0
     noisy, clean, (sigma,), _ = NoisyPrepareBatch([0.1, 1.0])({"image": x0})
     assert torch.equal(clean, x0)
     assert torch.equal(sigma[:3], torch.tensor([0.1, 1.0, 0.1]))
@@ -281,6 +277,9 @@ def test_load_undersample_and_estimate(scan):
     one = UndersampleKSpaced("image", "random", 3, 8, seed=1)(loaded)
     assert np.array_equal(one["image"].numpy(), loaded["image"].numpy() * one["mask"].numpy())
     assert one["image"].meta["acceleration"] == pytest.approx(36 / 12)
+    assert one["noise_std"] == pytest.approx(estimate_noise_std(one["image"].numpy(), one["mask"].numpy()))
+    with pytest.raises(InputError, match="undersampled already"):
+        UndersampleKSpaced("image", "random", 3, 8)(one)
     assert torch.equal(one["mask"], UndersampleKSpaced("image", "random", 3, 8, seed=1)(loaded)["mask"])
     other = dict(loaded)
     other["image"] = loaded["image"].clone()
@@ -324,6 +323,26 @@ def test_chunks_do_not_change_the_result(scan):
     assert "seconds" in json.loads(run().meta["record"])
 
 
+def test_slices_without_signal_stay_empty(scan):
+    path, _ = scan(slices=2)
+    kspace = load_kspace(path).kspace.copy()
+    kspace[0] = 0
+    result = medrecon.reconstruct(kspace, load_kspace(path).mask, steps=2)
+    assert (result.image[0] == 0).all()
+    assert result.image[1].max() > 0.5
+
+
+def test_any_memory_layout_and_any_slices(scan):
+    path, _ = scan(slices=3)
+    data = load_kspace(path)
+    plain = medrecon.reconstruct(data.kspace, data.mask, steps=2)
+    moved = medrecon.reconstruct(np.asfortranarray(data.kspace), data.mask, steps=2)
+    assert np.array_equal(plain.image, moved.image)
+    backwards = medrecon.reconstruct(data.kspace, data.mask, steps=2, slices=slice(None, None, -2))
+    assert np.array_equal(backwards.image, plain.image[::-2])
+    assert backwards.record["slices"] == [2, 0]
+
+
 def test_progress_reaches_its_end(scan):
     path, _ = scan(slices=2)
     data = load_kspace(path)
@@ -350,13 +369,16 @@ def test_ssim_is_monais_on_every_slice():
 
 def test_nifti_keeps_voxels_and_spacing(tmp_path):
     volume = np.random.default_rng(0).random((2, 5, 4)).astype(np.float32)
-    for spacing, code in (((3.0, 1.5, 1.25), 1), (None, 0)):
-        (tmp_path / "a.nii.gz").write_bytes(nifti_bytes(volume, spacing))
+    affine = np.array([[-1.25, 0, 0, 90], [0, -1.5, 0, 80], [0, 0, 3, -20], [0, 0, 0, 1]])
+    for spacing, given, code in (((3.0, 1.5, 1.25), None, 0), (None, None, 0), ((3.0, 1.5, 1.25), affine, 1)):
+        (tmp_path / "a.nii.gz").write_bytes(nifti_bytes(volume, spacing, given))
         image = nib.load(tmp_path / "a.nii.gz")
         assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), volume)
         assert np.allclose(image.header.get_zooms(), (spacing or (1, 1, 1))[::-1])
         assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (code, code)
         assert image.header.get_xyzt_units()[0] == "mm"
+        if given is not None:
+            assert np.allclose(image.affine, affine)
     samples = np.stack([volume, volume + 1, volume + 2])
     (tmp_path / "b.nii.gz").write_bytes(nifti_bytes(samples, None))
     assert np.array_equal(np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj)[..., 2], volume.transpose(2, 1, 0) + 2)

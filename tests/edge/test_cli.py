@@ -92,7 +92,7 @@ def test_undersample_writes_fastmri_layout_and_nothing_to_peek_at(scan, tmp_path
     refused(capsys, "undersample", path, "-o", tmp_path / "v.h5", "--accel", 9, words=["do not fit"])
     refused(capsys, "undersample", path, "-o", tmp_path / "v.npy", words=["v.h5"])
     refused(capsys, "undersample", path, "-o", path, "--overwrite", words=["its own input"])
-    refused(capsys, "undersample", out, "-o", tmp_path / "v.h5", "--acs", 8, words=["not measured"])
+    refused(capsys, "undersample", out, "-o", tmp_path / "v.h5", "--acs", 8, words=["undersampled already"])
     assert not (tmp_path / "v.h5").exists()
 
 
@@ -156,6 +156,12 @@ def test_recon_takes_mask_maps_settings_and_single_coils(scan, tmp_path, capsys)
     assert record["solver"]["lam"] == 0.001
     assert record["noise_std"] == 0.5
     assert (record["maps_source"], record["noise_source"]) == ("given", "given")
+    np.save(tmp_path / "maps10.npy", 10 * loop_coils((40, 36), 4))
+    assert call("recon", path, "-o", tmp_path / "o10", "--maps", tmp_path / "maps10.npy", "--solver", "cg-sense", "--set",
+                "solver.lam=0.001")[0] == 0  # fmt: skip
+    ten = np.asarray(nib.load(tmp_path / "o10" / "scan.nii.gz").dataobj)
+    assert np.allclose(ten, np.asarray(nib.load(tmp_path / "o" / "scan.nii.gz").dataobj), atol=1e-4)
+    assert "divided by 10" in json.loads((tmp_path / "o10" / "scan.json").read_text())["maps_source"]
     image = np.asarray(nib.load(tmp_path / "o" / "scan.nii.gz").dataobj).transpose(2, 1, 0)
     assert np.linalg.norm(image - truth) < 0.1 * np.linalg.norm(truth)
 
@@ -185,6 +191,12 @@ def test_recon_refuses_in_one_sentence_and_leaves_nothing(scan, tmp_path, capsys
     bad(tmp_path / "none.h5", words=["none.h5", "no such file"])
     bad(path, "--solver", "ddss", words=["'ddss'", "'dds'"])
     bad(path, "--bundle", "brain", words=["'brain'", "'brain_mri'"])
+    bad(path, "--set", "solver.gamma=0", words=["gamma", "must be in"])
+    bad(path, "--set", "solver.eta=1.5", words=["eta", "[0, 1]"])
+    bad(path, "--set", "solver.kernel=foo", words=["kernel", "ddim"])
+    bad(path, "--solver", "wavelet", "--set", "solver.wavelet=bior2.2", words=["bior2.2", "orthogonal"])
+    bad(path, "--solver", "tv", "--samples", 3, words=["'tv'", "no random samples"])
+    bad(path, "--device", "cuda:77", words=["device"])
     bad(path, "--set", "solver.gama=1", words=["gama", "gamma"])
     bad(path, "--set", "solver.gamma=high", words=["gamma", "float", "high"])
     bad(path, "--set", "gamma=1", words=["solver.gamma=5"])
@@ -197,6 +209,10 @@ def test_recon_refuses_in_one_sentence_and_leaves_nothing(scan, tmp_path, capsys
     bad(path, "--maps", tmp_path / "maps.npy", words=["maps.npy", "one map per coil"])
     np.save(tmp_path / "mask.npy", np.zeros(36, bool))
     bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "samples nothing"])
+    np.save(tmp_path / "mask.npy", np.ones(36, bool))
+    bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "does not hold"])
+    np.save(tmp_path / "maps.npy", np.full((4, 40, 36), np.nan, np.complex64))
+    bad(path, "--maps", tmp_path / "maps.npy", words=["maps", "NaN"])
     np.save(tmp_path / "mask.npy", ~data.mask)
     bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "zeros"])
     with h5py.File(tmp_path / "no_acs.h5", "w") as file:
@@ -220,6 +236,32 @@ def test_recon_refuses_in_one_sentence_and_leaves_nothing(scan, tmp_path, capsys
     assert (out / "scan.nii.gz").read_bytes() == before
     assert call("recon", path, "-o", out, "--solver", "cg-sense", "--overwrite")[0] == 0
     assert (out / "scan.nii.gz").read_bytes() != before
+
+
+def test_recon_never_replaces_its_input(scan, tmp_path, capsys):
+    path, _ = scan()
+    before = path.read_bytes()
+    refused(capsys, "recon", path, "-o", tmp_path, "--format", "h5", "--overwrite", words=["scan.h5", "its own input"])
+    assert path.read_bytes() == before
+
+
+def test_overwriting_leaves_no_stale_samples(scan, tmp_path):
+    path, _ = scan()
+    assert call("recon", path, "-o", tmp_path / "o", "--steps", 2, "--samples", 2)[0] == 0
+    assert (tmp_path / "o" / "scan_samples.nii.gz").is_file()
+    assert call("recon", path, "-o", tmp_path / "o", "--steps", 2, "--overwrite")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["scan.json", "scan.nii.gz"]
+
+
+def test_classical_solvers_need_no_weights(scan, tmp_path):
+    import shutil
+
+    from medrecon.bundle import find_bundle
+
+    path, _ = scan()
+    shutil.copytree(find_bundle("brain_mri"), tmp_path / "b", ignore=shutil.ignore_patterns("models"))
+    assert call("recon", path, "-o", tmp_path / "o", "--solver", "tv", "--bundle", tmp_path / "b")[0] == 0
+    assert json.loads((tmp_path / "o" / "scan.json").read_text())["bundle"] is None
 
 
 def test_evaluate(scan, tmp_path, capsys):
@@ -260,6 +302,19 @@ def test_evaluate(scan, tmp_path, capsys):
     refused(capsys, "evaluate", tmp_path / "tv" / "u.h5", "--reference", other, words=["shape"])
     (tmp_path / "x.nii.gz").write_text("no")
     refused(capsys, "evaluate", tmp_path / "x.nii.gz", "--reference", full, words=["x.nii.gz", "NIfTI"])
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_bundle(tmp_path):
+    import zipfile
+
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(root)]
+    subprocess.run(command, check=True)
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    wanted = {"configs/inference.yaml", "configs/metadata.json", "models/model.pt", "LICENSE"}
+    assert {f"medrecon/bundles/brain_mri/{name}" for name in wanted} <= names
+    assert not any("checkpoints" in name for name in names)
 
 
 @pytest.mark.slow

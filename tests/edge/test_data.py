@@ -102,7 +102,31 @@ def test_acs_block_of_columns_is_as_tall_as_the_matrix_and_of_nothing_is_empty()
     assert acs_block(mask) == (slice(0, 0), slice(0, 0))
 
 
+def test_acs_block_prefers_a_usable_shape():
+    """One fully sampled row through the centre is larger than the square, and of no use to a kernel."""
+    mask = np.zeros((40, 300), bool)
+    mask[20] = True
+    mask[centred(40, 12), centred(300, 12)] = True
+    assert acs_block(mask) == (slice(20, 21), slice(0, 300))
+    assert acs_block(mask, least=6) == (centred(40, 12), centred(300, 12))
+
+
+def test_masks_wider_than_the_matrix():
+    assert undersampling_mask((8, 20), "equispaced", 1, 24, 0).all()
+    assert undersampling_mask((8, 40), "poisson", 2, 12, 0)[:, centred(40, 12)].all()
+    with pytest.raises(ValueError, match="leaves no samples"):
+        undersampling_mask((8, 20), "random", 30, 0, 0)
+
+
 # Noise
+
+
+def test_noise_estimate_passes_over_zero_padding():
+    shape, std = (96, 80), 0.05
+    kspace = simulate_kspace(blobs(shape), loop_coils(shape, 8), std, np.random.default_rng(0))[None]
+    padded = np.pad(kspace, ((0, 0), (0, 0), (20, 20), (16, 16)))
+    everywhere = np.ones(padded.shape[-2:], bool)
+    assert estimate_noise_std(padded, everywhere) == pytest.approx(std, rel=0.15)
 
 
 def test_noise_estimate_is_right_within_its_sampling_error():
@@ -237,6 +261,30 @@ def test_mask_from_the_file_or_from_zeros(tmp_path):
     assert np.array_equal(check_mask(np.broadcast_to(columns, (8, 6)), (8, 6), "m"), columns)
 
 
+def test_mask_axes_keep_their_meaning():
+    rows = np.array([1, 0, 1, 1, 0, 1, 0, 1], bool)
+    assert np.array_equal(check_mask(rows[:, None], (8, 8), "m"), np.broadcast_to(rows[:, None], (8, 8)))
+    assert np.array_equal(check_mask(rows[None, None], (8, 8), "m"), rows)
+    assert np.array_equal(check_mask(rows[None, None, :, None], (6, 8), "m"), rows)
+
+
+def test_zero_padding_is_no_undersampling(tmp_path):
+    k = random_kspace(1, 2, 8, 6)
+    np.save(tmp_path / "padded.npy", np.pad(k, ((0, 0), (0, 0), (2, 1), (0, 3))))
+    assert load_kspace(tmp_path / "padded.npy").gaps == 0
+    np.save(tmp_path / "holes.npy", k * (np.arange(6) != 3))
+    assert load_kspace(tmp_path / "holes.npy").gaps == 8
+
+
+def test_bart_names_may_hold_dots(tmp_path):
+    k = random_kspace(1, 3, 7, 6)
+    write_cfl(tmp_path / "scan.v1x", k[0][:, None])
+    for suffix in (".cfl", ".hdr"):
+        (tmp_path / f"scan{suffix}").rename(tmp_path / f"scan.v1{suffix}")
+    assert np.array_equal(load_kspace(tmp_path / "scan.v1.cfl").kspace, k)
+    assert np.array_equal(load_kspace(tmp_path / "scan.v1").kspace, k)
+
+
 def test_spacing_from_an_ismrmrd_header(tmp_path):
     header = (
         '<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding><encodedSpace>'
@@ -266,6 +314,12 @@ def bad_files(folder):
     (folder / "short.cfl").write_bytes(b"12345678")
     write_cfl(folder / "deep", random_kspace(2, 3, 8, 6))
     np.savez(folder / "other.npz", image=k)
+    group = h5("group.h5", kspace=k)
+    with h5py.File(group, "a") as file:
+        file.create_group("mask")
+    (folder / "zip.npz").write_bytes((folder / "other.npz").read_bytes()[:60])
+    (folder / "binary.hdr").write_bytes(b"\xff\xfe\x00\x81")
+    (folder / "binary.cfl").write_bytes(b"12345678")
     whole = h5("whole.h5", kspace=k).read_bytes()
     (folder / "truncated.h5").write_bytes(whole[: len(whole) // 2])
     return {
@@ -279,6 +333,8 @@ def bad_files(folder):
         folder / "short.cfl": "header promises",
         folder / "deep.cfl": "axes z",
         folder / "other.npz": "'kspace'",
+        folder / "zip.npz": "NumPy",
+        folder / "binary.cfl": "not a text file",
         h5("empty.h5", image=k.real): "no dataset 'kspace'",
         h5("real.h5", kspace=k.real): "must be complex",
         h5("nan.h5", kspace=nan): "NaN or Inf",
@@ -287,6 +343,7 @@ def bad_files(folder):
         h5("nothing.h5", kspace=k, mask=np.zeros(6, bool)): "samples nothing",
         h5("misfit.h5", kspace=k, mask=np.ones(7, bool)): "mask has shape",
         h5("flat.h5", kspace=k[0, 0, 0]): "expected",
+        group: "is a group",
         h5("hollow.h5", kspace=np.zeros((0, 2, 8, 6), np.complex64)): "expected",
     }
 
@@ -349,10 +406,16 @@ def test_a_failed_rename_takes_the_others_back(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
         replace(source, target)
 
-    monkeypatch.setattr("os.replace", second_fails)
-    with pytest.raises(InputError, match="Input/output error"):
-        write_whole({tmp_path / "new" / "a.bin": b"1", tmp_path / "new" / "b.bin": b"2"})
+    contents = {tmp_path / "new" / "a.bin": b"1", tmp_path / "new" / "b.bin": b"2"}
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="Input/output error"):
+        patch.setattr("os.replace", second_fails)
+        write_whole(contents)
     assert list(tmp_path.iterdir()) == []
+    write_whole(contents)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="Input/output error"):
+        patch.setattr("os.replace", second_fails)
+        write_whole({path: b"new" for path in contents}, overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {"a.bin": b"1", "b.bin": b"2"}
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):
