@@ -34,7 +34,7 @@ class NMSE(RegressionMetric):
 class SSIM(RegressionMetric):
     """Structural similarity of two-dimensional slices (the channels), uniform 7 x 7 window, mean over the slices.
 
-    MONAI's; the same as scikit-image's with population covariance, within 1e-5 of fastMRI's.
+    MONAI's, with the window of scikit-image and fastMRI (which divide the covariance by n - 1 instead of n).
     """
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:

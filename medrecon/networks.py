@@ -28,7 +28,7 @@ class _ResidualBlock(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """Norm-free residual U-Net on pixel-unshuffled images: the most denoising per CPU second that we measured.
+    """Norm-free residual U-Net on pixel-unshuffled images, for priors that train and run on a CPU.
 
     Without normalisation nearly all work is dense 3 x 3 convolution, which CPU and GPU matrix units run at full speed;
     the residual U-Net without normalisation is that of DRUNet (Zhang et al., IEEE TPAMI 2021), here with the noise

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from medrecon import __version__
 from medrecon.cli import demo, evaluate, info, recon, solvers, undersample
+from medrecon.data.errors import InputError
 
 __all__ = ["main"]
 
@@ -47,11 +48,6 @@ def _sentence(error: OSError | MemoryError) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0: done, 2: bad input, told in one sentence on standard error."""
     arguments = _parser().parse_args(argv)
-    try:
-        from medrecon.data.errors import InputError
-    except ImportError as error:
-        print(f"medrecon: error: {error}; install medrecon again", file=sys.stderr)
-        return 2
     try:
         COMMANDS[arguments.command].run(arguments)
     except InputError as error:

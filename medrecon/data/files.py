@@ -81,9 +81,6 @@ def write_whole(contents: Mapping[Path, bytes], overwrite: bool = False) -> None
                 os.replace(path, old)
             renamed.append((path, old))
             os.replace(temporary, path)
-        for _, old in renamed:
-            if old is not None:
-                old.unlink()
     except BaseException as error:
         for temporary, _ in written:
             temporary.unlink(missing_ok=True)
@@ -97,3 +94,6 @@ def write_whole(contents: Mapping[Path, bytes], overwrite: bool = False) -> None
         path = written[-1][1] if written else next(iter(contents))
         reason = error.strerror or error
         raise InputError(f"{path}: could not be written ({reason}); free space or choose another folder") from error
+    for _, old in renamed:  # all new files stand: from here on nothing is rolled back
+        if old is not None:
+            old.unlink(missing_ok=True)

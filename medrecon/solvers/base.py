@@ -48,7 +48,7 @@ def renoise(
         noise: the random source; not touched where no fresh noise is needed.
         kernel: which kappa.
 
-    Reference: Song et al., DDIM, ICLR 2021, eq. 12 and 16; Wang et al., DDNM, ICLR 2023, eq. 16.
+    Reference: Song et al., DDIM, ICLR 2021, eq. 12 and 16; Wang et al., DDNM, ICLR 2023.
     """
     if kernel not in ("ddim", "ddnm"):
         raise ValueError(f'kernel must be "ddim" or "ddnm"; got {kernel!r}')
