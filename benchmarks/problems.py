@@ -9,14 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 
-from medrecon.bundle import find_bundle, load_config
+from medrecon.bundle import find_bundle, load_config, load_weights
 from medrecon.data.espirit import combined_reference, espirit_maps
 from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
+from medrecon.handlers import start_from
+from medrecon.inferers import fast_dtype
+from medrecon.priors import Prior
 
 DATA = Path(os.environ.get("MEDRECON_DATA", "../shared/data"))
 ACS = {4: 24, 6: 18, 8: 14}
@@ -87,3 +91,15 @@ def run(problem: Problem, solve: object, network: torch.nn.Module) -> torch.Tens
         maps=problem.maps[None],
         noise_std=problem.noise_std,
     )[0]
+
+
+def bundle_prior(name: str, weights: str | None = None) -> tuple[Prior, torch.nn.Module, list[str]]:
+    """The prior of any bundle as it was trained (not channel by channel), its network, and its held-out subjects."""
+    parser = ConfigParser()
+    root = find_bundle(name)
+    parser.read_config(str(root / "configs" / "train.yaml"))
+    network = parser.get_parsed_content("network_def")
+    network = start_from(network, weights).eval() if weights else load_weights(network, root)
+    network = network.to(memory_format=torch.channels_last)
+    objective = parser.get_parsed_content("objective")
+    return objective.prior(network, dtype=fast_dtype("cpu")), network, list(parser["val_subjects"])

@@ -9,26 +9,42 @@ import torch
 from monai.engines.utils import PrepareBatch
 from torch import Tensor
 
-from medrecon.training.edm import denoising_pair, log_normal_levels
+from medrecon.operators.linalg import per_item
+from medrecon.training.augment import Augment
+from medrecon.training.objectives import Objective, stratified
 
-__all__ = ["EDMPrepareBatch", "NoisyPrepareBatch"]
+__all__ = ["DenoisingPrepareBatch", "NoisyPrepareBatch"]
 
 
-class EDMPrepareBatch(PrepareBatch):
-    """Noise the images and set up EDM's regression, so that ``MSELoss`` on the bare network trains the denoiser.
+class DenoisingPrepareBatch(PrepareBatch):
+    """Augment and noise the images, so that ``MSELoss`` on the bare network trains it for an objective.
+
+    Everything happens in batches on the device of the training, which a GPU would otherwise wait for.
 
     Args:
-        sigma_data: standard deviation of the images, per channel.
-        log_mean: mean of ln(sigma).
-        log_std: standard deviation of ln(sigma).
-        key: where the clean images ``(B, C, *spatial)`` are.
+        objective: noise levels and targets, see :mod:`medrecon.training.objectives`.
+        augment: from stored images to clean training images; ``None``: they are what they are.
+        key: where the images ``(B, C, *spatial)`` are.
+        label: key of an integer label, ``(B,)``, that the network is told as ``class_labels``; ``None``: it is told nothing.
+        null: the label that says nothing, told instead of the image's own with probability ``dropped``.
+        dropped: see ``null`` (classifier-free guidance, Ho & Salimans, 2022).
     """
 
-    def __init__(self, sigma_data: float, log_mean: float = -1.6, log_std: float = 1.4, key: str = "image") -> None:
-        self.sigma_data = sigma_data
-        self.log_mean = log_mean
-        self.log_std = log_std
+    def __init__(
+        self,
+        objective: Objective,
+        augment: Augment | None = None,
+        key: str = "image",
+        label: str | None = None,
+        null: int = 0,
+        dropped: float = 0.1,
+    ) -> None:
+        self.objective = objective
+        self.augment = augment
         self.key = key
+        self.label = label
+        self.null = null
+        self.dropped = dropped
 
     def __call__(
         self,
@@ -36,25 +52,35 @@ class EDMPrepareBatch(PrepareBatch):
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,  # noqa: ANN401 - MONAI's signature
-    ) -> tuple[Tensor, Tensor, tuple[Tensor], dict]:
-        """Return network input, regression target and the timesteps."""
+    ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Tensor]]:
+        """Return network input, regression target, the timesteps and, where there is one, the label."""
         x0 = batchdata[self.key].to(device, non_blocking=non_blocking, **kwargs)
-        sigma = log_normal_levels(len(x0), self.log_mean, self.log_std, x0.device)
-        pair = denoising_pair(x0, sigma, self.sigma_data, torch.randn_like(x0))
-        return pair.inputs, pair.target, (pair.timesteps,), {}
+        if self.augment is not None:
+            x0 = self.augment(x0)
+        pair = self.objective.pair(x0, stratified(len(x0), x0.device), torch.randn_like(x0))
+        named = {}
+        if self.label is not None:
+            labels = torch.as_tensor(batchdata[self.label], device=x0.device)
+            drop = torch.rand(len(x0), device=x0.device) < self.dropped
+            named["class_labels"] = torch.where(drop, self.null, labels)
+        return pair.inputs, pair.target, (pair.timesteps,), named
 
 
 class NoisyPrepareBatch(PrepareBatch):
-    """Noise the images to given levels for validation: always the same noise for the same batch.
+    """Noise every image to every given level for validation: always the same images and noise for the same batch.
 
     Args:
-        levels: noise levels sigma; image ``i`` of a batch gets level ``i`` modulo their number.
-        seed: of the noise.
-        key: where the clean images ``(B, C, *spatial)`` are.
+        levels: noise levels sigma; image ``i`` comes as items ``i * len(levels) ...``, one a level.
+        augment: from stored images to clean ones, as in training; ``None``: they are what they are.
+        seed: of noise and augmentation.
+        key: where the images ``(B, C, *spatial)`` are.
     """
 
-    def __init__(self, levels: Sequence[float], seed: int = 0, key: str = "image") -> None:
+    def __init__(
+        self, levels: Sequence[float], augment: Augment | None = None, seed: int = 0, key: str = "image"
+    ) -> None:
         self.levels = levels
+        self.augment = augment
         self.seed = seed
         self.key = key
 
@@ -66,7 +92,13 @@ class NoisyPrepareBatch(PrepareBatch):
         **kwargs: Any,  # noqa: ANN401 - MONAI's signature
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict]:
         """Return noisy images, clean images and the noise levels."""
-        x0 = batchdata[self.key].to(device, non_blocking=non_blocking, **kwargs)
-        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(self.seed)).to(x0)
-        sigma = x0.new_tensor([self.levels[i % len(self.levels)] for i in range(len(x0))])
-        return x0 + sigma.view(-1, *[1] * (x0.ndim - 1)) * noise, x0, (sigma,), {}
+        x0 = batchdata[self.key]
+        with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same on every device
+            torch.manual_seed(self.seed)
+            if self.augment is not None:
+                x0 = self.augment(x0.cpu())
+            noise = torch.randn(x0.shape)
+        x0, noise = (t.to(device, non_blocking=non_blocking, **kwargs) for t in (x0, noise))
+        sigma = x0.new_tensor(list(self.levels)).repeat(len(x0))
+        x0, noise = (t.repeat_interleave(len(self.levels), dim=0) for t in (x0, noise))
+        return x0 + per_item(sigma, x0) * noise, x0, (sigma,), {}

@@ -1,19 +1,46 @@
-"""Ignite handlers for training a prior; attach them to a MONAI trainer."""
+"""What a MONAI trainer needs to train a prior: averages, schedules, checkpoints, sample sheets."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import pickle
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint
 from monai.engines.utils import IterationEvents
-from monai.handlers import CheckpointLoader, CheckpointSaver
+from monai.handlers import IgniteMetricHandler
+from monai.metrics import PSNRMetric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["GradientClip", "MovingAverage", "WarmupCosine", "averaged", "checkpoint"]
+from medrecon.data.errors import InputError
+from medrecon.data.files import write_whole
+from medrecon.inferers import fast_dtype
+from medrecon.noise import karras
+from medrecon.report.montage import sheet
+from medrecon.sample import generate
+from medrecon.training.objectives import Objective
+
+__all__ = [
+    "GradientClip",
+    "KeepBest",
+    "MovingAverage",
+    "SampleSheet",
+    "WarmupCosine",
+    "averaged",
+    "checkpoint",
+    "denoising_metrics",
+    "start_from",
+    "tensorboard",
+]
 
 
 def averaged(network: nn.Module, decay: float = 0.9995) -> AveragedModel:
@@ -96,10 +123,229 @@ class GradientClip:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
 
 
-def checkpoint(trainer: Engine, folder: str | Path, state: Mapping[str, object]) -> None:
-    """Let ``trainer`` continue from the newest checkpoint in ``folder``, if there is one, and save one every epoch."""
+def start_from(network: nn.Module, path: str | Path | None) -> nn.Module:
+    """Give ``network`` the weights in ``path`` that fit it by name and shape; the others stay as they were made.
+
+    For fine-tuning, and for giving a new prior the inner layers of another. ``None`` or ``""`` changes nothing.
+
+    Args:
+        network: changed in place and returned.
+        path: a plain state dict (a bundle's ``model.pt``) or a checkpoint of :func:`checkpoint`, whose average is taken.
+
+    Raises:
+        InputError: if the file is missing, is no state dict, or has nothing that fits.
+    """
+    if not path:
+        return network
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("average", state)
+        state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, EOFError) as error:
+        raise InputError(f"{path}: holds no weights to start from ({error})") from error
+    own = network.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    if not fitting:
+        raise InputError(f"{path}: none of its weights fits the network; check network_def, or start from nothing")
+    logging.getLogger(__name__).info("%s: %d of %d weights taken", path, len(fitting), len(own))
+    network.load_state_dict({**own, **fitting})
+    return network
+
+
+def checkpoint(
+    trainer: Engine,
+    folder: str | Path,
+    state: Mapping[str, Any],
+    seed: int = 0,
+    max_minutes: float | None = None,
+    write: bool = True,
+) -> None:
+    """Let ``trainer`` continue from ``folder/latest.pt`` if there is one, and write that file every epoch and at the end.
+
+    The file appears whole or not at all, so a run that is killed at any moment continues, and ends with as many steps as
+    one that was not.
+
+    Args:
+        trainer: of MONAI.
+        folder: of the checkpoint.
+        state: what to keep besides the trainer's own counters: everything with a ``state_dict``.
+        seed: with the iteration it seeds torch at the start, so a continued run does not repeat its random numbers.
+        max_minutes: end after so many, with a checkpoint, wherever the run is; ``None`` for no limit.
+        write: false in all processes of a distributed run but one.
+
+    Raises:
+        InputError: if the checkpoint is damaged or another network's, naming it.
+    """
     everything = {**state, "trainer": trainer}
-    saved = sorted(Path(folder).glob("*.pt"), key=lambda path: path.stat().st_mtime)
-    if saved:
-        CheckpointLoader(load_path=str(saved[-1]), load_dict=everything).attach(trainer)
-    CheckpointSaver(save_dir=str(folder), save_dict=everything, save_interval=1, n_saved=1).attach(trainer)
+    path = Path(folder) / "latest.pt"
+    if path.is_file():
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            Checkpoint.load_objects({k: v for k, v in everything.items() if k != "trainer"}, loaded)
+            reached = loaded["trainer"]
+        except (RuntimeError, ValueError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: cannot be continued ({reason}); move it away to start again") from error
+
+        # The length of the run is this run's own affair: only where it stands comes from the checkpoint.
+        def position() -> None:
+            trainer.state.iteration = reached["iteration"]
+            trainer.state.epoch = reached["iteration"] // reached["epoch_length"]
+
+        trainer.add_event_handler(Events.STARTED, position)
+        logging.getLogger(__name__).info("%s: continuing after iteration %d", path, reached["iteration"])
+
+    def reseed() -> None:
+        torch.manual_seed(seed * 1_000_003 + trainer.state.iteration)
+
+    def save() -> None:
+        buffer = io.BytesIO()
+        torch.save({key: value.state_dict() for key, value in everything.items()}, buffer)
+        write_whole({path: buffer.getvalue()}, overwrite=True)
+
+    trainer.add_event_handler(Events.STARTED, reseed)
+    if write:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, save)
+        trainer.add_event_handler(Events.COMPLETED, save)
+    if max_minutes is not None:
+        began = time.monotonic()
+
+        def limit() -> None:
+            over = time.monotonic() - began > 60 * max_minutes
+            if torch.distributed.is_initialized():
+                # All processes must stop at the same iteration: one that goes on alone waits for ever.
+                votes = torch.tensor(float(over), device=trainer.state.device)
+                torch.distributed.all_reduce(votes)
+                over = votes.item() > 0
+            if over:
+                trainer.terminate()
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=10), limit)
+
+
+class KeepBest:
+    """Keep in ``path`` the weights of ``average`` with the best key metric so far; the best survives a resumed run.
+
+    Attach it to the evaluator that validates the average.
+
+    Args:
+        average: of the weights.
+        path: of the file.
+        write: false in all processes of a distributed run but one.
+    """
+
+    def __init__(self, average: AveragedModel, path: str | Path, write: bool = True) -> None:
+        self.average = average
+        self.path = Path(path)
+        self.write = write
+
+    def attach(self, engine: Engine) -> None:
+        """Register on ``engine``."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def best(self) -> float:
+        """The best metric so far, minus infinity if there is none."""
+        return torch.load(self.path, weights_only=True)["metric"] if self.path.is_file() else -math.inf
+
+    def __call__(self, engine: Engine) -> None:
+        """Compare and keep."""
+        metric = float(engine.state.metrics[engine.state.key_metric_name])
+        if self.write and metric > self.best():
+            buffer = io.BytesIO()
+            torch.save({"metric": metric, "average": self.average.state_dict()}, buffer)
+            write_whole({self.path: buffer.getvalue()}, overwrite=True)
+
+    def restore(self) -> nn.Module:
+        """The averaged network, with the best weights if any were kept."""
+        if self.path.is_file():
+            self.average.load_state_dict(torch.load(self.path, weights_only=True)["average"])
+        return self.average.module
+
+
+def denoising_metrics(levels: Sequence[float]) -> dict[str, IgniteMetricHandler]:
+    """PSNR at unit range for every noise level of :class:`medrecon.engines.NoisyPrepareBatch`, by name."""
+
+    def at(index: int) -> Callable[[list], tuple[list, list]]:
+        def items(output: list) -> tuple[list, list]:
+            chosen = output[index :: len(levels)]
+            return [o["pred"] for o in chosen], [o["label"] for o in chosen]
+
+        return items
+
+    return {
+        f"psnr_{level:g}": IgniteMetricHandler(metric_fn=PSNRMetric(max_val=1.0), output_transform=at(i))
+        for i, level in enumerate(levels)
+    }
+
+
+class SampleSheet:
+    """Draw unconditional samples now and then, as a PNG that replaces the one before (and to TensorBoard, if wanted).
+
+    Args:
+        network: usually the moving average.
+        objective: what it is trained for, see :mod:`medrecon.training.objectives`.
+        shape: of one image, ``(C, y, x)``.
+        path: of the PNG.
+        every: epochs between sheets.
+        n_steps: network evaluations per image.
+        n_images: on a sheet; always from the same noise, so that sheets show what training changes.
+        sigma_max: first noise level.
+        top: image value shown as white.
+        writer: a TensorBoard ``SummaryWriter``, or ``None``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        shape: Sequence[int],
+        path: str | Path,
+        every: int = 1,
+        n_steps: int = 40,
+        n_images: int = 8,
+        sigma_max: float = 40.0,
+        top: float = 1.2,
+        writer: Any = None,  # noqa: ANN401 - tensorboard is optional
+    ) -> None:
+        self.network = network
+        self.objective = objective
+        self.shape = tuple(shape)
+        self.path = Path(path)
+        self.every = every
+        self.sigmas = karras(sigma_max, 0.005, n_steps)
+        self.n_images = n_images
+        self.top = top
+        self.writer = writer
+
+    def attach(self, engine: Engine) -> None:
+        """Register on ``engine``."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self)
+
+    def draw(self) -> Tensor:
+        """Magnitudes ``(n, y, x)``."""
+        device = next(self.network.parameters()).device
+        training = self.network.training
+        self.network.eval()
+        prior = self.objective.prior(self.network, dtype=fast_dtype(device))
+        images = torch.cat([
+            generate(prior, self.shape, self.sigmas, seeds=[seed], device=device) for seed in range(self.n_images)
+        ])  # fmt: skip
+        self.network.train(training)
+        return images.norm(dim=1).cpu()
+
+    def __call__(self, engine: Engine) -> None:
+        """Draw and write."""
+        images = self.draw()
+        png = sheet(images.numpy(), top=self.top)
+        write_whole({self.path: png}, overwrite=True)
+        if self.writer is not None:
+            self.writer.add_images("samples", (images[:, None] / self.top).clamp(0, 1), engine.state.iteration)
+
+
+def tensorboard(folder: str | Path, wanted: bool = True) -> Any:  # noqa: ANN401 - tensorboard is optional
+    """A ``SummaryWriter`` for ``folder``, or ``None`` where TensorBoard is not installed or not wanted."""
+    if not wanted or importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))

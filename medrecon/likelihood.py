@@ -11,7 +11,7 @@ from torch import Tensor
 from medrecon.operators.base import LinearOperator, Operator
 from medrecon.operators.linalg import dot, per_item
 
-__all__ = ["Gaussian", "Likelihood"]
+__all__ = ["Gaussian", "Likelihood", "Nothing"]
 
 
 class Likelihood(Protocol):
@@ -107,3 +107,18 @@ class Gaussian:
             return x + A.pinv(self.residual(x), n_iter)
         rho = self.noise_std**2 / var
         return A.solve(self.back + per_item(rho, x) * x, rho, x, n_iter)
+
+
+@dataclass(frozen=True, eq=False)
+class Nothing:
+    """No measurements: every image is equally likely, so a sampler draws from the prior.
+
+    Args:
+        y: an empty tensor of the real type and on the device that images shall have.
+        shape: of the image, ``(B, C, *spatial)``.
+    """
+
+    y: Tensor
+    shape: tuple[int, ...]
+    A: None = None
+    noise_std: float = 0.0

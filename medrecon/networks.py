@@ -40,6 +40,8 @@ class ResidualUNet(nn.Module):
         blocks: residual blocks of each scale.
         unshuffle: factor by which pixels move into channels before the first convolution.
         embedding: width of the noise-level embedding.
+        num_class_embeds: number of labels the network can be told, as in MONAI's ``DiffusionModelUNet``; the last is the
+            one that says nothing, for classifier-free guidance (Ho & Salimans, 2022). ``None``: it takes no labels.
     """
 
     def __init__(
@@ -49,16 +51,21 @@ class ResidualUNet(nn.Module):
         blocks: Sequence[int] = (2, 2, 4),
         unshuffle: int = 2,
         embedding: int = 128,
+        num_class_embeds: int | None = None,
     ) -> None:
         super().__init__()
         self.frequencies: Tensor
+        self.num_class_embeds = num_class_embeds
         if len(channels) != len(blocks):
             raise ValueError(f"channels and blocks need one entry per scale; got {channels} and {blocks}")
         self.unshuffle = unshuffle
         self.multiple = unshuffle * 2 ** (len(channels) - 1)
         # Wavelengths from the whole range of 250 ln(sigma)/4 (about 1000) down to a few units.
         self.register_buffer("frequencies", torch.logspace(-3, -0.4, 32), persistent=False)
-        self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.embed = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        if num_class_embeds is not None:
+            self.class_embedding = nn.Embedding(num_class_embeds, embedding)
+            nn.init.zeros_(self.class_embedding.weight)
 
         def stage(width: int, n: int) -> nn.ModuleList:
             return nn.ModuleList(_ResidualBlock(width, embedding) for _ in range(n))
@@ -73,12 +80,17 @@ class ResidualUNet(nn.Module):
         nn.init.zeros_(self.tail.weight)
         nn.init.constant_(self.tail.bias, 0.0)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, timesteps: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor | None = None, *, class_labels: Tensor | None = None) -> Tensor:
         """Map ``x`` ``(B, C, y, x)`` and ``timesteps`` ``(B,)`` (noise level on MONAI's 0...1000 scale) to ``(B, C, y, x)``.
 
+        ``class_labels`` are ``(B,)`` integers; none means the last label, which says nothing.
+
         Raises:
-            ValueError: if a side is no multiple of ``self.multiple`` (``EDMNet`` pads and crops).
+            ValueError: if a side is no multiple of ``self.multiple`` (``EDMNet`` pads and crops), or if labels come to a
+                network that takes none.
         """
+        if class_labels is not None and self.num_class_embeds is None:
+            raise ValueError("this ResidualUNet takes no class_labels; give it num_class_embeds")
         if any(n % self.multiple for n in x.shape[2:]):
             raise ValueError(
                 f"ResidualUNet needs sides that are multiples of {self.multiple}; got {tuple(x.shape[2:])}"
@@ -87,6 +99,11 @@ class ResidualUNet(nn.Module):
             timesteps = x.new_zeros(len(x))
         angles = timesteps.to(self.frequencies.dtype)[:, None] * self.frequencies
         embedding = self.embed(torch.cat([angles.sin(), angles.cos()], dim=1))
+        if self.num_class_embeds is not None:
+            if class_labels is None:
+                class_labels = torch.full((len(x),), self.num_class_embeds - 1, device=x.device)
+            embedding = embedding + self.class_embedding(class_labels)
+        embedding = F.silu(embedding)
         x = self.head(F.pixel_unshuffle(x, self.unshuffle))
         skips = []
         for scale, stage in enumerate(self.encoder):

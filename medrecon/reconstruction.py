@@ -22,7 +22,7 @@ from medrecon.data.kspace import check_mask, sampled
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
 
-__all__ = ["Reconstruction", "finish_record", "magnitudes", "reconstruct", "sensitivity_maps"]
+__all__ = ["Reconstruction", "finish_record", "magnitudes", "provenance", "reconstruct", "sensitivity_maps"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def magnitudes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
     return size.mean(0), size if len(size) > 1 else None
 
 
-def finish_record(record: Mapping[str, Any], root: str | Path, mask: np.ndarray, **more: object) -> dict[str, Any]:
-    """Complete the inferer's record to what the sidecar holds."""
+def provenance(record: Mapping[str, Any], root: str | Path) -> dict[str, Any]:
+    """Versions, and the bundle whose weights were used."""
     facts = metadata(root)
     return {
         "versions": {
@@ -73,10 +73,13 @@ def finish_record(record: Mapping[str, Any], root: str | Path, mask: np.ndarray,
         "bundle": {"name": facts["name"], "version": facts["version"], "weights_sha256": facts["weights"]["sha256"]}
         if record["network_evaluations"]
         else None,  # a classical solver uses no weights
-        "acceleration": round(achieved_acceleration(mask), 4),
-        **record,
-        **more,
     }
+
+
+def finish_record(record: Mapping[str, Any], root: str | Path, mask: np.ndarray, **more: object) -> dict[str, Any]:
+    """Complete the inferer's record to what the sidecar holds."""
+    acceleration = round(achieved_acceleration(mask), 4)
+    return {**provenance(record, root), "acceleration": acceleration, **record, **more}
 
 
 def _device(name: str) -> torch.device:
@@ -106,6 +109,8 @@ def reconstruct(
     seed: int = 0,
     noise_std: float | None = None,
     settings: Mapping[str, Any] | None = None,
+    condition: str | None = None,
+    guidance: float = 1.0,
     slices: slice = slice(None),
     device: str = "auto",
     name: str = "k-space",
@@ -125,6 +130,8 @@ def reconstruct(
         seed: of all random numbers.
         noise_std: of ``kspace``, per real component; default: estimated from the outermost sampled k-space.
         settings: hyper-parameters of the solver, e.g. ``{"gamma": 5.0}``.
+        condition: what the prior is told about the images, e.g. their contrast; the bundle's config lists its labels.
+        guidance: how much the condition counts, see :func:`medrecon.priors.guided`.
         slices: which slices to reconstruct.
         device: ``auto``, ``cpu`` or ``cuda``.
         name: what errors should call the data.
@@ -159,6 +166,10 @@ def reconstruct(
     parser = load_config(root, **overrides, **({} if steps is None else {"n_steps": steps}))
     where = _device(device)
     parser["device"] = where
+    if condition:
+        if parser.get("condition") is None:
+            raise InputError(f"the prior of bundle {root.name} takes no condition; leave it out")
+        parser["condition"], parser["guidance"] = condition, guidance
     inferer = _parsed(parser, "inferer")
     inferer.progress = progress
     network = _parsed(parser, "network") if inferer.solver.requires.prior else None

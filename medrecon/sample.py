@@ -9,12 +9,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Gaussian, Likelihood
+from medrecon.likelihood import Gaussian, Likelihood, Nothing
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Solver, State
+from medrecon.solvers.ddim import DDIM
 
-__all__ = ["draw", "sample"]
+__all__ = ["draw", "generate", "sample"]
 
 Callback = Callable[[int, int, float, State], None]
 
@@ -23,7 +24,7 @@ Callback = Callable[[int, int, float, State], None]
 def sample(
     solver: Solver,
     prior: Prior | None,
-    data: Likelihood,
+    data: Likelihood | Nothing,
     sigmas: Tensor,
     *,
     noise: Noise,
@@ -102,3 +103,28 @@ def draw(
         copies = replace(data, y=data.y.expand(len(part), *data.y.shape[1:]), image_shape=shape)
         out.append(sample(solver, prior, copies, sigmas, noise=Noise(part), callback=callback))
     return torch.cat(out)[:, None]
+
+
+def generate(
+    prior: Prior,
+    shape: Sequence[int],
+    sigmas: Tensor,
+    *,
+    seeds: Sequence[int],
+    solver: Solver = DDIM(),  # noqa: B008 - frozen
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Images of the prior alone, ``(len(seeds), *shape)``.
+
+    Args:
+        prior: ``prior(x, sigma)``, the clean estimate.
+        shape: of one image, ``(C, *spatial)``.
+        sigmas: the ladder; its first level should exceed the images' own spread several times.
+        seeds: one per image; an image depends on its seed alone.
+        solver: an unconditional sampler.
+        device: where to work.
+        dtype: real type of the images.
+    """
+    data = Nothing(torch.empty(0, dtype=dtype, device=device), (len(seeds), *shape))
+    return sample(solver, prior, data, sigmas, noise=Noise(seeds))

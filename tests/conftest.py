@@ -60,3 +60,27 @@ def scan(tmp_path):
         return path, np.abs(images)
 
     return make
+
+
+def write_slices(path, contrasts=("T1", "T1Gd", "T2", "FLAIR"), side=64):
+    """A tiny archive like those of the brain bundles."""
+    rng = np.random.default_rng(0)
+    np.savez(
+        path,
+        img=rng.integers(0, 200, (16, side, side), dtype=np.uint8),
+        subject=np.array(["omsL_12"] * 16),
+        contrast=np.array(list(contrasts) * 4),
+        stripped=np.array([0] * 8 + [1] * 8),
+    )
+
+
+def write_ct_slices(path, side=64):
+    """A tiny archive like that of the chest bundle: one held-out patient, two to train on."""
+    """A tiny archive like those of the brain bundles."""
+    rng = np.random.default_rng(0)
+    np.savez(
+        path,
+        img=rng.integers(0, 2000, (12, side, side), dtype=np.uint16),
+        subject=np.array(["siim_TCGA-17-Z021"] * 4 + ["a"] * 6 + ["b"] * 2),
+        licence=np.array(["CC-BY-3.0"] * 12),
+    )

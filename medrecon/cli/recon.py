@@ -31,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="solver.NAME=VALUE", help="a setting of the solver; repeatable"
     )
+    parser.add_argument("--condition", metavar="LABEL", help="tell the prior what it sees, e.g. T1 (default: nothing)")
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, metavar="W", help="how much the condition counts (default: 1)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     add_compute(parser)
 
@@ -126,6 +130,8 @@ def run(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             noise_std=noise_std,
             settings=settings,
+            condition=arguments.condition,
+            guidance=arguments.guidance,
             slices=arguments.slices,
             device=arguments.device,
             name=str(data.path),

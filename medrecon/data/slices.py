@@ -2,48 +2,64 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["load_slices", "sampling_weights"]
+from medrecon.data.errors import InputError
+
+__all__ = ["load_slices", "sampling_weights", "subject_weights"]
 
 
 def load_slices(
-    paths: str | Path | Sequence[str | Path], select: Mapping[str, Sequence] | None = None
-) -> list[dict[str, np.ndarray | str | int]]:
-    """Read magnitude slices as a list of dictionaries for a MONAI dataset.
+    paths: str | Path | Sequence[str | Path],
+    select: Mapping[str, Sequence] | None = None,
+    exclude: Mapping[str, Sequence] | None = None,
+) -> list[dict[str, Any]]:
+    """Read magnitude or CT slices as a list of dictionaries for a MONAI dataset.
 
-    Every archive holds ``img`` ``(n, y, x)`` uint8 where 200 is the volume's 99.5th percentile (image unit 1.0), and
-    per-row keys; ``subject``, ``contrast`` and ``stripped`` (skull-stripped: 1) are carried over, with ``archive``,
-    the name of the file.
+    Every archive holds ``img`` ``(n, y, x)`` of integers and any per-row keys (``subject``, ``contrast``, ``stripped``,
+    ``licence`` ...), which are carried over, with ``archive``, the name of the file.
 
     Args:
         paths: one archive or several.
         select: keep only rows whose key is one of the values, e.g. ``{"subject": ["omsL_12"]}``.
+        exclude: drop rows whose key is one of the values.
 
     Returns:
-        dictionaries with ``image`` ``(1, y, x)`` uint8.
+        dictionaries with ``image`` ``(1, y, x)``, uint8 or int16.
 
     Raises:
-        FileNotFoundError: naming the archive that is missing.
+        InputError: naming the archive that is missing or not of this kind, or the key that it lacks.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file; it should be an npz archive of training slices")
-        with np.load(path) as archive:
-            data = {key: archive[key] for key in ("img", "subject", "contrast", "stripped")}
-        keep = np.ones(len(data["img"]), dtype=bool)
-        for key, values in (select or {}).items():
-            keep &= np.isin(data[key], values)
+        try:
+            with open(path, "rb") as file, np.load(file) as archive:
+                data = {key: archive[key] for key in archive.files}
+            images = data.pop("img")
+            if images.ndim != 3 or images.dtype.kind not in "ui":
+                raise ValueError(f"img is {images.dtype} of shape {images.shape}")
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file; it should be an npz archive of training slices") from error
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: not an npz archive with integer 'img' (n, y, x) ({error})") from error
+        if images.dtype != np.uint8:
+            images = images.astype(np.int16)  # torch has few operations for uint16
+        keep = np.ones(len(images), dtype=bool)
+        for wanted, choice in ((True, select), (False, exclude)):
+            for key, values in (choice or {}).items():
+                if key not in data:
+                    raise InputError(f"{path}: has no key {key!r} to select rows by; it has {', '.join(data)}")
+                keep &= np.isin(data[key], list(values)) == wanted
         rows += [
             {
-                "image": data["img"][i][None],
-                "subject": str(data["subject"][i]),
-                "contrast": str(data["contrast"][i]),
-                "stripped": int(data["stripped"][i]),
+                "image": images[i][None],
+                **{key: values[i].item() for key, values in data.items()},
                 "archive": Path(path).stem,
             }
             for i in np.flatnonzero(keep)
@@ -51,17 +67,39 @@ def load_slices(
     return rows
 
 
-def sampling_weights(rows: Sequence[Mapping], key: str, shares: Mapping) -> list[float]:
-    """One weight a row so that the rows with ``row[key] == value`` are drawn with probability ``shares[value]``.
+def sampling_weights(rows: Sequence[Mapping], shares: Mapping[str, Mapping]) -> list[float]:
+    """One weight a row: for every key, rows with ``row[key] == value`` are drawn with probability ``shares[key][value]``.
+
+    Several keys are met at once by raking (iterative proportional fitting, Deming and Stephan 1940).
 
     Raises:
-        ValueError: if a value of ``key`` has no share.
+        ValueError: if a value of a key has no share, or the shares cannot be met together.
     """
-    counts: dict = {}
-    for row in rows:
-        counts[row[key]] = counts.get(row[key], 0) + 1
-    missing = set(counts) - set(shares)
-    if missing:
-        raise ValueError(f"no share given for {key} = {', '.join(sorted(map(str, missing)))}")
-    total = sum(shares[value] for value in counts)
-    return [shares[row[key]] / total / counts[row[key]] for row in rows]
+    codes, wanted = [], []
+    for key, parts in shares.items():
+        values = [row[key] for row in rows]
+        missing = set(values) - set(parts)
+        if missing:
+            raise ValueError(f"no share given for {key} = {', '.join(sorted(map(str, missing)))}")
+        present = [value for value in parts if value in set(values)]
+        target = np.array([parts[value] for value in present], dtype=float)
+        codes.append(np.array([present.index(value) for value in values]))
+        wanted.append(target / target.sum())
+    weights = np.full(len(rows), 1 / len(rows))
+    for _ in range(200):
+        for code, target in zip(codes, wanted, strict=True):
+            weights *= (target / np.bincount(code, weights, len(target)))[code]
+    for key, code, target in zip(shares, codes, wanted, strict=True):
+        if not np.allclose(np.bincount(code, weights, len(target)), target, atol=1e-3):
+            raise ValueError(f"the shares of {key} cannot be met together with the others")
+    return weights.tolist()
+
+
+def subject_weights(rows: Sequence[Mapping], key: str = "subject", power: float = 0.5) -> list[float]:
+    """One weight a row, so that a subject of ``n`` rows is drawn in proportion to ``n ** power``, one row like another.
+
+    0 treats subjects alike, 1 rows; in between, a large series neither rules the training nor is thrown away.
+    """
+    counts = Counter(row[key] for row in rows)
+    total = sum(n**power for n in counts.values())
+    return [counts[row[key]] ** (power - 1) / total for row in rows]

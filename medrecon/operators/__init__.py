@@ -2,6 +2,7 @@
 
 from medrecon.operators.base import Composed, LinearOperator, Operator, check_adjoint
 from medrecon.operators.bridge import AsComplex
+from medrecon.operators.ct import ParallelBeam
 from medrecon.operators.mri import CartesianMRI, MulticoilMRI, sense
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "LinearOperator",
     "MulticoilMRI",
     "Operator",
+    "ParallelBeam",
     "check_adjoint",
     "sense",
 ]

@@ -1,7 +1,20 @@
 """What images look like: ``prior(x, sigma)`` is the clean estimate of ``x = x0 + sigma n``."""
 
 from medrecon.priors.base import Counted, Prior, eps, score, with_vjp
+from medrecon.priors.combine import channelwise, guided
 from medrecon.priors.gaussian import GaussianPrior
-from medrecon.priors.nets import EDMNet, EpsNet
+from medrecon.priors.nets import EDMNet, EpsNet, FlowNet
 
-__all__ = ["Counted", "EDMNet", "EpsNet", "GaussianPrior", "Prior", "eps", "score", "with_vjp"]
+__all__ = [
+    "Counted",
+    "EDMNet",
+    "EpsNet",
+    "FlowNet",
+    "GaussianPrior",
+    "Prior",
+    "channelwise",
+    "eps",
+    "guided",
+    "score",
+    "with_vjp",
+]

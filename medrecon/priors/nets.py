@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from medrecon.operators.linalg import per_item
 from medrecon.priors.base import as_levels
 
-__all__ = ["EDMNet", "EpsNet", "Preconditioning", "precondition"]
+__all__ = ["EDMNet", "EpsNet", "FlowNet", "Labelled", "Preconditioning", "precondition"]
 
 
 class Preconditioning(NamedTuple):
@@ -50,6 +50,20 @@ def _run(network: nn.Module, x: Tensor, timesteps: Tensor, multiple: int, dtype:
     else:
         out = network(inside, timesteps)
     return out.to(x.dtype)[(..., *[slice(n) for n in spatial])]
+
+
+class Labelled(nn.Module):
+    """A network that takes ``class_labels``, told the same label for every image."""
+
+    def __init__(self, network: nn.Module, label: int) -> None:
+        super().__init__()
+        self.network = network
+        self.label = label
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """``network(x, timesteps, class_labels=label)``."""
+        labels = torch.full((len(x),), self.label, device=x.device)
+        return self.network(x, timesteps, class_labels=labels)
 
 
 class EDMNet:
@@ -118,3 +132,34 @@ class EpsNet:
         scaled = x / per_item((1 + levels**2).sqrt(), x)
         out = _run(self.network, scaled, self.timestep(levels), self.multiple, self.dtype)
         return x - per_item(levels, x) * out[:, : x.shape[1]]
+
+
+class FlowNet:
+    """A velocity-predicting network of a rectified flow, ``x_tau = (1 - tau) x0 + tau n``.
+
+    ``tau = sigma / (1 + sigma)``, ``x_tau = x / (1 + sigma)``, and the clean estimate is ``x_tau - tau v``.
+
+    Args:
+        network: called as ``network(x_tau, 1000 tau)``, answers ``v``.
+        sign: 1 for ``v = n - x0``; -1 for ``v = x0 - n``, the convention of MONAI's ``RFlowScheduler``.
+        multiple: sides are padded to a multiple of it for the network, then cropped back.
+        dtype: autocast type of the network alone.
+
+    References: Liu et al., ICLR 2023; Lipman et al., ICLR 2023.
+    """
+
+    def __init__(self, network: nn.Module, sign: int = 1, multiple: int = 8, dtype: torch.dtype | None = None) -> None:
+        if sign not in (1, -1):
+            raise ValueError(f"sign must be 1 (v = n - x0) or -1 (v = x0 - n); got {sign}")
+        self.network = network
+        self.sign = sign
+        self.multiple = multiple
+        self.dtype = dtype
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The clean estimate, ``x_tau - tau v``."""
+        levels = as_levels(sigma, x)
+        tau = levels / (1 + levels)
+        scaled = x / per_item(1 + levels, x)
+        velocity = self.sign * _run(self.network, scaled, 1000 * tau, self.multiple, self.dtype)
+        return scaled - per_item(tau, x) * velocity

@@ -1,4 +1,4 @@
-"""Reconstructions side by side, with their errors."""
+"""Reconstructions side by side with their errors, and sheets of samples."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["montage"]
+__all__ = ["montage", "sheet"]
 
 
 def montage(
@@ -38,4 +38,18 @@ def montage(
     axes[1, 0].text(0.5, 0.5, f"errors x {gain:g}", color="white", ha="center", transform=axes[1, 0].transAxes)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def sheet(images: np.ndarray, top: float = 1.0, columns: int = 4) -> bytes:
+    """A PNG of images ``(n, y, x)`` in rows of ``columns``, black at 0 and white at ``top``."""
+    from matplotlib.image import imsave
+
+    n, height, width = images.shape
+    rows = -(-n // columns)
+    filled = np.zeros((rows * columns, height, width), dtype=np.float32)
+    filled[:n] = images
+    page = filled.reshape(rows, columns, height, width).transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    buffer = io.BytesIO()
+    imsave(buffer, page, cmap="gray", vmin=0, vmax=top, format="png")
     return buffer.getvalue()

@@ -1,5 +1,6 @@
 """MONAI transforms: pick keys, call a function of ``medrecon.data``, put the result back."""
 
+from medrecon.transforms.ct import LoadSinogramd, SaveHounsfieldd
 from medrecon.transforms.kspace import (
     EstimateSensitivityMapsd,
     LoadKSpaced,
@@ -8,15 +9,14 @@ from medrecon.transforms.kspace import (
     SaveReconstructiond,
     UndersampleKSpaced,
 )
-from medrecon.transforms.training import AddSmoothPhase, AddSmoothPhased
 
 __all__ = [
-    "AddSmoothPhase",
-    "AddSmoothPhased",
     "EstimateSensitivityMapsd",
     "LoadKSpaced",
+    "LoadSinogramd",
     "MagnitudeMeand",
     "ReferenceImaged",
+    "SaveHounsfieldd",
     "SaveReconstructiond",
     "UndersampleKSpaced",
 ]

@@ -1,5 +1,6 @@
 """The bundle: run by MONAI as by us, weights checked, metadata complete; and the transforms inside."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,8 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigWorkflow
-from monai.data import MetaTensor
 from monai.metrics import SSIMMetric
 
 import medrecon
@@ -22,20 +23,20 @@ from medrecon.data.errors import InputError
 from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
-from medrecon.engines import EDMPrepareBatch, NoisyPrepareBatch
-from medrecon.handlers import WarmupCosine, averaged
 from medrecon.inferers import PosteriorInferer
 from medrecon.metrics import SSIM, scores
 from medrecon.networks import ResidualUNet
 from medrecon.transforms import (
-    AddSmoothPhase,
-    AddSmoothPhased,
     EstimateSensitivityMapsd,
     LoadKSpaced,
     UndersampleKSpaced,
 )
 from medrecon.writers import nifti_bytes
 
+from ..conftest import write_ct_slices, write_slices
+
+NAMES = ("brain_mri", "brain_mri_magnitude", "chest_ct")
+LIMITS = {"brain_mri": 14e6, "brain_mri_magnitude": 8e6, "chest_ct": 8e6}
 ROOT = find_bundle("brain_mri")
 CONFIG = ROOT / "configs" / "inference.yaml"
 
@@ -78,20 +79,25 @@ def test_evaluate_overlay_scores(scan, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "kind"),
-    [(["inference.yaml"], "infer"), (["inference.yaml", "evaluate.yaml"], "infer"), (["train.yaml"], "train")],
+    ("name", "files", "kind"),
+    [
+        *[(name, [f"{kind}.yaml"], kind[:5]) for name in NAMES for kind in ("inference", "train")],
+        ("brain_mri", ["inference.yaml", "evaluate.yaml"], "infer"),
+        ("brain_mri_magnitude", ["inference.yaml", "evaluate.yaml"], "infer"),
+    ],
 )
-def test_properties(files, kind, scan, tmp_path):
-    path, _ = scan()
-    settings = {"kspace": str(path)}
+def test_properties(name, files, kind, scan, tmp_path):
+    root = find_bundle(name)
+    settings = {"sinogram": "none.npz"} if name == "chest_ct" else {"kspace": str(scan()[0])}
     if kind == "train":
-        for name in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
-            write_slices(tmp_path / f"{name}.npz")
-        settings = {"dataset_dir": str(tmp_path), "bundle_root": str(tmp_path)}
+        for archive in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
+            write_slices(tmp_path / f"{archive}.npz")
+        write_ct_slices(tmp_path / "ct_slices_256.npz")
+        settings = {"dataset_dir": str(tmp_path), "bundle_root": str(tmp_path), "crop": 32, "val_crop": 48}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         workflow = ConfigWorkflow(
-            config_file=[str(ROOT / "configs" / f) for f in files], meta_file=str(ROOT / "configs" / "metadata.json"),
+            config_file=[str(root / "configs" / f) for f in files], meta_file=str(root / "configs" / "metadata.json"),
             logging_file=None, workflow_type=kind, **settings,
         )  # fmt: skip
         try:
@@ -101,42 +107,18 @@ def test_properties(files, kind, scan, tmp_path):
             monai.data.set_track_meta(True)  # training switches it off for the whole process
 
 
-def write_slices(path):
-    rng = np.random.default_rng(0)
-    np.savez(
-        path,
-        img=rng.integers(0, 200, (16, 64, 64), dtype=np.uint8),
-        subject=np.array(["omsL_12"] * 16),
-        contrast=np.array(["T1"] * 16),
-        stripped=np.array([0, 1] * 8),
-    )
+@pytest.mark.parametrize("name", NAMES)
+def test_training_and_inference_configs_describe_the_same_network(name):
+    configs = find_bundle(name) / "configs"
+    train, inference = (yaml.safe_load((configs / f"{kind}.yaml").read_text()) for kind in ("train", "inference"))
+    for key in ("network_def", "sigma_data", "parameterization", "labels"):
+        assert train.get(key) == inference.get(key)
 
 
-def test_training_runs_resumes_and_exports(tmp_path):
-    for name in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
-        write_slices(tmp_path / f"{name}.npz")
-    shutil.copytree(ROOT, tmp_path / "b", ignore=shutil.ignore_patterns("models", "checkpoints"))
-    common = (
-        "--config_file", tmp_path / "b" / "configs" / "train.yaml", "--bundle_root", tmp_path / "b", "--dataset_dir", tmp_path,
-        "--crop", 32, "--batch_size", 2, "--iterations_per_epoch", 3, "--network_def#channels", "[8,8,8]",
-    )  # fmt: skip
-    first = monai_run(*common, "--max_epochs", 1, cwd=tmp_path)
-    assert first.returncode == 0, first.stderr[-2000:]
-    one = metadata(tmp_path / "b")["weights"]["sha256"]
-    second = monai_run(*common, "--max_epochs", 2, cwd=tmp_path)
-    assert second.returncode == 0, second.stderr[-2000:]
-    assert "epoch 1 until 2 epochs" in second.stdout  # not from the start
-    assert metadata(tmp_path / "b")["weights"]["sha256"] != one
-    saved = torch.load(next((tmp_path / "b" / "checkpoints").glob("*.pt")), weights_only=True)
-    assert saved["trainer"]["iteration"] == 6
-    network = load_weights(ResidualUNet(channels=(8, 8, 8)), tmp_path / "b")
-    average = {k.removeprefix("module."): v for k, v in saved["average"].items() if k != "n_averaged"}
-    for key, value in network.state_dict().items():
-        assert torch.equal(value, average[key].half().float())
-
-
-def test_metadata_is_complete_and_small_weights_are_those_named():
-    facts = metadata(ROOT)
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_is_complete_and_small_weights_are_those_named(name):
+    root = find_bundle(name)
+    facts = metadata(root)
     needed = {"version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task"}
     needed |= {"description", "authors", "copyright", "network_data_format", "changelog", "name"}
     assert needed <= set(facts)
@@ -154,10 +136,12 @@ def test_metadata_is_complete_and_small_weights_are_those_named():
                 "channel_def",
             }
             assert wanted <= set(tensor)
-    assert (ROOT / "LICENSE").is_file()
-    assert (ROOT / "docs" / "README.md").is_file()
-    weights = ROOT / facts["weights"]["file"]
-    assert weights.stat().st_size < 14e6
+    assert (root / "LICENSE").is_file()
+    assert (root / "docs" / "README.md").is_file()
+    assert (root / "docs" / "data_license.txt").is_file()
+    weights = root / facts["weights"]["file"]
+    assert weights.stat().st_size < LIMITS[name]
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == facts["weights"]["sha256"]
     state = torch.load(weights, weights_only=True)
     assert all(v.dtype == torch.float16 for v in state.values())
 
@@ -218,50 +202,6 @@ def test_network_items_are_independent_and_know_the_noise_level():
     for i in range(3):
         assert torch.allclose(together[i : i + 1], network(x[i : i + 1], t[i : i + 1]), atol=1e-12)
     assert not torch.allclose(network(x, t), network(x, t + 20))
-
-
-def test_smooth_phase_keeps_the_magnitude_and_is_seeded():
-    image = torch.rand(1, 12, 10)
-    transform = AddSmoothPhased("image").set_random_state(3)
-    out = transform({"image": image})["image"]
-    assert torch.allclose(out.norm(dim=0), image[0], atol=1e-6)
-    again = AddSmoothPhase().set_random_state(3)
-    assert torch.equal(again(image), out)
-    assert not torch.equal(again(image), out)  # a new phase every time
-    assert isinstance(AddSmoothPhase()(MetaTensor(image)), MetaTensor)
-    with pytest.raises(ValueError, match="one channel"):
-        AddSmoothPhase()(torch.rand(2, 4, 4))
-
-
-def test_prepare_batch():
-    torch.manual_seed(0)
-    x0 = torch.randn(400, 2, 4, 4)
-    inputs, target, (steps,), _ = EDMPrepareBatch(0.25)({"image": x0})
-    assert inputs.shape == target.shape == x0.shape
-    assert abs(float(steps.mean()) - 250 * -1.6 / 4) < 2
-    noisy, clean, (sigma,), _ = NoisyPrepareBatch([0.1, 1.0])({"image": x0})
-    assert torch.equal(clean, x0)
-    assert torch.equal(sigma[:3], torch.tensor([0.1, 1.0, 0.1]))
-    assert abs(float((noisy - x0)[1::2].std()) - 1.0) < 0.03
-    assert torch.equal(noisy, NoisyPrepareBatch([0.1, 1.0])({"image": x0})[0])
-
-
-def test_schedule_and_moving_average():
-    network = torch.nn.Linear(1, 1, bias=False)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    schedule = WarmupCosine(optimizer, 0.5, total=1000, warmup=100, floor=0.1)
-    assert schedule.rate(50) == pytest.approx(0.25, rel=0.02)
-    assert schedule.rate(500) == pytest.approx(0.5 * 0.55)
-    assert schedule.rate(1000) == pytest.approx(0.05)
-    assert schedule.rate(5000) == pytest.approx(0.05)
-    average = averaged(network, decay=0.9)
-    with torch.no_grad():
-        network.weight.fill_(1.0)
-        average.update_parameters(network)
-        network.weight.fill_(2.0)
-        for _ in range(200):
-            average.update_parameters(network)
-    assert abs(float(average.module.weight.detach()) - 2.0) < 1e-6
 
 
 # Transforms and inferer

@@ -14,7 +14,7 @@ from medrecon.data.masks import KINDS, achieved_acceleration, acs_block, centred
 from medrecon.data.noise import estimate_noise_std, noise_scan_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
-from medrecon.data.slices import load_slices, sampling_weights
+from medrecon.data.slices import load_slices, sampling_weights, subject_weights
 
 from ..conftest import blobs
 
@@ -446,10 +446,24 @@ def test_slices_and_their_shares(tmp_path):
     rows = load_slices(tmp_path / "s.npz")
     assert rows[0]["image"].shape == (1, 8, 8)
     assert [r["subject"] for r in load_slices(tmp_path / "s.npz", {"subject": ["b"]})] == ["b"] * 3
-    weights = sampling_weights(rows, "stripped", {0: 0.8, 1: 0.2})
+    assert [r["subject"] for r in load_slices(tmp_path / "s.npz", exclude={"subject": ["b", "c"]})] == ["a"] * 2
+    with pytest.raises(InputError, match=r"s\.npz.*no key 'age'"):
+        load_slices(tmp_path / "s.npz", {"age": [3]})
+    weights = sampling_weights(rows, {"stripped": {0: 0.8, 1: 0.2}, "subject": {"a": 0.3, "b": 0.6, "c": 0.1}})
     assert sum(weights) == pytest.approx(1)
-    assert sum(w for w, r in zip(weights, rows, strict=True) if r["stripped"]) == pytest.approx(0.2)
+    for key, value, share in (("stripped", 1, 0.2), ("subject", "a", 0.3), ("subject", "c", 0.1)):
+        assert sum(w for w, r in zip(weights, rows, strict=True) if r[key] == value) == pytest.approx(share, abs=1e-3)
     with pytest.raises(ValueError, match="stripped = 1"):
-        sampling_weights(rows, "stripped", {0: 1.0})
-    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        sampling_weights(rows, {"stripped": {0: 1.0}})
+    with pytest.raises(ValueError, match="cannot be met"):
+        sampling_weights(rows, {"stripped": {0: 0.8, 1: 0.2}, "subject": {"a": 0.98, "b": 0.01, "c": 0.01}})
+    by_subject = subject_weights(rows, power=0.0)
+    assert sum(w for w, r in zip(by_subject, rows, strict=True) if r["subject"] == "c") == pytest.approx(1 / 3)
+    assert subject_weights(rows, power=1.0) == pytest.approx([1 / 6] * 6)
+    with pytest.raises(InputError, match=r"none\.npz"):
         load_slices(tmp_path / "none.npz")
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "s.npz").read_bytes()[:300])
+    with pytest.raises(InputError, match=r"torn\.npz"):
+        load_slices(tmp_path / "torn.npz")
+    np.savez(tmp_path / "ct.npz", img=np.full((1, 4, 4), 2000, dtype=np.uint16))
+    assert load_slices(tmp_path / "ct.npz")[0]["image"].dtype == np.int16

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from medrecon.operators import AsComplex, CartesianMRI, LinearOperator, MulticoilMRI, sense
+from medrecon.operators import AsComplex, CartesianMRI, LinearOperator, MulticoilMRI, ParallelBeam, sense
 from medrecon.operators.base import Composed
 
 
@@ -62,6 +62,11 @@ def _masks_per_item():
     return MulticoilMRI(_maps(3, 4, 8, 9), mask), _random(3, 1, 8, 9)
 
 
+def _parallel(shape, views, **settings):
+    angles = torch.linspace(0, 3.1, views, dtype=torch.float64)
+    return ParallelBeam(angles, shape, dtype=torch.float64, **settings), _random(2, 1, *shape, dtype=torch.float64)
+
+
 CASES = [
     Case("AsComplex", lambda: (AsComplex(), _random(3, 4, 5, 6, dtype=torch.float64))),
     Case("CartesianMRI columns even", lambda: _cartesian((8, 10), _columns(10)[None])),
@@ -78,5 +83,9 @@ CASES = [
     Case("MulticoilMRI a mask per item", _masks_per_item),
     Case("sense columns", lambda: _sense((8, 9), _columns(9)[None])),
     Case("sense points, maps per item", lambda: _sense((7, 6), _points(7, 6), batch=3)),
+    Case("ParallelBeam even", lambda: _parallel((8, 8), 30)),
+    Case(
+        "ParallelBeam odd, off centre", lambda: _parallel((7, 9), 24, detectors=16, pitch=0.8, offset=0.3, spacing=0.7)
+    ),
     Case("sense without maps", lambda: _single((7, 8), _points(7, 8))),
 ]

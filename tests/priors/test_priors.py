@@ -6,9 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from medrecon.priors import Counted, EDMNet, EpsNet, GaussianPrior, eps, score, with_vjp
-from medrecon.priors.nets import precondition
-from medrecon.training.edm import denoising_pair, log_normal_levels
+from medrecon.priors import (
+    Counted,
+    EDMNet,
+    EpsNet,
+    FlowNet,
+    GaussianPrior,
+    channelwise,
+    eps,
+    guided,
+    score,
+    with_vjp,
+)
+from medrecon.priors.nets import Labelled, precondition
+from medrecon.training.objectives import DDPM, EDM, RectifiedFlow, objective, stratified
 
 
 def gaussian(shape=(2, 3, 5), seed=0):
@@ -54,10 +65,27 @@ class AsEDM(nn.Module):
         return (self.prior(x, sigma) - c.skip.view(view) * x) / c.out.view(view)
 
 
+class AsFlow(nn.Module):
+    """The velocity network of a rectified flow that was trained on this Gaussian perfectly."""
+
+    def __init__(self, prior, sign):
+        super().__init__()
+        self.prior, self.sign = prior, sign
+
+    def forward(self, x, timesteps):
+        tau = timesteps / 1000
+        view = tau.view(-1, *[1] * (x.ndim - 1))
+        x0 = self.prior(x / (1 - view), tau / (1 - tau))
+        return self.sign * (x - x0) / view  # E[n - x0 | x], since x = (1 - tau) x0 + tau n
+
+
 ABAR = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 WRAPPERS = {
     "EDMNet": lambda prior: EDMNet(AsEDM(prior, 0.4), 0.4, multiple=1),
     "EpsNet": lambda prior: EpsNet(AsEps(prior, ABAR), ABAR, multiple=1),
+    "FlowNet": lambda prior: FlowNet(AsFlow(prior, 1), multiple=1),
+    "FlowNet, MONAI's sign": lambda prior: FlowNet(AsFlow(prior, -1), sign=-1, multiple=1),
+    "guided by itself": lambda prior: guided(prior, prior, 3.0),
     "Counted": Counted,
 }
 
@@ -142,6 +170,36 @@ def test_bfloat16_is_for_the_network_alone():
     assert seen["inside"] == torch.bfloat16
 
 
+class Says(nn.Module):
+    """A network that answers what it was told to, once it was shown what it should be."""
+
+    def __init__(self, inputs, answer):
+        super().__init__()
+        self.inputs, self.answer = inputs, answer
+
+    def forward(self, x, timesteps):
+        assert torch.allclose(x, self.inputs, rtol=1e-9)
+        return self.answer
+
+
+@pytest.mark.parametrize("kind", [EDM(sigma_data=0.4), DDPM(), RectifiedFlow()], ids=["edm", "ddpm", "flow"])
+def test_target_and_wrapper_are_inverse(kind):
+    """A network that says its target exactly is a prior that returns the clean image exactly, at any level."""
+    x0, noise = noisy(seed=5), noisy(seed=6)
+    for u in (0.03, 0.5, 0.97):
+        pair = kind.pair(x0, torch.full((3,), u, dtype=torch.float64), noise)
+        if isinstance(kind, EDM):
+            sigma = (4 * pair.timesteps / 250).exp()
+        elif isinstance(kind, DDPM):
+            kept = kind.alphas_cumprod[pair.timesteps.long()]
+            sigma = ((1 - kept) / kept).sqrt()
+        else:
+            sigma = pair.timesteps / 1000 / (1 - pair.timesteps / 1000)
+        x = x0 + sigma.view(-1, 1, 1, 1) * noise
+        prior = kind.prior(Says(pair.inputs, pair.target), multiple=1)
+        assert torch.allclose(prior(x, sigma), x0, atol=1e-9)
+
+
 def test_edm_regression_is_solved_by_the_exact_network():
     """The target of training is what a perfect denoiser's F answers on average: residuals have zero correlation with it."""
     prior = gaussian((4,))
@@ -149,8 +207,9 @@ def test_edm_regression_is_solved_by_the_exact_network():
     n = 200_000
     root = prior.modes * prior.variances.clamp(min=0).sqrt()
     x0 = prior.mean + torch.randn(n, 4, generator=generator, dtype=torch.float64) @ root.T
-    sigma = torch.full((n,), 0.5, dtype=torch.float64)
-    pair = denoising_pair(x0, sigma, 0.4, torch.randn(n, 4, generator=generator, dtype=torch.float64))
+    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    noise = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    pair = EDM(sigma_data=0.4, log_mean=-0.7, log_std=0.5).pair(x0, u, noise)
     answer = AsEDM(prior, 0.4)(pair.inputs, pair.timesteps)
     residual = pair.target - answer
     # Orthogonality of the conditional mean: standard error 1 / sqrt(n) = 0.0022, five of them.
@@ -164,20 +223,64 @@ def test_preconditioning_keeps_input_and_target_at_unit_variance(sigma):
     generator = torch.Generator().manual_seed(0)
     n = 400_000
     x0, noise = 0.4 * torch.randn(2, n, generator=generator, dtype=torch.float64) / torch.tensor([[1.0], [0.4]])
-    pair = denoising_pair(x0, torch.full((n,), sigma, dtype=torch.float64), 0.4, noise)
+    at = EDM(sigma_data=0.4, log_mean=math.log(sigma), log_std=0.0)
+    pair = at.pair(x0, torch.full((n,), 0.5, dtype=torch.float64), noise)
     for part in (pair.inputs, pair.target):
         assert abs(float(part.var()) - 1) < 5 * (2 / n) ** 0.5
-    assert (
-        abs(float((pair.inputs * pair.target).mean())) < 5 / n**0.5
-    )  # nothing linear is left for the network to learn
+    # Nothing linear is left for the network to learn.
+    assert abs(float((pair.inputs * pair.target).mean())) < 5 / n**0.5
     assert torch.allclose(pair.timesteps, torch.tensor(250 * math.log(sigma) / 4, dtype=torch.float64))
 
 
-def test_levels_are_log_normal():
-    levels = log_normal_levels(100_000, -1.0, 1.2).log()
+def test_levels_follow_their_laws():
+    n = 100_000
+    u = stratified(n).double()
+    bins = (1000 * stratified(1000)).floor().sort().values
+    assert torch.equal(bins, torch.arange(1000.0))  # one in each
+    zero = torch.zeros(n, 1, dtype=torch.float64)
+    levels = EDM(log_mean=-1.0, log_std=1.2).pair(zero, u, zero).timesteps * 4 / 250
     assert abs(float(levels.mean()) + 1.0) < 0.01
     assert abs(float(levels.std()) - 1.2) < 0.01
-    assert len(set(levels.tolist())) > 99_000
+    steps = DDPM().pair(zero, u, zero).timesteps
+    assert torch.equal(steps.unique(), torch.arange(1000, dtype=torch.float64))
+    tau = RectifiedFlow(mean=-0.5, std=1.2).pair(zero, u, zero).timesteps / 1000
+    assert abs(float(tau.logit().mean()) + 0.5) < 0.01
+    with pytest.raises(ValueError, match="parameterization must be one of edm, ddpm, flow"):
+        objective("vp")
+
+
+def test_ddpm_has_monais_chain():
+    from monai.networks.schedulers import DDPMScheduler
+
+    assert torch.allclose(
+        DDPM().alphas_cumprod.float(), DDPMScheduler(num_train_timesteps=1000).alphas_cumprod, rtol=1e-4
+    )
+
+
+def test_guidance_interpolates_and_extrapolates():
+    one, other, x = gaussian(seed=0), gaussian(seed=7), noisy()
+    assert guided(one, other, 0.0) is other
+    assert guided(one, other, 1.0) is one
+    # Densities multiply where scores add: p_c^2 / p_null.
+    expected = 2 * score(one, x, 0.6) - score(other, x, 0.6)
+    assert torch.allclose(score(guided(one, other, 2.0), x, 0.6), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_labelled_network_is_told_its_label():
+    class Echo(nn.Module):
+        def forward(self, x, timesteps, class_labels):
+            return class_labels.view(-1, 1, 1).expand_as(x).to(x.dtype)
+
+    assert torch.equal(Labelled(Echo(), 3)(torch.zeros(2, 1, 4), torch.zeros(2)), torch.full((2, 1, 4), 3.0))
+
+
+def test_channelwise_is_the_prior_of_independent_channels():
+    prior, x = gaussian((1, 5)), noisy((3, 5))
+    levels = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
+    out = channelwise(prior)(x, levels)
+    for i in range(3):
+        for c in range(3):
+            assert torch.allclose(out[i, c], prior(x[i : i + 1, c : c + 1], float(levels[i]))[0, 0], rtol=1e-9)
 
 
 def test_monai_network_as_eps_prior():

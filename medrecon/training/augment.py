@@ -1,0 +1,182 @@
+"""Batched augmentation on the training device: clean magnitude slices as a scanner might have acquired them.
+
+Archives hold images that were interpolated to a common grid, so they are smooth at the scale of a pixel and have no phase.
+An image straight from k-space is neither: it fills its band up to the last frequency (and rings), its shading follows
+the coils, and its phase follows the shim and, in part, the anatomy. A prior that has never seen this removes real detail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Augment", "anatomical_phase", "polynomial_field", "resampling_matrix"]
+
+
+def _uniform(n: int, low: float, high: float, device: torch.device) -> Tensor:
+    return low + (high - low) * torch.rand(n, device=device)
+
+
+def resampling_matrix(n: int, size: int, zoom: Tensor, first: Tensor) -> Tensor:
+    """Matrices that sample ``n`` periodic points at ``first + i / zoom``, ``i < size``, as a scanner would.
+
+    Zoom below 1 keeps only the central frequencies that the coarser grid can hold (a k-space crop: band-limited, with
+    Gibbs ringing); zoom above 1 interpolates by zero filling. With one row per item of ``zoom`` and ``first``, a batched
+    product resamples and crops at once.
+
+    Args:
+        n: samples of the input.
+        size: samples of the output.
+        zoom: pixels of the output per pixel of the input, ``(B,)``.
+        first: position of the first output sample, in pixels of the input, ``(B,)``.
+
+    Returns:
+        ``(B, size, n)``; rows sum to 1.
+    """
+    kept = torch.floor(n * zoom.clamp(max=1.0) + 1e-4)[:, None, None]
+    steps = torch.arange(size, device=zoom.device, dtype=zoom.dtype)
+    samples = torch.arange(n, device=zoom.device, dtype=zoom.dtype)
+    t = (first[:, None] + steps / zoom[:, None])[:, :, None] - samples
+    t = math.pi * (t - n * torch.round(t / n)) / n
+    close = t.abs() < 1e-6
+    t = torch.where(close, 1.0, t)
+    # The Dirichlet kernel; an even number of frequencies splits the Nyquist term between both ends of the band.
+    kernel = (kept * t).sin() / (n * torch.where(kept % 2 == 1, t.sin(), t.tan()))
+    return torch.where(close, kept / n, kernel)
+
+
+def polynomial_field(shape: Sequence[int], coefficients: Tensor, pixels: float = 128.0) -> Tensor:
+    """Second-order polynomials ``c . (1, y, x, y^2, yx, x^2)``, one per row of ``coefficients`` ``(B, 6)``, ``(B, 1, y, x)``.
+
+    Coordinates count from the centre, in units of ``pixels``.
+    """
+    y, x = ((torch.arange(n, device=coefficients.device) - n // 2).to(coefficients) / pixels for n in shape)
+    y, x = torch.broadcast_tensors(y[:, None], x[None, :])
+    terms = torch.stack([torch.ones_like(y), y, x, y * y, y * x, x * x])
+    return torch.einsum("bk,kyx->byx", coefficients, terms)[:, None]
+
+
+def anatomical_phase(magnitude: Tensor, amplitude: Tensor, angle: Tensor, scale: Tensor) -> Tensor:
+    """A phase with the edges of the image itself, ``(B, 1, y, x)`` in rad.
+
+    The field of susceptibility sources is their convolution with a dipole (Salomir et al., Concepts Magn. Reson. B 19B,
+    2003), whose kernel in k-space is ``cos^2(angle to the field) - 1/3``; here the magnitude stands for the sources and the
+    smooth part, which no slice can know, is left out.
+
+    Args:
+        magnitude: ``(B, 1, y, x)``.
+        amplitude: rad per image unit, ``(B,)``.
+        angle: of the field in the plane, rad, ``(B,)``.
+        scale: standard deviation in pixels of the Gaussian whose band is left out, ``(B,)``.
+    """
+    ny, nx = magnitude.shape[2:]
+    ky = torch.fft.fftfreq(ny, device=magnitude.device)[:, None]
+    kx = torch.fft.rfftfreq(nx, device=magnitude.device)[None, :]
+    square = ky**2 + kx**2
+    view = (-1, 1, 1, 1)
+    along = (ky * angle.view(view).sin() + kx * angle.view(view).cos()) ** 2
+    dipole = along / square.clamp(min=1e-12) - 1 / 3
+    high = 1 - (-2 * (math.pi * scale.view(view)) ** 2 * square).exp()
+    spectrum = torch.fft.rfft2(magnitude.float()) * dipole * high
+    return amplitude.view(view) * torch.fft.irfft2(spectrum, s=(ny, nx))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random crops of a batch of magnitude slices, resampled, shaded and given a phase; everything on their device.
+
+    Args:
+        crop: side of the crops.
+        unit: value of the input that is image unit 1.0.
+        channels: 2 for complex images (real, imaginary), 1 for magnitudes or other real images.
+        signed: where there is one channel, probability that it is the real part of the complex image (which a prior meets
+            that is used channel by channel) and not the magnitude.
+        zoom: range of the output's pixels per pixel of the input, log-uniform; the two axes differ by up to 5 %.
+        zoomed: probability that an item is resampled; the others keep their pixels.
+        rotated: probability of a quarter turn.
+        flipped: probability of a left-right flip.
+        gain: standard deviation of the logarithm of a factor on the whole image.
+        shading: standard deviation of the first- and second-order terms of the logarithm of a smooth gain.
+        linear: standard deviation of the linear phase, rad per 128 pixels.
+        quadratic: standard deviation of the quadratic phase, rad per 128 pixels squared.
+        anatomical: standard deviation of the phase that follows the anatomy, rad per image unit.
+        fat: standard deviation of the phase of the brightest tissue (chemical shift), rad.
+    """
+
+    crop: int = 128
+    unit: float = 200.0
+    channels: int = 2
+    signed: float = 0.0
+    zoom: tuple[float, float] = (0.6, 1.25)
+    zoomed: float = 0.75
+    rotated: float = 0.25
+    flipped: float = 0.5
+    gain: float = 0.12
+    shading: float = 0.15
+    linear: float = 1.5
+    quadratic: float = 1.0
+    anatomical: float = 0.6
+    fat: float = 0.3
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images ``(B, 1, y, x)`` of any real type to crops ``(B, 2 or 1, crop, crop)``, float32.
+
+        Raises:
+            ValueError: if the images have more than one channel, or the smallest zoom of them cannot fill a crop.
+        """
+        n = len(images)
+        device = images.device
+        if images.shape[1] != 1 or min(images.shape[2:]) * min(1.0, self.zoom[0]) < self.crop:
+            raise ValueError(
+                f"crops of {self.crop} at zoom {self.zoom[0]} need one channel and larger sides; got {images.shape}"
+            )
+        x = images[:, 0].float() / self.unit
+        x = torch.where((torch.rand(n, device=device) < self.rotated).view(-1, 1, 1), self._turned(x), x)
+        low, high = (math.log(z) for z in self.zoom)
+        resampled = torch.rand(n, device=device) < self.zoomed
+        common = _uniform(n, low, high, device)
+        matrices = []
+        for side in x.shape[1:]:
+            zoom = (common + _uniform(n, -0.05, 0.05, device)).clamp(low, high).exp()
+            zoom = torch.where(resampled, zoom, 1.0)
+            room = side - self.crop / zoom
+            first = torch.rand(n, device=device) * room
+            matrices.append(resampling_matrix(side, self.crop, zoom, torch.where(resampled, first, first.floor())))
+        x = (matrices[0] @ x @ matrices[1].mT)[:, None]
+        flip = (torch.rand(n, device=device) < self.flipped).view(-1, 1, 1, 1)
+        x = torch.where(flip, x.flip(-1), x)
+        scale = torch.tensor([self.gain, *[self.shading] * 5], device=device)
+        field = polynomial_field(x.shape[2:], scale * torch.randn(n, 6, device=device), self.crop / 2)
+        x = x * field.exp()
+        if self.channels == 1 and self.signed == 0:
+            return x.abs()
+        phase = self._phase(x)
+        if self.channels == 1:
+            signed = (torch.rand(n, device=device) < self.signed).view(-1, 1, 1, 1)
+            return torch.where(signed, x * phase.cos(), x.abs())
+        return torch.cat([x * phase.cos(), x * phase.sin()], dim=1)
+
+    @staticmethod
+    def _turned(x: Tensor) -> Tensor:
+        """A quarter turn, or half a turn where the batch is not square."""
+        return x.mT.flip(1) if x.shape[1] == x.shape[2] else x.flip(1, 2)
+
+    def _phase(self, x: Tensor) -> Tensor:
+        n, device = len(x), x.device
+        scale = torch.tensor([0.0, *[self.linear] * 2, *[self.quadratic] * 3], device=device)
+        phase = polynomial_field(x.shape[2:], scale * torch.randn(n, 6, device=device))
+        phase = phase + _uniform(n, -math.pi, math.pi, device).view(-1, 1, 1, 1)
+        if self.anatomical > 0:
+            amplitude = self.anatomical * torch.randn(n, device=device)
+            angle = _uniform(n, 0.0, math.pi, device)
+            phase = phase + anatomical_phase(x, amplitude, angle, _uniform(n, 2.0, 10.0, device))
+        if self.fat > 0:
+            threshold = _uniform(n, 0.6, 1.0, device).view(-1, 1, 1, 1)
+            bright = F.hardsigmoid(20 * (x - threshold))
+            phase = phase + self.fat * torch.randn(n, device=device).view(-1, 1, 1, 1) * bright
+        return phase

@@ -1,0 +1,254 @@
+"""Training as users run it: killed, continued, limited, on several processes; and its parts."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from medrecon.bundle import find_bundle, load_weights, metadata
+from medrecon.data.errors import InputError
+from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch
+from medrecon.handlers import KeepBest, SampleSheet, WarmupCosine, averaged, checkpoint, denoising_metrics, start_from
+from medrecon.inferers import AutocastInferer
+from medrecon.networks import ResidualUNet
+from medrecon.training.augment import Augment
+from medrecon.training.objectives import EDM
+
+from ..conftest import write_slices
+
+SMALL = ("--crop", 32, "--val_crop", 48, "--batch_size", 2, "--iterations_per_epoch", 3, "--network_def#channels", "[8,8,8]",
+         "--val_interval", 1, "--sheet_interval", 100)  # fmt: skip
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A copy of the bundle, tiny data, and a function that gives the command line of a training run."""
+    for name in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
+        write_slices(tmp_path / f"{name}.npz")
+    root = tmp_path / "b"
+    shutil.copytree(find_bundle("brain_mri"), root, ignore=shutil.ignore_patterns("models", "checkpoints"))
+
+    def command(*more, configs=("train.yaml",), start=(sys.executable, "-m", "monai.bundle")):
+        files = str([str(root / "configs" / name) for name in configs])
+        given = ("run", "--config_file", files, "--bundle_root", root, "--dataset_dir", tmp_path, *SMALL, *more)
+        return [*start, *map(str, given)]
+
+    return root, command
+
+
+def train(command, cwd):
+    run = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+def reached(root):
+    return torch.load(root / "checkpoints" / "latest.pt", weights_only=True)["trainer"]["iteration"]
+
+
+def test_a_killed_run_continues_and_ends_with_the_same_step_count(bundle, tmp_path):
+    root, command = bundle
+    endless = subprocess.Popen(command("--max_epochs", 100000), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    latest = root / "checkpoints" / "latest.pt"
+    deadline = time.monotonic() + 120
+    while not latest.is_file() and endless.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    endless.send_signal(signal.SIGKILL)
+    endless.wait()
+    left = reached(root)
+    assert left >= 3
+    epochs = left // 3 + 2
+    train(command("--max_epochs", epochs, "--sheet_interval", 1), tmp_path)
+    assert reached(root) == 3 * epochs
+    # What is exported is the best average, in half precision, and the metadata name it.
+    best = torch.load(root / "checkpoints" / "best.pt", weights_only=True)
+    network = load_weights(ResidualUNet(channels=(8, 8, 8), num_class_embeds=5), root)
+    average = {k.removeprefix("module."): v for k, v in best["average"].items() if k != "n_averaged"}
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, average[key].half().float())
+    assert (root / "checkpoints" / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list(root.rglob("*.part"))
+
+
+def test_max_minutes_ends_with_a_checkpoint_inside_an_epoch(bundle, tmp_path):
+    root, command = bundle
+    limited = command("--max_epochs", 1, "--iterations_per_epoch", 1000000, "--max_minutes", 0.02)
+    train(limited, tmp_path)
+    left = reached(root)
+    assert 10 <= left < 1000000
+    assert (root / "models" / "model.pt").is_file()
+    # Continued inside the epoch, and ended where an undisturbed run ends.
+    train(command("--max_epochs", 1, "--iterations_per_epoch", left + 7), tmp_path)
+    assert reached(root) == left + 7
+
+
+@pytest.mark.parametrize("parameterization", ["ddpm", "flow"])
+def test_other_parameterizations_train_and_reconstruct(bundle, tmp_path, parameterization):
+    root, command = bundle
+    train(command("--max_epochs", 1, "--parameterization", parameterization, "--sheet_interval", 1), tmp_path)
+    assert metadata(root)["weights"]["sha256"]
+
+
+def test_two_processes_train_one_network(bundle, tmp_path):
+    root, command = bundle
+    start = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
+    configs = ("train.yaml", "multi_gpu_train.yaml")
+    out = train(command("--max_epochs", 2, configs=configs, start=start), tmp_path)
+    assert reached(root) == 6
+    assert out.count("Epoch: 2/2, Iter: 3/3") == 1  # only the first process reports
+    train(command("--max_epochs", 3, configs=configs, start=start), tmp_path)
+    assert reached(root) == 9
+    train(command("--max_epochs", 4), tmp_path)  # and one process goes on with what two have made
+    assert reached(root) == 12
+
+
+def trainer(network, steps, epoch_length=4):
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+
+    def step(engine, batch):
+        optimizer.zero_grad()
+        network(torch.rand(8, 1)).square().mean().backward()
+        optimizer.step()
+
+    engine = Engine(step)
+    engine.state.epoch_length, engine.state.max_epochs = epoch_length, steps // epoch_length
+    return engine, optimizer
+
+
+def test_checkpoint_restores_everything_and_new_random_numbers(tmp_path):
+    seen = []
+
+    def run(epochs, folder):
+        torch.manual_seed(0)
+        network = torch.nn.Linear(1, 1)
+        engine, optimizer = trainer(network, 4 * epochs)
+        checkpoint(engine, folder, {"network": network, "optimizer": optimizer}, seed=3)
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: seen.append(torch.get_rng_state()))
+        engine.run(range(4), max_epochs=epochs, epoch_length=4)
+        return network.weight.item(), engine.state.iteration
+
+    run(1, tmp_path / "a")
+    _, iterations = run(2, tmp_path / "a")
+    assert iterations == 8
+    assert len(seen) == 2 and not torch.equal(seen[0], seen[1])  # the second epoch's numbers are not the first's again
+    assert run(2, tmp_path / "a")[1] == 8  # nothing left to do
+    whole = (tmp_path / "a" / "latest.pt").read_bytes()
+    (tmp_path / "a" / "latest.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"latest\.pt: cannot be continued"):
+        run(3, tmp_path / "a")
+
+
+def test_start_from_takes_what_fits(tmp_path):
+    torch.manual_seed(0)
+    one, two = (ResidualUNet(in_channels=c, channels=(8, 16), blocks=(1, 1)) for c in (2, 1))
+    torch.save(one.state_dict(), tmp_path / "one.pt")
+    before = two.head.weight.clone()
+    assert start_from(two, tmp_path / "one.pt") is two
+    assert torch.equal(two.encoder[0][0].first.weight, one.encoder[0][0].first.weight)
+    assert torch.equal(two.head.weight, before)
+    average = averaged(one)
+    torch.save({"average": average.state_dict(), "trainer": {"iteration": 3}}, tmp_path / "latest.pt")
+    fresh = start_from(ResidualUNet(channels=(8, 16), blocks=(1, 1)), tmp_path / "latest.pt")
+    assert torch.equal(fresh.head.weight, one.head.weight)
+    assert start_from(fresh, "") is fresh
+    with pytest.raises(InputError, match="none of its weights fits"):
+        start_from(torch.nn.Linear(3, 3), tmp_path / "one.pt")
+    (tmp_path / "bad.pt").write_bytes(b"PK no")
+    with pytest.raises(InputError, match=r"bad\.pt: holds no weights"):
+        start_from(two, tmp_path / "bad.pt")
+
+
+def test_the_best_is_kept_over_runs(tmp_path):
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = averaged(network)
+    for metric, value in ((3.0, 1.0), (5.0, 2.0), (4.0, 3.0)):
+        average.module.weight.data.fill_(value)
+        evaluator = Engine(lambda e, b: None)
+        evaluator.state.metrics, evaluator.state.key_metric_name = {"psnr": metric}, "psnr"
+        KeepBest(average, tmp_path / "best.pt")(evaluator)
+    assert KeepBest(average, tmp_path / "best.pt").restore().weight.item() == 2.0
+
+
+def test_prepare_batch():
+    torch.manual_seed(0)
+    x0 = torch.randn(400, 2, 4, 4)
+    prepare = DenoisingPrepareBatch(EDM(sigma_data=0.25), label="label", null=4, dropped=0.1)
+    inputs, target, (steps,), named = prepare({"image": x0, "label": torch.arange(400) % 4})
+    assert inputs.shape == target.shape == x0.shape
+    assert abs(float(steps.mean()) - 250 * -1.6 / 4) < 2
+    kept = named["class_labels"] != 4
+    assert torch.equal(named["class_labels"][kept], (torch.arange(400) % 4)[kept])
+    assert abs(float((~kept).float().mean()) - 0.1) < 4 * (0.09 / 400) ** 0.5
+    crops = DenoisingPrepareBatch(EDM(), Augment(crop=16))({"image": torch.ones(2, 1, 40, 40, dtype=torch.uint8)})
+    assert crops[0].shape == (2, 2, 16, 16) and crops[3] == {}
+    noisy, clean, (sigma,), _ = NoisyPrepareBatch([0.1, 1.0])({"image": x0})
+    assert torch.equal(clean[::2], x0) and torch.equal(clean[1::2], x0)
+    assert torch.equal(sigma[:3], torch.tensor([0.1, 1.0, 0.1]))
+    assert torch.allclose((noisy - clean)[1::2], 10 * (noisy - clean)[::2], atol=1e-5)  # the same noise at every level
+    assert torch.equal(noisy, NoisyPrepareBatch([0.1, 1.0])({"image": x0})[0])
+    stored, validation = torch.ones(2, 1, 40, 40, dtype=torch.uint8), NoisyPrepareBatch([0.1], Augment(crop=16))
+    assert torch.equal(validation({"image": stored})[1], validation({"image": stored})[1])
+
+
+def test_metrics_per_level_pick_their_level():
+    metrics = denoising_metrics([0.1, 1.0])
+    evaluator = Engine(lambda e, batch: batch)
+    for name, metric in metrics.items():
+        metric.attach(evaluator, name)
+    zero, one = torch.zeros(1, 4, 4), torch.ones(1, 4, 4)
+    evaluator.run([[{"pred": 0.1 * one, "label": zero}, {"pred": one, "label": zero}] * 2])
+    assert evaluator.state.metrics["psnr_0.1"] == pytest.approx(20.0, abs=1e-4)
+    assert evaluator.state.metrics["psnr_1"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_autocast_inferer_passes_labels_and_keeps_float32():
+    torch.manual_seed(0)
+    network = ResidualUNet(channels=(8, 16), blocks=(1, 1), num_class_embeds=3)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x, t = torch.randn(2, 2, 8, 8), torch.zeros(2)
+    network.requires_grad_(False)
+    exact = AutocastInferer(None)
+    labelled = exact(x, network, t, class_labels=torch.tensor([0, 1]))
+    assert not torch.allclose(labelled, exact(x, network, t))
+    assert torch.equal(
+        exact(x, network, t), exact(x, network, t, class_labels=torch.tensor([2, 2]))
+    )  # null is the last
+    low = AutocastInferer(torch.bfloat16)(x, network, t)
+    assert low.dtype == torch.float32
+    assert 0 < float((low - exact(x, network, t)).norm() / low.norm()) < 0.05  # bfloat16 has 8 bits
+    with pytest.raises(ValueError, match="no class_labels"):
+        ResidualUNet(channels=(8,), blocks=(1,))(x, t, class_labels=torch.tensor([0, 0]))
+
+
+def test_sheet_does_not_disturb_training(tmp_path):
+    torch.manual_seed(0)
+    network = ResidualUNet(channels=(8,), blocks=(1,)).train()
+    state = torch.get_rng_state()
+    handler = SampleSheet(network, EDM(), (2, 16, 16), tmp_path / "s.png", n_steps=2, n_images=2)
+    first = handler.draw()
+    assert torch.equal(first, handler.draw()) and first.shape == (2, 16, 16)
+    assert network.training and torch.equal(torch.get_rng_state(), state)
+
+
+def test_schedule_and_moving_average():
+    network = torch.nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    schedule = WarmupCosine(optimizer, 0.5, total=1000, warmup=100, floor=0.1)
+    assert schedule.rate(50) == pytest.approx(0.25, rel=0.02)
+    assert schedule.rate(500) == pytest.approx(0.5 * 0.55)
+    assert schedule.rate(1000) == pytest.approx(0.05)
+    assert schedule.rate(5000) == pytest.approx(0.05)
+    average = averaged(network, decay=0.9)
+    with torch.no_grad():
+        network.weight.fill_(1.0)
+        average.update_parameters(network)
+        network.weight.fill_(2.0)
+        for _ in range(200):
+            average.update_parameters(network)
+    assert abs(float(average.module.weight.detach()) - 2.0) < 1e-6

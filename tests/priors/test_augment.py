@@ -1,0 +1,92 @@
+"""Augmentation against what a scanner's physics says: bands, positions, phases."""
+
+import math
+
+import pytest
+import torch
+
+from medrecon.training.augment import Augment, anatomical_phase, polynomial_field, resampling_matrix
+
+
+def wave(n, frequency, positions):
+    return torch.cos(2 * math.pi * frequency * positions / n + 0.4)
+
+
+@pytest.mark.parametrize("n", [32, 33])
+@pytest.mark.parametrize("zoom", [0.6, 0.77, 1.0, 1.3])
+def test_resampling_is_exact_inside_the_band_and_zero_outside(n, zoom):
+    first = torch.tensor([2.3, -1.0], dtype=torch.float64)
+    matrix = resampling_matrix(n, 15, torch.full((2,), zoom, dtype=torch.float64), first)
+    samples = torch.arange(n, dtype=torch.float64)
+    assert torch.allclose(matrix.sum(2), torch.ones(2, 15, dtype=torch.float64), atol=1e-9)
+    highest = (math.floor(n * min(1.0, zoom) + 1e-4) - 1) // 2
+    for frequency in (1, highest):
+        for i in range(2):
+            positions = first[i] + torch.arange(15, dtype=torch.float64) / zoom
+            # 1e-4 and not 1e-9: the kernel is replaced by its limit where its argument falls below 1e-6.
+            assert torch.allclose(matrix[i] @ wave(n, frequency, samples), wave(n, frequency, positions), atol=1e-4)
+    if zoom < 1:
+        lost = math.floor(n * zoom + 1e-4) // 2 + 1
+        assert (matrix @ wave(n, lost, samples)).abs().max() < 1e-9
+
+
+def test_whole_pixels_are_kept_bit_by_bit_where_nothing_is_resampled():
+    images = torch.randint(0, 255, (4, 1, 40, 48), dtype=torch.uint8)
+    plain = {"zoomed": 0.0, "rotated": 0.0, "flipped": 0.0, "gain": 0.0, "shading": 0.0}
+    torch.manual_seed(0)
+    crops = Augment(crop=16, channels=1, **plain)(images)
+    for crop, image in zip(crops, images, strict=True):
+        windows = image[0].unfold(0, 16, 1).unfold(1, 16, 1).float() / 200
+        assert (windows - crop[0]).abs().amax((2, 3)).min() < 1e-5
+    pair = Augment(crop=16, **plain)(images)
+    for crop, image in zip(pair, images, strict=True):  # a phase changes no magnitude
+        windows = image[0].unfold(0, 16, 1).unfold(1, 16, 1).float() / 200
+        assert (windows - crop.norm(dim=0)).abs().amax((2, 3)).min() < 1e-5
+
+
+def test_quarter_turns_and_flips_are_turns_and_flips():
+    image = torch.zeros(1, 1, 16, 16)
+    image[0, 0, 0, 3] = 200
+    still = {"zoomed": 0.0, "gain": 0.0, "shading": 0.0, "crop": 16, "channels": 1, "zoom": (1.0, 1.0)}
+    assert Augment(rotated=1.0, flipped=0.0, **still)(image)[0, 0, 12, 0].item() == pytest.approx(1.0, abs=1e-5)
+    assert Augment(rotated=0.0, flipped=1.0, **still)(image)[0, 0, 0, 12].item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_polynomial_field():
+    c = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    field = polynomial_field((7, 9), c, 10.0)
+    y, x = (2 - 3) / 10, (8 - 4) / 10
+    expected = c @ torch.tensor([1, y, x, y * y, y * x, x * x], dtype=torch.float64)
+    assert torch.allclose(field[:, 0, 2, 8], expected)
+
+
+def test_anatomical_phase_has_edges_and_no_smooth_part():
+    x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    one = torch.ones(2)
+    phase = anatomical_phase(x, one, 0.3 * one, 4 * one)
+    assert torch.allclose(phase.mean((2, 3)), torch.zeros(2, 1), atol=1e-6)
+    assert anatomical_phase(torch.ones_like(x), one, one, one).abs().max() < 1e-6
+    assert torch.allclose(anatomical_phase(x, 2 * one, 0.3 * one, 4 * one), 2 * phase)
+    # Along the field the kernel is 2/3, across it -1/3.
+    stripes = torch.cos(2 * math.pi * 8 * torch.arange(32) / 32).expand(1, 1, 32, 32)
+    along = anatomical_phase(stripes, one[:1], 0 * one[:1], 50 * one[:1])
+    across = anatomical_phase(stripes, one[:1], math.pi / 2 * one[:1], 50 * one[:1])
+    assert torch.allclose(along, stripes * 2 / 3, atol=1e-4)
+    assert torch.allclose(across, -stripes / 3, atol=1e-4)
+
+
+def test_one_channel_is_a_magnitude_or_a_real_part():
+    images = torch.full((64, 1, 40, 40), 200.0)
+    torch.manual_seed(1)
+    assert (Augment(crop=16, channels=1, rotated=0.0)(images) >= 0).all()
+    signed = Augment(crop=16, channels=1, signed=1.0, gain=0.0, shading=0.0)(images)
+    assert (signed < 0).any() and signed.abs().max() < 1.01
+    # The constant phase is uniform: the mean over images vanishes, standard error 0.71 / 8, four of them.
+    assert abs(float(signed.mean())) < 4 * 0.71 / 8
+
+
+def test_too_small_images_are_refused():
+    with pytest.raises(ValueError, match="larger sides"):
+        Augment(crop=32)(torch.zeros(1, 1, 40, 40))
+    with pytest.raises(ValueError, match="one channel"):
+        Augment(crop=8)(torch.zeros(1, 2, 40, 40))
