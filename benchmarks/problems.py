@@ -21,6 +21,7 @@ from medrecon.data.phase import smooth_phase
 from medrecon.handlers import start_from
 from medrecon.inferers import fast_dtype
 from medrecon.priors import Prior
+from medrecon.training.augment import anatomical_phase, resampling_matrix
 
 DATA = Path(os.environ.get("MEDRECON_DATA", "../shared/data"))
 ACS = {4: 24, 6: 18, 8: 14}
@@ -46,23 +47,30 @@ def problem(name: str, kspace: np.ndarray, reference: np.ndarray, accel: int) ->
 
 
 def validation(
-    accel: int, per_source: int = 2, noise_std: float = 0.01, crop: tuple[int, int] = (230, 180)
+    accel: int, per_source: int = 2, noise_std: float = 0.01, shape: tuple[int, int] = (216, 176), zoom: float = 0.85
 ) -> list[Problem]:
-    """Simulated scans of held-out slices, skull on: eight coils, smooth phase, noise; subjects no prior has seen."""
+    """Simulated scans of held-out slices, skull on: eight coils, full band, phase with anatomy, noise.
+
+    The slices are resampled to coarser pixels by cropping their k-space, so that they are as sharp as an acquisition; no
+    prior has seen these subjects.
+    """
     with np.load(DATA / "train" / "brain_slices_256_val.npz") as archive:
         images, subjects, stripped = (archive[key] for key in ("img", "subject", "stripped"))
     groups = {"omsL_12": subjects == "omsL_12", "torchio": np.char.startswith(subjects, "torchio"),
               "cheng": np.char.startswith(subjects, "cheng")}  # fmt: skip
+    factor = torch.tensor([zoom])
+    rows, columns = (resampling_matrix(256, n, factor, 128 - n / 2 / factor)[0] for n in shape)
     out = []
-    for group, rows in groups.items():
-        candidates = np.flatnonzero(rows & (stripped == 0))
+    for group, chosen in groups.items():
+        candidates = np.flatnonzero(chosen & (stripped == 0))
         for index in candidates[np.linspace(0, len(candidates) - 1, per_source + 2).astype(int)[1:-1]]:
-            y, x = ((256 - n) // 2 for n in crop)
-            image = images[index, y : y + crop[0], x : x + crop[1]] / 200.0
+            image = rows @ torch.from_numpy(images[index] / np.float32(200)) @ columns.T
             seed = zlib.crc32(f"{group}:{index}".encode())
-            phase = smooth_phase(crop, np.random.RandomState(seed), linear=2.0, quadratic=1.5)
+            phase = smooth_phase(shape, np.random.RandomState(seed), linear=2.0, quadratic=1.5)
+            one = torch.ones(1)
+            phase = phase + anatomical_phase(image[None, None], 0.5 * one, 1.0 * one, 5 * one)[0, 0].numpy()
             kspace = simulate_kspace(
-                image * np.exp(1j * phase), loop_coils(crop), noise_std, np.random.default_rng(seed)
+                image.numpy() * np.exp(1j * phase), loop_coils(shape), noise_std, np.random.default_rng(seed)
             )
             out.append(problem(f"{group}[{index}]", kspace, combined_reference(kspace[None])[0], accel))
     return out

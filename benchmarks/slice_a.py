@@ -18,6 +18,7 @@ import json
 import numpy as np
 from problems import inferer, run, slice_a
 
+from medrecon.handlers import start_from
 from medrecon.metrics import scores
 from medrecon.solvers import SOLVERS
 
@@ -26,6 +27,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--solvers", nargs="*", default=list(SOLVERS))
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--weights", help="a checkpoint of train.yaml instead of the bundle's weights")
+    parser.add_argument("--condition", help="tell the prior the contrast")
     parser.add_argument("--png", help="also draw a montage of R = 4 (needs matplotlib)")
     arguments = parser.parse_args()
     problems = {R: slice_a(R) for R in (4, 8)}
@@ -36,7 +39,9 @@ def main() -> None:
         many = SOLVERS[name].requires.prior and arguments.samples > 1
         single, mean, records = {}, {}, []
         for R, case in problems.items():
-            solve, network = inferer(solver=name, samples=arguments.samples if many else 1)
+            more = {"condition": arguments.condition} if arguments.condition else {}
+            solve, network = inferer(solver=name, samples=arguments.samples if many else 1, **more)
+            network = start_from(network, arguments.weights).eval().requires_grad_(False)
             images = run(case, solve, network)
             records.append(json.loads(images.meta["record"]))
             size = images.abs().numpy()

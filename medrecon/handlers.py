@@ -38,6 +38,7 @@ __all__ = [
     "averaged",
     "checkpoint",
     "denoising_metrics",
+    "installed",
     "start_from",
     "tensorboard",
 ]
@@ -344,8 +345,13 @@ class SampleSheet:
 
 def tensorboard(folder: str | Path, wanted: bool = True) -> Any:  # noqa: ANN401 - tensorboard is optional
     """A ``SummaryWriter`` for ``folder``, or ``None`` where TensorBoard is not installed or not wanted."""
-    if not wanted or importlib.util.find_spec("tensorboard") is None:
+    if not wanted or not installed("tensorboard"):
         return None
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder))
+
+
+def installed(package: str) -> bool:
+    """Whether ``package`` can be imported (for ``_disabled_`` in configurations)."""
+    return importlib.util.find_spec(package) is not None

@@ -4,6 +4,7 @@ from medrecon.operators.base import Composed, LinearOperator, Operator, check_ad
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import ParallelBeam
 from medrecon.operators.mri import CartesianMRI, MulticoilMRI, sense
+from medrecon.operators.weights import Weights
 
 __all__ = [
     "AsComplex",
@@ -13,6 +14,7 @@ __all__ = [
     "MulticoilMRI",
     "Operator",
     "ParallelBeam",
+    "Weights",
     "check_adjoint",
     "sense",
 ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from medrecon.operators import AsComplex, CartesianMRI, LinearOperator, MulticoilMRI, ParallelBeam, sense
+from medrecon.operators import AsComplex, CartesianMRI, LinearOperator, MulticoilMRI, ParallelBeam, Weights, sense
 from medrecon.operators.base import Composed
 
 
@@ -67,6 +67,14 @@ def _parallel(shape, views, **settings):
     return ParallelBeam(angles, shape, dtype=torch.float64, **settings), _random(2, 1, *shape, dtype=torch.float64)
 
 
+def _weighted(shape, views=None):
+    if views is None:
+        weights = torch.linspace(0, 2, shape[1], dtype=torch.float64)
+        return Weights(weights), _random(2, 1, *shape, dtype=torch.float64)
+    A, x = _parallel(shape, views)
+    return Weights(A(x).abs() + 0.5) @ A, x
+
+
 CASES = [
     Case("AsComplex", lambda: (AsComplex(), _random(3, 4, 5, 6, dtype=torch.float64))),
     Case("CartesianMRI columns even", lambda: _cartesian((8, 10), _columns(10)[None])),
@@ -83,6 +91,8 @@ CASES = [
     Case("MulticoilMRI a mask per item", _masks_per_item),
     Case("sense columns", lambda: _sense((8, 9), _columns(9)[None])),
     Case("sense points, maps per item", lambda: _sense((7, 6), _points(7, 6), batch=3)),
+    Case("Weights, one of them zero", lambda: _weighted((6, 5))),
+    Case("ParallelBeam, weighted", lambda: _weighted((6, 7), 20)),
     Case("ParallelBeam even", lambda: _parallel((8, 8), 30)),
     Case(
         "ParallelBeam odd, off centre", lambda: _parallel((7, 9), 24, detectors=16, pitch=0.8, offset=0.3, spacing=0.7)
