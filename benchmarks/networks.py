@@ -91,7 +91,7 @@ CANDIDATES = {
     "  learning rate 4e-4": (lambda: ResidualUNet(**RESIDUAL), 128, 8, False, "adamw", 4e-4),
     "  learning rate 1.6e-3": (lambda: ResidualUNet(**RESIDUAL), 128, 8, False, "adamw", 1.6e-3),
     "  crops of 96": (lambda: ResidualUNet(**RESIDUAL), 96, 8, False, "adamw", 8e-4),
-    "  crops of 64": (lambda: ResidualUNet(**RESIDUAL), 64, 16, False, "adamw", 8e-4),
+    "  crops of 64, batches of 16": (lambda: ResidualUNet(**RESIDUAL), 64, 16, False, "adamw", 8e-4),
     "  batches of 4": (lambda: ResidualUNet(**RESIDUAL), 128, 4, False, "adamw", 8e-4),
     "  batches of 16": (lambda: ResidualUNet(**RESIDUAL), 128, 16, False, "adamw", 8e-4),
     "  compiled": (lambda: ResidualUNet(**RESIDUAL), 128, 8, True, "adamw", 8e-4),
@@ -179,7 +179,7 @@ def main() -> None:
     folder = DATA / "train"
     rows = load_slices([folder / "brain_slices_256.npz", folder / "brain_corsag_256.npz"])
     images = torch.from_numpy(np.stack([row["image"] for row in rows]))
-    weights = torch.tensor(sampling_weights(rows, "contrast", {"T1": 1, "T1Gd": 1, "T2": 1, "FLAIR": 1}))
+    weights = torch.tensor(sampling_weights(rows, {"contrast": {"T1": 1, "T1Gd": 1, "T2": 1, "FLAIR": 1}}))
     print("| network | parameters | s/step | steps | images/s | " + " | ".join(f"σ {s:g}" for s in LEVELS)
           + " | mean | ms at 256² |\n|---|" + "---|" * 11)  # fmt: skip
     for name in CANDIDATES:

@@ -16,7 +16,7 @@ from torch import nn
 from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
 
-__all__ = ["find_bundle", "load_config", "load_weights", "metadata", "save_weights"]
+__all__ = ["find_bundle", "here_or", "load_config", "load_weights", "metadata", "save_weights"]
 
 
 def _shelves() -> list[Path]:
@@ -38,6 +38,11 @@ def find_bundle(name: str | Path) -> Path:
     known = sorted(path.parents[1].name for shelf in _shelves() for path in shelf.glob("*/configs/metadata.json"))
     near = get_close_matches(str(name), known, n=1, cutoff=0.0)
     raise InputError(f"no bundle {str(name)!r}; did you mean {near[0]!r}?" if near else f"no bundle {str(name)!r}")
+
+
+def here_or(name: str) -> Path:
+    """The bundle in the current folder, if that is one, else the one called ``name``: what a config is run for."""
+    return Path.cwd() if Path("configs", "metadata.json").is_file() else find_bundle(name)
 
 
 def metadata(root: str | Path) -> dict[str, Any]:
@@ -72,12 +77,22 @@ def load_weights(network: nn.Module, root: str | Path) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def save_weights(network: nn.Module, root: str | Path, filename: str = "models/model.pt") -> None:
-    """Store a network in half precision in a bundle, and its SHA-256 in the metadata."""
+def save_weights(
+    network: nn.Module, root: str | Path, filename: str = "models/model.pt", **trained: float | str
+) -> None:
+    """Store a network in half precision in a bundle, and its SHA-256 and how it was trained in the metadata.
+
+    Args:
+        network: whose weights.
+        root: of the bundle.
+        filename: of the weights, in the bundle.
+        **trained: what a user of the weights must know, e.g. ``parameterization="edm", sigma_data=0.25``; the bundle's
+            ``inference.yaml`` reads it back.
+    """
     buffer = io.BytesIO()
     torch.save({key: value.detach().half().cpu() for key, value in network.state_dict().items()}, buffer)
     facts = metadata(root)
-    facts["weights"] = {"file": filename, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+    facts["weights"] = {"file": filename, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), **trained}
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     root = Path(root)
     write_whole({root / filename: buffer.getvalue(), root / "configs" / "metadata.json": text.encode()}, overwrite=True)

@@ -60,7 +60,7 @@ class DenoisingPrepareBatch(PrepareBatch):
         pair = self.objective.pair(x0, stratified(len(x0), x0.device), torch.randn_like(x0))
         named = {}
         if self.label is not None:
-            labels = torch.as_tensor(batchdata[self.label], device=x0.device)
+            labels = torch.as_tensor(batchdata[self.label], device=x0.device)[: len(x0)]  # large crops, fewer images
             drop = torch.rand(len(x0), device=x0.device) < self.dropped
             named["class_labels"] = torch.where(drop, self.null, labels)
         return pair.inputs, pair.target, (pair.timesteps,), named
@@ -94,7 +94,7 @@ class NoisyPrepareBatch(PrepareBatch):
         """Return noisy images, clean images and the noise levels."""
         x0 = batchdata[self.key]
         with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same on every device
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would reset the GPU's as well
             if self.augment is not None:
                 x0 = self.augment(x0.cpu())
             noise = torch.randn(x0.shape)

@@ -183,18 +183,27 @@ def checkpoint(
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             Checkpoint.load_objects({k: v for k, v in everything.items() if k != "trainer"}, loaded)
-            reached = loaded["trainer"]
-        except (RuntimeError, ValueError, KeyError, OSError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
+            reached = int(loaded["trainer"]["iteration"])
+        except (
+            RuntimeError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            OSError,
+            EOFError,
+            pickle.UnpicklingError,
+        ) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(f"{path}: cannot be continued ({reason}); move it away to start again") from error
 
         # The length of the run is this run's own affair: only where it stands comes from the checkpoint.
         def position() -> None:
-            trainer.state.iteration = reached["iteration"]
-            trainer.state.epoch = reached["iteration"] // reached["epoch_length"]
+            trainer.state.iteration = reached
+            trainer.state.epoch = reached // (trainer.state.epoch_length or 1)
 
         trainer.add_event_handler(Events.STARTED, position)
-        logging.getLogger(__name__).info("%s: continuing after iteration %d", path, reached["iteration"])
+        logging.getLogger(__name__).info("%s: continuing after iteration %d", path, reached)
 
     def reseed() -> None:
         torch.manual_seed(seed * 1_000_003 + trainer.state.iteration)
@@ -225,9 +234,10 @@ def checkpoint(
 
 
 class KeepBest:
-    """Keep in ``path`` the weights of ``average`` with the best key metric so far; the best survives a resumed run.
+    """Keep in ``path`` the weights of ``average`` with the best key metric so far.
 
-    Attach it to the evaluator that validates the average.
+    Attach it to the evaluator that validates the average, and name it in the state of :func:`checkpoint`: a continued run
+    goes on from its best, while a new run replaces what an older one left behind.
 
     Args:
         average: of the weights.
@@ -239,27 +249,34 @@ class KeepBest:
         self.average = average
         self.path = Path(path)
         self.write = write
+        self.metric = -math.inf
 
     def attach(self, engine: Engine) -> None:
         """Register on ``engine``."""
         engine.add_event_handler(Events.COMPLETED, self)
 
-    def best(self) -> float:
-        """The best metric so far, minus infinity if there is none."""
-        return torch.load(self.path, weights_only=True)["metric"] if self.path.is_file() else -math.inf
+    def state_dict(self) -> dict[str, float]:
+        """The best metric so far."""
+        return {"metric": self.metric}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Continue with an earlier run's best."""
+        self.metric = state["metric"]
 
     def __call__(self, engine: Engine) -> None:
         """Compare and keep."""
         metric = float(engine.state.metrics[engine.state.key_metric_name])
-        if self.write and metric > self.best():
-            buffer = io.BytesIO()
-            torch.save({"metric": metric, "average": self.average.state_dict()}, buffer)
-            write_whole({self.path: buffer.getvalue()}, overwrite=True)
+        if metric > self.metric:
+            self.metric = metric
+            if self.write:
+                buffer = io.BytesIO()
+                torch.save({"metric": metric, "average": self.average.state_dict()}, buffer)
+                write_whole({self.path: buffer.getvalue()}, overwrite=True)
 
     def restore(self) -> nn.Module:
-        """The averaged network, with the best weights if any were kept."""
-        if self.path.is_file():
-            self.average.load_state_dict(torch.load(self.path, weights_only=True)["average"])
+        """The averaged network, with the best weights if this run (or the one that it continued) kept any."""
+        if self.metric > -math.inf and self.path.is_file():
+            self.average.load_state_dict(torch.load(self.path, map_location="cpu", weights_only=True)["average"])
         return self.average.module
 
 

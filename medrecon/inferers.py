@@ -45,9 +45,12 @@ __all__ = [
 
 def fast_dtype(device: torch.device | str) -> torch.dtype | None:
     """The autocast type that makes networks faster on ``device``: bfloat16 where the hardware has it, else ``None``."""
-    if torch.device(device).type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return None
-    return torch.bfloat16
+    kind = torch.device(device).type
+    if kind == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        supported = kind == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if supported else None
 
 
 class AutocastInferer(Inferer):
@@ -79,7 +82,7 @@ class DenoisingInferer(Inferer):
         multiple: sides are padded to a multiple of it.
     """
 
-    def __init__(self, objective: Objective, multiple: int = 8) -> None:
+    def __init__(self, objective: Objective, multiple: int = 16) -> None:
         self.objective = objective
         self.multiple = multiple
 
@@ -151,7 +154,7 @@ class SliceInferer(Inferer):
         samples: int = 1,
         seed: int = 0,
         objective: Objective = EDM(),  # noqa: B008 - frozen
-        multiple: int = 8,
+        multiple: int = 16,
         dtype: torch.dtype | None = torch.bfloat16,
         condition: str | None = None,
         guidance: float = 1.0,
@@ -172,8 +175,8 @@ class SliceInferer(Inferer):
         known = [label for label in labels if label]
         if condition and condition not in known:
             raise InputError(f"this prior knows the conditions {', '.join(known) or 'none'}; got {condition!r}")
-        if not guidance >= 0:
-            raise InputError(f"guidance must not be negative; got {guidance}")
+        if not 0 <= guidance < float("inf"):
+            raise InputError(f"guidance must be finite and not negative; got {guidance}")
         self.condition = condition or None
         self.guidance = guidance
         self.label = list(labels).index(condition) if condition else None
@@ -334,7 +337,7 @@ class TomographyInferer(SliceInferer):
 
     Args:
         side: pixels of the square images.
-        spacing: side of a pixel in mm; default: that of the detector.
+        spacing: side of a pixel in mm; default: the image is as wide as the detector, which then sees nothing else.
         water: attenuation of water per mm (0.02 at about 65 keV).
         **shared: those of :class:`SliceInferer`.
     """
@@ -349,6 +352,10 @@ class TomographyInferer(SliceInferer):
         if side < 1 or not water > 0 or (spacing is not None and not spacing > 0):
             raise InputError(f"side, spacing and water must be positive; got {side}, {spacing} and {water}")
         super().__init__(**shared)
+        if self.name == "zero-filled":
+            raise InputError(
+                "a back-projection without filter is no image; choose cg-sense, tv or a solver with a prior"
+            )
         self.side = side
         self.spacing = spacing
         self.water = water
@@ -383,7 +390,7 @@ class TomographyInferer(SliceInferer):
             raise ValueError(f"TomographyInferer takes one volume at a time (batch_size 1); got {len(inputs)}")
         lines = _plain(inputs)[0].float()
         pitch, offset, photons = (float(torch.as_tensor(t).flatten()[0]) for t in (pitch, offset, photons))
-        spacing = self.spacing or pitch
+        spacing = self.spacing or pitch * lines.shape[-1] / self.side
         project = ParallelBeam(
             _plain(angles)[0].cpu(), (self.side, self.side), lines.shape[-1], spacing * self.water, pitch * self.water,
             offset * pitch * self.water,
@@ -397,6 +404,8 @@ class TomographyInferer(SliceInferer):
             A = Composed(Weights(root), project)
             start = torch.ones(len(y), 1, self.side, self.side, device=y.device)
             size = operator_norm(A.normal, start, 20).view(-1, 1, 1, 1)
+            if not (size > 0).all():
+                raise InputError("no ray meets the image; check centre, pitch and spacing")
             std = torch.ones(len(y), device=y.device) if photons > 0 else _white_noise(y)
             unit = Composed(Weights(root / size), project)
             return Gaussian(unit, root * y / size, std / size.flatten()), size.flatten()
@@ -405,6 +414,8 @@ class TomographyInferer(SliceInferer):
             return 1000 * (x.view(self.samples, -1, self.side, self.side) - 1)
 
         images, record = self._run(network, numbers, lines.device, problem, finish)
+        if not images.isfinite().all():
+            raise InputError("the reconstruction diverged; choose other settings or another solver")
         record |= {"views": lines.shape[1], "detectors": lines.shape[2], "pitch_mm": pitch, "offset_pixels": offset,
                    "photons": photons or None, "spacing_mm": spacing, "water_per_mm": self.water}  # fmt: skip
         return MetaTensor(images[None], meta={"record": json.dumps(record), "spacing": spacing})
@@ -416,6 +427,15 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def _white_noise(y: Tensor) -> Tensor:
-    """Standard deviation of the noise of every sinogram: second differences along the detector see little else."""
-    second = y[..., 2:] - 2 * y[..., 1:-1] + y[..., :-2]
-    return (second.abs().flatten(1).median(1).values / (0.6745 * 6**0.5)).clamp(min=1e-6)
+    """Standard deviation of the noise of every sinogram: second differences along the detector see little else.
+
+    Rays through air, which some scanners set to exactly 0, say nothing.
+    """
+    out = []
+    for lines in y.flatten(1, 2):
+        three = lines.unfold(-1, 3, 1)
+        three = three[(three > 0).all(-1)]
+        second = three[:, 0] - 2 * three[:, 1] + three[:, 2]
+        std = second.abs().median() / (0.6745 * 6**0.5) if second.numel() else lines.new_zeros(())
+        out.append(torch.maximum(std, 1e-4 * lines.abs().amax()))
+    return torch.stack(out).clamp(min=1e-12)

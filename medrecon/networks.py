@@ -47,8 +47,8 @@ class ResidualUNet(nn.Module):
     def __init__(
         self,
         in_channels: int = 2,
-        channels: Sequence[int] = (64, 128, 224),
-        blocks: Sequence[int] = (2, 2, 4),
+        channels: Sequence[int] = (64, 128, 224, 192),
+        blocks: Sequence[int] = (2, 2, 2, 1),
         unshuffle: int = 2,
         embedding: int = 128,
         num_class_embeds: int | None = None,
@@ -76,6 +76,10 @@ class ResidualUNet(nn.Module):
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(channels))
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(channels))
         self.decoder = nn.ModuleList(stage(c, n) for c, n in zip(channels[:-1], blocks[:-1], strict=True))
+        for up in self.up.children():
+            # A coarser scale starts as if it were not there, so it can be added to a trained network.
+            nn.init.zeros_(up.weight)
+            nn.init.zeros_(up.bias)
         self.tail = nn.Conv2d(channels[0], pixels, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.constant_(self.tail.bias, 0.0)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from medrecon.data.espirit import espirit_maps
 from medrecon.data.kspace import check_mask, sampled
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
+from medrecon.inferers import PosteriorInferer
 
 __all__ = ["Reconstruction", "finish_record", "magnitudes", "provenance", "reconstruct", "sensitivity_maps"]
 
@@ -166,11 +167,15 @@ def reconstruct(
     parser = load_config(root, **overrides, **({} if steps is None else {"n_steps": steps}))
     where = _device(device)
     parser["device"] = where
+    if guidance != 1 and not condition:
+        raise InputError("guidance says how much a condition counts; give a condition as well")
     if condition:
         if parser.get("condition") is None:
             raise InputError(f"the prior of bundle {root.name} takes no condition; leave it out")
         parser["condition"], parser["guidance"] = condition, guidance
     inferer = _parsed(parser, "inferer")
+    if not isinstance(inferer, PosteriorInferer):
+        raise InputError(f"bundle {root.name} does not reconstruct k-space; run its configs/inference.yaml instead")
     inferer.progress = progress
     network = _parsed(parser, "network") if inferer.solver.requires.prior else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,15 @@ def _remove(folders: list[Path]) -> None:
 def _beside(path: Path, kind: str) -> Path:
     """A temporary name in the folder of ``path``, so that renaming never crosses file systems."""
     return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+
+
+def _second_name(path: Path, other: Path) -> None:
+    """Let the content of ``path`` live on as ``other``: a link, or a copy where the file system has no links."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copy2(path, other)
 
 
 def check_writable(paths: list[Path], overwrite: bool) -> None:
@@ -78,16 +88,22 @@ def write_whole(contents: Mapping[Path, bytes], overwrite: bool = False) -> None
         for temporary, path in written:
             old = _beside(path, "old") if path.exists() else None
             if old is not None:
-                os.replace(path, old)
+                _second_name(path, old)
             renamed.append((path, old))
-            os.replace(temporary, path)
+            os.replace(temporary, path)  # at no moment is there no file of that name
     except BaseException as error:
         for temporary, _ in written:
             temporary.unlink(missing_ok=True)
         for path, old in renamed:
-            path.unlink(missing_ok=True)
-            if old is not None and old.exists():
-                old.rename(path)
+            if old is None:
+                path.unlink(missing_ok=True)
+                continue
+            try:
+                os.replace(old, path)
+            except OSError:
+                if not path.samefile(old):
+                    continue  # the last copy of what was there
+            old.unlink(missing_ok=True)  # two names of one file: replacing does nothing
         _remove(made)
         if not isinstance(error, OSError):
             raise

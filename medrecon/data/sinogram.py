@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +35,10 @@ class Sinogram(NamedTuple):
 
 
 def load_sinogram(path: str | Path, pitch: float | None = None) -> Sinogram:
-    """Read an ``npz`` file with ``sino`` and ``theta_rad``.
+    """Read an ``npz`` file with ``sino``, ``theta_rad`` and ``pitch_mm``.
 
     ``sino`` is ``(views, detectors)`` or ``(slices, views, detectors)``. Optional: ``centre``, the index of the detector
-    pixel on which the rotation axis falls (default: the middle); ``pitch_mm`` (default 1); ``photons`` per ray.
+    pixel on which the rotation axis falls (default: the middle), and ``photons`` per ray.
 
     Args:
         path: of the file.
@@ -47,21 +48,24 @@ def load_sinogram(path: str | Path, pitch: float | None = None) -> Sinogram:
         InputError: naming the file, what is wrong and what it should hold.
     """
     path = Path(path)
-    needs = "give an npz with sino ([slices,] views, detectors) and theta_rad (views)"
+    needs = "give an npz with sino ([slices,] views, detectors), theta_rad (views) and pitch_mm"
     try:
         with open(path, "rb") as file, np.load(file) as archive:
             held = {
                 key: archive[key] for key in ("sino", "theta_rad", "centre", "pitch_mm", "photons") if key in archive
             }
+        missing = [key for key in ("sino", "theta_rad") if key not in held]
+        if missing:
+            raise ValueError(f"holds no {' and no '.join(missing)}")
+        if np.iscomplexobj(held["sino"]):
+            raise ValueError("sino is complex")
+        lines = np.asarray(held["sino"], dtype=np.float32)
+        angles = np.asarray(held["theta_rad"], dtype=np.float64).ravel()
+        numbers = {key: float(held[key]) for key in ("centre", "pitch_mm", "photons") if key in held}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {needs}") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as npz ({error}); {needs}") from error
-    missing = [key for key in ("sino", "theta_rad") if key not in held]
-    if missing:
-        raise InputError(f"{path}: holds no {' and no '.join(missing)}; {needs}")
-    lines = np.asarray(held["sino"], dtype=np.float32)
-    angles = np.asarray(held["theta_rad"], dtype=np.float64).ravel()
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: cannot be used as a sinogram ({error}); {needs}") from error
     if lines.ndim == 2:
         lines = lines[None]
     if lines.ndim != 3 or 0 in lines.shape:
@@ -70,9 +74,15 @@ def load_sinogram(path: str | Path, pitch: float | None = None) -> Sinogram:
         raise InputError(f"{path}: sino has {lines.shape[1]} views, but theta_rad {len(angles)}; {needs}")
     if not (np.isfinite(lines).all() and np.isfinite(angles).all()):
         raise InputError(f"{path}: holds NaN or Inf; export the data again")
-    middle = (lines.shape[2] - 1) / 2
-    pitch = float(held.get("pitch_mm", 1.0)) if pitch is None else pitch
-    photons = float(held.get("photons", 0.0))
+    if pitch is None and "pitch_mm" not in numbers:
+        raise InputError(
+            f"{path}: does not tell the distance of its detector pixels; add pitch_mm or give --pitch in mm"
+        )
+    pitch = numbers["pitch_mm"] if pitch is None else pitch
+    photons, middle = numbers.get("photons", 0.0), (lines.shape[2] - 1) / 2
+    centre = numbers.get("centre", middle)
     if not 0 < pitch < np.inf or not 0 <= photons < np.inf:
         raise InputError(f"{path}: pitch_mm must be positive and photons not negative; got {pitch} and {photons}")
-    return Sinogram(lines, angles, pitch, float(held.get("centre", middle)) - middle, photons, path)
+    if not 0 <= centre <= lines.shape[2] - 1:
+        raise InputError(f"{path}: centre must be a pixel of the detector, 0...{lines.shape[2] - 1}; got {centre}")
+    return Sinogram(lines, angles, pitch, centre - middle, photons, path)

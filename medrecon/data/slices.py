@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 
-__all__ = ["load_slices", "sampling_weights", "subject_weights"]
+__all__ = ["load_slices", "sampling_weights", "share", "subject_weights"]
 
 
 def load_slices(
@@ -42,12 +43,26 @@ def load_slices(
             with open(path, "rb") as file, np.load(file) as archive:
                 data = {key: archive[key] for key in archive.files}
             images = data.pop("img")
-            if images.ndim != 3 or images.dtype.kind not in "ui":
-                raise ValueError(f"img is {images.dtype} of shape {images.shape}")
+            if images.ndim != 3 or images.dtype.kind not in "ui" or images.max(initial=0) > 32767:
+                raise ValueError(f"img is {images.dtype} of shape {images.shape}, or exceeds 32767")
+            for key, values in data.items():
+                if values.shape != (len(images),):
+                    raise ValueError(f"{key} has shape {values.shape} for {len(images)} slices")
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; it should be an npz archive of training slices") from error
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: not an npz archive with integer 'img' (n, y, x) ({error})") from error
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            EOFError,
+            AttributeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise InputError(
+                f"{path}: not an npz archive with integer 'img' (n, y, x) and one value a slice ({error})"
+            ) from error
         if images.dtype != np.uint8:
             images = images.astype(np.int16)  # torch has few operations for uint16
         keep = np.ones(len(images), dtype=bool)
@@ -103,3 +118,16 @@ def subject_weights(rows: Sequence[Mapping], key: str = "subject", power: float 
     counts = Counter(row[key] for row in rows)
     total = sum(n**power for n in counts.values())
     return [counts[row[key]] ** (power - 1) / total for row in rows]
+
+
+def share(rows: list[dict[str, Any]], rank: int = 0, processes: int = 1) -> list[dict[str, Any]]:
+    """Every ``processes``-th row from ``rank`` on: the part of one process.
+
+    Raises:
+        InputError: if a process would get none; it would leave the others waiting.
+    """
+    if len(rows) < processes:
+        raise InputError(
+            f"{len(rows)} slices to validate on are too few for {processes} processes; choose other val_subjects"
+        )
+    return rows[rank::processes]

@@ -66,6 +66,12 @@ class ParallelBeam(LinearOperator):
         self.spacing = spacing
         self.pitch = spacing if pitch is None else pitch
         self.offset = offset
+        entries = 2 * len(angles) * self.detectors * max(self.shape)
+        if entries > 4e8:
+            raise ValueError(
+                f"the matrix of {len(angles)} views x {self.detectors} detectors of a {self.shape} image has {entries:.1e} "
+                "entries, which needs tens of gigabytes; use fewer views or a smaller image"
+            )
         rows, columns, values = self._entries(angles.double())
         size = (len(angles) * self.detectors, self.shape[0] * self.shape[1])
         pair = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -91,11 +92,13 @@ class Augment:
     """Random crops of a batch of magnitude slices, resampled, shaded and given a phase; everything on their device.
 
     Args:
-        crop: side of the crops.
+        crop: side of the crops; of several, every batch takes one at random, and as many images as keep its number of
+            pixels that of the first. Small crops show more images a second, large ones how a whole slice hangs together.
         unit: value of the input that is image unit 1.0.
-        channels: 2 for complex images (real, imaginary), 1 for magnitudes or other real images.
-        signed: where there is one channel, probability that it is the real part of the complex image (which a prior meets
-            that is used channel by channel) and not the magnitude.
+        kind: ``"complex"`` (two channels: real, imaginary), ``"magnitude"`` (one channel, not negative) or ``"real"`` (one
+            channel of any sign, such as CT).
+        signed: of magnitudes, the share that becomes the real part of the complex image, which a prior meets that is used
+            channel by channel.
         zoom: range of the output's pixels per pixel of the input, log-uniform; the two axes differ by up to 5 %.
         zoomed: probability that an item is resampled; the others keep their pixels.
         rotated: probability of a quarter turn.
@@ -108,9 +111,9 @@ class Augment:
         fat: standard deviation of the phase of the brightest tissue (chemical shift), rad.
     """
 
-    crop: int = 128
+    crop: int | Sequence[int] = 128
     unit: float = 200.0
-    channels: int = 2
+    kind: Literal["complex", "magnitude", "real"] = "complex"
     signed: float = 0.0
     zoom: tuple[float, float] = (0.6, 1.25)
     zoomed: float = 0.75
@@ -124,39 +127,44 @@ class Augment:
     fat: float = 0.3
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images ``(B, 1, y, x)`` of any real type to crops ``(B, 2 or 1, crop, crop)``, float32.
+        """Images ``(B, 1, y, x)`` of any real type to crops ``(B, C, crop, crop)``, float32.
 
         Raises:
-            ValueError: if the images have more than one channel, or the smallest zoom of them cannot fill a crop.
+            ValueError: if the images have more than one channel, or are smaller than a crop.
         """
+        sizes = [self.crop] if isinstance(self.crop, int) else list(self.crop)
+        crop = sizes[int(torch.randint(len(sizes), (1,)))]
+        images = images[: max(1, round(len(images) * (sizes[0] / crop) ** 2))]
         n = len(images)
         device = images.device
-        if images.shape[1] != 1 or min(images.shape[2:]) * min(1.0, self.zoom[0]) < self.crop:
-            raise ValueError(
-                f"crops of {self.crop} at zoom {self.zoom[0]} need one channel and larger sides; got {images.shape}"
-            )
+        if images.shape[1] != 1 or min(images.shape[2:]) < crop:
+            raise ValueError(f"crops of {crop} need images of one channel and no smaller sides; got {images.shape}")
         x = images[:, 0].float() / self.unit
         x = torch.where((torch.rand(n, device=device) < self.rotated).view(-1, 1, 1), self._turned(x), x)
-        low, high = (math.log(z) for z in self.zoom)
+        # A crop must not reach beyond the slice, whose other side would come in.
+        low = math.log(max(self.zoom[0], crop / min(images.shape[2:])))
+        high = max(low, math.log(self.zoom[1]))
         resampled = torch.rand(n, device=device) < self.zoomed
         common = _uniform(n, low, high, device)
         matrices = []
         for side in x.shape[1:]:
             zoom = (common + _uniform(n, -0.05, 0.05, device)).clamp(low, high).exp()
             zoom = torch.where(resampled, zoom, 1.0)
-            room = side - self.crop / zoom
+            room = side - crop / zoom
             first = torch.rand(n, device=device) * room
-            matrices.append(resampling_matrix(side, self.crop, zoom, torch.where(resampled, first, first.floor())))
+            matrices.append(resampling_matrix(side, crop, zoom, torch.where(resampled, first, first.floor())))
         x = (matrices[0] @ x @ matrices[1].mT)[:, None]
         flip = (torch.rand(n, device=device) < self.flipped).view(-1, 1, 1, 1)
         x = torch.where(flip, x.flip(-1), x)
         scale = torch.tensor([self.gain, *[self.shading] * 5], device=device)
-        field = polynomial_field(x.shape[2:], scale * torch.randn(n, 6, device=device), self.crop / 2)
+        field = polynomial_field(x.shape[2:], scale * torch.randn(n, 6, device=device), crop / 2)
         x = x * field.exp()
-        if self.channels == 1 and self.signed == 0:
+        if self.kind == "real":
+            return x
+        if self.kind == "magnitude" and self.signed == 0:
             return x.abs()
         phase = self._phase(x)
-        if self.channels == 1:
+        if self.kind == "magnitude":
             signed = (torch.rand(n, device=device) < self.signed).view(-1, 1, 1, 1)
             return torch.where(signed, x * phase.cos(), x.abs())
         return torch.cat([x * phase.cos(), x * phase.sin()], dim=1)

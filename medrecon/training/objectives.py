@@ -34,7 +34,7 @@ class Objective(Protocol):
         """Noise ``x0`` ``(B, C, *spatial)`` at the level of quantile ``u`` ``(B,)`` in (0, 1)."""
         ...
 
-    def prior(self, network: nn.Module, multiple: int = 8, dtype: torch.dtype | None = None) -> Prior:
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> Prior:
         """The network as a prior of ``x = x0 + sigma n``."""
         ...
 
@@ -73,7 +73,7 @@ class EDM:
         x = x0 + per_item(sigma, x0) * noise
         return Pair(c.input * x, c.noise.flatten(), (x0 - c.skip * x) / c.out)
 
-    def prior(self, network: nn.Module, multiple: int = 8, dtype: torch.dtype | None = None) -> EDMNet:
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> EDMNet:
         """See :class:`medrecon.priors.EDMNet`."""
         return EDMNet(network, self.sigma_data, multiple, dtype)
 
@@ -106,7 +106,7 @@ class DDPM:
         kept = per_item(self.alphas_cumprod.to(x0.device, x0.dtype)[t], x0)
         return Pair(kept.sqrt() * x0 + (1 - kept).sqrt() * noise, t.to(x0.dtype), noise)
 
-    def prior(self, network: nn.Module, multiple: int = 8, dtype: torch.dtype | None = None) -> EpsNet:
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> EpsNet:
         """See :class:`medrecon.priors.EpsNet`."""
         return EpsNet(network, self.alphas_cumprod, multiple, dtype)
 
@@ -131,7 +131,7 @@ class RectifiedFlow:
         x = (1 - per_item(tau, x0)) * x0 + per_item(tau, x0) * noise
         return Pair(x, 1000 * tau, noise - x0)
 
-    def prior(self, network: nn.Module, multiple: int = 8, dtype: torch.dtype | None = None) -> FlowNet:
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> FlowNet:
         """See :class:`medrecon.priors.FlowNet`."""
         return FlowNet(network, multiple=multiple, dtype=dtype)
 

@@ -18,7 +18,7 @@ from monai.bundle import ConfigWorkflow
 from monai.metrics import SSIMMetric
 
 import medrecon
-from medrecon.bundle import find_bundle, load_weights, metadata, save_weights
+from medrecon.bundle import find_bundle, here_or, load_weights, metadata, save_weights
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
@@ -112,8 +112,18 @@ def test_properties(name, files, kind, scan, tmp_path):
 def test_training_and_inference_configs_describe_the_same_network(name):
     configs = find_bundle(name) / "configs"
     train, inference = (yaml.safe_load((configs / f"{kind}.yaml").read_text()) for kind in ("train", "inference"))
-    for key in ("network_def", "sigma_data", "parameterization", "labels"):
+    for key in ("network_def", "labels"):
         assert train.get(key) == inference.get(key)
+    trained = metadata(find_bundle(name))["weights"]
+    assert trained["sigma_data"] == train["sigma_data"]
+    assert trained["parameterization"] == train["parameterization"]
+
+
+def test_a_copy_uses_its_own_weights(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    assert here_or("brain_mri") == ROOT
+    monkeypatch.chdir(tmp_path)
+    assert here_or("brain_mri") == tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -363,6 +373,8 @@ def test_condition_reaches_the_network_and_is_recorded(scan):
     assert not np.array_equal(told.image, plain.image) and not np.array_equal(told.image, strong.image)
     with pytest.raises(InputError, match=r"conditions T1, T1Gd, T2, FLAIR; got 'PD'"):
         run(condition="PD")
+    with pytest.raises(InputError, match="give a condition"):
+        run(guidance=2.0)
     with pytest.raises(InputError, match="takes no condition"):
         run(condition="T2", bundle="brain_mri_magnitude")
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+import medrecon
 from medrecon.bundle import find_bundle
 from medrecon.data.errors import InputError
+from medrecon.data.kspace import load_kspace
 from medrecon.data.sinogram import load_sinogram
-from medrecon.inferers import TomographyInferer
+from medrecon.inferers import TomographyInferer, _white_noise
 
 from ..operators.test_ct import disc
 
@@ -60,12 +62,25 @@ def test_bundle_reconstructs_a_file(tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     image = nib.load(tmp_path / "out" / "disc.nii.gz")
     assert image.shape == (64, 64, 2)
-    assert image.header.get_zooms() == pytest.approx((1.2, 1.2, 1.0))
+    assert image.header.get_zooms() == pytest.approx((1.2 * 101 / 64, 1.2 * 101 / 64, 1.0))
     samples = np.asarray(nib.load(tmp_path / "out" / "disc_samples.nii.gz").dataobj)
     assert np.allclose(samples.mean(3), np.asarray(image.dataobj), atol=0.01)
     record = json.loads((tmp_path / "out" / "disc.json").read_text())
     assert record["views"] == 60 and record["photons"] == 1e5 and record["network_evaluations"] == 12
     assert record["bundle"]["name"] == "chest_ct"
+
+
+def test_air_of_exactly_zero_does_not_hide_the_noise():
+    y = torch.zeros(2, 1, 20, 100)
+    y[..., 40:60] = 1.0
+    noise = torch.randn(2, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    y[..., 40:60] += torch.tensor([0.01, 0.03]).view(-1, 1, 1, 1) * noise
+    assert torch.allclose(_white_noise(y), torch.tensor([0.01, 0.03]), rtol=0.25)
+
+
+def test_a_prior_of_ct_is_not_for_kspace(scan):
+    with pytest.raises(InputError, match="chest_ct does not reconstruct k-space"):
+        medrecon.reconstruct(load_kspace(scan()[0]).kspace, bundle="chest_ct")
 
 
 def test_bad_sinograms_are_named(tmp_path):
@@ -74,14 +89,24 @@ def test_bad_sinograms_are_named(tmp_path):
         "views": ({"theta_rad": ANGLES[1:]}, "60 views"),
         "nan": ({"sino": np.full((60, 9), math.nan)}, "NaN"),
         "pitch": ({"pitch_mm": 0.0}, "pitch_mm"),
+        "no pitch": ({"pitch_mm": None}, "pitch_mm"),
         "shape": ({"sino": np.zeros(9)}, "shape"),
+        "complex": ({"sino": 1j * sinogram()}, "complex"),
+        "axis": ({"centre": 400.0}, r"0\.\.\.100"),
     }
     for name, (changes, word) in cases.items():
-        held = {"sino": sinogram(), "theta_rad": ANGLES, **changes}
+        held = {"sino": sinogram(), "theta_rad": ANGLES, "pitch_mm": 1.0, **changes}
         path = tmp_path / f"{name}.npz"
         np.savez(path, **{k: v for k, v in held.items() if v is not None})
         with pytest.raises(InputError, match=word) as error:
             load_sinogram(path)
         assert str(path) in str(error.value)
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "array.npy", sinogram())
+    for name in ("empty.npz", "array.npy"):
+        with pytest.raises(InputError, match=name):
+            load_sinogram(tmp_path / name)
+    with pytest.raises(InputError, match="without filter"):
+        TomographyInferer(solver="zero-filled")
     with pytest.raises(InputError, match="no such file"):
         load_sinogram(tmp_path / "none.npz")

@@ -1,5 +1,7 @@
 """Files, masks, noise and coil maps."""
 
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -416,6 +418,28 @@ def test_a_failed_rename_takes_the_others_back(tmp_path, monkeypatch):
         patch.setattr("os.replace", second_fails)
         write_whole({path: b"new" for path in contents}, overwrite=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {"a.bin": b"1", "b.bin": b"2"}
+
+
+def test_replacing_a_file_never_leaves_its_name_empty(tmp_path, monkeypatch):
+    """A process may be killed between any two calls: the name must always hold the old content or the new."""
+    path = tmp_path / "latest.pt"
+    write_whole({path: b"old"})
+    real = {name: getattr(os, name) for name in ("replace", "rename", "link", "unlink")}
+
+    def watched(name):
+        def call(*args, **kwargs):
+            assert path.read_bytes() in (b"old", b"new")
+            out = real[name](*args, **kwargs)
+            assert path.read_bytes() in (b"old", b"new")
+            return out
+
+        return call
+
+    for name in real:
+        monkeypatch.setattr(os, name, watched(name))
+    write_whole({path: b"new"}, overwrite=True)
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["latest.pt"]
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

@@ -10,19 +10,21 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from medrecon.bundle import find_bundle, load_weights, metadata
+from medrecon.bundle import find_bundle, load_config, load_weights
 from medrecon.data.errors import InputError
 from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch
 from medrecon.handlers import KeepBest, SampleSheet, WarmupCosine, averaged, checkpoint, denoising_metrics, start_from
 from medrecon.inferers import AutocastInferer
 from medrecon.networks import ResidualUNet
 from medrecon.training.augment import Augment
-from medrecon.training.objectives import EDM
+from medrecon.training.objectives import EDM, objective
 
 from ..conftest import write_slices
 
-SMALL = ("--crop", 32, "--val_crop", 48, "--batch_size", 2, "--iterations_per_epoch", 3, "--network_def#channels", "[8,8,8]",
-         "--val_interval", 1, "--sheet_interval", 100)  # fmt: skip
+SMALL = (
+    "--crop", 32, "--val_crop", 48, "--batch_size", 2, "--iterations_per_epoch", 3, "--val_interval", 1,
+    "--sheet_interval", 100, "--network_def#channels", "[8,8,8]", "--network_def#blocks", "[1,1,1]",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -67,12 +69,12 @@ def test_a_killed_run_continues_and_ends_with_the_same_step_count(bundle, tmp_pa
     assert reached(root) == 3 * epochs
     # What is exported is the best average, in half precision, and the metadata name it.
     best = torch.load(root / "checkpoints" / "best.pt", weights_only=True)
-    network = load_weights(ResidualUNet(channels=(8, 8, 8), num_class_embeds=5), root)
+    network = load_weights(ResidualUNet(channels=(8, 8, 8), blocks=(1, 1, 1), num_class_embeds=5), root)
     average = {k.removeprefix("module."): v for k, v in best["average"].items() if k != "n_averaged"}
     for key, value in network.state_dict().items():
         assert torch.equal(value, average[key].half().float())
     assert (root / "checkpoints" / "samples.png").read_bytes()[:4] == b"\x89PNG"
-    assert not list(root.rglob("*.part"))
+    assert list((root / "checkpoints").glob("events.out.tfevents.*"))
 
 
 def test_max_minutes_ends_with_a_checkpoint_inside_an_epoch(bundle, tmp_path):
@@ -88,10 +90,13 @@ def test_max_minutes_ends_with_a_checkpoint_inside_an_epoch(bundle, tmp_path):
 
 
 @pytest.mark.parametrize("parameterization", ["ddpm", "flow"])
-def test_other_parameterizations_train_and_reconstruct(bundle, tmp_path, parameterization):
+def test_other_parameterizations_train_and_are_read_back(bundle, tmp_path, scan, parameterization):
     root, command = bundle
     train(command("--max_epochs", 1, "--parameterization", parameterization, "--sheet_interval", 1), tmp_path)
-    assert metadata(root)["weights"]["sha256"]
+    parser = load_config(root)
+    parser["network_def"]["channels"] = [8, 8, 8]
+    parser["network_def"]["blocks"] = [1, 1, 1]
+    assert parser.get_parsed_content("inferer").objective == objective(parameterization)
 
 
 def test_two_processes_train_one_network(bundle, tmp_path):
@@ -107,40 +112,61 @@ def test_two_processes_train_one_network(bundle, tmp_path):
     assert reached(root) == 12
 
 
-def trainer(network, steps, epoch_length=4):
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-
-    def step(engine, batch):
-        optimizer.zero_grad()
-        network(torch.rand(8, 1)).square().mean().backward()
-        optimizer.step()
-
-    engine = Engine(step)
-    engine.state.epoch_length, engine.state.max_epochs = epoch_length, steps // epoch_length
-    return engine, optimizer
-
-
 def test_checkpoint_restores_everything_and_new_random_numbers(tmp_path):
-    seen = []
+    """One epoch and then another are two epochs, were it not for the random numbers, which must be new."""
+    seen, seeds = {}, []
 
-    def run(epochs, folder):
+    def run(epochs, folder, name):
         torch.manual_seed(0)
         network = torch.nn.Linear(1, 1)
-        engine, optimizer = trainer(network, 4 * epochs)
-        checkpoint(engine, folder, {"network": network, "optimizer": optimizer}, seed=3)
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda: seen.append(torch.get_rng_state()))
-        engine.run(range(4), max_epochs=epochs, epoch_length=4)
-        return network.weight.item(), engine.state.iteration
+        average = averaged(network)
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
 
-    run(1, tmp_path / "a")
-    _, iterations = run(2, tmp_path / "a")
-    assert iterations == 8
-    assert len(seen) == 2 and not torch.equal(seen[0], seen[1])  # the second epoch's numbers are not the first's again
-    assert run(2, tmp_path / "a")[1] == 8  # nothing left to do
+        def step(engine, batch):
+            optimizer.zero_grad()
+            network(torch.rand(8, 1)).square().mean().backward()
+            optimizer.step()
+            average.update_parameters(network)
+
+        engine = Engine(step)
+        engine.state.epoch_length = 4
+        checkpoint(engine, folder, {"network": network, "average": average, "optimizer": optimizer}, seed=3)
+        moment = lambda: optimizer.state[network.weight]["exp_avg"].item() if optimizer.state else None  # noqa: E731
+
+        @engine.on(Events.STARTED)
+        def started():
+            seeds.append(torch.initial_seed())
+            seen[name, "start"] = network.weight.item(), average.module.weight.item(), int(average.n_averaged), moment()
+
+        engine.run(range(4), max_epochs=epochs, epoch_length=4)
+        seen[name, "end"] = network.weight.item(), average.module.weight.item(), int(average.n_averaged), moment()
+        return engine.state.iteration
+
+    assert run(1, tmp_path / "a", "first") == 4
+    assert run(2, tmp_path / "a", "second") == 8
+    assert seen["second", "start"] == seen["first", "end"]
+    assert seen["second", "end"][2] == 8
+    assert seeds[0] != seeds[1]
+    assert run(2, tmp_path / "a", "nothing left") == 8
     whole = (tmp_path / "a" / "latest.pt").read_bytes()
     (tmp_path / "a" / "latest.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"latest\.pt: cannot be continued"):
-        run(3, tmp_path / "a")
+        run(3, tmp_path / "a", "damaged")
+
+
+def test_where_a_run_stands_is_counted_in_its_own_epochs(tmp_path):
+    """A checkpoint after 20 steps is 5 epochs of 4 and 2 of 10: a longer epoch must not end the run early."""
+
+    def run(epochs, length):
+        network = torch.nn.Linear(1, 1)
+        engine = Engine(lambda e, b: None)
+        engine.state.epoch_length = length
+        checkpoint(engine, tmp_path, {"network": network})
+        engine.run(range(length), max_epochs=epochs, epoch_length=length)
+        return engine.state.iteration
+
+    assert run(5, 4) == 20
+    assert run(3, 10) == 30
 
 
 def test_start_from_takes_what_fits(tmp_path):
@@ -163,15 +189,28 @@ def test_start_from_takes_what_fits(tmp_path):
         start_from(two, tmp_path / "bad.pt")
 
 
-def test_the_best_is_kept_over_runs(tmp_path):
+def test_the_best_is_kept_over_continued_runs_alone(tmp_path):
     network = torch.nn.Linear(1, 1, bias=False)
     average = averaged(network)
-    for metric, value in ((3.0, 1.0), (5.0, 2.0), (4.0, 3.0)):
+
+    def judge(keep, metric, value):
         average.module.weight.data.fill_(value)
         evaluator = Engine(lambda e, b: None)
         evaluator.state.metrics, evaluator.state.key_metric_name = {"psnr": metric}, "psnr"
-        KeepBest(average, tmp_path / "best.pt")(evaluator)
-    assert KeepBest(average, tmp_path / "best.pt").restore().weight.item() == 2.0
+        keep(evaluator)
+
+    first = KeepBest(average, tmp_path / "best.pt")
+    judge(first, 3.0, 1.0)
+    judge(first, 5.0, 2.0)
+    continued = KeepBest(average, tmp_path / "best.pt")
+    continued.load_state_dict(first.state_dict())
+    judge(continued, 4.0, 3.0)
+    assert continued.restore().weight.item() == 2.0
+    new = KeepBest(average, tmp_path / "best.pt")  # another run, whose metric may mean another thing
+    average.module.weight.data.fill_(7.0)
+    assert new.restore().weight.item() == 7.0
+    judge(new, 1.0, 4.0)
+    assert new.restore().weight.item() == 4.0
 
 
 def test_prepare_batch():
@@ -184,6 +223,12 @@ def test_prepare_batch():
     kept = named["class_labels"] != 4
     assert torch.equal(named["class_labels"][kept], (torch.arange(400) % 4)[kept])
     assert abs(float((~kept).float().mean()) - 0.1) < 4 * (0.09 / 400) ** 0.5
+    few = DenoisingPrepareBatch(EDM(), Augment(crop=(8, 32)), label="label", null=4, dropped=0.0)
+    stored = {"image": torch.ones(16, 1, 40, 40, dtype=torch.uint8), "label": torch.arange(16)}
+    for _ in range(8):
+        inputs, _, _, named = few(stored)
+        assert len(inputs) == {8: 16, 32: 1}[inputs.shape[-1]]  # as many pixels a batch
+        assert torch.equal(named["class_labels"], torch.arange(len(inputs)))
     crops = DenoisingPrepareBatch(EDM(), Augment(crop=16))({"image": torch.ones(2, 1, 40, 40, dtype=torch.uint8)})
     assert crops[0].shape == (2, 2, 16, 16) and crops[3] == {}
     noisy, clean, (sigma,), _ = NoisyPrepareBatch([0.1, 1.0])({"image": x0})
@@ -191,6 +236,9 @@ def test_prepare_batch():
     assert torch.equal(sigma[:3], torch.tensor([0.1, 1.0, 0.1]))
     assert torch.allclose((noisy - clean)[1::2], 10 * (noisy - clean)[::2], atol=1e-5)  # the same noise at every level
     assert torch.equal(noisy, NoisyPrepareBatch([0.1, 1.0])({"image": x0})[0])
+    state = torch.get_rng_state()
+    NoisyPrepareBatch([0.1])({"image": x0})
+    assert torch.equal(torch.get_rng_state(), state)  # validation leaves training's random numbers alone
     stored, validation = torch.ones(2, 1, 40, 40, dtype=torch.uint8), NoisyPrepareBatch([0.1], Augment(crop=16))
     assert torch.equal(validation({"image": stored})[1], validation({"image": stored})[1])
 

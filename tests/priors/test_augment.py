@@ -34,7 +34,7 @@ def test_whole_pixels_are_kept_bit_by_bit_where_nothing_is_resampled():
     images = torch.randint(0, 255, (4, 1, 40, 48), dtype=torch.uint8)
     plain = {"zoomed": 0.0, "rotated": 0.0, "flipped": 0.0, "gain": 0.0, "shading": 0.0}
     torch.manual_seed(0)
-    crops = Augment(crop=16, channels=1, **plain)(images)
+    crops = Augment(crop=16, kind="magnitude", **plain)(images)
     for crop, image in zip(crops, images, strict=True):
         windows = image[0].unfold(0, 16, 1).unfold(1, 16, 1).float() / 200
         assert (windows - crop[0]).abs().amax((2, 3)).min() < 1e-5
@@ -47,7 +47,7 @@ def test_whole_pixels_are_kept_bit_by_bit_where_nothing_is_resampled():
 def test_quarter_turns_and_flips_are_turns_and_flips():
     image = torch.zeros(1, 1, 16, 16)
     image[0, 0, 0, 3] = 200
-    still = {"zoomed": 0.0, "gain": 0.0, "shading": 0.0, "crop": 16, "channels": 1, "zoom": (1.0, 1.0)}
+    still = {"zoomed": 0.0, "gain": 0.0, "shading": 0.0, "crop": 16, "kind": "magnitude", "zoom": (1.0, 1.0)}
     assert Augment(rotated=1.0, flipped=0.0, **still)(image)[0, 0, 12, 0].item() == pytest.approx(1.0, abs=1e-5)
     assert Augment(rotated=0.0, flipped=1.0, **still)(image)[0, 0, 0, 12].item() == pytest.approx(1.0, abs=1e-5)
 
@@ -78,15 +78,15 @@ def test_anatomical_phase_has_edges_and_no_smooth_part():
 def test_one_channel_is_a_magnitude_or_a_real_part():
     images = torch.full((64, 1, 40, 40), 200.0)
     torch.manual_seed(1)
-    assert (Augment(crop=16, channels=1, rotated=0.0)(images) >= 0).all()
-    signed = Augment(crop=16, channels=1, signed=1.0, gain=0.0, shading=0.0)(images)
+    assert (Augment(crop=16, kind="magnitude", rotated=0.0)(images) >= 0).all()
+    signed = Augment(crop=16, kind="magnitude", signed=1.0, gain=0.0, shading=0.0)(images)
     assert (signed < 0).any() and signed.abs().max() < 1.01
     # The constant phase is uniform: the mean over images vanishes, standard error 0.71 / 8, four of them.
     assert abs(float(signed.mean())) < 4 * 0.71 / 8
 
 
 def test_too_small_images_are_refused():
-    with pytest.raises(ValueError, match="larger sides"):
-        Augment(crop=32)(torch.zeros(1, 1, 40, 40))
+    with pytest.raises(ValueError, match="no smaller sides"):
+        Augment(crop=48)(torch.zeros(1, 1, 40, 40))
     with pytest.raises(ValueError, match="one channel"):
         Augment(crop=8)(torch.zeros(1, 2, 40, 40))
