@@ -33,7 +33,11 @@ BREAKS = [
     ("operators/weights.py", "b / torch.where(total > 0, total, 1.0)", "b * total", "operators"),
     ("solvers/ddim.py", "(state - x0) / sigma, sigma", "(x0 - state) / sigma, sigma", "solvers"),
     ("handlers.py", "trainer.state.iteration = reached", "trainer.state.epoch = reached", "edge/test_training.py"),
-    ("handlers.py", "if self.write and metric > self.best()", "if self.write", "edge/test_training.py"),
+    ("handlers.py", "Checkpoint.load_objects({", "dict({", "edge/test_training.py"),
+    ("handlers.py", "if metric > self.metric:", "if True:", "edge/test_training.py"),
+    ("handlers.py", "self.metric > -math.inf and", "", "edge/test_training.py"),
+    ("engines.py", "device=x0.device)[: len(x0)]", "device=x0.device)[-len(x0) :]", "edge/test_training.py"),
+    ("data/files.py", "_second_name(path, old)", "os.replace(path, old)", "edge/test_data.py"),
     (
         "engines.py",
         "torch.where(drop, self.null, labels)",
