@@ -6,6 +6,7 @@ network, and turns the trained network into a :class:`medrecon.priors.Prior`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -136,13 +137,21 @@ class RectifiedFlow:
         return FlowNet(network, multiple=multiple, dtype=dtype)
 
 
-def objective(parameterization: str, sigma_data: float = 0.25) -> Objective:
-    """``"edm"``, ``"ddpm"`` or ``"flow"`` with their defaults, for configurations.
+def objective(parameterization: str, sigma_data: float = 0.25, **law: float) -> Objective:
+    """``"edm"``, ``"ddpm"`` or ``"flow"``, for configurations.
+
+    Args:
+        parameterization: its name.
+        sigma_data: standard deviation of the images, per channel; of EDM.
+        **law: other arguments of the class, such as the noise levels of the training.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another name, or an argument that the class does not have.
     """
-    known = {"edm": lambda: EDM(sigma_data=sigma_data), "ddpm": DDPM, "flow": RectifiedFlow}
+    known: dict[str, Callable[..., Objective]] = {"edm": EDM, "ddpm": DDPM, "flow": RectifiedFlow}
     if parameterization not in known:
         raise ValueError(f"parameterization must be one of {', '.join(known)}; got {parameterization!r}")
-    return known[parameterization]()
+    try:
+        return known[parameterization](**({"sigma_data": sigma_data} if parameterization == "edm" else {}), **law)
+    except TypeError as error:
+        raise ValueError(f"{parameterization}: {error}") from error
