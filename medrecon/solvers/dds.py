@@ -29,7 +29,7 @@ class DDS(Solver):
         gamma: weight of the data, ``rho = 1 / gamma`` (the paper's gamma, 1 there); ``None`` derives rho from the
             noise at every step, ``rho = prior_weight noise_std^2 / min(sigma, 1)^2``.
         prior_weight: see gamma; more trusts the prior more.
-        n_cg: conjugate-gradient iterations (the paper's K, 5).
+        n_cg: conjugate-gradient iterations (the paper's K, 5; more helps where few lines leave the system ill-conditioned).
         eta: share of fresh noise, 0 to 1 (the paper's 0.85; with the weak priors that a CPU trains, 1 was better on
             validation scans).
         kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
@@ -43,8 +43,8 @@ class DDS(Solver):
     """
 
     gamma: float | None = None
-    prior_weight: float = 1.0
-    n_cg: int = 5
+    prior_weight: float = 0.35
+    n_cg: int = 10
     eta: float = 1.0
     kernel: Kernel = "ddnm"
 
