@@ -87,7 +87,7 @@ def main() -> None:
             key=lambda z: psnr(z, x0),
         )
         begin = time.perf_counter()
-        draws = draw(solver, prior, unit, ladder, seeds=list(range(arguments.samples)))[:, 0, 0, 0].numpy()
+        draws = draw(solver, prior, unit, ladder, seeds=list(range(arguments.samples)))[:, 0, 0].numpy()
         seconds.append((time.perf_counter() - begin) / arguments.samples)
         shown = {"FBP": fbp, "TV (tuned on the reference)": best, "DDS, one sample": draws[0],
                  f"DDS, mean of {arguments.samples}": draws.mean(0)}  # fmt: skip
