@@ -33,7 +33,7 @@ def classical(image: np.ndarray, sigma: float) -> dict[str, dict[float, np.ndarr
     return {
         "TV": {w: denoise_tv_chambolle(image, weight=w * sigma, max_num_iter=60) for w in (0.8, 1.2, 1.8, 2.6, 4.0)},
         "wavelet": {
-            w: size * denoise_wavelet(image / size, method="VisuShrink", sigma=w * sigma / size, wavelet="db4")
+            w: size * denoise_wavelet(image / size, method="VisuShrink", sigma=w * sigma / size, wavelet="db4", wavelet_levels=5)
             for w in (0.3, 0.5, 0.7, 1.0)
         },
         "non-local means": {
