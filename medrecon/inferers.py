@@ -384,7 +384,7 @@ class TomographyInferer(SliceInferer):
 
         Returns:
             HU ``(1, samples, slices, side, side)`` float32; a ``MetaTensor`` whose meta holds ``record``, what was done
-            as JSON text, and ``spacing``, that of a pixel in mm.
+            as JSON text.
         """
         if len(inputs) != 1:
             raise ValueError(f"TomographyInferer takes one volume at a time (batch_size 1); got {len(inputs)}")
@@ -418,7 +418,7 @@ class TomographyInferer(SliceInferer):
             raise InputError("the reconstruction diverged; choose other settings or another solver")
         record |= {"views": lines.shape[1], "detectors": lines.shape[2], "pitch_mm": pitch, "offset_pixels": offset,
                    "photons": photons or None, "spacing_mm": spacing, "water_per_mm": self.water}  # fmt: skip
-        return MetaTensor(images[None], meta={"record": json.dumps(record), "spacing": spacing})
+        return MetaTensor(images[None], meta={"record": json.dumps(record)})
 
 
 def _plain(x: Tensor) -> Tensor:
