@@ -10,6 +10,7 @@ the range 0...2 of the image unit (water 1), so 2000 HU, and the mean absolute e
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import warnings
 from pathlib import Path
@@ -18,20 +19,12 @@ warnings.filterwarnings("ignore")
 
 import numpy as np
 import torch
-from problems import DATA, bundle_prior
+from problems import DATA, bundle_prior, inferer
 from skimage.transform import iradon
 
 from medrecon.data.slices import load_slices
-from medrecon.likelihood import Gaussian
-from medrecon.noise import karras
 from medrecon.operators import ParallelBeam
-from medrecon.operators.base import Composed
-from medrecon.operators.linalg import operator_norm
-from medrecon.operators.weights import Weights
 from medrecon.report.montage import montage
-from medrecon.sample import draw
-from medrecon.solvers import DDS
-from medrecon.solvers.classical import TV
 
 WATER = 0.02  # per mm
 FILTERS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
@@ -48,46 +41,42 @@ def main() -> None:
     parser.add_argument("--range", type=float, default=180.0, help="degrees covered by the views")
     parser.add_argument("--photons", type=float, default=1e5)
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--sigma-max", type=float, default=2.0)
-    parser.add_argument("--n-cg", type=int, default=10)
-    parser.add_argument("--prior-weight", type=float, default=1.0)
-    parser.add_argument("--eta", type=float, default=0.85)
+    parser.add_argument("--settings", type=json.loads, help="of DDS, as JSON, instead of the bundle's")
     parser.add_argument("--every", type=int, default=2, help="take every n-th held-out slice")
     parser.add_argument("--png", type=Path)
     arguments = parser.parse_args()
-    prior, _, held_out = bundle_prior("chest_ct")
+    *_, held_out = bundle_prior("chest_ct")
     rows = load_slices(DATA / "train" / "ct_slices_256.npz", {"subject": held_out})[:: arguments.every]
     degrees = np.linspace(0, arguments.range, arguments.views, endpoint=False)
-    solver = DDS(n_cg=arguments.n_cg, prior_weight=arguments.prior_weight, eta=arguments.eta)
-    ladder = karras(arguments.sigma_max, 0.005, arguments.steps)
+    angles = torch.from_numpy(np.deg2rad(degrees))
+    settings = {} if arguments.settings is None else {"settings": arguments.settings}
     table: dict[str, list[tuple[float, float]]] = {}
     seconds = []
     for i, row in enumerate(rows):
         spacing = float(np.ravel(row["spacing"])[0])
         truth = torch.from_numpy(row["image"][None] / np.float32(1000))
-        project = ParallelBeam(torch.from_numpy(np.deg2rad(degrees)), (256, 256), spacing=spacing * WATER)
-        line = project(truth)
-        counts = torch.poisson(arguments.photons * (-line).exp(), generator=torch.Generator().manual_seed(i)).clamp(
-            min=1
-        )
+        line = ParallelBeam(angles, (256, 256), spacing=spacing * WATER)(truth)
+        noise = torch.Generator().manual_seed(i)
+        counts = torch.poisson(arguments.photons * (-line).exp(), generator=noise).clamp(min=1)
         sinogram = -(counts / arguments.photons).log()
-        # The variance of a log count is one over the count: with rows divided by its root, noise is white of variance 1.
-        # All is then divided by the operator's norm, so that weights mean what they mean in MRI.
-        A = Composed(Weights(counts.sqrt()), project)
-        y = counts.sqrt() * sinogram
-        scale = float(operator_norm(A.normal, torch.ones_like(truth), 20))
-        unit = Gaussian(Composed(Weights(counts.sqrt() / scale), project), y / scale, 1.0 / scale)
-        x0 = truth[0, 0].numpy()
-        views = sinogram[0, 0].numpy()
-        centred = project.detectors
-        fbp = max((_fbp(views, degrees, centred, spacing * WATER, f) for f in FILTERS), key=lambda z: psnr(z, x0))
+        x0, views = truth[0, 0].numpy(), sinogram[0, 0].numpy()
+
+        def reconstruct(
+            sinogram: torch.Tensor = sinogram, spacing: float = spacing, seed: int = i, **changes: object
+        ) -> np.ndarray:
+            solve, network = inferer("chest_ct", side=256, spacing=spacing, seed=seed, **changes)
+            scan = {"pitch": spacing, "offset": 0.0, "photons": arguments.photons}
+            return solve(sinogram, network, angles[None], **scan)[0, :, 0].numpy() / 1000 + 1
+
+        fbp = max((_fbp(views, degrees, views.shape[1], spacing * WATER, f) for f in FILTERS),
+                  key=lambda z: psnr(z, x0))  # fmt: skip
+        weights = np.geomspace(3e-5, 3e-2, 9)
         best = max(
-            (TV(lam=lam, n_iter=300).estimate(unit)[0, 0].numpy() for lam in np.geomspace(3e-5, 3e-2, 9)),
+            (reconstruct(solver="tv", settings={"lam": float(lam), "n_iter": 300})[0] for lam in weights),
             key=lambda z: psnr(z, x0),
         )
         begin = time.perf_counter()
-        draws = draw(solver, prior, unit, ladder, seeds=list(range(arguments.samples)))[:, 0, 0].numpy()
+        draws = reconstruct(solver="dds", samples=arguments.samples, **settings)
         seconds.append((time.perf_counter() - begin) / arguments.samples)
         shown = {"FBP": fbp, "TV (tuned on the reference)": best, "DDS, one sample": draws[0],
                  f"DDS, mean of {arguments.samples}": draws.mean(0)}  # fmt: skip

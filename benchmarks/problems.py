@@ -82,9 +82,9 @@ def slice_a(accel: int) -> Problem:
     return problem("slice A", data.kspace[0], combined_reference(data.kspace)[0], accel)
 
 
-def inferer(**changes: object) -> tuple[object, torch.nn.Module]:
-    """The bundle's inferer with some items of its config changed, and its network."""
-    parser = load_config(find_bundle("brain_mri"))
+def inferer(bundle: str = "brain_mri", **changes: object) -> tuple[object, torch.nn.Module]:
+    """A bundle's inferer with some items of its config changed, and its network."""
+    parser = load_config(find_bundle(bundle))
     for key, value in changes.items():
         parser[key if key in ("solver", "settings", "n_steps", "samples", "seed") else f"inferer::{key}"] = value
     return parser.get_parsed_content("inferer"), parser.get_parsed_content("network")

@@ -27,12 +27,30 @@ class _ResidualBlock(nn.Module):
         return x + self.second(F.relu(self.first(x) * gain))
 
 
+class _SelfAttention(nn.Module):
+    """Every pixel of the coarsest scale sees every other; starts as the identity."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.out = nn.Linear(channels, channels, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).mT
+        qkv = self.qkv(F.layer_norm(tokens, tokens.shape[-1:])).unflatten(-1, (3, self.heads, -1))
+        seen = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4).unbind())
+        return x + self.out(seen.transpose(1, 2).flatten(2)).mT.unflatten(-1, x.shape[2:])
+
+
 class ResidualUNet(nn.Module):
     """Norm-free residual U-Net on pixel-unshuffled images, for priors that train and run on a CPU.
 
     Without normalisation nearly all work is dense 3 x 3 convolution, which CPU and GPU matrix units run at full speed;
     the residual U-Net without normalisation is that of DRUNet (Zhang et al., IEEE TPAMI 2021), here with the noise
-    level as an embedding that scales the features of every block.
+    level as an embedding that scales the features of every block, and self-attention at the coarsest scale, where the
+    plan of the whole slice is decided and a token costs little.
 
     Args:
         in_channels: channels of the image, which is also what comes out (2 for a complex image).
@@ -40,6 +58,7 @@ class ResidualUNet(nn.Module):
         blocks: residual blocks of each scale.
         unshuffle: factor by which pixels move into channels before the first convolution.
         embedding: width of the noise-level embedding.
+        heads: heads of the self-attention before and after the blocks of the coarsest scale; 0 for none.
         num_class_embeds: number of labels the network can be told, as in MONAI's ``DiffusionModelUNet``; the last is the
             one that says nothing, for classifier-free guidance (Ho & Salimans, 2022). ``None``: it takes no labels.
     """
@@ -51,6 +70,7 @@ class ResidualUNet(nn.Module):
         blocks: Sequence[int] = (2, 2, 2, 1),
         unshuffle: int = 2,
         embedding: int = 128,
+        heads: int = 0,
         num_class_embeds: int | None = None,
     ) -> None:
         super().__init__()
@@ -74,6 +94,7 @@ class ResidualUNet(nn.Module):
         self.head = nn.Conv2d(pixels, channels[0], 3, padding=1)
         self.encoder = nn.ModuleList(stage(c, n) for c, n in zip(channels, blocks, strict=True))
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(channels))
+        self.attention = nn.ModuleList(_SelfAttention(channels[-1], heads) for _ in range(2 if heads else 0))
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(channels))
         self.decoder = nn.ModuleList(stage(c, n) for c, n in zip(channels[:-1], blocks[:-1], strict=True))
         for up in self.up.children():
@@ -110,12 +131,17 @@ class ResidualUNet(nn.Module):
         embedding = F.silu(embedding)
         x = self.head(F.pixel_unshuffle(x, self.unshuffle))
         skips = []
+        before, after = self.attention or (nn.Identity(), nn.Identity())
         for scale, stage in enumerate(self.encoder):
+            coarsest = scale == len(self.down)
+            if coarsest:
+                x = before(x)
             for block in stage.children():
                 x = block(x, embedding)
-            if scale < len(self.down):
+            if not coarsest:
                 skips.append(x)
                 x = self.down[scale](x)
+        x = after(x)
         for scale in reversed(range(len(self.up))):
             x = self.up[scale](x) + skips[scale]
             for block in self.decoder[scale].children():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import h5py
@@ -51,13 +51,24 @@ def hdf5_bytes(volume: np.ndarray, samples: np.ndarray | None) -> bytes:
     return buffer.getvalue()
 
 
-def output_paths(folder: str | Path, stem: str, fmt: str, samples: bool) -> list[Path]:
-    """The files that :func:`write_reconstruction` makes, image first, sidecar last."""
+def output_paths(
+    folder: str | Path, stem: str, fmt: str, samples: bool, sources: Iterable[str | Path] = ()
+) -> list[Path]:
+    """The files that :func:`write_reconstruction` makes, image first, sidecar last.
+
+    Raises:
+        InputError: for an unknown format, or if one of the files is one of ``sources``.
+    """
     if fmt not in FORMATS:
         raise InputError(f"unknown output format {fmt!r}; choose one of {', '.join(FORMATS)}")
     folder = Path(folder)
     names = [f"{stem}.h5"] if fmt == "h5" else [f"{stem}.nii.gz"] + [f"{stem}_samples.nii.gz"] * samples
-    return [folder / name for name in (*names, f"{stem}.json")]
+    paths = [folder / name for name in (*names, f"{stem}.json")]
+    inputs = [source for source in map(Path, sources) if source.exists()]
+    for path in paths:
+        if path.exists() and any(path.samefile(source) for source in inputs):
+            raise InputError(f"{path}: would replace its own input; choose another output folder")
+    return paths
 
 
 def write_reconstruction(

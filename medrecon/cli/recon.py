@@ -81,11 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.samples < 1 or (arguments.steps is not None and arguments.steps < 1):
         raise InputError("--samples and --steps must be at least 1")
     data = load_kspace(arguments.input)
-    paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1)
-    sources = [Path(p) for p in (data.path, arguments.maps, arguments.mask) if p]
-    for path in paths:
-        if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
-            raise InputError(f"{path}: would replace its own input; choose another output folder")
+    sources = [path for path in (data.path, arguments.maps, arguments.mask) if path]
+    paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1, sources)
     check_writable(paths, arguments.overwrite)
     mask = data.mask
     if arguments.mask:

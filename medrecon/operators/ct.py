@@ -6,6 +6,7 @@ import math
 import warnings
 
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from medrecon.operators.base import LinearOperator
@@ -34,7 +35,7 @@ class ParallelBeam(LinearOperator):
     over rows, as in scikit-image's ``radon``. Rays are sampled by Joseph's method (IEEE TMI 1, 1982): once in every row
     or column, whichever they cross more steeply, with linear interpolation between two pixels.
 
-    The matrix is kept, with its transpose: ``2 * views * detectors * max(y, x) * 2`` numbers, and as many indices.
+    The matrix is kept, with its transpose: ``2 * views * detectors * max(y, x) * 2`` numbers, and as many 32-bit indices.
 
     Args:
         angles: rad, ``(views,)``.
@@ -66,32 +67,30 @@ class ParallelBeam(LinearOperator):
         self.spacing = spacing
         self.pitch = spacing if pitch is None else pitch
         self.offset = offset
+        self.dtype = dtype
         entries = 2 * len(angles) * self.detectors * max(self.shape)
         if entries > 4e8:
             raise ValueError(
-                f"the matrix of {len(angles)} views x {self.detectors} detectors of a {self.shape} image has {entries:.1e} "
-                "entries, which needs tens of gigabytes; use fewer views or a smaller image"
+                f"the matrix of {len(angles)} views x {self.detectors} detectors of a {self.shape} image and its "
+                f"transpose would fill {16e-9 * entries:.0f} GB; use fewer views or a smaller image"
             )
-        rows, columns, values = self._entries(angles.double())
-        size = (len(angles) * self.detectors, self.shape[0] * self.shape[1])
-        pair = []
-        for index, extent in ((torch.stack([rows, columns]), size), (torch.stack([columns, rows]), size[::-1])):
+        matrix = self._matrix(angles.double())
+        for name, part in (("matrix", matrix), ("transpose", matrix.T.tocsr())):
             with warnings.catch_warnings():  # torch calls the layout beta
                 warnings.simplefilter("ignore")
-                entries = torch.sparse_coo_tensor(index, values.to(dtype), extent, check_invariants=False)
-                pair.append(entries.coalesce().to_sparse_csr())
-        self.register_buffer("matrix", pair[0], persistent=False)
-        self.register_buffer("transpose", pair[1], persistent=False)
+                # 32-bit indices: the sparse products of torch's CPU library would convert wider ones at every call.
+                arrays = (torch.from_numpy(a) for a in (part.indptr, part.indices, part.data))
+                self.register_buffer(name, torch.sparse_csr_tensor(*arrays, part.shape, dtype=dtype), persistent=False)
 
-    def _entries(self, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Row, column and value of every entry of the matrix."""
+    def _matrix(self, angles: Tensor) -> csr_matrix:
+        """A row for every ray, made view by view, so that nothing larger than the matrix itself is ever held."""
         ny, nx = self.shape
         s = (
             (torch.arange(self.detectors, dtype=torch.float64) - (self.detectors - 1) / 2) * self.pitch - self.offset
-        ) / (self.spacing)
+        ) / self.spacing
         x, y = torch.arange(nx).double() - (nx - 1) / 2, (ny - 1) / 2 - torch.arange(ny).double()
-        out = []
-        for view, angle in enumerate(angles.tolist()):
+        counts, columns, values = [], [], []
+        for angle in angles.tolist():
             cos, sin = math.cos(angle), math.sin(angle)
             steep = abs(cos) >= abs(sin)  # crosses every row once
             if steep:
@@ -101,15 +100,18 @@ class ParallelBeam(LinearOperator):
                 position = (ny - 1) / 2 - (s[:, None] - x * cos) / sin
                 length, across = self.spacing / abs(sin), ny
             low = position.floor()
-            ray = (view * self.detectors + torch.arange(self.detectors))[:, None].expand_as(low)
-            along = torch.arange(position.shape[1]).expand_as(low)
-            for index, weight in ((low, 1 - (position - low)), (low + 1, position - low)):
-                inside = (index >= 0) & (index < across) & (weight > 0)
-                cell = index.long()
-                pixel = along * nx + cell if steep else cell * nx + along
-                out.append((ray[inside], pixel[inside], length * weight[inside]))
-        rows, columns, values = (torch.cat(parts) for parts in zip(*out, strict=True))
-        return rows, columns, values
+            weight = position - low
+            index = torch.stack([low, low + 1], dim=-1)
+            weight = torch.stack([1 - weight, weight], dim=-1)
+            inside = (index >= 0) & (index < across) & (weight > 0)
+            along = torch.arange(position.shape[1])[:, None]
+            pixel = along * nx + index if steep else index * nx + along
+            counts.append(inside.sum(dim=(1, 2)))
+            columns.append(pixel[inside].int())
+            values.append((length * weight[inside]).to(self.dtype))
+        first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)]).int()
+        arrays = torch.cat(values).numpy(), torch.cat(columns).numpy(), first.numpy()
+        return csr_matrix(arrays, shape=(len(angles) * self.detectors, ny * nx))
 
     def forward(self, x: Tensor) -> Tensor:
         """Project."""

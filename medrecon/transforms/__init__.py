@@ -1,14 +1,14 @@
 """MONAI transforms: pick keys, call a function of ``medrecon.data``, put the result back."""
 
-from medrecon.transforms.ct import LoadSinogramd, SaveHounsfieldd
+from medrecon.transforms.ct import LoadSinogramd
 from medrecon.transforms.kspace import (
     EstimateSensitivityMapsd,
     LoadKSpaced,
     MagnitudeMeand,
     ReferenceImaged,
-    SaveReconstructiond,
     UndersampleKSpaced,
 )
+from medrecon.transforms.save import SaveHounsfieldd, SaveReconstructiond
 
 __all__ = [
     "EstimateSensitivityMapsd",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -19,15 +18,13 @@ from medrecon.data.espirit import combined_reference
 from medrecon.data.kspace import bounding_box, load_kspace, sampled
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.noise import noise_level
-from medrecon.reconstruction import finish_record, magnitudes, sensitivity_maps
-from medrecon.writers import output_paths, write_reconstruction
+from medrecon.reconstruction import magnitudes, sensitivity_maps
 
 __all__ = [
     "EstimateSensitivityMapsd",
     "LoadKSpaced",
     "MagnitudeMeand",
     "ReferenceImaged",
-    "SaveReconstructiond",
     "UndersampleKSpaced",
 ]
 
@@ -218,63 +215,3 @@ class MagnitudeMeand(MapTransform):
         for key in self.key_iterator(out):
             out[key] = torch.from_numpy(magnitudes(torch.as_tensor(out[key]))[0])
         return out
-
-
-class SaveReconstructiond(MapTransform):
-    """Write the inferer's images as NIfTI or HDF5 with a JSON sidecar, whole or not at all.
-
-    Args:
-        keys: of the images, complex ``(samples, slices, y, x)`` from ``PosteriorInferer``.
-        output_dir: where ``<stem>.nii.gz`` (or ``.h5``) and ``<stem>.json`` go.
-        bundle_root: of the bundle, for the record.
-        source_key: of the k-space that :class:`LoadKSpaced` loaded (name, geometry).
-        mask_key: of the mask.
-        fmt: ``nifti`` or ``h5``.
-        overwrite: replace existing files.
-        allow_missing_keys: as in MONAI.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        output_dir: str,
-        bundle_root: str,
-        source_key: str = "image",
-        mask_key: str = "mask",
-        fmt: str = "nifti",
-        overwrite: bool = False,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.output_dir = output_dir
-        self.bundle_root = bundle_root
-        self.source_key = source_key
-        self.mask_key = mask_key
-        self.fmt = fmt
-        self.overwrite = overwrite
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write every key."""
-        for key in self.key_iterator(data):
-            meta = data[self.source_key].meta
-            z, y, x = (float(s) for s in meta["spacing"])
-            spacing = (z, y, x) if meta["spacing_known"] else None
-            image, samples = magnitudes(data[key])
-            source = Path(str(meta["filename_or_obj"]))
-            for path in output_paths(self.output_dir, source.stem, self.fmt, samples is not None):
-                if path.exists() and path.samefile(source):
-                    raise InputError(f"{path}: would replace its own input; choose another output_dir")
-            record = finish_record(
-                json.loads(data[key].meta["record"]),
-                self.bundle_root,
-                np.asarray(data[self.mask_key].cpu()),
-                noise_source=meta["noise_source"],
-                maps_source="ESPIRiT",
-                input=str(meta["filename_or_obj"]),
-                spacing_mm=spacing,
-                affine_known=False,
-            )
-            write_reconstruction(
-                self.output_dir, source.stem, image, record, samples, spacing, self.fmt, self.overwrite
-            )
-        return dict(data)

@@ -1,0 +1,112 @@
+"""Dictionary transforms that write reconstructions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from medrecon.reconstruction import finish_record, magnitudes, provenance
+from medrecon.writers import output_paths, write_reconstruction
+
+__all__ = ["SaveHounsfieldd", "SaveReconstructiond"]
+
+
+class _Save(MapTransform):
+    """What the two have in common: where files go, and that an input is never among them."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str,
+        bundle_root: str,
+        source_key: str = "image",
+        fmt: str = "nifti",
+        overwrite: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir = output_dir
+        self.bundle_root = bundle_root
+        self.source_key = source_key
+        self.fmt = fmt
+        self.overwrite = overwrite
+
+    def _write(
+        self,
+        data: Mapping[Hashable, Any],
+        image: np.ndarray,
+        samples: np.ndarray | None,
+        spacing: tuple[float, float, float] | None,
+        record: Mapping[str, Any],
+    ) -> None:
+        source = Path(str(data[self.source_key].meta["filename_or_obj"]))
+        output_paths(self.output_dir, source.stem, self.fmt, samples is not None, [source])
+        record = {**record, "input": str(source), "affine_known": False}
+        write_reconstruction(self.output_dir, source.stem, image, record, samples, spacing, self.fmt, self.overwrite)
+
+
+class SaveReconstructiond(_Save):
+    """Write the inferer's images as NIfTI or HDF5 with a JSON sidecar, whole or not at all.
+
+    Args:
+        keys: of the images, complex ``(samples, slices, y, x)`` from ``PosteriorInferer``.
+        output_dir: where ``<stem>.nii.gz`` (or ``.h5``) and ``<stem>.json`` go.
+        bundle_root: of the bundle, for the record.
+        source_key: of the k-space that ``LoadKSpaced`` loaded (name, geometry).
+        fmt: ``nifti`` or ``h5``.
+        overwrite: replace existing files.
+        allow_missing_keys: as in MONAI.
+        mask_key: of the mask.
+    """
+
+    def __init__(self, *args: Any, mask_key: str = "mask", **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write every key."""
+        for key in self.key_iterator(data):
+            meta = data[self.source_key].meta
+            z, y, x = (float(s) for s in meta["spacing"])
+            spacing = (z, y, x) if meta["spacing_known"] else None
+            image, samples = magnitudes(data[key])
+            record = finish_record(
+                json.loads(data[key].meta["record"]),
+                self.bundle_root,
+                np.asarray(data[self.mask_key].cpu()),
+                noise_source=meta["noise_source"],
+                maps_source="ESPIRiT",
+                spacing_mm=spacing,
+            )
+            self._write(data, image, samples, spacing, record)
+        return dict(data)
+
+
+class SaveHounsfieldd(_Save):
+    """Write the inferer's HU as NIfTI or HDF5 with a JSON sidecar, whole or not at all.
+
+    Args:
+        keys: of the images, ``(samples, slices, y, x)`` from ``TomographyInferer``.
+        output_dir: where ``<stem>.nii.gz`` (or ``.h5``) and ``<stem>.json`` go.
+        bundle_root: of the bundle, for the record.
+        source_key: of the sinogram that ``LoadSinogramd`` loaded.
+        fmt: ``nifti`` or ``h5``.
+        overwrite: replace existing files.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write every key."""
+        for key in self.key_iterator(data):
+            samples = np.asarray(data[key].cpu(), dtype=np.float32)
+            record = json.loads(data[key].meta["record"])
+            side = record["spacing_mm"]
+            record = {**provenance(record, self.bundle_root), **record}
+            self._write(data, samples.mean(0), samples if len(samples) > 1 else None, (1.0, side, side), record)
+        return dict(data)
