@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,9 @@ class DenoisingPrepareBatch(PrepareBatch):
 
 
 class NoisyPrepareBatch(PrepareBatch):
-    """Noise every image to every given level for validation: always the same images and noise for the same batch.
+    """Noise every image to every given level for validation; what an image gets depends on itself and the seed alone.
+
+    So the figures do not depend on the batch size, the number of processes or the device.
 
     Args:
         levels: noise levels sigma; image ``i`` comes as items ``i * len(levels) ...``, one a level.
@@ -92,13 +95,14 @@ class NoisyPrepareBatch(PrepareBatch):
         **kwargs: Any,  # noqa: ANN401 - MONAI's signature
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict]:
         """Return noisy images, clean images and the noise levels."""
-        x0 = batchdata[self.key]
+        pairs = []
         with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same on every device
-            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would reset the GPU's as well
-            if self.augment is not None:
-                x0 = self.augment(x0.cpu())
-            noise = torch.randn(x0.shape)
-        x0, noise = (t.to(device, non_blocking=non_blocking, **kwargs) for t in (x0, noise))
+            for image in torch.as_tensor(batchdata[self.key]).cpu().split(1):
+                own = zlib.crc32(image.contiguous().numpy().tobytes(), self.seed)
+                torch.default_generator.manual_seed(own)  # torch.manual_seed would reset the GPU's as well
+                clean = image if self.augment is None else self.augment(image)
+                pairs.append((clean, torch.randn(clean.shape)))
+        x0, noise = (torch.cat(t).to(device, non_blocking=non_blocking, **kwargs) for t in zip(*pairs, strict=True))
         sigma = x0.new_tensor(list(self.levels)).repeat(len(x0))
         x0, noise = (t.repeat_interleave(len(self.levels), dim=0) for t in (x0, noise))
         return x0 + per_item(sigma, x0) * noise, x0, (sigma,), {}

@@ -239,8 +239,13 @@ def test_prepare_batch():
     state = torch.get_rng_state()
     NoisyPrepareBatch([0.1])({"image": x0})
     assert torch.equal(torch.get_rng_state(), state)  # validation leaves training's random numbers alone
-    stored, validation = torch.ones(2, 1, 40, 40, dtype=torch.uint8), NoisyPrepareBatch([0.1], Augment(crop=16))
-    assert torch.equal(validation({"image": stored})[1], validation({"image": stored})[1])
+    stored, validation = (
+        torch.randint(200, (2, 1, 40, 40), dtype=torch.uint8),
+        NoisyPrepareBatch([0.1], Augment(crop=16)),
+    )
+    both = validation({"image": stored})[0]
+    assert torch.equal(both[1:], validation({"image": stored[1:]})[0])  # whatever batch an image comes in
+    assert not torch.equal(both, NoisyPrepareBatch([0.1], Augment(crop=16), seed=1)({"image": stored})[0])
 
 
 def test_metrics_per_level_pick_their_level():
