@@ -82,6 +82,7 @@ def optimisers(network: nn.Module, kind: str, rate: float) -> list[torch.optim.O
 
 
 RESIDUAL = {"channels": (64, 128, 224), "blocks": (2, 2, 4)}
+SHIPPED = {"channels": (64, 128, 224, 192), "blocks": (2, 2, 2, 1)}
 # name: network, crop, batch, compile, optimiser, learning rate
 CANDIDATES = {
     "MONAI U-Net 32-64-96-128": (lambda: monai_unet((32, 64, 96, 128), 2), 128, 8, False, "adamw", 5e-4),
@@ -99,6 +100,8 @@ CANDIDATES = {
     "  Muon, batches of 16": (lambda: ResidualUNet(**RESIDUAL), 128, 16, False, "muon", 1.6e-3),
     "residual 96-160-256": (
         lambda: ResidualUNet(channels=(96, 160, 256), blocks=(2, 2, 2)), 128, 8, False, "adamw", 8e-4),
+    "residual 64-128-224-192": (lambda: ResidualUNet(**SHIPPED), 128, 8, False, "adamw", 8e-4),
+    "  with attention (shipped)": (lambda: ResidualUNet(**SHIPPED, heads=6), 128, 8, False, "adamw", 8e-4),
     "residual 64-128-192": (
         lambda: ResidualUNet(channels=(64, 128, 192), blocks=(2, 2, 2)), 128, 8, False, "adamw", 8e-4),
     "residual 128-256, unshuffled by 4": (
