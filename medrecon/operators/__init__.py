@@ -3,18 +3,34 @@
 from medrecon.operators.base import Composed, LinearOperator, Operator, check_adjoint
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import ParallelBeam
+from medrecon.operators.image import Blur, FiniteDifferences, crop, gaussian_blur, super_resolution
 from medrecon.operators.mri import CartesianMRI, MulticoilMRI, sense
+from medrecon.operators.nonlinear import Magnitude, Network, OversampledFourier, Saturation, phase_retrieval
+from medrecon.operators.spectral import Dense, Separable, Spectral
 from medrecon.operators.weights import Weights
 
 __all__ = [
     "AsComplex",
+    "Blur",
     "CartesianMRI",
     "Composed",
+    "Dense",
+    "FiniteDifferences",
     "LinearOperator",
+    "Magnitude",
     "MulticoilMRI",
+    "Network",
     "Operator",
+    "OversampledFourier",
     "ParallelBeam",
+    "Saturation",
+    "Separable",
+    "Spectral",
     "Weights",
     "check_adjoint",
+    "crop",
+    "gaussian_blur",
+    "phase_retrieval",
     "sense",
+    "super_resolution",
 ]

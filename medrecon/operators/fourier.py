@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["centring", "fft", "ifft"]
+__all__ = ["centring", "fft", "ifft", "resampling_matrix"]
 
 
 def fft(x: Tensor, dims: Sequence[int]) -> Tensor:
@@ -43,3 +44,31 @@ def centring(
         image = image * torch.polar(torch.ones_like(ramp), ramp).view(along)
         kspace = kspace * torch.polar(torch.ones_like(shifted), shifted).view(along)
     return image.to(dtype), kspace.to(dtype)
+
+
+def resampling_matrix(n: int, size: int, zoom: Tensor, first: Tensor) -> Tensor:
+    """Matrices that sample ``n`` periodic points at ``first + i / zoom``, ``i < size``, as a scanner would.
+
+    Zoom below 1 keeps only the central frequencies that the coarser grid can hold (a k-space crop: band-limited, with
+    Gibbs ringing); zoom above 1 interpolates by zero filling. With one row per item of ``zoom`` and ``first``, a batched
+    product resamples and crops at once.
+
+    Args:
+        n: samples of the input.
+        size: samples of the output.
+        zoom: pixels of the output per pixel of the input, ``(B,)``.
+        first: position of the first output sample, in pixels of the input, ``(B,)``.
+
+    Returns:
+        ``(B, size, n)``; rows sum to 1.
+    """
+    kept = torch.floor(n * zoom.clamp(max=1.0) + 1e-4)[:, None, None]
+    steps = torch.arange(size, device=zoom.device, dtype=zoom.dtype)
+    samples = torch.arange(n, device=zoom.device, dtype=zoom.dtype)
+    t = (first[:, None] + steps / zoom[:, None])[:, :, None] - samples
+    t = math.pi * (t - n * torch.round(t / n)) / n
+    close = t.abs() < 1e-6
+    t = torch.where(close, 1.0, t)
+    # The Dirichlet kernel; an even number of frequencies splits the Nyquist term between both ends of the band.
+    kernel = (kept * t).sin() / (n * torch.where(kept % 2 == 1, t.sin(), t.tan()))
+    return torch.where(close, kept / n, kernel)

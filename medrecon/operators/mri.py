@@ -9,6 +9,7 @@ from medrecon.operators.base import Composed, LinearOperator
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.fourier import centring
 from medrecon.operators.linalg import per_item
+from medrecon.operators.spectral import Spectral
 
 __all__ = ["CartesianMRI", "MulticoilMRI", "sense"]
 
@@ -50,7 +51,7 @@ class _Sampling(LinearOperator):
         return torch.fft.ifftn(spectrum * weight, dim=self.varying, norm="ortho")
 
 
-class CartesianMRI(_Sampling):
+class CartesianMRI(_Sampling, Spectral):
     """Coil by coil, without maps: complex ``(B, c, *spatial)`` to k-space of the same shape; all closed forms.
 
     Args:
@@ -81,10 +82,34 @@ class CartesianMRI(_Sampling):
         weight = self.weight + per_item(rho, b)
         return self._filter(b, torch.where(weight > 0, 1 / weight, 0.0))
 
+    @property
+    def singular(self) -> Tensor:  # type: ignore[override]
+        """The mask, centred."""
+        return self.mask.abs()
+
+    @property
+    def _phase(self) -> Tensor:
+        return torch.where(self.singular > 0, self.mask / torch.where(self.singular > 0, self.singular, 1.0), 0.0)
+
+    def vh(self, x: Tensor) -> Tensor:
+        """k-space up to a phase."""
+        return torch.fft.fftn(self.image_factor * x, dim=self.dims, norm="ortho")
+
+    def v(self, c: Tensor) -> Tensor:
+        """Back from k-space."""
+        return self.image_factor.conj() * torch.fft.ifftn(c, dim=self.dims, norm="ortho")
+
+    def uh(self, y: Tensor) -> Tensor:
+        """The phase of the coefficients."""
+        return self._phase.conj() * y
+
+    def u(self, c: Tensor) -> Tensor:
+        """The phase of k-space."""
+        return self._phase * c
+
     def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
         """``F^H M^+ y``."""
-        size = self.mask.abs() ** 2
-        return self.adjoint(y / torch.where(size > 0, size, 1.0))
+        return Spectral.pinv(self, y)
 
 
 class MulticoilMRI(_Sampling):

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from medrecon.operators.base import LinearOperator
+from medrecon.operators.spectral import Spectral
 
 __all__ = ["Weights"]
 
 
-class Weights(LinearOperator):
-    """``y = w x``, entry by entry: noise levels that differ, or samples that are missing.
+class Weights(Spectral):
+    """``y = w x``, entry by entry: noise levels that differ, or pixels that are missing (inpainting: ``w`` is the mask).
 
-    ``Composed(Weights(1 / noise_std), A)`` with ``y / noise_std`` has white noise of standard deviation 1.
+    ``Weights(1 / noise_std) @ A`` with ``y / noise_std`` has white noise of standard deviation 1.
 
     Args:
-        weights: real, broadcast against ``x``.
+        weights: real or bool, broadcast against ``x``.
     """
+
+    weights: Tensor
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
-        self.weights: Tensor
-        self.register_buffer("weights", weights)
+        if weights.is_complex():
+            raise ValueError("weights must be real")
+        self.register_buffer("weights", weights if weights.is_floating_point() else weights.float())
+
+    @property
+    def singular(self) -> Tensor:  # type: ignore[override]
+        """``|w|``."""
+        return self.weights.abs()
 
     def forward(self, x: Tensor) -> Tensor:
         """``w x``."""
@@ -32,14 +39,18 @@ class Weights(LinearOperator):
         """``w y``."""
         return self.weights * y
 
-    def normal(self, x: Tensor) -> Tensor:
-        """``w^2 x``."""
-        return self.weights**2 * x
+    def vh(self, x: Tensor) -> Tensor:
+        """The image itself."""
+        return x
 
-    def solve(
-        self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
-    ) -> Tensor:
-        """``b / (w^2 + rho)``, exact; 0 where both vanish."""
-        rho = rho.view(-1, *[1] * (b.ndim - 1)) if isinstance(rho, Tensor) and rho.ndim else rho
-        total = self.weights**2 + rho
-        return torch.where(total > 0, b / torch.where(total > 0, total, 1.0), 0.0)
+    def v(self, c: Tensor) -> Tensor:
+        """The coefficients themselves."""
+        return c
+
+    def uh(self, y: Tensor) -> Tensor:
+        """``sign(w) y``."""
+        return self.weights.sign() * y
+
+    def u(self, c: Tensor) -> Tensor:
+        """``sign(w) c``."""
+        return self.weights.sign() * c

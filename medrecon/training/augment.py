@@ -16,39 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Augment", "anatomical_phase", "polynomial_field", "resampling_matrix"]
+from medrecon.operators.fourier import resampling_matrix
+
+__all__ = ["Augment", "anatomical_phase", "polynomial_field"]
 
 
 def _uniform(n: int, low: float, high: float, device: torch.device) -> Tensor:
     return low + (high - low) * torch.rand(n, device=device)
-
-
-def resampling_matrix(n: int, size: int, zoom: Tensor, first: Tensor) -> Tensor:
-    """Matrices that sample ``n`` periodic points at ``first + i / zoom``, ``i < size``, as a scanner would.
-
-    Zoom below 1 keeps only the central frequencies that the coarser grid can hold (a k-space crop: band-limited, with
-    Gibbs ringing); zoom above 1 interpolates by zero filling. With one row per item of ``zoom`` and ``first``, a batched
-    product resamples and crops at once.
-
-    Args:
-        n: samples of the input.
-        size: samples of the output.
-        zoom: pixels of the output per pixel of the input, ``(B,)``.
-        first: position of the first output sample, in pixels of the input, ``(B,)``.
-
-    Returns:
-        ``(B, size, n)``; rows sum to 1.
-    """
-    kept = torch.floor(n * zoom.clamp(max=1.0) + 1e-4)[:, None, None]
-    steps = torch.arange(size, device=zoom.device, dtype=zoom.dtype)
-    samples = torch.arange(n, device=zoom.device, dtype=zoom.dtype)
-    t = (first[:, None] + steps / zoom[:, None])[:, :, None] - samples
-    t = math.pi * (t - n * torch.round(t / n)) / n
-    close = t.abs() < 1e-6
-    t = torch.where(close, 1.0, t)
-    # The Dirichlet kernel; an even number of frequencies splits the Nyquist term between both ends of the band.
-    kernel = (kept * t).sin() / (n * torch.where(kept % 2 == 1, t.sin(), t.tan()))
-    return torch.where(close, kept / n, kernel)
 
 
 def polynomial_field(shape: Sequence[int], coefficients: Tensor, pixels: float = 128.0) -> Tensor:

@@ -9,8 +9,23 @@ from typing import NamedTuple
 
 import torch
 
-from medrecon.operators import AsComplex, CartesianMRI, LinearOperator, MulticoilMRI, ParallelBeam, Weights, sense
-from medrecon.operators.base import Composed
+from medrecon.operators import (
+    AsComplex,
+    Blur,
+    CartesianMRI,
+    Dense,
+    FiniteDifferences,
+    LinearOperator,
+    MulticoilMRI,
+    OversampledFourier,
+    ParallelBeam,
+    Weights,
+    crop,
+    gaussian_blur,
+    sense,
+    super_resolution,
+)
+from medrecon.operators.image import gaussian_kernel, motion_kernel
 
 
 class Case(NamedTuple):
@@ -53,7 +68,7 @@ def _sense(shape, mask, batch=1):
 
 
 def _single(shape, mask):
-    A = Composed(CartesianMRI(mask[None, None], shape, torch.complex128), AsComplex())
+    A = CartesianMRI(mask[None, None], shape, torch.complex128) @ AsComplex()
     return A, _random(2, 2, *shape, dtype=torch.float64)
 
 
@@ -75,7 +90,42 @@ def _weighted(shape, views=None):
     return Weights(A(x).abs() + 0.5) @ A, x
 
 
+def _real(operator, *shape, batch=2):
+    return operator, _random(batch, 2, *shape, dtype=torch.float64)
+
+
+def _dense(m, n, rank=None):
+    matrix = _random(m, n, dtype=torch.float64)
+    if rank is not None:
+        matrix = matrix[:, :rank] @ _random(rank, n, dtype=torch.float64)
+    return Dense(matrix, (1, 2, n // 2)), _random(3, 1, 2, n // 2, dtype=torch.float64)
+
+
+def _blurs_per_item():
+    kernels = _random(3, 1, 3, 4, dtype=torch.float64).abs() + 0.1
+    return Blur(kernels, (7, 8)), _random(3, 2, 7, 8, dtype=torch.float64)
+
+
+DOUBLE = torch.float64
 CASES = [
+    Case("Blur, Gaussian, odd", lambda: _real(Blur(gaussian_kernel(0.6, dtype=DOUBLE), (9, 7)), 9, 7)),
+    Case("Blur, motion, even", lambda: _real(Blur(motion_kernel(4.0, 0.7, DOUBLE), (12, 10)), 12, 10)),
+    Case("Blur, a kernel per item", _blurs_per_item),
+    Case("Blur, 3-D", lambda: _real(Blur(gaussian_kernel(0.4, 3, DOUBLE)[1:-1, :, 1:-1], (4, 5, 6)), 4, 5, 6)),
+    Case("gaussian_blur", lambda: _real(gaussian_blur((9, 8), 0.7, DOUBLE), 9, 8)),
+    Case("super_resolution, mean", lambda: _real(super_resolution((8, 9), (2, 3), "mean", DOUBLE), 8, 9)),
+    Case("super_resolution, Gaussian", lambda: _real(super_resolution((8, 12), 2, "gaussian", DOUBLE), 8, 12)),
+    Case("super_resolution, k-space", lambda: _real(super_resolution((12, 10), 2, "kspace", DOUBLE), 12, 10)),
+    Case(
+        "super_resolution, one axis of three",
+        lambda: _real(super_resolution((6, 5, 4), (3, 1, 1), dtype=DOUBLE), 6, 5, 4),
+    ),
+    Case("crop", lambda: _real(crop((7, 8), (4, 5), DOUBLE), 7, 8)),
+    Case("FiniteDifferences", lambda: _real(FiniteDifferences(), 6, 5)),
+    Case("FiniteDifferences, one axis, periodic", lambda: _real(FiniteDifferences([0], periodic=True), 4, 5, 3)),
+    Case("Dense, wide", lambda: _dense(5, 8)),
+    Case("Dense, tall and rank-deficient", lambda: _dense(11, 6, rank=4)),
+    Case("OversampledFourier", lambda: _real(OversampledFourier((5, 6), 1.5), 5, 6)),
     Case("AsComplex", lambda: (AsComplex(), _random(3, 4, 5, 6, dtype=torch.float64))),
     Case("CartesianMRI columns even", lambda: _cartesian((8, 10), _columns(10)[None])),
     Case("CartesianMRI columns odd", lambda: _cartesian((7, 9), _columns(9)[None])),

@@ -1,0 +1,200 @@
+"""Operators that know their singular value decomposition ``A = U S V^H``, so that everything about them is exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medrecon.operators.base import Composed, LinearOperator
+from medrecon.operators.linalg import per_item
+
+__all__ = ["Dense", "Separable", "Spectral"]
+
+
+class Spectral(LinearOperator):
+    """A linear operator that knows ``A = U S V^H``: owes ``vh, v, uh, u`` and ``singular``; all else is exact.
+
+    Coefficients ``c = vh(x)`` are ``(B, ...)`` in any layout that the operator likes, as many as the image has numbers: V
+    is square and unitary, and ``U`` has a column wherever ``singular`` is not 0.
+    """
+
+    singular: Tensor
+    """Singular values, not negative, broadcast against the coefficients."""
+
+    def vh(self, x: Tensor) -> Tensor:
+        """``V^H x``: coefficients of an image."""
+        raise NotImplementedError(f"{type(self).__name__} must define vh")
+
+    def v(self, c: Tensor) -> Tensor:
+        """``V c``: the image of some coefficients."""
+        raise NotImplementedError(f"{type(self).__name__} must define v")
+
+    def uh(self, y: Tensor) -> Tensor:
+        """``U^H y``: coefficients of measurements, 0 where ``singular`` is 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define uh")
+
+    def u(self, c: Tensor) -> Tensor:
+        """``U c``: the measurements of some coefficients; those where ``singular`` is 0 count for nothing."""
+        raise NotImplementedError(f"{type(self).__name__} must define u")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``U S V^H x``."""
+        return self.u(self.singular * self.vh(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``V S U^H y``."""
+        return self.v(self.singular * self.uh(y))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``V S^2 V^H x``."""
+        return self.v(self.singular**2 * self.vh(x))
+
+    def solve(
+        self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
+    ) -> Tensor:
+        """``V (S^2 + rho)^+ V^H b``, exact; the pseudo-inverse of ``A^H A`` for rho = 0."""
+        c = self.vh(b)
+        total = self.singular**2 + per_item(rho, c)
+        return self.v(torch.where(total > 0, c / torch.where(total > 0, total, 1.0), 0.0))
+
+    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
+        """``V S^+ U^H y``, exact."""
+        seen = self.singular > 0
+        return self.v(torch.where(seen, self.uh(y) / torch.where(seen, self.singular, 1.0), 0.0))
+
+    def __matmul__(self, inner: LinearOperator) -> Composed:
+        """``A @ B`` measures ``A(B(x))``; through an isometry the decomposition stays known."""
+        return _SpectralComposed(self, inner) if inner.isometry else Composed(self, inner)
+
+
+class _SpectralComposed(Composed, Spectral):
+    """``outer @ inner`` with a unitary ``inner``: V becomes ``inner^H V``."""
+
+    outer: Spectral
+
+    @property
+    def singular(self) -> Tensor:  # type: ignore[override]
+        """Those of the outer operator."""
+        return self.outer.singular
+
+    def vh(self, x: Tensor) -> Tensor:
+        """See :meth:`Spectral.vh`."""
+        return self.outer.vh(self.inner(x))
+
+    def v(self, c: Tensor) -> Tensor:
+        """See :meth:`Spectral.v`."""
+        return self.inner.adjoint(self.outer.v(c))
+
+    def uh(self, y: Tensor) -> Tensor:
+        """See :meth:`Spectral.uh`."""
+        return self.outer.uh(y)
+
+    def u(self, c: Tensor) -> Tensor:
+        """See :meth:`Spectral.u`."""
+        return self.outer.u(c)
+
+
+def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``U (m, n), s (n,), V^H (n, n)`` of an ``(m, n)`` matrix: V square; U and s are 0 beyond the rank."""
+    m, n = matrix.shape
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=True)
+    k = min(m, n)
+    rank = int((s > s.new_tensor(max(m, n) * torch.finfo(s.dtype).eps) * s.max()).sum())
+    singular, left = s.new_zeros(n), matrix.new_zeros(m, n)
+    singular[:rank], left[:, :rank] = s[:rank], u[:, :k][:, :rank]
+    return left, singular, vh
+
+
+class Dense(Spectral):
+    """``y = M x`` on the flattened image, for problems small enough to write down.
+
+    Args:
+        matrix: ``(m, n)``, real or complex; decomposed once.
+        shape: of the image without its batch, ``(C, *spatial)`` with ``n`` numbers; default ``(n,)``.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, matrix: Tensor, shape: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.shape = (matrix.shape[1],) if shape is None else tuple(shape)
+        if matrix.ndim != 2 or math.prod(self.shape) != matrix.shape[1]:
+            raise ValueError(f"a matrix {tuple(matrix.shape)} does not act on images of shape {self.shape}")
+        left, singular, right = _svd(matrix)
+        self.register_buffer("left", left)
+        self.register_buffer("singular", singular)
+        self.register_buffer("right", right)
+
+    def vh(self, x: Tensor) -> Tensor:
+        """``(B, n)``."""
+        return x.flatten(1) @ self.right.T
+
+    def v(self, c: Tensor) -> Tensor:
+        """``(B, *shape)``."""
+        return (c @ self.right.conj()).view(-1, *self.shape)
+
+    def uh(self, y: Tensor) -> Tensor:
+        """``(B, n)``."""
+        return y @ self.left.conj()
+
+    def u(self, c: Tensor) -> Tensor:
+        """``(B, m)``."""
+        return c @ self.left.T
+
+
+class Separable(Spectral):
+    """A matrix along every axis, ``y = (M_1 x M_2 x ...) x``: separable blur, down-sampling, k-space truncation, crops.
+
+    Images ``(B, C, *spatial)`` go to ``(B, C, *out)``; every channel alike. The singular values of the whole are the products
+    of those of the axes, so nothing larger than one axis is ever decomposed.
+
+    Args:
+        matrices: ``(out, in)`` for every spatial axis.
+    """
+
+    def __init__(self, matrices: Sequence[Tensor]) -> None:
+        super().__init__()
+        singular = torch.ones((), dtype=matrices[0].dtype.to_real(), device=matrices[0].device)
+        self.axes = len(matrices)
+        for axis, matrix in enumerate(matrices):
+            left, values, right = _svd(matrix)
+            self.register_buffer(f"matrix{axis}", matrix)
+            self.register_buffer(f"left{axis}", left)
+            self.register_buffer(f"right{axis}", right)
+            singular = singular[..., None] * values
+        self.register_buffer("singular", singular)
+
+    def _along(self, x: Tensor, kind: str, adjoint: bool) -> Tensor:
+        """Multiply every axis by its matrix, or by the adjoint of it."""
+        for axis in range(self.axes):
+            matrix = getattr(self, f"{kind}{axis}")
+            x = (x.movedim(axis + 2, -1) @ (matrix.conj() if adjoint else matrix.T)).movedim(-1, axis + 2)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``M x``, without the detour through coefficients."""
+        return self._along(x, "matrix", adjoint=False)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``M^H y``."""
+        return self._along(y, "matrix", adjoint=True)
+
+    def vh(self, x: Tensor) -> Tensor:
+        """Shaped like the image."""
+        return self._along(x, "right", adjoint=False)
+
+    def v(self, c: Tensor) -> Tensor:
+        """Shaped like the image."""
+        return self._along(c, "right", adjoint=True)
+
+    def uh(self, y: Tensor) -> Tensor:
+        """Shaped like the image."""
+        return self._along(y, "left", adjoint=True)
+
+    def u(self, c: Tensor) -> Tensor:
+        """Shaped like the measurements."""
+        return self._along(c, "left", adjoint=False)
