@@ -29,6 +29,10 @@ class DenoisingPrepareBatch(PrepareBatch):
         label: key of an integer label, ``(B,)``, that the network is told as ``class_labels``; ``None``: it is told nothing.
         null: the label that says nothing, told instead of the image's own with probability ``dropped``.
         dropped: see ``null`` (classifier-free guidance, Ho & Salimans, 2022).
+        coarse_objective: noise levels of the overviews, see below.
+        coarse_augment: from stored images to overviews: whole slices with coarse pixels, which teach the plan of a slice
+            at a fraction of the cost; :func:`medrecon.priors.multiscale` uses it.
+        coarse_share: probability that a batch is one of overviews.
     """
 
     def __init__(
@@ -39,13 +43,20 @@ class DenoisingPrepareBatch(PrepareBatch):
         label: str | None = None,
         null: int = 0,
         dropped: float = 0.1,
+        coarse_objective: Objective | None = None,
+        coarse_augment: Augment | None = None,
+        coarse_share: float = 0.0,
     ) -> None:
+        if coarse_share > 0 and (coarse_objective is None or coarse_augment is None):
+            raise ValueError("overviews need coarse_objective and coarse_augment")
         self.objective = objective
         self.augment = augment
         self.key = key
         self.label = label
         self.null = null
         self.dropped = dropped
+        self.coarse = coarse_objective, coarse_augment
+        self.coarse_share = coarse_share
 
     def __call__(
         self,
@@ -56,12 +67,18 @@ class DenoisingPrepareBatch(PrepareBatch):
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Tensor]]:
         """Return network input, regression target, the timesteps and, where there is one, the label."""
         x0 = batchdata[self.key].to(device, non_blocking=non_blocking, **kwargs)
-        if self.augment is not None:
-            x0 = self.augment(x0)
-        pair = self.objective.pair(x0, stratified(len(x0), x0.device), torch.randn_like(x0))
+        objective, augment = self.objective, self.augment
+        if self.coarse_share > 0 and float(torch.rand(())) < self.coarse_share:
+            objective, augment = self.coarse
+        if augment is not None:
+            x0 = augment(x0)
+        pair = objective.pair(x0, stratified(len(x0), x0.device), torch.randn_like(x0))
         named = {}
         if self.label is not None:
-            labels = torch.as_tensor(batchdata[self.label], device=x0.device)[: len(x0)]  # large crops, fewer images
+            labels = torch.as_tensor(batchdata[self.label], device=x0.device)
+            labels = labels[
+                torch.arange(len(x0), device=x0.device) % len(labels)
+            ]  # large crops, fewer images; or several crops of each
             drop = torch.rand(len(x0), device=x0.device) < self.dropped
             named["class_labels"] = torch.where(drop, self.null, labels)
         return pair.inputs, pair.target, (pair.timesteps,), named

@@ -25,6 +25,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
 from medrecon.inferers import fast_dtype
 from medrecon.noise import karras
+from medrecon.priors.combine import multiscale
 from medrecon.report.montage import sheet
 from medrecon.sample import generate
 from medrecon.training.objectives import Objective
@@ -308,6 +309,7 @@ class SampleSheet:
         n_steps: network evaluations per image.
         n_images: on a sheet; always from the same noise, so that sheets show what training changes.
         sigma_max: first noise level.
+        factor: of the pixels at high levels, see :func:`medrecon.priors.multiscale`; 1 for a network trained without overviews.
         top: image value shown as white.
         writer: a TensorBoard ``SummaryWriter``, or ``None``.
     """
@@ -322,6 +324,7 @@ class SampleSheet:
         n_steps: int = 40,
         n_images: int = 8,
         sigma_max: float = 40.0,
+        factor: int = 1,
         top: float = 1.2,
         writer: Any = None,  # noqa: ANN401 - tensorboard is optional
     ) -> None:
@@ -332,6 +335,7 @@ class SampleSheet:
         self.every = every
         self.sigmas = karras(sigma_max, 0.005, n_steps)
         self.n_images = n_images
+        self.factor = factor
         self.top = top
         self.writer = writer
 
@@ -345,6 +349,8 @@ class SampleSheet:
         training = self.network.training
         self.network.eval()
         prior = self.objective.prior(self.network, dtype=fast_dtype(device))
+        if self.factor > 1:
+            prior = multiscale(prior, self.factor)
         images = torch.cat([
             generate(prior, self.shape, self.sigmas, seeds=[seed], device=device) for seed in range(self.n_images)
         ])  # fmt: skip

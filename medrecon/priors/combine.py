@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
+from medrecon.operators.image import super_resolution
+from medrecon.operators.spectral import Separable
 from medrecon.priors.base import Prior, as_levels
 
-__all__ = ["channelwise", "guided"]
+__all__ = ["channelwise", "guided", "multiscale"]
 
 
 def guided(conditional: Prior, unconditional: Prior, scale: float = 1.0) -> Prior:
@@ -44,3 +49,31 @@ def channelwise(prior: Prior) -> Prior:
         return prior(x.flatten(0, 1)[:, None], levels).view_as(x)
 
     return each
+
+
+def multiscale(prior: Prior, factor: int = 4, sigma: float = 3.0) -> Prior:
+    """From ``sigma`` upwards the prior sees the image with pixels ``factor`` times as wide, where the noise is less.
+
+    Noise far above the image hides all but its low frequencies. Keeping these alone (a k-space truncation) divides white
+    noise by ``factor`` an axis, and a network trained on overviews (``coarse_share`` in train.yaml) sees the whole slice
+    at once; its estimate is interpolated back. Below ``sigma`` the prior is left alone. For samples without data: the plan of
+    a slice is decided far above the levels at which a reconstruction begins.
+
+    Args:
+        prior: trained on images and on overviews of them.
+        factor: must divide every side of the images.
+        sigma: see above; of a batch with a level per item, the lowest counts for all.
+    """
+    operators: dict[tuple, Separable] = {}
+
+    def scaled(x: Tensor, level: float | Tensor) -> Tensor:
+        levels = as_levels(level, x)
+        if float(levels.min()) < sigma:
+            return prior(x, level)
+        key = (*x.shape[2:], x.device, x.dtype)
+        if key not in operators:
+            operators[key] = super_resolution(x.shape[2:], factor, "kspace", torch.float64).to(x.device, x.dtype)
+        low = operators[key]
+        return low.pinv(prior(low(x), levels / math.sqrt(factor) ** (x.ndim - 2)))
+
+    return scaled

@@ -68,6 +68,7 @@ class Augment:
     Args:
         crop: side of the crops; of several, every batch takes one at random, and as many images as keep its number of
             pixels that of the first. Small crops show more images a second, large ones how a whole slice hangs together.
+        copies: crops of every image, all different; small crops need several to fill a batch.
         unit: value of the input that is image unit 1.0.
         kind: ``"complex"`` (two channels: real, imaginary), ``"magnitude"`` (one channel, not negative) or ``"real"`` (one
             channel of any sign, such as CT).
@@ -86,6 +87,7 @@ class Augment:
     """
 
     crop: int | Sequence[int] = 128
+    copies: int = 1
     unit: float = 200.0
     kind: Literal["complex", "magnitude", "real"] = "complex"
     signed: float = 0.0
@@ -101,14 +103,14 @@ class Augment:
     fat: float = 0.3
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images ``(B, 1, y, x)`` of any real type to crops ``(B, C, crop, crop)``, float32.
+        """Images ``(B, 1, y, x)`` of any real type to crops ``(n, C, crop, crop)``, float32; crop ``i`` is of image ``i % B``.
 
         Raises:
             ValueError: if the images have more than one channel, or are smaller than a crop.
         """
         sizes = [self.crop] if isinstance(self.crop, int) else list(self.crop)
         crop = sizes[int(torch.randint(len(sizes), (1,)))]
-        images = images[: max(1, round(len(images) * (sizes[0] / crop) ** 2))]
+        images = images[: max(1, round(len(images) * (sizes[0] / crop) ** 2))].repeat(self.copies, 1, 1, 1)
         n = len(images)
         device = images.device
         if images.shape[1] != 1 or min(images.shape[2:]) < crop:

@@ -229,6 +229,15 @@ def test_prepare_batch():
         inputs, _, _, named = few(stored)
         assert len(inputs) == {8: 16, 32: 1}[inputs.shape[-1]]  # as many pixels a batch
         assert torch.equal(named["class_labels"], torch.arange(len(inputs)))
+    overviews = DenoisingPrepareBatch(
+        EDM(), None, label="label", null=99, dropped=0.0, coarse_share=1.0,
+        coarse_objective=EDM(log_mean=5.0, log_std=0.1), coarse_augment=Augment(crop=8, copies=3),
+    )  # fmt: skip
+    inputs, _, (steps,), named = overviews(stored)
+    assert inputs.shape == (48, 2, 8, 8) and float(steps.min()) > 250 * 4 / 4
+    assert torch.equal(named["class_labels"], torch.arange(48) % 16)
+    with pytest.raises(ValueError, match="coarse_objective"):
+        DenoisingPrepareBatch(EDM(), coarse_share=0.5)
     crops = DenoisingPrepareBatch(EDM(), Augment(crop=16))({"image": torch.ones(2, 1, 40, 40, dtype=torch.uint8)})
     assert crops[0].shape == (2, 2, 16, 16) and crops[3] == {}
     noisy, clean, (sigma,), _ = NoisyPrepareBatch([0.1, 1.0])({"image": x0})

@@ -15,9 +15,11 @@ from medrecon.priors import (
     channelwise,
     eps,
     guided,
+    multiscale,
     score,
     with_vjp,
 )
+from medrecon.priors.base import as_levels
 from medrecon.priors.nets import Labelled, precondition
 from medrecon.training.objectives import DDPM, EDM, RectifiedFlow, objective, stratified
 
@@ -305,3 +307,32 @@ def test_monai_network_as_eps_prior():
         noise = network(padded, torch.tensor([t, t]))[..., :7, :9]
         expected = (x * kept.sqrt() - (1 - kept).sqrt() * noise) / kept.sqrt()
         assert torch.allclose(prior(x, sigma), expected, atol=1e-3)  # float32 timestep of 400 +- 1e-5
+
+
+def test_multiscale_of_a_smooth_gaussian_is_the_gaussian():
+    """Where the prior has no energy at high frequencies, its overview with a quarter of the noise says all."""
+    n, factor = 32, 4
+    frequency = torch.fft.fftfreq(n, dtype=torch.float64)
+    power = torch.exp(-((frequency[:, None] ** 2 + frequency[None, :] ** 2) / 0.04**2) / 2)
+
+    def gaussian(power):
+        def prior(x, sigma):
+            wiener = power / (power + as_levels(sigma, x).view(-1, 1, 1, 1) ** 2)
+            return torch.fft.ifft2(torch.fft.fft2(x) * wiener).real
+
+        return prior
+
+    kept = [0, 1, 2, 3, 4, -3, -2, -1]
+    # Truncation divides every kept coefficient of the unitary transform by the factor.
+    full, low = gaussian(power), gaussian(power[kept][:, kept] / factor**2)
+
+    def network(x, sigma):
+        return full(x, sigma) if x.shape[-1] == n else low(x, sigma)
+
+    x = 5 * torch.randn(2, 1, n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scaled = multiscale(network, factor, 3.0)
+    # The band's edge has power below 1e-4.
+    assert torch.allclose(scaled(x, 5.0), full(x, 5.0), atol=1e-3)
+    assert float((scaled(x, 5.0) - full(x, 5.0)).norm() / full(x, 5.0).norm()) < 0.01
+    assert torch.equal(scaled(x, 2.9), full(x, 2.9))
+    assert torch.allclose(scaled(x, torch.tensor([5.0, 7.0]))[1:], scaled(x[1:], 7.0), atol=1e-12)
