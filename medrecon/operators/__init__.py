@@ -2,7 +2,7 @@
 
 from medrecon.operators.base import Composed, LinearOperator, Operator, check_adjoint
 from medrecon.operators.bridge import AsComplex
-from medrecon.operators.ct import ParallelBeam
+from medrecon.operators.ct import FanBeam, ParallelBeam
 from medrecon.operators.image import Blur, FiniteDifferences, crop, gaussian_blur, super_resolution
 from medrecon.operators.mri import CartesianMRI, MulticoilMRI, sense
 from medrecon.operators.nonlinear import Magnitude, Network, OversampledFourier, Saturation, phase_retrieval
@@ -15,6 +15,7 @@ __all__ = [
     "CartesianMRI",
     "Composed",
     "Dense",
+    "FanBeam",
     "FiniteDifferences",
     "LinearOperator",
     "Magnitude",

@@ -1,41 +1,228 @@
-"""X-ray transforms with a matched adjoint."""
+"""X-ray transforms with a matched adjoint, and filtered back-projection."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from typing import Literal
 
+import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from medrecon.operators.base import LinearOperator
 
-__all__ = ["ParallelBeam"]
+__all__ = ["FILTERS", "FanBeam", "Filter", "ParallelBeam", "ramp_filter"]
+
+Filter = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"]
+FILTERS: tuple[Filter, ...] = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
+
+_KEPT = 4e8
+"""Entries of the largest matrix that is kept; with its transpose, 16 bytes each in float32."""
 
 
-class _Matrix(torch.autograd.Function):
-    """A sparse matrix and its transpose, kept both: the backward pass of one is the forward pass of the other."""
+class _Pair(torch.autograd.Function):
+    """A linear map and its adjoint: the backward pass of one is the forward pass of the other."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
-        ctx.pair = transpose, matrix  # type: ignore[attr-defined]
-        return (matrix @ x.T).T
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, rays: _Rays, back: bool) -> Tensor:
+        ctx.map = rays, back  # type: ignore[attr-defined]
+        return rays._apply_flat(x, back)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _Matrix.apply(grads[0], *ctx.pair), None, None  # type: ignore[attr-defined, return-value]
+        rays, back = ctx.map  # type: ignore[attr-defined]
+        return _Pair.apply(grads[0], rays, not back), None, None  # type: ignore[return-value]
 
 
-class ParallelBeam(LinearOperator):
+class _Rays(LinearOperator):
+    """Line integrals along any straight rays, sampled by Joseph's method (IEEE TMI 1, 1982).
+
+    A ray crosses every row or every column of the image once, whichever it meets more steeply; there it takes a linear
+    interpolation between two pixels. The matrix of all rays is kept, with its transpose, if it fits; else its entries are
+    made anew, view by view, at every application.
+
+    Args:
+        normals: angle of the normal of every ray, rad, ``(views, detectors)``.
+        positions: signed distance of every ray from the centre of the image along that normal, in pixels.
+        shape: of the image, ``(y, x)``.
+        spacing: side of an image pixel.
+        dtype: of images and projections.
+        keep: whether the matrix is kept; ``None``: if it has no more than 4e8 entries.
+    """
+
+    def __init__(
+        self,
+        normals: Tensor,
+        positions: Tensor,
+        shape: tuple[int, int],
+        spacing: float,
+        dtype: torch.dtype,
+        keep: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = (int(shape[0]), int(shape[1]))
+        self.views, self.detectors = normals.shape
+        self.spacing = spacing
+        self.dtype = dtype
+        self.keep = 2 * normals.numel() * max(self.shape) <= _KEPT if keep is None else keep
+        self.normals: Tensor
+        self.positions: Tensor
+        self.register_buffer("normals", normals.double(), persistent=False)
+        self.register_buffer("positions", positions.double(), persistent=False)
+        if self.keep:
+            matrix = self._matrix()
+            for name, part in (("matrix", matrix), ("transpose", matrix.T.tocsr())):
+                with warnings.catch_warnings():  # torch calls the layout beta
+                    warnings.simplefilter("ignore")
+                    # 32-bit indices: the sparse products of torch's CPU library would convert wider ones at every call.
+                    arrays = (torch.from_numpy(a) for a in (part.indptr, part.indices, part.data))
+                    kept = torch.sparse_csr_tensor(*arrays, part.shape, dtype=dtype)
+                self.register_buffer(name, kept, persistent=False)
+
+    def _entries(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of every view, the pixels that its rays meet and their weights, ``(detectors, n, 2)``; weight 0 outside."""
+        ny, nx = self.shape
+        device = self.normals.device
+        # Counted from the centre: x to the right, y up.
+        x = torch.arange(nx, device=device).double() - (nx - 1) / 2
+        y = (ny - 1) / 2 - torch.arange(ny, device=device).double()
+        n = max(ny, nx)
+        for normal, s in zip(self.normals, self.positions, strict=True):
+            cos, sin = normal.cos()[:, None], normal.sin()[:, None]
+            pixels = torch.zeros(self.detectors, n, 2, dtype=torch.int32, device=device)
+            weights = torch.zeros(self.detectors, n, 2, dtype=self.dtype, device=device)
+            steep = cos[:, 0].abs() >= sin[:, 0].abs()  # crosses every row once
+            for rays, rows in ((steep, True), (~steep, False)):
+                if not rays.any():
+                    continue
+                if rows:
+                    position = (s[rays, None] - y * sin[rays]) / cos[rays] + (nx - 1) / 2
+                    length, across, along = self.spacing / cos[rays].abs(), nx, torch.arange(ny, device=device)
+                else:
+                    position = (ny - 1) / 2 - (s[rays, None] - x * cos[rays]) / sin[rays]
+                    length, across, along = self.spacing / sin[rays].abs(), ny, torch.arange(nx, device=device)
+                low = position.floor()
+                index = torch.stack([low, low + 1], dim=-1)
+                weight = torch.stack([1 - (position - low), position - low], dim=-1) * length[..., None]
+                inside = (index >= 0) & (index < across)
+                index = index.clamp(0, across - 1).int()
+                pixel = along[:, None] * nx + index if rows else index * nx + along[:, None]
+                pixels[rays, : len(along)] = pixel.int()
+                weights[rays, : len(along)] = torch.where(inside, weight, 0.0).to(self.dtype)
+            yield pixels, weights
+
+    def _matrix(self) -> csr_matrix:
+        """A row for every ray, made view by view, so that nothing larger than the matrix itself is ever held."""
+        counts, columns, values = [], [], []
+        for pixels, weights in self._entries():
+            meets = weights != 0
+            counts.append(meets.sum(dim=(1, 2)))
+            columns.append(pixels[meets])
+            values.append(weights[meets])
+        first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)]).int()
+        arrays = torch.cat(values).numpy(), torch.cat(columns).numpy(), first.numpy()
+        return csr_matrix(arrays, shape=(self.views * self.detectors, self.shape[0] * self.shape[1]))
+
+    def _apply_flat(self, x: Tensor, back: bool) -> Tensor:
+        """Project ``(n, pixels)``, or back-project ``(n, rays)``."""
+        if self.keep:
+            return ((self.transpose if back else self.matrix) @ x.T).T  # type: ignore[operator]
+        out = []
+        for view, (pixels, weights) in enumerate(self._entries()):
+            flat = pixels.flatten()
+            if back:
+                rays = x[:, view * self.detectors : (view + 1) * self.detectors]
+                parts = (rays[:, :, None, None] * weights).flatten(1)
+                out = out or [x.new_zeros(len(x), self.shape[0] * self.shape[1])]
+                out[0].index_add_(1, flat, parts)
+            else:
+                out.append((x[:, flat].view(len(x), *pixels.shape) * weights).sum(dim=(2, 3)))
+        return torch.cat(out, dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project."""
+        flat = _Pair.apply(x.reshape(-1, self.shape[0] * self.shape[1]), self, False)
+        return flat.view(*x.shape[:2], self.views, self.detectors)  # type: ignore[union-attr]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Back-project, without any filter or weight."""
+        flat = _Pair.apply(y.reshape(-1, self.views * self.detectors), self, True)
+        return flat.view(*y.shape[:2], *self.shape)  # type: ignore[union-attr]
+
+
+def ramp_filter(n: int, kind: Filter = "ramp") -> np.ndarray:
+    """The ramp filter of ``n`` samples of unit distance by its spectrum, ``(n // 2 + 1,)``, times a window.
+
+    The transform of the band-limited ramp's samples (Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988,
+    eq. 3.61), not ``|f|`` itself: sampled in frequency, the ramp would lose the mean of the image.
+
+    Raises:
+        ValueError: for an unknown window.
+    """
+    if kind not in FILTERS:
+        raise ValueError(f"unknown filter {kind!r}; choose one of {', '.join(FILTERS)}")
+    position = np.fft.fftfreq(n, 1 / n)
+    odd = np.abs(position) % 2 == 1
+    samples = np.where(odd, -1 / (math.pi * np.where(odd, position, 1.0)) ** 2, 0.0)
+    samples[0] = 0.25
+    ramp = np.fft.rfft(samples).real
+    f = np.fft.rfftfreq(n)
+    window = {
+        "ramp": np.ones_like(f),
+        "shepp-logan": np.sinc(f),
+        "cosine": np.cos(math.pi * f),
+        "hamming": 0.54 + 0.46 * np.cos(2 * math.pi * f),
+        "hann": 0.5 + 0.5 * np.cos(2 * math.pi * f),
+    }[kind]
+    return ramp * window
+
+
+def _filtered(y: Tensor, pitch: float, kind: Filter) -> Tensor:
+    """Convolve the last axis with the ramp, zeros outside."""
+    size = 2 ** math.ceil(math.log2(2 * y.shape[-1]))
+    ramp = torch.from_numpy(ramp_filter(size, kind)).to(y.device, y.dtype)
+    return torch.fft.irfft(torch.fft.rfft(y, size) * ramp, size)[..., : y.shape[-1]] / pitch
+
+
+def _arcs(angles: Tensor, turn: float) -> Tensor:
+    """The share of a ``turn`` that every angle stands for: half the way to each of its neighbours."""
+    order = torch.argsort(angles % turn)
+    ordered = (angles % turn)[order]
+    gaps = torch.cat([ordered[1:], ordered[:1] + turn]) - ordered
+    arcs = torch.empty_like(ordered)
+    arcs[order] = (gaps + gaps.roll(1)) / 2
+    return arcs
+
+
+def _grid(shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """``y`` (up) and ``x`` (right) of every pixel from the centre, in pixels."""
+    y, x = ((n - 1) / 2 - torch.arange(n, device=like.device, dtype=like.dtype) for n in shape)
+    return y[:, None], -x[None, :]
+
+
+def _interpolated(view: Tensor, position: Tensor) -> Tensor:
+    """Values ``(..., detectors)`` at fractional positions ``(y, x)``, 0 beyond the detector."""
+    n = view.shape[-1]
+    low = position.floor()
+    share = position - low
+    out = []
+    for index, weight in ((low, 1 - share), (low + 1, share)):
+        inside = (index >= 0) & (index < n)
+        out.append(view[..., index.clamp(0, n - 1).long()] * (weight * inside))
+    return out[0] + out[1]
+
+
+class ParallelBeam(_Rays):
     """Line integrals of real images ``(B, C, y, x)`` along parallel rays, ``(B, C, views, detectors)``.
 
     A ray of view ``theta`` at detector position ``s`` is ``{x cos(theta) + y sin(theta) = s}``, x to the right, y up,
     both from the centre of the image; positions count from the centre of the detector. At ``theta = 0`` a view is the sum
-    over rows, as in scikit-image's ``radon``. Rays are sampled by Joseph's method (IEEE TMI 1, 1982): once in every row
-    or column, whichever they cross more steeply, with linear interpolation between two pixels.
+    over rows, as in scikit-image's ``radon``.
 
-    The matrix is kept, with its transpose: ``2 * views * detectors * max(y, x) * 2`` numbers, and as many 32-bit indices.
+    The matrix is kept, with its transpose, where it has no more than 4e8 entries (6.4 GB); else it is made anew, view by view.
 
     Args:
         angles: rad, ``(views,)``.
@@ -45,6 +232,10 @@ class ParallelBeam(LinearOperator):
         pitch: distance of two detector pixels; default: ``spacing``.
         offset: position of the rotation axis on the detector, from its centre, in units of length.
         dtype: of images and projections.
+        keep: whether to keep the matrix; ``None`` decides by its size.
+
+    Raises:
+        ValueError: for no angles, angles that are no numbers, or angles that must be degrees.
     """
 
     def __init__(
@@ -56,69 +247,135 @@ class ParallelBeam(LinearOperator):
         pitch: float | None = None,
         offset: float = 0.0,
         dtype: torch.dtype = torch.float32,
+        keep: bool | None = None,
     ) -> None:
-        super().__init__()
-        if angles.ndim != 1 or not len(angles):
-            raise ValueError(f"angles must be a list of at least one angle in rad; got shape {tuple(angles.shape)}")
-        self.shape = (int(shape[0]), int(shape[1]))
+        angles = _checked(angles)
         # The diagonal, and a detector in its middle whenever the image has a pixel in its own.
-        self.detectors = detectors or math.ceil(math.hypot(*self.shape) / 2) * 2 + max(self.shape) % 2
+        detectors = detectors or math.ceil(math.hypot(*shape) / 2) * 2 + max(shape) % 2
+        pitch = spacing if pitch is None else pitch
+        s = ((torch.arange(detectors).double() - (detectors - 1) / 2) * pitch - offset) / spacing
+        super().__init__(angles[:, None].expand(-1, detectors), s.expand(len(angles), -1), shape, spacing, dtype, keep)
         self.angles = angles
-        self.spacing = spacing
-        self.pitch = spacing if pitch is None else pitch
+        self.pitch = pitch
         self.offset = offset
-        self.dtype = dtype
-        entries = 2 * len(angles) * self.detectors * max(self.shape)
-        if entries > 4e8:
+
+    def fbp(self, y: Tensor, kind: Filter = "ramp") -> Tensor:
+        """Filtered back-projection, ``(B, C, y, x)``: the inverse for many views all round, and no adjoint.
+
+        Filtered views are interpolated at the pixels' own positions. Every view counts for the arc that it stands for, so
+        views need not be equally spaced; where a wedge of directions is missing, its neighbours are not stretched over it.
+
+        Args:
+            y: projections.
+            kind: window on the ramp.
+        """
+        arcs = _arcs(self.angles, math.pi)
+        arcs = arcs.clamp(max=2 * float(arcs.median()))
+        filtered = _filtered(y, self.pitch, kind)
+        up, right = _grid(self.shape, y)
+        image = y.new_zeros(*y.shape[:2], *self.shape)
+        for view, (angle, arc) in enumerate(zip(self.angles.tolist(), arcs.tolist(), strict=True)):
+            s = self.spacing * (right * math.cos(angle) + up * math.sin(angle)) + self.offset
+            image += arc * _interpolated(filtered[:, :, view], s / self.pitch + (self.detectors - 1) / 2)
+        return image
+
+
+class FanBeam(_Rays):
+    """Line integrals along rays from a point to a flat detector, ``(B, C, y, x)`` to ``(B, C, views, detectors)``.
+
+    The central ray of view ``beta`` is the parallel ray of ``theta = beta`` through the rotation axis; with the source far away
+    the views are those of :class:`ParallelBeam` with a pitch smaller by ``source_to_axis / source_to_detector``.
+
+    Args:
+        angles: rad, ``(views,)``.
+        shape: of the image, ``(y, x)``.
+        source_to_axis: in units of length; the image must lie inside this circle.
+        source_to_detector: in units of length.
+        detectors: detector pixels; default: enough for the diagonal.
+        spacing: side of an image pixel; sets the unit of length of the line integrals.
+        pitch: distance of two detector pixels, on the detector; default: the shadow of an image pixel at the axis.
+        offset: where the central ray meets the detector, from its centre, in units of length on the detector.
+        dtype: of images and projections.
+        keep: whether to keep the matrix; ``None`` decides by its size.
+
+    Raises:
+        ValueError: for angles as in :class:`ParallelBeam`, or a source inside the image or behind the detector.
+    """
+
+    def __init__(
+        self,
+        angles: Tensor,
+        shape: tuple[int, int],
+        source_to_axis: float,
+        source_to_detector: float,
+        detectors: int | None = None,
+        spacing: float = 1.0,
+        pitch: float | None = None,
+        offset: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        keep: bool | None = None,
+    ) -> None:
+        angles = _checked(angles)
+        radius = math.hypot(*shape) / 2 * spacing
+        if not radius < source_to_axis <= source_to_detector:
             raise ValueError(
-                f"the matrix of {len(angles)} views x {self.detectors} detectors of a {self.shape} image and its "
-                f"transpose would fill {16e-9 * entries:.0f} GB; use fewer views or a smaller image"
+                f"the source must lie outside the image (radius {radius:g}) and before the detector; got source_to_axis "
+                f"{source_to_axis:g} and source_to_detector {source_to_detector:g}"
             )
-        matrix = self._matrix(angles.double())
-        for name, part in (("matrix", matrix), ("transpose", matrix.T.tocsr())):
-            with warnings.catch_warnings():  # torch calls the layout beta
-                warnings.simplefilter("ignore")
-                # 32-bit indices: the sparse products of torch's CPU library would convert wider ones at every call.
-                arrays = (torch.from_numpy(a) for a in (part.indptr, part.indices, part.data))
-                self.register_buffer(name, torch.sparse_csr_tensor(*arrays, part.shape, dtype=dtype), persistent=False)
+        magnification = source_to_detector / source_to_axis
+        pitch = spacing * magnification if pitch is None else pitch
+        if detectors is None:
+            widest = source_to_axis * math.tan(math.asin(radius / source_to_axis)) * magnification
+            detectors = math.ceil(widest / pitch) * 2 + max(shape) % 2
+        u = ((torch.arange(detectors).double() - (detectors - 1) / 2) * pitch - offset) / magnification
+        gamma = torch.atan(u / source_to_axis)
+        positions = (source_to_axis * gamma.sin() / spacing).expand(len(angles), -1)
+        super().__init__(angles[:, None] - gamma, positions, shape, spacing, dtype, keep)
+        self.angles = angles
+        self.source_to_axis = source_to_axis
+        self.magnification = magnification
+        self.pitch = pitch
+        self.offset = offset
 
-    def _matrix(self, angles: Tensor) -> csr_matrix:
-        """A row for every ray, made view by view, so that nothing larger than the matrix itself is ever held."""
-        ny, nx = self.shape
-        s = (
-            (torch.arange(self.detectors, dtype=torch.float64) - (self.detectors - 1) / 2) * self.pitch - self.offset
-        ) / self.spacing
-        x, y = torch.arange(nx).double() - (nx - 1) / 2, (ny - 1) / 2 - torch.arange(ny).double()
-        counts, columns, values = [], [], []
-        for angle in angles.tolist():
-            cos, sin = math.cos(angle), math.sin(angle)
-            steep = abs(cos) >= abs(sin)  # crosses every row once
-            if steep:
-                position = (s[:, None] - y * sin) / cos + (nx - 1) / 2
-                length, across = self.spacing / abs(cos), nx
-            else:
-                position = (ny - 1) / 2 - (s[:, None] - x * cos) / sin
-                length, across = self.spacing / abs(sin), ny
-            low = position.floor()
-            weight = position - low
-            index = torch.stack([low, low + 1], dim=-1)
-            weight = torch.stack([1 - weight, weight], dim=-1)
-            inside = (index >= 0) & (index < across) & (weight > 0)
-            along = torch.arange(position.shape[1])[:, None]
-            pixel = along * nx + index if steep else index * nx + along
-            counts.append(inside.sum(dim=(1, 2)))
-            columns.append(pixel[inside].int())
-            values.append((length * weight[inside]).to(self.dtype))
-        first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)]).int()
-        arrays = torch.cat(values).numpy(), torch.cat(columns).numpy(), first.numpy()
-        return csr_matrix(arrays, shape=(len(angles) * self.detectors, ny * nx))
+    def fbp(self, y: Tensor, kind: Filter = "ramp") -> Tensor:
+        """Filtered back-projection of a full turn, ``(B, C, y, x)`` (Kak and Slaney, 1988, section 3.4.2).
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Project."""
-        flat = _Matrix.apply(x.reshape(-1, self.shape[0] * self.shape[1]), self.matrix, self.transpose)
-        return flat.view(*x.shape[:2], len(self.angles), self.detectors)  # type: ignore[union-attr]
+        Args:
+            y: projections.
+            kind: window on the ramp.
 
-    def adjoint(self, y: Tensor) -> Tensor:
-        """Back-project, without any filter or weight."""
-        flat = _Matrix.apply(y.reshape(-1, len(self.angles) * self.detectors), self.transpose, self.matrix)
-        return flat.view(*y.shape[:2], *self.shape)  # type: ignore[union-attr]
+        Raises:
+            ValueError: if the views leave a gap of more than a tenth of the turn: rays are then not all seen twice.
+        """
+        arcs = _arcs(self.angles, 2 * math.pi)
+        ordered = (self.angles % (2 * math.pi)).sort().values
+        gap = float((torch.cat([ordered[1:], ordered[:1] + 2 * math.pi]) - ordered).max())
+        if gap > 0.2 * math.pi:
+            raise ValueError(
+                f"fan-beam FBP needs views all round, but {math.degrees(gap):.0f} degrees are empty; use cg-sense or tv"
+            )
+        R = self.source_to_axis
+        pitch, offset = self.pitch / self.magnification, self.offset / self.magnification
+        u = ((torch.arange(self.detectors).to(y) - (self.detectors - 1) / 2) * pitch - offset) / R
+        filtered = _filtered(y / (1 + u**2).sqrt(), pitch, kind)
+        up, right = _grid(self.shape, y)
+        image = y.new_zeros(*y.shape[:2], *self.shape)
+        for view, (angle, arc) in enumerate(zip(self.angles.tolist(), arcs.tolist(), strict=True)):
+            across = self.spacing * (right * math.cos(angle) + up * math.sin(angle))
+            nearness = 1 / (1 + self.spacing * (up * math.cos(angle) - right * math.sin(angle)) / R)
+            s = across * nearness + offset
+            image += arc / 2 * nearness**2 * _interpolated(filtered[:, :, view], s / pitch + (self.detectors - 1) / 2)
+        return image
+
+
+def _checked(angles: Tensor) -> Tensor:
+    """Angles in float64, or an error that says what is wrong with them."""
+    if angles.ndim != 1 or not len(angles):
+        raise ValueError(f"angles must be a list of at least one angle in rad; got shape {tuple(angles.shape)}")
+    if not angles.isfinite().all():
+        raise ValueError("angles hold NaN or Inf")
+    if float(angles.max() - angles.min()) > 8 * math.pi:
+        raise ValueError(
+            f"angles span {float(angles.max() - angles.min()):g} rad, more than four turns: are they degrees? (torch.deg2rad)"
+        )
+    return angles.double().cpu()

@@ -14,6 +14,7 @@ from medrecon.operators import (
     Blur,
     CartesianMRI,
     Dense,
+    FanBeam,
     FiniteDifferences,
     LinearOperator,
     MulticoilMRI,
@@ -82,6 +83,12 @@ def _parallel(shape, views, **settings):
     return ParallelBeam(angles, shape, dtype=torch.float64, **settings), _random(2, 1, *shape, dtype=torch.float64)
 
 
+def _fan(shape, views, **settings):
+    angles = torch.linspace(0, 6.1, views, dtype=torch.float64)
+    A = FanBeam(angles, shape, 9.0, 15.0, dtype=torch.float64, **settings)
+    return A, _random(2, 1, *shape, dtype=torch.float64)
+
+
 def _weighted(shape, views=None):
     if views is None:
         weights = torch.linspace(0, 2, shape[1], dtype=torch.float64)
@@ -146,6 +153,11 @@ CASES = [
     Case("ParallelBeam even", lambda: _parallel((8, 8), 30)),
     Case(
         "ParallelBeam odd, off centre", lambda: _parallel((7, 9), 24, detectors=16, pitch=0.8, offset=0.3, spacing=0.7)
+    ),
+    Case("ParallelBeam, on the fly", lambda: _parallel((7, 8), 30, keep=False)),
+    Case("FanBeam even", lambda: _fan((8, 8), 30)),
+    Case(
+        "FanBeam odd, off centre, on the fly", lambda: _fan((7, 9), 24, detectors=21, pitch=1.1, offset=0.4, keep=False)
     ),
     Case("sense without maps", lambda: _single((7, 8), _points(7, 8))),
 ]
