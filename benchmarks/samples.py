@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from medrecon.data.slices import load_slices
 from medrecon.noise import karras
+from medrecon.priors import multiscale
 from medrecon.report.montage import sheet
 from medrecon.sample import generate
 
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256)
     arguments = parser.parse_args()
     prior, network, held_out = bundle_prior(arguments.bundle)
+    prior = multiscale(prior)
     channels = network.tail.out_channels // network.unshuffle**2
     shape = (channels, arguments.side, arguments.side)
     images = torch.cat(
