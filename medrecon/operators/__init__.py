@@ -6,13 +6,16 @@ from medrecon.operators.ct import FanBeam, ParallelBeam
 from medrecon.operators.image import Blur, FiniteDifferences, crop, gaussian_blur, super_resolution
 from medrecon.operators.mri import CartesianMRI, MulticoilMRI, sense
 from medrecon.operators.nonlinear import Magnitude, Network, OversampledFourier, Saturation, phase_retrieval
+from medrecon.operators.nufft import NUFFT, Coils, density_compensation, nufft_sense
 from medrecon.operators.spectral import Dense, Separable, Spectral
 from medrecon.operators.weights import Weights
 
 __all__ = [
+    "NUFFT",
     "AsComplex",
     "Blur",
     "CartesianMRI",
+    "Coils",
     "Composed",
     "Dense",
     "FanBeam",
@@ -30,7 +33,9 @@ __all__ = [
     "Weights",
     "check_adjoint",
     "crop",
+    "density_compensation",
     "gaussian_blur",
+    "nufft_sense",
     "phase_retrieval",
     "sense",
     "super_resolution",

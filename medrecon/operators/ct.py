@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from medrecon.operators.base import LinearOperator
+from medrecon.operators.base import LinearOperator, paired
 
 __all__ = ["FILTERS", "FanBeam", "Filter", "ParallelBeam", "ramp_filter"]
 
@@ -21,20 +21,6 @@ FILTERS: tuple[Filter, ...] = ("ramp", "shepp-logan", "cosine", "hamming", "hann
 
 _KEPT = 4e8
 """Entries of the largest matrix that is kept; with its transpose, 16 bytes each in float32."""
-
-
-class _Pair(torch.autograd.Function):
-    """A linear map and its adjoint: the backward pass of one is the forward pass of the other."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, rays: _Rays, back: bool) -> Tensor:
-        ctx.map = rays, back  # type: ignore[attr-defined]
-        return rays._apply_flat(x, back)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        rays, back = ctx.map  # type: ignore[attr-defined]
-        return _Pair.apply(grads[0], rays, not back), None, None  # type: ignore[return-value]
 
 
 class _Rays(LinearOperator):
@@ -126,31 +112,33 @@ class _Rays(LinearOperator):
         arrays = torch.cat(values).numpy(), torch.cat(columns).numpy(), first.numpy()
         return csr_matrix(arrays, shape=(self.views * self.detectors, self.shape[0] * self.shape[1]))
 
-    def _apply_flat(self, x: Tensor, back: bool) -> Tensor:
-        """Project ``(n, pixels)``, or back-project ``(n, rays)``."""
+    def _project(self, x: Tensor) -> Tensor:
+        """``(n, pixels)`` to ``(n, rays)``."""
         if self.keep:
-            return ((self.transpose if back else self.matrix) @ x.T).T  # type: ignore[operator]
-        out = []
-        for view, (pixels, weights) in enumerate(self._entries()):
-            flat = pixels.flatten()
-            if back:
-                rays = x[:, view * self.detectors : (view + 1) * self.detectors]
-                parts = (rays[:, :, None, None] * weights).flatten(1)
-                out = out or [x.new_zeros(len(x), self.shape[0] * self.shape[1])]
-                out[0].index_add_(1, flat, parts)
-            else:
-                out.append((x[:, flat].view(len(x), *pixels.shape) * weights).sum(dim=(2, 3)))
-        return torch.cat(out, dim=1)
+            return (self.matrix @ x.T).T  # type: ignore[operator]
+        parts = [
+            (x[:, at.flatten()].view(len(x), *at.shape) * weight).sum(dim=(2, 3)) for at, weight in self._entries()
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _back_project(self, y: Tensor) -> Tensor:
+        """``(n, rays)`` to ``(n, pixels)``."""
+        if self.keep:
+            return (self.transpose @ y.T).T  # type: ignore[operator]
+        x = y.new_zeros(len(y), self.shape[0] * self.shape[1])
+        for view, (at, weight) in zip(y.split(self.detectors, dim=1), self._entries(), strict=True):
+            x.index_add_(1, at.flatten(), (view[:, :, None, None] * weight).flatten(1))
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Project."""
-        flat = _Pair.apply(x.reshape(-1, self.shape[0] * self.shape[1]), self, False)
-        return flat.view(*x.shape[:2], self.views, self.detectors)  # type: ignore[union-attr]
+        flat = paired(x.reshape(-1, self.shape[0] * self.shape[1]), self._project, self._back_project)
+        return flat.view(*x.shape[:2], self.views, self.detectors)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-project, without any filter or weight."""
-        flat = _Pair.apply(y.reshape(-1, self.views * self.detectors), self, True)
-        return flat.view(*y.shape[:2], *self.shape)  # type: ignore[union-attr]
+        flat = paired(y.reshape(-1, self.views * self.detectors), self._back_project, self._project)
+        return flat.view(*y.shape[:2], *self.shape)
 
 
 def ramp_filter(n: int, kind: Filter = "ramp") -> np.ndarray:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import torch
 
 from medrecon.operators import (
+    NUFFT,
     AsComplex,
     Blur,
     CartesianMRI,
+    Coils,
     Dense,
     FanBeam,
     FiniteDifferences,
@@ -23,6 +25,7 @@ from medrecon.operators import (
     Weights,
     crop,
     gaussian_blur,
+    nufft_sense,
     sense,
     super_resolution,
 )
@@ -81,6 +84,24 @@ def _masks_per_item():
 def _parallel(shape, views, **settings):
     angles = torch.linspace(0, 3.1, views, dtype=torch.float64)
     return ParallelBeam(angles, shape, dtype=torch.float64, **settings), _random(2, 1, *shape, dtype=torch.float64)
+
+
+def trajectory(samples, *shape):
+    """Random points of the whole band, both end points among them."""
+    half = torch.tensor(shape, dtype=torch.float64) / 2
+    points = 2 * torch.rand(samples, len(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(3)) - 1
+    points[0], points[1] = 1.0, -1.0
+    return points * half
+
+
+def _nufft(samples, *shape, **settings):
+    return NUFFT(trajectory(samples, *shape), shape, dtype=torch.complex128, **settings), _random(2, 3, *shape)
+
+
+def _nufft_sense(samples, *shape, batch=1):
+    settings = {"oversampling": 2.0, "width": 10, "dtype": torch.complex128}
+    A = nufft_sense(trajectory(samples, *shape), _maps(batch, 3, *shape), **settings)
+    return A, _random(3, 2, *shape, dtype=torch.float64)
 
 
 def _fan(shape, views, **settings):
@@ -159,5 +180,14 @@ CASES = [
     Case(
         "FanBeam odd, off centre, on the fly", lambda: _fan((7, 9), 24, detectors=21, pitch=1.1, offset=0.4, keep=False)
     ),
+    Case("Coils", lambda: (Coils(_maps(2, 3, 5, 6)), _random(2, 1, 5, 6))),
+    Case("NUFFT sparse, even", lambda: _nufft(90, 8, 6, toeplitz=False)),
+    Case("NUFFT sparse, odd, wide kernel", lambda: _nufft(60, 7, 9, oversampling=2.0, width=7, toeplitz=False)),
+    Case("NUFFT sparse, 3-D", lambda: _nufft(100, 4, 6, 5, backend="sparse", toeplitz=False)),
+    Case("NUFFT torchkbnufft", lambda: _nufft(80, 8, 9, backend="torchkbnufft", toeplitz=False)),
+    # A kernel of ten points: the convolution and the interpolations agree to 1e-8.
+    Case("NUFFT sparse, convolution", lambda: _nufft(90, 8, 7, oversampling=2.0, width=10), 1e-7),
+    Case("nufft_sense, fewer samples than pixels", lambda: _nufft_sense(40, 6, 7), 1e-7),
+    Case("nufft_sense, maps per item", lambda: _nufft_sense(70, 6, 8, batch=3), 1e-7),
     Case("sense without maps", lambda: _single((7, 8), _points(7, 8))),
 ]
