@@ -4,7 +4,7 @@ from medrecon.operators.base import Composed, LinearOperator, Operator, check_ad
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import FanBeam, ParallelBeam
 from medrecon.operators.image import Blur, FiniteDifferences, crop, gaussian_blur, super_resolution
-from medrecon.operators.mri import CartesianMRI, MulticoilMRI, sense
+from medrecon.operators.mri import CartesianMRI, DynamicMRI, MulticoilMRI, SoftSense, sense
 from medrecon.operators.nonlinear import Magnitude, Network, OversampledFourier, Saturation, phase_retrieval
 from medrecon.operators.nufft import NUFFT, Coils, density_compensation, nufft_sense
 from medrecon.operators.spectral import Dense, Separable, Spectral
@@ -18,6 +18,7 @@ __all__ = [
     "Coils",
     "Composed",
     "Dense",
+    "DynamicMRI",
     "FanBeam",
     "FiniteDifferences",
     "LinearOperator",
@@ -29,6 +30,7 @@ __all__ = [
     "ParallelBeam",
     "Saturation",
     "Separable",
+    "SoftSense",
     "Spectral",
     "Weights",
     "check_adjoint",

@@ -11,7 +11,7 @@ from medrecon.operators.fourier import centring
 from medrecon.operators.linalg import per_item
 from medrecon.operators.spectral import Spectral
 
-__all__ = ["CartesianMRI", "MulticoilMRI", "sense"]
+__all__ = ["CartesianMRI", "DynamicMRI", "MulticoilMRI", "SoftSense", "sense"]
 
 
 class _Sampling(LinearOperator):
@@ -25,13 +25,12 @@ class _Sampling(LinearOperator):
     mask: Tensor
     weight: Tensor
 
-    def __init__(self, mask: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(self, mask: Tensor, shape: tuple[int, ...], dtype: torch.dtype, leading: int = 2) -> None:
         super().__init__()
         n = len(shape)
-        if mask.ndim != n + 2 or any(m not in (1, s) for m, s in zip(mask.shape[2:], shape, strict=True)):
-            raise ValueError(
-                f"the mask must have shape (B or 1, 1 or coils, *{shape}) with 1 allowed; got {tuple(mask.shape)}"
-            )
+        if mask.ndim != n + leading or any(m not in (1, s) for m, s in zip(mask.shape[leading:], shape, strict=True)):
+            axes = "(B or 1, 1 or coils" if leading == 2 else "(B or 1, frames, 1"
+            raise ValueError(f"the mask must have shape {axes}, *{shape}) with 1 allowed; got {tuple(mask.shape)}")
         mask = mask.to(dtype.to_real())
         self.shape = shape
         self.dims = tuple(range(-n, 0))
@@ -147,19 +146,94 @@ class MulticoilMRI(_Sampling):
         return (self.maps.conj() * self._filter(self.maps * x, self.weight)).sum(1, keepdim=True)
 
 
-def sense(maps: Tensor | None, mask: Tensor, shape: tuple[int, ...] | None = None) -> Composed:
-    """The MRI operator on real two-channel images ``(B, 2, *spatial)``.
+class SoftSense(_Sampling):
+    """SENSE with several sets of maps: complex ``(B, sets, *spatial)`` to k-space ``(B, coils, *k)``.
+
+    A second set takes what one cannot describe, such as tissue that folds over in a small field of view; the image to show
+    is the first, or the root of the sum of squares.
 
     Args:
-        maps: coil sensitivities, complex ``(B or 1, coils, *spatial)``; ``None`` for single-coil data.
-        mask: sampling, ``(B or 1, 1, *k)`` with 1 allowed for any axis of k.
+        maps: complex ``(B or 1, sets, coils, *spatial)``.
+        mask: as of :class:`MulticoilMRI`.
+
+    Reference: Uecker et al., ESPIRiT, MRM 71 (2014).
+    """
+
+    maps: Tensor
+    shifted_maps: Tensor
+
+    def __init__(self, maps: Tensor, mask: Tensor) -> None:
+        super().__init__(mask, tuple(maps.shape[3:]), maps.dtype)
+        self.register_buffer("maps", maps)
+        self.register_buffer("shifted_maps", maps * self.image_factor)
+        del self.image_factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``M F sum_s S_s x_s``."""
+        coils = (self.shifted_maps * x[:, :, None]).sum(1)
+        return self.mask * torch.fft.fftn(coils, dim=self.dims, norm="ortho")
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``S_s^H F^H M y`` of every set."""
+        coils = torch.fft.ifftn(self.mask.conj() * y, dim=self.dims, norm="ortho")
+        return (self.shifted_maps.conj() * coils[:, None]).sum(2)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Transformed along the axes on which the mask varies."""
+        coils = self._filter((self.maps * x[:, :, None]).sum(1), self.weight)
+        return (self.maps.conj() * coils[:, None]).sum(2)
+
+
+class DynamicMRI(_Sampling):
+    """SENSE frame by frame: complex ``(B, frames, *spatial)`` to k-space ``(B, frames, coils, *k)``, a mask per frame.
+
+    Args:
+        maps: complex ``(B or 1, coils, *spatial)``, the same for all frames.
+        mask: ``(B or 1, frames or 1, 1, *k)`` with 1 allowed for any axis of k.
+    """
+
+    maps: Tensor
+    shifted_maps: Tensor
+
+    def __init__(self, maps: Tensor, mask: Tensor) -> None:
+        super().__init__(mask, tuple(maps.shape[2:]), maps.dtype, leading=3)
+        self.register_buffer("maps", maps[:, None])
+        self.register_buffer("shifted_maps", maps[:, None] * self.image_factor)
+        del self.image_factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``M_t F S x_t``."""
+        return self.mask * torch.fft.fftn(self.shifted_maps * x[:, :, None], dim=self.dims, norm="ortho")
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``S^H F^H M_t y_t``."""
+        coils = torch.fft.ifftn(self.mask.conj() * y, dim=self.dims, norm="ortho")
+        return (self.shifted_maps.conj() * coils).sum(2)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Transformed along the axes on which the masks vary."""
+        return (self.maps.conj() * self._filter(self.maps * x[:, :, None], self.weight)).sum(2)
+
+
+def sense(maps: Tensor | None, mask: Tensor, shape: tuple[int, ...] | None = None) -> Composed:
+    """The MRI operator on real images ``(B, 2, *spatial)``, or ``(B, 2 sets, ...)``, or ``(B, 2 frames, ...)``.
+
+    Args:
+        maps: coil sensitivities, complex ``(B or 1, coils, *spatial)``, or ``(B or 1, sets, coils, *spatial)``; ``None`` for
+            single-coil data.
+        mask: sampling, ``(B or 1, 1, *k)`` with 1 allowed for any axis of k; ``(B or 1, frames, 1, *k)`` for a dynamic scan.
         shape: spatial shape, needed only without maps.
 
     Raises:
         ValueError: if maps and mask do not fit, or if ``shape`` is missing without maps.
     """
-    if maps is not None:
-        return MulticoilMRI(maps, mask) @ AsComplex()
-    if shape is None:
-        raise ValueError("sense needs either coil maps or the spatial shape")
-    return CartesianMRI(mask, tuple(shape)) @ AsComplex()
+    if maps is None:
+        if shape is None:
+            raise ValueError("sense needs either coil maps or the spatial shape")
+        return CartesianMRI(mask, tuple(shape)) @ AsComplex()
+    kind = {1: SoftSense, 0: MulticoilMRI, -1: DynamicMRI}.get(maps.ndim - mask.ndim)
+    if kind is None:
+        raise ValueError(
+            f"maps {tuple(maps.shape)} and mask {tuple(mask.shape)} do not fit: see the shapes that sense takes"
+        )
+    return kind(maps, mask) @ AsComplex()

@@ -118,6 +118,21 @@ def _weighted(shape, views=None):
     return Weights(A(x).abs() + 0.5) @ A, x
 
 
+def _soft_sense(*shape):
+    maps = _random(2, 2, 3, *shape)
+    return sense(maps, _columns(shape[-1])[None, None, None]), _random(2, 4, *shape, dtype=torch.float64)
+
+
+def _dynamic(frames, *shape):
+    masks = torch.stack([_columns(shape[-1], s) for s in range(frames)])[None, :, None, None]
+    return sense(_maps(2, 3, *shape), masks), _random(2, 2 * frames, *shape, dtype=torch.float64)
+
+
+def _partial_fourier(*shape):
+    mask = torch.arange(shape[-1]) >= shape[-1] // 3
+    return _sense(shape, mask[None])
+
+
 def _real(operator, *shape, batch=2):
     return operator, _random(batch, 2, *shape, dtype=torch.float64)
 
@@ -180,6 +195,9 @@ CASES = [
     Case(
         "FanBeam odd, off centre, on the fly", lambda: _fan((7, 9), 24, detectors=21, pitch=1.1, offset=0.4, keep=False)
     ),
+    Case("sense, two sets of maps", lambda: _soft_sense(7, 8)),
+    Case("sense, frames", lambda: _dynamic(3, 6, 7)),
+    Case("sense, partial Fourier", lambda: _partial_fourier(6, 9)),
     Case("Coils", lambda: (Coils(_maps(2, 3, 5, 6)), _random(2, 1, 5, 6))),
     Case("NUFFT sparse, even", lambda: _nufft(90, 8, 6, toeplitz=False)),
     Case("NUFFT sparse, odd, wide kernel", lambda: _nufft(60, 7, 9, oversampling=2.0, width=7, toeplitz=False)),

@@ -120,6 +120,19 @@ def test_norm_is_at_most_one_for_normalised_maps_and_found_by_power_iteration():
     assert (top <= 1 + 1e-12).all()
 
 
+def test_frames_and_sets_are_what_they_are_alone():
+    maps, shape = _maps(1, 3, 7, 8), (7, 8)
+    masks = torch.stack([_columns(8, s) for s in range(3)])
+    x = _random(2, 6, *shape, dtype=torch.float64)
+    y = sense(maps, masks[None, :, None, None])(x)
+    for t in range(3):
+        close(y[:, t], sense(maps, masks[t][None, None, None])(x[:, 2 * t : 2 * t + 2]), 1e-12)
+    both = torch.stack([maps, maps.flip(1)], dim=1)
+    mask = masks[0][None, None, None]
+    alone = sense(maps, mask)(x[:, :2]) + sense(maps.flip(1), mask)(x[:, 2:4])
+    close(sense(both, mask)(x[:, :4]), alone, 1e-12)
+
+
 def test_cg_is_hermitian_and_per_item():
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(3, 12, 12, dtype=torch.complex128, generator=generator)
