@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from medrecon.operators.base import LinearOperator, Operator
-from medrecon.operators.linalg import dot, per_item
+from medrecon.operators.linalg import cg, dot, per_item
 
-__all__ = ["Gaussian", "Likelihood", "Nothing"]
+__all__ = ["Gaussian", "Likelihood", "Nothing", "Poisson", "Rician", "Transmission"]
 
 
 class Likelihood(Protocol):
@@ -122,3 +123,185 @@ class Nothing:
     shape: tuple[int, ...]
     A: None = None
     noise_std: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """What the two Poisson laws share: Newton's method on rays, where the Hessian is diagonal."""
+
+    A: LinearOperator
+    y: Tensor
+    noise_std: float | Tensor = 1.0
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image, ``(B, C, *spatial)``."""
+        return tuple(self.A.adjoint(torch.zeros_like(self.y)).shape)
+
+    def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of ``u = A x``: the expected counts, and the first two derivatives of ``-log p`` in ``u``."""
+        raise NotImplementedError(f"{type(self).__name__} must define _rates")
+
+    def residual(self, x: Tensor) -> Tensor:
+        """``y`` minus the expected counts."""
+        return self.y - self._rates(self.A(x))[0]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """``sum y log(rate) - rate - log(y!)``, ``(B,)``; minus infinity where a rate is not positive but a count is."""
+        rate = self._rates(self.A(x))[0]
+        return (torch.xlogy(self.y, rate.clamp(min=0)) - rate - torch.lgamma(self.y + 1)).flatten(1).sum(1)
+
+    def grad(self, x: Tensor) -> Tensor:
+        """Gradient of ``log_prob``."""
+        return -self.A.adjoint(self._rates(self.A(x))[1])
+
+    def prox(self, x: Tensor, var: float | Tensor, n_iter: int = 30) -> Tensor:
+        """``argmin_z -log_prob(z) + |z - x|^2 / (2 var)`` by Newton's method with step halving, per item.
+
+        Args:
+            x: where to stay near.
+            var: a number or one per item.
+            n_iter: conjugate-gradient iterations of each of at most 20 Newton steps.
+        """
+        weight = per_item(1 / var, x)
+
+        def cost(z: Tensor) -> Tensor:
+            d = z - x
+            value = (
+                -self.log_prob(z) + (dot(d, d) / var if not isinstance(var, Tensor) else dot(d, d) / var.view(-1)) / 2
+            )
+            return torch.where(value.isnan(), torch.inf, value)
+
+        z, now = x, cost(x)
+        if not now.isfinite().all():
+            raise ValueError("Poisson.prox starts where a rate is not positive; give a positive image, or a background")
+        for _ in range(20):
+            _, slope, curvature = self._rates(self.A(z))
+            gradient = self.A.adjoint(slope) + weight * (z - x)
+
+            def hessian(v: Tensor, curvature: Tensor = curvature) -> Tensor:
+                return self.A.adjoint(curvature * self.A(v)) + weight * v
+
+            step = cg(hessian, -gradient, None, n_iter, tol=1e-6)
+            decrease = -dot(gradient, step)
+            length = torch.ones(len(z), dtype=x.dtype, device=x.device)
+            for _ in range(30):
+                ahead = cost(z + per_item(length, z) * step)
+                worse = ~(ahead <= now - 1e-4 * length * decrease)
+                if not worse.any():
+                    break
+                length = torch.where(worse, length / 2, length)
+            ahead = cost(z + per_item(length, z) * step)
+            better = ahead < now
+            z = z + per_item(torch.where(better, length, 0.0), z) * step
+            now = torch.where(better, ahead, now)
+            if not better.any():
+                break
+        return z
+
+
+@dataclass(frozen=True, eq=False)
+class Poisson(_Counts):
+    """Counts of an emission: ``y ~ Poisson(gain A x + background)``.
+
+    Args:
+        A: linear, with real measurements.
+        y: counts.
+        noise_std: not used by the law; what solvers take as the noise of ``A x`` where they need one number.
+        gain: counts per unit.
+        background: expected counts without an image, at least 0; above 0 the law is finite everywhere near.
+    """
+
+    gain: float = 1.0
+    background: float = 0.0
+
+    def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rate = self.gain * u + self.background
+        safe = torch.where(rate > 0, rate, 1.0)
+        share = torch.where(self.y > 0, torch.where(rate > 0, self.y / safe, torch.inf), 0.0)
+        return rate, self.gain * (1 - share), self.gain**2 * torch.where(self.y > 0, share / safe, 0.0)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Minus infinity where a rate is negative, or 0 with a count."""
+        rate = self._rates(self.A(x))[0]
+        possible = ((rate > 0) | ((rate == 0) & (self.y == 0))).flatten(1).all(1)
+        return torch.where(possible, super().log_prob(x), -torch.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Transmission(_Counts):
+    """Counts behind an absorber: ``y ~ Poisson(photons exp(-A x) + background)``, ``A x`` the line integrals (CT).
+
+    Args:
+        A: linear, with real measurements.
+        y: counts.
+        noise_std: not used by the law, see :class:`Poisson`.
+        photons: expected counts without an absorber, a number or one per ray.
+        background: scatter and dark counts, at least 0.
+    """
+
+    photons: float | Tensor = 1e5
+    background: float = 0.0
+
+    def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        primary = self.photons * (-u).exp()
+        rate = primary + self.background
+        slope = primary * (self.y / rate - 1)
+        # The expected Hessian (Fisher's), never negative, where a background makes the true one indefinite.
+        return rate, slope, primary**2 / rate
+
+
+@dataclass(frozen=True, eq=False)
+class Rician:
+    """Magnitudes of a complex signal in Gaussian noise: ``y = |A x + noise_std n|``, two real components of ``n`` each.
+
+    Args:
+        A: linear, with complex measurements.
+        y: magnitudes, not negative.
+        noise_std: per real component, a number or one per item; positive.
+
+    Reference: Gudbjartsson and Patz, MRM 34 (1995).
+    """
+
+    A: LinearOperator
+    y: Tensor
+    noise_std: float | Tensor
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image, ``(B, C, *spatial)``."""
+        return tuple(self.A.adjoint(torch.complex(self.y, torch.zeros_like(self.y))).shape)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """``y - |A x|``."""
+        return self.y - self.A(x).abs()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Rice's law at ``y``, ``(B,)``."""
+        var = per_item(self.noise_std, self.y) ** 2
+        size = self.A(x).abs()
+        z = self.y * size / var
+        # log I0(z) = log i0e(z) + z, which completes the square.
+        log_density = torch.log(self.y / var) - (self.y - size) ** 2 / (2 * var) + torch.special.i0e(z).log()
+        return log_density.flatten(1).sum(1)
+
+    def _expected(self, measured: Tensor) -> Tensor:
+        """The complex data to expect, given their magnitude and the signal: ``y I1(z) / I0(z)`` along the signal's phase."""
+        z = self.y * measured.abs() / per_item(self.noise_std, self.y) ** 2
+        return torch.sgn(measured) * (self.y * torch.special.i1e(z) / torch.special.i0e(z))
+
+    def grad(self, x: Tensor) -> Tensor:
+        """Gradient of ``log_prob``."""
+        measured = self.A(x)
+        return self.A.adjoint(self._expected(measured) - measured) / per_item(self.noise_std, x) ** 2
+
+    def prox(self, x: Tensor, var: float | Tensor, n_iter: int = 30) -> Tensor:
+        """``argmin_z -log_prob(z) + |z - x|^2 / (2 var)``, from ``x``, by expectation maximisation over the lost phases.
+
+        Every one of ``n_iter`` rounds is a linear problem and never makes the cost larger.
+        """
+        rho = self.noise_std**2 / var
+        z = x
+        for _ in range(n_iter):
+            z = self.A.solve(self.A.adjoint(self._expected(self.A(z))) + per_item(rho, x) * x, rho, z, 30)
+        return z

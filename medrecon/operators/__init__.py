@@ -8,7 +8,7 @@ from medrecon.operators.mri import CartesianMRI, DynamicMRI, MulticoilMRI, SoftS
 from medrecon.operators.nonlinear import Magnitude, Network, OversampledFourier, Saturation, phase_retrieval
 from medrecon.operators.nufft import NUFFT, Coils, density_compensation, nufft_sense
 from medrecon.operators.spectral import Dense, Separable, Spectral
-from medrecon.operators.weights import Weights
+from medrecon.operators.weights import Weights, Whitening
 
 __all__ = [
     "NUFFT",
@@ -33,6 +33,7 @@ __all__ = [
     "SoftSense",
     "Spectral",
     "Weights",
+    "Whitening",
     "check_adjoint",
     "crop",
     "density_compensation",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from medrecon.operators.base import LinearOperator
 from medrecon.operators.spectral import Spectral
 
-__all__ = ["Weights"]
+__all__ = ["Weights", "Whitening"]
 
 
 class Weights(Spectral):
@@ -54,3 +56,30 @@ class Weights(Spectral):
     def u(self, c: Tensor) -> Tensor:
         """``sign(w) c``."""
         return self.weights.sign() * c
+
+
+class Whitening(LinearOperator):
+    """Coils mixed so that their noise is white: ``y`` ``(B, coils, ...)`` times ``L^-1``, ``covariance = L L^H``.
+
+    ``Gaussian(Whitening(c) @ A, Whitening(c)(y), noise_std=1)`` is the likelihood of data whose noise has covariance ``c``.
+
+    Args:
+        covariance: of one real component of the coils' noise, Hermitian positive definite ``(coils, coils)``: half of
+            ``E[n n^H]`` of complex noise ``n``.
+
+    Reference: Pruessmann et al., MRM 46 (2001), appendix B.
+    """
+
+    mixing: Tensor
+
+    def __init__(self, covariance: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mixing", torch.linalg.inv(torch.linalg.cholesky(covariance)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``L^-1 y``."""
+        return torch.einsum("ij,bj...->bi...", self.mixing, x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``L^-H y``."""
+        return torch.einsum("ji,bj...->bi...", self.mixing.conj(), y)

@@ -23,6 +23,7 @@ from medrecon.operators import (
     OversampledFourier,
     ParallelBeam,
     Weights,
+    Whitening,
     crop,
     gaussian_blur,
     nufft_sense,
@@ -118,6 +119,16 @@ def _weighted(shape, views=None):
     return Weights(A(x).abs() + 0.5) @ A, x
 
 
+def covariance(coils):
+    root = _random(coils, coils)
+    return root @ root.mH + torch.eye(coils)
+
+
+def _whitened(*shape):
+    A = Whitening(covariance(3)) @ sense(_maps(1, 3, *shape), _columns(shape[-1])[None, None, None])
+    return A, _random(2, 2, *shape, dtype=torch.float64)
+
+
 def _soft_sense(*shape):
     maps = _random(2, 2, 3, *shape)
     return sense(maps, _columns(shape[-1])[None, None, None]), _random(2, 4, *shape, dtype=torch.float64)
@@ -198,6 +209,8 @@ CASES = [
     Case("sense, two sets of maps", lambda: _soft_sense(7, 8)),
     Case("sense, frames", lambda: _dynamic(3, 6, 7)),
     Case("sense, partial Fourier", lambda: _partial_fourier(6, 9)),
+    Case("Whitening", lambda: (Whitening(covariance(3)), _random(2, 3, 4, 5))),
+    Case("sense, whitened", lambda: _whitened(5, 6)),
     Case("Coils", lambda: (Coils(_maps(2, 3, 5, 6)), _random(2, 1, 5, 6))),
     Case("NUFFT sparse, even", lambda: _nufft(90, 8, 6, toeplitz=False)),
     Case("NUFFT sparse, odd, wide kernel", lambda: _nufft(60, 7, 9, oversampling=2.0, width=7, toeplitz=False)),
