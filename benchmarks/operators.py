@@ -1,49 +1,259 @@
-"""Time of the multicoil operator against sigpy's ``Sense``, interleaved in one run; medians in ms, and the ratio.
+"""Time of the operators beside their peers, interleaved in one process: medians in ms, and how many times longer a peer takes.
 
-python benchmarks/operators.py
+    python benchmarks/operators.py [--only mri nufft ct] [--repeat 15] [--growth]
+
+Peers that are not installed are named and left out: sigpy and torchkbnufft come with medrecon; scikit-image with its extra
+``test``, finufft with ``finufft``; deepinv and astra are installed by hand. "FFT alone" is what no operator can beat. Accuracy
+is printed where methods differ in it. ``--growth`` prints how our own times grow with the size.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
+import math
 import time
+import warnings
+from collections.abc import Callable
+
+warnings.filterwarnings("ignore")
 
 import numpy as np
 import torch
-from sigpy.mri.linop import Sense
 
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
-from medrecon.operators import MulticoilMRI
+from medrecon.operators import NUFFT, MulticoilMRI, ParallelBeam
+from medrecon.operators.linalg import cg
+
+Calls = dict[str, Callable[[], object]]
+
+
+def available(name: str, missing: set[str] = set()) -> bool:  # noqa: B006 - said once
+    """Whether a peer can be imported; says once that it cannot."""
+    try:
+        if name == "deepinv" and importlib.util.find_spec("torchvision") is not None:
+            # Its wheel wants CUDA libraries for two operators that deepinv does not use.
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            for operator in ("nms", "qnms"):
+                if not hasattr(torch.ops.torchvision, operator):
+                    library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        __import__(name)
+    except (ImportError, RuntimeError, OSError) as error:
+        if name not in missing:
+            print(f"{name} is left out: {str(error).splitlines()[0]}")
+            missing.add(name)
+        return False
+    return True
+
+
+def compare(title: str, calls: Calls, repeat: int) -> None:
+    """One row a call, in turns, the first to compare with."""
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeat):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - start))
+    base = np.median(next(iter(times.values())))
+    for name, samples in times.items():
+        middle = np.median(samples)
+        print(f"| {title} | {name} | {middle:.2f} | {middle / base:.2f} |", flush=True)
+
+
+def mri(repeat: int, n: int = 320, coils: int = 8) -> None:
+    """Multicoil Cartesian k-space, mask constant along the readout."""
+    maps = loop_coils((n, n), coils)
+    mask = undersampling_mask((n, n), "gaussian1d", 4, 24, 0)
+    ours = MulticoilMRI(torch.from_numpy(maps)[None], torch.from_numpy(mask)[None, None, None])
+    rng = np.random.default_rng(0)
+    image = (rng.standard_normal((n, n)) + 1j * rng.standard_normal((n, n))).astype(np.complex64)
+    x = torch.from_numpy(image)[None, None]
+    y = ours(x)
+    many = torch.from_numpy(maps)[None].clone()
+    forward: Calls = {"medrecon": lambda: ours(x), "FFT alone": lambda: torch.fft.fftn(many, dim=(-2, -1))}
+    adjoint: Calls = {"medrecon": lambda: ours.adjoint(y), "FFT alone": lambda: torch.fft.ifftn(many, dim=(-2, -1))}
+    normal: Calls = {"medrecon": lambda: ours.normal(x)}
+    solve: Calls = {"medrecon": lambda: ours.solve(x, 0.01, n_iter=10)}
+    if available("sigpy"):
+        import sigpy
+        from sigpy.mri.linop import Sense
+
+        theirs = Sense(maps, weights=np.broadcast_to(mask, (n, n)).astype(np.float32))
+        back, both = theirs.H, theirs.H * theirs
+        kspace = theirs(image)
+        assert np.abs(y[0].numpy() - kspace).max() < 1e-4
+        forward["sigpy"], adjoint["sigpy"] = lambda: theirs(image), lambda: back(kspace)
+        normal["sigpy"] = lambda: both(image)
+
+        def sigpy_cg() -> None:
+            start = np.zeros_like(image)
+            sigpy.app.App(
+                sigpy.alg.ConjugateGradient(lambda v: both(v) + 0.01 * v, image, start, max_iter=10), show_pbar=False
+            ).run()
+
+        solve["sigpy"] = sigpy_cg
+    if available("deepinv"):
+        from deepinv.physics import MultiCoilMRI
+
+        peer = MultiCoilMRI(
+            mask=torch.from_numpy(np.broadcast_to(mask, (n, n)).astype(np.float32))[None, None].expand(1, 2, -1, -1),
+            coil_maps=torch.from_numpy(maps)[None], img_size=(2, n, n),
+        )  # fmt: skip
+        x2 = torch.cat([x.real, x.imag], dim=1)
+        y2 = peer.A(x2)
+        forward["deepinv"], adjoint["deepinv"] = lambda: peer.A(x2), lambda: peer.A_adjoint(y2)
+        normal["deepinv"] = lambda: peer.A_adjoint_A(x2)
+        solve["deepinv"] = lambda: cg(lambda v: peer.A_adjoint_A(v) + 0.01 * v, x2, n_iter=10)
+    for title, calls in (("forward", forward), ("adjoint", adjoint), ("normal", normal), ("10 CG", solve)):
+        compare(f"MRI {coils} x {n}², {title}", calls, repeat)
+
+
+def radial(n: int, spokes: int, samples: int) -> torch.Tensor:
+    """Cycles per field of view, ``(spokes * samples, 2)``."""
+    angle = torch.arange(spokes).double() * math.pi * (3 - math.sqrt(5))
+    k = torch.linspace(-n / 2, n / 2, samples, dtype=torch.float64)
+    return torch.stack([k * angle.sin()[:, None], k * angle.cos()[:, None]], dim=-1).reshape(-1, 2)
+
+
+def nufft(repeat: int, n: int = 256, coils: int = 8, spokes: int = 400, samples: int = 512) -> None:
+    """Golden-angle radial k-space; relative errors against finufft at 1e-6, or our own widest kernel."""
+    points = radial(n, spokes, samples)
+    x = torch.randn(1, coils, n, n, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    reference = NUFFT(points[:2000], (n, n), "sparse", 2.0, 9, toeplitz=False, dtype=torch.complex128)(
+        x.to(torch.complex128)
+    )
+    forward: Calls = {}
+    adjoint: Calls = {}
+    normal: Calls = {}
+    kinds: dict[str, dict] = {"medrecon sparse": {}, "medrecon sparse, error 5e-3": {"oversampling": 1.25, "width": 4}}
+    if available("finufft"):
+        kinds |= {f"finufft kept plan {e:g}": {"backend": "finufft", "eps": e} for e in (1e-3, 1e-4, 1e-6)}
+    kinds["torchkbnufft table"] = {"backend": "torchkbnufft"}
+    for name, settings in kinds.items():
+        start = time.perf_counter()
+        A = NUFFT(points, (n, n), toeplitz=False, **settings)
+        setup = time.perf_counter() - start
+        y = A(x)
+        error = float((y[..., :2000] - reference).norm() / reference.norm())
+        print(f"set-up of {name}: {setup:.2f} s, relative error {error:.1e}")
+        forward[name] = lambda A=A: A(x)
+        adjoint[name] = lambda A=A, y=y: A.adjoint(y)
+    start = time.perf_counter()
+    ours = NUFFT(points, (n, n))
+    print(f"set-up of medrecon with its convolution kernel: {time.perf_counter() - start:.2f} s")
+    normal["medrecon"] = lambda: ours.normal(x)
+    pair = NUFFT(points, (n, n), toeplitz=False)
+    normal["forward and adjoint"] = lambda: pair.adjoint(pair(x))
+    if available("sigpy"):
+        import sigpy
+
+        image, coordinates = x[0].numpy(), points.numpy()
+        forward["sigpy"] = lambda: sigpy.nufft(image, coordinates)
+    if available("deepinv"):
+        try:
+            from deepinv.physics import NonCartesianMRI
+
+            peer = NonCartesianMRI(img_size=(n, n), num_shots=spokes, num_samples_per_shot=samples)
+            x2 = torch.cat([x.real[0, :, None], x.imag[0, :, None]], dim=1)
+            normal["deepinv"] = lambda: peer.A_adjoint(peer.A(x2))
+            normal["deepinv"]()
+        except Exception as error:
+            normal.pop("deepinv", None)
+            print(f"deepinv's NUFFT is left out: {str(error).splitlines()[0]}")
+    title = f"NUFFT {coils} x {n}², {spokes} x {samples} radial"
+    for what, calls in (("forward", forward), ("adjoint", adjoint), ("normal", normal)):
+        compare(f"{title}, {what}", calls, repeat)
+
+
+def ct(repeat: int, n: int = 256, views: int = 180) -> None:
+    """Parallel beam."""
+    angles = torch.arange(views, dtype=torch.float64) * math.pi / views
+    start = time.perf_counter()
+    A = ParallelBeam(angles, (n, n), n)
+    held = 8e-6 * A.matrix._nnz() * 2
+    print(f"set-up of medrecon's projector: {time.perf_counter() - start:.2f} s, {held:.0f} MB with its transpose")
+    y_, x_ = torch.meshgrid(*[torch.arange(n) - (n - 1) / 2] * 2, indexing="ij")
+    image = ((x_**2 + y_**2) < (0.4 * n) ** 2).float()[None, None]
+    eight = image.repeat(8, 1, 1, 1)
+    y = A(image)
+    y8 = A(eight)
+    anew = ParallelBeam(angles, (n, n), n, keep=False)
+    forward: Calls = {"medrecon": lambda: A(image), "medrecon on the fly": lambda: anew(image)}
+    forward8: Calls = {"medrecon": lambda: A(eight)}
+    adjoint: Calls = {"medrecon": lambda: A.adjoint(y), "medrecon on the fly": lambda: anew.adjoint(y)}
+    adjoint8: Calls = {"medrecon": lambda: A.adjoint(y8)}
+    fbp: Calls = {"medrecon": lambda: A.fbp(y)}
+    degrees = np.rad2deg(angles.numpy())
+    if available("skimage.transform"):
+        from skimage.transform import iradon, radon
+
+        flat, views_t = image[0, 0].numpy(), y[0, 0].numpy().T
+        forward["skimage"] = lambda: radon(flat, degrees)
+        fbp["skimage"] = lambda: iradon(views_t, degrees, output_size=n)
+    if available("deepinv"):
+        from deepinv.physics import Tomography
+
+        peer = Tomography(angles=torch.from_numpy(degrees).float(), img_width=n, circle=True, normalize=False)
+        z, z8 = peer.A(image), peer.A(eight)
+        forward["deepinv"], forward8["deepinv"] = lambda: peer.A(image), lambda: peer.A(eight)
+        adjoint["deepinv"], adjoint8["deepinv"] = lambda: peer.A_adjoint(z), lambda: peer.A_adjoint(z8)
+        fbp["deepinv"] = lambda: peer.fbp(z) if hasattr(peer, "fbp") else peer.A_dagger(z)
+    if available("astra"):
+        import astra
+
+        volume = astra.create_vol_geom(n, n)
+        geometry = astra.create_proj_geom("parallel", 1.0, n, angles.numpy())
+        projector = astra.OpTomo(astra.create_projector("linear", geometry, volume))
+        flat1, flat2 = image.numpy().ravel(), y.numpy().ravel()
+        forward["astra"], adjoint["astra"] = lambda: projector.FP(flat1), lambda: projector.BP(flat2)
+    title = f"CT {n}², {views} views"
+    rows = (("forward", forward), ("forward, batch of 8", forward8), ("adjoint", adjoint),
+            ("adjoint, batch of 8", adjoint8), ("FBP", fbp))  # fmt: skip
+    for what, calls in rows:
+        compare(f"{title}, {what}", calls, repeat)
+
+
+def growth() -> None:
+    """How times grow: with n log n for FFT and NUFFT, with the number of views for CT."""
+
+    def once(call: Callable[[], object]) -> float:
+        call()
+        samples = []
+        for _ in range(7):
+            start = time.perf_counter()
+            call()
+            samples.append(1000 * (time.perf_counter() - start))
+        return float(np.median(samples))
+
+    print("\n| size | MRI normal, 8 coils | NUFFT forward, 8 coils, 2n spokes of 2n |\n|---|---|---|")
+    for n in (128, 256, 512):
+        maps = torch.from_numpy(loop_coils((n, n), 8))[None]
+        A = MulticoilMRI(maps, torch.ones(1, 1, n, n).bernoulli_(0.3))
+        x = torch.randn(1, 1, n, n, dtype=torch.complex64)
+        F = NUFFT(radial(n, 2 * n, 2 * n), (n, n), toeplitz=False)
+        coils = maps * x
+        print(f"| {n} | {once(lambda A=A, x=x: A.normal(x)):.1f} | {once(lambda F=F, c=coils: F(c)):.1f} |", flush=True)
+    print("\n| views | CT forward 256² |\n|---|---|")
+    for views in (45, 90, 180, 360):
+        A = ParallelBeam(torch.arange(views) * math.pi / views, (256, 256), 256)
+        x = torch.rand(1, 1, 256, 256)
+        print(f"| {views} | {once(lambda A=A, x=x: A(x)):.1f} |", flush=True)
 
 
 def main() -> None:
-    print("| coils, matrix | operation | medrecon | sigpy | ratio |\n|---|---|---|---|---|")
-    for coils, n in ((8, 320), (15, 256)):
-        maps = loop_coils((n, n), coils)
-        mask = undersampling_mask((n, n), "gaussian1d", 4, 24, 0)
-        ours = MulticoilMRI(torch.from_numpy(maps)[None], torch.from_numpy(mask)[None, None, None])
-        theirs = Sense(maps, weights=np.broadcast_to(mask, (n, n)).astype(np.float32))
-        rng = np.random.default_rng(0)
-        image = (rng.standard_normal((n, n)) + 1j * rng.standard_normal((n, n))).astype(np.complex64)
-        x = torch.from_numpy(image)[None, None]
-        y, kspace = ours(x), theirs(image)
-        back, normal = theirs.H, theirs.H * theirs
-        rows = (
-            ("forward", ours, x, theirs, image),
-            ("adjoint", ours.adjoint, y, back, kspace),
-            ("normal", ours.normal, x, normal, image),
-        )
-        for name, *calls in rows:
-            a, b = (calls[0](calls[1]), calls[2](calls[3]))
-            assert np.abs(np.squeeze(a.numpy()) - np.squeeze(b)).max() < 1e-4
-            times = {0: [], 2: []}
-            for _ in range(25):
-                for k, samples in times.items():
-                    start = time.perf_counter()
-                    calls[k](calls[k + 1])
-                    samples.append(1000 * (time.perf_counter() - start))
-            fast, slow = (float(np.median(t)) for t in times.values())
-            print(f"| {coils} x {n} x {n} | {name} | {fast:.2f} | {slow:.1f} | {slow / fast:.1f} |", flush=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=("mri", "nufft", "ct"), default=["mri", "nufft", "ct"])
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--growth", action="store_true")
+    arguments = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads\n\n| problem | who | ms | times ours |\n|---|---|---|---|")
+    for name in arguments.only:
+        {"mri": mri, "nufft": nufft, "ct": ct}[name](arguments.repeat)
+    if arguments.growth:
+        growth()
 
 
 if __name__ == "__main__":

@@ -125,10 +125,10 @@ class _Rays(LinearOperator):
         """``(n, rays)`` to ``(n, pixels)``."""
         if self.keep:
             return (self.transpose @ y.T).T  # type: ignore[operator]
-        x = y.new_zeros(len(y), self.shape[0] * self.shape[1])
-        for view, (at, weight) in zip(y.split(self.detectors, dim=1), self._entries(), strict=True):
-            x.index_add_(1, at.flatten(), (view[:, :, None, None] * weight).flatten(1))
-        return x
+        x = y.new_zeros(self.shape[0] * self.shape[1], len(y))  # sums along the first axis are much the faster
+        for view, (at, weight) in zip(y.T.split(self.detectors), self._entries(), strict=True):
+            x.index_add_(0, at.flatten(), (view[:, None, None] * weight[..., None]).flatten(0, 2))
+        return x.T
 
     def forward(self, x: Tensor) -> Tensor:
         """Project."""
