@@ -1,9 +1,11 @@
 """Forward models: units are mm, rad and cycles per field of view; k-space is centred at index ``n // 2``."""
 
-from medrecon.operators.base import Composed, LinearOperator, Operator, check_adjoint
+from medrecon.operators.base import Composed, LinearOperator, Operator, check_adjoint, implicit_solve
+from medrecon.operators.blocks import Stack, Sum
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import FanBeam, ParallelBeam
 from medrecon.operators.image import Blur, FiniteDifferences, crop, gaussian_blur, super_resolution
+from medrecon.operators.motion import Warp, moving_sense, rigid_field
 from medrecon.operators.mri import CartesianMRI, DynamicMRI, MulticoilMRI, SoftSense, sense
 from medrecon.operators.nonlinear import Magnitude, Network, OversampledFourier, Saturation, phase_retrieval
 from medrecon.operators.nufft import NUFFT, Coils, density_compensation, nufft_sense
@@ -32,14 +34,20 @@ __all__ = [
     "Separable",
     "SoftSense",
     "Spectral",
+    "Stack",
+    "Sum",
+    "Warp",
     "Weights",
     "Whitening",
     "check_adjoint",
     "crop",
     "density_compensation",
     "gaussian_blur",
+    "implicit_solve",
+    "moving_sense",
     "nufft_sense",
     "phase_retrieval",
+    "rigid_field",
     "sense",
     "super_resolution",
 ]

@@ -22,10 +22,14 @@ from medrecon.operators import (
     MulticoilMRI,
     OversampledFourier,
     ParallelBeam,
+    Stack,
+    Sum,
+    Warp,
     Weights,
     Whitening,
     crop,
     gaussian_blur,
+    moving_sense,
     nufft_sense,
     sense,
     super_resolution,
@@ -129,6 +133,32 @@ def _whitened(*shape):
     return A, _random(2, 2, *shape, dtype=torch.float64)
 
 
+def _warp(*shape, batch=2):
+    field = 1.7 * _random(batch, 2, *shape, dtype=torch.float64)
+    return Warp(field), _random(2, 3, *shape, dtype=torch.float64)
+
+
+def _moving(*shape):
+    lines = torch.arange(shape[-1]) % 3
+    masks = torch.stack([(lines == shot)[None] for shot in range(3)])
+    shift = _random(3, 2, dtype=torch.float64)
+    A = moving_sense(_maps(1, 3, *shape), masks, torch.tensor([0.0, 0.2, -0.1], dtype=torch.float64), shift)
+    return A, _random(2, 2, *shape, dtype=torch.float64)
+
+
+def _stack(*shape):
+    A = Stack(
+        [
+            gaussian_blur(shape, 0.8, torch.float64),
+            FiniteDifferences(),
+            Blur(motion_kernel(2.0, 1.0, torch.float64), shape),
+        ]
+    )
+    x = _random(2, 2, *shape, dtype=torch.float64)
+    A(x)
+    return A, x
+
+
 def _soft_sense(*shape):
     maps = _random(2, 2, 3, *shape)
     return sense(maps, _columns(shape[-1])[None, None, None]), _random(2, 4, *shape, dtype=torch.float64)
@@ -211,6 +241,11 @@ CASES = [
     Case("sense, partial Fourier", lambda: _partial_fourier(6, 9)),
     Case("Whitening", lambda: (Whitening(covariance(3)), _random(2, 3, 4, 5))),
     Case("sense, whitened", lambda: _whitened(5, 6)),
+    Case("Warp", lambda: _warp(6, 7)),
+    Case("Warp, one field for all", lambda: _warp(5, 6, batch=1)),
+    Case("moving_sense", lambda: _moving(6, 9)),
+    Case("Stack", lambda: _stack(6, 7)),
+    Case("Sum", lambda: _real(Sum([gaussian_blur((5, 6), 0.8, DOUBLE), crop((5, 6), (5, 6), DOUBLE)]), 5, 6)),
     Case("Coils", lambda: (Coils(_maps(2, 3, 5, 6)), _random(2, 1, 5, 6))),
     Case("NUFFT sparse, even", lambda: _nufft(90, 8, 6, toeplitz=False)),
     Case("NUFFT sparse, odd, wide kernel", lambda: _nufft(60, 7, 9, oversampling=2.0, width=7, toeplitz=False)),

@@ -1,0 +1,75 @@
+"""Operators made of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medrecon.operators.base import LinearOperator
+
+__all__ = ["Stack", "Sum"]
+
+
+class Stack(LinearOperator):
+    """Several measurements of one image, ``y = (A_1 x, A_2 x, ...)``, each flattened: ``(B, n_1 + n_2 + ...)``.
+
+    Args:
+        operators: all of the same image, with real measurements or all with complex ones.
+    """
+
+    def __init__(self, operators: Sequence[LinearOperator]) -> None:
+        super().__init__()
+        if not operators:
+            raise ValueError("a stack needs at least one operator")
+        self.operators = nn.ModuleList(operators)
+        self.shapes: list[tuple[int, ...]] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All measurements."""
+        parts = [A(x) for A in self.operators]
+        self.shapes = [tuple(part.shape[1:]) for part in parts]
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+    def split(self, y: Tensor) -> list[Tensor]:
+        """The measurements of each operator in its own shape.
+
+        Raises:
+            ValueError: before the first ``forward``, which tells the shapes.
+        """
+        if self.shapes is None:
+            raise ValueError("Stack knows the shapes of its measurements after the first forward; call it once")
+        sizes = [torch.Size(shape).numel() for shape in self.shapes]
+        return [part.view(-1, *shape) for part, shape in zip(y.split(sizes, dim=1), self.shapes, strict=True)]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``sum_i A_i^H y_i``."""
+        parts = zip(self.operators, self.split(y), strict=True)
+        return torch.stack([A.adjoint(part) for A, part in parts]).sum(0)  # type: ignore[operator]
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``sum_i A_i^H A_i x``, each in its own way."""
+        return torch.stack([A.normal(x) for A in self.operators]).sum(0)  # type: ignore[operator]
+
+
+class Sum(LinearOperator):
+    """``y = A_1 x + A_2 x + ...``, such as shots that fill different lines of one k-space.
+
+    Args:
+        operators: all of the same image and of measurements of one shape.
+    """
+
+    def __init__(self, operators: Sequence[LinearOperator]) -> None:
+        super().__init__()
+        if not operators:
+            raise ValueError("a sum needs at least one operator")
+        self.operators = nn.ModuleList(operators)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``sum_i A_i x``."""
+        return torch.stack([A(x) for A in self.operators]).sum(0)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``sum_i A_i^H y``."""
+        return torch.stack([A.adjoint(y) for A in self.operators]).sum(0)  # type: ignore[operator]

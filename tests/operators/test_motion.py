@@ -1,0 +1,89 @@
+"""Warps and moving heads against images that were moved by other means."""
+
+import math
+
+import pytest
+import torch
+
+from medrecon.operators import Blur, Warp, implicit_solve, moving_sense, rigid_field, sense
+from medrecon.operators.image import gaussian_kernel
+
+from .cases import _columns, _maps, _random
+
+
+def bump(shape, centre, width=3.0):
+    """A Gaussian ellipse at ``centre`` (y, x) from the middle, long along x."""
+    y, x = torch.meshgrid(*[torch.arange(n).double() - (n - 1) / 2 for n in shape], indexing="ij")
+    return torch.exp(-(((y - centre[0]) / width) ** 2 + ((x - centre[1]) / (2 * width)) ** 2) / 2)[None, None]
+
+
+def test_whole_pixels_are_exact():
+    x = _random(1, 1, 9, 8, dtype=torch.float64)
+    moved = Warp(
+        rigid_field((9, 8), torch.zeros(1, dtype=torch.float64), torch.tensor([[2.0, -3.0]], dtype=torch.float64))
+    )(x)
+    assert torch.allclose(moved[..., 2:, :-3], x[..., :-2, 3:], atol=1e-12)
+    assert (moved[..., :2, :] == 0).all() and (moved[..., -3:] == 0).all()
+    quarter = Warp(
+        rigid_field((7, 7), torch.tensor([math.pi / 2], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64))
+    )
+    z = _random(1, 1, 7, 7, dtype=torch.float64)
+    assert torch.allclose(quarter(z), torch.rot90(z, 1, (2, 3)), atol=1e-9)  # counter-clockwise on the screen
+
+
+def test_an_object_turns_about_the_centre_and_then_shifts():
+    angle, shift = 0.4, (3.0, -2.0)
+    field = rigid_field(
+        (64, 60), torch.tensor([angle], dtype=torch.float64), torch.tensor([shift], dtype=torch.float64)
+    )
+    moved = Warp(field)(bump((64, 60), (6.0, 10.0)))[0, 0]
+    y, x = torch.meshgrid(*[torch.arange(n).double() - (n - 1) / 2 for n in (64, 60)], indexing="ij")
+    centre = [float((moved * c).sum() / moved.sum()) for c in (y, x)]
+    # Up is towards the negative y index.
+    expected_y = shift[0] + 6.0 * math.cos(angle) - 10.0 * math.sin(angle)
+    expected_x = shift[1] + 10.0 * math.cos(angle) + 6.0 * math.sin(angle)
+    assert abs(centre[0] - expected_y) < 0.05 and abs(centre[1] - expected_x) < 0.05  # of bilinear interpolation
+
+
+def test_a_head_that_holds_still_is_sense():
+    maps, shape = _maps(1, 3, 8, 9), (8, 9)
+    masks = torch.stack([(torch.arange(9) % 2 == s)[None] for s in range(2)])
+    still = moving_sense(maps, masks, torch.zeros(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64))
+    x = _random(2, 2, *shape, dtype=torch.float64)
+    assert torch.allclose(still(x), sense(maps, torch.ones(1, 1, 1, 9))(x), atol=1e-12)
+    with pytest.raises(ValueError, match="every shot"):
+        moving_sense(maps, masks, torch.zeros(3), torch.zeros(2, 2))
+
+
+def test_a_gradient_in_the_field():
+    x = bump((10, 11), (1.0, 0.5), 2.0)
+    field = (0.3 * _random(1, 2, 10, 11, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda f: Warp(f)(x), field)
+
+
+def test_implicit_gradients_are_those_of_the_solution():
+    """In the right-hand side, the weight and the operator's own parameters."""
+    b = _random(2, 1, 7, 6, dtype=torch.float64)
+    kernel = gaussian_kernel(0.4, dtype=torch.float64)[1:-1, 1:-1]
+    kernel = kernel + 0.1 * _random(*kernel.shape, dtype=torch.float64)
+    rho = torch.tensor([0.3, 0.5], dtype=torch.float64)
+
+    class Iterated(Blur):
+        """Without its closed form."""
+
+        def solve(self, *args, **kwargs):
+            return super(Blur, self).solve(*args, **kwargs)
+
+    def solution(b, rho, kernel):
+        return implicit_solve(Iterated(kernel, (7, 6)), b, rho, n_iter=200)
+
+    inputs = tuple(t.clone().requires_grad_() for t in (b, rho, kernel))
+    assert torch.autograd.gradcheck(solution, inputs, atol=1e-6)
+    closed = Blur(kernel, (7, 6)).solve(b, rho)
+    assert torch.allclose(solution(b, rho, kernel), closed, atol=1e-9)
+
+
+def test_implicit_solve_in_mri():
+    A = sense(_maps(1, 3, 6, 7), _columns(7)[None, None, None])
+    b = _random(1, 2, 6, 7, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda b: implicit_solve(A, b, 0.2, n_iter=200), b)
