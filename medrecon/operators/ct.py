@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medrecon.operators.base import LinearOperator, paired
 
-__all__ = ["FILTERS", "FanBeam", "Filter", "ParallelBeam", "ramp_filter"]
+__all__ = ["FILTERS", "ConeBeam", "FanBeam", "Filter", "ParallelBeam", "ramp_filter"]
 
 Filter = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"]
 FILTERS: tuple[Filter, ...] = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
@@ -24,11 +24,100 @@ _KEPT = 4e8
 
 
 class _Rays(LinearOperator):
-    """Line integrals along any straight rays, sampled by Joseph's method (IEEE TMI 1, 1982).
+    """Line integrals along rays whose entries a subclass makes, view by view.
+
+    The matrix of all rays is kept, with its transpose, if it fits; else its entries are made anew at every application.
+
+    Args:
+        views: number of views.
+        detector: shape of a view.
+        shape: of the image or volume.
+        dtype: of images and projections.
+        per_ray: entries of a ray at most.
+        keep: whether the matrix is kept; ``None``: if it has no more than 4e8 entries.
+    """
+
+    def __init__(
+        self,
+        views: int,
+        detector: tuple[int, ...],
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        per_ray: int,
+        keep: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.views = views
+        self.detector = detector
+        self.shape = shape
+        self.dtype = dtype
+        self.keep = views * math.prod(detector) * per_ray <= _KEPT if keep is None else keep
+
+    def _keep(self) -> None:
+        """Make the matrix, if it is to be kept; to be called once the geometry is known."""
+        if not self.keep:
+            return
+        matrix = self._matrix()
+        for name, part in (("matrix", matrix), ("transpose", matrix.T.tocsr())):
+            with warnings.catch_warnings():  # torch calls the layout beta
+                warnings.simplefilter("ignore")
+                # 32-bit indices: the sparse products of torch's CPU library would convert wider ones at every call.
+                arrays = (torch.from_numpy(a) for a in (part.indptr, part.indices, part.data))
+                kept = torch.sparse_csr_tensor(*arrays, part.shape, dtype=self.dtype)
+            self.register_buffer(name, kept, persistent=False)
+
+    def _entries(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of every view, the pixels that its rays meet and their weights, ``(rays, n, k)``; weight 0 outside."""
+        raise NotImplementedError(f"{type(self).__name__} must define _entries")
+
+    def _matrix(self) -> csr_matrix:
+        """A row for every ray, made view by view, so that nothing larger than the matrix itself is ever held."""
+        counts, columns, values = [], [], []
+        for pixels, weights in self._entries():
+            meets = weights != 0
+            counts.append(meets.sum(dim=(1, 2)))
+            columns.append(pixels[meets])
+            values.append(weights[meets])
+        first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)]).int()
+        arrays = torch.cat(values).numpy(), torch.cat(columns).numpy(), first.numpy()
+        return csr_matrix(arrays, shape=(self.views * math.prod(self.detector), math.prod(self.shape)))
+
+    def _project(self, x: Tensor) -> Tensor:
+        """``(n, pixels)`` to ``(n, rays)``."""
+        if self.keep:
+            return (self.matrix @ x.T).T  # type: ignore[operator]
+        parts = [
+            (x[:, at.flatten()].view(len(x), *at.shape) * weight).sum(dim=(2, 3)) for at, weight in self._entries()
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _back_project(self, y: Tensor) -> Tensor:
+        """``(n, rays)`` to ``(n, pixels)``."""
+        if self.keep:
+            return (self.transpose @ y.T).T  # type: ignore[operator]
+        x = y.new_zeros(math.prod(self.shape), len(y))  # sums along the first axis are the faster ones
+        for view, (at, weight) in zip(y.T.split(math.prod(self.detector)), self._entries(), strict=True):
+            x.index_add_(0, at.flatten(), (view[:, None, None] * weight[..., None]).flatten(0, 2))
+        return x.T
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project; axes between channels and the image, such as slices, stay."""
+        outer = x.shape[: x.ndim - len(self.shape)]
+        flat = paired(x.reshape(-1, math.prod(self.shape)), self._project, self._back_project)
+        return flat.view(*outer, self.views, *self.detector)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Back-project, without any filter or weight."""
+        outer = y.shape[: y.ndim - 1 - len(self.detector)]
+        flat = paired(y.reshape(-1, self.views * math.prod(self.detector)), self._back_project, self._project)
+        return flat.view(*outer, *self.shape)
+
+
+class _FlatRays(_Rays):
+    """Rays in a plane, sampled by Joseph's method (IEEE TMI 1, 1982).
 
     A ray crosses every row or every column of the image once, whichever it meets more steeply; there it takes a linear
-    interpolation between two pixels. The matrix of all rays is kept, with its transpose, if it fits; else its entries are
-    made anew, view by view, at every application.
+    interpolation between two pixels.
 
     Args:
         normals: angle of the normal of every ray, rad, ``(views, detectors)``.
@@ -36,7 +125,7 @@ class _Rays(LinearOperator):
         shape: of the image, ``(y, x)``.
         spacing: side of an image pixel.
         dtype: of images and projections.
-        keep: whether the matrix is kept; ``None``: if it has no more than 4e8 entries.
+        keep: see :class:`_Rays`.
     """
 
     def __init__(
@@ -48,25 +137,15 @@ class _Rays(LinearOperator):
         dtype: torch.dtype,
         keep: bool | None = None,
     ) -> None:
-        super().__init__()
-        self.shape = (int(shape[0]), int(shape[1]))
-        self.views, self.detectors = normals.shape
+        shape = (int(shape[0]), int(shape[1]))
+        super().__init__(len(normals), (normals.shape[1],), shape, dtype, 2 * max(shape), keep)
+        self.detectors = normals.shape[1]
         self.spacing = spacing
-        self.dtype = dtype
-        self.keep = 2 * normals.numel() * max(self.shape) <= _KEPT if keep is None else keep
         self.normals: Tensor
         self.positions: Tensor
         self.register_buffer("normals", normals.double(), persistent=False)
         self.register_buffer("positions", positions.double(), persistent=False)
-        if self.keep:
-            matrix = self._matrix()
-            for name, part in (("matrix", matrix), ("transpose", matrix.T.tocsr())):
-                with warnings.catch_warnings():  # torch calls the layout beta
-                    warnings.simplefilter("ignore")
-                    # 32-bit indices: the sparse products of torch's CPU library would convert wider ones at every call.
-                    arrays = (torch.from_numpy(a) for a in (part.indptr, part.indices, part.data))
-                    kept = torch.sparse_csr_tensor(*arrays, part.shape, dtype=dtype)
-                self.register_buffer(name, kept, persistent=False)
+        self._keep()
 
     def _entries(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Of every view, the pixels that its rays meet and their weights, ``(detectors, n, 2)``; weight 0 outside."""
@@ -99,46 +178,6 @@ class _Rays(LinearOperator):
                 pixels[rays, : len(along)] = pixel.int()
                 weights[rays, : len(along)] = torch.where(inside, weight, 0.0).to(self.dtype)
             yield pixels, weights
-
-    def _matrix(self) -> csr_matrix:
-        """A row for every ray, made view by view, so that nothing larger than the matrix itself is ever held."""
-        counts, columns, values = [], [], []
-        for pixels, weights in self._entries():
-            meets = weights != 0
-            counts.append(meets.sum(dim=(1, 2)))
-            columns.append(pixels[meets])
-            values.append(weights[meets])
-        first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)]).int()
-        arrays = torch.cat(values).numpy(), torch.cat(columns).numpy(), first.numpy()
-        return csr_matrix(arrays, shape=(self.views * self.detectors, self.shape[0] * self.shape[1]))
-
-    def _project(self, x: Tensor) -> Tensor:
-        """``(n, pixels)`` to ``(n, rays)``."""
-        if self.keep:
-            return (self.matrix @ x.T).T  # type: ignore[operator]
-        parts = [
-            (x[:, at.flatten()].view(len(x), *at.shape) * weight).sum(dim=(2, 3)) for at, weight in self._entries()
-        ]
-        return torch.cat(parts, dim=1)
-
-    def _back_project(self, y: Tensor) -> Tensor:
-        """``(n, rays)`` to ``(n, pixels)``."""
-        if self.keep:
-            return (self.transpose @ y.T).T  # type: ignore[operator]
-        x = y.new_zeros(self.shape[0] * self.shape[1], len(y))  # sums along the first axis are much the faster
-        for view, (at, weight) in zip(y.T.split(self.detectors), self._entries(), strict=True):
-            x.index_add_(0, at.flatten(), (view[:, None, None] * weight[..., None]).flatten(0, 2))
-        return x.T
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Project."""
-        flat = paired(x.reshape(-1, self.shape[0] * self.shape[1]), self._project, self._back_project)
-        return flat.view(*x.shape[:2], self.views, self.detectors)
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        """Back-project, without any filter or weight."""
-        flat = paired(y.reshape(-1, self.views * self.detectors), self._back_project, self._project)
-        return flat.view(*y.shape[:2], *self.shape)
 
 
 def ramp_filter(n: int, kind: Filter = "ramp") -> np.ndarray:
@@ -185,6 +224,18 @@ def _arcs(angles: Tensor, turn: float) -> Tensor:
     return arcs
 
 
+def _full_turn(angles: Tensor) -> Tensor:
+    """The arcs of views all round, or an error if they are not."""
+    ordered = (angles % (2 * math.pi)).sort().values
+    gap = float((torch.cat([ordered[1:], ordered[:1] + 2 * math.pi]) - ordered).max())
+    if gap > 0.2 * math.pi:
+        raise ValueError(
+            f"filtered back-projection of diverging rays needs views all round, but {math.degrees(gap):.0f} degrees are empty; "
+            "use cg-sense or tv"
+        )
+    return _arcs(angles, 2 * math.pi)
+
+
 def _grid(shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
     """``y`` (up) and ``x`` (right) of every pixel from the centre, in pixels."""
     y, x = ((n - 1) / 2 - torch.arange(n, device=like.device, dtype=like.dtype) for n in shape)
@@ -203,7 +254,7 @@ def _interpolated(view: Tensor, position: Tensor) -> Tensor:
     return out[0] + out[1]
 
 
-class ParallelBeam(_Rays):
+class ParallelBeam(_FlatRays):
     """Line integrals of real images ``(B, C, y, x)`` along parallel rays, ``(B, C, views, detectors)``.
 
     A ray of view ``theta`` at detector position ``s`` is ``{x cos(theta) + y sin(theta) = s}``, x to the right, y up,
@@ -261,14 +312,14 @@ class ParallelBeam(_Rays):
         arcs = arcs.clamp(max=2 * float(arcs.median()))
         filtered = _filtered(y, self.pitch, kind)
         up, right = _grid(self.shape, y)
-        image = y.new_zeros(*y.shape[:2], *self.shape)
+        image = y.new_zeros(*y.shape[:-2], *self.shape)
         for view, (angle, arc) in enumerate(zip(self.angles.tolist(), arcs.tolist(), strict=True)):
             s = self.spacing * (right * math.cos(angle) + up * math.sin(angle)) + self.offset
-            image += arc * _interpolated(filtered[:, :, view], s / self.pitch + (self.detectors - 1) / 2)
+            image += arc * _interpolated(filtered[..., view, :], s / self.pitch + (self.detectors - 1) / 2)
         return image
 
 
-class FanBeam(_Rays):
+class FanBeam(_FlatRays):
     """Line integrals along rays from a point to a flat detector, ``(B, C, y, x)`` to ``(B, C, views, detectors)``.
 
     The central ray of view ``beta`` is the parallel ray of ``theta = beta`` through the rotation axis; with the source far away
@@ -335,25 +386,169 @@ class FanBeam(_Rays):
         Raises:
             ValueError: if the views leave a gap of more than a tenth of the turn: rays are then not all seen twice.
         """
-        arcs = _arcs(self.angles, 2 * math.pi)
-        ordered = (self.angles % (2 * math.pi)).sort().values
-        gap = float((torch.cat([ordered[1:], ordered[:1] + 2 * math.pi]) - ordered).max())
-        if gap > 0.2 * math.pi:
-            raise ValueError(
-                f"fan-beam FBP needs views all round, but {math.degrees(gap):.0f} degrees are empty; use cg-sense or tv"
-            )
+        arcs = _full_turn(self.angles)
         R = self.source_to_axis
         pitch, offset = self.pitch / self.magnification, self.offset / self.magnification
         u = ((torch.arange(self.detectors).to(y) - (self.detectors - 1) / 2) * pitch - offset) / R
         filtered = _filtered(y / (1 + u**2).sqrt(), pitch, kind)
         up, right = _grid(self.shape, y)
-        image = y.new_zeros(*y.shape[:2], *self.shape)
+        image = y.new_zeros(*y.shape[:-2], *self.shape)
         for view, (angle, arc) in enumerate(zip(self.angles.tolist(), arcs.tolist(), strict=True)):
             across = self.spacing * (right * math.cos(angle) + up * math.sin(angle))
             nearness = 1 / (1 + self.spacing * (up * math.cos(angle) - right * math.sin(angle)) / R)
             s = across * nearness + offset
-            image += arc / 2 * nearness**2 * _interpolated(filtered[:, :, view], s / pitch + (self.detectors - 1) / 2)
+            image += arc / 2 * nearness**2 * _interpolated(filtered[..., view, :], s / pitch + (self.detectors - 1) / 2)
         return image
+
+
+class ConeBeam(_Rays):
+    """Line integrals from a point that circles the z axis to a flat panel, ``(B, C, z, y, x)`` to ``(B, C, views, v, u)``.
+
+    In the plane of the source a view is one of :class:`FanBeam`; rows of the panel follow z, index by index. Entries are made
+    anew at every application unless the matrix is small; rays may climb by at most 45 degrees.
+
+    Args:
+        angles: rad, ``(views,)``.
+        shape: of the volume, ``(z, y, x)``, cubic voxels.
+        source_to_axis: in units of length; every slice must lie inside this circle.
+        source_to_detector: in units of length.
+        panel: pixels of the detector, ``(v, u)``.
+        spacing: side of a voxel; sets the unit of length of the line integrals.
+        pitch: distance of two detector pixels, on the detector; default: the shadow of a voxel at the axis.
+        offset: where the central ray meets the panel, from its centre, along (v, u) in units of length on the detector.
+        dtype: of volumes and projections.
+        keep: whether to keep the matrix; ``None`` decides by its size.
+
+    Raises:
+        ValueError: for angles as in :class:`ParallelBeam`, a source inside the volume, or too steep a cone.
+    """
+
+    def __init__(
+        self,
+        angles: Tensor,
+        shape: tuple[int, int, int],
+        source_to_axis: float,
+        source_to_detector: float,
+        panel: tuple[int, int],
+        spacing: float = 1.0,
+        pitch: float | None = None,
+        offset: tuple[float, float] = (0.0, 0.0),
+        dtype: torch.dtype = torch.float32,
+        keep: bool | None = None,
+    ) -> None:
+        angles = _checked(angles)
+        radius = math.hypot(*shape[1:]) / 2 * spacing
+        if not radius < source_to_axis <= source_to_detector:
+            raise ValueError(
+                f"the source must lie outside the volume (radius {radius:g}) and before the detector; got source_to_axis "
+                f"{source_to_axis:g} and source_to_detector {source_to_detector:g}"
+            )
+        self_shape = (int(shape[0]), int(shape[1]), int(shape[2]))
+        super().__init__(len(angles), panel, self_shape, dtype, 4 * max(shape[1:]), keep)
+        self.angles = angles
+        self.spacing = spacing
+        self.source_to_axis = source_to_axis
+        self.magnification = source_to_detector / source_to_axis
+        self.pitch = spacing * self.magnification if pitch is None else pitch
+        self.offset = offset
+        v, u = (
+            ((torch.arange(n).double() - (n - 1) / 2) * self.pitch - o) / self.magnification
+            for n, o in zip(panel, offset, strict=True)
+        )
+        if float(v.abs().max()) > source_to_axis:
+            raise ValueError("rays climb by more than 45 degrees; use a lower panel or a source farther away")
+        self.v: Tensor
+        self.u: Tensor
+        self.register_buffer("v", v, persistent=False)
+        self.register_buffer("u", u, persistent=False)
+        self._keep()
+
+    def _entries(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Bilinear interpolation in every plane of constant y, or of constant x, whichever the ray meets more steeply."""
+        nz, ny, nx = self.shape
+        R, d = self.source_to_axis, self.spacing
+        v, u = (part.flatten() for part in torch.meshgrid(self.v, self.u, indexing="ij"))
+        n = max(ny, nx)
+        for beta in self.angles.tolist():
+            cos, sin = math.cos(beta), math.sin(beta)
+            # From the source (right, up) = R (sin, -cos) through u (cos, sin) at the axis, climbing to v there.
+            right, up = u * cos - R * sin, u * sin + R * cos
+            pixels = torch.zeros(len(u), n, 4, dtype=torch.int32, device=u.device)
+            weights = torch.zeros(len(u), n, 4, dtype=self.dtype, device=u.device)
+            steep = up.abs() >= right.abs()
+            for rays, rows in ((steep, True), (~steep, False)):
+                if not rays.any():
+                    continue
+                count, across = (ny, nx) if rows else (nx, ny)
+                index = torch.arange(count, device=u.device)
+                along = (index.double() - (count - 1) / 2) * d * (-1 if rows else 1)
+                main, other = (up, right) if rows else (right, up)
+                start, beside = (-R * cos, R * sin) if rows else (R * sin, -R * cos)
+                t = (along - start) / main[rays, None]  # 1 at the axis' plane
+                position = (beside + t * other[rays, None]) / d * (1 if rows else -1) + (across - 1) / 2
+                height = t * v[rays, None] / d + (nz - 1) / 2
+                direction = (right**2 + up**2 + v**2).sqrt()[rays]
+                length = d * direction / main[rays].abs()
+                low, floor = position.floor(), height.floor()
+                parts = []
+                for i in (0, 1):
+                    for k in (0, 1):
+                        at, level = low + i, floor + k
+                        weight = (1 - (position - at).abs()) * (1 - (height - level).abs()) * length[:, None]
+                        inside = (at >= 0) & (at < across) & (level >= 0) & (level < nz) & (t > 0)
+                        at, level = at.clamp(0, across - 1).int(), level.clamp(0, nz - 1).int()
+                        flat = (level * ny + index.int()) * nx + at if rows else (level * ny + at) * nx + index.int()
+                        parts.append((flat, torch.where(inside, weight, 0.0)))
+                pixels[rays, :count] = torch.stack([p for p, _ in parts], dim=-1).int()
+                weights[rays, :count] = torch.stack([w for _, w in parts], dim=-1).to(self.dtype)
+            yield pixels, weights
+
+    def fbp(self, y: Tensor, kind: Filter = "ramp") -> Tensor:
+        """The reconstruction of Feldkamp, Davis and Kress (J. Opt. Soc. Am. A 1, 1984) from a full turn, ``(B, C, z, y, x)``.
+
+        Exact in the plane of the source, approximate above and below.
+
+        Args:
+            y: projections.
+            kind: window on the ramp.
+
+        Raises:
+            ValueError: if the views leave a gap of more than a tenth of the turn.
+        """
+        arcs = _full_turn(self.angles)
+        nz, ny, nx = self.shape
+        R = self.source_to_axis
+        pitch = self.pitch / self.magnification
+        v0, u0 = (o / self.magnification for o in self.offset)
+        v, u = self.v.to(y), self.u.to(y)
+        cosine = R / (R**2 + u**2 + v[:, None] ** 2).sqrt()
+        filtered = _filtered(y * cosine, pitch, kind)
+        up, right = _grid((ny, nx), y)
+        z = (torch.arange(nz, device=y.device, dtype=y.dtype) - (nz - 1) / 2) * self.spacing
+        image = y.new_zeros(*y.shape[:-3], *self.shape)
+        for view, (angle, arc) in enumerate(zip(self.angles.tolist(), arcs.tolist(), strict=True)):
+            nearness = 1 / (1 + self.spacing * (up * math.cos(angle) - right * math.sin(angle)) / R)
+            s = self.spacing * (right * math.cos(angle) + up * math.sin(angle)) * nearness
+            column = ((s + u0) / pitch + (self.detector[1] - 1) / 2).expand(nz, ny, nx)
+            row = (z[:, None, None] * nearness + v0) / pitch + (self.detector[0] - 1) / 2
+            image += arc / 2 * nearness**2 * _bilinear(filtered[..., view, :, :], row, column)
+        return image
+
+
+def _bilinear(panel: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Values ``(..., v, u)`` at fractional rows and columns, 0 beyond the panel."""
+    nv, nu = panel.shape[-2:]
+    flat = panel.flatten(-2)
+    top, left = row.floor(), column.floor()
+    out = panel.new_zeros(())
+    for i in (0, 1):
+        for k in (0, 1):
+            at, beside = top + i, left + k
+            weight = (1 - (row - at).abs()) * (1 - (column - beside).abs())
+            inside = (at >= 0) & (at < nv) & (beside >= 0) & (beside < nu)
+            index = at.clamp(0, nv - 1) * nu + beside.clamp(0, nu - 1)
+            out = out + flat[..., index.long()] * (weight * inside)
+    return out
 
 
 def _checked(angles: Tensor) -> Tensor:

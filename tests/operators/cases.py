@@ -15,6 +15,7 @@ from medrecon.operators import (
     Blur,
     CartesianMRI,
     Coils,
+    ConeBeam,
     Dense,
     FanBeam,
     FiniteDifferences,
@@ -112,6 +113,12 @@ def _nufft_sense(samples, *shape, batch=1):
 def _fan(shape, views, **settings):
     angles = torch.linspace(0, 6.1, views, dtype=torch.float64)
     A = FanBeam(angles, shape, 9.0, 15.0, dtype=torch.float64, **settings)
+    return A, _random(2, 1, *shape, dtype=torch.float64)
+
+
+def _cone(shape, views, keep):
+    angles = torch.linspace(0, 6.1, views, dtype=torch.float64)
+    A = ConeBeam(angles, shape, 9.0, 15.0, (7, 9), offset=(0.3, -0.4), dtype=torch.float64, keep=keep)
     return A, _random(2, 1, *shape, dtype=torch.float64)
 
 
@@ -255,5 +262,11 @@ CASES = [
     Case("NUFFT sparse, convolution", lambda: _nufft(90, 8, 7, oversampling=2.0, width=10), 1e-7),
     Case("nufft_sense, fewer samples than pixels", lambda: _nufft_sense(40, 6, 7), 1e-7),
     Case("nufft_sense, maps per item", lambda: _nufft_sense(70, 6, 8, batch=3), 1e-7),
+    Case(
+        "ParallelBeam, a stack of slices",
+        lambda: (_parallel((5, 6), 14)[0], _random(2, 1, 3, 5, 6, dtype=torch.float64)),
+    ),
+    Case("ConeBeam", lambda: _cone((4, 5, 6), 14, True)),
+    Case("ConeBeam, on the fly", lambda: _cone((5, 6, 5), 9, False)),
     Case("sense without maps", lambda: _single((7, 8), _points(7, 8))),
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medrecon.operators import FanBeam, ParallelBeam
+from medrecon.operators import ConeBeam, FanBeam, ParallelBeam
 from medrecon.operators.ct import FILTERS, ramp_filter
 
 
@@ -170,3 +170,62 @@ def test_ramp_keeps_no_constant_and_errors_speak():
         FanBeam(torch.arange(3.0), (64, 64), 40.0, 80.0)
     with pytest.raises(ValueError, match="all round"):
         FanBeam(torch.arange(0.0, 3.2, 0.1), (8, 8), 40.0, 80.0).fbp(torch.zeros(1, 1, 32, 12))
+
+
+def ball(shape, spacing, radius, centre, finer=4):
+    """Centre as (z by index, up, right)."""
+    z, y, x = ((np.arange(n * finer) - (n * finer - 1) / 2) * spacing / finer for n in shape)
+    inside = (z[:, None, None] - centre[0]) ** 2 + (-y[:, None] - centre[1]) ** 2 + (x - centre[2]) ** 2 <= radius**2
+    nz, ny, nx = shape
+    return torch.from_numpy(inside.astype(np.float32).reshape(nz, finer, ny, finer, nx, finer).mean((1, 3, 5)))[
+        None, None
+    ]
+
+
+def cone_chords(A, radius, centre):
+    """Exact chords of a ball, from source and panel points in space."""
+    R = A.source_to_axis
+    v, u = torch.meshgrid(A.v, A.u, indexing="ij")
+    out = []
+    for beta in A.angles.tolist():
+        cos, sin = math.cos(beta), math.sin(beta)
+        source = torch.tensor([0.0, -R * cos, R * sin], dtype=torch.float64)
+        through = torch.stack([v, u * sin, u * cos], dim=-1)
+        d = through - source
+        d = d / d.norm(dim=-1, keepdim=True)
+        c = torch.tensor(centre, dtype=torch.float64) - source
+        distance = c.norm() ** 2 - (d @ c) ** 2
+        out.append(2 * (radius**2 - distance).clamp(min=0).sqrt())
+    return torch.stack(out)
+
+
+def test_cone_beam_rays_are_where_they_should_be():
+    angles = torch.linspace(0, 2 * math.pi, 9, dtype=torch.float64)[:-1]
+    centre, errors = (5.0, -6.0, 8.0), []
+    for finer in (1, 2):
+        shape, spacing = (48 * finer, 64 * finer, 64 * finer), 0.8 / finer
+        A = ConeBeam(angles, shape, 90.0, 150.0, (60, 80), spacing, 1.3, offset=(2.0, -3.0), keep=False)
+        exact = cone_chords(A, 11.0, centre)
+        errors.append(float((A(ball(shape, spacing, 11.0, centre))[0, 0] - exact).norm() / exact.norm()))
+    # Voxels of 1/14 of the radius leave 3 % at the rim; it falls with the power 3/2 of their size.
+    assert errors[0] < 0.04
+    assert errors[1] < errors[0] / 2
+
+
+def test_cone_beam_in_its_plane_is_fan_beam():
+    angles = torch.linspace(0, 6.0, 7, dtype=torch.float64)
+    x = torch.randn(1, 1, 1, 20, 24, dtype=torch.float64)
+    cone = ConeBeam(angles, (1, 20, 24), 40.0, 60.0, (1, 50), dtype=torch.float64)
+    fan = FanBeam(angles, (20, 24), 40.0, 60.0, 50, dtype=torch.float64)
+    assert torch.allclose(cone(x)[:, :, :, 0], fan(x[:, :, 0]), atol=1e-12)
+
+
+def test_fdk_of_a_ball_is_water():
+    angles = torch.arange(180, dtype=torch.float64) * math.pi / 90
+    A = ConeBeam(angles, (24, 64, 64), 200.0, 300.0, (48, 96), spacing=0.8, keep=False)
+    centre = (2.0, -5.0, 4.0)
+    image = A.fbp(cone_chords(A, 8.0, centre).float()[None, None])
+    inner = ball((24, 64, 64), 0.8, 0.7 * 8.0, centre) == 1
+    # A cone of 3 degrees: what FDK neglects is far below the edges' ringing.
+    assert abs(float(image[inner].mean()) - 1) < 0.01
+    assert abs(float(image[ball((24, 64, 64), 0.8, 11.0, centre) == 0].mean())) < 0.005
