@@ -119,7 +119,7 @@ def radial(n: int, spokes: int, samples: int) -> torch.Tensor:
 
 
 def nufft(repeat: int, n: int = 256, coils: int = 8, spokes: int = 400, samples: int = 512) -> None:
-    """Golden-angle radial k-space; relative errors against finufft at 1e-6, or our own widest kernel."""
+    """Golden-angle radial k-space; relative errors against our own widest kernel in float64."""
     points = radial(n, spokes, samples)
     x = torch.randn(1, coils, n, n, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     reference = NUFFT(points[:2000], (n, n), "sparse", 2.0, 9, toeplitz=False, dtype=torch.complex128)(

@@ -73,16 +73,16 @@ def main() -> None:
         unit = 200
         rows = load_slices([folder / "brain_slices_256.npz", folder / "brain_corsag_256.npz"])
         others = load_slices(folder / "brain_slices_256_val.npz", {"subject": held_out})[::10]
+    crop = (256 - arguments.side) // 2
     training, unseen = (torch.from_numpy(np.concatenate([row["image"] for row in r])) / unit for r in (rows, others))
+    training, unseen = (t[:, crop : crop + arguments.side, crop : crop + arguments.side] for t in (training, unseen))
     best, index = nearest(images, training)
     reference, _ = nearest(unseen, training)
     print(f"nearest training slice, correlation: {len(images)} samples mean {best.mean():.3f}, highest {best.max():.3f}; "
           f"{len(unseen)} held-out slices mean {reference.mean():.3f}, highest {reference.max():.3f}")  # fmt: skip
     if arguments.png:
         top = 1.4 if arguments.bundle == "chest_ct" else 1.2
-        crop = (256 - arguments.side) // 2
-        matches = training[index][:, crop : crop + arguments.side, crop : crop + arguments.side]
-        arguments.png.write_bytes(sheet(torch.cat([images, matches]).numpy(), top, columns=arguments.n))
+        arguments.png.write_bytes(sheet(torch.cat([images, training[index]]).numpy(), top, columns=arguments.n))
 
 
 if __name__ == "__main__":

@@ -76,9 +76,9 @@ class DenoisingPrepareBatch(PrepareBatch):
         named = {}
         if self.label is not None:
             labels = torch.as_tensor(batchdata[self.label], device=x0.device)
-            labels = labels[
-                torch.arange(len(x0), device=x0.device) % len(labels)
-            ]  # large crops, fewer images; or several crops of each
+            # Large crops take fewer images than the batch has, small ones several crops of each.
+            copies = 1 if augment is None else augment.copies
+            labels = labels[: len(x0) // copies].repeat(copies)
             drop = torch.rand(len(x0), device=x0.device) < self.dropped
             named["class_labels"] = torch.where(drop, self.null, labels)
         return pair.inputs, pair.target, (pair.timesteps,), named

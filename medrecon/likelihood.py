@@ -147,8 +147,11 @@ class _Counts:
         return self.y - self._rates(self.A(x))[0]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """``sum y log(rate) - rate - log(y!)``, ``(B,)``; minus infinity where a rate is not positive but a count is."""
-        rate = self._rates(self.A(x))[0]
+        """``sum y log(rate) - rate - log(y!)``, ``(B,)``; minus infinity where a rate is not positive but a count is.
+
+        Summed in float64: single terms are a million times the differences that matter.
+        """
+        rate = self._rates(self.A(x))[0].double()
         return (torch.xlogy(self.y, rate.clamp(min=0)) - rate - torch.lgamma(self.y + 1)).flatten(1).sum(1)
 
     def grad(self, x: Tensor) -> Tensor:
@@ -162,6 +165,9 @@ class _Counts:
             x: where to stay near.
             var: a number or one per item.
             n_iter: conjugate-gradient iterations of each of at most 20 Newton steps.
+
+        Raises:
+            ValueError: if ``x`` itself is impossible, such as an emission with a rate that is not positive.
         """
         weight = per_item(1 / var, x)
 
@@ -174,7 +180,9 @@ class _Counts:
 
         z, now = x, cost(x)
         if not now.isfinite().all():
-            raise ValueError("Poisson.prox starts where a rate is not positive; give a positive image, or a background")
+            raise ValueError(
+                f"{type(self).__name__}.prox starts where the data have no probability; give a positive image, or a background"
+            )
         for _ in range(20):
             _, slope, curvature = self._rates(self.A(z))
             gradient = self.A.adjoint(slope) + weight * (z - x)
@@ -184,16 +192,16 @@ class _Counts:
 
             step = cg(hessian, -gradient, None, n_iter, tol=1e-6)
             decrease = -dot(gradient, step)
-            length = torch.ones(len(z), dtype=x.dtype, device=x.device)
+            length = torch.ones(len(z), dtype=now.dtype, device=x.device)
             for _ in range(30):
-                ahead = cost(z + per_item(length, z) * step)
+                ahead = cost(z + per_item(length.to(z.dtype), z) * step)
                 worse = ~(ahead <= now - 1e-4 * length * decrease)
                 if not worse.any():
                     break
                 length = torch.where(worse, length / 2, length)
-            ahead = cost(z + per_item(length, z) * step)
+            ahead = cost(z + per_item(length.to(z.dtype), z) * step)
             better = ahead < now
-            z = z + per_item(torch.where(better, length, 0.0), z) * step
+            z = z + per_item(torch.where(better, length, 0.0).to(z.dtype), z) * step
             now = torch.where(better, ahead, now)
             if not better.any():
                 break
@@ -246,9 +254,10 @@ class Transmission(_Counts):
     def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         primary = self.photons * (-u).exp()
         rate = primary + self.background
-        slope = primary * (self.y / rate - 1)
+        # 1 without a background, also where the rate is too small a number to divide by.
+        share = torch.where(rate > 0, primary / torch.where(rate > 0, rate, 1.0), 1.0)
         # The expected Hessian (Fisher's), never negative, where a background makes the true one indefinite.
-        return rate, slope, primary**2 / rate
+        return rate, share * self.y - primary, share * primary
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,7 +291,9 @@ class Rician:
         size = self.A(x).abs()
         z = self.y * size / var
         # log I0(z) = log i0e(z) + z, which completes the square.
-        log_density = torch.log(self.y / var) - (self.y - size) ** 2 / (2 * var) + torch.special.i0e(z).log()
+        log_density = -((self.y - size) ** 2) / (2 * var) + torch.special.i0e(z).log()
+        # The factor y / var of Rice's law knows nothing of x; samples that are 0, such as those not taken, go without it.
+        log_density = log_density + torch.where(self.y > 0, self.y / var, 1.0).log()
         return log_density.flatten(1).sum(1)
 
     def _expected(self, measured: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ LAWS = {
     "transmission": (Transmission(A, counts(200 * (-A(X)).exp()), photons=200.0), X),
     "transmission, scatter": (Transmission(A, counts(200 * (-A(X)).exp() + 20), photons=200.0, background=20.0), X),
     "rician": (Rician(COILS, (COILS(Z) + STD.view(2, 1, 1, 1) * _random(2, 3, 5, 6)).abs() + 1e-3, STD), Z),
-    "gaussian": (Gaussian(A, A(X) + 0.1 * torch.randn_like(A(X)), 0.1), X),
+    "gaussian": (Gaussian(A, A(X) + 0.1 * _random(2, 1, *A(X).shape[2:], dtype=torch.float64), 0.1), X),
 }
 
 
@@ -81,6 +81,20 @@ def test_prox_is_stationary_and_no_neighbour_is_better(name, var):
     # Items are their own: the other one's data do not matter.
     alone = data.prox(torch.cat([x[:1], x[1:] + 0.02]), var, 200)
     assert torch.allclose(alone[:1], z[:1], atol=1e-6)
+
+
+def test_samples_that_were_not_taken_say_nothing():
+    """A magnitude of 0 where the operator gives 0 neither helps nor spoils the density of the others."""
+    data, z = LAWS["rician"]
+    masked = Rician(COILS, data.y * (COILS(z).abs() > 0), STD)
+    change, same = (law.log_prob(1.1 * z) - law.log_prob(z) for law in (data, masked))
+    assert change.isfinite().all() and torch.allclose(change, same)
+
+
+def test_no_photon_behind_a_thick_absorber():
+    data = Transmission(A, torch.zeros_like(A(X)), photons=1e5)
+    thick = 1e4 * X
+    assert data.grad(thick).isfinite().all() and data.prox(thick, 1.0).isfinite().all()
 
 
 def test_many_photons_are_a_weighted_gaussian():

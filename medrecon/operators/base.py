@@ -19,6 +19,17 @@ class Operator(nn.Module):
         """Measure ``x``."""
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Operator:
+        """Move buffers as torch does, but keep complex ones complex where a real type is asked for."""
+
+        def careful(t: Tensor) -> Tensor:
+            if not t.is_complex():
+                return fn(t)
+            parts = fn(torch.view_as_real(t.resolve_conj()))
+            return fn(t) if parts.is_complex() else torch.view_as_complex(parts.contiguous())
+
+        return super()._apply(careful, recurse)
+
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
         """``J(x)^T v``, the gradient of Re<A(x), v> in ``x``; by autograd unless a subclass knows better."""
         with torch.enable_grad():
@@ -129,6 +140,22 @@ class Composed(LinearOperator):
         return self.inner.adjoint(self.outer.pinv(y, n_iter))
 
 
+class _Implicit(torch.autograd.Function):
+    """Zero, whose gradient goes through ``inverse``."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, residual: Tensor, inverse: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        ctx.inverse = inverse  # type: ignore[attr-defined]
+        return torch.zeros_like(residual)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.inverse(grads[0]), None  # type: ignore[attr-defined]
+
+
 def implicit_solve(
     A: LinearOperator,
     b: Tensor,
@@ -140,7 +167,7 @@ def implicit_solve(
     """``A.solve(b, rho, ...)``, differentiated as the exact solution in constant memory, however many iterations it took.
 
     The gradient of ``z = (A^H A + rho)^-1 b`` needs one more solve and the residual at ``z``; it reaches ``b``, ``rho`` and every
-    parameter of ``A`` that asks for one (maps, kernels, fields). It is as accurate as the two solves.
+    parameter of ``A`` that asks for one (maps, kernels, fields). It is as accurate as the two solves, and it can be taken once.
 
     Reference: the implicit function theorem; e.g. Aggarwal et al., MoDL, IEEE TMI 38 (2019), section III.C.
     """
@@ -153,7 +180,7 @@ def implicit_solve(
         with torch.no_grad():
             return A.solve(g, fixed, None, n_iter, tol)
 
-    return z + paired(residual, torch.zeros_like, inverse)
+    return z + _Implicit.apply(residual, inverse)  # type: ignore[operator]
 
 
 def check_adjoint(operator: LinearOperator, x: Tensor, seed: int = 0) -> float:

@@ -17,29 +17,23 @@ class Stack(LinearOperator):
 
     Args:
         operators: all of the same image, with real measurements or all with complex ones.
+        like: an image ``(1, C, *spatial)``, by which the shapes of the measurements are known.
     """
 
-    def __init__(self, operators: Sequence[LinearOperator]) -> None:
+    def __init__(self, operators: Sequence[LinearOperator], like: Tensor) -> None:
         super().__init__()
         if not operators:
             raise ValueError("a stack needs at least one operator")
         self.operators = nn.ModuleList(operators)
-        self.shapes: list[tuple[int, ...]] | None = None
+        with torch.no_grad():
+            self.shapes = [tuple(A(like[:1]).shape[1:]) for A in operators]
 
     def forward(self, x: Tensor) -> Tensor:
         """All measurements."""
-        parts = [A(x) for A in self.operators]
-        self.shapes = [tuple(part.shape[1:]) for part in parts]
-        return torch.cat([part.flatten(1) for part in parts], dim=1)
+        return torch.cat([A(x).flatten(1) for A in self.operators], dim=1)
 
     def split(self, y: Tensor) -> list[Tensor]:
-        """The measurements of each operator in its own shape.
-
-        Raises:
-            ValueError: before the first ``forward``, which tells the shapes.
-        """
-        if self.shapes is None:
-            raise ValueError("Stack knows the shapes of its measurements after the first forward; call it once")
+        """The measurements of each operator in its own shape."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
         return [part.view(-1, *shape) for part, shape in zip(y.split(sizes, dim=1), self.shapes, strict=True)]
 

@@ -67,11 +67,11 @@ class _Rays(LinearOperator):
             self.register_buffer(name, kept, persistent=False)
 
     def _entries(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of every view, the pixels that its rays meet and their weights, ``(rays, n, k)``; weight 0 outside."""
+        """Some rays at a time, in order: the pixels that they meet and their weights, ``(rays, n, k)``; weight 0 outside."""
         raise NotImplementedError(f"{type(self).__name__} must define _entries")
 
     def _matrix(self) -> csr_matrix:
-        """A row for every ray, made view by view, so that nothing larger than the matrix itself is ever held."""
+        """A row for every ray, made some rays at a time."""
         counts, columns, values = [], [], []
         for pixels, weights in self._entries():
             meets = weights != 0
@@ -96,19 +96,29 @@ class _Rays(LinearOperator):
         if self.keep:
             return (self.transpose @ y.T).T  # type: ignore[operator]
         x = y.new_zeros(math.prod(self.shape), len(y))  # sums along the first axis are the faster ones
-        for view, (at, weight) in zip(y.T.split(math.prod(self.detector)), self._entries(), strict=True):
-            x.index_add_(0, at.flatten(), (view[:, None, None] * weight[..., None]).flatten(0, 2))
+        done = 0
+        for at, weight in self._entries():
+            rays = y.T[done : done + len(at)]
+            done += len(at)
+            x.index_add_(0, at.flatten(), (rays[:, None, None] * weight[..., None]).flatten(0, 2))
         return x.T
+
+    @staticmethod
+    def _outer(x: Tensor, shape: tuple[int, ...], what: str) -> tuple[int, ...]:
+        """The axes before ``shape``."""
+        if x.shape[x.ndim - len(shape) :] != shape:
+            raise ValueError(f"the {what} must end in the axes {shape}; got {tuple(x.shape)}")
+        return x.shape[: x.ndim - len(shape)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Project; axes between channels and the image, such as slices, stay."""
-        outer = x.shape[: x.ndim - len(self.shape)]
+        outer = self._outer(x, self.shape, "image")
         flat = paired(x.reshape(-1, math.prod(self.shape)), self._project, self._back_project)
         return flat.view(*outer, self.views, *self.detector)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-project, without any filter or weight."""
-        outer = y.shape[: y.ndim - 1 - len(self.detector)]
+        outer = self._outer(y, (self.views, *self.detector), "projection")
         flat = paired(y.reshape(-1, self.views * math.prod(self.detector)), self._back_project, self._project)
         return flat.view(*outer, *self.shape)
 
@@ -214,11 +224,16 @@ def _filtered(y: Tensor, pitch: float, kind: Filter) -> Tensor:
     return torch.fft.irfft(torch.fft.rfft(y, size) * ramp, size)[..., : y.shape[-1]] / pitch
 
 
-def _arcs(angles: Tensor, turn: float) -> Tensor:
-    """The share of a ``turn`` that every angle stands for: half the way to each of its neighbours."""
+def _arcs(angles: Tensor, turn: float, wedge: float = math.inf) -> Tensor:
+    """The share of a ``turn`` that every angle stands for: half the way to each of its neighbours.
+
+    Gaps wider than ``wedge`` (and than three times the usual) are missing: they count like the usual gap.
+    """
     order = torch.argsort(angles % turn)
     ordered = (angles % turn)[order]
     gaps = torch.cat([ordered[1:], ordered[:1] + turn]) - ordered
+    usual = gaps.median()
+    gaps = torch.where(gaps > max(wedge, 3 * float(usual)), usual, gaps)
     arcs = torch.empty_like(ordered)
     arcs[order] = (gaps + gaps.roll(1)) / 2
     return arcs
@@ -290,8 +305,9 @@ class ParallelBeam(_FlatRays):
     ) -> None:
         angles = _checked(angles)
         # The diagonal, and a detector in its middle whenever the image has a pixel in its own.
-        detectors = detectors or math.ceil(math.hypot(*shape) / 2) * 2 + max(shape) % 2
         pitch = spacing if pitch is None else pitch
+        if detectors is None:
+            detectors = math.ceil((math.hypot(*shape) / 2 * spacing + abs(offset)) / pitch) * 2 + max(shape) % 2
         s = ((torch.arange(detectors).double() - (detectors - 1) / 2) * pitch - offset) / spacing
         super().__init__(angles[:, None].expand(-1, detectors), s.expand(len(angles), -1), shape, spacing, dtype, keep)
         self.angles = angles
@@ -302,14 +318,14 @@ class ParallelBeam(_FlatRays):
         """Filtered back-projection, ``(B, C, y, x)``: the inverse for many views all round, and no adjoint.
 
         Filtered views are interpolated at the pixels' own positions. Every view counts for the arc that it stands for, so
-        views need not be equally spaced; where a wedge of directions is missing, its neighbours are not stretched over it.
+        views need not be equally spaced; where a wedge of more than 15 degrees is missing, its neighbours are not stretched
+        over it.
 
         Args:
             y: projections.
             kind: window on the ramp.
         """
-        arcs = _arcs(self.angles, math.pi)
-        arcs = arcs.clamp(max=2 * float(arcs.median()))
+        arcs = _arcs(self.angles, math.pi, wedge=math.pi / 12)
         filtered = _filtered(y, self.pitch, kind)
         up, right = _grid(self.shape, y)
         image = y.new_zeros(*y.shape[:-2], *self.shape)
@@ -365,7 +381,7 @@ class FanBeam(_FlatRays):
         pitch = spacing * magnification if pitch is None else pitch
         if detectors is None:
             widest = source_to_axis * math.tan(math.asin(radius / source_to_axis)) * magnification
-            detectors = math.ceil(widest / pitch) * 2 + max(shape) % 2
+            detectors = math.ceil((widest + abs(offset)) / pitch) * 2 + max(shape) % 2
         u = ((torch.arange(detectors).double() - (detectors - 1) / 2) * pitch - offset) / magnification
         gamma = torch.atan(u / source_to_axis)
         positions = (source_to_axis * gamma.sin() / spacing).expand(len(angles), -1)
@@ -467,9 +483,10 @@ class ConeBeam(_Rays):
         """Bilinear interpolation in every plane of constant y, or of constant x, whichever the ray meets more steeply."""
         nz, ny, nx = self.shape
         R, d = self.source_to_axis, self.spacing
-        v, u = (part.flatten() for part in torch.meshgrid(self.v, self.u, indexing="ij"))
+        grid = [part.flatten() for part in torch.meshgrid(self.v, self.u, indexing="ij")]
         n = max(ny, nx)
-        for beta in self.angles.tolist():
+        chunks = list(zip(*(part.split(max(1, 2**22 // n)) for part in grid), strict=True))
+        for beta, (v, u) in ((beta, chunk) for beta in self.angles.tolist() for chunk in chunks):
             cos, sin = math.cos(beta), math.sin(beta)
             # From the source (right, up) = R (sin, -cos) through u (cos, sin) at the axis, climbing to v there.
             right, up = u * cos - R * sin, u * sin + R * cos

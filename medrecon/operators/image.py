@@ -44,7 +44,11 @@ class Blur(LinearOperator):
         self.dims = tuple(range(-n, 0))
         padding = [p for k, s in zip(reversed(sides), reversed(self.shape), strict=True) for p in (0, s - k)]
         whole = torch.nn.functional.pad(kernel, padding).roll([-(k // 2) for k in sides], self.dims)
-        self.register_buffer("spectrum", torch.fft.rfftn(whole, dim=self.dims))
+        spectrum = torch.fft.rfftn(whole, dim=self.dims)
+        size = spectrum.detach().abs()
+        floor = 10 * torch.finfo(size.dtype).eps * size.amax(self.dims, keepdim=True)
+        # What is rounding is nothing, lest an inverse makes much of it.
+        self.register_buffer("spectrum", torch.where(size > floor, spectrum, 0.0))
 
     def _filter(self, x: Tensor, spectrum: Tensor) -> Tensor:
         return torch.fft.irfftn(torch.fft.rfftn(x, dim=self.dims) * spectrum, s=self.shape, dim=self.dims)
@@ -69,9 +73,8 @@ class Blur(LinearOperator):
         return self._filter(b, torch.where(total > 0, 1 / torch.where(total > 0, total, 1.0), 0.0))
 
     def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
-        """Inverse filter where the kernel's spectrum is above rounding, 0 elsewhere."""
-        size = self.spectrum.abs()
-        seen = size > 10 * torch.finfo(size.dtype).eps * size.amax()
+        """Inverse filter where the kernel's spectrum is not 0."""
+        seen = self.spectrum != 0
         return self._filter(y, torch.where(seen, 1 / torch.where(seen, self.spectrum, 1.0), 0.0))
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from medrecon.operators.base import LinearOperator, paired
+from medrecon.operators.base import LinearOperator
 from medrecon.operators.blocks import Sum
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import MulticoilMRI
@@ -23,35 +22,45 @@ class Warp(LinearOperator):
         field: displacements in pixels along (y, x), ``(B or 1, 2, y, x)``.
     """
 
-    grid: Tensor
+    index: Tensor
+    weight: Tensor
 
     def __init__(self, field: Tensor) -> None:
         super().__init__()
         if field.ndim != 4 or field.shape[1] != 2:
             raise ValueError(f"a field of displacements has shape (B or 1, 2, y, x); got {tuple(field.shape)}")
         ny, nx = field.shape[2:]
+        self.shape = (ny, nx)
         y = torch.arange(ny, device=field.device)[:, None] + field[:, 0]
         x = torch.arange(nx, device=field.device) + field[:, 1]
-        # grid_sample counts (x, y) from -1 to 1 between the outer edges of the image.
-        self.register_buffer("grid", torch.stack([(2 * x + 1) / nx - 1, (2 * y + 1) / ny - 1], dim=-1))
-
-    def _sampled(self, x: Tensor) -> Tensor:
-        return F.grid_sample(x, self.grid.expand(len(x), -1, -1, -1), "bilinear", "zeros", align_corners=False)
-
-    def _scattered(self, y: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = torch.zeros_like(y, requires_grad=True)
-            return torch.autograd.grad(self._sampled(x), x, y)[0]
+        top, left = y.detach().floor(), x.detach().floor()
+        index, weight = [], []
+        for i in (0, 1):
+            for k in (0, 1):
+                at, beside = top + i, left + k
+                inside = (at >= 0) & (at < ny) & (beside >= 0) & (beside < nx)
+                index.append((at.clamp(0, ny - 1) * nx + beside.clamp(0, nx - 1)).long().flatten(1))
+                weight.append(((1 - (y - at).abs()) * (1 - (x - beside).abs()) * inside).flatten(1))
+        self.register_buffer("index", torch.stack(index, dim=1), persistent=False)  # (B or 1, 4, pixels)
+        self.register_buffer("weight", torch.stack(weight, dim=1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample the displaced points."""
-        if self.grid.requires_grad:
-            return self._sampled(x)
-        return paired(x, self._sampled, self._scattered)
+        flat = x.flatten(2)
+        index = self.index.expand(len(x), -1, -1)
+        parts = [
+            flat.gather(2, index[:, None, i].expand_as(flat)) * self.weight[:, None, i] for i in range(index.shape[1])
+        ]
+        return torch.stack(parts).sum(0).view_as(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Every pixel goes back in shares to those that it was made of."""
-        return paired(y, self._scattered, self._sampled)
+        flat = y.flatten(2)
+        index = self.index.expand(len(y), -1, -1)
+        out = torch.zeros_like(flat)
+        for i in range(index.shape[1]):
+            out = out.scatter_add(2, index[:, None, i].expand_as(flat), flat * self.weight[:, None, i])
+        return out.view_as(y)
 
 
 def rigid_field(shape: tuple[int, int], angle: Tensor, shift: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ class _Sampling(LinearOperator):
     def __init__(self, mask: Tensor, shape: tuple[int, ...], dtype: torch.dtype, leading: int = 2) -> None:
         super().__init__()
         n = len(shape)
+        if n not in (2, 3):
+            raise ValueError(f"images have two or three spatial axes; got {shape}: do the maps have their batch axis?")
         if mask.ndim != n + leading or any(m not in (1, s) for m, s in zip(mask.shape[leading:], shape, strict=True)):
             axes = "(B or 1, 1 or coils" if leading == 2 else "(B or 1, frames, 1"
             raise ValueError(f"the mask must have shape {axes}, *{shape}) with 1 allowed; got {tuple(mask.shape)}")

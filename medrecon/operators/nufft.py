@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -79,7 +79,7 @@ class _Sparse:
     @staticmethod
     def _product(matrix: Tensor, x: Tensor) -> Tensor:
         """A real matrix times complex rows ``(n, k)``: real and imaginary parts are columns."""
-        columns = torch.view_as_real(x).permute(1, 0, 2).reshape(x.shape[1], -1)
+        columns = torch.view_as_real(x.resolve_conj()).permute(1, 0, 2).reshape(x.shape[1], -1)
         return torch.view_as_complex((matrix @ columns).view(-1, len(x), 2).permute(1, 0, 2).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class _Finufft:
             plan = finufft.Plan(kind, self.shape, n_trans=len(x), eps=self.eps, isign=sign, dtype=self.dtype)
             plan.setpts(*self.points)
             self.plans[key] = plan
-        data = np.ascontiguousarray(x.detach().numpy())
+        data = np.ascontiguousarray(x.detach().resolve_conj().numpy())
         out = self.plans[key].execute(data if len(x) > 1 else data[0])  # type: ignore[attr-defined]
         return torch.from_numpy(np.asarray(out)).view(len(x), *np.shape(out)[-len(self.shape) if kind == 1 else -1 :])
 
@@ -220,7 +220,7 @@ class NUFFT(LinearOperator):
         width = width or (5 if backend == "sparse" else 6)
         self.trajectory: Tensor
         self.spectrum: Tensor | None
-        self.register_buffer("trajectory", points)
+        self.register_buffer("trajectory", points, persistent=False)
         self.backend = _back_end(backend, points, self.shape, oversampling, width, eps, dtype)
         self.dtype = dtype
         spectrum = None
@@ -233,15 +233,22 @@ class NUFFT(LinearOperator):
             for dim in self.dims:  # the lag -n, which no pair of pixels has, would have no opposite
                 kernel.narrow(dim, 0, 1).zero_()
             spectrum = torch.fft.fftn(torch.fft.ifftshift(kernel), dim=self.dims).real.contiguous()
-        self.register_buffer("spectrum", spectrum)
+        self.register_buffer("spectrum", spectrum, persistent=False)
+        self._density: Tensor | None = None
 
-    def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - torch's own, which moves buffers
-        super()._apply(fn, recurse)
-        self.backend.to(self.trajectory.device)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NUFFT:
+        """Follow to another device; the type stays that of the construction."""
+        device = fn(torch.empty(0)).device
+        self.trajectory = self.trajectory.to(device)
+        if self.spectrum is not None:
+            self.spectrum = self.spectrum.to(device)
+        self.backend.to(device)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Samples."""
+        if tuple(x.shape[2:]) != self.shape:
+            raise ValueError(f"the image must have shape (B, c, *{self.shape}); got {tuple(x.shape)}")
         flat = paired(x.reshape(-1, *self.shape), self.backend.forward, self.backend.adjoint)
         return flat.view(*x.shape[:2], -1)
 
@@ -272,7 +279,9 @@ class NUFFT(LinearOperator):
 
         The start lies in the range of the adjoint, so the limit is that from zero; it is only reached sooner.
         """
-        start = self.gridding(y, density_compensation(self.trajectory, self.shape))
+        if self._density is None:
+            self._density = density_compensation(self.trajectory, self.shape)
+        start = self.gridding(y, self._density)
         return cg(self.normal, self.adjoint(y), start, n_iter, tol=1e-7 if self.dtype == torch.complex64 else 1e-14)
 
 

@@ -166,7 +166,9 @@ class Separable(Spectral):
             self.register_buffer(f"left{axis}", left)
             self.register_buffer(f"right{axis}", right)
             singular = singular[..., None] * values
-        self.register_buffer("singular", singular)
+        # A product of small values may be rounding where none of its factors is.
+        floor = 10 * max(singular.shape) * torch.finfo(singular.dtype).eps * singular.max()
+        self.register_buffer("singular", torch.where(singular > floor, singular, 0.0))
 
     def _along(self, x: Tensor, kind: str, adjoint: bool) -> Tensor:
         """Multiply every axis by its matrix, or by the adjoint of it."""
@@ -193,8 +195,8 @@ class Separable(Spectral):
 
     def uh(self, y: Tensor) -> Tensor:
         """Shaped like the image."""
-        return self._along(y, "left", adjoint=True)
+        return torch.where(self.singular > 0, self._along(y, "left", adjoint=True), 0.0)
 
     def u(self, c: Tensor) -> Tensor:
         """Shaped like the measurements."""
-        return self._along(c, "left", adjoint=False)
+        return self._along(torch.where(self.singular > 0, c, 0.0), "left", adjoint=False)

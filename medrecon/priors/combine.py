@@ -54,10 +54,10 @@ def channelwise(prior: Prior) -> Prior:
 def multiscale(prior: Prior, factor: int = 4, sigma: float = 3.0) -> Prior:
     """From ``sigma`` upwards the prior sees the image with pixels ``factor`` times as wide, where the noise is less.
 
-    Noise far above the image hides all but its low frequencies. Keeping these alone (a k-space truncation) divides white
-    noise by ``factor`` an axis, and a network trained on overviews (``coarse_share`` in train.yaml) sees the whole slice
-    at once; its estimate is interpolated back. Below ``sigma`` the prior is left alone. For samples without data: the plan of
-    a slice is decided far above the levels at which a reconstruction begins.
+    Noise far above the image hides all but its low frequencies. Keeping these alone (a k-space truncation) divides the
+    standard deviation of white noise by the root of ``factor`` an axis, and a network trained on overviews (``coarse_share``
+    in train.yaml) sees the whole slice at once; its estimate is interpolated back. Below ``sigma`` the prior is left alone.
+    For samples without data: the plan of a slice is decided far above the levels at which a reconstruction begins.
 
     Args:
         prior: trained on images and on overviews of them.

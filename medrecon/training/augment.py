@@ -103,7 +103,9 @@ class Augment:
     fat: float = 0.3
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images ``(B, 1, y, x)`` of any real type to crops ``(n, C, crop, crop)``, float32; crop ``i`` is of image ``i % B``.
+        """Images ``(B, 1, y, x)`` of any real type to crops ``(n, C, crop, crop)``, float32.
+
+        As many images are taken as keep the number of pixels of a batch, from the first on, and ``copies`` rounds of them.
 
         Raises:
             ValueError: if the images have more than one channel, or are smaller than a crop.

@@ -154,16 +154,9 @@ def _moving(*shape):
 
 
 def _stack(*shape):
-    A = Stack(
-        [
-            gaussian_blur(shape, 0.8, torch.float64),
-            FiniteDifferences(),
-            Blur(motion_kernel(2.0, 1.0, torch.float64), shape),
-        ]
-    )
     x = _random(2, 2, *shape, dtype=torch.float64)
-    A(x)
-    return A, x
+    blur = Blur(motion_kernel(2.0, 1.0, torch.float64), shape)
+    return Stack([gaussian_blur(shape, 0.8, torch.float64), FiniteDifferences(), blur], x), x
 
 
 def _soft_sense(*shape):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medrecon.operators import ConeBeam, FanBeam, ParallelBeam
-from medrecon.operators.ct import FILTERS, ramp_filter
+from medrecon.operators.ct import FILTERS, _arcs, ramp_filter
 
 
 def disc(shape, radius, centre, spacing, finer=8):
@@ -229,3 +229,32 @@ def test_fdk_of_a_ball_is_water():
     # A cone of 3 degrees: what FDK neglects is far below the edges' ringing.
     assert abs(float(image[inner].mean()) - 1) < 0.01
     assert abs(float(image[ball((24, 64, 64), 0.8, 11.0, centre) == 0].mean())) < 0.005
+
+
+@pytest.mark.parametrize("fan", [False, True])
+def test_the_default_detector_sees_all_of_the_image(fan):
+    """Whatever pitch and offset: every view holds the whole mass."""
+    angles = torch.linspace(0, 6.0, 13, dtype=torch.float64)
+    x = torch.ones(1, 1, 20, 31, dtype=torch.float64)
+    for pitch, offset in ((0.35, 0.0), (0.7, 4.0), (1.4, -6.5)):
+        if fan:
+            A = FanBeam(angles, (20, 31), 1e4, 1e4, spacing=0.7, pitch=pitch, offset=offset, dtype=torch.float64)
+        else:
+            A = ParallelBeam(angles, (20, 31), spacing=0.7, pitch=pitch, offset=offset, dtype=torch.float64)
+        mass = A(x).sum(-1) * pitch
+        assert float((mass / (20 * 31 * 0.49) - 1).abs().max()) < 0.05  # of rays that meet the edges
+
+
+def test_a_missing_wedge_is_not_filled_by_its_neighbours():
+    limited = torch.arange(120, dtype=torch.float64) * math.pi / 180
+    arcs = _arcs(limited, math.pi, wedge=math.pi / 12)
+    assert torch.allclose(arcs, torch.full_like(arcs, math.pi / 180))
+    assert abs(float(_arcs(torch.tensor([0.0, 0.1, 0.5, 2.0]), math.pi).sum()) - math.pi) < 1e-6
+
+
+def test_shapes_that_do_not_fit_are_named():
+    A = ParallelBeam(torch.arange(3.0), (20, 31))
+    with pytest.raises(ValueError, match=r"image must end in the axes \(20, 31\)"):
+        A(torch.zeros(1, 1, 31, 20))
+    with pytest.raises(ValueError, match="projection must end"):
+        A.adjoint(torch.zeros(1, 1, 5, 3))

@@ -59,6 +59,8 @@ def test_a_gradient_in_the_field():
     x = bump((10, 11), (1.0, 0.5), 2.0)
     field = (0.3 * _random(1, 2, 10, 11, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda f: Warp(f)(x), field)
+    assert torch.autograd.gradcheck(lambda f: Warp(f).adjoint(x), field)
+    assert torch.autograd.gradcheck(lambda f: implicit_solve(Warp(f), x, 0.5, n_iter=200), field)
 
 
 def test_implicit_gradients_are_those_of_the_solution():
@@ -87,3 +89,6 @@ def test_implicit_solve_in_mri():
     A = sense(_maps(1, 3, 6, 7), _columns(7)[None, None, None])
     b = _random(1, 2, 6, 7, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda b: implicit_solve(A, b, 0.2, n_iter=200), b)
+    (once,) = torch.autograd.grad(implicit_solve(A, b, 0.2).square().sum(), b, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated"):  # and no silent zero
+        torch.autograd.grad(once.sum(), b)

@@ -73,6 +73,26 @@ def test_state_moves_with_the_module(problem):
     assert all(buffer.device.type == "meta" for buffer in operator.buffers())
 
 
+def test_single_precision_is_the_same_operator(problem):
+    """`.float()` of a module keeps complex buffers complex; back ends that keep their type still answer."""
+    operator, x, _ = problem
+    y = operator(x)
+    if getattr(operator, "dtype", None) is not None or "NUFFT" in str(operator):
+        return  # their type is that of their construction
+    single = operator.float()(x.to(torch.complex64 if x.is_complex() else torch.float32))
+    assert single.dtype in (torch.float32, torch.complex64)
+    assert float((single - y).abs().max()) < 1e-4 * max(1.0, float(y.abs().max()))
+
+
+def test_a_gradient_that_comes_conjugated(problem):
+    operator, x, _ = problem
+    x = x.requires_grad_()
+    y = operator(x)
+    value = dot(y, y.detach()).sum()
+    (grad,) = torch.autograd.grad(value, x)
+    close(grad, operator.adjoint(y.detach()), 1e-7)
+
+
 @pytest.mark.parametrize("shape", [(8, 6), (7, 9), (5, 8), (1, 3)])
 def test_centring_folds_the_shifts(shape):
     x = _random(2, *shape)
@@ -152,4 +172,6 @@ def test_errors_name_both_sides():
         sense(_maps(1, 3, 8, 9), torch.ones(1, 1, 1, 8))
     with pytest.raises(ValueError, match="maps or the spatial shape"):
         sense(None, torch.ones(1, 1, 1, 8))
+    with pytest.raises(ValueError, match="batch axis"):
+        sense(_maps(1, 3, 8, 9)[0], torch.ones(1, 1, 1, 9))
     assert isinstance(sense(None, torch.ones(1, 1, 1, 8), (4, 8)).outer, CartesianMRI)
