@@ -78,6 +78,8 @@ class ResidualUNet(nn.Module):
         self.num_class_embeds = num_class_embeds
         if len(channels) != len(blocks):
             raise ValueError(f"channels and blocks need one entry per scale; got {channels} and {blocks}")
+        if heads < 0 or (heads and channels[-1] % heads):
+            raise ValueError(f"heads must divide the channels of the coarsest scale; got {heads} and {channels[-1]}")
         self.unshuffle = unshuffle
         self.multiple = unshuffle * 2 ** (len(channels) - 1)
         # Wavelengths from the whole range of 250 ln(sigma)/4 (about 1000) down to a few units.

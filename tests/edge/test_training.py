@@ -24,6 +24,7 @@ from ..conftest import write_slices
 SMALL = (
     "--crop", 32, "--val_crop", 48, "--batch_size", 2, "--iterations_per_epoch", 3, "--val_interval", 1,
     "--sheet_interval", 100, "--network_def#channels", "[8,8,8]", "--network_def#blocks", "[1,1,1]",
+    "--network_def#heads", 2,
 )  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_step_count(bundle, tmp_pa
     assert reached(root) == 3 * epochs
     # What is exported is the best average, in half precision, and the metadata name it.
     best = torch.load(root / "checkpoints" / "best.pt", weights_only=True)
-    network = load_weights(ResidualUNet(channels=(8, 8, 8), blocks=(1, 1, 1), num_class_embeds=5), root)
+    network = load_weights(ResidualUNet(channels=(8, 8, 8), blocks=(1, 1, 1), heads=2, num_class_embeds=5), root)
     average = {k.removeprefix("module."): v for k, v in best["average"].items() if k != "n_averaged"}
     for key, value in network.state_dict().items():
         assert torch.equal(value, average[key].half().float())

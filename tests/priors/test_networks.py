@@ -60,3 +60,8 @@ def test_a_batch_equals_its_items(shape):
     assert torch.allclose(net(x, level, class_labels=labels), torch.cat(alone), atol=1e-11)
     assert torch.allclose(net(x[2:], level[2:]), alone[2], atol=1e-11)  # no label is the last label
     assert not torch.allclose(net(x[:1], level[:1]), alone[0], atol=1e-3)
+
+
+def test_heads_must_divide_the_coarsest_channels():
+    with pytest.raises(ValueError, match="divide"):
+        ResidualUNet(channels=(8, 12), blocks=(1, 1), heads=5)
