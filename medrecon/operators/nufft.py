@@ -230,8 +230,6 @@ class NUFFT(LinearOperator):
             finer = _back_end(backend, 2 * points, double, max(oversampling, 2.0), width + 1, eps / 10, dtype)
             kernel = finer.adjoint(torch.ones(1, len(points), dtype=dtype))[0]
             kernel = kernel * math.sqrt(math.prod(double)) / math.prod(self.shape)
-            for dim in self.dims:  # the lag -n, which no pair of pixels has, would have no opposite
-                kernel.narrow(dim, 0, 1).zero_()
             spectrum = torch.fft.fftn(torch.fft.ifftshift(kernel), dim=self.dims).real.contiguous()
         self.register_buffer("spectrum", spectrum, persistent=False)
         self._density: Tensor | None = None
