@@ -10,6 +10,7 @@ is printed where methods differ in it. ``--growth`` prints how our own times gro
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import math
 import time
@@ -29,7 +30,8 @@ from medrecon.operators.linalg import cg
 Calls = dict[str, Callable[[], object]]
 
 
-def available(name: str, missing: set[str] = set()) -> bool:  # noqa: B006 - said once
+@functools.cache
+def available(name: str) -> bool:
     """Whether a peer can be imported; says once that it cannot."""
     try:
         if name == "deepinv" and importlib.util.find_spec("torchvision") is not None:
@@ -40,9 +42,7 @@ def available(name: str, missing: set[str] = set()) -> bool:  # noqa: B006 - sai
                     library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         __import__(name)
     except (ImportError, RuntimeError, OSError) as error:
-        if name not in missing:
-            print(f"{name} is left out: {str(error).splitlines()[0]}")
-            missing.add(name)
+        print(f"{name} is left out: {str(error).splitlines()[0]}")
         return False
     return True
 

@@ -173,9 +173,7 @@ class _Counts:
 
         def cost(z: Tensor) -> Tensor:
             d = z - x
-            value = (
-                -self.log_prob(z) + (dot(d, d) / var if not isinstance(var, Tensor) else dot(d, d) / var.view(-1)) / 2
-            )
+            value = -self.log_prob(z) + dot(d, weight * d) / 2
             return torch.where(value.isnan(), torch.inf, value)
 
         z, now = x, cost(x)
@@ -193,14 +191,13 @@ class _Counts:
             step = cg(hessian, -gradient, None, n_iter, tol=1e-6)
             decrease = -dot(gradient, step)
             length = torch.ones(len(z), dtype=now.dtype, device=x.device)
+            ahead, better = now, torch.zeros_like(now, dtype=torch.bool)
             for _ in range(30):
                 ahead = cost(z + per_item(length.to(z.dtype), z) * step)
-                worse = ~(ahead <= now - 1e-4 * length * decrease)
-                if not worse.any():
+                better = (ahead <= now - 1e-4 * length * decrease) & (ahead < now)
+                if better.all():
                     break
-                length = torch.where(worse, length / 2, length)
-            ahead = cost(z + per_item(length.to(z.dtype), z) * step)
-            better = ahead < now
+                length = torch.where(better, length, length / 2)
             z = z + per_item(torch.where(better, length, 0.0).to(z.dtype), z) * step
             now = torch.where(better, ahead, now)
             if not better.any():
@@ -215,7 +212,7 @@ class Poisson(_Counts):
     Args:
         A: linear, with real measurements.
         y: counts.
-        noise_std: not used by the law; what solvers take as the noise of ``A x`` where they need one number.
+        noise_std: of the protocol; the law has its own noise.
         gain: counts per unit.
         background: expected counts without an image, at least 0; above 0 the law is finite everywhere near.
     """
@@ -243,7 +240,7 @@ class Transmission(_Counts):
     Args:
         A: linear, with real measurements.
         y: counts.
-        noise_std: not used by the law, see :class:`Poisson`.
+        noise_std: of the protocol; the law has its own noise.
         photons: expected counts without an absorber, a number or one per ray.
         background: scatter and dark counts, at least 0.
     """

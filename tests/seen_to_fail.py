@@ -56,7 +56,7 @@ BREAKS = [
     ("solvers/ddnm.py", "damping * data.A.pinv", "data.A.pinv", "solvers"),
     ("solvers/dps.py", "size = dot(r, r).sqrt()", "size = dot(r, r).sqrt().mean().expand(len(r))", "solvers"),
     ("solvers/mgdm.py", "x = x + 2 * self.rho", "x = x - 2 * self.rho", "solvers"),
-    ("solvers/classical.py", "part.roll(-1, axis)", "part.roll(1, axis)", "solvers"),
+    ("operators/image.py", "d.roll(1, dim) - d", "d.roll(-1, dim) - d", "solvers"),
     ("solvers/classical.py", "(self.lam / size)", "(2 * self.lam / size)", "solvers"),
     ("likelihood.py", "rho = self.noise_std**2 / var", "rho = self.noise_std / var", "solvers"),
     ("noise.py", "generator=g,", "generator=self._streams[0],", "solvers"),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,11 +12,12 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from medrecon.operators.base import LinearOperator, paired
+from medrecon.operators.linalg import sparse_pair
 
 __all__ = ["FILTERS", "ConeBeam", "FanBeam", "Filter", "ParallelBeam", "ramp_filter"]
 
 Filter = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"]
-FILTERS: tuple[Filter, ...] = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
+FILTERS: tuple[Filter, ...] = get_args(Filter)
 
 _KEPT = 4e8
 """Entries of the largest matrix that is kept; with its transpose, 16 bytes each in float32."""
@@ -57,14 +57,8 @@ class _Rays(LinearOperator):
         """Make the matrix, if it is to be kept; to be called once the geometry is known."""
         if not self.keep:
             return
-        matrix = self._matrix()
-        for name, part in (("matrix", matrix), ("transpose", matrix.T.tocsr())):
-            with warnings.catch_warnings():  # torch calls the layout beta
-                warnings.simplefilter("ignore")
-                # 32-bit indices: the sparse products of torch's CPU library would convert wider ones at every call.
-                arrays = (torch.from_numpy(a) for a in (part.indptr, part.indices, part.data))
-                kept = torch.sparse_csr_tensor(*arrays, part.shape, dtype=self.dtype)
-            self.register_buffer(name, kept, persistent=False)
+        for name, part in zip(("matrix", "transpose"), sparse_pair(self._matrix()), strict=True):
+            self.register_buffer(name, part, persistent=False)
 
     def _entries(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some rays at a time, in order: the pixels that they meet and their weights, ``(rays, n, k)``; weight 0 outside."""
@@ -459,8 +453,7 @@ class ConeBeam(_Rays):
                 f"the source must lie outside the volume (radius {radius:g}) and before the detector; got source_to_axis "
                 f"{source_to_axis:g} and source_to_detector {source_to_detector:g}"
             )
-        self_shape = (int(shape[0]), int(shape[1]), int(shape[2]))
-        super().__init__(len(angles), panel, self_shape, dtype, 4 * max(shape[1:]), keep)
+        super().__init__(len(angles), panel, tuple(shape), dtype, 4 * max(shape[1:]), keep)
         self.angles = angles
         self.spacing = spacing
         self.source_to_axis = source_to_axis

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
-__all__ = ["cg", "dot", "operator_norm", "per_item"]
+__all__ = ["cg", "dot", "operator_norm", "per_item", "sparse_pair"]
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -66,3 +68,18 @@ def operator_norm(normal: Callable[[Tensor], Tensor], x: Tensor, n_iter: int = 3
         size = dot(x, x).sqrt()
         x = normal(x / per_item(torch.where(size > 0, size, 1.0), x))
     return dot(x, x) ** 0.25
+
+
+def sparse_pair(matrix: csr_matrix) -> tuple[Tensor, Tensor]:
+    """A matrix of SciPy's and its transpose, both by rows, as torch's sparse tensors.
+
+    Their indices have 32 bits, as SciPy keeps them: the products of torch's CPU library would convert wider ones at every
+    call.
+    """
+    with warnings.catch_warnings():  # torch calls the layout beta
+        warnings.simplefilter("ignore")
+        first, second = (
+            torch.sparse_csr_tensor(*(torch.from_numpy(a) for a in (m.indptr, m.indices, m.data)), m.shape)
+            for m in (matrix, matrix.T.tocsr())
+        )
+    return first, second

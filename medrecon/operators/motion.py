@@ -16,7 +16,8 @@ __all__ = ["Warp", "moving_sense", "rigid_field"]
 class Warp(LinearOperator):
     """``y(r) = x(r + u(r))`` by bilinear interpolation, 0 outside: ``(B, C, y, x)`` real to the same shape.
 
-    Linear in the image, with an exact adjoint, and differentiable in the field (turbulence, blind motion).
+    Linear in the image, with an exact adjoint, and differentiable in the field (turbulence, blind motion): both directions,
+    which torch's ``grid_sample`` is not.
 
     Args:
         field: displacements in pixels along (y, x), ``(B or 1, 2, y, x)``.

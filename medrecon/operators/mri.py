@@ -93,10 +93,6 @@ class CartesianMRI(_Sampling, Spectral):
         """The mask, centred."""
         return self.mask.abs()
 
-    @property
-    def _phase(self) -> Tensor:
-        return torch.where(self.singular > 0, self.mask / torch.where(self.singular > 0, self.singular, 1.0), 0.0)
-
     def vh(self, x: Tensor) -> Tensor:
         """k-space up to a phase."""
         return torch.fft.fftn(self.image_factor * x, dim=self.dims, norm="ortho")
@@ -107,15 +103,11 @@ class CartesianMRI(_Sampling, Spectral):
 
     def uh(self, y: Tensor) -> Tensor:
         """The phase of the coefficients."""
-        return self._phase.conj() * y
+        return self.mask.sgn().conj() * y
 
     def u(self, c: Tensor) -> Tensor:
         """The phase of k-space."""
-        return self._phase * c
-
-    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
-        """``F^H M^+ y``."""
-        return Spectral.pinv(self, y)
+        return self.mask.sgn() * c
 
 
 class MulticoilMRI(_Sampling):

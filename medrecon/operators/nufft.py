@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from scipy.spatial import ConvexHull, Voronoi
 from torch import Tensor
 from torch.nn import functional as F
 
 from medrecon.operators.base import Composed, LinearOperator, paired
 from medrecon.operators.bridge import AsComplex
-from medrecon.operators.linalg import cg
+from medrecon.operators.linalg import cg, sparse_pair
 
 __all__ = ["NUFFT", "Coils", "density_compensation", "nufft_sense"]
 
@@ -62,14 +60,8 @@ class _Sparse:
             taper = taper[..., None] * (torch.sinh(under) / under)
         size = (len(trajectory), math.prod(self.grid))
         rows = torch.arange(0, index.numel() + 1, index.shape[1], dtype=torch.int32)
-        with warnings.catch_warnings():  # torch calls the layout beta
-            warnings.simplefilter("ignore")
-            arrays = (weight.to(dtype.to_real()).flatten().numpy(), index.int().flatten().numpy(), rows.numpy())
-            matrix = csr_matrix(arrays, shape=size)
-            self.matrix, self.transpose = (
-                torch.sparse_csr_tensor(*(torch.from_numpy(a) for a in (m.indptr, m.indices, m.data)), m.shape)
-                for m in (matrix, matrix.T.tocsr())
-            )
+        arrays = (weight.to(dtype.to_real()).flatten().numpy(), index.int().flatten().numpy(), rows.numpy())
+        self.matrix, self.transpose = sparse_pair(csr_matrix(arrays, shape=size))
         self.taper = (1 / (taper * math.sqrt(math.prod(shape)))).to(dtype.to_real())
 
     def to(self, device: torch.device) -> None:
@@ -300,20 +292,14 @@ def density_compensation(
     """
     points = _checked(trajectory, tuple(shape)).cpu()
     if kind == "voronoi":
-        return _voronoi(points, tuple(shape))
+        return _voronoi(points)
     if kind != "pipe":
         raise ValueError(f"unknown density compensation {kind!r}; choose pipe or voronoi")
     kernel = _Sparse(points, tuple(shape), 2.0, 6, torch.complex128)
     # Magnitudes of the kernel: its signs are a shift of the image.
-    there, back = kernel.matrix.values().abs(), kernel.transpose.values().abs()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        G = torch.sparse_csr_tensor(
-            kernel.matrix.crow_indices(), kernel.matrix.col_indices(), there, kernel.matrix.shape
-        )
-        T = torch.sparse_csr_tensor(
-            kernel.transpose.crow_indices(), kernel.transpose.col_indices(), back, kernel.transpose.shape
-        )
+    for part in (kernel.matrix, kernel.transpose):
+        part.values().abs_()
+    G, T = kernel.matrix, kernel.transpose
     w = torch.ones(len(points), 1, dtype=torch.float64)
     for _ in range(n_iter):
         w = w / (G @ (T @ w)).clamp(min=1e-300)
@@ -328,7 +314,9 @@ def _reach(points: Tensor) -> tuple[Tensor, bool]:
     return reach, bool(((points / reach).norm(dim=1) > 1.1).any())
 
 
-def _voronoi(points: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _voronoi(points: Tensor) -> Tensor:
+    from scipy.spatial import ConvexHull, Voronoi  # slow to import, and rarely wanted
+
     if points.shape[1] != 2:
         raise ValueError("Voronoi density compensation is for 2-D trajectories; choose pipe")
     unique, inverse, counts = np.unique(points.numpy().round(9), axis=0, return_inverse=True, return_counts=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
+from medrecon.operators.image import FiniteDifferences
 from medrecon.operators.linalg import dot, operator_norm, per_item
 from medrecon.operators.wavelet import Wavelet
 from medrecon.priors.base import Prior
@@ -155,19 +156,16 @@ class TV(_Classical):
 
     def estimate(self, data: Gaussian) -> Tensor:
         """PDHG from the zero-filled image."""
-        axes = range(2, len(data.shape))
+        D = FiniteDifferences(range(len(data.shape) - 2), periodic=True)
         size = per_item(_lipschitz(data), data.back)
         # The dual variable lives in [-lam, lam], the image in [0, 1]: their steps differ by about that factor.
         dual_step = size * min(0.05, 4 * self.lam)
-        step = 1 / (size / 2 + dual_step * 4 * len(axes))
+        step = 1 / (size / 2 + dual_step * 4 * len(D.dims))
         x = data.back
-        u = [torch.zeros_like(x) for _ in axes]
+        u = torch.zeros_like(D(x))
         for _ in range(self.n_iter):
-            back = sum(part - part.roll(-1, axis) for axis, part in zip(axes, u, strict=True))
-            x_next = x - step * (data.A.normal(x) - data.back + back)
-            ahead = 2 * x_next - x
-            for k, axis in enumerate(axes):
-                v = u[k] + dual_step * (ahead - ahead.roll(1, axis))
-                u[k] = v / (_magnitude(v, 1) / self.lam).clamp(min=1)
+            x_next = x - step * (data.A.normal(x) - data.back + D.adjoint(u))
+            v = u + dual_step[:, None] * D(2 * x_next - x)
+            u = v / (_magnitude(v, 2) / self.lam).clamp(min=1)
             x = x_next
         return x
