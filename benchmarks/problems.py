@@ -42,8 +42,9 @@ def problem(name: str, kspace: np.ndarray, reference: np.ndarray, accel: int) ->
     """Undersample full k-space ``(coils, y, x)`` by columns at ``accel`` and estimate what a user would have to."""
     mask = undersampling_mask(kspace.shape[1:], "gaussian1d", accel, ACS[accel], seed=0)
     kspace = (kspace * mask)[None]
-    maps = espirit_maps(kspace[0], mask, name=name)[None]
-    return Problem(name, kspace, mask, maps, estimate_noise_std(kspace, mask), reference[None])
+    noise_std = estimate_noise_std(kspace, mask)
+    maps = espirit_maps(kspace[0], mask, name=name, noise_std=noise_std)[None]
+    return Problem(name, kspace, mask, maps, noise_std, reference[None])
 
 
 def validation(

@@ -25,7 +25,7 @@ from medrecon.operators.linalg import dot, operator_norm
 from medrecon.operators.mri import sense
 from medrecon.operators.weights import Weights
 from medrecon.priors.base import Counted, Prior
-from medrecon.priors.combine import channelwise, guided
+from medrecon.priors.combine import channelwise, equivariant, guided
 from medrecon.priors.nets import Labelled
 from medrecon.sample import draw
 from medrecon.solvers import SOLVERS
@@ -140,6 +140,7 @@ class SliceInferer(Inferer):
         guidance: scale of the condition: 1 follows it, more exaggerates it (two evaluations a step), 0 ignores it.
         labels: what the network's class labels mean, in their order.
         by_channel: the network takes one channel: real and imaginary parts go through it one by one (Score-MRI).
+        symmetries: of what the network was trained on, arguments of :func:`medrecon.priors.equivariant`; empty: none.
         chunk: slices or samples that run as one batch; default 1 on a CPU, 8 elsewhere.
         progress: called with (steps done, steps in all) after every step.
     """
@@ -160,6 +161,7 @@ class SliceInferer(Inferer):
         guidance: float = 1.0,
         labels: Sequence[str] = (),
         by_channel: bool = False,
+        symmetries: Mapping[str, Any] | None = None,
         chunk: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -181,6 +183,11 @@ class SliceInferer(Inferer):
         self.guidance = guidance
         self.label = list(labels).index(condition) if condition else None
         self.by_channel = by_channel
+        self.symmetries = dict(symmetries or {})
+        try:
+            equivariant(lambda x, sigma: x, **self.symmetries)
+        except TypeError as error:
+            raise InputError(f"symmetries are flip, shift and phase ({error})") from error
         self.chunk = chunk
         self.progress = progress
         learned = self.solver.requires.prior
@@ -189,12 +196,13 @@ class SliceInferer(Inferer):
         self.sigmas = karras(sigma_max, sigma_min, n_steps) if learned else torch.tensor([1.0, 0.0])
 
     def prior(self, network: nn.Module) -> Prior:
-        """The network as a prior of complex images: wrapped, told its condition, guided."""
+        """The network as a prior of complex images: wrapped, told its condition, guided, under its symmetries."""
         prior: Prior = self.objective.prior(network, self.multiple, self.dtype)
         if self.label is not None:
             told = self.objective.prior(Labelled(network, self.label), self.multiple, self.dtype)
             prior = guided(told, prior, self.guidance)
-        return channelwise(prior) if self.by_channel else prior
+        prior = channelwise(prior) if self.by_channel else prior
+        return equivariant(prior, **self.symmetries) if self.symmetries else prior
 
     @property
     def evaluations(self) -> int:
@@ -257,6 +265,7 @@ class SliceInferer(Inferer):
             "network_dtype": str(self.dtype or torch.float32).removeprefix("torch."),
             "condition": self.condition,
             "guidance": self.guidance if self.condition else None,
+            "symmetries": self.symmetries,
             "network_evaluations": 0 if prior is None else prior.calls * self.evaluations,
             "samples": self.samples,
             "seed": self.seed,

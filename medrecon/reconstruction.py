@@ -48,11 +48,15 @@ def sensitivity_maps(
     kernel: int = 6,
     threshold: float = 0.02,
     crop: float = 0.8,
+    noise_std: float = 0.0,
 ) -> torch.Tensor:
-    """ESPIRiT maps of every slice of ``(slices, coils, y, x)``, complex64; ones for a single coil."""
+    """ESPIRiT maps of every slice of ``(slices, coils, y, x)``, complex64; ones for a single coil.
+
+    Arguments: see :func:`medrecon.data.espirit.espirit_maps`.
+    """
     if kspace.shape[1] == 1:
         return torch.ones(kspace.shape, dtype=torch.complex64)
-    return torch.stack([espirit_maps(k, mask, kernel, threshold, crop, name) for k in kspace])
+    return torch.stack([espirit_maps(k, mask, kernel, threshold, crop, name, noise_std) for k in kspace])
 
 
 def magnitudes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
@@ -181,7 +185,7 @@ def reconstruct(
 
     maps_source = "given"
     if maps is None:
-        sensitivities, maps_source = sensitivity_maps(chosen, mask, name), "ESPIRiT"
+        sensitivities, maps_source = sensitivity_maps(chosen, mask, name, noise_std=noise_std), "ESPIRiT"
     else:
         maps = np.asarray(maps)
         if maps.shape not in (kspace.shape, kspace.shape[1:]):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block, centred
+from medrecon.data.noise import estimate_noise_std
 
 __all__ = ["combined_reference", "espirit_maps"]
 
@@ -23,12 +24,13 @@ def espirit_maps(
     threshold: float = 0.02,
     crop: float = 0.8,
     name: str = "k-space",
+    noise_std: float = 0.0,
 ) -> Tensor:
     """One set of sensitivity maps from the fully sampled centre, ``(coils, y, x)`` complex64.
 
-    ``sum |S|^2 = 1`` where the signal lives and 0 elsewhere (everywhere, without signal). The phase is that of the
-    low-resolution image, so the combined image is nearly real: the smoothest phase that the calibration data allow,
-    and the easiest for a prior.
+    ``sum |S|^2 = 1`` where the signal lives and 0 elsewhere (everywhere, if none is above the noise). The phase is
+    that of the low-resolution image, so the combined image is nearly real: the smoothest phase that the calibration
+    data allow, and the easiest for a prior.
 
     Args:
         kspace: ``(coils, y, x)``, zero where not sampled.
@@ -37,6 +39,8 @@ def espirit_maps(
         threshold: singular values of the calibration matrix below this fraction of the largest are noise.
         crop: maps are zero where the eigenvalue is below.
         name: what an error should call the data.
+        noise_std: of the k-space, per real component: singular values that noise alone could have are noise as well, up
+            to the edge ``sqrt(2) noise_std (sqrt(rows) + sqrt(columns))`` of a random matrix's (Marchenko & Pastur, 1967).
 
     Raises:
         InputError: if the fully sampled centre is smaller than the kernel.
@@ -66,7 +70,11 @@ def espirit_maps(
     matrix = blocks.reshape(coils, -1, kernel**2).transpose(1, 0, 2).reshape(-1, coils * kernel**2)
     # Eigenvectors of the Gram matrix: the right singular vectors, whatever the number of blocks.
     values, vectors = np.linalg.eigh(matrix.conj().T @ matrix)
-    kernels = vectors[:, values > threshold**2 * values.max()].T.conj().reshape(-1, coils, kernel, kernel)
+    edge = 2 * noise_std**2 * (len(matrix) ** 0.5 + matrix.shape[1] ** 0.5) ** 2
+    signal = values > max(threshold**2 * values.max(), edge)
+    if not signal.any():
+        return torch.zeros(kspace.shape, dtype=torch.complex64)
+    kernels = vectors[:, signal].T.conj().reshape(-1, coils, kernel, kernel)
 
     covariance = torch.zeros((shape[0] * shape[1], coils, coils), dtype=torch.complex64)
     for part in np.array_split(kernels.astype(np.complex64), -(-len(kernels) // 8)):
@@ -100,6 +108,7 @@ def combined_reference(kspace: np.ndarray, calibration: int = 24, crop: float = 
             continue
         mask = np.zeros(k.shape[1:], dtype=bool)
         mask[tuple(centred(n, min(calibration, n)) for n in k.shape[1:])] = True
-        maps = espirit_maps(k * mask, mask, crop=crop).numpy()
+        noise_std = estimate_noise_std(k[None], np.ones(k.shape[1:], dtype=bool))
+        maps = espirit_maps(k * mask, mask, crop=crop, noise_std=noise_std).numpy()
         images.append(np.abs((maps.conj() * coils).sum(0)))
     return np.stack(images).astype(np.float32)

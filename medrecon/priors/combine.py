@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
+import struct
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +14,7 @@ from medrecon.operators.image import super_resolution
 from medrecon.operators.spectral import Separable
 from medrecon.priors.base import Prior, as_levels
 
-__all__ = ["channelwise", "guided", "multiscale"]
+__all__ = ["channelwise", "equivariant", "guided", "multiscale"]
 
 
 def guided(conditional: Prior, unconditional: Prior, scale: float = 1.0) -> Prior:
@@ -49,6 +52,57 @@ def channelwise(prior: Prior) -> Prior:
         return prior(x.flatten(0, 1)[:, None], levels).view_as(x)
 
     return each
+
+
+def equivariant(prior: Prior, *, flip: Sequence[int] = (), shift: int = 0, phase: bool = False) -> Prior:
+    """Every noise level sees the image through another symmetry of what the prior was trained on, undone afterwards.
+
+    A network errs a little differently on an image and on its mirror image. Over the many levels of a sampler these errors
+    average out, for no further evaluation. The symmetry is drawn from the level itself, so the prior stays a function: an
+    item's estimate depends on nothing but its own ``x`` and ``sigma``.
+
+    Args:
+        prior: trained on images for which these are symmetries, or nearly so.
+        flip: axes that are mirrored or not, e.g. ``[-1]`` (left and right).
+        shift: circular shifts by 0 to ``shift - 1`` pixels along every axis, which spread the aliasing of a network with
+            strides; its coarsest stride is enough. 0 or 1: none.
+        phase: turn the complex plane of images of two channels (real, imaginary).
+
+    Raises:
+        ValueError: for a phase of images that have not two channels.
+
+    Reference: Terris et al., "Equivariant plug-and-play image reconstruction", CVPR 2024, algorithm 1.
+    """
+
+    def one(x: Tensor, sigma: float | Tensor, level: float) -> Tensor:
+        # float32 has the same bits wherever the level is computed.
+        chance = random.Random(struct.pack("<f", level))
+        axes = [axis for axis in flip if chance.random() < 0.5]
+        spatial = list(range(2, x.ndim))
+        shifts = [chance.randrange(shift) for _ in spatial] if shift > 1 else [0] * len(spatial)
+        turn = _turn(2 * math.pi * chance.random(), x) if phase else None
+        inside = x.flip(axes).roll(shifts, spatial)
+        out = prior(inside if turn is None else _mix(turn, inside), sigma)
+        out = out if turn is None else _mix(turn.mT, out)
+        return out.roll([-n for n in shifts], spatial).flip(axes)
+
+    def turned(x: Tensor, sigma: float | Tensor) -> Tensor:
+        if phase and x.shape[1] != 2:
+            raise ValueError(f"a phase needs two channels, real and imaginary; got {x.shape[1]}")
+        values = as_levels(sigma, x).tolist() if isinstance(sigma, Tensor) else [sigma]
+        if len(set(values)) == 1:
+            return one(x, sigma, values[0])
+        return torch.cat([one(x[i : i + 1], value, value) for i, value in enumerate(values)])
+
+    return turned
+
+
+def _turn(angle: float, like: Tensor) -> Tensor:
+    return like.new_tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def _mix(matrix: Tensor, x: Tensor) -> Tensor:
+    return torch.einsum("ij,bj...->bi...", matrix, x)
 
 
 def multiscale(prior: Prior, factor: int = 4, sigma: float = 3.0) -> Prior:

@@ -22,13 +22,15 @@ __all__ = ["DDS"]
 class DDS(Solver):
     """Decomposed diffusion sampler: a few conjugate-gradient steps towards the data after every denoising step.
 
-    ``x0 = prior(x);  xe = CG_K[(A^H A + rho I) z = A^H y + rho x0, from x0]``
+    ``x0 = prior(x, level sigma);  xe = CG_K[(A^H A + rho I) z = A^H y + rho x0, from x0]``
     ``x' = xe + sigma' (sqrt(1 - eta^2) (x - x0) / sigma + eta z)``
 
     Args:
         gamma: weight of the data, ``rho = 1 / gamma`` (the paper's gamma, 1 there); ``None`` derives rho from the
             noise at every step, ``rho = prior_weight noise_std^2 / min(sigma, 1)^2``.
         prior_weight: see gamma; more trusts the prior more.
+        level: noise level that the prior is told, over that of the ladder. The corrected estimate errs where the data say
+            little, and fresh noise comes on top, so ``x`` is noisier than ``sigma`` says; 1 is the paper.
         n_cg: conjugate-gradient iterations (the paper's K, 5; more helps where few lines leave the system ill-conditioned).
         eta: share of fresh noise, 0 to 1 (the paper's 0.85; with the weak priors that a CPU trains, 1 was better on
             validation scans).
@@ -39,11 +41,12 @@ class DDS(Solver):
 
     Deviation:
         the paper keeps gamma constant (``gamma=1`` is the paper); with noisy data a weight that follows the noise
-        level is better, see :func:`medrecon.solvers.base.data_weight`.
+        level is better, see :func:`medrecon.solvers.base.data_weight`. The paper tells the prior ``sigma``.
     """
 
     gamma: float | None = None
-    prior_weight: float = 0.35
+    prior_weight: float = 0.2
+    level: float = 1.3
     n_cg: int = 10
     eta: float = 1.0
     kernel: Kernel = "ddnm"
@@ -52,7 +55,7 @@ class DDS(Solver):
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:
         """One denoising, ``n_cg`` conjugate-gradient steps, one re-noising."""
-        x0 = prior(state, sigma)
+        x0 = prior(state, self.level * sigma)
         constant = None if self.gamma is None else 1 / self.gamma
         rho = data_weight(constant, self.prior_weight, data.noise_std, sigma)
         xe = data.A.solve(data.back + per_item(rho, x0) * x0, rho, x0, self.n_cg)

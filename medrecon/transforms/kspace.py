@@ -153,6 +153,7 @@ class EstimateSensitivityMapsd(MapTransform):
         keys: of the k-space.
         mask_key: of the mask ``(1 or y, x)``; if it is not there, the mask is read off the zeros.
         maps_key: where the maps go, complex64 like k-space.
+        noise_key: of the noise standard deviation; if it is not there, only ``threshold`` parts signal from noise.
         kernel: side of the calibration kernel.
         threshold: of the calibration matrix's singular values.
         crop: of the maps' eigenvalues.
@@ -164,6 +165,7 @@ class EstimateSensitivityMapsd(MapTransform):
         keys: KeysCollection,
         mask_key: str = "mask",
         maps_key: str = "maps",
+        noise_key: str = "noise_std",
         kernel: int = 6,
         threshold: float = 0.02,
         crop: float = 0.8,
@@ -172,6 +174,7 @@ class EstimateSensitivityMapsd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
         self.maps_key = maps_key
+        self.noise_key = noise_key
         self.settings = {"kernel": kernel, "threshold": threshold, "crop": crop}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -181,7 +184,8 @@ class EstimateSensitivityMapsd(MapTransform):
             kspace = torch.as_tensor(out[key]).cpu().numpy()
             mask = np.asarray(out[self.mask_key]) if self.mask_key in out else sampled(kspace)
             name = str(out[key].meta.get("filename_or_obj", key)) if isinstance(out[key], MetaTensor) else str(key)
-            out[self.maps_key] = sensitivity_maps(kspace, mask, name, **self.settings)
+            std = float(torch.as_tensor(out.get(self.noise_key, 0.0)))
+            out[self.maps_key] = sensitivity_maps(kspace, mask, name, noise_std=std, **self.settings)
         return out
 
 

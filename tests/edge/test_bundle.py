@@ -26,6 +26,7 @@ from medrecon.data.noise import estimate_noise_std
 from medrecon.inferers import PosteriorInferer
 from medrecon.metrics import SSIM, scores
 from medrecon.networks import ResidualUNet
+from medrecon.priors import equivariant
 from medrecon.training.objectives import EDM
 from medrecon.transforms import (
     EstimateSensitivityMapsd,
@@ -399,3 +400,19 @@ def test_inferer_by_channel_is_the_one_channel_prior_on_each():
     both = infer.prior(network)(x, 0.3)
     single = EDM().prior(network)(x[:, 1:], 0.3)
     assert torch.allclose(both[:, 1:], single, atol=1e-6)
+
+
+def test_inferer_sees_the_symmetries_of_its_prior():
+    torch.manual_seed(0)
+    network = ResidualUNet(in_channels=2, channels=(8,), blocks=(1,))
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    network.requires_grad_(False)
+    symmetries = {"flip": [-1], "shift": 4, "phase": True}
+    x = torch.randn(2, 2, 8, 8)
+    plain = PosteriorInferer(dtype=None).prior(network)
+    turned = PosteriorInferer(dtype=None, symmetries=symmetries).prior(network)
+    assert torch.equal(turned(x, 0.3), equivariant(plain, **symmetries)(x, 0.3))
+    assert not torch.allclose(turned(x, 0.3), plain(x, 0.3), atol=1e-3)
+    with pytest.raises(InputError, match="flips"):
+        PosteriorInferer(symmetries={"flips": [-1]})

@@ -159,6 +159,24 @@ def test_espirit_finds_the_true_maps(shape):
     assert np.allclose(size[size > 0], 1, atol=1e-4)
 
 
+def test_espirit_of_noisy_data_keeps_the_signal_alone():
+    """Beyond a few per cent of noise no fixed threshold parts the two; the edge of a random matrix does."""
+    shape = (96, 88)
+    maps, image = loop_coils(shape, 8), blobs(shape)
+    mask = undersampling_mask(shape, "gaussian1d", 3, 20, 0)
+    body = np.abs(image) > 0.3
+    cosines = {}
+    for noise_std in (0.003, 0.06):
+        kspace = simulate_kspace(image, maps, noise_std, np.random.default_rng(0)) * mask
+        for told in (0.0, noise_std):
+            found = espirit_maps(kspace, mask, noise_std=told).numpy()
+            cosines[noise_std, told] = np.median(np.abs((found.conj() * maps).sum(0))[body])
+    assert cosines[0.003, 0.003] > 0.999
+    assert cosines[0.06, 0.06] > 0.98
+    assert cosines[0.06, 0.0] < 0.9  # what the fixed threshold makes of it
+    assert not espirit_maps(0.06 * random_kspace(8, *shape) * mask, mask, noise_std=0.1).any()  # noise alone: no coil
+
+
 def test_espirit_equals_sigpy_on_a_square_block():
     shape = (48, 44)
     kspace = simulate_kspace(blobs(shape), loop_coils(shape, 5), 2e-3, np.random.default_rng(1))

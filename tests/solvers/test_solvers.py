@@ -4,6 +4,7 @@ Exceptions from a row are listed with the sentence that explains them; that list
 """
 
 from dataclasses import FrozenInstanceError, fields, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -88,23 +89,34 @@ def test_identity_without_noise_returns_the_data(name):
     assert (x.flatten(1) - y).abs().max() < tolerance
 
 
+def blind_variances(prior, solver, levels):
+    """Variances of every mode of the Gaussian when no data come in: all that is left is a linear recursion."""
+    kernel = getattr(solver, "kernel", "ddim" if isinstance(solver, DPS) else "ddnm")
+    eta, level = getattr(solver, "eta", 1.0), getattr(solver, "level", 1.0)
+    variances = torch.full_like(prior.variances, float(levels[0]) ** 2)
+    for sigma, after in pairwise(levels.tolist()):
+        kappa = eta * ((1 - after**2 / sigma**2) ** 0.5 if kernel == "ddim" else 1.0)
+        kept = prior.variances / (prior.variances + (level * sigma) ** 2)
+        gain = kept + after / sigma * (1 - kappa**2) ** 0.5 * (1 - kept)
+        variances = gain**2 * variances + (after * kappa) ** 2
+    return variances
+
+
 @pytest.mark.parametrize("name", LEARNED)
 def test_without_data_samples_follow_the_prior_or_their_known_bias(name):
-    """A = 0: the DDIM kernel with eta = 1 is exact in the limit of many steps; the DDNM kernel loses variance.
-
-    Ratio of total variances, expected from ALGORITHMS 0.3's table and its dependence on the ladder.
-    """
+    """A = 0: the DDIM kernel with eta = 1 is exact in the limit of many steps; the DDNM kernel loses variance."""
     prior = gaussian_prior()
+    levels = karras(20.0, 0.01, 100)
     data = Gaussian(Dense(torch.zeros(3, 6, dtype=torch.float64)), torch.zeros(2000, 3, dtype=torch.float64), 0.05)
-    x = sample(make(name), prior, data, karras(20.0, 0.01, 100), noise=Noise(range(2000))).flatten(1)
-    ratio = float(x.var(0).sum() / prior.covariance.trace())
+    x = sample(make(name), prior, data, levels, noise=Noise(range(2000))).flatten(1)
+    expected = float(blind_variances(prior, make(name), levels).sum())
     # 2000 samples in 6 dimensions: standard error of the ratio about sqrt(2 / 2000 / 3) = 1.8 %.
-    kernel = getattr(make(name), "kernel", "ddim" if name == "dps" else "ddnm")
-    eta = getattr(make(name), "eta", 1.0)
-    low, high = (0.90, 1.05) if kernel == "ddim" else {0.85: (0.62, 0.80), 1.0: (0.36, 0.56)}[eta]
-    assert low < ratio < high
+    assert abs(float(x.var(0).sum()) / expected - 1) < 0.06
     assert (x.mean(0) - prior.mean.flatten()).abs().max() < 0.06
-    assert not make(name).calibrated or kernel == "ddim"
+    # Who claims calibration has the prior's own variance, but for the finite number of steps.
+    share = expected / float(prior.covariance.trace())
+    assert share < 1.05
+    assert share > 0.9 or not make(name).calibrated
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -213,12 +225,19 @@ def test_dds_limits():
     """gamma -> infinity with converged CG is DDNM; gamma -> 0 ignores the data."""
     prior, data, _ = measured(batch=2)
     noise = lambda: Noise([1, 2])  # noqa: E731
-    hard = sample(DDS(gamma=1e9, n_cg=50), prior, data, LADDER, noise=noise())
+    hard = sample(DDS(gamma=1e9, level=1.0, n_cg=50), prior, data, LADDER, noise=noise())
     ddnm = sample(DDNM(n_cg=50, eta=DDS().eta, kernel=DDS().kernel), prior, data, LADDER, noise=noise())
     assert torch.allclose(hard, ddnm, atol=1e-6)
     free = sample(DDS(gamma=1e-12), prior, data, LADDER, noise=noise())
     blind = Gaussian(Dense(torch.zeros(3, 6, dtype=torch.float64)), data.y * 0, 0.1)
     assert torch.allclose(free, sample(DDS(), prior, blind, LADDER, noise=noise()), atol=1e-9)
+
+
+def test_dds_level_is_what_the_prior_is_told():
+    prior, data, _ = measured(batch=2)
+    told = sample(DDS(level=1.4), prior, data, LADDER, noise=Noise([1, 2]))
+    wrapped = sample(DDS(level=1.0), lambda x, s: prior(x, 1.4 * s), data, LADDER, noise=Noise([1, 2]))
+    assert torch.allclose(told, wrapped, atol=1e-12)
 
 
 def test_dds_more_iterations_approach_the_exact_prox():
@@ -238,7 +257,7 @@ def test_mgdm_ablations():
 
     shared = {"eta": 0.85, "kernel": "ddnm", "n_cg": 50}
     plain = run(MGDM(zeta=0, rho=0, lam=0.2, **shared))
-    assert torch.allclose(plain, run(DDS(gamma=5.0, **shared)), atol=1e-9)
+    assert torch.allclose(plain, run(DDS(gamma=5.0, level=1.0, **shared)), atol=1e-9)
     assert torch.allclose(run(MGDM(zeta=0, rho=0, lam=1e-9, **shared)), run(DDNM(**shared)), atol=1e-6)
     assert torch.equal(run(MGDM(outer=False, rho=0.2)), run(MGDM(outer=False, rho=0.0)))  # nothing to refine
     full = run(MGDM(lam=0.2, **shared))
