@@ -20,7 +20,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.noise import karras
 from medrecon.operators.base import Composed
 from medrecon.operators.bridge import AsComplex
-from medrecon.operators.ct import ParallelBeam
+from medrecon.operators.ct import ParallelBeam, Projector
 from medrecon.operators.linalg import dot, operator_norm
 from medrecon.operators.mri import sense
 from medrecon.operators.weights import Weights
@@ -30,6 +30,7 @@ from medrecon.priors.nets import Labelled
 from medrecon.sample import draw
 from medrecon.solvers import SOLVERS
 from medrecon.solvers.base import Solver
+from medrecon.solvers.tomography import FBP
 from medrecon.training.objectives import EDM, Objective
 
 __all__ = [
@@ -281,8 +282,16 @@ class PosteriorInferer(SliceInferer):
     """Reconstruct k-space slice by slice: posterior samples with the network as prior, or a classical estimate.
 
     Every slice is divided by the 99th percentile of its own zero-filled magnitude, so that the prior sees images of
-    unit scale, and multiplied back. Arguments: see :class:`SliceInferer`.
+    unit scale, and multiplied back.
+
+    Args:
+        **shared: those of :class:`SliceInferer`.
     """
+
+    def __init__(self, **shared: Any) -> None:  # noqa: ANN401
+        super().__init__(**shared)
+        if issubclass(self.solver.requires.operator, Projector):
+            raise InputError(f"solver {self.name!r} reconstructs sinograms, not k-space; choose cg-sense or another")
 
     def _problem(self, kspace: Tensor, mask: Tensor, maps: Tensor, noise_std: float) -> tuple[Gaussian, Tensor]:
         """The likelihood of some slices at unit scale, and the scale of each, ``(B,)``."""
@@ -363,7 +372,7 @@ class TomographyInferer(SliceInferer):
         super().__init__(**shared)
         if self.name == "zero-filled":
             raise InputError(
-                "a back-projection without filter is no image; choose cg-sense, tv or a solver with a prior"
+                "a back-projection without filter is no image; choose fbp, sirt, tv or a solver with a prior"
             )
         self.side = side
         self.spacing = spacing
@@ -408,6 +417,8 @@ class TomographyInferer(SliceInferer):
 
         def problem(part: slice) -> tuple[Gaussian, Tensor]:
             y = lines[part][:, None]
+            if isinstance(self.solver, FBP):  # takes all rays alike
+                return Gaussian(project, y, _white_noise(y)), torch.ones(len(y), device=y.device)
             # The variance of the log of a count is one over the count.
             root = (photons * (-y).exp()).clamp(min=1).sqrt() if photons > 0 else torch.ones_like(y)
             A = Composed(Weights(root), project)

@@ -3,7 +3,7 @@
 from medrecon.operators.base import Composed, LinearOperator, Operator, check_adjoint, implicit_solve
 from medrecon.operators.blocks import Stack, Sum
 from medrecon.operators.bridge import AsComplex
-from medrecon.operators.ct import ConeBeam, FanBeam, ParallelBeam
+from medrecon.operators.ct import ConeBeam, FanBeam, ParallelBeam, Projector
 from medrecon.operators.image import Blur, FiniteDifferences, crop, gaussian_blur, super_resolution
 from medrecon.operators.motion import Warp, moving_sense, rigid_field
 from medrecon.operators.mri import CartesianMRI, DynamicMRI, MulticoilMRI, SoftSense, sense
@@ -31,6 +31,7 @@ __all__ = [
     "Operator",
     "OversampledFourier",
     "ParallelBeam",
+    "Projector",
     "Saturation",
     "Separable",
     "SoftSense",

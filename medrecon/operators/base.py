@@ -66,6 +66,8 @@ class LinearOperator(Operator):
 
     isometry: bool = False
     """Whether the adjoint is the inverse."""
+    nonnegative: bool = False
+    """Whether the matrix is known to be real without negative entries, so that ``A 1`` and ``A^T 1`` are its sums."""
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``A^H y``: Re<A x, y> = Re<x, A^H y> to rounding."""
@@ -111,6 +113,7 @@ class Composed(LinearOperator):
         self.outer = outer
         self.inner = inner
         self.isometry = outer.isometry and inner.isometry
+        self.nonnegative = outer.nonnegative and inner.nonnegative
 
     def forward(self, x: Tensor) -> Tensor:
         """``outer(inner(x))``."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from medrecon.operators.base import LinearOperator, paired
 from medrecon.operators.linalg import sparse_pair
 
-__all__ = ["FILTERS", "ConeBeam", "FanBeam", "Filter", "ParallelBeam", "ramp_filter"]
+__all__ = ["FILTERS", "ConeBeam", "FanBeam", "Filter", "ParallelBeam", "Projector", "ramp_filter"]
 
 Filter = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"]
 FILTERS: tuple[Filter, ...] = get_args(Filter)
@@ -23,8 +23,8 @@ _KEPT = 4e8
 """Entries of the largest matrix that is kept; with its transpose, 16 bytes each in float32."""
 
 
-class _Rays(LinearOperator):
-    """Line integrals along rays whose entries a subclass makes, view by view.
+class Projector(LinearOperator):
+    """X-ray transform: line integrals along rays whose entries a subclass makes, view by view.
 
     The matrix of all rays is kept, with its transpose, if it fits; else its entries are made anew at every application.
 
@@ -36,6 +36,8 @@ class _Rays(LinearOperator):
         per_ray: entries of a ray at most.
         keep: whether the matrix is kept; ``None``: if it has no more than 4e8 entries.
     """
+
+    nonnegative = True
 
     def __init__(
         self,
@@ -63,6 +65,10 @@ class _Rays(LinearOperator):
     def _entries(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some rays at a time, in order: the pixels that they meet and their weights, ``(rays, n, k)``; weight 0 outside."""
         raise NotImplementedError(f"{type(self).__name__} must define _entries")
+
+    def fbp(self, y: Tensor, kind: Filter = "ramp") -> Tensor:
+        """Filtered back-projection of ``y``, with a window ``kind`` on the ramp."""
+        raise NotImplementedError(f"{type(self).__name__} has no filtered back-projection")
 
     def _matrix(self) -> csr_matrix:
         """A row for every ray, made some rays at a time."""
@@ -117,7 +123,7 @@ class _Rays(LinearOperator):
         return flat.view(*outer, *self.shape)
 
 
-class _FlatRays(_Rays):
+class _FlatRays(Projector):
     """Rays in a plane, sampled by Joseph's method (IEEE TMI 1, 1982).
 
     A ray crosses every row or every column of the image once, whichever it meets more steeply; there it takes a linear
@@ -129,7 +135,7 @@ class _FlatRays(_Rays):
         shape: of the image, ``(y, x)``.
         spacing: side of an image pixel.
         dtype: of images and projections.
-        keep: see :class:`_Rays`.
+        keep: see :class:`Projector`.
     """
 
     def __init__(
@@ -411,7 +417,7 @@ class FanBeam(_FlatRays):
         return image
 
 
-class ConeBeam(_Rays):
+class ConeBeam(Projector):
     """Line integrals from a point that circles the z axis to a flat panel, ``(B, C, z, y, x)`` to ``(B, C, views, v, u)``.
 
     In the plane of the source a view is one of :class:`FanBeam`; rows of the panel follow z, index by index. Entries are made

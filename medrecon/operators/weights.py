@@ -27,6 +27,7 @@ class Weights(Spectral):
         if weights.is_complex():
             raise ValueError("weights must be real")
         self.register_buffer("weights", weights if weights.is_floating_point() else weights.float())
+        self.nonnegative = bool((weights >= 0).all())
 
     @property
     def singular(self) -> Tensor:  # type: ignore[override]

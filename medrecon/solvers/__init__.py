@@ -6,12 +6,15 @@ from medrecon.solvers.ddnm import DDNM, DDNMPlus
 from medrecon.solvers.dds import DDS
 from medrecon.solvers.dps import DPS
 from medrecon.solvers.mgdm import MGDM
+from medrecon.solvers.tomography import FBP, SIRT
 
 SOLVERS: dict[str, type[Solver]] = {
     "zero-filled": ZeroFilled,
     "cg-sense": CGSense,
     "wavelet": L1Wavelet,
     "tv": TV,
+    "fbp": FBP,
+    "sirt": SIRT,
     "ddnm": DDNM,
     "ddnmplus": DDNMPlus,
     "dds": DDS,
@@ -23,7 +26,9 @@ __all__ = [
     "DDNM",
     "DDS",
     "DPS",
+    "FBP",
     "MGDM",
+    "SIRT",
     "SOLVERS",
     "TV",
     "CGSense",

@@ -19,7 +19,7 @@ from medrecon.operators.wavelet import Wavelet
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Requires, Solver
 
-__all__ = ["TV", "CGSense", "L1Wavelet", "ZeroFilled"]
+__all__ = ["TV", "CGSense", "Classical", "L1Wavelet", "ZeroFilled", "lipschitz"]
 
 
 def _magnitude(x: Tensor, channels: int) -> Tensor:
@@ -32,14 +32,14 @@ def _shrink(x: Tensor, threshold: Tensor, channels: int) -> Tensor:
     return x * ((size - threshold).clamp(min=0) / torch.where(size > 0, size, 1.0))
 
 
-def _lipschitz(data: Gaussian) -> Tensor:
+def lipschitz(data: Gaussian) -> Tensor:
     """An upper bound of |A|^2 per item, ``(B,)``: power iteration approaches it from below, hence the 5 %."""
     size = 1.05 * operator_norm(data.A.normal, data.back, 20) ** 2
     return torch.where(size > 0, size, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Classical(Solver):
+class Classical(Solver):
     """A point estimate in one step: what came before does not matter."""
 
     requires: ClassVar[Requires] = Requires(prior=False)
@@ -63,7 +63,7 @@ class _Classical(Solver):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroFilled(_Classical):
+class ZeroFilled(Classical):
     """Zero-filled reconstruction: ``A^H y``."""
 
     def estimate(self, data: Gaussian) -> Tensor:
@@ -72,7 +72,7 @@ class ZeroFilled(_Classical):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CGSense(_Classical):
+class CGSense(Classical):
     """Regularised SENSE by conjugate gradients: ``argmin_x |y - A x|^2 + lam |x|^2``.
 
     Args:
@@ -92,7 +92,7 @@ class CGSense(_Classical):
 
 
 @dataclass(frozen=True, kw_only=True)
-class L1Wavelet(_Classical):
+class L1Wavelet(Classical):
     """Compressed sensing with wavelets: ``argmin_x |y - A x|^2 / 2 + lam |W x|_1``, by FISTA.
 
     Args:
@@ -120,7 +120,7 @@ class L1Wavelet(_Classical):
     def estimate(self, data: Gaussian) -> Tensor:
         """FISTA from the zero-filled image."""
         W = Wavelet(data.shape[2:], self.wavelet)
-        size = _lipschitz(data)
+        size = lipschitz(data)
         step = per_item(1 / size, data.back)
         x = z = data.back
         t = torch.ones(len(x), dtype=x.dtype, device=x.device)
@@ -137,7 +137,7 @@ class L1Wavelet(_Classical):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TV(_Classical):
+class TV(Classical):
     """Total variation: ``argmin_x |y - A x|^2 / 2 + lam |D x|_1``, D periodic differences along every axis, by PDHG.
 
     Args:
@@ -157,7 +157,7 @@ class TV(_Classical):
     def estimate(self, data: Gaussian) -> Tensor:
         """PDHG from the zero-filled image."""
         D = FiniteDifferences(range(len(data.shape) - 2), periodic=True)
-        size = per_item(_lipschitz(data), data.back)
+        size = per_item(lipschitz(data), data.back)
         # The dual variable lives in [-lam, lam], the image in [0, 1]: their steps differ by about that factor.
         dual_step = size * min(0.05, 4 * self.lam)
         step = 1 / (size / 2 + dual_step * 4 * len(D.dims))

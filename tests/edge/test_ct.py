@@ -37,11 +37,15 @@ def save(path, **changes):
 
 @pytest.mark.parametrize("photons", [0.0, 1e5])
 @pytest.mark.parametrize("axis", [50.0, 47.3])
-def test_a_disc_of_water_has_zero_hounsfield_units(tmp_path, photons, axis):
-    """By least squares, from exact chords: units, orientation, rotation axis and weights must all be right."""
+@pytest.mark.parametrize(
+    ("solver", "settings"),
+    [("cg-sense", {"lam": 1e-4, "n_iter": 60}), ("sirt", {"relaxation": 1.8}), ("fbp", {"kind": "hann"})],
+)
+def test_a_disc_of_water_has_zero_hounsfield_units(tmp_path, photons, axis, solver, settings):
+    """From exact chords: units, orientation, rotation axis and weights must all be right."""
     path = save(tmp_path / "disc.npz", sino=sinogram(axis=axis), centre=axis, photons=photons)
     data = load_sinogram(path)
-    infer = TomographyInferer(side=80, spacing=1.0, solver="cg-sense", settings={"lam": 1e-4, "n_iter": 60})
+    infer = TomographyInferer(side=80, spacing=1.0, solver=solver, settings=settings)
     out = infer(
         torch.from_numpy(data.lines)[None], None, angles=torch.from_numpy(data.angles)[None], pitch=data.pitch,
         offset=data.offset, photons=data.photons,

@@ -1,0 +1,88 @@
+"""What every CT toolkit has: filtered back-projection and SIRT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+import torch
+from torch import Tensor
+
+from medrecon.likelihood import Gaussian
+from medrecon.operators.ct import Filter, Projector
+from medrecon.operators.linalg import per_item
+from medrecon.solvers.base import Requires
+from medrecon.solvers.classical import Classical, lipschitz
+
+__all__ = ["FBP", "SIRT"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FBP(Classical):
+    """Filtered back-projection (for cone beams that of Feldkamp, Davis and Kress).
+
+    Args:
+        kind: window on the ramp: ramp, shepp-logan, cosine, hamming or hann, from the sharpest to the smoothest.
+
+    Reference:
+        Kak and Slaney, Principles of Computerized Tomographic Imaging (1988), chapter 3; of the noise of the rays it
+        knows nothing.
+    """
+
+    requires: ClassVar[Requires] = Requires(operator=Projector, prior=False)
+
+    kind: Filter = "ramp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in get_args(Filter):
+            raise ValueError(f"FBP: kind must be one of {', '.join(get_args(Filter))}; got {self.kind!r}")
+
+    def estimate(self, data: Gaussian) -> Tensor:
+        """The projector's own ``fbp``."""
+        A: Projector = data.A  # type: ignore[assignment]
+        return A.fbp(data.y, self.kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SIRT(Classical):
+    """Simultaneous iterative reconstruction: ``x <- x + relaxation C A^T R (y - A x)`` from 0.
+
+    ``R`` and ``C`` are one over the row and column sums of A. Early iterations hold the coarse structure and late ones the
+    noise, so their number is the regulariser.
+
+    Args:
+        n_iter: iterations.
+        relaxation: above 0 and below 2.
+
+    Deviation:
+        the sums are those of a matrix without negative entries, as projectors are; for any other operator (MRI, say)
+        both are replaced by one bound of ``|A|``, which makes it Landweber's iteration.
+
+    Reference:
+        Gregor and Benson, IEEE TMI 27 (2008), eq. 3; Landweber, Am. J. Math. 73 (1951).
+    """
+
+    n_iter: int = 200
+    relaxation: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.relaxation < 2:
+            raise ValueError(f"SIRT: relaxation must lie between 0 and 2; got {self.relaxation}")
+
+    def estimate(self, data: Gaussian) -> Tensor:
+        """``n_iter`` iterations."""
+        A, x = data.A, torch.zeros_like(data.back)
+        if A.nonnegative:
+            rows, columns = _inverse(A(torch.ones_like(x))), _inverse(A.adjoint(torch.ones_like(data.y)))
+        else:
+            rows, columns = torch.ones_like(data.y.real), per_item(1 / lipschitz(data), x)
+        for _ in range(self.n_iter):
+            x = x + self.relaxation * columns * A.adjoint(rows * data.residual(x))
+        return x
+
+
+def _inverse(sums: Tensor) -> Tensor:
+    """One over the sums; 0 for a ray that meets no pixel, and for a pixel that no ray meets."""
+    return torch.where(sums > 0, 1 / torch.where(sums > 0, sums, 1.0), 0.0)
