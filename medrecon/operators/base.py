@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -29,6 +30,14 @@ class Operator(nn.Module):
             return fn(t) if parts.is_complex() else torch.view_as_complex(parts.contiguous())
 
         return super()._apply(careful, recurse)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Operator:
+        """A copy with tensors of its own, but for sparse matrices, which torch cannot copy and nobody writes to."""
+        memo.update({id(t): t for t in self.buffers(recurse=False) if t.layout == torch.sparse_csr})
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
         """``J(x)^T v``, the gradient of Re<A(x), v> in ``x``; by autograd unless a subclass knows better."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -63,6 +64,9 @@ class _Sparse:
         arrays = (weight.to(dtype.to_real()).flatten().numpy(), index.int().flatten().numpy(), rows.numpy())
         self.matrix, self.transpose = sparse_pair(csr_matrix(arrays, shape=size))
         self.taper = (1 / (taper * math.sqrt(math.prod(shape)))).to(dtype.to_real())
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Sparse:
+        return copy.copy(self)  # torch cannot copy sparse matrices, and nobody writes to these
 
     def to(self, device: torch.device) -> None:
         for name in ("matrix", "transpose", "taper"):
@@ -126,6 +130,11 @@ class _Finufft:
         ]
         self.scale = 1 / math.sqrt(math.prod(shape))
         self.plans: dict[tuple[int, int], object] = {}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Finufft:
+        other = copy.copy(self)
+        other.plans = {}  # a plan belongs to one thread of work
+        return other
 
     def to(self, device: torch.device) -> None:
         if device.type not in ("cpu", "meta"):

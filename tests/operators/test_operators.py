@@ -1,5 +1,7 @@
 """What every linear operator must satisfy, for every row of ``cases.py``."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,16 @@ def test_single_precision_is_the_same_operator(problem):
     single = operator.float()(x.to(torch.complex64 if x.is_complex() else torch.float32))
     assert single.dtype in (torch.float32, torch.complex64)
     assert float((single - y).abs().max()) < 1e-4 * max(1.0, float(y.abs().max()))
+
+
+def test_a_copy_is_an_operator_of_its_own(problem):
+    A, x, _ = problem
+    y = A(x)
+    other = copy.deepcopy(A)
+    assert torch.equal(other(x), y)
+    assert torch.equal(other.adjoint(y), A.adjoint(y))
+    other.to("meta")
+    assert torch.equal(A(x), y)
 
 
 def test_a_gradient_that_comes_conjugated(problem):
