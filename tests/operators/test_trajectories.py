@@ -43,7 +43,8 @@ def test_spiral_turns_lie_one_cycle_apart_and_steps_are_equal(interleaves):
     k = spiral((n, n), interleaves).double()
     steps = k.diff(dim=1).norm(dim=-1)
     assert steps.max() < 0.501
-    assert torch.allclose(steps, steps.mean().expand_as(steps), rtol=0.06)  # chords of equal arcs, bent in the centre
+    outer = steps[:, steps.shape[1] // 4 :]  # in the centre, equal arcs have shorter chords
+    assert torch.allclose(outer, outer.mean().expand_as(outer), rtol=0.01)
     assert torch.allclose(k.norm(dim=-1).amax(), torch.tensor(n / 2.0).double(), rtol=1e-6)
     fine = spiral((n, n), interleaves, samples=20_000).double()
     for ray in (0.3, 2.0, 4.5):
