@@ -3,8 +3,8 @@
     python benchmarks/tune.py dds prior_weight=1,2,4 eta=0.7,0.85 sigma_max=4,8
     python benchmarks/tune.py tv lam=0.001,0.003,0.01
 
-Tries every combination; settings of the inferer (sigma_max, sigma_min, n_steps) may be varied like those of the solver.
-Prints mean PSNR and SSIM over the scans at R = 4 and 8, best last.
+Tries every combination; settings of the inferer (sigma_max, sigma_min, n_steps, samples, symmetries) may be varied like
+those of the solver. Prints mean PSNR and SSIM over the scans at R = 4 and 8, best last.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from problems import inferer, run, validation
 
 from medrecon.metrics import scores
 
-INFERER = ("sigma_max", "sigma_min", "n_steps", "samples")
+INFERER = ("sigma_max", "sigma_min", "n_steps", "samples", "symmetries")
 
 
 def _value(text):

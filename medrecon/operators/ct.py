@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
+from torch.nn import functional as F
 
 from medrecon.operators.base import LinearOperator, paired
 from medrecon.operators.linalg import sparse_pair
@@ -257,16 +258,39 @@ def _grid(shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
     return y[:, None], -x[None, :]
 
 
-def _interpolated(view: Tensor, position: Tensor) -> Tensor:
-    """Values ``(..., detectors)`` at fractional positions ``(y, x)``, 0 beyond the detector."""
-    n = view.shape[-1]
-    low = position.floor()
-    share = position - low
-    out = []
-    for index, weight in ((low, 1 - share), (low + 1, share)):
-        inside = (index >= 0) & (index < n)
-        out.append(view[..., index.clamp(0, n - 1).long()] * (weight * inside))
-    return out[0] + out[1]
+_TOGETHER = 8
+"""Views that are back-projected in one go: one thread each, in little memory."""
+
+
+def _smeared(
+    filtered: Tensor,
+    shape: tuple[int, ...],
+    at: Callable[[slice, Tensor], tuple[Tensor, Tensor, Tensor]],
+    angles: Tensor,
+) -> Tensor:
+    """Sum over the views of their values at every pixel, interpolated linearly, 0 beyond the detector.
+
+    Args:
+        filtered: ``(*outer, views, v, u)``.
+        shape: of the image.
+        at: from the numbers of some views and their angles ``(k, 1, 1)`` to weight, row and column of the panel that every
+            pixel meets, each broadcastable to ``(k, *shape)``.
+        angles: of all views.
+    """
+    outer, (nv, nu) = filtered.shape[:-3], filtered.shape[-2:]
+    image = filtered.new_zeros(math.prod(outer), *shape)
+    panels = filtered.reshape(-1, *filtered.shape[-3:]).transpose(0, 1)
+    for first in range(0, len(angles), _TOGETHER):
+        part = slice(first, min(first + _TOGETHER, len(angles)))
+        angle = angles[part].to(filtered).view(-1, *[1] * len(shape))
+        weight, row, column = at(part, angle)
+        # Positions as grid_sample counts them, from -1 on the first pixel to 1 on the last.
+        where = torch.stack(
+            torch.broadcast_tensors(2 * column / max(nu - 1, 1) - 1, 2 * row / max(nv - 1, 1) - 1), dim=-1
+        ).expand(len(angle), *shape, 2)
+        values = F.grid_sample(panels[part], where.reshape(len(angle), -1, shape[-1], 2), align_corners=True)
+        image += (weight[:, None] * values.view(len(angle), -1, *shape)).sum(0)
+    return image.view(*outer, *shape)
 
 
 class ParallelBeam(_FlatRays):
@@ -326,13 +350,15 @@ class ParallelBeam(_FlatRays):
             kind: window on the ramp.
         """
         arcs = _arcs(self.angles, math.pi, wedge=math.pi / 12)
-        filtered = _filtered(y, self.pitch, kind)
+        filtered = _filtered(y, self.pitch, kind)[..., None, :]
         up, right = _grid(self.shape, y)
-        image = y.new_zeros(*y.shape[:-2], *self.shape)
-        for view, (angle, arc) in enumerate(zip(self.angles.tolist(), arcs.tolist(), strict=True)):
-            s = self.spacing * (right * math.cos(angle) + up * math.sin(angle)) + self.offset
-            image += arc * _interpolated(filtered[..., view, :], s / self.pitch + (self.detectors - 1) / 2)
-        return image
+        arcs = arcs.to(y).view(-1, 1, 1)
+
+        def at(part: slice, angle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            s = self.spacing * (right * angle.cos() + up * angle.sin()) + self.offset
+            return arcs[part], torch.zeros_like(angle), s / self.pitch + (self.detectors - 1) / 2
+
+        return _smeared(filtered, self.shape, at, self.angles)
 
 
 class FanBeam(_FlatRays):
@@ -406,15 +432,16 @@ class FanBeam(_FlatRays):
         R = self.source_to_axis
         pitch, offset = self.pitch / self.magnification, self.offset / self.magnification
         u = ((torch.arange(self.detectors).to(y) - (self.detectors - 1) / 2) * pitch - offset) / R
-        filtered = _filtered(y / (1 + u**2).sqrt(), pitch, kind)
+        filtered = _filtered(y / (1 + u**2).sqrt(), pitch, kind)[..., None, :]
         up, right = _grid(self.shape, y)
-        image = y.new_zeros(*y.shape[:-2], *self.shape)
-        for view, (angle, arc) in enumerate(zip(self.angles.tolist(), arcs.tolist(), strict=True)):
-            across = self.spacing * (right * math.cos(angle) + up * math.sin(angle))
-            nearness = 1 / (1 + self.spacing * (up * math.cos(angle) - right * math.sin(angle)) / R)
-            s = across * nearness + offset
-            image += arc / 2 * nearness**2 * _interpolated(filtered[..., view, :], s / pitch + (self.detectors - 1) / 2)
-        return image
+        arcs = arcs.to(y).view(-1, 1, 1)
+
+        def at(part: slice, angle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            nearness = 1 / (1 + self.spacing * (up * angle.cos() - right * angle.sin()) / R)
+            s = self.spacing * (right * angle.cos() + up * angle.sin()) * nearness + offset
+            return arcs[part] / 2 * nearness**2, torch.zeros_like(angle), s / pitch + (self.detectors - 1) / 2
+
+        return _smeared(filtered, self.shape, at, self.angles)
 
 
 class ConeBeam(Projector):
@@ -541,30 +568,16 @@ class ConeBeam(Projector):
         filtered = _filtered(y * cosine, pitch, kind)
         up, right = _grid((ny, nx), y)
         z = (torch.arange(nz, device=y.device, dtype=y.dtype) - (nz - 1) / 2) * self.spacing
-        image = y.new_zeros(*y.shape[:-3], *self.shape)
-        for view, (angle, arc) in enumerate(zip(self.angles.tolist(), arcs.tolist(), strict=True)):
-            nearness = 1 / (1 + self.spacing * (up * math.cos(angle) - right * math.sin(angle)) / R)
-            s = self.spacing * (right * math.cos(angle) + up * math.sin(angle)) * nearness
-            column = ((s + u0) / pitch + (self.detector[1] - 1) / 2).expand(nz, ny, nx)
-            row = (z[:, None, None] * nearness + v0) / pitch + (self.detector[0] - 1) / 2
-            image += arc / 2 * nearness**2 * _bilinear(filtered[..., view, :, :], row, column)
-        return image
+        z = z[:, None, None]
+        arcs = arcs.to(y).view(-1, 1, 1, 1)
 
+        def at(part: slice, angle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            nearness = 1 / (1 + self.spacing * (up * angle.cos() - right * angle.sin()) / R)
+            s = self.spacing * (right * angle.cos() + up * angle.sin()) * nearness
+            row = (z * nearness + v0) / pitch + (self.detector[0] - 1) / 2
+            return arcs[part] / 2 * nearness**2, row, (s + u0) / pitch + (self.detector[1] - 1) / 2
 
-def _bilinear(panel: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Values ``(..., v, u)`` at fractional rows and columns, 0 beyond the panel."""
-    nv, nu = panel.shape[-2:]
-    flat = panel.flatten(-2)
-    top, left = row.floor(), column.floor()
-    out = panel.new_zeros(())
-    for i in (0, 1):
-        for k in (0, 1):
-            at, beside = top + i, left + k
-            weight = (1 - (row - at).abs()) * (1 - (column - beside).abs())
-            inside = (at >= 0) & (at < nv) & (beside >= 0) & (beside < nu)
-            index = at.clamp(0, nv - 1) * nu + beside.clamp(0, nu - 1)
-            out = out + flat[..., index.long()] * (weight * inside)
-    return out
+        return _smeared(filtered, self.shape, at, self.angles)
 
 
 def _checked(angles: Tensor) -> Tensor:
