@@ -3,8 +3,8 @@
     python benchmarks/operators.py [--only mri nufft ct] [--repeat 15] [--growth]
 
 Peers that are not installed are named and left out: sigpy and torchkbnufft come with medrecon; scikit-image with its extra
-``test``, finufft with ``finufft``; deepinv and astra are installed by hand. "FFT alone" is what no operator can beat. Accuracy
-is printed where methods differ in it. ``--growth`` prints how our own times grow with the size.
+``test``, finufft with ``finufft``; deepinv, mrpro and astra are installed by hand. "FFT alone" is what no operator can
+beat. Accuracy is printed where methods differ in it. ``--growth`` prints how our own times grow with the size.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Calls = dict[str, Callable[[], object]]
 def available(name: str) -> bool:
     """Whether a peer can be imported; says once that it cannot."""
     try:
-        if name == "deepinv" and importlib.util.find_spec("torchvision") is not None:
-            # Its wheel wants CUDA libraries for two operators that deepinv does not use.
+        if name in ("deepinv", "mrpro") and importlib.util.find_spec("torchvision") is not None:
+            # Its wheel wants CUDA libraries for two operators that neither of them uses.
             library = torch.library.Library("torchvision", "FRAGMENT")
             for operator in ("nms", "qnms"):
                 if not hasattr(torch.ops.torchvision, operator):
@@ -107,6 +107,17 @@ def mri(repeat: int, n: int = 320, coils: int = 8) -> None:
         forward["deepinv"], adjoint["deepinv"] = lambda: peer.A(x2), lambda: peer.A_adjoint(y2)
         normal["deepinv"] = lambda: peer.A_adjoint_A(x2)
         solve["deepinv"] = lambda: cg(lambda v: peer.A_adjoint_A(v) + 0.01 * v, x2, n_iter=10)
+    if available("mrpro"):
+        from mrpro.operators import FastFourierOp, SensitivityOp
+
+        lines = torch.from_numpy(mask).float()
+        op = lines * (FastFourierOp(dim=(-2, -1)) @ SensitivityOp(torch.from_numpy(maps)[:, None]))
+        x5, y5 = x[:, :, None], y[:, :, None]
+        assert float((op(x5)[0] - y5).abs().max()) < 1e-4
+        gram = op.H @ op
+        forward["mrpro"], adjoint["mrpro"] = lambda: op(x5), lambda: op.H(y5)
+        normal["mrpro"] = lambda: gram(x5)
+        solve["mrpro"] = lambda: cg(lambda v: gram(v)[0] + 0.01 * v, x5, n_iter=10)
     for title, calls in (("forward", forward), ("adjoint", adjoint), ("normal", normal), ("10 CG", solve)):
         compare(f"MRI {coils} x {n}², {title}", calls, repeat)
 
@@ -152,6 +163,20 @@ def nufft(repeat: int, n: int = 256, coils: int = 8, spokes: int = 400, samples:
 
         image, coordinates = x[0].numpy(), points.numpy()
         forward["sigpy"] = lambda: sigpy.nufft(image, coordinates)
+    if available("mrpro"):
+        from mrpro.data import KTrajectory
+        from mrpro.operators import NonUniformFastFourierOp
+
+        ky, kx = (k.float().view(1, 1, 1, spokes, samples) for k in points.T)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            op = NonUniformFastFourierOp((-2, -1), (n, n), (n, n), KTrajectory(torch.zeros(1, 1, 1, 1, 1), ky, kx))
+        x5 = x[:, :, None]
+        (y5,) = op(x5)
+        print(f"relative error of mrpro: {float((y5.flatten(2)[..., :2000] - reference).norm() / reference.norm()):.1e}")
+        gram = op.gram
+        forward["mrpro"], adjoint["mrpro"] = lambda: op(x5), lambda: op.H(y5)
+        normal["mrpro"] = lambda: gram(x5)
     if available("deepinv"):
         try:
             from deepinv.physics import NonCartesianMRI
