@@ -173,7 +173,9 @@ def nufft(repeat: int, n: int = 256, coils: int = 8, spokes: int = 400, samples:
             op = NonUniformFastFourierOp((-2, -1), (n, n), (n, n), KTrajectory(torch.zeros(1, 1, 1, 1, 1), ky, kx))
         x5 = x[:, :, None]
         (y5,) = op(x5)
-        print(f"relative error of mrpro: {float((y5.flatten(2)[..., :2000] - reference).norm() / reference.norm()):.1e}")
+        print(
+            f"relative error of mrpro: {float((y5.flatten(2)[..., :2000] - reference).norm() / reference.norm()):.1e}"
+        )
         gram = op.gram
         forward["mrpro"], adjoint["mrpro"] = lambda: op(x5), lambda: op.H(y5)
         normal["mrpro"] = lambda: gram(x5)

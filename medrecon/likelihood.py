@@ -242,11 +242,11 @@ class Transmission(_Counts):
         y: counts.
         noise_std: of the protocol; the law has its own noise.
         photons: expected counts without an absorber, a number or one per ray.
-        background: scatter and dark counts, at least 0.
+        background: scatter and dark counts, at least 0, a number or one per ray.
     """
 
     photons: float | Tensor = 1e5
-    background: float = 0.0
+    background: float | Tensor = 0.0
 
     def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         primary = self.photons * (-u).exp()

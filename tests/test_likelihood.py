@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -128,3 +129,23 @@ def test_whitened_data_have_the_density_of_their_covariance():
     white = (n[0] @ n[0].mH) / 40000 / 2
     # 40 000 draws: standard deviation 0.005 an entry.
     assert float((white - torch.eye(3)).abs().max()) < 0.03
+
+
+@pytest.mark.slow
+def test_transmission_foretells_the_counts_of_a_real_tooth(data_folder):
+    """From measured counts, flats and darks of every other view, by maximum likelihood: the counts of the views between."""
+    with np.load(data_folder / "kspace" / "ct_tooth_parallel_sino.npz") as scan:
+        counts, white, dark = (
+            torch.from_numpy(scan[key][..., 0, :].astype(np.float32)) for key in ("proj", "white", "dark")
+        )
+        angles, offset = torch.from_numpy(scan["theta_rad"]), (float(scan["centre"]) - 639 / 2) * 0.02
+    photons, errors = white - dark, []
+    for shift in (offset, -offset):
+        seen, between = (ParallelBeam(part, (320, 320), 640, 0.04, 0.02, shift) for part in (angles[::2], angles[1::2]))
+        data = Transmission(seen, counts[None, None, ::2], 1.0, photons=photons, background=dark)
+        x = data.prox(torch.zeros(1, 1, 320, 320), 1.0, n_iter=10)
+        rate = photons * (-between(x)).exp() + dark
+        errors.append(float((rate / counts[1::2] - 1).square().mean().sqrt()))
+    # Measured 2.4 %, rings and drift of the lamp; 12 % with the rotation axis on the wrong side.
+    assert errors[0] < 0.035
+    assert errors[1] > 3 * errors[0]
