@@ -25,6 +25,7 @@ from medrecon.noise import karras
 from medrecon.priors import multiscale
 from medrecon.report.montage import sheet
 from medrecon.sample import generate
+from medrecon.solvers.ddim import DDIM
 
 
 def small(images: torch.Tensor) -> torch.Tensor:
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--png", type=Path, help="samples above, the nearest training slices below")
     parser.add_argument("--n", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--side", type=int, default=256)
     arguments = parser.parse_args()
     prior, network, held_out = bundle_prior(arguments.bundle)
@@ -61,7 +62,10 @@ def main() -> None:
     channels = network.tail.out_channels // network.unshuffle**2
     shape = (channels, arguments.side, arguments.side)
     images = torch.cat(
-        [generate(prior, shape, karras(60.0, 0.005, arguments.steps), seeds=[s]) for s in range(arguments.n)]
+        [
+            generate(prior, shape, karras(60.0, 0.005, arguments.steps), seeds=[s], solver=DDIM(eta=0.5))
+            for s in range(arguments.n)
+        ]
     )
     images = images.norm(dim=1)
     folder = DATA / "train"

@@ -20,12 +20,14 @@ from problems import inferer, run, slice_a
 
 from medrecon.handlers import start_from
 from medrecon.metrics import scores
+from medrecon.operators import MulticoilMRI
 from medrecon.solvers import SOLVERS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--solvers", nargs="*", default=list(SOLVERS))
+    able = [name for name, solver in SOLVERS.items() if issubclass(MulticoilMRI, solver.requires.operator)]
+    parser.add_argument("--solvers", nargs="*", default=able)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--weights", help="a checkpoint of train.yaml instead of the bundle's weights")
     parser.add_argument("--condition", help="tell the prior the contrast")

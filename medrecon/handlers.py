@@ -28,6 +28,7 @@ from medrecon.noise import karras
 from medrecon.priors.combine import multiscale
 from medrecon.report.montage import sheet
 from medrecon.sample import generate
+from medrecon.solvers.ddim import DDIM
 from medrecon.training.objectives import Objective
 
 __all__ = [
@@ -306,7 +307,7 @@ class SampleSheet:
         shape: of one image, ``(C, y, x)``.
         path: of the PNG.
         every: epochs between sheets.
-        n_steps: network evaluations per image.
+        n_steps: network evaluations per image, by DDIM with eta = 0.5.
         n_images: on a sheet; always from the same noise, so that sheets show what training changes.
         sigma_max: first noise level.
         factor: of the pixels at high levels, see :func:`medrecon.priors.multiscale`; 1 for a network trained without overviews.
@@ -321,7 +322,7 @@ class SampleSheet:
         shape: Sequence[int],
         path: str | Path,
         every: int = 1,
-        n_steps: int = 40,
+        n_steps: int = 80,
         n_images: int = 8,
         sigma_max: float = 40.0,
         factor: int = 1,
@@ -335,6 +336,7 @@ class SampleSheet:
         self.every = every
         self.sigmas = karras(sigma_max, 0.005, n_steps)
         self.n_images = n_images
+        self.solver = DDIM(eta=0.5)  # some fresh noise forgives the errors of a network that is still learning
         self.factor = factor
         self.top = top
         self.writer = writer
@@ -352,7 +354,8 @@ class SampleSheet:
         if self.factor > 1:
             prior = multiscale(prior, self.factor)
         images = torch.cat([
-            generate(prior, self.shape, self.sigmas, seeds=[seed], device=device) for seed in range(self.n_images)
+            generate(prior, self.shape, self.sigmas, seeds=[seed], solver=self.solver, device=device)
+            for seed in range(self.n_images)
         ])  # fmt: skip
         self.network.train(training)
         return images.norm(dim=1).cpu()

@@ -105,10 +105,10 @@ def _mix(matrix: Tensor, x: Tensor) -> Tensor:
     return torch.einsum("ij,bj...->bi...", matrix, x)
 
 
-def multiscale(prior: Prior, factor: int = 4, sigma: float = 3.0) -> Prior:
+def multiscale(prior: Prior, factor: int = 4, sigma: float = 0.4) -> Prior:
     """From ``sigma`` upwards the prior sees the image with pixels ``factor`` times as wide, where the noise is less.
 
-    Noise far above the image hides all but its low frequencies. Keeping these alone (a k-space truncation) divides the
+    Noise far above an image's detail hides all but its low frequencies. Keeping these alone (a k-space truncation) divides the
     standard deviation of white noise by the root of ``factor`` an axis, and a network trained on overviews (``coarse_share``
     in train.yaml) sees the whole slice at once; its estimate is interpolated back. Below ``sigma`` the prior is left alone.
     For samples without data: the plan of a slice is decided far above the levels at which a reconstruction begins.
