@@ -24,6 +24,7 @@ import torch
 
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
+from medrecon.data.trajectories import GOLDEN_ANGLE, radial
 from medrecon.operators import NUFFT, MulticoilMRI, ParallelBeam
 from medrecon.operators.linalg import cg
 
@@ -122,16 +123,9 @@ def mri(repeat: int, n: int = 320, coils: int = 8) -> None:
         compare(f"MRI {coils} x {n}², {title}", calls, repeat)
 
 
-def radial(n: int, spokes: int, samples: int) -> torch.Tensor:
-    """Cycles per field of view, ``(spokes * samples, 2)``."""
-    angle = torch.arange(spokes).double() * math.pi * (3 - math.sqrt(5))
-    k = torch.linspace(-n / 2, n / 2, samples, dtype=torch.float64)
-    return torch.stack([k * angle.sin()[:, None], k * angle.cos()[:, None]], dim=-1).reshape(-1, 2)
-
-
 def nufft(repeat: int, n: int = 256, coils: int = 8, spokes: int = 400, samples: int = 512) -> None:
     """Golden-angle radial k-space; relative errors against our own widest kernel in float64."""
-    points = radial(n, spokes, samples)
+    points = radial((n, n), spokes, samples, step=GOLDEN_ANGLE).flatten(0, 1)
     x = torch.randn(1, coils, n, n, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     reference = NUFFT(points[:2000], (n, n), "sparse", 2.0, 9, toeplitz=False, dtype=torch.complex128)(
         x.to(torch.complex128)
@@ -260,7 +254,7 @@ def growth() -> None:
         maps = torch.from_numpy(loop_coils((n, n), 8))[None]
         A = MulticoilMRI(maps, torch.ones(1, 1, n, n).bernoulli_(0.3))
         x = torch.randn(1, 1, n, n, dtype=torch.complex64)
-        F = NUFFT(radial(n, 2 * n, 2 * n), (n, n), toeplitz=False)
+        F = NUFFT(radial((n, n), 2 * n, 2 * n, step=GOLDEN_ANGLE), (n, n), toeplitz=False)
         coils = maps * x
         print(f"| {n} | {once(lambda A=A, x=x: A.normal(x)):.1f} | {once(lambda F=F, c=coils: F(c)):.1f} |", flush=True)
     print("\n| views | CT forward 256² |\n|---|---|")

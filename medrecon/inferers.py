@@ -30,7 +30,6 @@ from medrecon.priors.nets import Labelled
 from medrecon.sample import draw
 from medrecon.solvers import SOLVERS
 from medrecon.solvers.base import Solver
-from medrecon.solvers.tomography import FBP
 from medrecon.training.objectives import EDM, Objective
 
 __all__ = [
@@ -417,8 +416,8 @@ class TomographyInferer(SliceInferer):
 
         def problem(part: slice) -> tuple[Gaussian, Tensor]:
             y = lines[part][:, None]
-            if isinstance(self.solver, FBP):  # takes all rays alike
-                return Gaussian(project, y, _white_noise(y)), torch.ones(len(y), device=y.device)
+            if issubclass(self.solver.requires.operator, Projector):  # takes all rays alike, whatever their noise
+                return Gaussian(project, y, 1.0), torch.ones(len(y), device=y.device)
             # The variance of the log of a count is one over the count.
             root = (photons * (-y).exp()).clamp(min=1).sqrt() if photons > 0 else torch.ones_like(y)
             A = Composed(Weights(root), project)

@@ -36,7 +36,7 @@ BREAKS = [
     ("solvers/tomography.py", "_inverse(A.adjoint(", "torch.ones_like(x) / 9 + 0 * _inverse(A.adjoint(", "solvers"),
     ("solvers/tomography.py", "A.adjoint(rows * data", "A.adjoint(data", "solvers"),
     ("operators/base.py", "outer.nonnegative and", "True and", "solvers"),
-    ("operators/base.py", "if t.layout == torch.sparse_csr", "", "operators"),
+    ("operators/base.py", "if t.layout == torch.sparse_csr", "", "operators/test_operators.py"),
     ("operators/ct.py", "y * sin[rays]) / cos[rays]", "y * sin[rays]) * cos[rays]", "operators"),
     ("operators/spectral.py", "c / torch.where(total > 0, total, 1.0)", "c * total", "operators"),
     ("solvers/ddim.py", "(state - x0) / sigma, sigma", "(x0 - state) / sigma, sigma", "solvers"),

@@ -388,13 +388,17 @@ def test_magnitude_prior_reconstructs_channel_by_channel(scan):
     assert scores(result.image, truth)["psnr"] > 15  # the object, not noise; quality is for the benchmarks
 
 
-def test_inferer_by_channel_is_the_one_channel_prior_on_each():
-    """The prior of an inferer by channel, with a one-channel network, acts on two channels independently."""
+def random_network(channels):
     torch.manual_seed(0)
-    network = ResidualUNet(in_channels=1, channels=(8,), blocks=(1,))
+    network = ResidualUNet(in_channels=channels, channels=(8,), blocks=(1,))
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    network.requires_grad_(False)
+    return network.requires_grad_(False)
+
+
+def test_inferer_by_channel_is_the_one_channel_prior_on_each():
+    """The prior of an inferer by channel, with a one-channel network, acts on two channels independently."""
+    network = random_network(1)
     infer = PosteriorInferer(by_channel=True, dtype=None)
     x = torch.randn(2, 2, 8, 8)
     both = infer.prior(network)(x, 0.3)
@@ -403,11 +407,7 @@ def test_inferer_by_channel_is_the_one_channel_prior_on_each():
 
 
 def test_inferer_sees_the_symmetries_of_its_prior():
-    torch.manual_seed(0)
-    network = ResidualUNet(in_channels=2, channels=(8,), blocks=(1,))
-    for p in network.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    network.requires_grad_(False)
+    network = random_network(2)
     symmetries = {"flip": [-1], "shift": 4, "phase": True}
     x = torch.randn(2, 2, 8, 8)
     plain = PosteriorInferer(dtype=None).prior(network)

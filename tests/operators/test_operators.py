@@ -92,6 +92,8 @@ def test_a_copy_is_an_operator_of_its_own(problem):
     other = copy.deepcopy(A)
     assert torch.equal(other(x), y)
     assert torch.equal(other.adjoint(y), A.adjoint(y))
+    for mine, its in zip(A.buffers(), other.buffers(), strict=True):
+        assert mine.layout == torch.sparse_csr or not mine.numel() or mine.data_ptr() != its.data_ptr()
     other.to("meta")
     assert torch.equal(A(x), y)
 

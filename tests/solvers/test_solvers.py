@@ -237,6 +237,8 @@ def test_dds_limits():
 
 
 def test_dds_level_is_what_the_prior_is_told():
+    with pytest.raises(ValueError, match="level"):
+        DDS(level=-1.0)
     prior, data, _ = measured(batch=2)
     told = sample(DDS(level=1.4), prior, data, LADDER, noise=Noise([1, 2]))
     wrapped = sample(DDS(level=1.0), lambda x, s: prior(x, 1.4 * s), data, LADDER, noise=Noise([1, 2]))
