@@ -85,6 +85,8 @@ BREAKS = [
     ("operators/image.py", "n // 2 - m // 2 / zoom", "0 * zoom", "operators"),
     ("operators/nufft.py", "values = values * (1 - 2 * (near.long() % 2))", "pass", "operators/test_nufft.py"),
     ("operators/nufft.py", "integral**2", "integral", "operators/test_nufft.py"),
+    ("operators/ct.py", "quarters + k + same", "quarters - k + same", "operators/test_ct.py"),
+    ("operators/ct.py", "rot90(-k, (-2, -1)) for part", "rot90(k, (-2, -1)) for part", "operators/test_ct.py"),
     ("operators/ct.py", "samples[0] = 0.25", "samples[0] = 0.24", "operators/test_ct.py"),
     ("operators/ct.py", "angles[:, None] - gamma", "angles[:, None] + gamma", "operators/test_ct.py"),
     ("operators/ct.py", "(gaps + gaps.roll(1)) / 2", "gaps.mean().expand_as(gaps)", "operators/test_ct.py"),

@@ -26,17 +26,63 @@ _KEPT = 4e8
 """Entries of the largest matrix that is kept; with its transpose, 16 bytes each in float32."""
 
 
+Move = tuple[int, int]
+"""A symmetry of the square: ``(sign, quarters)`` takes the angle ``t`` to ``sign t + quarters pi / 2``."""
+
+
+def _shared(angles: Tensor, square: bool, mirrors: bool) -> tuple[Tensor, list[Move], Tensor]:
+    """The views that need rays of their own, and how the others see a turned or mirrored image along the same rays.
+
+    Of the ten groups of symmetries of a square that group is taken which leaves least to do: reading an entry of a matrix
+    takes about ten times as long as multiplying it once more.
+
+    Returns:
+        the first of the views of every set of rays; the moves that occur; for every view the move that takes its angle to
+        that of its rays, and the number of the rays, as ``move * sets + rays``. The angle of the rays of view ``i`` is thus
+        ``moves[slots[i] // sets]`` of its own.
+    """
+    quarters = angles / (math.pi / 2)
+    # Angles that were made in single precision are equal no further than that.
+    same = 1e-6 if bool((angles.float().double() == angles).all()) else 1e-9
+    best: tuple[int, Tensor, list[Move], Tensor] | None = None
+    for step in (4, 2, 1):
+        for mirror in (None, *range(step)) if mirrors else (None,):
+            group = [(1, k) for k in range(0, 4, step)]
+            if mirror is not None:
+                group += [(-1, (k + mirror) % 4) for k in range(0, 4, step)]
+            if not square and any(k % 2 for _, k in group):
+                continue
+            # Angles just below a full turn are just above none.
+            moved = torch.stack([(s * quarters + k + same) % 4 - same for s, k in group])
+            lowest = moved.min(dim=0).values
+            which = (moved <= lowest + same).int().argmax(dim=0)
+            ordered, order = lowest.sort()
+            of = torch.empty_like(order)
+            of[order] = (ordered.diff(prepend=ordered[:1]) > same).cumsum(0)
+            rays = int(of.max()) + 1
+            used, slot = which.unique(return_inverse=True)
+            cost = rays * (10 + len(used))
+            if best is None or cost < best[0]:
+                first = torch.full((rays,), len(angles)).scatter_reduce(0, of, torch.arange(len(angles)), "amin")
+                best = cost, first, [group[i] for i in used.tolist()], slot * rays + of
+    assert best is not None
+    return best[1:]
+
+
 class Projector(LinearOperator):
     """X-ray transform: line integrals along rays whose entries a subclass makes, view by view.
 
-    The matrix of all rays is kept, with its transpose, if it fits; else its entries are made anew at every application.
+    The matrix of the rays is kept, with its transpose, if it fits; else its entries are made anew at every application.
+    Views a quarter of a turn apart, and mirror images of parallel rays, have one set of rays between them: it is the image
+    that is turned. Equally spaced views thus need a quarter of the matrix, or an eighth.
 
     Args:
-        views: number of views.
+        angles: of the views, rad.
         detector: shape of a view.
         shape: of the image or volume.
         dtype: of images and projections.
         per_ray: entries of a ray at most.
+        mirrors: whether the mirror image of a view is a view, detector pixel by detector pixel.
         keep: whether the matrix is kept; ``None``: if it has no more than 4e8 entries and fits into the free memory, and
             a warning tells if not.
 
@@ -48,21 +94,28 @@ class Projector(LinearOperator):
 
     def __init__(
         self,
-        views: int,
+        angles: Tensor,
         detector: tuple[int, ...],
         shape: tuple[int, ...],
         dtype: torch.dtype,
         per_ray: int,
+        mirrors: bool,
         keep: bool | None = None,
     ) -> None:
         super().__init__()
         if min(*detector, *shape) < 1:
             raise ValueError(f"image and detector need at least one pixel a side; got {shape} and {detector}")
-        self.views = views
+        self.angles = angles
+        self.views = len(angles)
         self.detector = detector
         self.shape = shape
         self.dtype = dtype
-        entries = views * math.prod(detector) * per_ray
+        first, self.moves, slots = _shared(angles, shape[-1] == shape[-2], mirrors)
+        self.sets = len(first)
+        self.own = [(view, *self.moves[int(slots[view]) // self.sets]) for view in first.tolist()]
+        self.slots: Tensor
+        self.register_buffer("slots", slots, persistent=False)
+        entries = self.sets * math.prod(detector) * per_ray
         try:
             if keep is not False:
                 check_matrix(entries, "the matrix of all rays", "keep=False makes them anew at every application")
@@ -96,7 +149,11 @@ class Projector(LinearOperator):
         return self
 
     def _entries(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some rays at a time, in order: the pixels that they meet and their weights, ``(rays, n, k)``; weight 0 outside."""
+        """Some rays at a time, of the views ``own`` after their moves, in order.
+
+        Yields:
+            the pixels that they meet and their weights, ``(rays, n, k)``; weight 0 outside.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define _entries")
 
     def fbp(self, y: Tensor, kind: Filter = "ramp") -> Tensor:
@@ -113,10 +170,10 @@ class Projector(LinearOperator):
             values.append(weights[meets])
         first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)]).int()
         arrays = torch.cat(values).numpy(), torch.cat(columns).numpy(), first.numpy()
-        return csr_matrix(arrays, shape=(self.views * math.prod(self.detector), math.prod(self.shape)))
+        return csr_matrix(arrays, shape=(self.sets * math.prod(self.detector), math.prod(self.shape)))
 
-    def _project(self, x: Tensor) -> Tensor:
-        """``(n, pixels)`` to ``(n, rays)``."""
+    def _along_rays(self, x: Tensor) -> Tensor:
+        """``(n, pixels)`` to ``(n, rays)``, of the sets of rays."""
         if self.keep:
             return (self.matrix @ x.T).T  # type: ignore[operator]
         parts = [
@@ -124,8 +181,8 @@ class Projector(LinearOperator):
         ]
         return torch.cat(parts, dim=1)
 
-    def _back_project(self, y: Tensor) -> Tensor:
-        """``(n, rays)`` to ``(n, pixels)``."""
+    def _from_rays(self, y: Tensor) -> Tensor:
+        """``(n, rays)`` of the sets of rays to ``(n, pixels)``."""
         if self.keep:
             return (self.transpose @ y.T).T  # type: ignore[operator]
         x = y.new_zeros(len(y), math.prod(self.shape))
@@ -135,6 +192,19 @@ class Projector(LinearOperator):
             done += len(at)
             x.scatter_add_(1, at.flatten().long().expand(len(y), -1), (rays * weight).flatten(1))
         return x
+
+    def _project(self, x: Tensor) -> Tensor:
+        """``(n, *image)`` to ``(n, views, *detector)``."""
+        moved = torch.stack([(x if s > 0 else x.flip(-2)).rot90(k, (-2, -1)) for s, k in self.moves], dim=1)
+        rays = self._along_rays(moved.view(-1, math.prod(self.shape)))
+        return rays.reshape(len(x), -1, *self.detector).index_select(1, self.slots)
+
+    def _back_project(self, y: Tensor) -> Tensor:
+        """``(n, views, *detector)`` to ``(n, *image)``."""
+        rays = y.new_zeros(len(y), len(self.moves) * self.sets, *self.detector).index_add_(1, self.slots, y)
+        moved = self._from_rays(rays.view(len(y) * len(self.moves), -1)).reshape(len(y), -1, *self.shape)
+        back = (part.rot90(-k, (-2, -1)) for part, (_, k) in zip(moved.unbind(1), self.moves, strict=True))
+        return sum(part if s > 0 else part.flip(-2) for part, (s, _) in zip(back, self.moves, strict=True))  # type: ignore[return-value]
 
     @staticmethod
     def _outer(x: Tensor, shape: tuple[int, ...], what: str) -> tuple[int, ...]:
@@ -146,13 +216,13 @@ class Projector(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         """Project; axes between channels and the image, such as slices, stay."""
         outer = self._outer(x, self.shape, "image")
-        flat = paired(x.reshape(-1, math.prod(self.shape)), self._project, self._back_project)
+        flat = paired(x.reshape(-1, *self.shape), self._project, self._back_project)
         return flat.view(*outer, self.views, *self.detector)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-project, without any filter or weight."""
         outer = self._outer(y, (self.views, *self.detector), "projection")
-        flat = paired(y.reshape(-1, self.views * math.prod(self.detector)), self._back_project, self._project)
+        flat = paired(y.reshape(-1, self.views, *self.detector), self._back_project, self._project)
         return flat.view(*outer, *self.shape)
 
 
@@ -163,25 +233,29 @@ class _FlatRays(Projector):
     interpolation between two pixels.
 
     Args:
+        angles: of the views, rad.
         normals: angle of the normal of every ray, rad, ``(views, detectors)``.
         positions: signed distance of every ray from the centre of the image along that normal, in pixels.
         shape: of the image, ``(y, x)``.
         spacing: side of an image pixel.
         dtype: of images and projections.
+        mirrors: see :class:`Projector`.
         keep: see :class:`Projector`.
     """
 
     def __init__(
         self,
+        angles: Tensor,
         normals: Tensor,
         positions: Tensor,
         shape: tuple[int, int],
         spacing: float,
         dtype: torch.dtype,
+        mirrors: bool,
         keep: bool | None = None,
     ) -> None:
         shape = (int(shape[0]), int(shape[1]))
-        super().__init__(len(normals), (normals.shape[1],), shape, dtype, 2 * max(shape), keep)
+        super().__init__(angles, (normals.shape[1],), shape, dtype, 2 * max(shape), mirrors, keep)
         self.detectors = normals.shape[1]
         self.spacing = spacing
         self.normals: Tensor
@@ -191,14 +265,15 @@ class _FlatRays(Projector):
         self._keep()
 
     def _entries(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of every view, the pixels that its rays meet and their weights, ``(detectors, n, 2)``; weight 0 outside."""
+        """View by view; pixels and weights ``(detectors, n, 2)``."""
         ny, nx = self.shape
         device = self.normals.device
         # Counted from the centre: x to the right, y up.
         x = torch.arange(nx, device=device).double() - (nx - 1) / 2
         y = (ny - 1) / 2 - torch.arange(ny, device=device).double()
         n = max(ny, nx)
-        for normal, s in zip(self.normals, self.positions, strict=True):
+        for view, sign, quarters in self.own:
+            normal, s = sign * self.normals[view] + quarters * math.pi / 2, self.positions[view]
             cos, sin = normal.cos()[:, None], normal.sin()[:, None]
             pixels = torch.zeros(self.detectors, n, 2, dtype=torch.int32, device=device)
             weights = torch.zeros(self.detectors, n, 2, dtype=self.dtype, device=device)
@@ -365,8 +440,8 @@ class ParallelBeam(_FlatRays):
         if detectors is None:
             detectors = math.ceil((math.hypot(*shape) / 2 * spacing + abs(offset)) / pitch) * 2 + max(shape) % 2
         s = ((torch.arange(detectors).double() - (detectors - 1) / 2) * pitch - offset) / spacing
-        super().__init__(angles[:, None].expand(-1, detectors), s.expand(len(angles), -1), shape, spacing, dtype, keep)
-        self.angles = angles
+        normals, positions = angles[:, None].expand(-1, detectors), s.expand(len(angles), -1)
+        super().__init__(angles, normals, positions, shape, spacing, dtype, True, keep)
         self.pitch = pitch
         self.offset = offset
 
@@ -445,8 +520,7 @@ class FanBeam(_FlatRays):
         u = ((torch.arange(detectors).double() - (detectors - 1) / 2) * pitch - offset) / magnification
         gamma = torch.atan(u / source_to_axis)
         positions = (source_to_axis * gamma.sin() / spacing).expand(len(angles), -1)
-        super().__init__(angles[:, None] - gamma, positions, shape, spacing, dtype, keep)
-        self.angles = angles
+        super().__init__(angles, angles[:, None] - gamma, positions, shape, spacing, dtype, False, keep)
         self.source_to_axis = source_to_axis
         self.magnification = magnification
         self.pitch = pitch
@@ -522,8 +596,7 @@ class ConeBeam(Projector):
                 f"the source must lie outside the volume (radius {radius:g}) and before the detector; got source_to_axis "
                 f"{source_to_axis:g} and source_to_detector {source_to_detector:g}"
             )
-        super().__init__(len(angles), panel, tuple(shape), dtype, 4 * max(shape[1:]), keep)
-        self.angles = angles
+        super().__init__(angles, panel, tuple(shape), dtype, 4 * max(shape[1:]), False, keep)
         self.spacing = spacing
         self.source_to_axis = source_to_axis
         self.magnification = source_to_detector / source_to_axis
@@ -548,7 +621,8 @@ class ConeBeam(Projector):
         grid = [part.flatten() for part in torch.meshgrid(self.v, self.u, indexing="ij")]
         n = max(ny, nx)
         chunks = list(zip(*(part.split(max(1, 2**22 // n)) for part in grid), strict=True))
-        for beta, (v, u) in ((beta, chunk) for beta in self.angles.tolist() for chunk in chunks):
+        betas = [float(self.angles[view]) + quarters * math.pi / 2 for view, _, quarters in self.own]
+        for beta, (v, u) in ((beta, chunk) for beta in betas for chunk in chunks):
             cos, sin = math.cos(beta), math.sin(beta)
             # From the source (right, up) = R (sin, -cos) through u (cos, sin) at the axis, climbing to v there.
             right, up = u * cos - R * sin, u * sin + R * cos

@@ -108,6 +108,52 @@ def test_kept_and_made_anew_are_the_same():
     assert torch.allclose(kept.adjoint(y), anew.adjoint(y), atol=1e-12)
 
 
+HALF_STEP = torch.pi / 24  # keeps views off 45 degrees, where rows and columns would do equally well
+TURNS = {
+    "half, even": (torch.arange(12).double() * torch.pi / 12 + HALF_STEP, 3, 6),
+    "half, odd": (torch.arange(7) * torch.pi / 7, 4, 7),
+    "whole": (torch.arange(24).double() * torch.pi / 12 + HALF_STEP, 3, 6),
+    "whole, odd, single precision": (torch.arange(9) * 2 * torch.pi / 9, 5, 9),
+    "golden angle": (torch.arange(9) * 1.9416, 9, 9),
+    "twice and over": (
+        torch.tensor([0.3, 0.3 + torch.pi, 0.3 - 4 * torch.pi, torch.pi - 0.3], dtype=torch.float64),
+        1,
+        2,
+    ),
+    "tiny": (torch.tensor([0.0, torch.pi / 2 - 1e-12, torch.pi * 2 - 1e-12, -1e-12], dtype=torch.float64), 1, 1),
+}
+"""Angles; how many sets of rays they need with all symmetries, and with turns alone."""
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("kind", ["parallel", "parallel, not square", "fan", "fan, not square", "cone"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_views_that_share_rays_are_what_they_are_alone(turn, kind, keep):
+    """Against projectors of one view each, which have nothing to share; off centre, so that no detector may be turned round."""
+    angles, with_mirrors, with_turns = TURNS[turn]
+    shape = (13, 10) if "not square" in kind else (13, 13)
+
+    def make(angles):
+        common = {"offset": 0.7, "dtype": torch.float64, "keep": keep}
+        if kind == "cone":
+            return ConeBeam(angles, (4, *shape), 20.0, 31.0, (5, 19), **common | {"offset": (0.4, 0.7)})
+        if "fan" in kind:
+            return FanBeam(angles, shape, 20.0, 31.0, 21, **common)
+        return ParallelBeam(angles, shape, 21, **common)
+
+    A = make(angles)
+    alone = [make(angle[None]) for angle in angles]
+    if "not square" not in kind:
+        assert A.sets == (with_mirrors if kind == "parallel" else with_turns)
+    x = torch.randn(2, 3, *A.shape, dtype=torch.float64)
+    y = A(x)
+    # Angles are called equal to 1e-9 of a quarter of a turn; in single precision, to 1e-6.
+    tolerance = 1e-4 if angles.dtype == torch.float32 else 1e-7
+    assert torch.allclose(y, torch.cat([one(x) for one in alone], dim=2), atol=tolerance)
+    back = sum(one.adjoint(part) for one, part in zip(alone, y.split(1, dim=2), strict=True))
+    assert torch.allclose(A.adjoint(y), back, atol=10 * tolerance)
+
+
 @pytest.mark.parametrize("offset", [0.0, 9.3])
 @pytest.mark.parametrize("fan", [False, True])
 @pytest.mark.parametrize("kind", FILTERS)
