@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
 from pathlib import Path
@@ -18,11 +19,16 @@ from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
+from medrecon.data.slices import load_slices
 from medrecon.handlers import start_from
 from medrecon.inferers import fast_dtype
+from medrecon.operators import ParallelBeam
 from medrecon.priors import Prior
 from medrecon.training.augment import anatomical_phase, resampling_matrix
 
+WATER = 0.02
+"""Attenuation of water per mm."""
+PHOTONS = 1e5
 DATA = Path(os.environ.get("MEDRECON_DATA", "../shared/data"))
 ACS = {4: 24, 6: 18, 8: 14}
 
@@ -48,9 +54,14 @@ def problem(name: str, kspace: np.ndarray, reference: np.ndarray, accel: int) ->
 
 
 def validation(
-    accel: int, per_source: int = 2, noise_std: float = 0.01, shape: tuple[int, int] = (216, 176), zoom: float = 0.85
+    accel: int,
+    per_source: int = 2,
+    noise_std: float = 0.01,
+    shape: tuple[int, int] = (216, 176),
+    zoom: float = 0.85,
+    coils: int = 8,
 ) -> list[Problem]:
-    """Simulated scans of held-out slices, skull on: eight coils, full band, phase with anatomy, noise.
+    """Simulated scans of held-out slices, skull on: full band, phase with anatomy, noise.
 
     The slices are resampled to coarser pixels by cropping their k-space, so that they are as sharp as an acquisition; no
     prior has seen these subjects.
@@ -70,11 +81,22 @@ def validation(
             phase = smooth_phase(shape, np.random.RandomState(seed), linear=2.0, quadratic=1.5)
             one = torch.ones(1)
             phase = phase + anatomical_phase(image[None, None], 0.5 * one, 1.0 * one, 5 * one)[0, 0].numpy()
-            kspace = simulate_kspace(
-                image.numpy() * np.exp(1j * phase), loop_coils(shape), noise_std, np.random.default_rng(seed)
-            )
+            complex_image, generator = image.numpy() * np.exp(1j * phase), np.random.default_rng(seed)
+            if coils == 1:
+                out.append(single_coil(f"{group}[{index}]", complex_image, accel, noise_std, generator))
+                continue
+            kspace = simulate_kspace(complex_image, loop_coils(shape, coils), noise_std, generator)
             out.append(problem(f"{group}[{index}]", kspace, combined_reference(kspace[None])[0], accel))
     return out
+
+
+def single_coil(name: str, image: np.ndarray, accel: int, noise_std: float, generator: np.random.Generator) -> Problem:
+    """A complex image as one coil sees it, by columns, with noise."""
+    shape = image.shape
+    kspace = simulate_kspace(image, np.ones((1, *shape), np.complex64), noise_std, generator)
+    mask = undersampling_mask(shape, "gaussian1d", accel, ACS[accel], seed=0)
+    maps = torch.ones(1, 1, *shape, dtype=torch.complex64)
+    return Problem(name, (kspace * mask)[None], mask, maps, noise_std, np.abs(image)[None])
 
 
 def slice_a(accel: int) -> Problem:
@@ -87,12 +109,35 @@ def knee(accel: int, noise_std: float = 0.01) -> Problem:
     """The complex knee image as a single coil sees it, by columns, with noise; scaled to a maximum of 1."""
     with np.load(DATA / "kspace" / "knee_singlecoil_image.npz") as archive:
         image = archive["image"]
-    image = image / np.abs(image).max()
-    shape = image.shape
-    kspace = simulate_kspace(image, np.ones((1, *shape), np.complex64), noise_std, np.random.default_rng(accel))
-    mask = undersampling_mask(shape, "gaussian1d", accel, ACS[accel], seed=0)
-    maps = torch.ones(1, 1, *shape, dtype=torch.complex64)
-    return Problem("knee", (kspace * mask)[None], mask, maps, noise_std, np.abs(image)[None])
+    return single_coil("knee", image / np.abs(image).max(), accel, noise_std, np.random.default_rng(accel))
+
+
+class Tomogram(NamedTuple):
+    """Line integrals ``(1, 1, views, detectors)``, angles, side of a pixel in mm, and the truth ``(1, y, x)``, water 1."""
+
+    name: str
+    sinogram: torch.Tensor
+    angles: torch.Tensor
+    spacing: float
+    reference: np.ndarray
+
+
+@functools.cache
+def held_out_chests() -> list[dict]:
+    """Slices of patients whom the chest prior has not seen."""
+    *_, held_out = bundle_prior("chest_ct")
+    return load_slices(DATA / "train" / "ct_slices_256.npz", {"subject": held_out})
+
+
+def chest(views: int, index: int = 0) -> Tomogram:
+    """Parallel views of one of the held-out slices, with the noise of counting."""
+    row = held_out_chests()[index]
+    spacing = float(np.ravel(row["spacing"])[0])
+    truth = torch.from_numpy(row["image"][None] / np.float32(1000))
+    angles = torch.arange(views, dtype=torch.float64) * torch.pi / views
+    line = ParallelBeam(angles, (256, 256), spacing=spacing * WATER)(truth)
+    counts = torch.poisson(PHOTONS * (-line).exp(), generator=torch.Generator().manual_seed(views)).clamp(min=1)
+    return Tomogram(row["subject"], -(counts / PHOTONS).log(), angles, spacing, truth[0].numpy())
 
 
 def inferer(bundle: str = "brain_mri", **changes: object) -> tuple[object, torch.nn.Module]:
@@ -100,11 +145,20 @@ def inferer(bundle: str = "brain_mri", **changes: object) -> tuple[object, torch
     parser = load_config(find_bundle(bundle))
     for key, value in changes.items():
         parser[key if key in ("solver", "settings", "n_steps", "samples", "seed") else f"inferer::{key}"] = value
-    return parsed(parser, "inferer"), parsed(parser, "network")
+    return parsed(parser, "inferer"), network(bundle)
 
 
-def run(problem: Problem, solve: object, network: torch.nn.Module) -> torch.Tensor:
-    """Complex images ``(samples, 1, y, x)`` and the record, in ``meta``."""
+@functools.cache
+def network(bundle: str) -> torch.nn.Module:
+    """A bundle's network, read once."""
+    return parsed(load_config(find_bundle(bundle)), "network")
+
+
+def run(problem: Problem | Tomogram, solve: object, network: torch.nn.Module) -> torch.Tensor:
+    """Images ``(samples, 1, y, x)``, complex or in units of water, and the record, in ``meta``."""
+    if isinstance(problem, Tomogram):
+        out = solve(problem.sinogram, network, problem.angles[None], problem.spacing, 0.0, PHOTONS)[0]
+        return out / 1000 + 1
     return solve(
         torch.from_numpy(problem.kspace)[None],
         network,

@@ -5,9 +5,8 @@
 
 Cell by cell: what the store holds is not run again, so a stopped run goes on. Problems: slice A of the data folder (eight
 coils) and a complex knee image (one coil), by columns at R = 4 and 8; 23 and 10 parallel views of a held-out chest. Settings
-are the solvers' defaults (benchmarks/tune.py chooses them on other data; their docstrings tell which were), and for CT those of
-CLASSICAL below. One sample each: PSNR dB / SSIM, residual over noise (1: the image explains the data as well as the truth would),
-seconds.
+are those that come with the bundles, which benchmarks/tune.py chose on other data. One sample each: PSNR dB / SSIM, residual
+over noise (1: the image explains the data as well as the truth would), seconds.
 """
 
 from __future__ import annotations
@@ -21,65 +20,37 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 
 import numpy as np
-import torch
-from problems import DATA, bundle_prior, inferer, knee, run, slice_a
+from problems import Problem, Tomogram, chest, inferer, knee, run, slice_a
 
 from medrecon.data.errors import InputError
-from medrecon.data.slices import load_slices
 from medrecon.metrics import scores
-from medrecon.operators import ParallelBeam
 from medrecon.report.montage import sheet
 from medrecon.solvers import SOLVERS, is_unconditional
 
 PROBLEMS = ("slice A R=4", "slice A R=8", "knee R=4", "knee R=8", "CT 23 views", "CT 10 views")
-CLASSICAL: dict[str, dict[str, dict]] = {
-    # Weights chosen by benchmarks/tune.py, for CT on other held-out slices.
-    "tv": {"CT": {"lam": 3e-4, "n_iter": 150}},
-}
-WATER = 0.02  # per mm
 
 
 @functools.cache
-def mri(name: str) -> object:
-    """The problem of a column."""
-    accel = int(name[-1])
-    return slice_a(accel) if name.startswith("slice A") else knee(accel)
+def problem(name: str) -> Problem | Tomogram:
+    """That of a column."""
+    if name.startswith("CT"):
+        return chest(int(name.split()[1]))
+    return (slice_a if name.startswith("slice A") else knee)(int(name[-1]))
 
 
-@functools.cache
-def ct(views: int) -> tuple[torch.Tensor, torch.Tensor, float, np.ndarray]:
-    """Sinogram, angles, spacing and truth (water 1) of one held-out slice."""
-    *_, held_out = bundle_prior("chest_ct")
-    row = load_slices(DATA / "train" / "ct_slices_256.npz", {"subject": held_out})[0]
-    spacing = float(np.ravel(row["spacing"])[0])
-    truth = torch.from_numpy(row["image"][None] / np.float32(1000))
-    angles = torch.arange(views, dtype=torch.float64) * torch.pi / views
-    line = ParallelBeam(angles, (256, 256), spacing=spacing * WATER)(truth)
-    counts = torch.poisson(1e5 * (-line).exp(), generator=torch.Generator().manual_seed(views)).clamp(min=1)
-    return -(counts / 1e5).log(), angles, spacing, truth[0].numpy()
-
-
-def cell(problem: str, solver: str, budget: int) -> dict:
+def cell(name: str, solver: str, budget: int) -> dict:
     """One entry of the table, and the image."""
-    settings = CLASSICAL.get(solver, {}).get(problem[:2], {})
-    if problem.startswith("CT"):
-        sinogram, angles, spacing, truth = ct(int(problem.split()[1]))
-        solve, network = inferer(
-            "chest_ct", solver=solver, settings=settings, n_steps=budget, side=256, spacing=spacing
-        )
-        out = solve(sinogram, network, angles[None], pitch=spacing, offset=0.0, photons=1e5)
-        image = out[0, 0].numpy() / 1000 + 1
-    else:
-        case = mri(problem)
-        solve, network = inferer(solver=solver, settings=settings, n_steps=budget)
-        out = run(case, solve, network)
-        image, truth = out.abs().numpy()[0], case.reference
+    case = problem(name)
+    changes = {"side": 256, "spacing": case.spacing} if isinstance(case, Tomogram) else {}
+    bundle = "chest_ct" if changes else "brain_mri"
+    out = run(case, *inferer(bundle, solver=solver, n_steps=budget, **changes))
+    image = (out.abs() if out.is_complex() else out).numpy()[0]
     record = json.loads(out.meta["record"])
     keys = ("network_evaluations", "seconds", "residual_over_noise")
     return {
-        **scores(image, truth),
+        **scores(image, case.reference),
         **{key: record[key] for key in keys},
-        "image": image[0] / np.percentile(truth, 99.8),
+        "image": image[0] / np.percentile(case.reference, 99.8),
     }
 
 

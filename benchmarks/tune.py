@@ -1,10 +1,13 @@
-"""Choose a solver's settings on simulated validation scans, never on the real slice that is reported.
+"""Choose solvers' settings on simulated scans of held-out subjects, never on the data that are reported.
 
-    python benchmarks/tune.py dds prior_weight=1,2,4 eta=0.7,0.85 sigma_max=4,8
-    python benchmarks/tune.py tv lam=0.001,0.003,0.01
+    python benchmarks/tune.py dds prior_weight=1,2,4 eta=0.7,0.85 sigma_max=4,8      # every combination
+    python benchmarks/tune.py --all --problems mri --store tuned.jsonl               # every solver, one setting after another
+    python benchmarks/tune.py --problems mri --store tuned.jsonl --table             # what a bundle's ``tuned`` should say
 
-Tries every combination; settings of the inferer (sigma_max, sigma_min, n_steps, samples, symmetries) may be varied like
-those of the solver. Prints mean PSNR and SSIM over the scans at R = 4 and 8, best last.
+Problems: ``mri`` (brains, eight coils, R = 4 and 8), ``coil`` (the same, one coil), ``ct`` (chests, 23 and 10 views; other
+patients than benchmarks/solvers.py takes). Settings of the inferer (sigma_max, sigma_min, n_steps, samples, symmetries) may be
+varied like those of the solver. Scores are mean PSNR and SSIM, best last. With ``--all`` every list of GRIDS is gone through
+once, each setting keeping the best value found before; what the store holds is not run again, so a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -13,49 +16,173 @@ import argparse
 import itertools
 import json
 import warnings
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
 import numpy as np
-from problems import inferer, run, validation
+from problems import Problem, Tomogram, chest, inferer, run, validation
 
 from medrecon.metrics import scores
+from medrecon.solvers import SOLVERS
 
 INFERER = ("sigma_max", "sigma_min", "n_steps", "samples", "symmetries")
+SIGMA_MAX = [0.3, 0.7, 1.5, 4.0]
+GRIDS: dict[str, dict[str, list]] = {
+    "cg-sense": {"lam": [0.003, 0.01, 0.03, 0.1]},
+    "wavelet": {"lam": [0.001, 0.002, 0.005, 0.01]},
+    "tv": {"lam": [0.0003, 0.001, 0.003, 0.006], "n_iter": [30, 150]},
+    "low-rank": {"lam": [0.002, 0.005, 0.02]},
+    "fbp": {"kind": ["ramp", "shepp-logan", "cosine", "hann"]},
+    "sirt": {"n_iter": [20, 50, 100, 200]},
+    "dds": {"sigma_max": [0.3, 0.5, 1.5], "prior_weight": [0.1, 0.2, 0.5], "level": [1.0, 1.3, 1.6]},
+    "ddnm": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "eta": [0.7, 0.85, 1.0]},
+    "ddnmplus": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "eta": [0.7, 0.85, 1.0]},
+    "mgdm": {
+        "sigma_max": SIGMA_MAX, "prior_weight": [0.2, 0.5, 1.0, 2.0], "zeta": [0.0, 0.1, 0.25, 0.5], "rho": [0.0, 0.1, 0.25],
+    },
+    "dps": {"zeta": [1.0, 2.5, 5.0, 10.0, 20.0], "sigma_max": SIGMA_MAX},
+    "diffpir": {"lam": [0.3, 1.0, 3.0, 8.0, 20.0], "sigma_max": SIGMA_MAX, "share": [0.1, 0.3, 0.6, 1.0]},
+    "reddiff": {
+        "prior_weight": [0.02, 0.05, 0.1, 0.2, 0.5], "sigma_max": [0.1, *SIGMA_MAX], "lr": [0.02, 0.05, 0.1],
+        "schedule": ["linear", "sqrt", "constant"],
+    },
+    "daps": {"n_ode": [5, 2, 1], "image_std": [0.01, 0.03, 0.1, 0.25, None], "sigma_max": SIGMA_MAX},
+    "pnpdm": {"n_inner": [5, 2, 1], "sigma_max": SIGMA_MAX, "sigma_min": [0.005, 0.02, 0.05]},
+    "sitcom": {"n_inner": [5, 3, 1], "lr": [0.02, 0.05, 0.1, 0.2], "sigma_max": SIGMA_MAX, "lam": [0.0, 1e-3, 0.1]},
+    "ald": {"n_inner": [3, 1], "step_size": [0.2, 0.5, 0.9], "sigma_max": SIGMA_MAX},
+    "smrd": {"n_inner": [3, 1], "step_size": [0.2, 0.5, 1.0], "sigma_max": SIGMA_MAX, "lam": [0.1, 1.0]},
+    "scoremri": {"sigma_max": SIGMA_MAX, "n_corrector": [1, 0], "snr": [0.05, 0.16, 0.3], "strength": [0.5, 1.0]},
+    "scoremed": {"sigma_max": SIGMA_MAX, "n_corrector": [1, 0], "snr": [0.05, 0.16, 0.3], "strength": [0.5, 0.8, 1.0]},
+    "ilvr": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "until": [0.0, 0.02]},
+    "repaint": {"sigma_max": SIGMA_MAX},
+    "ddrm": {"sigma_max": SIGMA_MAX, "eta": [0.5, 0.85, 1.0], "eta_b": [0.3, 0.6, 1.0]},
+    "mcg": {"zeta": [0.5, 2.0, 5.0, 10.0], "sigma_max": SIGMA_MAX, "strength": [0.5, 0.8, 1.0], "n_cg": [1, 2, 5]},
+    "dsg": {"guidance": [0.1, 0.2, 0.4, 0.7], "sigma_max": SIGMA_MAX},
+    "lgd": {"zeta": [1.0, 2.5, 5.0, 10.0, 20.0], "sigma_max": SIGMA_MAX, "image_std": [0.05, 0.25]},
+    "pigdm": {"sigma_max": SIGMA_MAX, "image_std": [0.35, 0.5, 1.0], "eta": [0.5, 0.85, 1.0]},
+    "tmpd": {"sigma_max": SIGMA_MAX, "eta": [0.5, 1.0], "n_cg": [2, 5]},
+}  # fmt: skip
+"""What ``--all`` tries, the settings that matter most first."""
 
 
-def _value(text):
+def problems(kind: str, per_source: int = 1, noise: float = 0.01, few: bool = False) -> dict[str, list]:
+    """Validation scans by a name; ``few``: one scan each, of different subjects, for searches."""
+    if kind == "ct":
+        scans = {f"{views} views": [chest(views, index) for index in (4, 9)] for views in (23, 10)}
+    else:
+        scans = {f"R={R}": validation(R, per_source, noise, coils=1 if kind == "coil" else 8) for R in (4, 8)}
+    return {name: cases[i : i + 1] for i, (name, cases) in enumerate(scans.items())} if few else scans
+
+
+def score(
+    solver: str, choice: dict, scans: dict[str, list[Problem | Tomogram]], **more: object
+) -> dict[str, tuple[float, float]]:
+    """Mean PSNR and SSIM of every group of scans; ``more`` goes to the inferer."""
+    outer = {k: v for k, v in choice.items() if k in INFERER}
+    settings = {k: v for k, v in choice.items() if k not in INFERER}
+    result = {}
+    for name, cases in scans.items():
+        each = []
+        for case in cases:
+            place = {"side": 256, "spacing": case.spacing} if isinstance(case, Tomogram) else {}
+            bundle = "chest_ct" if place else "brain_mri"
+            out = run(case, *inferer(bundle, solver=solver, settings=settings, **place, **outer, **more))
+            image = out.abs() if out.is_complex() else out
+            each.append(scores(image.mean(0).numpy(), case.reference))
+        result[name] = float(np.mean([e["psnr"] for e in each])), float(np.mean([e["ssim"] for e in each]))
+    return result
+
+
+def whole(solver: str, choice: dict) -> dict:
+    """A choice with the defaults that it leaves alone."""
+    return {**asdict(SOLVERS[solver]()), "sigma_min": 0.005, **choice}
+
+
+def one_after_another(solver: str, scans: dict, store: Path | None, kind: str, held: list[dict]) -> None:
+    """Go through the lists of GRIDS, each setting keeping the best value found before."""
+    choice: dict = {}
+    if "sigma_max" in GRIDS[solver]:
+        choice["sigma_max"] = 1.5
+    for name, values in GRIDS[solver].items():
+        tried = []
+        for value in values:
+            one = {**choice, name: value}
+            row = next(
+                (r for r in held if r["solver"] == solver and whole(solver, r["choice"]) == whole(solver, one)), None
+            )
+            if row is None:
+                result = score(solver, one, scans, tuned={})
+                mean = float(np.mean([p for p, _ in result.values()]))
+                row = {"problems": kind, "solver": solver, "choice": one, "psnr": mean, "each": result}
+                print(solver, one, {k: f"{p:.2f} {s:.4f}" for k, (p, s) in result.items()}, flush=True)
+                held.append(row)
+                if store is not None:
+                    with open(store, "a") as file:
+                        file.write(json.dumps(row) + "\n")
+            tried.append((row["psnr"], value))
+        # A diverged run has no PSNR.
+        best = max((t for t in tried if np.isfinite(t[0])), key=lambda t: t[0], default=(0.0, values[0]))
+        choice[name] = best[1]
+
+
+def table(held: list[dict]) -> None:
+    """The best choice of every solver, as a bundle's ``tuned`` says it."""
+    for solver in GRIDS:
+        rows = [r for r in held if r["solver"] == solver and np.isfinite(r["psnr"])]
+        if rows:
+            best = max(rows, key=lambda r: r["psnr"])
+            print(f"  {solver}: {json.dumps(best['choice'])}   # {best['psnr']:.2f}".replace('"', ""))
+
+
+def _value(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("solver")
-    parser.add_argument("grid", nargs="*", help="name=value,value,...")
-    parser.add_argument("--accel", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--per-source", type=int, default=1, help="scans from each of three sources (default: 1)")
-    parser.add_argument("--noise", type=float, default=0.01)
-    arguments = parser.parse_args()
-    problems = {R: validation(R, arguments.per_source, arguments.noise) for R in arguments.accel}
-    grid = [
-        (name, [_value(v) for v in values.split(",")]) for name, _, values in (i.partition("=") for i in arguments.grid)
-    ]
+def combinations(solver: str, items: Iterable[str], scans: dict) -> None:
+    """Try and print all."""
+    split = (item.partition("=") for item in items)
+    grid = [(name, [_value(v) for v in values.split(",")]) for name, _, values in split]
     rows = []
     for values in itertools.product(*(v for _, v in grid)):
         choice = dict(zip((name for name, _ in grid), values, strict=True))
-        outer = {k: v for k, v in choice.items() if k in INFERER}
-        settings = {k: v for k, v in choice.items() if k not in INFERER}
-        solve, network = inferer(solver=arguments.solver, settings=settings, **outer)
-        result = {}
-        for R, cases in problems.items():
-            each = [scores(run(case, solve, network).abs().mean(0).numpy(), case.reference) for case in cases]
-            result[R] = np.mean([e["psnr"] for e in each]), np.mean([e["ssim"] for e in each])
-        rows.append((np.mean([v[0] for v in result.values()]), choice, result))
-        print(choice, {R: f"{p:.2f} {s:.4f}" for R, (p, s) in result.items()}, flush=True)
+        result = score(solver, choice, scans)
+        rows.append((np.mean([p for p, _ in result.values()]), choice, result))
+        print(choice, {k: f"{p:.2f} {s:.4f}" for k, (p, s) in result.items()}, flush=True)
     print("\nbest:", *max(rows, key=lambda row: row[0])[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("solver", nargs="?")
+    parser.add_argument("grid", nargs="*", help="name=value,value,...")
+    parser.add_argument("--problems", choices=("mri", "coil", "ct"), default="mri")
+    parser.add_argument("--per-source", type=int, default=1, help="brains from each of three sources (default: 1)")
+    parser.add_argument("--noise", type=float, default=0.01, help="of the k-space of brains")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--only", nargs="*", default=list(GRIDS), help="with --all: these solvers")
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--table", action="store_true", help="print what the store holds, run nothing")
+    arguments = parser.parse_args()
+    lines = arguments.store.read_text().splitlines() if arguments.store and arguments.store.exists() else []
+    held = [row for row in map(json.loads, lines) if row["problems"] == arguments.problems]
+    if arguments.table:
+        table(held)
+        return
+    scans = problems(arguments.problems, arguments.per_source, arguments.noise, few=arguments.all)
+    if not arguments.all:
+        combinations(arguments.solver, arguments.grid, scans)
+        return
+    for solver in arguments.only:
+        try:
+            one_after_another(solver, scans, arguments.store, arguments.problems, held)
+        except ValueError as error:  # an operator that the solver cannot work with
+            print(solver, error)
 
 
 if __name__ == "__main__":

@@ -130,10 +130,12 @@ class SliceInferer(Inferer):
 
     Args:
         solver: a name of ``medrecon.solvers.SOLVERS``.
-        settings: hyper-parameters of the solver that differ from its defaults.
+        settings: hyper-parameters of the solver that differ from ``tuned`` and its defaults.
+        tuned: what suits the prior, by the solver's name: hyper-parameters that differ from the solver's defaults, and
+            ``sigma_max``.
         n_steps: evaluations of the prior per sample (guided or channel by channel, each is two of the network); a method
             with several a step takes fewer steps, one without a prior takes one.
-        sigma_max: first noise level; 1 is the scale of the image.
+        sigma_max: first noise level; 1 is the scale of the image. Default: that of ``tuned``, or 8.
         sigma_min: last noise level before 0.
         samples: posterior samples per slice.
         seed: of all random numbers.
@@ -155,8 +157,9 @@ class SliceInferer(Inferer):
         self,
         solver: str = "dds",
         settings: Mapping[str, Any] | None = None,
+        tuned: Mapping[str, Mapping[str, Any]] | None = None,
         n_steps: int = 50,
-        sigma_max: float = 8.0,
+        sigma_max: float | None = None,
         sigma_min: float = 0.005,
         samples: int = 1,
         seed: int = 0,
@@ -176,7 +179,10 @@ class SliceInferer(Inferer):
         if n_steps < 1 or samples < 1:
             raise InputError(f"steps and samples must be at least 1; got {n_steps} and {samples}")
         self.name = solver
-        self.solver = make_solver(solver, settings)
+        suited = dict((tuned or {}).get(solver, {}))
+        first = suited.pop("sigma_max", 8.0)
+        sigma_max = first if sigma_max is None else sigma_max
+        self.solver = make_solver(solver, suited | dict(settings or {}))
         self.samples = samples
         self.seed = seed
         self.objective = objective
@@ -202,7 +208,8 @@ class SliceInferer(Inferer):
         if samples > 1 and not learned:
             raise InputError(f"solver {solver!r} has no random samples; ask for 1, or choose a solver with a prior")
         levels = max(1, n_steps // max(1, self.solver.evaluations))
-        self.start = make_solver(start) if start else None
+        classical = {k: v for k, v in (tuned or {}).get(start or "", {}).items() if k != "sigma_max"}
+        self.start = make_solver(start, classical) if start else None
         if (start is None) != (start_sigma is None):
             raise InputError("start and start_sigma belong together: an estimate, and the noise level it is given")
         if self.start is not None and start_sigma is not None:
