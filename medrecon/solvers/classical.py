@@ -6,7 +6,7 @@ Sparsity is joint over the channels: the magnitude of a complex image (two chann
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from medrecon.solvers.base import Requires, Solver
 __all__ = ["TV", "CGSense", "Classical", "L1Wavelet", "LowRank", "ZeroFilled", "lipschitz"]
 
 
+Method = Literal["admm", "fista", "pdhg"]
+
+
 def _magnitude(x: Tensor, channels: int) -> Tensor:
     return x.norm(dim=channels, keepdim=True)
 
@@ -31,6 +34,21 @@ def _shrink(x: Tensor, threshold: Tensor, channels: int) -> Tensor:
     """Soft thresholding of the magnitude over the axis ``channels``."""
     size = _magnitude(x, channels)
     return x * ((size - threshold).clamp(min=0) / torch.where(size > 0, size, 1.0))
+
+
+def _clip(p: Tensor, limit: Tensor) -> Tensor:
+    """``p`` with magnitudes over the channels (axis 2) of at most ``limit``."""
+    size = _magnitude(p, 2)
+    return torch.where(size > limit, p * (limit / torch.where(size > 0, size, 1.0)), p)
+
+
+def _momentum(x: Tensor, x_next: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """FISTA's next ``x``, ``z`` and ``t``; items whose momentum points uphill begin anew."""
+    uphill = dot(z - x_next, x_next - x) > 0
+    t = torch.where(uphill, 1.0, t)
+    t_next = (1 + (1 + 4 * t**2).sqrt()) / 2
+    z = x_next + per_item(torch.where(uphill, 0.0, (t - 1) / t_next), x) * (x_next - x)
+    return x_next, z, t_next
 
 
 def lipschitz(data: Gaussian) -> Tensor:
@@ -128,52 +146,87 @@ class L1Wavelet(Classical):
             bands = W.analysis(z - step * (data.A.normal(z) - data.back))
             threshold = (self.lam / size).view(-1, *[1] * (x.ndim))
             x_next = W.synthesis([_shrink(band, threshold, 2) for band in bands])
-            uphill = dot(z - x_next, x_next - x) > 0
-            t = torch.where(uphill, 1.0, t)
-            t_next = (1 + (1 + 4 * t**2).sqrt()) / 2
-            z = x_next + per_item(torch.where(uphill, 0.0, (t - 1) / t_next), x) * (x_next - x)
-            x, t = x_next, t_next
+            x, z, t = _momentum(x, x_next, z, t)
         return x
 
 
 @dataclass(frozen=True, kw_only=True)
 class TV(Classical):
-    """Total variation: ``argmin_x |y - A x|^2 / 2 + lam |D x|_1``, D periodic differences along every axis, by ADMM.
+    """Total variation: ``argmin_x |y - A x|^2 / 2 + lam |D x|_1``, D periodic differences along every axis.
 
-    ``x = (A^H A + rho D^H D)^-1 (A^H y + rho D^H (z - u));  z = shrink(D x + u, lam / rho);  u <- u + D x - z``
+    * ``"admm"``: ``x = (A^H A + rho D^H D)^-1 (A^H y + rho D^H (z - u));  z = shrink(D x + u, lam / rho);  u <- u + D x - z``
+    * ``"fista"``: ``x' = prox(z - A^H (A z - y) / L)``, the proximal map of the variation by its dual, with momentum
+    * ``"pdhg"``: ``x' = x - tau (A^H (A x - y) + D^H p);  p <- clip(p + s D (2 x' - x), lam)``
 
-    Where few views leave A ill-conditioned its few conjugate-gradient steps see more of the problem than the gradient
-    steps of PDHG or FISTA, which need several times as many products with ``A^H A``.
+    Where few views leave A ill-conditioned, ADMM's few conjugate-gradient steps see more of the problem than the gradient
+    steps of the other two, which need several times as many products with ``A^H A``.
 
     Args:
         lam: weight of the variation, for images of unit scale.
         n_iter: iterations; sparse-view CT needs some hundred.
-        n_cg: conjugate-gradient steps of each, from the last image.
+        n_inner: of each, conjugate-gradient steps from the last image (ADMM), or steps on the dual (FISTA).
+        method: how the minimum is found.
 
     Deviation:
-        ``rho`` makes the threshold a tenth of the largest value of a least-squares image, whatever the scale.
+        ADMM's ``rho`` makes the threshold a tenth of the largest value of a least-squares image, whatever the scale;
+        ``s = L / |D|^2`` and ``tau = 2 / (3 L)`` hold for any A. FISTA's momentum restarts where it points uphill.
 
     Reference:
-        Rudin, Osher, Fatemi, Physica D 60 (1992); Goldstein and Osher, SIAM J. Imaging Sci. 2 (2009).
+        Rudin, Osher, Fatemi, Physica D 60 (1992); Goldstein and Osher, SIAM J. Imaging Sci. 2 (2009); Beck and Teboulle, IEEE
+        TIP 18 (2009); Condat, J. Optim. Theory Appl. 158 (2013), with explicit steps on the data.
     """
 
     lam: float = 0.003
     n_iter: int = 30
-    n_cg: int = 5
+    n_inner: int = 5
+    method: Method = "admm"
 
     def estimate(self, data: Gaussian) -> Tensor:
-        """ADMM from a least-squares image."""
+        """By ``method``."""
         D = FiniteDifferences(range(len(data.shape) - 2), periodic=True)
-        x = data.A.solve(data.back, 1e-3 * lipschitz(data), None, 2 * self.n_cg)
+        return {"admm": self._admm, "fista": self._fista, "pdhg": self._pdhg}[self.method](data, D)
+
+    def _admm(self, data: Gaussian, D: FiniteDifferences) -> Tensor:
+        x = data.A.solve(data.back, 1e-3 * lipschitz(data), None, 2 * self.n_inner)
         threshold = 0.1 * _magnitude(x, 1).flatten(1).amax(1)
         threshold = torch.where(threshold > 0, threshold, 1.0)
         rho = per_item(self.lam / threshold, x)
         z = u = torch.zeros_like(D(x))
         for _ in range(self.n_iter):
-            x = cg(lambda v: data.A.normal(v) + rho * D.adjoint(D(v)), data.back + rho * D.adjoint(z - u), x, self.n_cg)
+            known = data.back + rho * D.adjoint(z - u)
+            x = cg(lambda v: data.A.normal(v) + rho * D.adjoint(D(v)), known, x, self.n_inner)
             v = D(x) + u
             z = _shrink(v, per_item(threshold, v), 2)
             u = v - z
+        return x
+
+    def _fista(self, data: Gaussian, D: FiniteDifferences) -> Tensor:
+        size = per_item(lipschitz(data), data.back)
+        bound = 4.0 * (len(data.shape) - 2)  # of |D|^2
+        x = z = data.back / size
+        p = torch.zeros_like(D(x))
+        limit = per_item(self.lam / lipschitz(data), p)
+        t = torch.ones(len(x), dtype=x.dtype, device=x.device)
+        for _ in range(self.n_iter):
+            v = z - (data.A.normal(z) - data.back) / size
+            q, s = p, 1.0
+            for _ in range(self.n_inner):
+                p_next = _clip(q + D(v - D.adjoint(q)) / bound, limit)
+                s_next = (1 + (1 + 4 * s**2) ** 0.5) / 2
+                q, p, s = p_next + (s - 1) / s_next * (p_next - p), p_next, s_next
+            x_next = v - D.adjoint(p)
+            x, z, t = _momentum(x, x_next, z, t)
+        return x
+
+    def _pdhg(self, data: Gaussian, D: FiniteDifferences) -> Tensor:
+        size = per_item(lipschitz(data), data.back)
+        x = data.back / size
+        p = torch.zeros_like(D(x))
+        s = per_item(lipschitz(data), p) / (4.0 * (len(data.shape) - 2))
+        for _ in range(self.n_iter):
+            x_next = x - 2 / 3 / size * (data.A.normal(x) - data.back + D.adjoint(p))
+            p = _clip(p + s * D(2 * x_next - x), torch.as_tensor(self.lam).to(p))
+            x = x_next
         return x
 
 

@@ -18,15 +18,16 @@ from monai.bundle import ConfigWorkflow
 from monai.metrics import SSIMMetric
 
 import medrecon
-from medrecon.bundle import find_bundle, here_or, load_weights, metadata, save_weights
+from medrecon.bundle import find_bundle, here_or, load_config, load_weights, metadata, save_weights
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
-from medrecon.inferers import PosteriorInferer
+from medrecon.inferers import PosteriorInferer, TomographyInferer
 from medrecon.metrics import SSIM, scores
 from medrecon.networks import ResidualUNet
 from medrecon.priors import equivariant
+from medrecon.solvers import DDS
 from medrecon.training.objectives import EDM
 from medrecon.transforms import (
     EstimateSensitivityMapsd,
@@ -273,6 +274,28 @@ def test_chunks_do_not_change_the_result(scan):
     several = run(chunk=2, samples=3).as_tensor()
     assert torch.allclose(several[:, :1], run(chunk=1).as_tensor(), atol=1e-4)
     assert "seconds" in json.loads(run().meta["record"])
+
+
+def test_what_suits_the_prior_gives_way_to_what_the_user_says():
+    tuned = {"dps": {"zeta": 3.0, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
+    plain = PosteriorInferer(solver="dps", tuned=tuned)
+    assert (plain.solver.zeta, float(plain.sigmas[0])) == (3.0, pytest.approx(2.0))
+    said = PosteriorInferer(solver="dps", tuned=tuned, settings={"zeta": 7.0}, sigma_max=1.0)
+    assert (said.solver.zeta, float(said.sigmas[0])) == (7.0, pytest.approx(1.0))
+    assert PosteriorInferer(solver="dds", tuned=tuned).solver == DDS()
+    assert PosteriorInferer(tuned=tuned, start="tv", start_sigma=0.1).start.lam == 0.5
+    assert tuned == {"dps": {"zeta": 3.0, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bundle_knows_what_suits_it(name):
+    """Every solver that it names takes the settings that it gives."""
+    parser = load_config(ROOT.parent / name)
+    kind = TomographyInferer if name == "chest_ct" else PosteriorInferer
+    for solver in parser["tuned"]:
+        kind(solver=solver, tuned=parser["tuned"])
+    assert parser["inferer"]["tuned"] == "@tuned"
+    assert "dds" in parser["tuned"]
 
 
 def test_slices_without_signal_stay_empty(scan):

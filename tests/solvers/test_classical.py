@@ -5,13 +5,14 @@ import pytest
 import pywt
 import sigpy as sp
 import torch
+from scipy.optimize import linprog
 from sigpy.mri.app import L1WaveletRecon, SenseRecon, TotalVariationRecon
 
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators import Weights, sense
+from medrecon.operators import Dense, FiniteDifferences, Weights, sense
 from medrecon.operators.wavelet import Wavelet
 from medrecon.sample import sample
 from medrecon.solvers import TV, CGSense, L1Wavelet, LowRank
@@ -78,6 +79,39 @@ def test_tv_reaches_sigpys_objective(problem):
     # Convex: neither may be better by more than what is left of the iterations.
     assert objective(ours) == pytest.approx(objective(theirs), rel=3e-3)
     assert objective(solve(TV(lam=lam), data)) < 1.01 * objective(ours)  # the default number of iterations suffices
+
+
+@pytest.mark.parametrize(("method", "n_iter", "n_inner"), [("admm", 400, 10), ("fista", 400, 10), ("pdhg", 4000, 1)])
+def test_tv_ends_at_the_same_minimum_whatever_the_method(method, n_iter, n_inner):
+    """Optimality, in a batch whose items differ in scale: ``A^H (y - A x) = D^H p`` with ``|p| <= lam``, ``p D x = lam |D x|``.
+
+    So the gap to the dual problem, ``<A^H (y - A x), x> = lam |D x|_1``, and dual feasibility by projection, vanish.
+    """
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.zeros(2, 1, 12, 9, dtype=torch.float64)
+    truth[0, :, 3:8, 2:6], truth[1, :, 5:, 4:] = 1.0, 7.0
+    matrix = torch.randn(70, 108, generator=generator, dtype=torch.float64) / 8
+    A = Dense(matrix, (1, 12, 9))
+    y = A(truth) + 0.05 * torch.randn(2, 70, generator=generator, dtype=torch.float64)
+    data, lam = Gaussian(A, y, 0.05), 0.05
+    x = TV(lam=lam, method=method, n_iter=n_iter, n_inner=n_inner).estimate(data)
+    D = FiniteDifferences((0, 1), periodic=True)
+    variation = lam * D(x).abs().flatten(1).sum(1)
+    slope = A.adjoint(data.residual(x))
+    gap = (slope * x).flatten(1).sum(1) - variation
+    assert float((gap / variation).abs().max()) < 1e-4
+    # The least p with D^H p = slope, by a linear programme.
+    for item in range(2):
+        difference = torch.stack([D(e.view(1, 1, 12, 9)).flatten() for e in torch.eye(108, dtype=torch.float64)]).T
+        found = linprog(
+            np.append(np.zeros(difference.shape[0]), 1.0),
+            A_eq=np.c_[difference.T.numpy(), np.zeros(108)],
+            b_eq=slope[item].flatten().numpy() - slope[item].mean().item(),
+            A_ub=np.block([[np.eye(216), -np.ones((216, 1))], [-np.eye(216), -np.ones((216, 1))]]),
+            b_ub=np.zeros(432),
+            bounds=[(None, None)] * 216 + [(0, None)],
+        )
+        assert found.fun < lam * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (46, 40), (31, 33), (17, 20)])
