@@ -2,12 +2,12 @@
 
     python benchmarks/tune.py dds prior_weight=1,2,4 eta=0.7,0.85 sigma_max=4,8      # every combination
     python benchmarks/tune.py --all --problems mri --store tuned.jsonl               # every solver, one setting after another
-    python benchmarks/tune.py --problems mri --store tuned.jsonl --table             # what a bundle's ``tuned`` should say
 
 Problems: ``mri`` (brains, eight coils, R = 4 and 8), ``coil`` (the same, one coil), ``ct`` (chests, 23 and 10 views; other
 patients than benchmarks/solvers.py takes). Settings of the inferer (sigma_max, sigma_min, n_steps, samples, symmetries) may be
 varied like those of the solver. Scores are mean PSNR and SSIM, best last. With ``--all`` every list of GRIDS is gone through
-once, each setting keeping the best value found before; what the store holds is not run again, so a stopped run goes on.
+once, each setting keeping the best value found before; what the store holds is not run again, so a stopped run goes on. At the end
+stands what a bundle's ``tuned`` should say.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ GRIDS: dict[str, dict[str, list]] = {
     "ddnm": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "eta": [0.7, 0.85, 1.0]},
     "ddnmplus": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "eta": [0.7, 0.85, 1.0]},
     "mgdm": {
-        "sigma_max": SIGMA_MAX, "prior_weight": [0.2, 0.5, 1.0, 2.0], "zeta": [0.0, 0.1, 0.25, 0.5], "rho": [0.0, 0.1, 0.25],
+        "sigma_max": SIGMA_MAX, "prior_weight": [0.2, 0.5, 1.0, 2.0], "zeta": [0.0, 0.1, 0.25, 0.5],
+        "rho": [0.0, 0.1, 0.25], "level": [1.0, 1.3, 1.6],
     },
     "dps": {"zeta": [1.0, 2.5, 5.0, 10.0, 20.0], "sigma_max": SIGMA_MAX},
     "diffpir": {"lam": [0.3, 1.0, 3.0, 8.0, 20.0], "sigma_max": SIGMA_MAX, "share": [0.1, 0.3, 0.6, 1.0]},
@@ -101,7 +102,7 @@ def whole(solver: str, choice: dict) -> dict:
     return {**asdict(SOLVERS[solver]()), "sigma_min": 0.005, **choice}
 
 
-def one_after_another(solver: str, scans: dict, store: Path | None, kind: str, held: list[dict]) -> None:
+def one_after_another(solver: str, scans: dict, store: Path | None, kind: str, held: list[dict]) -> dict:
     """Go through the lists of GRIDS, each setting keeping the best value found before."""
     choice: dict = {}
     if "sigma_max" in GRIDS[solver]:
@@ -123,18 +124,22 @@ def one_after_another(solver: str, scans: dict, store: Path | None, kind: str, h
                     with open(store, "a") as file:
                         file.write(json.dumps(row) + "\n")
             tried.append((row["psnr"], value))
-        # A diverged run has no PSNR.
-        best = max((t for t in tried if np.isfinite(t[0])), key=lambda t: t[0], default=(0.0, values[0]))
-        choice[name] = best[1]
+        choice[name] = best_of(name, tried)
+    return choice
 
 
-def table(held: list[dict]) -> None:
-    """The best choice of every solver, as a bundle's ``tuned`` says it."""
-    for solver in GRIDS:
-        rows = [r for r in held if r["solver"] == solver and np.isfinite(r["psnr"])]
-        if rows:
-            best = max(rows, key=lambda r: r["psnr"])
-            print(f"  {solver}: {json.dumps(best['choice'])}   # {best['psnr']:.2f}".replace('"', ""))
+def best_of(name: str, tried: list[tuple[float, object]]) -> object:
+    """The value with the highest PSNR; of first levels within 0.2 dB the highest.
+
+    A run from a low level keeps what it began with, which on scans unlike these may be far off.
+    """
+    finite = [(psnr, value) for psnr, value in tried if np.isfinite(psnr)]  # a diverged run has none
+    if not finite:
+        return tried[0][1]
+    top = max(psnr for psnr, _ in finite)
+    if name == "sigma_max":
+        return max(value for psnr, value in finite if psnr > top - 0.2)  # type: ignore[type-var]
+    return max(finite, key=lambda t: t[0])[1]
 
 
 def _value(text: str) -> object:
@@ -167,22 +172,24 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(GRIDS), help="with --all: these solvers")
     parser.add_argument("--store", type=Path)
-    parser.add_argument("--table", action="store_true", help="print what the store holds, run nothing")
     arguments = parser.parse_args()
     lines = arguments.store.read_text().splitlines() if arguments.store and arguments.store.exists() else []
     held = [row for row in map(json.loads, lines) if row["problems"] == arguments.problems]
-    if arguments.table:
-        table(held)
-        return
     scans = problems(arguments.problems, arguments.per_source, arguments.noise, few=arguments.all)
     if not arguments.all:
         combinations(arguments.solver, arguments.grid, scans)
         return
+    chosen = {}
     for solver in arguments.only:
         try:
-            one_after_another(solver, scans, arguments.store, arguments.problems, held)
+            chosen[solver] = one_after_another(solver, scans, arguments.store, arguments.problems, held)
         except ValueError as error:  # an operator that the solver cannot work with
             print(solver, error)
+    print("\ntuned:")
+    for solver, choice in chosen.items():
+        differs = {k: v for k, v in choice.items() if v != asdict(SOLVERS[solver]()).get(k)}
+        if differs:
+            print(f"  {solver}: {json.dumps(differs)}".replace('"', ""))
 
 
 if __name__ == "__main__":

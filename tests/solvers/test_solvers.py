@@ -3,22 +3,29 @@
 Exceptions from a row are listed with the sentence that explains them; that list is documentation.
 """
 
+import copy
 from dataclasses import FrozenInstanceError, fields, replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
+from medrecon.data.masks import undersampling_mask
+from medrecon.data.phantom import loop_coils
 from medrecon.likelihood import Gaussian
+from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, below, karras, time_travel
-from medrecon.operators import Operator
+from medrecon.operators import Operator, sense
 from medrecon.operators.base import LinearOperator
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.operators.spectral import Spectral
 from medrecon.priors import Counted, with_vjp
 from medrecon.sample import draw, generate, sample
 from medrecon.solvers import DDIM, DDNM, DDS, DPS, MGDM, SOLVERS, DDNMPlus, ZeroFilled, is_unconditional, renoise
+from medrecon.training.objectives import EDM
 
+from ..conftest import blobs
 from .problems import SHAPE, Dense, dense, gaussian_prior, measured
 
 PROJECTORS_ONLY = {"fbp": "a filter between A^T and y that only X-ray transforms have; test_tomography.py"}
@@ -559,3 +566,42 @@ def test_the_noise_may_have_another_type_than_the_data():
     data = replace(data, noise_std=torch.tensor([0.05, 0.1], dtype=torch.float64))
     for name in LEARNED:
         assert sample(make(name), prior, fitted(name, data), LADDER[-10:], noise=Noise([1, 2])).dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def scans():
+    """Three small scans in single precision, of four coils and of one, and a network that nobody has trained."""
+    torch.manual_seed(0)
+    network = ResidualUNet(channels=(8, 16), blocks=(1, 1)).eval().requires_grad_(False)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    shape = (24, 20)
+    mask = torch.from_numpy(undersampling_mask(shape, "gaussian1d", 2, 6, 0))[None, None, None]
+    x = torch.from_numpy(np.stack([blobs(shape, k) for k in range(3)]))
+    out = {}
+    for coils in (1, 4):
+        A = sense(torch.from_numpy(loop_coils(shape, coils))[None] if coils > 1 else None, mask, shape)
+        out[coils] = Gaussian(A, A(torch.stack([x.real, x.imag], dim=1).float()), 0.01)
+    return network, out
+
+
+def _image(name, network, data):
+    prior, levels = EDM().prior(network, 16, None), karras(1.5, 0.01, 6) if name in LEARNED else ONE_RUNG
+    return sample(make(name, 0.1), prior, data, levels, noise=Noise([1, 2, 3][: len(data.y)]))
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_single_precision_agrees_between_batches_and_devices(name, scans, monkeypatch):
+    """With a network for a prior: to 1e-4 of the maximum alone and in company, to 1e-3 on a GPU (whose TF32 is off)."""
+    network, found = scans
+    data = found[1 if SOLVERS[name].requires.operator is Spectral else 4]
+    together = _image(name, network, data)
+    alone = _image(name, network, replace(data, y=data.y[:1]))
+    assert float((together[:1] - alone).abs().max()) < 1e-4 * float(together.abs().max())
+    assert torch.equal(together, _image(name, network, data))
+    if torch.cuda.is_available():
+        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+            monkeypatch.setattr(backend, "allow_tf32", False)
+        there = replace(data, A=copy.deepcopy(data.A).cuda(), y=data.y.cuda())
+        moved = _image(name, copy.deepcopy(network).cuda(), there).cpu()
+        assert float((moved - together).abs().max()) < 1e-3 * float(together.abs().max())
