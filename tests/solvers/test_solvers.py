@@ -591,7 +591,7 @@ def _image(name, network, data):
 
 
 @pytest.mark.parametrize("name", GENERAL)
-def test_single_precision_agrees_between_batches_and_devices(name, scans, monkeypatch):
+def test_single_precision_agrees_between_batches_and_devices(name, scans):
     """With a network for a prior: to 1e-4 of the maximum alone and in company, to 1e-3 on a GPU (whose TF32 is off)."""
     network, found = scans
     data = found[1 if SOLVERS[name].requires.operator is Spectral else 4]
@@ -600,8 +600,7 @@ def test_single_precision_agrees_between_batches_and_devices(name, scans, monkey
     assert float((together[:1] - alone).abs().max()) < 1e-4 * float(together.abs().max())
     assert torch.equal(together, _image(name, network, data))
     if torch.cuda.is_available():
-        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
-            monkeypatch.setattr(backend, "allow_tf32", False)
         there = replace(data, A=copy.deepcopy(data.A).cuda(), y=data.y.cuda())
-        moved = _image(name, copy.deepcopy(network).cuda(), there).cpu()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # matrix products have it off
+            moved = _image(name, copy.deepcopy(network).cuda(), there).cpu()
         assert float((moved - together).abs().max()) < 1e-3 * float(together.abs().max())
