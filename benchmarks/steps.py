@@ -74,7 +74,7 @@ def overhead(repeat: int = 15) -> None:
         data = Gaussian(A, A(x), 0.01)
         noise = Noise([0])
         calls[name] = lambda data=data, noise=noise: DDS(n_cg=5).step(
-            x, 0.1, 0.09, prior=lambda x, sigma: x, data=data, noise=noise
+            x, 0.1, 0.09, prior=free, data=data, noise=noise
         )
     found = medians(calls, repeat)
     print("| DDS, five CG steps, 8 x 256² | ms | of the network's time |\n|---|---|---|")
