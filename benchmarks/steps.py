@@ -2,7 +2,8 @@
 
     python benchmarks/steps.py [--only overhead deepinv] [--seeds 3]
 
-``overhead``: DDS with five conjugate-gradient steps at 8 coils and 256 x 256, its network left out, over the network's time.
+``overhead``: DDS with five conjugate-gradient steps at 8 coils and 256 x 256, its network left out, beside brain_mri's network
+(in the type that is fastest here, and in single precision) and a small one of MONAI's.
 
 ``deepinv`` (extra ``bench``): the real slice A at R = 4, 50 evaluations of the plain brain_mri prior, mean over the seeds. Their
 weights are chosen here on a simulated validation scan; ours are the bundle's, chosen on such scans by benchmarks/tune.py. A
@@ -22,6 +23,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np
 import torch
+from monai.networks.nets import DiffusionModelUNet
 from operators import available
 from problems import Problem, bundle_prior, slice_a, validation
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 from medrecon.bundle import find_bundle, load_config
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
+from medrecon.inferers import fast_dtype
 from medrecon.likelihood import Gaussian
 from medrecon.metrics import scores
 from medrecon.noise import Noise, karras
@@ -36,6 +39,7 @@ from medrecon.operators import AsComplex, sense
 from medrecon.priors import Prior
 from medrecon.sample import sample
 from medrecon.solvers import DDS, SOLVERS
+from medrecon.training.objectives import EDM
 
 STEPS = 50
 N_CG = 10
@@ -63,9 +67,20 @@ def overhead(repeat: int = 15) -> None:
     """DDS beside its network."""
     shape = (256, 256)
     maps = torch.from_numpy(loop_coils(shape, 8))[None]
-    prior, *_ = bundle_prior("brain_mri")
+    prior, network, _ = bundle_prior("brain_mri")
     x = torch.randn(1, 2, *shape, generator=torch.Generator().manual_seed(0))
-    calls: dict[str, Callable[[], object]] = {"network": lambda: prior(x, 0.1)}
+    single = EDM().prior(network, 16, None)
+    monai = DiffusionModelUNet(
+        spatial_dims=2, in_channels=2, out_channels=2, channels=(32, 64, 96, 128), num_res_blocks=1,
+        attention_levels=(False,) * 4, norm_num_groups=16, num_head_channels=16,
+    ).eval().to(memory_format=torch.channels_last)  # fmt: skip
+    another = EDM().prior(monai, 16, fast_dtype("cpu"))
+    calls: dict[str, Callable[[], object]] = {
+        "brain_mri's network": lambda: prior(x, 0.1),
+        "in single precision": lambda: single(x, 0.1),
+        "MONAI's DiffusionModelUNet, 3.5 M": lambda: another(x, 0.1),
+    }
+    networks = list(calls)
     for name, mask in {
         "columns": torch.from_numpy(undersampling_mask(shape, "gaussian1d", 4, 24, 0))[None, None, None],
         "any mask": torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(1)) < 0.25,
@@ -73,13 +88,12 @@ def overhead(repeat: int = 15) -> None:
         A = sense(maps, mask)
         data = Gaussian(A, A(x), 0.01)
         noise = Noise([0])
-        calls[name] = lambda data=data, noise=noise: DDS(n_cg=5).step(
-            x, 0.1, 0.09, prior=free, data=data, noise=noise
-        )
+        calls[name] = lambda data=data, noise=noise: DDS(n_cg=5).step(x, 0.1, 0.09, prior=free, data=data, noise=noise)
     found = medians(calls, repeat)
-    print("| DDS, five CG steps, 8 x 256² | ms | of the network's time |\n|---|---|---|")
+    print("| 8 x 256² | ms | " + " | ".join(f"of {name}" for name in networks) + " |\n|---|---|---|---|---|")
     for name, ms in found.items():
-        print(f"| {name} | {ms:.1f} | {ms / found['network']:.0%} |")
+        kind = name if name in networks else f"DDS, five CG steps, {name}"
+        print(f"| {kind} | {ms:.1f} | {' | '.join(f'{ms / found[one]:.0%}' for one in networks)} |")
 
 
 class Scan(NamedTuple):

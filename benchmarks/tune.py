@@ -6,8 +6,8 @@
 Problems: ``mri`` (brains, eight coils, R = 4 and 8), ``coil`` (the same, one coil), ``ct`` (chests, 23 and 10 views; other
 patients than benchmarks/solvers.py takes). Settings of the inferer (sigma_max, sigma_min, n_steps, samples, symmetries) may be
 varied like those of the solver. Scores are mean PSNR and SSIM, best last. With ``--all`` every list of GRIDS is gone through
-once, each setting keeping the best value found before; what the store holds is not run again, so a stopped run goes on. At the end
-stands what a bundle's ``tuned`` should say.
+once, each setting keeping the best value found before; what the store holds is not run again, so a stopped run goes on. It ends
+with what a bundle's ``tuned`` should say.
 """
 
 from __future__ import annotations
