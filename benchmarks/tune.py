@@ -32,8 +32,8 @@ INFERER = ("sigma_max", "sigma_min", "n_steps", "samples", "symmetries")
 SIGMA_MAX = [0.3, 0.7, 1.5, 4.0]
 GRIDS: dict[str, dict[str, list]] = {
     "cg-sense": {"lam": [0.003, 0.01, 0.03, 0.1]},
-    "wavelet": {"lam": [0.001, 0.002, 0.005, 0.01]},
-    "tv": {"lam": [0.0003, 0.001, 0.003, 0.006], "n_iter": [30, 150]},
+    "wavelet": {"lam": [0.0003, 0.001, 0.002, 0.005, 0.01]},
+    "tv": {"lam": [0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.006], "n_iter": [30, 150]},
     "low-rank": {"lam": [0.002, 0.005, 0.02]},
     "fbp": {"kind": ["ramp", "shepp-logan", "cosine", "hann"]},
     "sirt": {"n_iter": [20, 50, 100, 200]},
@@ -52,7 +52,7 @@ GRIDS: dict[str, dict[str, list]] = {
     },
     "daps": {"n_ode": [5, 2, 1], "image_std": [0.01, 0.03, 0.1, 0.25, None], "sigma_max": SIGMA_MAX},
     "pnpdm": {"n_inner": [5, 2, 1], "sigma_max": SIGMA_MAX, "sigma_min": [0.005, 0.02, 0.05]},
-    "sitcom": {"n_inner": [5, 3, 1], "lr": [0.02, 0.05, 0.1, 0.2], "sigma_max": SIGMA_MAX, "lam": [0.0, 1e-3, 0.1]},
+    "sitcom": {"n_inner": [5, 3, 1], "lr": [0.02, 0.05, 0.1, 0.2], "sigma_max": SIGMA_MAX, "lam": [1e-5, 1e-3, 0.1]},
     "ald": {"n_inner": [3, 1], "step_size": [0.2, 0.5, 0.9], "sigma_max": SIGMA_MAX},
     "smrd": {"n_inner": [3, 1], "step_size": [0.2, 0.5, 1.0], "sigma_max": SIGMA_MAX, "lam": [0.1, 1.0]},
     "scoremri": {"sigma_max": SIGMA_MAX, "n_corrector": [1, 0], "snr": [0.05, 0.16, 0.3], "strength": [0.5, 1.0]},
@@ -63,7 +63,7 @@ GRIDS: dict[str, dict[str, list]] = {
     "mcg": {"zeta": [0.5, 2.0, 5.0, 10.0], "sigma_max": SIGMA_MAX, "strength": [0.5, 0.8, 1.0], "n_cg": [1, 2, 5]},
     "dsg": {"guidance": [0.1, 0.2, 0.4, 0.7], "sigma_max": SIGMA_MAX},
     "lgd": {"zeta": [1.0, 2.5, 5.0, 10.0, 20.0], "sigma_max": SIGMA_MAX, "image_std": [0.05, 0.25]},
-    "pigdm": {"sigma_max": SIGMA_MAX, "image_std": [0.35, 0.5, 1.0], "eta": [0.5, 0.85, 1.0]},
+    "pigdm": {"sigma_max": SIGMA_MAX, "image_std": [0.25, 0.35, 0.5, 1.0], "eta": [0.5, 0.85, 1.0]},
     "tmpd": {"sigma_max": SIGMA_MAX, "eta": [0.5, 1.0], "n_cg": [2, 5]},
 }  # fmt: skip
 """What ``--all`` tries, the settings that matter most first."""

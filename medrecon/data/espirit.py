@@ -17,6 +17,35 @@ _ENOUGH = 96**2
 """Samples of the calibration region that are read at most."""
 
 
+def _pixelwise(projector: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """The matrix of every pixel whose eigenvectors are the maps, ``(y, x, coils, coils)``, its eigenvalues in [0, 1].
+
+    It is ``sum_k v_k(r) v_k(r)^H / kernel^2`` with ``v_k`` the transforms of the kernels. The sum of their products depends on
+    differences of k-space positions alone, so the ``(2 kernel - 1)^2`` of these are transformed once for every pair of coils,
+    however many kernels there are.
+
+    Args:
+        projector: on the space of the kernels, conjugate, ``(coils, k, k, coils, k, k)``.
+        shape: of the image.
+    """
+    coils, kernel = projector.shape[:2]
+    lags = np.zeros((coils, coils, 2 * kernel - 1, 2 * kernel - 1), np.complex64)
+    for y in range(kernel):
+        for x in range(kernel):
+            rows, columns = (slice(kernel - 1 - i, 2 * kernel - 1 - i) for i in (y, x))
+            lags[:, :, rows, columns] += projector[..., y, x].transpose(0, 3, 1, 2)
+    first, second = np.triu_indices(coils)
+    # Difference 0 at index 0, and the middle of the image at n // 2.
+    padded = torch.zeros((len(first), *shape), dtype=torch.complex64)
+    where = [(np.arange(1 - kernel, kernel)) % n for n in shape]
+    signs = np.exp(-2j * np.pi * sum(np.ix_(*[np.arange(1 - kernel, kernel) * (n // 2) / n for n in shape])))
+    padded[:, where[0][:, None], where[1]] = torch.from_numpy((lags[first, second] * signs).astype(np.complex64))
+    upper = torch.fft.ifft2(padded, norm="forward") / kernel**2
+    matrix = torch.zeros((*shape, coils, coils), dtype=torch.complex64)
+    matrix[..., second, first] = upper.movedim(0, -1).conj()  # eigh reads the lower triangle
+    return matrix
+
+
 def espirit_maps(
     kspace: np.ndarray,
     mask: np.ndarray,
@@ -74,15 +103,8 @@ def espirit_maps(
     signal = values > max(threshold**2 * values.max(), edge)
     if not signal.any():
         return torch.zeros(kspace.shape, dtype=torch.complex64)
-    kernels = vectors[:, signal].T.conj().reshape(-1, coils, kernel, kernel)
-
-    covariance = torch.zeros((shape[0] * shape[1], coils, coils), dtype=torch.complex64)
-    for part in np.array_split(kernels.astype(np.complex64), -(-len(kernels) // 8)):
-        images = sp.ifft(sp.resize(part, (len(part), *kspace.shape)), axes=(-2, -1))
-        vectors_at = torch.from_numpy(images).permute(2, 3, 1, 0).reshape(-1, coils, len(part))
-        covariance.baddbmm_(vectors_at, vectors_at.mH)
-    covariance *= shape[0] * shape[1] / kernel**2
-    values, vectors = torch.linalg.eigh(covariance.view(*shape, coils, coils))
+    projector = vectors[:, signal].conj() @ vectors[:, signal].T
+    values, vectors = torch.linalg.eigh(_pixelwise(projector.reshape((coils, kernel, kernel) * 2), shape))
     maps = vectors[..., -1].movedim(-1, 0)
 
     # Phase of the low-resolution image, tapered against ringing.

@@ -22,6 +22,7 @@ __all__ = [
     "Requires",
     "Solver",
     "adam",
+    "bounded",
     "data_weight",
     "drawn",
     "image_spread",
@@ -118,6 +119,18 @@ def adam(slope: Tensor, first: Tensor, second: Tensor, k: int, decay: float = 0.
     """Direction of step ``k`` (from 1) of Adam, and its two moments (Kingma and Ba, ICLR 2015); every number on its own."""
     first, second = 0.9 * first + 0.1 * slope, decay * second + (1 - decay) * slope**2
     return first / (1 - 0.9**k) / ((second / (1 - decay**k)).sqrt() + 1e-12), first, second
+
+
+def bounded(step: Tensor, data: Gaussian, missing: Tensor) -> Tensor:
+    """As much of ``step`` as does not overshoot the data: ``t step``, ``t = <r, A step> / |A step|^2`` in [0, 1].
+
+    ``missing`` is the residual ``r`` before the step. That of a Gaussian prior, ``Sigma A^H (A Sigma A^H + v)^-1 r``, is never
+    shortened; one through a network's Jacobian, which along what it has not seen is no covariance, may be far too long.
+    """
+    there = data.A(step)
+    size = dot(there, there)
+    t = torch.where(size > 0, dot(missing, there) / torch.where(size > 0, size, 1.0), 1.0)
+    return per_item(t.clamp(0.0, 1.0), step) * step
 
 
 def drawn(x: Tensor, data: Gaussian, var: float | Tensor, n_cg: int, noise: Noise) -> Tensor:

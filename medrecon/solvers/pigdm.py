@@ -12,7 +12,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Solver, image_spread, renoise
+from medrecon.solvers.base import Solver, bounded, image_spread, renoise
 
 __all__ = ["PiGDM"]
 
@@ -38,7 +38,8 @@ class PiGDM(Solver):
 
     Deviation:
         the guided estimate takes the place of the clean one, and the noise direction is that of the guided estimate,
-        as Bayes' rule has it; the paper adds the gradient, scaled, to a DDIM step.
+        as Bayes' rule has it; the paper adds the gradient, scaled, to a DDIM step. No step overshoots the data, see
+        :func:`medrecon.solvers.base.bounded`.
     """
 
     image_std: float = 0.5
@@ -52,6 +53,7 @@ class PiGDM(Solver):
         x0, vjp = with_vjp(prior, state, sigma)
         r = image_spread(sigma, self.image_std)
         rho = (data.noise_std / r) ** 2
-        guided = data.A.solve(data.A.adjoint(data.residual(x0)), rho, None, self.n_cg)
-        xe = x0 + (sigma / r) ** 2 * vjp(guided)
+        missing = data.residual(x0)
+        guided = data.A.solve(data.A.adjoint(missing), rho, None, self.n_cg)
+        xe = x0 + bounded((sigma / r) ** 2 * vjp(guided), data, missing)
         return renoise(xe, (state - xe) / sigma, sigma, sigma_next, self.eta, noise)

@@ -15,7 +15,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.linalg import cg, per_item
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Solver, renoise
+from medrecon.solvers.base import Solver, bounded, renoise
 
 __all__ = ["TMPD"]
 
@@ -38,7 +38,7 @@ class TMPD(Solver):
 
     Deviation:
         a network's Jacobian is not quite symmetric, as an exact prior's is; its transpose stands for both, which needs no
-        forward-mode derivatives.
+        forward-mode derivatives. No step overshoots the data, see :func:`medrecon.solvers.base.bounded`.
     """
 
     eta: float = 1.0
@@ -54,9 +54,7 @@ class TMPD(Solver):
     ) -> Tensor:
         """One guided denoising, one re-noising."""
         x0, vjp = with_vjp(prior, state, sigma)
-        A, variance = data.A, per_item(data.noise_std, data.y) ** 2
-        weighed = cg(
-            lambda u: sigma**2 * A(vjp(A.adjoint(u))) + variance * u, data.residual(x0), None, self.n_cg, tol=1e-6
-        )
-        xe = x0 + sigma**2 * vjp(A.adjoint(weighed))
+        A, variance, missing = data.A, per_item(data.noise_std, data.y) ** 2, data.residual(x0)
+        weighed = cg(lambda u: sigma**2 * A(vjp(A.adjoint(u))) + variance * u, missing, None, self.n_cg, tol=1e-6)
+        xe = x0 + bounded(sigma**2 * vjp(A.adjoint(weighed)), data, missing)
         return renoise(xe, (state - xe) / sigma, sigma, sigma_next, self.eta, noise)

@@ -44,7 +44,7 @@ from medrecon.solvers import (
     ScoreMed,
     ScoreMRI,
 )
-from medrecon.solvers.base import drawn, misfit, probability_flow, projected
+from medrecon.solvers.base import bounded, drawn, misfit, probability_flow, projected
 from medrecon.solvers.ccdf import contraction, diffused, forward_error
 from medrecon.solvers.dmcmc import dmcmc
 from medrecon.solvers.pc import corrector, predictor
@@ -912,3 +912,20 @@ def test_log_density_of_a_gaussian():
     assert abs(float(probed.mean() - exact[0])) < 0.1
     with pytest.raises(ValueError, match="sigma_min"):
         log_density(prior, x, sigma_min=1.0, sigma_max=0.5)
+
+
+def test_guidance_never_overshoots_the_data():
+    """A step ten times too long is cut to where it explains the data best; one too short, or the right one, stays."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    A = Dense(matrix, SHAPE)
+    y = torch.randn(2, 4, generator=generator, dtype=torch.float64)
+    data = Gaussian(A, y, 0.1)
+    exact = torch.linalg.pinv(matrix) @ y.T
+    exact = exact.T.view(2, *SHAPE)
+    long = exact * torch.tensor([10.0, 0.5], dtype=torch.float64).view(-1, *[1] * len(SHAPE))
+    cut = bounded(long, data, y)
+    assert torch.allclose(cut[0], exact[0], atol=1e-10)
+    assert torch.equal(cut[1], long[1])
+    assert torch.equal(bounded(-exact, data, y), torch.zeros_like(exact))
+    assert torch.equal(bounded(torch.zeros_like(exact), data, y), torch.zeros_like(exact))
