@@ -1,0 +1,198 @@
+"""Receive coils: whiten their noise, need fewer of them, drop what the readout saw too much of, make one image of many."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.ndimage import uniform_filter
+
+from medrecon.data.errors import InputError
+from medrecon.data.masks import acs_block
+
+__all__ = [
+    "Combination",
+    "Compression",
+    "combine_coils",
+    "compress_coils",
+    "from_kspace",
+    "noise_covariance",
+    "prewhiten",
+    "remove_oversampling",
+    "to_kspace",
+]
+
+Compression = Literal["svd", "geometric"]
+Combination = Literal["rss", "mvue", "adaptive"]
+
+
+def from_kspace(kspace: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndarray:
+    """Images of centred k-space, unitary, of the same precision."""
+    return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(kspace, axes), axes=axes, norm="ortho"), axes)
+
+
+def to_kspace(image: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndarray:
+    """Centred k-space of images, unitary, of the same precision."""
+    return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(image, axes), axes=axes, norm="ortho"), axes)
+
+
+def noise_covariance(scan: np.ndarray) -> np.ndarray:
+    """Covariance ``E[n n^H]`` of the coils, ``(coils, coils)`` complex128, from a noise scan ``(coils, ...)``.
+
+    Raises:
+        InputError: for fewer samples than coils, whose covariance would be singular.
+    """
+    flat = scan.reshape(len(scan), -1).astype(np.complex128)
+    if flat.shape[1] <= len(flat):
+        raise InputError(f"a noise scan of {flat.shape[1]} samples cannot tell the covariance of {len(flat)} coils")
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return flat @ flat.conj().T / (flat.shape[1] - 1)
+
+
+def prewhiten(kspace: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, float]:
+    """Mix the coils so that their noise is independent and equally strong.
+
+    ``L^-1 k`` with the Cholesky factor of the covariance, times the root mean square of the coils' noise, so that the scale of
+    the data stays as it was.
+
+    Args:
+        kspace: ``(slices, coils, y, x)``.
+        covariance: ``E[n n^H]``, Hermitian and positive definite.
+
+    Returns:
+        k-space of the same type, and its noise standard deviation per real component.
+
+    Raises:
+        InputError: if the covariance does not fit, or is not positive definite.
+
+    Reference: Roemer et al., MRM 16 (1990), eq. 21; Pruessmann et al., MRM 46 (2001), section on noise.
+    """
+    coils = kspace.shape[1]
+    if covariance.shape != (coils, coils) or not np.isfinite(covariance).all():
+        raise InputError(
+            f"the noise covariance of {coils} coils must be {coils} x {coils} and finite; got {covariance.shape}"
+        )
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError as error:
+        raise InputError(
+            "the noise covariance is not positive definite; measure more noise, or leave dead coils out"
+        ) from error
+    size = float(np.sqrt(np.trace(covariance).real / coils))
+    flat = np.moveaxis(kspace, 1, 0).reshape(coils, -1)
+    white = size * solve_triangular(factor, flat, lower=True)
+    white = np.moveaxis(white.reshape(coils, kspace.shape[0], *kspace.shape[2:]), 0, 1)
+    return np.ascontiguousarray(white, dtype=kspace.dtype), size / 2**0.5
+
+
+def compress_coils(
+    kspace: np.ndarray, mask: np.ndarray, n: int, method: Compression = "svd"
+) -> tuple[np.ndarray, float]:
+    """Fewer virtual coils that hold most of the signal; noise that was white stays white and as strong.
+
+    ``"svd"`` mixes all positions alike. ``"geometric"`` finds a mixture for every position along the readout (rows, which must be
+    sampled whole) and turns each towards its neighbour's, so that the virtual coils vary smoothly: fewer hold as much.
+
+    Args:
+        kspace: ``(slices, coils, y, x)``, zero where not sampled.
+        mask: ``(x,)`` or ``(y, x)``; its fully sampled centre tells the mixture.
+        n: number of virtual coils; as many or more than there are change nothing.
+        method: see above.
+
+    Returns:
+        k-space ``(slices, n, y, x)`` and the share of the energy of the centre that it holds.
+
+    Raises:
+        InputError: for a number below 1, or ``"geometric"`` where rows are not sampled whole.
+
+    Reference: Buehrer et al., MRM 57 (2007); Huang et al., MRI 26 (2008); Zhang et al., MRM 69 (2013) (geometric).
+    """
+    if n < 1:
+        raise InputError(f"coils can be compressed to one or more; got {n}")
+    if method not in get_args(Compression):
+        raise InputError(f"unknown compression {method!r}; choose one of {', '.join(get_args(Compression))}")
+    coils = kspace.shape[1]
+    if n >= coils:
+        return kspace, 1.0
+    whole = np.broadcast_to(mask, kspace.shape[-2:])
+    rows, columns = acs_block(whole)
+    if method == "svd":
+        matrix = np.moveaxis(kspace[..., rows, columns], 1, 0).reshape(coils, -1)
+        values, vectors = np.linalg.eigh(matrix @ matrix.conj().T)
+        mixed = np.einsum("nc,scyx->snyx", vectors[:, ::-1][:, :n].conj().T, kspace)
+        return mixed.astype(kspace.dtype), float(values[-n:].sum() / values.sum())
+    if (whole.any(axis=0) != whole.all(axis=0)).any():
+        raise InputError("geometric coil compression needs whole rows (a readout) at every sampled column; choose svd")
+    hybrid = from_kspace(kspace, (-2,))
+    # (y, coils, slices * columns of the centre)
+    local = np.moveaxis(hybrid[..., columns], (2, 1), (0, 1)).reshape(kspace.shape[2], coils, -1)
+    values, vectors = np.linalg.eigh(local @ np.conj(np.swapaxes(local, 1, 2)))
+    mixtures = np.conj(np.swapaxes(vectors[:, :, ::-1][:, :, :n], 1, 2))
+    for i in range(1, len(mixtures)):
+        left, _, right = np.linalg.svd(mixtures[i - 1] @ np.conj(mixtures[i].T))
+        mixtures[i] = left @ right @ mixtures[i]
+    mixed = np.einsum("ync,scyx->snyx", mixtures, hybrid)
+    return to_kspace(mixed, (-2,)).astype(kspace.dtype), float(values[:, -n:].sum() / values.sum())
+
+
+def remove_oversampling(kspace: np.ndarray, mask: np.ndarray, factor: float = 2.0) -> np.ndarray:
+    """Keep the middle of the readout (rows), ``(slices, coils, y / factor, x)``: the outer part holds nothing but noise.
+
+    Raises:
+        InputError: if rows are not sampled whole, or ``factor`` does not leave an even part on both sides.
+    """
+    whole = np.broadcast_to(mask, kspace.shape[-2:])
+    if (whole.any(axis=0) != whole.all(axis=0)).any():
+        raise InputError("the readout was not sampled whole, so it cannot be cropped")
+    rows = kspace.shape[-2]
+    kept = round(rows / factor)
+    if factor < 1 or kept < 1 or abs(kept * factor - rows) > 1e-6 * rows:
+        raise InputError(f"{rows} rows do not divide by an oversampling of {factor:g}")
+    first = rows // 2 - kept // 2
+    image = from_kspace(kspace, (-2,))[..., first : first + kept, :]
+    return to_kspace(image, (-2,)).astype(kspace.dtype)
+
+
+def combine_coils(
+    kspace: np.ndarray, method: Combination = "rss", maps: np.ndarray | None = None, window: int = 7
+) -> np.ndarray:
+    """One image of many coils', ``(slices, y, x)``.
+
+    Args:
+        kspace: ``(slices, coils, y, x)``; gaps count as zeros.
+        method: ``"rss"``: root of the sum of squares, real; ``"mvue"``: ``sum conj(S) x / sum |S|^2``, the unbiased estimate of
+            least variance for white noise, 0 where no coil sees anything; ``"adaptive"``: the matched filter of every pixel's
+            neighbourhood, complex up to a smooth phase.
+        maps: sensitivities like ``kspace``, for ``"mvue"``.
+        window: side of the neighbourhood.
+
+    Raises:
+        InputError: for an unknown method, or maps that are missing or do not fit.
+
+    Reference: Roemer et al., MRM 16 (1990); Walsh, Gmitro, Marcellin, MRM 43 (2000) (adaptive).
+    """
+    if method not in get_args(Combination):
+        raise InputError(f"unknown combination {method!r}; choose one of {', '.join(get_args(Combination))}")
+    images = from_kspace(kspace)
+    if method == "rss":
+        return np.sqrt((np.abs(images) ** 2).sum(axis=1))
+    if method == "mvue":
+        if maps is None or maps.shape != kspace.shape:
+            raise InputError(
+                f"mvue needs maps of the shape of k-space, {kspace.shape}; got {None if maps is None else maps.shape}"
+            )
+        size = (np.abs(maps) ** 2).sum(axis=1)
+        return (np.conj(maps) * images).sum(axis=1) / np.where(size > 0, size, 1.0)
+    out = np.empty((len(images), *images.shape[2:]), images.dtype)
+    for i, coils in enumerate(images):
+        # The coil with most signal has a real filter, which fixes its phase everywhere.
+        strongest = int((np.abs(coils) ** 2).sum(axis=(1, 2)).argmax())
+        pairs = coils[:, None] * coils[None].conj()
+        smooth = uniform_filter(pairs.real, (0, 0, window, window)) + 1j * uniform_filter(
+            pairs.imag, (0, 0, window, window)
+        )
+        weights = np.linalg.eigh(np.moveaxis(smooth, (0, 1), (2, 3)))[1][..., -1]
+        weights = weights * np.exp(-1j * np.angle(weights[..., strongest]))[..., None]
+        out[i] = (np.conj(np.moveaxis(weights, -1, 0)) * coils).sum(axis=0)
+    return out

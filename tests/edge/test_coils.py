@@ -1,0 +1,173 @@
+"""Coils: whitened noise is white, compression is the best of its size, combinations are what they are in closed form."""
+
+import numpy as np
+import pytest
+
+from medrecon.data.coils import (
+    combine_coils,
+    compress_coils,
+    from_kspace,
+    noise_covariance,
+    prewhiten,
+    remove_oversampling,
+    to_kspace,
+)
+from medrecon.data.errors import InputError
+from medrecon.data.kspace import load_kspace
+from medrecon.data.phantom import loop_coils
+
+from ..conftest import blobs
+
+
+def gaussian(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+def test_transforms_are_unitary_inverses_of_any_size_and_precision():
+    for dtype in (np.complex64, np.complex128):
+        x = gaussian((2, 3, 11, 8)).astype(dtype)
+        k = to_kspace(x)
+        assert k.dtype == dtype
+        assert np.allclose(from_kspace(k), x, atol=1e-5)
+        assert np.linalg.norm(k) == pytest.approx(np.linalg.norm(x), rel=1e-5)
+        assert k[0, 0, 5, 4] == pytest.approx(x[0, 0].sum() / 88**0.5, rel=1e-4)  # the centre is the mean
+
+
+def test_whitened_noise_is_white():
+    mixing = gaussian((5, 5), 1)
+    scan = mixing @ gaussian((5, 40000), 2)
+    covariance = noise_covariance(scan)
+    assert np.allclose(covariance, 2 * mixing @ mixing.conj().T, atol=0.05 * np.abs(covariance).max())
+    noise = (mixing @ gaussian((5, 3 * 50 * 40), 3)).reshape(5, 3, 50, 40).swapaxes(0, 1)
+    white, std = prewhiten(noise, covariance)
+    after = noise_covariance(white.swapaxes(0, 1))
+    # 6000 samples: an entry is known to 1 / sqrt(6000).
+    assert np.abs(after / (2 * std**2) - np.eye(5)).max() < 0.06
+    assert std == pytest.approx(np.sqrt(np.trace(covariance).real / 10))
+    assert prewhiten(noise.astype(np.complex64), covariance)[0].dtype == np.complex64
+
+
+def test_whitening_refuses_what_it_cannot_use():
+    k = gaussian((1, 3, 4, 4))
+    with pytest.raises(InputError, match="3 x 3"):
+        prewhiten(k, np.eye(4))
+    with pytest.raises(InputError, match="positive definite"):
+        prewhiten(k, np.diag([1.0, 1.0, 0.0]))
+    with pytest.raises(InputError, match="2 samples cannot tell the covariance of 3 coils"):
+        noise_covariance(gaussian((3, 2)))
+
+
+def scanned(coils=8, shape=(40, 36)):
+    maps = loop_coils(shape, coils)
+    return to_kspace((maps * blobs(shape))[None].astype(np.complex64)), maps
+
+
+@pytest.mark.parametrize("method", ["svd", "geometric"])
+def test_compression_keeps_what_it_says_and_noise_white(method):
+    kspace, _ = scanned()
+    mask = np.ones(36, bool)
+    small, share = compress_coils(kspace, mask, 4, method)
+    assert small.shape == (1, 4, 40, 36)
+    assert np.linalg.norm(small) ** 2 == pytest.approx(share * np.linalg.norm(kspace) ** 2, rel=1e-4)
+    # Orthonormal mixtures: white noise outside the centre, which does not change them, is white noise afterwards.
+    lines = np.arange(36) % 2 == 0
+    lines[12:24] = True
+    noise = gaussian((1, 8, 40, 36), 4) * (lines & ~((np.arange(36) >= 12) & (np.arange(36) < 24)))
+    quiet, noisy = (compress_coils(k * lines, lines, 4, method)[0] for k in (1e-3 * kspace, 1e-3 * kspace + noise))
+    covariance = noise_covariance((noisy - quiet)[0][..., np.abs(noise[0, 0, 0]) > 0])
+    assert np.abs(covariance / 2 - np.eye(4)).max() < 5 / 480**0.5  # 480 samples
+    # As many coils as there are: nothing happens.
+    assert compress_coils(kspace, mask, 8, method) == (kspace, 1.0)
+    # With all coils but one the image is as before, wherever there is any.
+    most, _ = compress_coils(kspace, mask, 7, method)
+    before, after = combine_coils(kspace), combine_coils(most)
+    assert np.abs(after - before).max() < 0.02 * before.max()
+
+
+def test_no_mixture_keeps_more_than_svd_but_one_that_varies():
+    kspace, _ = scanned()
+    mask = np.ones(36, bool)
+    _, best = compress_coils(kspace, mask, 3)
+    for seed in range(20):
+        mixture = np.linalg.qr(gaussian((8, 3), seed))[0].conj().T
+        kept = np.linalg.norm(np.einsum("nc,scyx->snyx", mixture, kspace)) ** 2 / np.linalg.norm(kspace) ** 2
+        assert kept <= best + 1e-6
+    assert compress_coils(kspace, mask, 3, "geometric")[1] > best
+
+
+def test_geometric_mixtures_vary_smoothly():
+    """Turned towards each other, neighbouring rows of the virtual coils differ no more than those of the real ones do."""
+    kspace, _ = scanned()
+    small, _ = compress_coils(kspace, np.ones(36, bool), 4, "geometric")
+
+    def rough(k):
+        images = from_kspace(k)
+        return np.linalg.norm(np.diff(images, axis=-2)) / np.linalg.norm(images)
+
+    assert rough(small) < 1.2 * rough(kspace)
+
+
+def test_compression_refuses():
+    kspace, _ = scanned()
+    points = np.ones((40, 36), bool)
+    points[::2, 3] = False
+    with pytest.raises(InputError, match="choose svd"):
+        compress_coils(kspace, points, 4, "geometric")
+    with pytest.raises(InputError, match="got 0"):
+        compress_coils(kspace, points, 0)
+    with pytest.raises(InputError, match="svd, geometric"):
+        compress_coils(kspace, points, 2, "pca")
+
+
+@pytest.mark.parametrize("rows", [40, 44, 42])
+def test_oversampling_goes_and_the_image_stays(rows):
+    """An image in the middle half of the rows comes back alone."""
+    kept = rows // 2
+    image = gaussian((2, 3, kept, 9))
+    wide = np.zeros((2, 3, rows, 9), complex)
+    first = rows // 2 - kept // 2
+    wide[:, :, first : first + kept] = image
+    small = remove_oversampling(to_kspace(wide), np.ones(9, bool))
+    assert np.allclose(from_kspace(small), image)
+    with pytest.raises(InputError, match="do not divide"):
+        remove_oversampling(to_kspace(wide), np.ones(9, bool), 1.7)
+    half = np.ones((rows, 9), bool)
+    half[: rows // 3] = False
+    with pytest.raises(InputError, match="sampled whole"):
+        remove_oversampling(to_kspace(wide), half)
+
+
+def test_combinations_in_closed_form():
+    shape = (40, 36)
+    kspace, maps = scanned(shape=shape)
+    image = blobs(shape)
+    # The maps' squares sum to 1.
+    assert np.allclose(combine_coils(kspace)[0], np.abs(image), atol=1e-5)
+    assert np.allclose(combine_coils(kspace, "mvue", maps[None])[0], image, atol=1e-5)
+    assert np.allclose(combine_coils(kspace, "mvue", 3 * maps[None])[0], image / 3, atol=1e-5)
+    # A matched filter keeps the magnitude where the maps hardly vary over the window.
+    adaptive = combine_coils(kspace, "adaptive")[0]
+    bright = np.abs(image) > 0.3
+    assert np.abs(np.abs(adaptive) - np.abs(image))[bright].max() < 0.05
+    with pytest.raises(InputError, match="mvue needs maps"):
+        combine_coils(kspace, "mvue")
+    with pytest.raises(InputError, match="rss, mvue, adaptive"):
+        combine_coils(kspace, "sum")
+
+
+def test_adaptive_combination_has_less_noise_than_the_root_of_squares():
+    shape = (40, 36)
+    kspace, _ = scanned(shape=shape)
+    noisy = kspace + 0.05 * gaussian(kspace.shape, 5)
+    empty = np.abs(blobs(shape)) < 1e-3
+    assert np.abs(combine_coils(noisy, "adaptive")[0])[empty].mean() < 0.9 * combine_coils(noisy)[0][empty].mean()
+
+
+def test_a_real_head_needs_few_of_its_coils(data_folder):
+    data = load_kspace(data_folder / "kspace" / "brain_gre_16ch_96.h5")
+    before = combine_coils(data.kspace)
+    for method, error, energy in (("svd", 0.1, 0.88), ("geometric", 0.002, 0.999)):
+        small, share = compress_coils(data.kspace, data.mask, 6, method)
+        assert share > energy
+        assert np.linalg.norm(combine_coils(small) - before) < error * np.linalg.norm(before)
