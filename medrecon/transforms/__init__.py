@@ -1,5 +1,15 @@
 """MONAI transforms: pick keys, call a function of ``medrecon.data``, put the result back."""
 
+from medrecon.transforms.coils import (
+    CombineCoils,
+    CombineCoilsd,
+    CompressCoils,
+    CompressCoilsd,
+    PrewhitenCoils,
+    PrewhitenCoilsd,
+    RemoveOversampling,
+    RemoveOversamplingd,
+)
 from medrecon.transforms.ct import LoadSinogramd
 from medrecon.transforms.kspace import (
     EstimateSensitivityMapsd,
@@ -11,11 +21,19 @@ from medrecon.transforms.kspace import (
 from medrecon.transforms.save import SaveHounsfieldd, SaveReconstructiond
 
 __all__ = [
+    "CombineCoils",
+    "CombineCoilsd",
+    "CompressCoils",
+    "CompressCoilsd",
     "EstimateSensitivityMapsd",
     "LoadKSpaced",
     "LoadSinogramd",
     "MagnitudeMeand",
+    "PrewhitenCoils",
+    "PrewhitenCoilsd",
     "ReferenceImaged",
+    "RemoveOversampling",
+    "RemoveOversamplingd",
     "SaveHounsfieldd",
     "SaveReconstructiond",
     "UndersampleKSpaced",

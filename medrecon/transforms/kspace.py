@@ -41,6 +41,7 @@ class LoadKSpaced(MapTransform):
         keys: of the paths.
         mask_key: where the mask goes.
         noise_key: where the noise standard deviation goes.
+        scan_key: where a noise scan ``(coils, n)`` goes, of files that hold one.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -52,11 +53,13 @@ class LoadKSpaced(MapTransform):
         keys: KeysCollection,
         mask_key: str = "mask",
         noise_key: str = "noise_std",
+        scan_key: str = "noise_scan",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
         self.noise_key = noise_key
+        self.scan_key = scan_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load every key."""
@@ -76,6 +79,8 @@ class LoadKSpaced(MapTransform):
             out[key] = MetaTensor(torch.from_numpy(loaded.kspace), affine=affine, meta=meta)
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
             out[self.noise_key] = std
+            if loaded.noise is not None:
+                out[self.scan_key] = torch.from_numpy(loaded.noise)
         return out
 
 

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
+from monai.data import PersistentDataset
+from monai.transforms import Compose
 
 from medrecon.data.coils import (
     combine_coils,
@@ -15,6 +18,17 @@ from medrecon.data.coils import (
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import load_kspace
 from medrecon.data.phantom import loop_coils
+from medrecon.transforms import (
+    CombineCoils,
+    CombineCoilsd,
+    CompressCoils,
+    CompressCoilsd,
+    LoadKSpaced,
+    PrewhitenCoils,
+    PrewhitenCoilsd,
+    RemoveOversampling,
+    RemoveOversamplingd,
+)
 
 from ..conftest import blobs
 
@@ -171,3 +185,71 @@ def test_a_real_head_needs_few_of_its_coils(data_folder):
         small, share = compress_coils(data.kspace, data.mask, 6, method)
         assert share > energy
         assert np.linalg.norm(combine_coils(small) - before) < error * np.linalg.norm(before)
+
+
+@pytest.fixture
+def case(tmp_path):
+    """What ``LoadKSpaced`` makes of an npz with a noise scan, loaded inside MONAI's ``Compose``."""
+    kspace, _ = scanned(shape=(40, 36))
+    mixing = np.eye(8) + 0.3 * gaussian((8, 8), 6)
+    scan = 0.02 * (mixing @ gaussian((8, 5000), 7)).astype(np.complex64)
+    noise = 0.02 * np.einsum("ab,sbyx->sayx", mixing, gaussian(kspace.shape, 8))
+    np.savez(tmp_path / "scan.npz", kspace=(kspace[0] + noise[0]).astype(np.complex64), noise=scan)
+    return LoadKSpaced("image")({"image": tmp_path / "scan.npz"})
+
+
+def test_transforms_do_what_their_functions_do(case):
+    chain = Compose([
+        PrewhitenCoilsd("image"), RemoveOversamplingd("image"), CompressCoilsd("image", 5, "geometric"),
+        CombineCoilsd("image", "adaptive", image_key="shown"),
+    ])  # fmt: skip
+    out = chain(case)
+    k, mask, scan = case["image"].as_tensor().numpy(), case["mask"].numpy(), case["noise_scan"].numpy()
+    white, std = prewhiten(k, noise_covariance(scan))
+    small, share = compress_coils(remove_oversampling(white, mask), mask[..., :20, :], 5, "geometric")
+    assert np.allclose(out["image"].as_tensor().numpy(), small, atol=1e-6)
+    assert out["noise_std"] == pytest.approx(std)
+    assert out["image"].meta["coil_energy"] == pytest.approx(share)
+    assert out["image"].meta["filename_or_obj"] == case["image"].meta["filename_or_obj"]
+    assert np.allclose(out["shown"].numpy(), combine_coils(small, "adaptive"), atol=1e-6)
+    # Twenty rows in the middle of forty: the origin moves by ten of the second axis.
+    before, after = case["image"].affine, out["image"].affine
+    assert torch.allclose(after[:3, :3], before[:3, :3])
+    assert torch.allclose(after[:3, 3], before[:3, 3] + 10 * before[:3, 1])
+    # The whitened scan is white, and whitening it again changes nothing.
+    again = noise_covariance(out["noise_scan"].numpy())
+    assert np.abs(again / (2 * std**2) - np.eye(8)).max() < 1e-4
+    assert (out["mask"].shape, case["mask"].shape) == ((1, 36), (1, 36))
+    assert case["image"].shape == (1, 8, 40, 36)  # transforms change no input
+
+
+def test_arrays_and_dictionaries_agree(case):
+    k = case["image"]
+    covariance = noise_covariance(case["noise_scan"].numpy())
+    assert torch.equal(PrewhitenCoils(covariance)(k), PrewhitenCoilsd("image")(case)["image"])
+    assert torch.equal(CompressCoils(3)(k), CompressCoilsd("image", 3)(case)["image"])
+    assert torch.equal(RemoveOversampling()(k), RemoveOversamplingd("image")(case)["image"])
+    assert torch.equal(CombineCoils()(k), CombineCoilsd("image")(case)["image"])
+    plain = CombineCoils()(k.as_tensor())
+    assert type(plain) is torch.Tensor
+    assert CombineCoils()(k.as_tensor().numpy()).dtype == torch.float32
+
+
+def test_transforms_in_a_persistent_dataset(case, tmp_path):
+    """Cached on disk and read back: the same k-space, complex."""
+    chain = Compose([LoadKSpaced("image"), CompressCoilsd("image", 4)])
+    path = case["image"].meta["filename_or_obj"]
+    first, second = (
+        PersistentDataset([{"image": path}], chain, cache_dir=tmp_path / "cache", track_meta=True)[0] for _ in range(2)
+    )
+    assert torch.equal(first["image"].as_tensor(), second["image"].as_tensor())
+    assert second["image"].is_complex()
+    assert torch.equal(second["image"].affine, first["image"].affine)
+
+
+def test_whitening_without_a_scan_says_so(case):
+    case = {k: v for k, v in case.items() if k != "noise_scan"}
+    with pytest.raises(InputError, match="no noise scan"):
+        PrewhitenCoilsd("image").__call__(case)
+    with pytest.raises(InputError, match="mvue needs maps"):
+        CombineCoilsd("image", "mvue")(case)

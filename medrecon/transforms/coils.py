@@ -1,0 +1,256 @@
+"""Transforms on the coils of k-space ``(slices, coils, y, x)``: arrays, and dictionaries (the names that end in ``d``)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from torch import Tensor
+
+from medrecon.data.coils import (
+    Combination,
+    Compression,
+    combine_coils,
+    compress_coils,
+    noise_covariance,
+    prewhiten,
+    remove_oversampling,
+)
+from medrecon.data.errors import InputError
+from medrecon.data.kspace import sampled
+
+__all__ = [
+    "CombineCoils",
+    "CombineCoilsd",
+    "CompressCoils",
+    "CompressCoilsd",
+    "PrewhitenCoils",
+    "PrewhitenCoilsd",
+    "RemoveOversampling",
+    "RemoveOversamplingd",
+]
+
+
+def _array(x: object) -> np.ndarray:
+    """Of a tensor of any kind, or of an array."""
+    return x.as_tensor().cpu().numpy() if isinstance(x, MetaTensor) else np.asarray(torch.as_tensor(x).cpu())
+
+
+def _like(x: object, array: np.ndarray, **meta: object) -> Tensor:
+    """``array`` as ``x`` was: a ``MetaTensor`` with the same meta and more, or a plain tensor."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return MetaTensor(tensor, affine=x.affine, meta={**x.meta, **meta}) if isinstance(x, MetaTensor) else tensor
+
+
+class PrewhitenCoils(Transform):
+    """Make the coils' noise independent and equally strong; see :func:`medrecon.data.coils.prewhiten`.
+
+    Args:
+        covariance: of the noise, ``(coils, coils)`` complex.
+    """
+
+    def __init__(self, covariance: np.ndarray | Tensor) -> None:
+        self.covariance = _array(covariance)
+
+    def __call__(self, kspace: Tensor) -> Tensor:
+        """K-space of the same shape and scale."""
+        return _like(kspace, prewhiten(_array(kspace), self.covariance)[0])
+
+
+class CompressCoils(Transform):
+    """Fewer virtual coils; see :func:`medrecon.data.coils.compress_coils`.
+
+    Args:
+        n: number of virtual coils.
+        method: ``svd`` or ``geometric`` (along a readout that was sampled whole).
+    """
+
+    def __init__(self, n: int, method: Compression = "svd") -> None:
+        self.n = n
+        self.method = method
+
+    def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
+        """K-space ``(slices, n, y, x)``; a ``MetaTensor``'s meta tells the share of energy that it holds."""
+        array = _array(kspace)
+        small, share = compress_coils(array, sampled(array) if mask is None else _array(mask), self.n, self.method)
+        return _like(kspace, small, coil_energy=share)
+
+
+class RemoveOversampling(Transform):
+    """Crop the readout's field of view, and move the affine's origin with it.
+
+    Args:
+        factor: of the oversampling.
+    """
+
+    def __init__(self, factor: float = 2.0) -> None:
+        self.factor = factor
+
+    def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
+        """K-space ``(slices, coils, y / factor, x)``."""
+        array = _array(kspace)
+        small = remove_oversampling(array, sampled(array) if mask is None else _array(mask), self.factor)
+        out = _like(kspace, small)
+        if isinstance(out, MetaTensor):
+            affine = out.affine.clone()  # of (x, y, z)
+            affine[:3, 3] += affine[:3, 1] * (array.shape[-2] // 2 - small.shape[-2] // 2)
+            out.affine = affine
+        return out
+
+
+class CombineCoils(Transform):
+    """One image ``(slices, y, x)`` of k-space; see :func:`medrecon.data.coils.combine_coils`.
+
+    Args:
+        method: ``rss`` (real), ``mvue`` (needs maps) or ``adaptive``.
+        window: side of the neighbourhood of ``adaptive``.
+    """
+
+    def __init__(self, method: Combination = "rss", window: int = 7) -> None:
+        self.method = method
+        self.window = window
+
+    def __call__(self, kspace: Tensor, maps: Tensor | None = None) -> Tensor:
+        """The image, gaps of k-space counted as zeros."""
+        image = combine_coils(_array(kspace), self.method, None if maps is None else _array(maps), self.window)
+        return _like(kspace, image)
+
+
+class PrewhitenCoilsd(MapTransform):
+    """:class:`PrewhitenCoils` with the covariance of a noise scan, whose level goes to ``noise_key``.
+
+    Args:
+        keys: of the k-space.
+        scan_key: of the noise scan ``(coils, n)``; see :class:`LoadKSpaced`.
+        noise_key: where the noise standard deviation per real component goes.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        medrecon.InputError: without a noise scan.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        scan_key: str = "noise_scan",
+        noise_key: str = "noise_std",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.scan_key = scan_key
+        self.noise_key = noise_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Whiten every key, and the scan."""
+        out = dict(data)
+        if self.scan_key not in out:
+            raise InputError(
+                f"there is no noise scan under {self.scan_key!r}, so the coils cannot be whitened; leave it out"
+            )
+        scan = _array(out[self.scan_key])
+        covariance = noise_covariance(scan)
+        for key in self.key_iterator(out):
+            white, out[self.noise_key] = prewhiten(_array(out[key]), covariance)
+            out[key] = _like(out[key], white, noise_source="noise scan")
+        flat = scan.reshape(1, len(scan), -1, 1)
+        out[self.scan_key] = _like(out[self.scan_key], prewhiten(flat, covariance)[0].reshape(scan.shape))
+        return out
+
+
+class CompressCoilsd(MapTransform):
+    """:class:`CompressCoils` of every key.
+
+    Args:
+        keys: of the k-space.
+        n: number of virtual coils.
+        method: ``svd`` or ``geometric``.
+        mask_key: of the mask; if it is not there, the mask is read off the zeros.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        n: int,
+        method: Compression = "svd",
+        mask_key: str = "mask",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.compress = CompressCoils(n, method)
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Compress every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = self.compress(out[key], out.get(self.mask_key))
+        return out
+
+
+class RemoveOversamplingd(MapTransform):
+    """:class:`RemoveOversampling` of every key; a mask of points loses the same rows.
+
+    Args:
+        keys: of the k-space.
+        factor: of the oversampling.
+        mask_key: of the mask; if it is not there, the mask is read off the zeros.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, factor: float = 2.0, mask_key: str = "mask", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.remove = RemoveOversampling(factor)
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Crop every key."""
+        out = dict(data)
+        mask = out.get(self.mask_key)
+        for key in self.key_iterator(out):
+            out[key] = self.remove(out[key], mask)
+            if mask is not None:  # whole columns: any of its rows will do
+                out[self.mask_key] = mask[..., : out[key].shape[-2], :]
+        return out
+
+
+class CombineCoilsd(MapTransform):
+    """:class:`CombineCoils` of every key.
+
+    Args:
+        keys: of the k-space.
+        method: ``rss``, ``mvue`` or ``adaptive``.
+        maps_key: of the sensitivities, for ``mvue``.
+        window: side of the neighbourhood of ``adaptive``.
+        image_key: where the image goes; default: in place of the k-space.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        method: Combination = "rss",
+        maps_key: str = "maps",
+        window: int = 7,
+        image_key: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.combine = CombineCoils(method, window)
+        self.maps_key = maps_key
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Combine every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            maps = out.get(self.maps_key) if self.combine.method == "mvue" else None
+            out[self.image_key or key] = self.combine(out[key], maps)
+        return out
