@@ -16,6 +16,7 @@ __all__ = [
     "Compression",
     "combine_coils",
     "compress_coils",
+    "crop_field_of_view",
     "from_kspace",
     "noise_covariance",
     "prewhiten",
@@ -136,22 +137,42 @@ def compress_coils(
     return to_kspace(mixed, (-2,)).astype(kspace.dtype), float(values[:, -n:].sum() / values.sum())
 
 
+def crop_field_of_view(kspace: np.ndarray, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """K-space of the middle ``shape`` ``(y, x)`` of the image, ``(slices, coils, *shape)``; pixels keep their size.
+
+    Raises:
+        InputError: if an axis that is cropped was not sampled whole (its image would be folded), or ``shape`` does not fit.
+    """
+    whole = np.broadcast_to(mask, kspace.shape[-2:])
+    for axis, (n, kept) in enumerate(zip(kspace.shape[-2:], shape, strict=True)):
+        if not 1 <= kept <= n:
+            raise InputError(
+                f"a field of view of {kspace.shape[-2]} x {kspace.shape[-1]} cannot be cropped to {shape[0]} x {shape[1]}"
+            )
+        if kept == n:
+            continue
+        if (whole.any(axis=axis) != whole.all(axis=axis)).any():
+            raise InputError(
+                f"{('rows', 'columns')[axis]} were not sampled whole, so the field of view cannot be cropped along them"
+            )
+        first = n // 2 - kept // 2
+        image = from_kspace(kspace, (axis - 2,)).take(range(first, first + kept), axis=axis - 2)
+        kspace = to_kspace(image, (axis - 2,)).astype(kspace.dtype)
+        whole = whole.take(range(kept), axis=axis)
+    return kspace
+
+
 def remove_oversampling(kspace: np.ndarray, mask: np.ndarray, factor: float = 2.0) -> np.ndarray:
     """Keep the middle of the readout (rows), ``(slices, coils, y / factor, x)``: the outer part holds nothing but noise.
 
     Raises:
-        InputError: if rows are not sampled whole, or ``factor`` does not leave an even part on both sides.
+        InputError: if rows are not sampled whole, or do not divide by ``factor``.
     """
-    whole = np.broadcast_to(mask, kspace.shape[-2:])
-    if (whole.any(axis=0) != whole.all(axis=0)).any():
-        raise InputError("the readout was not sampled whole, so it cannot be cropped")
     rows = kspace.shape[-2]
     kept = round(rows / factor)
     if factor < 1 or kept < 1 or abs(kept * factor - rows) > 1e-6 * rows:
         raise InputError(f"{rows} rows do not divide by an oversampling of {factor:g}")
-    first = rows // 2 - kept // 2
-    image = from_kspace(kspace, (-2,))[..., first : first + kept, :]
-    return to_kspace(image, (-2,)).astype(kspace.dtype)
+    return crop_field_of_view(kspace, mask, (kept, kspace.shape[-1]))
 
 
 def combine_coils(

@@ -11,7 +11,19 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 
-__all__ = ["Sinogram", "load_sinogram"]
+__all__ = ["Sinogram", "counted", "load_sinogram"]
+
+
+def counted(lines: np.ndarray, photons: float, electronic: float, rng: np.random.Generator) -> np.ndarray:
+    """Line integrals as a detector tells them that counts ``photons`` per unattenuated ray, float32.
+
+    ``-log(N / photons)`` with ``N = Poisson(photons exp(-line)) + electronic n``, at least one photon; as they are for
+    ``photons = 0``.
+    """
+    if photons == 0:
+        return lines.astype(np.float32)
+    counts = rng.poisson(photons * np.exp(-lines.astype(np.float64))) + electronic * rng.standard_normal(lines.shape)
+    return -np.log(np.maximum(counts, 1) / photons).astype(np.float32)
 
 
 class Sinogram(NamedTuple):

@@ -19,16 +19,30 @@ from medrecon.transforms.kspace import (
     UndersampleKSpaced,
 )
 from medrecon.transforms.save import SaveHounsfieldd, SaveReconstructiond
+from medrecon.transforms.simulate import (
+    AddSmoothPhase,
+    AddSmoothPhased,
+    CropKSpace,
+    CropKSpaced,
+    NormalizeKSpaced,
+    SimulateKSpaced,
+    SimulateSinogramd,
+)
 
 __all__ = [
+    "AddSmoothPhase",
+    "AddSmoothPhased",
     "CombineCoils",
     "CombineCoilsd",
     "CompressCoils",
     "CompressCoilsd",
+    "CropKSpace",
+    "CropKSpaced",
     "EstimateSensitivityMapsd",
     "LoadKSpaced",
     "LoadSinogramd",
     "MagnitudeMeand",
+    "NormalizeKSpaced",
     "PrewhitenCoils",
     "PrewhitenCoilsd",
     "ReferenceImaged",
@@ -36,5 +50,7 @@ __all__ = [
     "RemoveOversamplingd",
     "SaveHounsfieldd",
     "SaveReconstructiond",
+    "SimulateKSpaced",
+    "SimulateSinogramd",
     "UndersampleKSpaced",
 ]

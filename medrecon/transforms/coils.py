@@ -33,15 +33,17 @@ __all__ = [
     "PrewhitenCoilsd",
     "RemoveOversampling",
     "RemoveOversamplingd",
+    "as_array",
+    "as_before",
 ]
 
 
-def _array(x: object) -> np.ndarray:
+def as_array(x: object) -> np.ndarray:
     """Of a tensor of any kind, or of an array."""
     return x.as_tensor().cpu().numpy() if isinstance(x, MetaTensor) else np.asarray(torch.as_tensor(x).cpu())
 
 
-def _like(x: object, array: np.ndarray, **meta: object) -> Tensor:
+def as_before(x: object, array: np.ndarray, **meta: object) -> Tensor:
     """``array`` as ``x`` was: a ``MetaTensor`` with the same meta and more, or a plain tensor."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return MetaTensor(tensor, affine=x.affine, meta={**x.meta, **meta}) if isinstance(x, MetaTensor) else tensor
@@ -55,11 +57,11 @@ class PrewhitenCoils(Transform):
     """
 
     def __init__(self, covariance: np.ndarray | Tensor) -> None:
-        self.covariance = _array(covariance)
+        self.covariance = as_array(covariance)
 
     def __call__(self, kspace: Tensor) -> Tensor:
         """K-space of the same shape and scale."""
-        return _like(kspace, prewhiten(_array(kspace), self.covariance)[0])
+        return as_before(kspace, prewhiten(as_array(kspace), self.covariance)[0])
 
 
 class CompressCoils(Transform):
@@ -76,9 +78,9 @@ class CompressCoils(Transform):
 
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space ``(slices, n, y, x)``; a ``MetaTensor``'s meta tells the share of energy that it holds."""
-        array = _array(kspace)
-        small, share = compress_coils(array, sampled(array) if mask is None else _array(mask), self.n, self.method)
-        return _like(kspace, small, coil_energy=share)
+        array = as_array(kspace)
+        small, share = compress_coils(array, sampled(array) if mask is None else as_array(mask), self.n, self.method)
+        return as_before(kspace, small, coil_energy=share)
 
 
 class RemoveOversampling(Transform):
@@ -93,9 +95,9 @@ class RemoveOversampling(Transform):
 
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space ``(slices, coils, y / factor, x)``."""
-        array = _array(kspace)
-        small = remove_oversampling(array, sampled(array) if mask is None else _array(mask), self.factor)
-        out = _like(kspace, small)
+        array = as_array(kspace)
+        small = remove_oversampling(array, sampled(array) if mask is None else as_array(mask), self.factor)
+        out = as_before(kspace, small)
         if isinstance(out, MetaTensor):
             affine = out.affine.clone()  # of (x, y, z)
             affine[:3, 3] += affine[:3, 1] * (array.shape[-2] // 2 - small.shape[-2] // 2)
@@ -117,8 +119,8 @@ class CombineCoils(Transform):
 
     def __call__(self, kspace: Tensor, maps: Tensor | None = None) -> Tensor:
         """The image, gaps of k-space counted as zeros."""
-        image = combine_coils(_array(kspace), self.method, None if maps is None else _array(maps), self.window)
-        return _like(kspace, image)
+        image = combine_coils(as_array(kspace), self.method, None if maps is None else as_array(maps), self.window)
+        return as_before(kspace, image)
 
 
 class PrewhitenCoilsd(MapTransform):
@@ -152,13 +154,13 @@ class PrewhitenCoilsd(MapTransform):
             raise InputError(
                 f"there is no noise scan under {self.scan_key!r}, so the coils cannot be whitened; leave it out"
             )
-        scan = _array(out[self.scan_key])
+        scan = as_array(out[self.scan_key])
         covariance = noise_covariance(scan)
         for key in self.key_iterator(out):
-            white, out[self.noise_key] = prewhiten(_array(out[key]), covariance)
-            out[key] = _like(out[key], white, noise_source="noise scan")
+            white, out[self.noise_key] = prewhiten(as_array(out[key]), covariance)
+            out[key] = as_before(out[key], white, noise_source="noise scan")
         flat = scan.reshape(1, len(scan), -1, 1)
-        out[self.scan_key] = _like(out[self.scan_key], prewhiten(flat, covariance)[0].reshape(scan.shape))
+        out[self.scan_key] = as_before(out[self.scan_key], prewhiten(flat, covariance)[0].reshape(scan.shape))
         return out
 
 

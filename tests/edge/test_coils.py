@@ -9,6 +9,7 @@ from monai.transforms import Compose
 from medrecon.data.coils import (
     combine_coils,
     compress_coils,
+    crop_field_of_view,
     from_kspace,
     noise_covariance,
     prewhiten,
@@ -150,6 +151,24 @@ def test_oversampling_goes_and_the_image_stays(rows):
     half[: rows // 3] = False
     with pytest.raises(InputError, match="sampled whole"):
         remove_oversampling(to_kspace(wide), half)
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (12, 5), (7, 5), (12, 9)])
+def test_cropping_k_space_crops_the_image(shape):
+    image = gaussian((2, 3, 12, 9))
+    y, x = (n // 2 - kept // 2 for n, kept in zip((12, 9), shape, strict=True))
+    small = crop_field_of_view(to_kspace(image), np.ones(9, bool), shape)
+    assert np.allclose(from_kspace(small), image[..., y : y + shape[0], x : x + shape[1]])
+
+
+def test_a_folded_axis_is_not_cropped():
+    columns = np.arange(9) % 2 == 0
+    k = to_kspace(gaussian((1, 1, 12, 9))) * columns
+    assert crop_field_of_view(k, columns, (6, 9)).shape == (1, 1, 6, 9)
+    with pytest.raises(InputError, match="columns were not sampled whole"):
+        crop_field_of_view(k, columns, (12, 5))
+    with pytest.raises(InputError, match="12 x 9 cannot be cropped to 13 x 9"):
+        crop_field_of_view(k, columns, (13, 9))
 
 
 def test_combinations_in_closed_form():

@@ -1,0 +1,317 @@
+"""Transforms that make measurements of images, and that scale and crop measurements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform, Randomizable, RandomizableTransform, Transform
+from torch import Tensor
+
+from medrecon.data.coils import combine_coils, crop_field_of_view
+from medrecon.data.errors import InputError
+from medrecon.data.kspace import sampled
+from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.data.phase import smooth_phase
+from medrecon.data.sinogram import counted
+from medrecon.operators import ParallelBeam
+from medrecon.transforms.coils import as_array, as_before
+
+__all__ = [
+    "AddSmoothPhase",
+    "AddSmoothPhased",
+    "CropKSpace",
+    "CropKSpaced",
+    "NormalizeKSpaced",
+    "SimulateKSpaced",
+    "SimulateSinogramd",
+]
+
+
+class AddSmoothPhase(RandomizableTransform):
+    """Multiply images ``(..., y, x)`` by one random smooth phase; see :func:`medrecon.data.phase.smooth_phase`.
+
+    Args:
+        linear: standard deviation of the first-order coefficients, rad per 128 pixels.
+        quadratic: of the second-order ones, rad per 128 pixels squared.
+        prob: probability that there is a phase at all; the result is complex either way.
+    """
+
+    def __init__(self, linear: float = 1.5, quadratic: float = 1.0, prob: float = 1.0) -> None:
+        super().__init__(prob)
+        self.linear = linear
+        self.quadratic = quadratic
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The complex image."""
+        array = as_array(image)
+        self.randomize(None)
+        turned = array.astype(np.result_type(array.dtype, np.complex64), copy=True)
+        if self._do_transform:
+            turned *= np.exp(1j * smooth_phase(array.shape[-2:], self.R, self.linear, self.quadratic))
+        return as_before(image, turned)
+
+
+class AddSmoothPhased(Randomizable, MapTransform):
+    """:class:`AddSmoothPhase` of every key, each with its own phase.
+
+    Args:
+        keys: of the images.
+        linear: see :class:`AddSmoothPhase`.
+        quadratic: see there.
+        prob: see there.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        linear: float = 1.5,
+        quadratic: float = 1.0,
+        prob: float = 1.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.add = AddSmoothPhase(linear, quadratic, prob)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> AddSmoothPhased:
+        """Seed it, as MONAI's datasets do."""
+        super().set_random_state(seed, state)
+        self.add.set_random_state(state=self.R)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = self.add(out[key])
+        return out
+
+
+class SimulateKSpaced(Randomizable, MapTransform):
+    """Fully sampled k-space ``(slices, coils, y, x)`` of images ``(slices, y, x)``, as loops round the object would measure it.
+
+    Adds the mask (all true), the maps and the noise level. Undersample it by :class:`UndersampleKSpaced`.
+
+    Args:
+        keys: of the images, real or complex.
+        coils: number of loops.
+        noise_std: of the k-space per real component, in units of the image.
+        mask_key: where the mask goes.
+        maps_key: where the sensitivities go, complex like the k-space; ``None``: nowhere.
+        noise_key: where the noise level goes.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        coils: int = 8,
+        noise_std: float = 0.01,
+        mask_key: str = "mask",
+        maps_key: str | None = "maps",
+        noise_key: str = "noise_std",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        if coils < 1 or not noise_std >= 0:
+            raise InputError(
+                f"there must be at least one coil, and noise cannot be negative; got {coils} and {noise_std}"
+            )
+        self.coils = coils
+        self.noise_std = noise_std
+        self.mask_key = mask_key
+        self.maps_key = maps_key
+        self.noise_key = noise_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Measure every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = as_array(out[key])
+            if image.ndim != 3:
+                raise InputError(f"{key}: images must be (slices, y, x) to be measured; got shape {image.shape}")
+            shape = image.shape[1:]
+            maps = loop_coils(shape, self.coils) if self.coils > 1 else np.ones((1, *shape), np.complex64)
+            generator = np.random.default_rng(self.R.randint(2**31))
+            measured = np.stack([simulate_kspace(one, maps, self.noise_std, generator) for one in image])
+            out[key] = as_before(out[key], measured, noise_source="given")
+            out[self.mask_key] = torch.ones(1, shape[1], dtype=torch.bool)
+            out[self.noise_key] = self.noise_std
+            if self.maps_key is not None:
+                out[self.maps_key] = torch.from_numpy(np.broadcast_to(maps, measured.shape).copy())
+        return out
+
+
+class SimulateSinogramd(Randomizable, MapTransform):
+    """Line integrals ``(slices, views, detectors)`` of Hounsfield units ``(slices, y, x)``, with the noise of counting.
+
+    Adds ``angles``, ``pitch``, ``offset`` and ``photons``, as :class:`LoadSinogramd` does.
+
+    Args:
+        keys: of the images, square pixels.
+        views: number of views.
+        turn: degrees that they cover, from 0.
+        photons: emitted per ray; 0: no noise.
+        electronic: standard deviation of the electronic noise, in photons.
+        spacing: side of a pixel in mm; default: that of the ``MetaTensor``'s affine.
+        water: attenuation of water per mm.
+        detectors: default: enough for the diagonal.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        views: int = 180,
+        turn: float = 180.0,
+        photons: float = 1e5,
+        electronic: float = 0.0,
+        spacing: float | None = None,
+        water: float = 0.02,
+        detectors: int | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        if views < 1 or not 0 < turn <= 360 or not photons >= 0 or not electronic >= 0 or not water > 0:
+            raise InputError(
+                "views must be at least 1, the turn within (0, 360] degrees, photons and electronic noise not negative and "
+                f"water positive; got {views}, {turn}, {photons}, {electronic}, {water}"
+            )
+        self.views = views
+        self.turn = turn
+        self.photons = photons
+        self.electronic = electronic
+        self.spacing = spacing
+        self.water = water
+        self.detectors = detectors
+
+    def _side(self, image: object, key: Hashable) -> float:
+        """Of a pixel, in mm."""
+        if self.spacing is not None:
+            return self.spacing
+        if not isinstance(image, MetaTensor):
+            raise InputError(f"{key}: the side of a pixel is unknown; give spacing in mm")
+        x, y = (float(image.affine[:3, axis].norm()) for axis in (0, 1))
+        if not math.isclose(x, y, rel_tol=1e-3):
+            raise InputError(f"{key}: pixels of {x:g} x {y:g} mm are not square; resample them")
+        return x
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Measure every key."""
+        out = dict(data)
+        angles = torch.arange(self.views, dtype=torch.float64) * math.radians(self.turn) / self.views
+        for key in self.key_iterator(out):
+            image, side = torch.from_numpy(as_array(out[key]).astype(np.float32)), self._side(out[key], key)
+            if image.ndim != 3:
+                raise InputError(f"{key}: images must be (slices, y, x) to be measured; got shape {tuple(image.shape)}")
+            project = ParallelBeam(angles, tuple(image.shape[1:]), self.detectors, spacing=side)
+            lines = project(((1 + image / 1000).clamp(min=0) * self.water)[None])[0].numpy()
+            generator = np.random.default_rng(self.R.randint(2**31))
+            out[key] = as_before(out[key], counted(lines, self.photons, self.electronic, generator))
+            out["pitch"], out["offset"], out["photons"] = side, 0.0, self.photons
+        out["angles"] = angles
+        return out
+
+
+class NormalizeKSpaced(MapTransform, InvertibleTransform):
+    """Divide k-space, and its noise level, so that a percentile of its zero-filled image is 1; invertible.
+
+    ``inverse`` gives back the scale, to the k-space or to an image that carries its trace.
+
+    Args:
+        keys: of the k-space ``(slices, coils, y, x)``.
+        percentile: of the root of the sum of squares over the volume.
+        noise_key: of the noise standard deviation, if it is there.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        percentile: float = 99.0,
+        noise_key: str = "noise_std",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.percentile = percentile
+        self.noise_key = noise_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Scale every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = combine_coils(as_array(out[key]))
+            scale = float(np.percentile(image, self.percentile)) or float(image.max()) or 1.0
+            out[key] = out[key] / scale
+            if self.noise_key in out:
+                out[self.noise_key] = out[self.noise_key] / scale
+            self.push_transform(out[key], extra_info={"scale": scale})
+        return out
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Give every key its scale back, and the noise level."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            scale = self.pop_transform(out[key])["extra_info"]["scale"]
+            out[key] = out[key] * scale
+            if self.noise_key in out:
+                out[self.noise_key] = out[self.noise_key] * scale
+        return out
+
+
+class CropKSpace(Transform):
+    """K-space of the middle of the image; pixels keep their size and place.
+
+    Args:
+        shape: ``(y, x)`` of the image that is left; -1 leaves an axis as it is.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+
+    def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
+        """K-space ``(slices, coils, *shape)``."""
+        array = as_array(kspace)
+        old = array.shape[-2:]
+        new = tuple(n if kept == -1 else kept for n, kept in zip(old, self.shape, strict=True))
+        out = as_before(kspace, crop_field_of_view(array, sampled(array) if mask is None else as_array(mask), new))
+        if isinstance(out, MetaTensor):
+            affine = out.affine.clone()  # of (x, y, z)
+            for axis, before, after in ((1, old[0], new[0]), (0, old[1], new[1])):
+                affine[:3, 3] += affine[:3, axis] * (before // 2 - after // 2)
+            out.affine = affine
+        return out
+
+
+class CropKSpaced(MapTransform):
+    """:class:`CropKSpace` of every key, and of a mask of points.
+
+    Args:
+        keys: of the k-space.
+        shape: see :class:`CropKSpace`.
+        mask_key: of the mask; if it is not there, the mask is read off the zeros.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, shape: Sequence[int], mask_key: str = "mask", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.crop = CropKSpace(shape)
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Crop every key."""
+        out = dict(data)
+        mask = out.get(self.mask_key)
+        for key in self.key_iterator(out):
+            out[key] = self.crop(out[key], mask)
+            if mask is not None:  # along an axis that is cropped all lines of the mask are alike
+                out[self.mask_key] = mask[..., : out[key].shape[-2], : out[key].shape[-1]]
+        return out
