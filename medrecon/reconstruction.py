@@ -48,14 +48,17 @@ def sensitivity_maps(
     threshold: float = 0.02,
     crop: float = 0.8,
     noise_std: float = 0.0,
+    sets: int = 1,
 ) -> torch.Tensor:
     """ESPIRiT maps of every slice of ``(slices, coils, y, x)``, complex64; ones for a single coil.
+
+    ``(slices, sets, coils, y, x)`` for more than one set.
 
     Arguments: see :func:`medrecon.data.espirit.espirit_maps`.
     """
     if kspace.shape[1] == 1:
         return torch.ones(kspace.shape, dtype=torch.complex64)
-    return torch.stack([espirit_maps(k, mask, kernel, threshold, crop, name, noise_std) for k in kspace])
+    return torch.stack([espirit_maps(k, mask, kernel, threshold, crop, name, noise_std, sets) for k in kspace])
 
 
 def magnitudes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:

@@ -54,8 +54,9 @@ def espirit_maps(
     crop: float = 0.8,
     name: str = "k-space",
     noise_std: float = 0.0,
+    sets: int = 1,
 ) -> Tensor:
-    """One set of sensitivity maps from the fully sampled centre, ``(coils, y, x)`` complex64.
+    """Sensitivity maps from the fully sampled centre, ``(coils, y, x)`` complex64, or ``(sets, coils, y, x)`` of several sets.
 
     ``sum |S|^2 = 1`` where the signal lives and 0 elsewhere (everywhere, if none is above the noise). The phase is
     that of the low-resolution image, so the combined image is nearly real: the smoothest phase that the calibration
@@ -70,6 +71,8 @@ def espirit_maps(
         name: what an error should call the data.
         noise_std: of the k-space, per real component: singular values that noise alone could have are noise as well, up
             to the edge ``sqrt(2) noise_std (sqrt(rows) + sqrt(columns))`` of a random matrix's (Marchenko & Pastur, 1967).
+        sets: how many; a second one describes what folds over in a small field of view (see
+            :class:`medrecon.operators.SoftSense`), and is 0 where nothing does.
 
     Raises:
         InputError: if the fully sampled centre is smaller than the kernel.
@@ -88,13 +91,16 @@ def espirit_maps(
         rows, columns = centred(shape[0], height), centred(shape[1], width)
     calibration = kspace[:, rows, columns]
     coils = len(calibration)
+    if not 1 <= sets <= coils:
+        raise InputError(f"{name}: {coils} coils have 1 to {coils} sets of maps; got {sets}")
+    empty = torch.zeros((coils, *shape) if sets == 1 else (sets, coils, *shape), dtype=torch.complex64)
     if min(height, width) < kernel:
         raise InputError(
             f"{name}: the fully sampled centre is {height} x {width}, too small to estimate coil sensitivities "
             f"(at least {kernel} x {kernel}); give the maps with --maps"
         )
     if not calibration.any():
-        return torch.zeros(kspace.shape, dtype=torch.complex64)
+        return empty
     blocks = sp.array_to_blocks(calibration, [kernel, kernel], [1, 1])
     matrix = blocks.reshape(coils, -1, kernel**2).transpose(1, 0, 2).reshape(-1, coils * kernel**2)
     # Eigenvectors of the Gram matrix: the right singular vectors, whatever the number of blocks.
@@ -102,16 +108,21 @@ def espirit_maps(
     edge = 2 * noise_std**2 * (len(matrix) ** 0.5 + matrix.shape[1] ** 0.5) ** 2
     signal = values > max(threshold**2 * values.max(), edge)
     if not signal.any():
-        return torch.zeros(kspace.shape, dtype=torch.complex64)
+        return empty
     projector = vectors[:, signal].conj() @ vectors[:, signal].T
     values, vectors = torch.linalg.eigh(_pixelwise(projector.reshape((coils, kernel, kernel) * 2), shape))
-    maps = vectors[..., -1].movedim(-1, 0)
+    # (sets, coils, y, x) and (sets, 1, y, x), largest eigenvalue first
+    maps, values = (
+        vectors[..., -sets:].flip(-1).permute(3, 2, 0, 1),
+        values[..., -sets:].flip(-1).movedim(-1, 0)[:, None],
+    )
 
     # Phase of the low-resolution image, tapered against ringing.
     low = np.zeros(kspace.shape, dtype=np.complex64)
     low[:, rows, columns] = calibration * np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[1:-1]
-    image = (maps.conj() * torch.from_numpy(sp.ifft(low, axes=(-2, -1)))).sum(0)
-    return (maps * torch.polar(torch.ones_like(image.real), image.angle()) * (values[..., -1] > crop)).contiguous()
+    image = (maps.conj() * torch.from_numpy(sp.ifft(low, axes=(-2, -1)))).sum(1, keepdim=True)
+    maps = (maps * torch.polar(torch.ones_like(image.real), image.angle()) * (values > crop)).contiguous()
+    return maps[0] if sets == 1 else maps
 
 
 def combined_reference(kspace: np.ndarray, calibration: int = 24, crop: float = 0.9) -> np.ndarray:

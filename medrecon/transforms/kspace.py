@@ -162,6 +162,7 @@ class EstimateSensitivityMapsd(MapTransform):
         kernel: side of the calibration kernel.
         threshold: of the calibration matrix's singular values.
         crop: of the maps' eigenvalues.
+        sets: of maps; more than one give ``(slices, sets, coils, y, x)``.
         allow_missing_keys: as in MONAI.
     """
 
@@ -174,13 +175,14 @@ class EstimateSensitivityMapsd(MapTransform):
         kernel: int = 6,
         threshold: float = 0.02,
         crop: float = 0.8,
+        sets: int = 1,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
-        self.settings = {"kernel": kernel, "threshold": threshold, "crop": crop}
+        self.settings = {"kernel": kernel, "threshold": threshold, "crop": crop, "sets": sets}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Estimate the maps of every key."""

@@ -213,6 +213,38 @@ def test_espirit_reads_the_centre_only():
     assert torch.equal(espirit_maps(kspace * mask, mask), espirit_maps(other, mask))
 
 
+def test_a_second_set_of_maps_describes_what_folds_over():
+    """An object wider than the field of view: where it folds, one vector per pixel cannot span the coils' signals, two can."""
+    shape, wide = (48, 40), (48, 56)
+    maps, image = loop_coils(wide, 8), blobs(wide) + 0.5
+    image[:, :3] = image[:, -3:] = 0
+    coils = maps * image
+    folded = coils[..., 8:48].copy()
+    folded[..., -8:] += coils[..., :8]
+    folded[..., :8] += coils[..., 48:]
+    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(folded, axes=(-2, -1)), norm="ortho"), axes=(-2, -1))
+    mask = np.zeros(shape, bool)
+    mask[12:36, 8:32] = True
+    missed = []
+    for sets in (1, 2):
+        found = espirit_maps((kspace * mask).astype(np.complex64), mask, sets=sets, crop=0.6).numpy()
+        found = found.reshape(-1, 8, *shape)
+        assert len(found) == sets
+        # The maps of a pixel are orthonormal where they are not 0.
+        gram = np.einsum("acyx,bcyx->abyx", found.conj(), found)
+        assert np.allclose(gram, gram * np.eye(sets)[:, :, None, None], atol=1e-4)
+        seen = np.einsum("acyx,cyx->ayx", found.conj(), folded)
+        rest = folded - np.einsum("acyx,ayx->cyx", found, seen)
+        fold = np.zeros(shape, bool)
+        fold[:, :5] = fold[:, -5:] = True
+        missed.append([np.linalg.norm(rest[:, part]) / np.linalg.norm(folded[:, part]) for part in (fold, ~fold)])
+    assert missed[0][0] > 0.1
+    assert missed[1][0] < 0.3 * missed[0][0]
+    assert missed[1][1] < 0.02
+    with pytest.raises(InputError, match="1 to 8 sets"):
+        espirit_maps((kspace * mask).astype(np.complex64), mask, sets=9)
+
+
 def test_espirit_without_centre_says_what_to_do():
     mask = np.zeros((20, 20), bool)
     mask[:, ::3] = True
