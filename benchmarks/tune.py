@@ -31,7 +31,7 @@ from medrecon.solvers import SOLVERS
 INFERER = ("sigma_max", "sigma_min", "n_steps", "samples", "symmetries")
 SIGMA_MAX = [0.3, 0.7, 1.5, 4.0]
 GRIDS: dict[str, dict[str, list]] = {
-    "cg-sense": {"lam": [0.003, 0.01, 0.03, 0.1]},
+    "cg-sense": {"lam": [0.0001, 0.0005, 0.003, 0.01, 0.03, 0.1]},
     "wavelet": {"lam": [0.0003, 0.001, 0.002, 0.005, 0.01]},
     "tv": {"lam": [0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.006], "n_iter": [30, 150]},
     "low-rank": {"lam": [0.002, 0.005, 0.02]},
@@ -44,7 +44,7 @@ GRIDS: dict[str, dict[str, list]] = {
         "sigma_max": SIGMA_MAX, "prior_weight": [0.2, 0.5, 1.0, 2.0], "zeta": [0.0, 0.1, 0.25, 0.5],
         "rho": [0.0, 0.1, 0.25], "level": [1.0, 1.3, 1.6],
     },
-    "dps": {"zeta": [1.0, 2.5, 5.0, 10.0, 20.0], "sigma_max": SIGMA_MAX},
+    "dps": {"zeta": [2.5, 5.0, 10.0, 20.0, 50.0], "sigma_max": SIGMA_MAX},
     "diffpir": {"lam": [0.3, 1.0, 3.0, 8.0, 20.0], "sigma_max": SIGMA_MAX, "share": [0.1, 0.3, 0.6, 1.0]},
     "reddiff": {
         "prior_weight": [0.02, 0.05, 0.1, 0.2, 0.5], "sigma_max": [0.1, *SIGMA_MAX], "lr": [0.02, 0.05, 0.1],
@@ -64,7 +64,7 @@ GRIDS: dict[str, dict[str, list]] = {
     "dsg": {"guidance": [0.1, 0.2, 0.4, 0.7], "sigma_max": SIGMA_MAX},
     "lgd": {"zeta": [1.0, 2.5, 5.0, 10.0, 20.0], "sigma_max": SIGMA_MAX, "image_std": [0.05, 0.25]},
     "pigdm": {"sigma_max": SIGMA_MAX, "image_std": [0.25, 0.35, 0.5, 1.0], "eta": [0.5, 0.85, 1.0]},
-    "tmpd": {"sigma_max": SIGMA_MAX, "eta": [0.5, 1.0], "n_cg": [2, 5]},
+    "tmpd": {"sigma_max": [0.7, 1.5, 4.0], "eta": [0.5, 1.0]},
 }  # fmt: skip
 """What ``--all`` tries, the settings that matter most first."""
 

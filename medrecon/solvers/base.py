@@ -122,7 +122,7 @@ def adam(slope: Tensor, first: Tensor, second: Tensor, k: int, decay: float = 0.
 
 
 def bounded(step: Tensor, data: Gaussian, missing: Tensor) -> Tensor:
-    """As much of ``step`` as does not overshoot the data: ``t step``, ``t = <r, A step> / |A step|^2`` in [0, 1].
+    """``step``, or as much of it as serves the data, ``<r, A step> / |A step|^2``, where all of it would leave a larger residual.
 
     ``missing`` is the residual ``r`` before the step. That of a Gaussian prior, ``Sigma A^H (A Sigma A^H + v)^-1 r``, is never
     shortened; one through a network's Jacobian, which along what it has not seen is no covariance, may be far too long.
@@ -130,7 +130,7 @@ def bounded(step: Tensor, data: Gaussian, missing: Tensor) -> Tensor:
     there = data.A(step)
     size = dot(there, there)
     t = torch.where(size > 0, dot(missing, there) / torch.where(size > 0, size, 1.0), 1.0)
-    return per_item(t.clamp(0.0, 1.0), step) * step
+    return per_item(torch.where(t < 0.5, t.clamp(min=0.0), 1.0), step) * step
 
 
 def drawn(x: Tensor, data: Gaussian, var: float | Tensor, n_cg: int, noise: Noise) -> Tensor:

@@ -38,7 +38,7 @@ class PiGDM(Solver):
 
     Deviation:
         the guided estimate takes the place of the clean one, and the noise direction is that of the guided estimate,
-        as Bayes' rule has it; the paper adds the gradient, scaled, to a DDIM step. No step overshoots the data, see
+        as Bayes' rule has it; the paper adds the gradient, scaled, to a DDIM step. No step may raise the residual, see
         :func:`medrecon.solvers.base.bounded`.
     """
 

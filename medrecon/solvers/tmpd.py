@@ -38,7 +38,7 @@ class TMPD(Solver):
 
     Deviation:
         a network's Jacobian is not quite symmetric, as an exact prior's is; its transpose stands for both, which needs no
-        forward-mode derivatives. No step overshoots the data, see :func:`medrecon.solvers.base.bounded`.
+        forward-mode derivatives. No step may raise the residual, see :func:`medrecon.solvers.base.bounded`.
     """
 
     eta: float = 1.0

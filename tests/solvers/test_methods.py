@@ -915,7 +915,7 @@ def test_log_density_of_a_gaussian():
 
 
 def test_guidance_never_overshoots_the_data():
-    """A step ten times too long is cut to where it explains the data best; one too short, or the right one, stays."""
+    """A step ten times too long is cut to where it explains the data best; one that lessens the residual stays."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(4, 6, generator=generator, dtype=torch.float64)
     A = Dense(matrix, SHAPE)
@@ -923,7 +923,7 @@ def test_guidance_never_overshoots_the_data():
     data = Gaussian(A, y, 0.1)
     exact = torch.linalg.pinv(matrix) @ y.T
     exact = exact.T.view(2, *SHAPE)
-    long = exact * torch.tensor([10.0, 0.5], dtype=torch.float64).view(-1, *[1] * len(SHAPE))
+    long = exact * torch.tensor([10.0, 1.9], dtype=torch.float64).view(-1, *[1] * len(SHAPE))
     cut = bounded(long, data, y)
     assert torch.allclose(cut[0], exact[0], atol=1e-10)
     assert torch.equal(cut[1], long[1])
