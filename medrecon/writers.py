@@ -28,8 +28,8 @@ def nifti_bytes(
     Args:
         volume: float32.
         spacing: voxel size ``(z, y, x)`` in mm, 1 for ``None``.
-        affine: RAS affine of the stored axes; without one, the codes of qform and sform say "unknown": no raw format
-            that we read tells the orientation.
+        affine: RAS affine of the stored axes; without one, the codes of qform and sform say "unknown", since most raw formats
+            do not tell the orientation.
     """
     z, y, x = spacing or (1.0, 1.0, 1.0)
     data = np.asarray(volume, dtype=np.float32).transpose(*range(volume.ndim)[::-1][:3], *range(volume.ndim - 3))
@@ -80,6 +80,7 @@ def write_reconstruction(
     spacing: tuple[float, float, float] | None = None,
     fmt: str = "nifti",
     overwrite: bool = False,
+    affine: np.ndarray | None = None,
 ) -> list[Path]:
     """Write a reconstruction and its sidecar, all or nothing.
 
@@ -92,6 +93,7 @@ def write_reconstruction(
         spacing: voxel size ``(z, y, x)`` in mm.
         fmt: ``nifti`` or ``h5``.
         overwrite: replace existing files.
+        affine: from the indices (x, y, slice) to mm in RAS, where it is known; the sidecar repeats it.
 
     Returns:
         the paths, image first, sidecar last.
@@ -100,10 +102,15 @@ def write_reconstruction(
         InputError: if a file exists or cannot be written.
     """
     paths = output_paths(folder, stem, fmt, samples is not None)
+    record = {
+        **record,
+        "affine_known": affine is not None,
+        "affine": None if affine is None else np.asarray(affine).tolist(),
+    }
     if fmt == "h5":
         contents = [hdf5_bytes(volume, samples)]
     else:
-        contents = [nifti_bytes(v, spacing) for v in (volume, samples) if v is not None]
+        contents = [nifti_bytes(v, spacing, affine) for v in (volume, samples) if v is not None]
     contents.append((json.dumps(record, indent=2) + "\n").encode())
     write_whole(dict(zip(paths, contents, strict=True)), overwrite)
     if overwrite and fmt == "nifti" and samples is None:  # of an earlier run, which the new sidecar would contradict

@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from medrecon.data.errors import InputError
     from medrecon.data.files import check_writable
+    from medrecon.data.geometry import affine_of_slices
     from medrecon.data.kspace import bounding_box, check_mask, load_array, load_kspace
     from medrecon.data.noise import noise_level
     from medrecon.writers import output_paths, write_reconstruction
@@ -145,7 +146,6 @@ def run(arguments: argparse.Namespace) -> None:
         "noise_source": noise_source,
         "input": str(data.path),
         "spacing_mm": data.spacing,
-        "affine_known": False,  # none of these formats tells the orientation
     }
     write_reconstruction(
         Path(arguments.output),
@@ -156,6 +156,7 @@ def run(arguments: argparse.Namespace) -> None:
         data.spacing,
         arguments.format,
         arguments.overwrite,
+        affine_of_slices(data.affine, arguments.slices, len(data.kspace)),
     )
     print(
         f"{paths[0]}: {arguments.solver}, {record['network_evaluations']} network evaluations, "

@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
+from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd
 from medrecon.data.masks import achieved_acceleration, acs_block
 
 __all__ = ["FORMATS", "KSpace", "bounding_box", "check_mask", "load_array", "load_kspace", "sampled", "save_fastmri"]
@@ -33,6 +35,7 @@ class KSpace:
         mask_in_file: whether the mask was stored (else inferred from zeros).
         noise: a noise scan ``(coils, n)`` complex, or ``None``.
         spacing: voxel size ``(z, y, x)`` in mm, or ``None`` where the file does not tell.
+        affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not tell.
         header: the raw ISMRMRD header, or ``None``.
         attributes: small scalars of the file.
     """
@@ -44,6 +47,7 @@ class KSpace:
     mask_in_file: bool = False
     noise: np.ndarray | None = None
     spacing: tuple[float, float, float] | None = None
+    affine: np.ndarray | None = None
     header: bytes | None = None
     attributes: dict[str, str | float] = field(default_factory=dict)
 
@@ -74,6 +78,7 @@ class KSpace:
             "acceleration": round(achieved_acceleration(self.mask), 3),
             "acs": [rows.stop - rows.start, columns.stop - columns.start],
             "spacing_mm": None if self.spacing is None else [round(s, 4) for s in self.spacing],
+            "orientation": "unknown" if self.affine is None else "known",
             "noise_scan": self.noise is not None,
             "attributes": self.attributes,
         }
@@ -162,12 +167,30 @@ def _dataset(file: h5py.File, key: str) -> Any:  # noqa: ANN401 - whatever the f
     return file[key][()]  # type: ignore[index]
 
 
-def _read_fastmri(path: Path) -> KSpace:
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError)
+"""What the HDF5 library and what reads from it raise where bytes are wrong."""
+
+
+def _read_hdf5(path: Path, select: Mapping[str, int] | None) -> KSpace:
+    """FastMRI's layout, or ISMRMRD's."""
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({error}); check that it is complete") from error
-    with file:
+        with h5py.File(path, "r") as file:
+            acquisitions = is_ismrmrd(file)
+        if acquisitions is None:
+            if select:
+                raise InputError(f"{path}: nothing can be selected in this format; leave it out")
+            return _read_fastmri(path)
+        held = read_ismrmrd(path, select)
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a readable HDF5 file ({what}); check that it is complete") from error
+    return _finish(path, held.pop("kspace"), "ISMRMRD", held.pop("mask"), **held)
+
+
+def _read_fastmri(path: Path) -> KSpace:
+    with h5py.File(path, "r") as file:
         if "kspace" not in file or not isinstance(file["kspace"], h5py.Dataset):
             held = ", ".join(file) or "nothing"
             raise InputError(f"{path}: no dataset 'kspace' (it holds {held}); expected the fastMRI layout")
@@ -268,9 +291,10 @@ def _read_numpy(path: Path) -> KSpace:
     return _finish(path, kspace, "NumPy", held.get("mask"), noise=held.get("noise"))
 
 
-FORMATS = {
-    ".h5": (_read_fastmri, "fastMRI HDF5"),
-    ".hdf5": (_read_fastmri, "fastMRI HDF5"),
+FORMATS: dict[str, tuple[Callable[..., KSpace], str]] = {
+    ".h5": (_read_hdf5, "fastMRI HDF5 or ISMRMRD"),
+    ".hdf5": (_read_hdf5, "fastMRI HDF5 or ISMRMRD"),
+    ".mrd": (_read_hdf5, "ISMRMRD"),
     ".cfl": (_read_cfl, "BART cfl"),
     ".hdr": (_read_cfl, "BART cfl"),
     ".npz": (_read_numpy, "NumPy"),
@@ -291,8 +315,12 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def load_kspace(path: str | Path) -> KSpace:
+def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KSpace:
     """Read Cartesian k-space of any known format (by suffix).
+
+    Args:
+        path: of the file.
+        select: of ISMRMRD files, which contrast, phase, repetition or set; see :func:`medrecon.data.ismrmrd.read_ismrmrd`.
 
     fastMRI HDF5: dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``, optional ``mask``, ``noise`` and
     ``ismrmrd_header``. NumPy: ``(coils, y, x)``, ``(slices, coils, y, x)`` or ``(y, x)``, in an npz under ``kspace``.
@@ -302,7 +330,12 @@ def load_kspace(path: str | Path) -> KSpace:
         InputError: naming the file, what is wrong and what to do.
     """
     path = _existing(path)
-    return FORMATS[path.suffix][0](path)
+    read = FORMATS[path.suffix][0]
+    if read is _read_hdf5:
+        return _read_hdf5(path, select)
+    if select:
+        raise InputError(f"{path}: nothing can be selected in this format; leave it out")
+    return read(path)
 
 
 def load_array(path: str | Path, key: str) -> np.ndarray:

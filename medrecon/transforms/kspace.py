@@ -30,10 +30,11 @@ __all__ = [
 
 
 class LoadKSpaced(MapTransform):
-    """Load raw k-space: fastMRI HDF5, BART cfl, npz or npy (see :func:`medrecon.data.kspace.load_kspace`).
+    """Load raw k-space: ISMRMRD, fastMRI HDF5, BART cfl, npz or npy (see :func:`medrecon.data.kspace.load_kspace`).
 
-    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, y, x)``. Its affine holds the voxel size alone, all
-    that these formats tell (meta ``spacing_known``; ``affine_known`` is false); adds the mask, bool
+    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, y, x)``. Its RAS affine is of the indices (x, y, slice); of
+    formats that do not tell the orientation it holds the voxel size alone (``affine_known`` false), or not even that
+    (``spacing_known`` false); adds the mask, bool
     ``(1 or y, x)``, and the noise standard deviation per real component, from a noise scan or else from the outermost
     sampled k-space.
 
@@ -42,6 +43,7 @@ class LoadKSpaced(MapTransform):
         mask_key: where the mask goes.
         noise_key: where the noise standard deviation goes.
         scan_key: where a noise scan ``(coils, n)`` goes, of files that hold one.
+        select: of ISMRMRD files, which contrast, phase, repetition or set, e.g. ``{"contrast": 0}``.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -54,9 +56,11 @@ class LoadKSpaced(MapTransform):
         mask_key: str = "mask",
         noise_key: str = "noise_std",
         scan_key: str = "noise_scan",
+        select: Mapping[str, int] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.select = select
         self.mask_key = mask_key
         self.noise_key = noise_key
         self.scan_key = scan_key
@@ -65,17 +69,17 @@ class LoadKSpaced(MapTransform):
         """Load every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            loaded = load_kspace(out[key])
+            loaded = load_kspace(out[key], self.select)
             z, y, x = loaded.spacing or (1.0, 1.0, 1.0)
             std, source = noise_level(loaded.kspace, loaded.mask, loaded.noise)
             meta = {
                 "filename_or_obj": str(loaded.path),
-                "affine_known": False,
+                "affine_known": loaded.affine is not None,
                 "spacing_known": loaded.spacing is not None,
                 "spacing": np.array([z, y, x]),
                 "noise_source": source,
             }
-            affine = torch.diag(torch.tensor([x, y, z, 1.0], dtype=torch.float64))
+            affine = torch.from_numpy(np.diag([x, y, z, 1.0]) if loaded.affine is None else loaded.affine)
             out[key] = MetaTensor(torch.from_numpy(loaded.kspace), affine=affine, meta=meta)
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
             out[self.noise_key] = std

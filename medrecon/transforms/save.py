@@ -45,10 +45,14 @@ class _Save(MapTransform):
         spacing: tuple[float, float, float] | None,
         record: Mapping[str, Any],
     ) -> None:
-        source = Path(str(data[self.source_key].meta["filename_or_obj"]))
+        meta = data[self.source_key].meta
+        source = Path(str(meta["filename_or_obj"]))
         output_paths(self.output_dir, source.stem, self.fmt, samples is not None, [source])
-        record = {**record, "input": str(source), "affine_known": False}
-        write_reconstruction(self.output_dir, source.stem, image, record, samples, spacing, self.fmt, self.overwrite)
+        affine = data[self.source_key].affine.cpu().numpy() if meta.get("affine_known") else None
+        record = {**record, "input": str(source)}
+        write_reconstruction(
+            self.output_dir, source.stem, image, record, samples, spacing, self.fmt, self.overwrite, affine
+        )
 
 
 class SaveReconstructiond(_Save):

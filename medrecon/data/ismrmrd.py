@@ -1,0 +1,247 @@
+"""Raw data in the ISMRM's format (ISMRMRD, MRD): acquisitions sorted onto a grid, with their place in the patient.
+
+Inati et al., "ISMRM raw data format: a proposed standard for MRI raw datasets", MRM 77 (2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import h5py
+import numpy as np
+
+from medrecon.data.coils import crop_field_of_view, from_kspace
+from medrecon.data.errors import InputError
+
+__all__ = ["COUNTERS", "is_ismrmrd", "read_ismrmrd", "scrubbed"]
+
+COUNTERS = ("contrast", "phase", "repetition", "set")
+"""What may be measured several times over, and has to be chosen."""
+_NOISE, _CALIBRATION, _BOTH, _REVERSE = (1 << bit for bit in (18, 19, 20, 21))
+# Navigators, phase correction, feedback, dummies, surface coils, phase stabilisation.
+_OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
+_PRIVATE = ("subjectInformation", "studyInformation", "measurementInformation", "waveformInformation", "userParameters")
+
+
+def is_ismrmrd(file: h5py.File) -> str | None:
+    """Name of the group that holds acquisitions, or ``None``."""
+    for name, item in file.items():
+        if isinstance(item, h5py.Group) and "xml" in item and "data" in item:
+            return name
+    return None
+
+
+def scrubbed(header: bytes) -> bytes:
+    """An XML header without what tells of patient, study, place and time.
+
+    Raises:
+        ElementTree.ParseError: if it is no XML.
+    """
+    root = ElementTree.fromstring(header)
+    for child in list(root):
+        if child.tag.rpartition("}")[2] in _PRIVATE:
+            root.remove(child)
+    system = root.find("{*}acquisitionSystemInformation")
+    for child in list(system) if system is not None else []:
+        if child.tag.rpartition("}")[2] in ("institutionName", "stationName", "deviceID", "deviceSerialNumber"):
+            system.remove(child)  # type: ignore[union-attr]
+    return ElementTree.tostring(root)
+
+
+def _geometry(
+    heads: np.ndarray, pixel: tuple[float, float], thickness: float
+) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """Order of the slices, their RAS affine for (phase, readout, slice) indices from the middle, and why there is none."""
+    numbers = np.unique(heads["idx"]["slice"])
+    first = [heads[heads["idx"]["slice"] == n][0] for n in numbers]
+    read, phase, normal = (np.array(first[0][name], float) for name in ("read_dir", "phase_dir", "slice_dir"))
+    axes = np.stack([phase, read, normal], axis=1)
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
+        return numbers, None, "directions are missing or not perpendicular"
+    if any(
+        not np.allclose(one[name], first[0][name], atol=1e-4) for one in first for name in ("read_dir", "phase_dir")
+    ):
+        return numbers, None, "slices differ in direction"
+    positions = np.array([one["position"] for one in first], float)
+    order = np.argsort(positions @ normal, kind="stable")
+    positions = positions[order]
+    step = normal * thickness
+    if len(positions) > 1:
+        steps = np.diff(positions, axis=0)
+        step = steps.mean(axis=0)
+        if np.abs(steps - step).max() > 0.01 * np.linalg.norm(step) or not np.linalg.norm(step) > 0:
+            return numbers[order], None, "slices are not equally spaced"
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = phase * pixel[1], read * pixel[0], step
+    affine[:3, 3] = positions[0]
+    return numbers[order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, ""
+
+
+def _chosen(heads: np.ndarray, select: Mapping[str, int], path: Path) -> np.ndarray:
+    """True for acquisitions of the one contrast, phase, repetition and set that is asked for."""
+    keep = np.ones(len(heads), bool)
+    for name in select:
+        if name not in COUNTERS:
+            raise InputError(f"{path}: nothing can be selected by {name!r}; choose among {', '.join(COUNTERS)}")
+    for name in COUNTERS:
+        found = np.unique(heads["idx"][name])
+        if name in select:
+            if select[name] not in found:
+                raise InputError(f"{path}: there is no {name} {select[name]}; it holds {', '.join(map(str, found))}")
+            keep &= heads["idx"][name] == select[name]
+        elif len(found) > 1:
+            raise InputError(
+                f"{path}: holds {len(found)} of {name} ({', '.join(map(str, found))}); select one, e.g. {name}={found[0]}"
+            )
+    return keep
+
+
+def _on_grid(rows: np.ndarray, shape: tuple[int, int, int], centres: tuple[int, int], order: np.ndarray, path: Path):  # noqa: ANN202
+    """k-space ``(slices, coils, x, y, z)``, how often each line was measured ``(slices, y, z)``, and the rows that were, of x."""
+    nx, ny, nz = shape
+    coils = int(rows["head"]["active_channels"][0])
+    kspace = np.zeros((len(order), coils, nx, ny, nz), np.complex64)
+    count = np.zeros((len(order), ny, nz), int)
+    read = np.zeros(nx, bool)
+    place = {number: i for i, number in enumerate(order)}
+    for head, data in zip(rows["head"], rows["data"], strict=True):
+        index, n = head["idx"], int(head["number_of_samples"])
+        y, z = (
+            int(index[f"kspace_encode_step_{axis}"]) - centre + size // 2
+            for axis, centre, size in ((1, centres[0], ny), (2, centres[1], nz))
+        )
+        middle = int(head["center_sample"])
+        first = 0 if n == nx and middle == 0 else nx // 2 - middle
+        if not (0 <= y < ny and 0 <= z < nz and first >= 0 and first + n <= nx):
+            raise InputError(
+                f"{path}: an acquisition of {n} samples (step {index['kspace_encode_step_1']}, {index['kspace_encode_step_2']}, "
+                f"centre {middle}) lies outside the encoded matrix {nx} x {ny} x {nz}; the header does not fit the data"
+            )
+        samples = data.view(np.complex64).reshape(coils, n)
+        if int(head["flags"]) & _REVERSE:
+            samples = samples[:, ::-1]
+        at = place[index["slice"]]
+        kspace[at, :, first : first + n, y, z] += samples
+        count[at, y, z] += 1
+        read[first : first + n] = True
+    return kspace / np.maximum(count, 1)[:, None, None], count, read
+
+
+def read_ismrmrd(path: Path, select: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Cartesian k-space of an ISMRMRD file, as the fields of :class:`medrecon.data.kspace.KSpace` but its path and format.
+
+    Lines are sorted by their counters, averages averaged, reversed ones turned round, and partial ones (Fourier or echo) placed
+    where they belong. Navigators and other service scans are left out; calibration lines count where nothing else was measured.
+    The readout's oversampling is cut off where the readout is whole. Rows are the readout, columns the first phase encoding.
+    A 3-D scan is transformed along the readout: its slices are the positions there, rows and columns the two encodings.
+
+    Args:
+        path: of the file.
+        select: which contrast, phase, repetition or set, where there are several.
+
+    Returns:
+        kspace, mask, noise (scaled to the dwell time and averages of the data), spacing, affine (RAS of the axes x, y and slice,
+        or ``None``), header without personal data, and attributes.
+
+    Raises:
+        InputError: for what cannot be read or is not Cartesian, and where something must be selected.
+    """
+    import ismrmrd
+
+    try:
+        with h5py.File(path, "r") as file:
+            group = file[is_ismrmrd(file) or "dataset"]
+            xml = group["xml"][0]
+            rows = group["data"][()]
+        xml = xml if isinstance(xml, bytes) else str(xml).encode()
+        header = ismrmrd.xsd.CreateFromDocument(xml)
+        encoding = header.encoding[0]
+        space, limits = encoding.encodedSpace, encoding.encodingLimits
+        shape = tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz")
+        field = tuple(float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz")
+        kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
+    except InputError:
+        raise
+    except Exception as error:  # the parser's own errors are of many kinds
+        raise InputError(f"{path}: damaged ISMRMRD file ({str(error).splitlines()[0]}); convert it again") from error
+    if kind.lower() != "cartesian":
+        raise InputError(f"{path}: the trajectory is {kind}; only Cartesian ISMRMRD files can be read so far")
+    if not len(rows) or min(shape) < 1 or min(field) <= 0:
+        raise InputError(
+            f"{path}: no acquisitions, or an empty matrix {shape} or field of view {field}; convert it again"
+        )
+    flags = rows["head"]["flags"].astype(np.uint64)
+    noise_rows = rows[(flags & np.uint64(_NOISE)) > 0]
+    service = (flags & np.uint64(_NOISE | _OTHER)) > 0
+    only_calibration = ((flags & np.uint64(_CALIBRATION)) > 0) & ((flags & np.uint64(_BOTH)) == 0)
+    imaging, extra = rows[~service & ~only_calibration], rows[~service & only_calibration]
+    if not len(imaging):
+        raise InputError(f"{path}: holds no imaging acquisitions; only noise, calibration or navigators")
+    if len(np.unique(imaging["head"]["active_channels"])) > 1:
+        raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
+    if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
+        raise InputError(f"{path}: holds several encoding spaces; export one scan")
+    select = dict(select or {})
+    imaging = imaging[_chosen(imaging["head"], select, path)]
+
+    pixel = field[0] / shape[0], field[1] / shape[1]
+    order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2])
+    centres = tuple(
+        int(limit.center) if (limit := getattr(limits, f"kspace_encoding_step_{axis}", None)) is not None else n // 2
+        for axis, n in ((1, shape[1]), (2, shape[2]))
+    )
+    kspace, count, read = _on_grid(imaging, shape, centres, order, path)
+    alike = np.isin(extra["head"]["idx"]["slice"], order) & (extra["head"]["active_channels"] == kspace.shape[1])
+    if len(extra := extra[alike]):
+        more, times, _ = _on_grid(extra, shape, centres, order, path)
+        fill = (count == 0) & (times > 0)
+        kspace += more * fill[:, None, None]
+        count += fill
+    averages = int(np.median(count[count > 0]))
+
+    columns = (count > 0).any(axis=0)  # (y, z)
+    recon = encoding.reconSpace
+    kept = round(shape[0] * float(recon.fieldOfView_mm.x) / field[0]) if recon is not None else shape[0]
+    kept = kept if read.all() and 1 <= kept <= shape[0] else shape[0]
+    if shape[2] == 1:
+        kspace, mask = kspace[..., 0], read[:, None] & columns[:, 0]
+        kspace = crop_field_of_view(kspace, mask, (kept, shape[1]))
+        mask = columns[:, 0] if read.all() else mask
+        middles = shape[1] // 2, kept // 2, 0
+        spacing = (float(np.linalg.norm(affine[:3, 2])) if affine is not None else field[2], *pixel)
+    else:
+        if len(order) > 1:
+            raise InputError(f"{path}: {len(order)} slabs; export one 3-D scan")
+        if not read.all():
+            raise InputError(f"{path}: a 3-D scan with partial echoes; zero-fill or complete the readout first")
+        first = shape[0] // 2 - kept // 2
+        kspace = from_kspace(kspace[0], (1,))[:, first : first + kept].swapaxes(0, 1)
+        mask = columns
+        if affine is not None:  # axes x, y, slice: second encoding, first encoding, readout
+            affine = affine[:, [2, 0, 1, 3]]
+        middles = shape[2] // 2, shape[1] // 2, kept // 2
+        spacing = (pixel[0], pixel[1], field[2] / shape[2])
+    if affine is not None:
+        affine[:3, 3] -= affine[:3, :3] @ np.array(middles)
+
+    noise = None
+    if len(noise_rows):
+        coils = kspace.shape[1]
+        parts = [
+            r.view(np.complex64).reshape(int(h["active_channels"]), -1)
+            for h, r in zip(noise_rows["head"], noise_rows["data"], strict=True)
+        ]
+        if all(len(part) == coils for part in parts):
+            noise = np.concatenate(parts, axis=1)
+            dwell, own = (float(r["head"]["sample_time_us"][0]) for r in (imaging, noise_rows))
+            noise = (noise * np.sqrt((own / dwell if dwell > 0 and own > 0 else 1.0) / averages)).astype(np.complex64)
+    attributes: dict[str, str | float] = {"averages": averages, **select}
+    if why:
+        attributes["orientation"] = f"unknown: {why}"
+    return {
+        "kspace": kspace, "mask": mask, "noise": noise, "spacing": spacing, "affine": affine, "header": scrubbed(xml),
+        "attributes": attributes,
+    }  # fmt: skip
