@@ -8,9 +8,14 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE and --json."""
-    parser.add_argument("file", metavar="FILE", help="raw k-space: .h5, .cfl/.hdr, .npz or .npy")
+    """FILE, --select and --json."""
+    from medrecon.cli.options import add_select
+
+    parser.add_argument(
+        "file", metavar="FILE", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .npz, .npy"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_select(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -19,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from medrecon.data.kspace import load_kspace
 
-    summary = load_kspace(arguments.file).summary()
+    summary = load_kspace(arguments.file, dict(arguments.select)).summary()
     if arguments.json:
         print(json.dumps(summary, indent=2))
         return

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "add_compute", "set_up"]
+__all__ = ["Progress", "add_compute", "add_select", "set_up"]
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,22 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--seed", type=_natural, default=0, help="of all random numbers (default: 0)")
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: all cores)")
+
+
+def add_select(parser: argparse.ArgumentParser) -> None:
+    """``--select``, into a dictionary."""
+    parser.add_argument(
+        "--select", type=_counter, action="append", default=[], metavar="NAME=N",
+        help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set); repeatable",
+    )  # fmt: skip
+
+
+def _counter(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    try:
+        return name, int(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N") from None
 
 
 def _positive(text: str) -> int:

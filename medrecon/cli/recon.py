@@ -9,9 +9,11 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IN, -o and everything else."""
-    from medrecon.cli.options import add_compute
+    from medrecon.cli.options import add_compute, add_select
 
-    parser.add_argument("input", metavar="IN", help="raw k-space: .h5, .cfl/.hdr, .npz or .npy")
+    parser.add_argument(
+        "input", metavar="IN", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .npz, .npy"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the image and its sidecar")
     parser.add_argument(
         "--bundle", default="brain_mri", help="name or folder of the prior's bundle (default: brain_mri)"
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--start-sigma", type=float, metavar="S", help="noise level of that beginning, e.g. 0.1")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    add_select(parser)
     add_compute(parser)
 
 
@@ -85,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments.set)
     if arguments.samples < 1 or (arguments.steps is not None and arguments.steps < 1):
         raise InputError("--samples and --steps must be at least 1")
-    data = load_kspace(arguments.input)
+    data = load_kspace(arguments.input, dict(arguments.select))
     sources = [path for path in (data.path, arguments.maps, arguments.mask) if path]
     paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1, sources)
     check_writable(paths, arguments.overwrite)

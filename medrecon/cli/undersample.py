@@ -9,6 +9,8 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IN, -o and the mask's parameters."""
+    from medrecon.cli.options import add_select
+
     parser.add_argument("input", metavar="IN", help="fully sampled k-space: .h5, .cfl/.hdr, .npz or .npy")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="fastMRI layout with a dataset 'mask'")
     parser.add_argument(
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the mask (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_select(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     if output.suffix not in (".h5", ".hdf5"):
         raise InputError(f"{output}: the output is HDF5; name it {output.stem}.h5")
-    full = load_kspace(arguments.input)
+    full = load_kspace(arguments.input, dict(arguments.select))
     if output.exists() and output.samefile(full.path):
         raise InputError(f"{output}: would replace its own input; choose another name")
     check_writable([output], arguments.overwrite)

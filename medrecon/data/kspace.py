@@ -140,6 +140,12 @@ def _spacing(header: bytes | None) -> tuple[float, float, float] | None:
     return (z, y, x) if min(x, y, z) > 0 else None
 
 
+def _sides(affine: np.ndarray) -> tuple[float, float, float]:
+    """Voxel size ``(z, y, x)``."""
+    x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
+    return z, y, x
+
+
 def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None = None, **rest: object) -> KSpace:
     """Check what every format must satisfy."""
     if not np.iscomplexobj(kspace):
@@ -196,7 +202,9 @@ def _read_fastmri(path: Path) -> KSpace:
             raise InputError(f"{path}: no dataset 'kspace' (it holds {held}); expected the fastMRI layout")
         try:
             data: dict[str, Any] = {
-                key: _dataset(file, key) for key in ("kspace", "mask", "noise", "ismrmrd_header") if key in file
+                key: _dataset(file, key)
+                for key in ("kspace", "mask", "noise", "affine", "ismrmrd_header")
+                if key in file
             }
         except OSError as error:
             raise InputError(f"{path}: damaged HDF5 file ({error}); copy it again") from error
@@ -208,6 +216,11 @@ def _read_fastmri(path: Path) -> KSpace:
     kspace = data["kspace"]
     if kspace.ndim == 3:  # single coil: (slices, y, x)
         kspace = kspace[:, None]
+    affine = data.get("affine")
+    if affine is not None:
+        affine = np.asarray(affine, dtype=float)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or min(_sides(affine)) == 0:
+            raise InputError(f"{path}: 'affine' is no 4 x 4 matrix from (x, y, slice) to mm; leave it out")
     header = data.get("ismrmrd_header")
     header = header.encode() if isinstance(header, str) else header
     return _finish(
@@ -216,7 +229,8 @@ def _read_fastmri(path: Path) -> KSpace:
         "fastMRI HDF5",
         data.get("mask"),
         noise=data.get("noise"),
-        spacing=_spacing(header),
+        spacing=_spacing(header) if affine is None else _sides(affine),
+        affine=affine,
         header=header,
         attributes=attributes,
     )
@@ -322,9 +336,9 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
         path: of the file.
         select: of ISMRMRD files, which contrast, phase, repetition or set; see :func:`medrecon.data.ismrmrd.read_ismrmrd`.
 
-    fastMRI HDF5: dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``, optional ``mask``, ``noise`` and
-    ``ismrmrd_header``. NumPy: ``(coils, y, x)``, ``(slices, coils, y, x)`` or ``(y, x)``, in an npz under ``kspace``.
-    BART: x, y, coils and slices (axes 0, 1, 3 and 13).
+    ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. fastMRI HDF5: dataset ``kspace`` ``(slices, coils, y, x)`` or
+    ``(slices, y, x)``, optional ``mask``, ``noise``, ``ismrmrd_header`` and (ours) ``affine``. NumPy: ``(coils, y, x)``,
+    ``(slices, coils, y, x)`` or ``(y, x)``, in an npz under ``kspace``. BART: x, y, coils and slices (axes 0, 1, 3 and 13).
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -373,6 +387,8 @@ def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> Non
     with h5py.File(buffer, "w") as file:
         file["kspace"] = data.kspace
         file["mask"] = data.mask
+        if data.affine is not None:
+            file["affine"] = data.affine
         if data.header is not None:
             file["ismrmrd_header"] = data.header
         if data.noise is not None:

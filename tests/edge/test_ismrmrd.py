@@ -335,4 +335,19 @@ def test_an_image_in_the_right_place(tmp_path, capsys):
     shifted = nib.load(tmp_path / "p" / "a.nii.gz").affine
     assert np.allclose(shifted, affine_of_slices(affine, slice(1, 2), 2), atol=1e-4)
     assert np.allclose(shifted @ [3, 4, 0, 1], affine @ [3, 4, 1, 1], atol=1e-3)
+    # Undersampled and written in fastMRI's layout, it stays where it was.
+    assert main(["undersample", str(path), "-o", str(tmp_path / "u.h5"), "--accel", "2", "--acs", "8"]) == 0
+    assert np.array_equal(load_kspace(tmp_path / "u.h5").affine, affine)
+    assert load_kspace(tmp_path / "u.h5").spacing == pytest.approx(load_kspace(path).spacing)
     capsys.readouterr()
+
+
+def test_the_command_line_selects(tmp_path, capsys):
+    _, lines, k = stack(tmp_path)
+    later = [line(k[0, :, :, s], kspace_encode_step_1=s, contrast=1) for s in range(16)]
+    path = str(write(tmp_path / "b.h5", header((16, 16, 1), (160, 160, 5)), lines + later))
+    assert main(["info", path]) == 2
+    assert "contrast=0" in capsys.readouterr().err
+    assert main(["info", path, "--json", "--select", "contrast=1"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["slices"], facts["format"], facts["attributes"]["contrast"]) == (1, "ISMRMRD", 1)
