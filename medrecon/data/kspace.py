@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 
 import h5py
 import numpy as np
+from scipy.io import loadmat, whosmat
+from scipy.io.matlab import MatReadError
 
 from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
@@ -305,6 +307,38 @@ def _read_numpy(path: Path) -> KSpace:
     return _finish(path, kspace, "NumPy", held.get("mask"), noise=held.get("noise"))
 
 
+def _matlab_arrays(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Those of ``keys`` that a MATLAB file holds, with MATLAB's axes, and the names of all."""
+    try:
+        if h5py.is_hdf5(path):  # version 7.3: axes reversed, complex numbers as pairs
+            with h5py.File(path, "r") as file:
+                names = [name for name in file if not name.startswith("#")]
+                held = {key: np.asarray(_dataset(file, key)).T for key in keys if key in file}
+            return {k: v["real"] + 1j * v["imag"] if v.dtype.names else v for k, v in held.items()}, names
+        names = [name for name, *_ in whosmat(path)]
+        return loadmat(path, variable_names=[key for key in keys if key in names]), names
+    except InputError:
+        raise
+    except (*_DAMAGE, MatReadError, zlib.error) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a readable MATLAB file ({what}); save it again, e.g. with -v7.3") from error
+
+
+def _read_matlab(path: Path) -> KSpace:
+    held, names = _matlab_arrays(path, ("kspace", "mask", "noise"))
+    if "kspace" not in held:
+        raise InputError(f"{path}: no variable 'kspace' (it holds {', '.join(names) or 'nothing'}); name it 'kspace'")
+    kspace = held["kspace"]
+    if kspace.ndim > 4:
+        raise InputError(f"{path}: kspace has size {kspace.shape}; give (y, x, coils, slices)")
+    kspace = kspace.reshape(*kspace.shape, *[1] * (4 - kspace.ndim)).transpose(3, 2, 0, 1)
+    mask = held.get("mask")
+    noise = held.get("noise")
+    if mask is not None and 1 in mask.shape:
+        mask = mask.ravel()
+    return _finish(path, kspace, "MATLAB", mask, noise=None if noise is None else noise.reshape(kspace.shape[1], -1))
+
+
 FORMATS: dict[str, tuple[Callable[..., KSpace], str]] = {
     ".h5": (_read_hdf5, "fastMRI HDF5 or ISMRMRD"),
     ".hdf5": (_read_hdf5, "fastMRI HDF5 or ISMRMRD"),
@@ -313,6 +347,7 @@ FORMATS: dict[str, tuple[Callable[..., KSpace], str]] = {
     ".hdr": (_read_cfl, "BART cfl"),
     ".npz": (_read_numpy, "NumPy"),
     ".npy": (_read_numpy, "NumPy"),
+    ".mat": (_read_matlab, "MATLAB"),
 }
 
 
@@ -339,6 +374,7 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
     ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. fastMRI HDF5: dataset ``kspace`` ``(slices, coils, y, x)`` or
     ``(slices, y, x)``, optional ``mask``, ``noise``, ``ismrmrd_header`` and (ours) ``affine``. NumPy: ``(coils, y, x)``,
     ``(slices, coils, y, x)`` or ``(y, x)``, in an npz under ``kspace``. BART: x, y, coils and slices (axes 0, 1, 3 and 13).
+    MATLAB (to version 7.3): ``kspace`` ``(y, x, coils, slices)``, optional ``mask`` and ``noise`` ``(coils, n)``.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -355,7 +391,7 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
 def load_array(path: str | Path, key: str) -> np.ndarray:
     """Read one array, e.g. coil maps or a mask: a dataset ``key`` of HDF5 or npz, a whole npy, or a BART pair.
 
-    BART's x, y, coils and slices become ``(coils, y, x)`` or ``(slices, coils, y, x)``.
+    MATLAB's (y, x, coils, slices) and BART's x, y, coils and slices become ``(coils, y, x)`` or ``(slices, coils, y, x)``.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -366,6 +402,12 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
         return array[0] if len(array) == 1 else array
     if path.suffix in (".npz", ".npy"):
         return _numpy_array(path, key)[0]
+    if path.suffix == ".mat":
+        held, names = _matlab_arrays(path, (key,))
+        if key not in held:
+            raise InputError(f"{path}: no variable '{key}' (it holds {', '.join(names) or 'nothing'}); name it '{key}'")
+        array = held[key]
+        return array if array.ndim < 3 else array.transpose(*range(array.ndim)[:1:-1], 0, 1)
     try:
         with h5py.File(path, "r") as file:
             if key not in file:

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 from sigpy.mri.app import EspiritCalib
 
 from medrecon.data.errors import InputError
@@ -211,6 +212,39 @@ def test_espirit_reads_the_centre_only():
     outside[columns] = False
     other[..., outside] *= -3
     assert torch.equal(espirit_maps(kspace * mask, mask), espirit_maps(other, mask))
+
+
+@pytest.mark.parametrize("version", ["5", "7.3"])
+def test_matlab_files_of_both_kinds(tmp_path, version):
+    rng = np.random.default_rng(0)
+    k = (rng.standard_normal((2, 3, 8, 6)) + 1j * rng.standard_normal((2, 3, 8, 6))).astype(np.complex64)
+    columns = np.array([1, 0, 1, 1, 0, 1])
+    noise = (rng.standard_normal((3, 50)) + 1j * rng.standard_normal((3, 50))).astype(np.complex64)
+    matlab = {"kspace": k.transpose(2, 3, 1, 0), "mask": columns[None].astype(float), "noise": noise}
+    path = tmp_path / "scan.mat"
+    if version == "5":
+        savemat(path, matlab)
+    else:  # as MATLAB writes it: axes reversed, complex numbers as pairs
+        with h5py.File(path, "w", userblock_size=512) as file:
+            for name, array in matlab.items():
+                if np.iscomplexobj(array):
+                    pairs = np.empty(array.T.shape, [("real", "<f4"), ("imag", "<f4")])
+                    pairs["real"], pairs["imag"] = array.T.real, array.T.imag
+                    file[name] = pairs
+                else:
+                    file[name] = array.T
+    data = load_kspace(path)
+    assert np.array_equal(data.kspace, k * columns)
+    assert data.mask.tolist() == columns.astype(bool).tolist()
+    assert np.array_equal(data.noise, noise)
+    assert np.array_equal(load_array(path, "kspace"), k)
+    with pytest.raises(InputError, match=r"no variable 'maps' \(it holds kspace"):
+        load_array(path, "maps")
+    whole = path.read_bytes()
+    for cut in (10, 200, len(whole) // 2):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match=r"scan\.mat"):
+            load_kspace(path)
 
 
 def test_a_second_set_of_maps_describes_what_folds_over():
