@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from medrecon.cli.options import add_select
 
     parser.add_argument(
-        "file", metavar="FILE", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .npz, .npy"
+        "file", metavar="FILE", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .mat, .npz, .npy"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_select(parser)

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from medrecon.cli.options import add_compute, add_select
 
     parser.add_argument(
-        "input", metavar="IN", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .npz, .npy"
+        "input", metavar="IN", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .mat, .npz, .npy"
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the image and its sidecar")
     parser.add_argument(

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IN, -o and the mask's parameters."""
     from medrecon.cli.options import add_select
 
-    parser.add_argument("input", metavar="IN", help="fully sampled k-space: .h5, .cfl/.hdr, .npz or .npy")
+    parser.add_argument("input", metavar="IN", help="fully sampled k-space: as for recon")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="fastMRI layout with a dataset 'mask'")
     parser.add_argument(
         "--kind",

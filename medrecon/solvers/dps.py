@@ -30,7 +30,7 @@ class DPS(Solver):
 
     Args:
         zeta: step, a length in image space (the paper's zeta, 0.3 to 1 for 1000 steps on [-1, 1] images; fewer steps
-            need more: 5 was chosen for 50 steps at 230 x 180 on validation scans).
+            need more: 5 to 10 were best for 50 steps at 216 x 176 on validation scans).
 
     Cost:
         1 network evaluation, 1 vector-Jacobian product, 1 forward and 1 adjoint a step.
