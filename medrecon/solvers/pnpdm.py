@@ -27,7 +27,7 @@ class PnPDM(Solver):
     paper: from 10 by 0.9 to 0.3).
 
     Args:
-        n_inner: steps of the reverse diffusion (the paper's 100). 1 takes the clean estimate for the draw: the best image from few
+        n_inner: steps of the reverse diffusion (the paper's 100). 1 takes the clean estimate for the draw: the best image of few
             evaluations, and no sample any more.
         n_cg: iterations of the perturbed solve.
 
