@@ -91,7 +91,12 @@ BREAKS = [
     ("data/coils.py", "mixtures[i] = left @ right @ mixtures[i]", "pass", "edge/test_coils.py"),
     ("data/espirit.py", "(n // 2) / n for n in shape", "0.0 for n in shape", "edge/test_data.py"),
     ("solvers/base.py", "t < 0.5, t.clamp(min=0.0), 1.0", "t < 0.0, t, 1.0", "solvers/test_methods.py"),
-    ("solvers/classical.py", "size > limit, p * (limit", "size > 2 * limit, p * (2 * limit", "solvers/test_classical.py"),
+    (
+        "solvers/classical.py",
+        "size > limit, p * (limit",
+        "size > 2 * limit, p * (2 * limit",
+        "solvers/test_classical.py",
+    ),
     ("transforms/simulate.py", "(before // 2 - after // 2)", "(before - after) / 2", "edge/test_simulate.py"),
     ("operators/ct.py", "quarters + k + same", "quarters - k + same", "operators/test_ct.py"),
     ("operators/ct.py", "rot90(-k, (-2, -1)) for part", "rot90(k, (-2, -1)) for part", "operators/test_ct.py"),
