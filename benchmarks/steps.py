@@ -188,9 +188,9 @@ def quality(x: Tensor, one: Scan) -> tuple[float, float]:
 
 
 GRIDS = {
-    "dps": [{"weight": w} for w in (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)],
+    "dps": [{"weight": w} for w in (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)],
     "diffpir": [{"weight": w, "share": s} for w in (1.0, 7.0, 30.0, 100.0) for s in (0.1, 0.5, 1.0)],
-    "pigdm": [{"weight": w} for w in (0.2, 0.5, 1.0)],
+    "pigdm": [{"weight": w} for w in (0.5, 1.0, 2.0, 4.0)],
 }
 
 
