@@ -51,7 +51,7 @@ GRIDS: dict[str, dict[str, list]] = {
         "schedule": ["linear", "sqrt", "constant"],
     },
     "daps": {"n_ode": [5, 2, 1], "image_std": [0.01, 0.03, 0.1, 0.25, None], "sigma_max": SIGMA_MAX},
-    "pnpdm": {"n_inner": [5, 2, 1], "sigma_max": SIGMA_MAX, "sigma_min": [0.005, 0.02, 0.05]},
+    "pnpdm": {"n_inner": [5, 2, 1], "sigma_max": SIGMA_MAX},
     "sitcom": {"n_inner": [5, 3, 1], "lr": [0.02, 0.05, 0.1, 0.2], "sigma_max": SIGMA_MAX, "lam": [1e-5, 1e-3, 0.1]},
     "ald": {"n_inner": [3, 1], "step_size": [0.2, 0.5, 0.9], "sigma_max": SIGMA_MAX},
     "smrd": {"n_inner": [3, 1], "step_size": [0.2, 0.5, 1.0], "sigma_max": SIGMA_MAX, "lam": [0.1, 1.0]},
@@ -99,7 +99,7 @@ def score(
 
 def whole(solver: str, choice: dict) -> dict:
     """A choice with the defaults that it leaves alone."""
-    return {**asdict(SOLVERS[solver]()), "sigma_min": 0.005, **choice}
+    return {**asdict(SOLVERS[solver]()), **choice}
 
 
 def one_after_another(solver: str, scans: dict, store: Path | None, kind: str, held: list[dict]) -> dict:

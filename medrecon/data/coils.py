@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.linalg import solve_triangular
-from scipy.ndimage import uniform_filter
 
 from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block
@@ -69,6 +67,8 @@ def prewhiten(kspace: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, f
 
     Reference: Roemer et al., MRM 16 (1990), eq. 21; Pruessmann et al., MRM 46 (2001), section on noise.
     """
+    from scipy.linalg import solve_triangular
+
     coils = kspace.shape[1]
     if covariance.shape != (coils, coils) or not np.isfinite(covariance).all():
         raise InputError(
@@ -205,6 +205,8 @@ def combine_coils(
             )
         size = (np.abs(maps) ** 2).sum(axis=1)
         return (np.conj(maps) * images).sum(axis=1) / np.where(size > 0, size, 1.0)
+    from scipy.ndimage import uniform_filter
+
     out = np.empty((len(images), *images.shape[2:]), images.dtype)
     for i, coils in enumerate(images):
         # The coil with most signal has a real filter, which fixes its phase everywhere.

@@ -99,7 +99,9 @@ def _chosen(heads: np.ndarray, select: Mapping[str, int], path: Path) -> np.ndar
     return keep
 
 
-def _on_grid(rows: np.ndarray, shape: tuple[int, int, int], centres: tuple[int, int], order: np.ndarray, path: Path):  # noqa: ANN202
+def _on_grid(
+    rows: np.ndarray, shape: tuple[int, int, int], centres: tuple[int, int], order: np.ndarray, path: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """k-space ``(slices, coils, x, y, z)``, how often each line was measured ``(slices, y, z)``, and the rows that were, of x."""
     nx, ny, nz = shape
     coils = int(rows["head"]["active_channels"][0])

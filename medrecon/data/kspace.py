@@ -14,8 +14,6 @@ from xml.etree import ElementTree
 
 import h5py
 import numpy as np
-from scipy.io import loadmat, whosmat
-from scipy.io.matlab import MatReadError
 
 from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
@@ -309,6 +307,9 @@ def _read_numpy(path: Path) -> KSpace:
 
 def _matlab_arrays(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Those of ``keys`` that a MATLAB file holds, with MATLAB's axes, and the names of all."""
+    from scipy.io import loadmat, whosmat
+    from scipy.io.matlab import MatReadError
+
     try:
         if h5py.is_hdf5(path):  # version 7.3: axes reversed, complex numbers as pairs
             with h5py.File(path, "r") as file:

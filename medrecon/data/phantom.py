@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from medrecon.data.coils import to_kspace
+
 __all__ = ["loop_coils", "simulate_kspace"]
 
 
@@ -30,7 +32,6 @@ def loop_coils(shape: Sequence[int], n_coils: int = 8, distance: float = 1.25) -
 
 def simulate_kspace(image: np.ndarray, maps: np.ndarray, noise_std: float, rng: np.random.Generator) -> np.ndarray:
     """Fully sampled centred k-space ``(coils, y, x)`` complex64 with noise of ``noise_std`` per real component."""
-    coils = np.fft.ifftshift(maps * image, axes=(-2, -1))
-    kspace = np.fft.fftshift(np.fft.fft2(coils, norm="ortho"), axes=(-2, -1))
+    kspace = to_kspace(maps * image)
     noise = rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape)
     return (kspace + noise_std * noise).astype(np.complex64)

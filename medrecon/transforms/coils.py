@@ -35,6 +35,7 @@ __all__ = [
     "RemoveOversamplingd",
     "as_array",
     "as_before",
+    "cropped",
 ]
 
 
@@ -47,6 +48,17 @@ def as_before(x: object, array: np.ndarray, **meta: object) -> Tensor:
     """``array`` as ``x`` was: a ``MetaTensor`` with the same meta and more, or a plain tensor."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return MetaTensor(tensor, affine=x.affine, meta={**x.meta, **meta}) if isinstance(x, MetaTensor) else tensor
+
+
+def cropped(x: Tensor, middle: np.ndarray) -> Tensor:
+    """The ``middle`` of the field of view as ``x`` was; the origin of a ``MetaTensor`` moves with it."""
+    out = as_before(x, middle)
+    if isinstance(out, MetaTensor):
+        affine = out.affine.clone()  # of (x, y, z)
+        for column, axis in ((1, -2), (0, -1)):
+            affine[:3, 3] += affine[:3, column] * (x.shape[axis] // 2 - middle.shape[axis] // 2)
+        out.affine = affine
+    return out
 
 
 class PrewhitenCoils(Transform):
@@ -97,12 +109,7 @@ class RemoveOversampling(Transform):
         """K-space ``(slices, coils, y / factor, x)``."""
         array = as_array(kspace)
         small = remove_oversampling(array, sampled(array) if mask is None else as_array(mask), self.factor)
-        out = as_before(kspace, small)
-        if isinstance(out, MetaTensor):
-            affine = out.affine.clone()  # of (x, y, z)
-            affine[:3, 3] += affine[:3, 1] * (array.shape[-2] // 2 - small.shape[-2] // 2)
-            out.affine = affine
-        return out
+        return cropped(kspace, small)
 
 
 class CombineCoils(Transform):

@@ -20,7 +20,7 @@ from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
 from medrecon.data.sinogram import counted
 from medrecon.operators import ParallelBeam
-from medrecon.transforms.coils import as_array, as_before
+from medrecon.transforms.coils import as_array, as_before, cropped
 
 __all__ = [
     "AddSmoothPhase",
@@ -280,13 +280,7 @@ class CropKSpace(Transform):
         array = as_array(kspace)
         old = array.shape[-2:]
         new = tuple(n if kept == -1 else kept for n, kept in zip(old, self.shape, strict=True))
-        out = as_before(kspace, crop_field_of_view(array, sampled(array) if mask is None else as_array(mask), new))
-        if isinstance(out, MetaTensor):
-            affine = out.affine.clone()  # of (x, y, z)
-            for axis, before, after in ((1, old[0], new[0]), (0, old[1], new[1])):
-                affine[:3, 3] += affine[:3, axis] * (before // 2 - after // 2)
-            out.affine = affine
-        return out
+        return cropped(kspace, crop_field_of_view(array, sampled(array) if mask is None else as_array(mask), new))
 
 
 class CropKSpaced(MapTransform):
