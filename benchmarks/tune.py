@@ -4,10 +4,10 @@
     python benchmarks/tune.py --all --problems mri --store tuned.jsonl               # every solver, one setting after another
 
 Problems: ``mri`` (brains, eight coils, R = 4 and 8), ``coil`` (the same, one coil), ``ct`` (chests, 23 and 10 views; other
-patients than benchmarks/solvers.py takes). Settings of the inferer (sigma_max, sigma_min, n_steps, samples, symmetries) may be
-varied like those of the solver. Scores are mean PSNR and SSIM, best last. With ``--all`` every list of GRIDS is gone through
-once, each setting keeping the best value found before; what the store holds is not run again, so a stopped run goes on. It ends
-with what a bundle's ``tuned`` should say.
+patients than benchmarks/solvers.py takes); brains also with another ``--bundle``. Settings of the inferer (sigma_max,
+sigma_min, n_steps, samples, symmetries) may be varied like those of the solver. Scores are mean PSNR and SSIM, best last. With
+``--all`` every list of GRIDS is gone through once, each setting keeping the best value found before; what the store holds is
+not run again, so a stopped run goes on. It ends with what a bundle's ``tuned`` should say.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ warnings.filterwarnings("ignore")
 import numpy as np
 from problems import Problem, Tomogram, chest, inferer, run, validation
 
+from medrecon.bundle import find_bundle, load_config
 from medrecon.metrics import scores
 from medrecon.solvers import SOLVERS
 
 INFERER = ("sigma_max", "sigma_min", "n_steps", "samples", "symmetries")
 SIGMA_MAX = [0.3, 0.7, 1.5, 4.0]
 GRIDS: dict[str, dict[str, list]] = {
-    "cg-sense": {"lam": [0.0001, 0.0005, 0.003, 0.01, 0.03, 0.1]},
+    "cg-sense": {"lam": [0.0001, 0.0005, 0.003, 0.01, 0.03, 0.1], "n_iter": [10, 30, 100]},
     "wavelet": {"lam": [0.0003, 0.001, 0.002, 0.005, 0.01]},
     "tv": {"lam": [0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.006], "n_iter": [30, 150]},
     "low-rank": {"lam": [0.002, 0.005, 0.02]},
@@ -69,6 +70,15 @@ GRIDS: dict[str, dict[str, list]] = {
 """What ``--all`` tries, the settings that matter most first."""
 
 
+def grid(solver: str, kind: str) -> dict[str, list]:
+    """The lists of a solver; for CT of few views, which is ill-conditioned, the iterations of its solves come first."""
+    lists = GRIDS[solver]
+    settings = asdict(SOLVERS[solver]())
+    if kind == "ct" and "n_cg" in settings:
+        lists = {"n_cg": [settings["n_cg"], 20], **{k: v for k, v in lists.items() if k != "n_cg"}}
+    return lists
+
+
 def problems(kind: str, per_source: int = 1, noise: float = 0.01, few: bool = False) -> dict[str, list]:
     """Validation scans by a name; ``few``: one scan each, of different subjects, for searches."""
     if kind == "ct":
@@ -79,9 +89,9 @@ def problems(kind: str, per_source: int = 1, noise: float = 0.01, few: bool = Fa
 
 
 def score(
-    solver: str, choice: dict, scans: dict[str, list[Problem | Tomogram]], **more: object
+    solver: str, choice: dict, scans: dict[str, list[Problem | Tomogram]], brain: str = "brain_mri", **more: object
 ) -> dict[str, tuple[float, float]]:
-    """Mean PSNR and SSIM of every group of scans; ``more`` goes to the inferer."""
+    """Mean PSNR and SSIM of every group of scans, brains by the bundle ``brain``; ``more`` goes to the inferer."""
     outer = {k: v for k, v in choice.items() if k in INFERER}
     settings = {k: v for k, v in choice.items() if k not in INFERER}
     result = {}
@@ -89,7 +99,7 @@ def score(
         each = []
         for case in cases:
             place = {"side": 256, "spacing": case.spacing} if isinstance(case, Tomogram) else {}
-            bundle = "chest_ct" if place else "brain_mri"
+            bundle = "chest_ct" if place else brain
             out = run(case, *inferer(bundle, solver=solver, settings=settings, **place, **outer, **more))
             image = out.abs() if out.is_complex() else out
             each.append(scores(image.mean(0).numpy(), case.reference))
@@ -102,12 +112,15 @@ def whole(solver: str, choice: dict) -> dict:
     return {**asdict(SOLVERS[solver]()), **choice}
 
 
-def one_after_another(solver: str, scans: dict, store: Path | None, kind: str, held: list[dict]) -> dict:
-    """Go through the lists of GRIDS, each setting keeping the best value found before."""
-    choice: dict = {}
-    if "sigma_max" in GRIDS[solver]:
-        choice["sigma_max"] = 1.5
-    for name, values in GRIDS[solver].items():
+def one_after_another(
+    solver: str, scans: dict, store: Path | None, kind: str, held: list[dict], brain: str, depth: int
+) -> dict:
+    """Go through the first ``depth`` lists of the grid, each setting keeping the best value found before."""
+    lists = dict(list(grid(solver, kind).items())[:depth])
+    choice: dict = {"sigma_max": 1.5} if "sigma_max" in GRIDS[solver] else {}
+    if brain != "brain_mri":  # another prior of the same images: from what suits that one
+        choice |= load_config(find_bundle("brain_mri"))["tuned"].get(solver, {})
+    for name, values in lists.items():
         tried = []
         for value in values:
             one = {**choice, name: value}
@@ -115,9 +128,9 @@ def one_after_another(solver: str, scans: dict, store: Path | None, kind: str, h
                 (r for r in held if r["solver"] == solver and whole(solver, r["choice"]) == whole(solver, one)), None
             )
             if row is None:
-                result = score(solver, one, scans, tuned={})
+                result = score(solver, one, scans, brain, tuned={})
                 mean = float(np.mean([p for p, _ in result.values()]))
-                row = {"problems": kind, "solver": solver, "choice": one, "psnr": mean, "each": result}
+                row = {"problems": kind, "brain": brain, "solver": solver, "choice": one, "psnr": mean, "each": result}
                 print(solver, one, {k: f"{p:.2f} {s:.4f}" for k, (p, s) in result.items()}, flush=True)
                 held.append(row)
                 if store is not None:
@@ -149,14 +162,14 @@ def _value(text: str) -> object:
         return text
 
 
-def combinations(solver: str, items: Iterable[str], scans: dict) -> None:
+def combinations(solver: str, items: Iterable[str], scans: dict, brain: str) -> None:
     """Try and print all."""
     split = (item.partition("=") for item in items)
-    grid = [(name, [_value(v) for v in values.split(",")]) for name, _, values in split]
+    lists = [(name, [_value(v) for v in values.split(",")]) for name, _, values in split]
     rows = []
-    for values in itertools.product(*(v for _, v in grid)):
-        choice = dict(zip((name for name, _ in grid), values, strict=True))
-        result = score(solver, choice, scans)
+    for values in itertools.product(*(v for _, v in lists)):
+        choice = dict(zip((name for name, _ in lists), values, strict=True))
+        result = score(solver, choice, scans, brain)
         rows.append((np.mean([p for p, _ in result.values()]), choice, result))
         print(choice, {k: f"{p:.2f} {s:.4f}" for k, (p, s) in result.items()}, flush=True)
     print("\nbest:", *max(rows, key=lambda row: row[0])[1:])
@@ -167,6 +180,8 @@ def main() -> None:
     parser.add_argument("solver", nargs="?")
     parser.add_argument("grid", nargs="*", help="name=value,value,...")
     parser.add_argument("--problems", choices=("mri", "coil", "ct"), default="mri")
+    parser.add_argument("--bundle", default="brain_mri", help="prior of the brains")
+    parser.add_argument("--depth", type=int, default=99, help="with --all: of every solver this many lists")
     parser.add_argument("--per-source", type=int, default=1, help="brains from each of three sources (default: 1)")
     parser.add_argument("--noise", type=float, default=0.01, help="of the k-space of brains")
     parser.add_argument("--all", action="store_true")
@@ -174,15 +189,18 @@ def main() -> None:
     parser.add_argument("--store", type=Path)
     arguments = parser.parse_args()
     lines = arguments.store.read_text().splitlines() if arguments.store and arguments.store.exists() else []
-    held = [row for row in map(json.loads, lines) if row["problems"] == arguments.problems]
+    wanted = arguments.problems, arguments.bundle
+    held = [r for r in map(json.loads, lines) if (r["problems"], r.get("brain", "brain_mri")) == wanted]
     scans = problems(arguments.problems, arguments.per_source, arguments.noise, few=arguments.all)
     if not arguments.all:
-        combinations(arguments.solver, arguments.grid, scans)
+        combinations(arguments.solver, arguments.grid, scans, arguments.bundle)
         return
     chosen = {}
     for solver in arguments.only:
         try:
-            chosen[solver] = one_after_another(solver, scans, arguments.store, arguments.problems, held)
+            chosen[solver] = one_after_another(
+                solver, scans, arguments.store, arguments.problems, held, arguments.bundle, arguments.depth
+            )
         except ValueError as error:  # an operator that the solver cannot work with
             print(solver, error)
     print("\ntuned:")
