@@ -22,7 +22,15 @@ from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
 from medrecon.inferers import PosteriorInferer
 
-__all__ = ["Reconstruction", "finish_record", "magnitudes", "provenance", "reconstruct", "sensitivity_maps"]
+__all__ = [
+    "Reconstruction",
+    "finish_record",
+    "magnitudes",
+    "mean_phase",
+    "provenance",
+    "reconstruct",
+    "sensitivity_maps",
+]
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,13 @@ class Reconstruction:
         image: magnitude ``(slices, y, x)`` float32, in the scale of the coil-combined input; the mean of the samples.
         samples: magnitudes ``(n, slices, y, x)`` float32, or ``None`` for one sample.
         record: what was done, as the sidecar tells it.
+        phase: of the mean of the complex samples, rad, ``(slices, y, x)`` float32.
     """
 
     image: np.ndarray
     samples: np.ndarray | None
     record: dict[str, Any]
+    phase: np.ndarray
 
 
 def sensitivity_maps(
@@ -65,6 +75,11 @@ def magnitudes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
     """The image to show, and the samples if there are several, of complex ``(samples, slices, y, x)``, float32."""
     size = images.abs().float().cpu().numpy()
     return size.mean(0), size if len(size) > 1 else None
+
+
+def mean_phase(images: torch.Tensor) -> np.ndarray:
+    """Of complex ``(samples, slices, y, x)``, rad, ``(slices, y, x)`` float32."""
+    return images.mean(0).angle().float().cpu().numpy()
 
 
 def provenance(record: Mapping[str, Any], root: str | Path) -> dict[str, Any]:
@@ -218,10 +233,11 @@ def reconstruct(
         noise_std=noise_std,
         slices=numbers,
     )
-    image, several = magnitudes(out.as_tensor()[0])
+    images = out.as_tensor()[0]
+    image, several = magnitudes(images)
     if not np.isfinite(image).all():
         raise InputError(f"{name}: the reconstruction diverged; choose smaller steps (--set) or another solver")
     record = finish_record(
         json.loads(out.meta["record"]), root, mask, noise_source=noise_source, maps_source=maps_source
     )
-    return Reconstruction(image, several, record)
+    return Reconstruction(image, several, record, mean_phase(images))

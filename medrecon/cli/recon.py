@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from pydicom import Dataset
+
+    from medrecon.data.kspace import KSpace
 
 __all__ = ["add_arguments", "run"]
 
@@ -29,7 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slices", type=_slices, default=slice(None), metavar="A:B", help="slices A to B-1 (default: all)"
     )
     parser.add_argument("--noise-std", type=float, metavar="S", help="noise per real component (default: estimated)")
-    parser.add_argument("--format", default="nifti", choices=("nifti", "h5"), help="of the image (default: nifti)")
+    parser.add_argument(
+        "--format",
+        default="nifti",
+        choices=("nifti", "h5", "dicom", "mrd", "png"),
+        help="of the image (default: nifti)",
+    )
+    parser.add_argument(
+        "--part", default="mag", choices=("mag", "mag-phase", "complex"), help="what NIfTI files hold (default: mag)"
+    )
+    parser.add_argument(
+        "--bids", metavar="NAME", help="name NIfTI files as BIDS derivatives, e.g. sub-01_acq-mprage_T1w"
+    )
+    parser.add_argument(
+        "--like", metavar="SERIES", help="DICOM series that lends patient and study to --format dicom, and its place"
+    )
+    parser.add_argument(
+        "--deidentify", action="store_true", help="take from --like what the Basic profile of DICOM PS3.15 leaves"
+    )
+    parser.add_argument("--whiten", action="store_true", help="make the coils' noise independent, by the noise scan")
+    parser.add_argument("--compress", type=int, metavar="N", help="combine the coils to N virtual ones (SVD)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="solver.NAME=VALUE", help="a setting of the solver; repeatable"
     )
@@ -72,15 +98,42 @@ def _settings(pairs: list[str]) -> dict[str, object]:
     return settings
 
 
+def _place(arguments: argparse.Namespace, data: KSpace) -> tuple[np.ndarray | None, tuple[Dataset, ...]]:
+    """The affine of the slices that are asked for, and the headers of ``--like``."""
+    from medrecon.data.errors import InputError
+    from medrecon.data.geometry import affine_of_slices
+    from medrecon.data.images import load_image
+
+    affine, headers = data.affine, ()
+    if arguments.deidentify and arguments.format != "dicom":
+        raise InputError("--deidentify is for --format dicom; other formats hold nothing of the patient")
+    if arguments.like:
+        if arguments.format != "dicom":
+            raise InputError("--like lends a DICOM series' patient and study; give --format dicom as well")
+        series = load_image(arguments.like)
+        headers = series.headers
+        if not headers:
+            raise InputError(f"{arguments.like}: is no DICOM series; give a folder of DICOM files")
+        if affine is None and series.array.shape == (len(data.kspace), *data.kspace.shape[2:]):
+            affine = series.affine
+    if arguments.format == "dicom" and affine is None:
+        raise InputError(
+            f"{data.path}: does not tell where its slices lie, which DICOM needs; give --like with a series of the same slices "
+            "and matrix, or write NIfTI"
+        )
+    return affine_of_slices(affine, arguments.slices, len(data.kspace)), headers
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Load, reconstruct, write."""
+    from dataclasses import replace
     from pathlib import Path
 
     import numpy as np
 
+    from medrecon.data.coils import compress_coils, noise_covariance, prewhiten
     from medrecon.data.errors import InputError
     from medrecon.data.files import check_writable
-    from medrecon.data.geometry import affine_of_slices
     from medrecon.data.kspace import bounding_box, check_mask, load_array, load_kspace
     from medrecon.data.noise import noise_level
     from medrecon.writers import output_paths, write_reconstruction
@@ -88,10 +141,33 @@ def run(arguments: argparse.Namespace) -> None:
     settings = _settings(arguments.set)
     if arguments.samples < 1 or (arguments.steps is not None and arguments.steps < 1):
         raise InputError("--samples and --steps must be at least 1")
+    if arguments.maps and (arguments.whiten or arguments.compress):
+        raise InputError("--maps belong to the coils as they were measured; leave out --whiten and --compress")
     data = load_kspace(arguments.input, dict(arguments.select))
+    affine, headers = _place(arguments, data)
     sources = [path for path in (data.path, arguments.maps, arguments.mask) if path]
-    paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1, sources)
+    names = {
+        "slices": len(range(len(data.kspace))[arguments.slices]),
+        "part": arguments.part,
+        "bids": arguments.bids,
+        "label": arguments.solver,
+    }
+    paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1, sources, **names)
     check_writable(paths, arguments.overwrite)
+    more: dict[str, object] = {}
+    given = "given"
+    if arguments.whiten:
+        if data.noise is None:
+            raise InputError(f"{data.path}: holds no noise scan to whiten by; leave out --whiten")
+        white, std = prewhiten(data.kspace, noise_covariance(data.noise))
+        data = replace(data, kspace=white, noise=None)
+        more["whitened"] = True
+        if arguments.noise_std is None:
+            arguments.noise_std, given = std, "noise scan"
+    if arguments.compress is not None:
+        fewer, share = compress_coils(data.kspace, data.mask, arguments.compress)
+        data = replace(data, kspace=fewer, noise=None)
+        more |= {"virtual_coils": fewer.shape[1], "coil_energy": round(share, 6)}
     mask = data.mask
     if arguments.mask:
         shape = data.kspace.shape[2:]
@@ -114,7 +190,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{arguments.maps}: the maps have shape {maps.shape}, but {data.path} holds {data.kspace.shape} "
             "(slices, coils, y, x); give one map per coil, of the same matrix"
         )
-    noise_std, noise_source = arguments.noise_std, "given"
+    noise_std, noise_source = arguments.noise_std, given
     if noise_std is None:
         noise_std, noise_source = noise_level(data.kspace * mask, mask, data.noise)
 
@@ -149,6 +225,7 @@ def run(arguments: argparse.Namespace) -> None:
         "noise_source": noise_source,
         "input": str(data.path),
         "spacing_mm": data.spacing,
+        **more,
     }
     write_reconstruction(
         Path(arguments.output),
@@ -159,7 +236,13 @@ def run(arguments: argparse.Namespace) -> None:
         data.spacing,
         arguments.format,
         arguments.overwrite,
-        affine_of_slices(data.affine, arguments.slices, len(data.kspace)),
+        affine,
+        result.phase,
+        arguments.part,
+        headers,
+        arguments.deidentify,
+        arguments.bids,
+        arguments.solver,
     )
     print(
         f"{paths[0]}: {arguments.solver}, {record['network_evaluations']} network evaluations, "

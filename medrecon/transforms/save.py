@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from medrecon.reconstruction import finish_record, magnitudes, provenance
+from medrecon.data.images import load_image
+from medrecon.reconstruction import finish_record, magnitudes, mean_phase, provenance
 from medrecon.writers import output_paths, write_reconstruction
 
 __all__ = ["SaveHounsfieldd", "SaveReconstructiond"]
@@ -29,8 +31,12 @@ class _Save(MapTransform):
         fmt: str = "nifti",
         overwrite: bool = False,
         allow_missing_keys: bool = False,
+        like: str | None = None,
+        deidentify: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.like = like
+        self.deidentify = deidentify
         self.output_dir = output_dir
         self.bundle_root = bundle_root
         self.source_key = source_key
@@ -44,14 +50,32 @@ class _Save(MapTransform):
         samples: np.ndarray | None,
         spacing: tuple[float, float, float] | None,
         record: Mapping[str, Any],
+        **more: Any,  # noqa: ANN401
     ) -> None:
         meta = data[self.source_key].meta
         source = Path(str(meta["filename_or_obj"]))
-        output_paths(self.output_dir, source.stem, self.fmt, samples is not None, [source])
+        output_paths(
+            self.output_dir, source.stem, self.fmt, samples is not None, [source], len(image), more.get("part", "mag")
+        )
         affine = data[self.source_key].affine.cpu().numpy() if meta.get("affine_known") else None
-        record = {**record, "input": str(source)}
+        headers = ()
+        if self.like is not None:
+            series = load_image(self.like)
+            headers = series.headers
+            affine = series.affine if affine is None and series.array.shape == image.shape else affine
         write_reconstruction(
-            self.output_dir, source.stem, image, record, samples, spacing, self.fmt, self.overwrite, affine
+            self.output_dir,
+            source.stem,
+            image,
+            {**record, "input": str(source)},
+            samples,
+            spacing,
+            self.fmt,
+            self.overwrite,
+            affine,
+            like=headers,
+            deidentify=self.deidentify,
+            **more,
         )
 
 
@@ -60,18 +84,22 @@ class SaveReconstructiond(_Save):
 
     Args:
         keys: of the images, complex ``(samples, slices, y, x)`` from ``PosteriorInferer``.
-        output_dir: where ``<stem>.nii.gz`` (or ``.h5``) and ``<stem>.json`` go.
+        output_dir: where ``<stem>.nii.gz`` (or what ``fmt`` says) and ``<stem>.json`` go.
         bundle_root: of the bundle, for the record.
         source_key: of the k-space that ``LoadKSpaced`` loaded (name, geometry).
-        fmt: ``nifti`` or ``h5``.
+        fmt: see :func:`medrecon.writers.write_reconstruction`.
         overwrite: replace existing files.
         allow_missing_keys: as in MONAI.
+        like: folder of a DICOM series that lends patient and study to ``dicom``, and its place where k-space does not tell it.
+        deidentify: see :func:`medrecon.writers.write_reconstruction`.
         mask_key: of the mask.
+        part: ``mag``, ``mag-phase`` or ``complex``.
     """
 
-    def __init__(self, *args: Any, mask_key: str = "mask", **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, *args: Any, mask_key: str = "mask", part: str = "mag", **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         self.mask_key = mask_key
+        self.part = part
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write every key."""
@@ -88,7 +116,8 @@ class SaveReconstructiond(_Save):
                 maps_source="ESPIRiT",
                 spacing_mm=spacing,
             )
-            self._write(data, image, samples, spacing, record)
+            phase = mean_phase(torch.as_tensor(data[key]))
+            self._write(data, image, samples, spacing, record, phase=phase, part=self.part)
         return dict(data)
 
 
@@ -97,12 +126,14 @@ class SaveHounsfieldd(_Save):
 
     Args:
         keys: of the images, ``(samples, slices, y, x)`` from ``TomographyInferer``.
-        output_dir: where ``<stem>.nii.gz`` (or ``.h5``) and ``<stem>.json`` go.
+        output_dir: where ``<stem>.nii.gz`` (or what ``fmt`` says) and ``<stem>.json`` go.
         bundle_root: of the bundle, for the record.
         source_key: of the sinogram that ``LoadSinogramd`` loaded.
-        fmt: ``nifti`` or ``h5``.
+        fmt: see :func:`medrecon.writers.write_reconstruction`.
         overwrite: replace existing files.
         allow_missing_keys: as in MONAI.
+        like: folder of a DICOM series of the same slices, which lends patient, study and place.
+        deidentify: see :func:`medrecon.writers.write_reconstruction`.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -112,5 +143,7 @@ class SaveHounsfieldd(_Save):
             record = json.loads(data[key].meta["record"])
             side = record["spacing_mm"]
             record = {**provenance(record, self.bundle_root), **record}
-            self._write(data, samples.mean(0), samples if len(samples) > 1 else None, (1.0, side, side), record)
+            self._write(
+                data, samples.mean(0), samples if len(samples) > 1 else None, (1.0, side, side), record, modality="CT"
+            )
         return dict(data)

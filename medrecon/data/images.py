@@ -1,0 +1,97 @@
+"""Images and where they lie: one structure for DICOM and NIfTI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medrecon.data.errors import InputError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["Image", "load_image"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """A volume.
+
+    Args:
+        array: ``(slices, y, x)``, float32 or complex64; CT in HU.
+        path: of the file, or the folder.
+        format: ``DICOM`` or ``NIfTI``.
+        spacing: voxel size ``(z, y, x)`` in mm, or ``None`` where the file does not tell.
+        affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not tell.
+        attributes: what else is worth knowing; nothing of the patient.
+        headers: of a DICOM series, the data sets of its slices in order, without pixels.
+    """
+
+    array: np.ndarray
+    path: Path
+    format: str
+    spacing: tuple[float, float, float] | None = None
+    affine: np.ndarray | None = None
+    attributes: dict[str, str | float] = field(default_factory=dict)
+    headers: tuple[Dataset, ...] = ()
+
+    @property
+    def stem(self) -> str:
+        """Name of outputs."""
+        return self.path.name.removesuffix(".gz").removesuffix(".nii") if self.format == "NIfTI" else self.path.stem
+
+    def summary(self) -> dict:
+        """What ``medrecon info`` shows: plain numbers and strings."""
+        return {
+            "file": str(self.path),
+            "format": self.format,
+            "slices": len(self.array),
+            "matrix": list(self.array.shape[1:]),
+            "values": "complex" if np.iscomplexobj(self.array) else "real",
+            "range": [round(float(v), 4) for v in (np.abs(self.array).min(), np.abs(self.array).max())]
+            if np.iscomplexobj(self.array)
+            else [round(float(v), 4) for v in (self.array.min(), self.array.max())],
+            "spacing_mm": None if self.spacing is None else [round(s, 4) for s in self.spacing],
+            "orientation": "unknown" if self.affine is None else "known",
+            "attributes": self.attributes,
+        }
+
+
+def load_image(
+    path: str | Path | Sequence[str | Path],
+    select: Mapping[str, str | int | float] | None = None,
+    phase: str | Path | None = None,
+    imaginary: str | Path | None = None,
+) -> Image:
+    """Read a volume: a NIfTI file, a DICOM file, or the DICOM files of a folder (whatever they are called).
+
+    Args:
+        path: of the file or folder, or those of the DICOM files of one series.
+        select: which of several DICOM series or stacks, by attribute; see :func:`medrecon.data.dicom.read_dicom`.
+        phase: of a NIfTI magnitude, a second file with the phase; see :func:`medrecon.data.nifti.read_nifti`.
+        imaginary: of a NIfTI real part, a second file with the imaginary part.
+
+    Raises:
+        InputError: naming the file, what is wrong and what to do.
+    """
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
+    if not paths:
+        raise InputError("no file to read; give a NIfTI file, or DICOM files")
+    for one in paths:
+        if not one.exists():
+            raise InputError(f"{one}: no such file or folder")
+    if len(paths) == 1 and paths[0].name.endswith((".nii", ".nii.gz")):
+        from medrecon.data.nifti import read_nifti
+
+        if select:
+            raise InputError(f"{paths[0]}: nothing can be selected in this format; leave it out")
+        return read_nifti(paths[0], phase, imaginary)
+    if phase is not None or imaginary is not None:
+        raise InputError(f"{paths[0]}: a second file with phase or imaginary part goes with NIfTI only; leave it out")
+    from medrecon.data.dicom import read_dicom
+
+    return read_dicom(paths, select)
