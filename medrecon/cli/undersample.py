@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind",
         default="gaussian1d",
-        help="equispaced, random, gaussian1d (columns), gaussian2d or poisson (points); default: gaussian1d",
+        help="equispaced, random, gaussian1d (columns), gaussian2d, poisson, radial or spiral (points); default: gaussian1d",
     )
     parser.add_argument("--accel", type=float, default=4.0, help="acceleration, ACS included (default: 4)")
     parser.add_argument(

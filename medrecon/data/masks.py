@@ -56,12 +56,72 @@ def _poisson(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Gene
     return mask
 
 
+GOLDEN = np.pi * (5**0.5 - 1) / 2
+"""Between spokes: pi times the golden ratio's inverse, 111.246 degrees. Winkelmann et al., IEEE TMI 26 (2007)."""
+
+
+def _rasterised(shape: tuple[int, int], radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Positions on the grid of points in polar coordinates; radius 1 touches the sides."""
+    index = [
+        np.clip(np.round(n // 2 + (n // 2) * radius * turn).astype(int), 0, n - 1)
+        for n, turn in zip(shape, (np.sin(angle), np.cos(angle)), strict=True)
+    ]
+    mask = np.zeros(shape, bool)
+    mask[index[0], index[1]] = True
+    return mask
+
+
+def _within(shape: tuple[int, int], acs: int, accel: float, grow: Callable[[int], np.ndarray], what: str) -> np.ndarray:
+    """The largest ``grow(n)`` that, with the ACS, keeps within the budget; masks that grow with ``n``."""
+    budget = int(shape[0] * shape[1] / accel)
+    centre = np.zeros(shape, bool)
+    centre[tuple(centred(n, min(acs, n)) for n in shape)] = True
+    low, high = 0, 2
+    while (grow(high) | centre).sum() <= budget:
+        low, high = high, 2 * high
+        if high > 64 * max(shape):
+            reached = shape[0] * shape[1] / (grow(low) | centre).sum()
+            raise ValueError(
+                f"{what} leaves the corners out and cannot sample more than 1 of {reached:.2f}; raise the acceleration"
+            )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if (grow(middle) | centre).sum() <= budget else (low, middle)
+    return grow(low) | centre
+
+
+def _radial(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Generator) -> np.ndarray:
+    """Spokes through the centre at the golden angle."""
+    first = rng.uniform(0, np.pi)
+    along = np.linspace(-1, 1, 4 * max(shape) + 1)
+
+    def spokes(n: int) -> np.ndarray:
+        angles = first + GOLDEN * np.arange(n)
+        return _rasterised(shape, *(a.ravel() for a in np.broadcast_arrays(along[None], angles[:, None])))
+
+    return _within(shape, acs, accel, spokes, "a radial mask")
+
+
+def _spiral(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Generator) -> np.ndarray:
+    """One arm of Archimedes' spiral from the centre to the sides, in quarters of a turn."""
+    first = rng.uniform(0, 2 * np.pi)
+
+    def arm(quarters: int) -> np.ndarray:
+        turns = quarters / 4
+        t = np.sqrt(np.linspace(0, 1, int(8 * (turns + 1) * max(shape))))  # evenly along the arm
+        return _rasterised(shape, t, first + 2 * np.pi * turns * t)
+
+    return _within(shape, acs, accel, arm, "a spiral mask")
+
+
 KINDS: dict[str, Callable[[tuple[int, int], int, float, np.random.Generator], np.ndarray]] = {
     "equispaced": _equispaced,
     "random": lambda shape, acs, accel, rng: _choose(shape[1:], acs, accel, rng, None),
     "gaussian1d": lambda shape, acs, accel, rng: _choose(shape[1:], acs, accel, rng, _weights(shape[1:])),
     "gaussian2d": lambda shape, acs, accel, rng: _choose(shape, acs, accel, rng, _weights(shape)),
     "poisson": _poisson,
+    "radial": _radial,
+    "spiral": _spiral,
 }
 
 
@@ -74,16 +134,18 @@ def undersampling_mask(
         shape: ``(y, x)``.
         kind: ``equispaced``, ``random`` and ``gaussian1d`` (density exp(-(k - n/2)^2 / (2 (n/4)^2))) sample columns, of
             which ``floor(n / accel)`` are kept; ``gaussian2d`` samples ``floor(n_y n_x / accel)`` points likewise;
-            ``poisson`` is sigpy's variable-density Poisson disc.
+            ``poisson`` is sigpy's variable-density Poisson disc; ``radial`` takes the points of the grid nearest to spokes at
+            the golden angle, ``spiral`` those nearest to one spiral arm, as many as fit into ``1 / accel``.
         accel: acceleration of the whole mask, ACS included.
-        acs: fully sampled columns (or side of the fully sampled square, for the last two kinds) round ``n // 2``.
+        acs: fully sampled columns (or side of the fully sampled square, for masks of points) round ``n // 2``.
         seed: of numpy's ``default_rng``.
 
     Returns:
         bool, true where sampled, ``(x,)`` for column masks and ``(y, x)`` for the others.
 
     Raises:
-        ValueError: for an unknown kind, ``accel < 1``, or an ACS that takes more than the whole budget.
+        ValueError: for an unknown kind, ``accel < 1`` (or what a disc of radial or spiral masks cannot reach), or an ACS that
+            takes more than the whole budget.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown mask kind {kind!r}; choose one of {', '.join(KINDS)}")

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 
 from medrecon.data.errors import InputError
@@ -46,44 +47,55 @@ class Sinogram(NamedTuple):
     path: Path
 
 
-def load_sinogram(path: str | Path, pitch: float | None = None) -> Sinogram:
-    """Read an ``npz`` file with ``sino``, ``theta_rad`` and ``pitch_mm``.
+_NEEDS = (
+    "give an npz with sino ([slices,] views, detectors), theta_rad (views) and pitch_mm, or a Data Exchange HDF5 file"
+)
 
-    ``sino`` is ``(views, detectors)`` or ``(slices, views, detectors)``. Optional: ``centre``, the index of the detector
-    pixel on which the rotation axis falls (default: the middle), and ``photons`` per ray.
+
+def load_sinogram(path: str | Path, pitch: float | None = None, centre: float | None = None) -> Sinogram:
+    """Read parallel-beam data from ``npz`` or HDF5 in the Data Exchange layout.
+
+    ``npz``: ``sino`` ``(views, detectors)`` or ``(slices, views, detectors)``, line integrals; ``theta_rad``; ``pitch_mm``.
+    Optional: ``centre``, the index of the detector pixel on which the rotation axis falls (default: the middle), and ``photons``
+    per ray.
+
+    Data Exchange (``.h5``, ``.hdf5``, ``.hdf``, ``.nxs``): ``exchange/data`` ``(views, slices, detectors)``, counts;
+    ``exchange/data_white`` and ``exchange/data_dark``, averaged, which make line integrals of them; ``exchange/theta`` in degrees
+    (or rad, if its ``units`` say so); the pixel's side from ``x_pixel_size`` or ``pixel_size_x`` of
+    ``measurement/instrument/detector``, with its ``units``.
 
     Args:
         path: of the file.
         pitch: in mm, instead of the file's.
+        centre: pixel of the rotation axis, instead of the file's.
 
     Raises:
         InputError: naming the file, what is wrong and what it should hold.
+
+    Reference: De Carlo et al., "Scientific data exchange", J. Synchrotron Rad. 21 (2014).
     """
     path = Path(path)
-    needs = "give an npz with sino ([slices,] views, detectors), theta_rad (views) and pitch_mm"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {_NEEDS}")
     try:
-        with open(path, "rb") as file, np.load(file) as archive:
-            held = {
-                key: archive[key] for key in ("sino", "theta_rad", "centre", "pitch_mm", "photons") if key in archive
-            }
-        missing = [key for key in ("sino", "theta_rad") if key not in held]
-        if missing:
-            raise ValueError(f"holds no {' and no '.join(missing)}")
-        if np.iscomplexobj(held["sino"]):
-            raise ValueError("sino is complex")
+        held = _data_exchange(path) if path.suffix in (".h5", ".hdf5", ".hdf", ".nxs") else _archive(path)
         lines = np.asarray(held["sino"], dtype=np.float32)
         angles = np.asarray(held["theta_rad"], dtype=np.float64).ravel()
         numbers = {key: float(held[key]) for key in ("centre", "pitch_mm", "photons") if key in held}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {needs}") from error
-    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: cannot be used as a sinogram ({error}); {needs}") from error
+    except InputError:
+        raise
+    except (
+        OSError, ValueError, TypeError, EOFError, AttributeError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error,
+        ArithmeticError, MemoryError,
+    ) as error:  # fmt: skip
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be used as a sinogram ({what}); {_NEEDS}") from error
     if lines.ndim == 2:
         lines = lines[None]
     if lines.ndim != 3 or 0 in lines.shape:
-        raise InputError(f"{path}: sino has shape {held['sino'].shape}; {needs}")
+        raise InputError(f"{path}: sino has shape {held['sino'].shape}; {_NEEDS}")
     if lines.shape[1] != len(angles):
-        raise InputError(f"{path}: sino has {lines.shape[1]} views, but theta_rad {len(angles)}; {needs}")
+        raise InputError(f"{path}: sino has {lines.shape[1]} views, but theta_rad {len(angles)}; {_NEEDS}")
     if not (np.isfinite(lines).all() and np.isfinite(angles).all()):
         raise InputError(f"{path}: holds NaN or Inf; export the data again")
     eighths = bool((8 * angles == np.round(8 * angles)).all())
@@ -98,9 +110,83 @@ def load_sinogram(path: str | Path, pitch: float | None = None) -> Sinogram:
         )
     pitch = numbers["pitch_mm"] if pitch is None else pitch
     photons, middle = numbers.get("photons", 0.0), (lines.shape[2] - 1) / 2
-    centre = numbers.get("centre", middle)
+    centre = numbers.get("centre", middle) if centre is None else centre
     if not 0 < pitch < np.inf or not 0 <= photons < np.inf:
         raise InputError(f"{path}: pitch_mm must be positive and photons not negative; got {pitch} and {photons}")
     if not 0 <= centre <= lines.shape[2] - 1:
         raise InputError(f"{path}: centre must be a pixel of the detector, 0...{lines.shape[2] - 1}; got {centre}")
     return Sinogram(lines, angles, pitch, centre - middle, photons, path)
+
+
+def _archive(path: Path) -> dict[str, np.ndarray]:
+    """Of an npz file what :func:`load_sinogram` knows."""
+    with open(path, "rb") as file, np.load(file) as archive:
+        held = {key: archive[key] for key in ("sino", "theta_rad", "centre", "pitch_mm", "photons") if key in archive}
+    missing = [key for key in ("sino", "theta_rad") if key not in held]
+    if missing:
+        raise ValueError(f"holds no {' and no '.join(missing)}")
+    if np.iscomplexobj(held["sino"]):
+        raise ValueError("sino is complex")
+    return held
+
+
+_LENGTHS = {
+    "m": 1e3,
+    "meter": 1e3,
+    "cm": 10.0,
+    "mm": 1.0,
+    "um": 1e-3,
+    "micron": 1e-3,
+    "microns": 1e-3,
+    "\u00b5m": 1e-3,
+    "nm": 1e-6,
+}
+
+
+def _unit(dataset: h5py.Dataset, otherwise: str) -> str:
+    unit = dataset.attrs.get("units", otherwise)
+    return (unit.decode() if isinstance(unit, bytes) else str(unit)).strip().lower()
+
+
+def _data_exchange(path: Path) -> dict[str, np.ndarray]:
+    """Line integrals of counts, flats and darks; angles; pixel size, where it is told."""
+    with h5py.File(path, "r") as file:
+        missing = [f"exchange/{key}" for key in ("data", "data_white", "theta") if f"exchange/{key}" not in file]
+        if missing:
+            raise ValueError(f"holds no {' and no '.join(missing)}")
+        theta = file["exchange/theta"]
+        angles = np.asarray(theta[()], float).ravel()
+        unit = _unit(theta, "deg")
+        if not unit.startswith("rad"):
+            angles = np.deg2rad(angles)
+        counts = np.asarray(file["exchange/data"][()], np.float32)
+        white = np.asarray(file["exchange/data_white"][()], np.float32)
+        dark = (
+            np.asarray(file["exchange/data_dark"][()], np.float32)
+            if "exchange/data_dark" in file
+            else np.zeros((1, 1, 1))
+        )
+        if counts.ndim != 3 or len(counts) != len(angles):
+            raise ValueError(
+                f"exchange/data is {counts.shape}, with {len(angles)} angles; expected (views, slices, detectors)"
+            )
+        white, dark = (a.reshape(-1, *a.shape[-2:]).mean(axis=0, dtype=np.float64) for a in (white, dark))
+        open_beam = white - dark
+        if np.broadcast_shapes(open_beam.shape, counts.shape[1:]) != counts.shape[1:]:
+            raise ValueError(f"flats of {white.shape} do not fit data of {counts.shape[1:]} (slices, detectors)")
+        if not (open_beam > 0).all():
+            raise ValueError(
+                f"{int((open_beam <= 0).sum())} detector pixels see no more in the flats than in the darks"
+            )
+        # A pixel without a count: as if it had counted half of the smallest step.
+        share = np.maximum((counts - dark) / open_beam, 0.5 / open_beam)
+        held: dict[str, np.ndarray] = {"sino": -np.log(share).swapaxes(0, 1).astype(np.float32), "theta_rad": angles}
+        for name in ("x_pixel_size", "pixel_size_x", "actual_pixel_size_x", "pixel_size"):
+            key = f"measurement/instrument/detector/{name}"
+            if key in file:
+                length = _LENGTHS.get(_unit(file[key], ""))
+                if length is None:
+                    raise ValueError(f"{key} is in {_unit(file[key], 'no unit')!r}; give the pitch in mm yourself")
+                held["pitch_mm"] = np.asarray(file[key][()], float).ravel()[0] * length
+                break
+    return held

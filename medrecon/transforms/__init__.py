@@ -10,12 +10,15 @@ from medrecon.transforms.coils import (
     RemoveOversampling,
     RemoveOversamplingd,
 )
-from medrecon.transforms.ct import LoadSinogramd
+from medrecon.transforms.ct import LoadSinogram, LoadSinogramd
 from medrecon.transforms.kspace import (
+    EstimateSensitivityMaps,
     EstimateSensitivityMapsd,
+    LoadKSpace,
     LoadKSpaced,
     MagnitudeMeand,
     ReferenceImaged,
+    UndersampleKSpace,
     UndersampleKSpaced,
 )
 from medrecon.transforms.save import SaveHounsfieldd, SaveReconstructiond
@@ -24,24 +27,36 @@ from medrecon.transforms.simulate import (
     AddSmoothPhased,
     CropKSpace,
     CropKSpaced,
+    NormalizeKSpace,
     NormalizeKSpaced,
+    SimulateKSpace,
     SimulateKSpaced,
+    SimulateSinogram,
     SimulateSinogramd,
 )
+from medrecon.transforms.volume import ChannelFirst, ChannelFirstd, LoadVolume, LoadVolumed
 
 __all__ = [
     "AddSmoothPhase",
     "AddSmoothPhased",
+    "ChannelFirst",
+    "ChannelFirstd",
     "CombineCoils",
     "CombineCoilsd",
     "CompressCoils",
     "CompressCoilsd",
     "CropKSpace",
     "CropKSpaced",
+    "EstimateSensitivityMaps",
     "EstimateSensitivityMapsd",
+    "LoadKSpace",
     "LoadKSpaced",
+    "LoadSinogram",
     "LoadSinogramd",
+    "LoadVolume",
+    "LoadVolumed",
     "MagnitudeMeand",
+    "NormalizeKSpace",
     "NormalizeKSpaced",
     "PrewhitenCoils",
     "PrewhitenCoilsd",
@@ -50,7 +65,10 @@ __all__ = [
     "RemoveOversamplingd",
     "SaveHounsfieldd",
     "SaveReconstructiond",
+    "SimulateKSpace",
     "SimulateKSpaced",
+    "SimulateSinogram",
     "SimulateSinogramd",
+    "UndersampleKSpace",
     "UndersampleKSpaced",
 ]

@@ -1,33 +1,77 @@
-"""Dictionary transforms on sinograms."""
+"""Transforms that load sinograms: a path, and dictionaries (the name that ends in ``d``)."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Transform
 
-from medrecon.data.sinogram import load_sinogram
+from medrecon.data.sinogram import Sinogram, load_sinogram
 
-__all__ = ["LoadSinogramd"]
+__all__ = ["LoadSinogram", "LoadSinogramd"]
+
+
+class LoadSinogram(Transform):
+    """Load line integrals; see :func:`medrecon.data.sinogram.load_sinogram`.
+
+    Args:
+        pitch: distance of detector pixels in mm, instead of the file's.
+        centre: index of the detector pixel on which the rotation axis falls, instead of the file's.
+
+    Raises:
+        medrecon.InputError: for files that cannot be used.
+    """
+
+    def __init__(self, pitch: float | None = None, centre: float | None = None) -> None:
+        self.pitch = pitch
+        self.centre = centre
+
+    def load(self, path: str | Path) -> tuple[MetaTensor, Sinogram]:
+        """The tensor, and all that the file holds."""
+        loaded = load_sinogram(path, self.pitch, self.centre)
+        meta = {
+            "filename_or_obj": str(loaded.path),
+            "pitch": loaded.pitch,
+            "offset": loaded.offset,
+            "photons": loaded.photons,
+        }
+        return MetaTensor(torch.from_numpy(loaded.lines), meta=meta), loaded
+
+    def __call__(self, path: str | Path) -> MetaTensor:
+        """Line integrals ``(slices, views, detectors)``; pitch, offset and photons stand in the meta."""
+        return self.load(path)[0]
 
 
 class LoadSinogramd(MapTransform):
-    """Replace a path by line integrals ``(slices, views, detectors)``, and add ``angles, pitch, offset, photons``."""
+    """:class:`LoadSinogram` of every key; adds ``angles, pitch, offset, photons``.
 
-    def __init__(self, keys: KeysCollection, pitch: float | None = None, allow_missing_keys: bool = False) -> None:
+    Args:
+        keys: of the paths.
+        pitch: see :class:`LoadSinogram`.
+        centre: see there.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        pitch: float | None = None,
+        centre: float | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.pitch = pitch
+        self.load = LoadSinogram(pitch, centre)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Raises ``InputError`` for files that cannot be used."""
         out = dict(data)
         for key in self.key_iterator(out):
-            loaded = load_sinogram(out[key], self.pitch)
-            out[key] = MetaTensor(torch.from_numpy(loaded.lines), meta={"filename_or_obj": str(loaded.path)})
+            out[key], loaded = self.load.load(out[key])
             out["angles"] = torch.from_numpy(loaded.angles)
             out["pitch"], out["offset"], out["photons"] = loaded.pitch, loaded.offset, loaded.photons
         return out

@@ -1,4 +1,4 @@
-"""Dictionary transforms on raw k-space."""
+"""Transforms on raw k-space: arrays, and dictionaries (the names that end in ``d``)."""
 
 from __future__ import annotations
 
@@ -11,26 +11,70 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Transform
+from torch import Tensor
 
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
-from medrecon.data.kspace import bounding_box, load_kspace, sampled
+from medrecon.data.kspace import KSpace, bounding_box, load_kspace, sampled
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.noise import noise_level
 from medrecon.reconstruction import magnitudes, sensitivity_maps
 
 __all__ = [
+    "EstimateSensitivityMaps",
     "EstimateSensitivityMapsd",
+    "LoadKSpace",
     "LoadKSpaced",
     "MagnitudeMeand",
     "ReferenceImaged",
+    "UndersampleKSpace",
     "UndersampleKSpaced",
+    "placed",
 ]
 
 
+def placed(
+    array: np.ndarray,
+    path: object,
+    spacing: tuple[float, float, float] | None,
+    affine: np.ndarray | None,
+    **meta: object,
+) -> MetaTensor:
+    """An array with the RAS affine of its indices (x, y, slice), and whether the file told it (or the voxel size alone)."""
+    z, y, x = spacing or (1.0, 1.0, 1.0)
+    known = {"affine_known": affine is not None, "spacing_known": spacing is not None, "spacing": np.array([z, y, x])}
+    matrix = torch.from_numpy(np.diag([x, y, z, 1.0]) if affine is None else np.asarray(affine, float))
+    return MetaTensor(torch.from_numpy(array), affine=matrix, meta={"filename_or_obj": str(path), **known, **meta})
+
+
+class LoadKSpace(Transform):
+    """Load raw k-space of any format that :func:`medrecon.data.kspace.load_kspace` knows.
+
+    Args:
+        select: of ISMRMRD files, which contrast, phase, repetition or set, e.g. ``{"contrast": 0}``.
+
+    Raises:
+        medrecon.InputError: naming the file and what is wrong with it.
+    """
+
+    def __init__(self, select: Mapping[str, int] | None = None) -> None:
+        self.select = select
+
+    def load(self, path: str | Path) -> tuple[MetaTensor, KSpace]:
+        """The tensor, and all that the file holds."""
+        loaded = load_kspace(path, self.select)
+        std, source = noise_level(loaded.kspace, loaded.mask, loaded.noise)
+        meta = {"noise_source": source, "noise_std": std}
+        return placed(loaded.kspace, loaded.path, loaded.spacing, loaded.affine, **meta), loaded
+
+    def __call__(self, path: str | Path) -> MetaTensor:
+        """Complex64 ``(slices, coils, y, x)``, zero where not sampled; ``noise_std`` stands in the meta."""
+        return self.load(path)[0]
+
+
 class LoadKSpaced(MapTransform):
-    """Load raw k-space: ISMRMRD, fastMRI HDF5, BART cfl, npz or npy (see :func:`medrecon.data.kspace.load_kspace`).
+    """:class:`LoadKSpace` of every key, with its companions.
 
     Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, y, x)``. Its RAS affine is of the indices (x, y, slice); of
     formats that do not tell the orientation it holds the voxel size alone (``affine_known`` false), or not even that
@@ -60,7 +104,7 @@ class LoadKSpaced(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.select = select
+        self.load = LoadKSpace(select)
         self.mask_key = mask_key
         self.noise_key = noise_key
         self.scan_key = scan_key
@@ -69,38 +113,70 @@ class LoadKSpaced(MapTransform):
         """Load every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            loaded = load_kspace(out[key], self.select)
-            z, y, x = loaded.spacing or (1.0, 1.0, 1.0)
-            std, source = noise_level(loaded.kspace, loaded.mask, loaded.noise)
-            meta = {
-                "filename_or_obj": str(loaded.path),
-                "affine_known": loaded.affine is not None,
-                "spacing_known": loaded.spacing is not None,
-                "spacing": np.array([z, y, x]),
-                "noise_source": source,
-            }
-            affine = torch.from_numpy(np.diag([x, y, z, 1.0]) if loaded.affine is None else loaded.affine)
-            out[key] = MetaTensor(torch.from_numpy(loaded.kspace), affine=affine, meta=meta)
+            out[key], loaded = self.load.load(out[key])
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
-            out[self.noise_key] = std
+            out[self.noise_key] = out[key].meta["noise_std"]
             if loaded.noise is not None:
                 out[self.scan_key] = torch.from_numpy(loaded.noise)
         return out
 
 
-class UndersampleKSpaced(MapTransform):
-    """Sample k-space with a mask of its own for every case, the same in every epoch and process.
+class UndersampleKSpace(Transform):
+    """Sample k-space ``(slices, coils, y, x)`` with a mask of its own for every case, the same in every epoch and process.
 
-    The seed of a case is made of ``seed`` and its file's name. Replaces k-space ``(slices, coils, y, x)``, the mask
-    ``(1 or y, x)`` and a noise level that was estimated from samples which are now gone; records ``acceleration``
-    (achieved, ACS included) in the meta.
+    The seed of a case is made of ``seed`` and its file's name; the meta tell the ``acceleration`` (achieved, ACS included).
 
     Args:
-        keys: of the k-space.
-        kind: ``equispaced``, ``random``, ``gaussian1d``, ``gaussian2d`` or ``poisson``.
+        kind: one of :data:`medrecon.data.masks.KINDS`: ``equispaced``, ``random``, ``gaussian1d``, ``gaussian2d``, ``poisson``,
+            ``radial`` or ``spiral``.
         accel: acceleration, ACS included.
         acs: fully sampled columns, or side of the fully sampled square.
         seed: of the data set.
+
+    Raises:
+        medrecon.InputError: if the k-space is undersampled already, or for a mask that cannot be made.
+    """
+
+    def __init__(self, kind: str = "gaussian1d", accel: float = 4.0, acs: int = 24, seed: int = 0) -> None:
+        self.kind = kind
+        self.accel = accel
+        self.acs = acs
+        self.seed = seed
+
+    def mask(self, kspace: Tensor) -> Tensor:
+        """Bool ``(1 or y, x)``."""
+        meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
+        name = meta.get("filename_or_obj", "")
+        measured = (torch.as_tensor(kspace) != 0).flatten(0, 1).any(0).cpu().numpy()
+        if (bounding_box(measured) & ~measured).any():
+            raise InputError(f"{name or 'k-space'}: is undersampled already; give fully sampled data")
+        seed = zlib.crc32(f"{self.seed}:{Path(name).stem}".encode())
+        try:
+            mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed)
+        except ValueError as error:
+            raise InputError(f"{name or 'k-space'}: {error}") from error
+        return torch.from_numpy(np.atleast_2d(mask))
+
+    def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
+        """K-space, zero where not sampled."""
+        mask = self.mask(kspace) if mask is None else mask
+        out = kspace * mask
+        if isinstance(out, MetaTensor):
+            out.meta["acceleration"] = achieved_acceleration(mask.numpy())
+        return out
+
+
+class UndersampleKSpaced(MapTransform):
+    """:class:`UndersampleKSpace` of every key.
+
+    Replaces the mask ``(1 or y, x)`` as well, and a noise level that was estimated from samples which are now gone.
+
+    Args:
+        keys: of the k-space.
+        kind: see :class:`UndersampleKSpace`.
+        accel: see there.
+        acs: see there.
+        seed: see there.
         mask_key: where the mask is and goes.
         noise_key: where the noise standard deviation is and goes.
         allow_missing_keys: as in MONAI.
@@ -121,36 +197,37 @@ class UndersampleKSpaced(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.undersample = UndersampleKSpace(kind, accel, acs, seed)
         self.noise_key = noise_key
-        self.kind = kind
-        self.accel = accel
-        self.acs = acs
-        self.seed = seed
         self.mask_key = mask_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Undersample every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            kspace = out[key]
-            meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
-            case = Path(meta.get("filename_or_obj", "")).stem
-            measured = (torch.as_tensor(kspace) != 0).flatten(0, 1).any(0).cpu().numpy()
-            if (bounding_box(measured) & ~measured).any():
-                raise InputError(
-                    f"{meta.get('filename_or_obj', key)}: is undersampled already; give fully sampled data"
-                )
-            seed = zlib.crc32(f"{self.seed}:{case}".encode())
-            mask = torch.from_numpy(
-                np.atleast_2d(undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed))
-            )
-            out[key] = kspace * mask
+            meta = out[key].meta if isinstance(out[key], MetaTensor) else {}
+            mask = self.undersample.mask(out[key])
+            out[key] = self.undersample(out[key], mask)
             out[self.mask_key] = mask
             if self.noise_key in out and meta.get("noise_source") != "noise scan":
                 out[self.noise_key] = noise_level(torch.as_tensor(out[key]).cpu().numpy(), mask.numpy())[0]
-            if isinstance(out[key], MetaTensor):
-                out[key].meta["acceleration"] = achieved_acceleration(mask.numpy())
         return out
+
+
+class EstimateSensitivityMaps(Transform):
+    """ESPIRiT maps of k-space ``(slices, coils, y, x)``; see :class:`EstimateSensitivityMapsd` for the arguments."""
+
+    def __init__(self, kernel: int = 6, threshold: float = 0.02, crop: float = 0.8, sets: int = 1) -> None:
+        self.settings = {"kernel": kernel, "threshold": threshold, "crop": crop, "sets": sets}
+
+    def __call__(
+        self, kspace: Tensor, mask: Tensor | None = None, noise_std: float = 0.0, name: str = "k-space"
+    ) -> Tensor:
+        """Complex64 maps like k-space, ones for a single coil; ``(slices, sets, coils, y, x)`` for several sets."""
+        array = torch.as_tensor(kspace).cpu().numpy()
+        name = str(kspace.meta.get("filename_or_obj", name)) if isinstance(kspace, MetaTensor) else name
+        mask_array = sampled(array) if mask is None else np.asarray(mask)
+        return sensitivity_maps(array, mask_array, name, noise_std=noise_std, **self.settings)
 
 
 class EstimateSensitivityMapsd(MapTransform):
@@ -186,17 +263,14 @@ class EstimateSensitivityMapsd(MapTransform):
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
-        self.settings = {"kernel": kernel, "threshold": threshold, "crop": crop, "sets": sets}
+        self.estimate = EstimateSensitivityMaps(kernel, threshold, crop, sets)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Estimate the maps of every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            kspace = torch.as_tensor(out[key]).cpu().numpy()
-            mask = np.asarray(out[self.mask_key]) if self.mask_key in out else sampled(kspace)
-            name = str(out[key].meta.get("filename_or_obj", key)) if isinstance(out[key], MetaTensor) else str(key)
             std = float(torch.as_tensor(out.get(self.noise_key, 0.0)))
-            out[self.maps_key] = sensitivity_maps(kspace, mask, name, noise_std=std, **self.settings)
+            out[self.maps_key] = self.estimate(out[key], out.get(self.mask_key), std, str(key))
         return out
 
 

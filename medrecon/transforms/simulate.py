@@ -27,8 +27,11 @@ __all__ = [
     "AddSmoothPhased",
     "CropKSpace",
     "CropKSpaced",
+    "NormalizeKSpace",
     "NormalizeKSpaced",
+    "SimulateKSpace",
     "SimulateKSpaced",
+    "SimulateSinogram",
     "SimulateSinogramd",
 ]
 
@@ -93,10 +96,41 @@ class AddSmoothPhased(Randomizable, MapTransform):
         return out
 
 
-class SimulateKSpaced(Randomizable, MapTransform):
+class SimulateKSpace(Randomizable, Transform):
     """Fully sampled k-space ``(slices, coils, y, x)`` of images ``(slices, y, x)``, as loops round the object would measure it.
 
-    Adds the mask (all true), the maps and the noise level. Undersample it by :class:`UndersampleKSpaced`.
+    Args:
+        coils: number of loops.
+        noise_std: of the k-space per real component, in units of the image.
+    """
+
+    def __init__(self, coils: int = 8, noise_std: float = 0.01) -> None:
+        if coils < 1 or not noise_std >= 0:
+            raise InputError(
+                f"there must be at least one coil, and noise cannot be negative; got {coils} and {noise_std}"
+            )
+        self.coils = coils
+        self.noise_std = noise_std
+
+    def maps(self, shape: tuple[int, int]) -> np.ndarray:
+        """Sensitivities ``(coils, y, x)``."""
+        return loop_coils(shape, self.coils) if self.coils > 1 else np.ones((1, *shape), np.complex64)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Measure."""
+        array = as_array(image)
+        if array.ndim != 3:
+            raise InputError(f"images must be (slices, y, x) to be measured; got shape {array.shape}")
+        maps = self.maps(array.shape[1:])
+        generator = np.random.default_rng(self.R.randint(2**31))
+        measured = np.stack([simulate_kspace(one, maps, self.noise_std, generator) for one in array])
+        return as_before(image, measured, noise_source="given")
+
+
+class SimulateKSpaced(Randomizable, MapTransform):
+    """:class:`SimulateKSpace` of every key; adds the mask (all true), the maps and the noise level.
+
+    Undersample it by :class:`UndersampleKSpaced`.
 
     Args:
         keys: of the images, real or complex.
@@ -119,49 +153,109 @@ class SimulateKSpaced(Randomizable, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        if coils < 1 or not noise_std >= 0:
-            raise InputError(
-                f"there must be at least one coil, and noise cannot be negative; got {coils} and {noise_std}"
-            )
-        self.coils = coils
-        self.noise_std = noise_std
+        self.simulate = SimulateKSpace(coils, noise_std)
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SimulateKSpaced:
+        """Seed it, as MONAI's datasets do."""
+        super().set_random_state(seed, state)
+        self.simulate.set_random_state(state=self.R)
+        return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Measure every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            image = as_array(out[key])
-            if image.ndim != 3:
-                raise InputError(f"{key}: images must be (slices, y, x) to be measured; got shape {image.shape}")
-            shape = image.shape[1:]
-            maps = loop_coils(shape, self.coils) if self.coils > 1 else np.ones((1, *shape), np.complex64)
-            generator = np.random.default_rng(self.R.randint(2**31))
-            measured = np.stack([simulate_kspace(one, maps, self.noise_std, generator) for one in image])
-            out[key] = as_before(out[key], measured, noise_source="given")
-            out[self.mask_key] = torch.ones(1, shape[1], dtype=torch.bool)
-            out[self.noise_key] = self.noise_std
+            out[key] = self.simulate(out[key])
+            shape = tuple(out[key].shape)
+            out[self.mask_key] = torch.ones(1, shape[-1], dtype=torch.bool)
+            out[self.noise_key] = self.simulate.noise_std
             if self.maps_key is not None:
-                out[self.maps_key] = torch.from_numpy(np.broadcast_to(maps, measured.shape).copy())
+                maps = self.simulate.maps((shape[2], shape[3]))
+                out[self.maps_key] = torch.from_numpy(np.broadcast_to(maps, shape).copy())
         return out
 
 
-class SimulateSinogramd(Randomizable, MapTransform):
+class SimulateSinogram(Randomizable, Transform):
     """Line integrals ``(slices, views, detectors)`` of Hounsfield units ``(slices, y, x)``, with the noise of counting.
 
-    Adds ``angles``, ``pitch``, ``offset`` and ``photons``, as :class:`LoadSinogramd` does.
+    The meta of a ``MetaTensor`` tell ``pitch``, ``offset`` and ``photons``.
 
     Args:
-        keys: of the images, square pixels.
         views: number of views.
         turn: degrees that they cover, from 0.
         photons: emitted per ray; 0: no noise.
         electronic: standard deviation of the electronic noise, in photons.
-        spacing: side of a pixel in mm; default: that of the ``MetaTensor``'s affine.
+        spacing: side of a (square) pixel in mm; default: that of the ``MetaTensor``'s affine.
         water: attenuation of water per mm.
         detectors: default: enough for the diagonal.
+    """
+
+    def __init__(
+        self,
+        views: int = 180,
+        turn: float = 180.0,
+        photons: float = 1e5,
+        electronic: float = 0.0,
+        spacing: float | None = None,
+        water: float = 0.02,
+        detectors: int | None = None,
+    ) -> None:
+        if views < 1 or not 0 < turn <= 360 or not photons >= 0 or not electronic >= 0 or not water > 0:
+            raise InputError(
+                "views must be at least 1, the turn within (0, 360] degrees, photons and electronic noise not negative and "
+                f"water positive; got {views}, {turn}, {photons}, {electronic}, {water}"
+            )
+        self.views = views
+        self.turn = turn
+        self.photons = photons
+        self.electronic = electronic
+        self.spacing = spacing
+        self.water = water
+        self.detectors = detectors
+
+    @property
+    def angles(self) -> Tensor:
+        """Of the views, rad, float64."""
+        return torch.arange(self.views, dtype=torch.float64) * math.radians(self.turn) / self.views
+
+    def side(self, image: object) -> float:
+        """Of a pixel, in mm."""
+        if self.spacing is not None:
+            return self.spacing
+        if not isinstance(image, MetaTensor):
+            raise InputError("the side of a pixel is unknown; give spacing in mm")
+        x, y = (float(image.affine[:3, axis].norm()) for axis in (0, 1))
+        if not math.isclose(x, y, rel_tol=1e-3):
+            raise InputError(f"pixels of {x:g} x {y:g} mm are not square; resample them")
+        return x
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Measure."""
+        array, side = torch.from_numpy(as_array(image).astype(np.float32)), self.side(image)
+        if array.ndim != 3:
+            raise InputError(f"images must be (slices, y, x) to be measured; got shape {tuple(array.shape)}")
+        project = ParallelBeam(self.angles, tuple(array.shape[1:]), self.detectors, spacing=side)
+        lines = project(((1 + array / 1000).clamp(min=0) * self.water)[None])[0].numpy()
+        generator = np.random.default_rng(self.R.randint(2**31))
+        scan = {"pitch": side, "offset": 0.0, "photons": self.photons}
+        return as_before(image, counted(lines, self.photons, self.electronic, generator), **scan)
+
+
+class SimulateSinogramd(Randomizable, MapTransform):
+    """:class:`SimulateSinogram` of every key; adds ``angles``, ``pitch``, ``offset`` and ``photons``, as LoadSinogramd does.
+
+    Args:
+        keys: of the images, square pixels.
+        views: see :class:`SimulateSinogram`.
+        turn: see there.
+        photons: see there.
+        electronic: see there.
+        spacing: see there.
+        water: see there.
+        detectors: see there.
         allow_missing_keys: as in MONAI.
     """
 
@@ -178,44 +272,47 @@ class SimulateSinogramd(Randomizable, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        if views < 1 or not 0 < turn <= 360 or not photons >= 0 or not electronic >= 0 or not water > 0:
-            raise InputError(
-                "views must be at least 1, the turn within (0, 360] degrees, photons and electronic noise not negative and "
-                f"water positive; got {views}, {turn}, {photons}, {electronic}, {water}"
-            )
-        self.views = views
-        self.turn = turn
-        self.photons = photons
-        self.electronic = electronic
-        self.spacing = spacing
-        self.water = water
-        self.detectors = detectors
+        self.simulate = SimulateSinogram(views, turn, photons, electronic, spacing, water, detectors)
 
-    def _side(self, image: object, key: Hashable) -> float:
-        """Of a pixel, in mm."""
-        if self.spacing is not None:
-            return self.spacing
-        if not isinstance(image, MetaTensor):
-            raise InputError(f"{key}: the side of a pixel is unknown; give spacing in mm")
-        x, y = (float(image.affine[:3, axis].norm()) for axis in (0, 1))
-        if not math.isclose(x, y, rel_tol=1e-3):
-            raise InputError(f"{key}: pixels of {x:g} x {y:g} mm are not square; resample them")
-        return x
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> SimulateSinogramd:
+        """Seed it, as MONAI's datasets do."""
+        super().set_random_state(seed, state)
+        self.simulate.set_random_state(state=self.R)
+        return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Measure every key."""
         out = dict(data)
-        angles = torch.arange(self.views, dtype=torch.float64) * math.radians(self.turn) / self.views
         for key in self.key_iterator(out):
-            image, side = torch.from_numpy(as_array(out[key]).astype(np.float32)), self._side(out[key], key)
-            if image.ndim != 3:
-                raise InputError(f"{key}: images must be (slices, y, x) to be measured; got shape {tuple(image.shape)}")
-            project = ParallelBeam(angles, tuple(image.shape[1:]), self.detectors, spacing=side)
-            lines = project(((1 + image / 1000).clamp(min=0) * self.water)[None])[0].numpy()
-            generator = np.random.default_rng(self.R.randint(2**31))
-            out[key] = as_before(out[key], counted(lines, self.photons, self.electronic, generator))
-            out["pitch"], out["offset"], out["photons"] = side, 0.0, self.photons
-        out["angles"] = angles
+            out["pitch"], out["offset"], out["photons"] = self.simulate.side(out[key]), 0.0, self.simulate.photons
+            out[key] = self.simulate(out[key])
+        out["angles"] = self.simulate.angles
+        return out
+
+
+class NormalizeKSpace(Transform):
+    """Divide k-space ``(slices, coils, y, x)`` so that a percentile of its zero-filled image is 1.
+
+    Args:
+        percentile: of the root of the sum of squares over the volume.
+    """
+
+    def __init__(self, percentile: float = 99.0) -> None:
+        self.percentile = percentile
+
+    def scale(self, kspace: Tensor) -> float:
+        """What to divide by; 1 for k-space that is all zeros."""
+        image = combine_coils(as_array(kspace))
+        return float(np.percentile(image, self.percentile)) or float(image.max()) or 1.0
+
+    def __call__(self, kspace: Tensor) -> Tensor:
+        """Scaled; the meta of a ``MetaTensor`` tell the ``scale``."""
+        scale = self.scale(kspace)
+        out = kspace / scale
+        if isinstance(out, MetaTensor):
+            out.meta["scale"] = scale
         return out
 
 
@@ -239,15 +336,14 @@ class NormalizeKSpaced(MapTransform, InvertibleTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.percentile = percentile
+        self.normalize = NormalizeKSpace(percentile)
         self.noise_key = noise_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Scale every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            image = combine_coils(as_array(out[key]))
-            scale = float(np.percentile(image, self.percentile)) or float(image.max()) or 1.0
+            scale = self.normalize.scale(out[key])
             out[key] = out[key] / scale
             if self.noise_key in out:
                 out[self.noise_key] = out[self.noise_key] / scale
