@@ -18,7 +18,7 @@ FLOORS = {
     "sample": 3,
     "networks": 4, "metrics": 4, "inferers": 4, "engines": 4, "bundle": 4, "reconstruction": 4,
     "writers": 4, "transforms": 4,
-    "report": 5,
+    "report": 5, "prep": 5,
     "handlers": 6, "cli": 6, "__main__": 7,
 }  # fmt: skip
 MONAI = {
@@ -31,6 +31,7 @@ MONAI = {
     "writers",
     "transforms",
     "networks",
+    "prep",
     "cli",
 }
 SIGPY = {"data/espirit.py", "data/masks.py"}

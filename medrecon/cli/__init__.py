@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from medrecon import __version__
-from medrecon.cli import demo, evaluate, info, recon, solvers, undersample
+from medrecon.cli import demo, evaluate, info, prep, recon, solvers, undersample
 from medrecon.data.errors import InputError
 
 __all__ = ["main"]
@@ -15,6 +15,7 @@ __all__ = ["main"]
 COMMANDS = {
     "demo": demo,
     "info": info,
+    "prep": prep,
     "undersample": undersample,
     "recon": recon,
     "evaluate": evaluate,
@@ -46,10 +47,10 @@ def _sentence(error: OSError | MemoryError) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0: done, 2: bad input, told in one sentence on standard error."""
+    """Run one command; 0: done, 1: done in part, 2: bad input, told in one sentence on standard error."""
     arguments = _parser().parse_args(argv)
     try:
-        COMMANDS[arguments.command].run(arguments)
+        return COMMANDS[arguments.command].run(arguments) or 0
     except InputError as error:
         if arguments.debug:
             raise
@@ -63,4 +64,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("medrecon: interrupted", file=sys.stderr)
         return 130
-    return 0

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
+from medrecon.data.coils import to_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd
@@ -214,6 +215,8 @@ def _read_fastmri(path: Path) -> KSpace:
             if isinstance(value, str | int | float | np.number | np.bool_)
         }
     kspace = data["kspace"]
+    if kspace.dtype.kind == "f" and kspace.ndim == 4 and kspace.shape[-1] % 2 == 0:
+        return _finish(path, _calgary_campinas(kspace), "Calgary-Campinas HDF5", spacing=(1.0, 1.0, 1.0))
     if kspace.ndim == 3:  # single coil: (slices, y, x)
         kspace = kspace[:, None]
     affine = data.get("affine")
@@ -234,6 +237,25 @@ def _read_fastmri(path: Path) -> KSpace:
         header=header,
         attributes=attributes,
     )
+
+
+def _calgary_campinas(pairs: np.ndarray) -> np.ndarray:
+    """Centred k-space ``(slices, coils, y, x)`` of the Calgary-Campinas multichannel layout.
+
+    ``pairs`` is ``(readout, y, z, 2 coils)``, real and imaginary parts in turn, an image along the readout already; the plain
+    inverse FFT of y and z gives images of 1 mm that need no shift (Souza et al., NeuroImage 170, 2018; Beauferris et al., Front.
+    Neurosci. 16, 2022). Whether the centre of k-space lies in the corner or in the middle is seen from the data.
+    """
+    kspace = np.moveaxis(pairs[..., ::2] + 1j * pairs[..., 1::2], -1, 1).astype(np.complex64)
+    y, x = np.unravel_index(np.argmax((np.abs(kspace) ** 2).sum(axis=(0, 1))), kspace.shape[-2:])
+    ny, nx = kspace.shape[-2:]
+    if abs(y - ny // 2) <= ny // 4 and abs(x - nx // 2) <= nx // 4:
+        kspace = np.fft.ifftshift(kspace, (-2, -1))
+    image = np.fft.ifft2(kspace, norm="ortho")
+    centred = to_kspace(image).astype(np.complex64)
+    # What was not measured is zero before and must be after: the way through the image leaves rounding there.
+    measured = np.fft.fftshift((kspace != 0).any(axis=(0, 1)))
+    return centred * measured
 
 
 _BART_AXES = ("x", "y", "z", "coils", "maps", "TE", "coefficients", "coefficients 2", "iterations", "cardiac phases",
@@ -372,7 +394,8 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
         path: of the file.
         select: of ISMRMRD files, which contrast, phase, repetition or set; see :func:`medrecon.data.ismrmrd.read_ismrmrd`.
 
-    ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. fastMRI HDF5: dataset ``kspace`` ``(slices, coils, y, x)`` or
+    ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. HDF5 with real ``kspace`` ``(readout, y, z, 2 coils)``:
+    Calgary-Campinas' hybrid layout. fastMRI HDF5: dataset ``kspace`` ``(slices, coils, y, x)`` or
     ``(slices, y, x)``, optional ``mask``, ``noise``, ``ismrmrd_header`` and (ours) ``affine``. NumPy: ``(coils, y, x)``,
     ``(slices, coils, y, x)`` or ``(y, x)``, in an npz under ``kspace``. BART: x, y, coils and slices (axes 0, 1, 3 and 13).
     MATLAB (to version 7.3): ``kspace`` ``(y, x, coils, slices)``, optional ``mask`` and ``noise`` ``(coils, n)``.

@@ -18,6 +18,8 @@ from medrecon.transforms.kspace import (
     LoadKSpaced,
     MagnitudeMeand,
     ReferenceImaged,
+    SelectSlices,
+    SelectSlicesd,
     UndersampleKSpace,
     UndersampleKSpaced,
 )
@@ -65,6 +67,8 @@ __all__ = [
     "RemoveOversamplingd",
     "SaveHounsfieldd",
     "SaveReconstructiond",
+    "SelectSlices",
+    "SelectSlicesd",
     "SimulateKSpace",
     "SimulateKSpaced",
     "SimulateSinogram",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
+from medrecon.data.geometry import affine_of_slices
 from medrecon.data.kspace import KSpace, bounding_box, load_kspace, sampled
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.noise import noise_level
@@ -28,6 +29,8 @@ __all__ = [
     "LoadKSpaced",
     "MagnitudeMeand",
     "ReferenceImaged",
+    "SelectSlices",
+    "SelectSlicesd",
     "UndersampleKSpace",
     "UndersampleKSpaced",
     "placed",
@@ -292,6 +295,51 @@ class ReferenceImaged(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             out[self.label_key] = torch.from_numpy(combined_reference(torch.as_tensor(out[key]).cpu().numpy()))
+        return out
+
+
+class SelectSlices(Transform):
+    """Some of the slices; a ``MetaTensor``'s affine follows.
+
+    Args:
+        first: the first one, from the end if negative.
+        last: the one after the last, from the end if negative; ``None``: to the end.
+    """
+
+    def __init__(self, first: int = 0, last: int | None = None) -> None:
+        self.slices = slice(first, last)
+
+    def __call__(self, data: Tensor) -> Tensor:
+        """``(slices, ...)``."""
+        if not len(range(len(data))[self.slices]):
+            raise InputError(f"no slices in {self.slices.start}:{self.slices.stop}; there are {len(data)}")
+        if not isinstance(data, MetaTensor):
+            return data[self.slices]
+        affine = affine_of_slices(data.affine.cpu().numpy(), self.slices, len(data))
+        return MetaTensor(data.as_tensor()[self.slices], affine=torch.as_tensor(affine), meta=data.meta)
+
+
+class SelectSlicesd(MapTransform):
+    """:class:`SelectSlices` of every key.
+
+    Args:
+        keys: of k-space or images.
+        first: see :class:`SelectSlices`.
+        last: see there.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, first: int = 0, last: int | None = None, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.select = SelectSlices(first, last)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Select in every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = self.select(out[key])
         return out
 
 

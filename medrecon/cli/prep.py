@@ -1,0 +1,88 @@
+"""Prepare a data set by a recipe: shards, a manifest and splits by subject."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """SRC, -o and everything else."""
+    parser.add_argument("source", metavar="SRC", help="folder of the data set")
+    parser.add_argument("-o", "--output", required=True, metavar="DST", help="folder of shards and manifest, its own")
+    parser.add_argument(
+        "--recipe", required=True, metavar="NAME", help="name of a recipe (see data_prep), or a YAML file"
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument(
+        "--split", type=_shares, default=(0.8, 0.1, 0.1), metavar="A/B/C", help="train/val/test (default: .8/.1/.1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of splits, masks and noise (default: 0)")
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="scheduler of a cluster, e.g. tcp://host:8786 (default: none)"
+    )
+    parser.add_argument(
+        "--shard-mb", type=int, default=1024, metavar="MB", help="about how large shards are (default: 1024)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the recipe; repeatable"
+    )
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like .8/.1/.1") from None
+
+
+def _value(text: str) -> object:
+    import json
+
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0: all cases are prepared; 1: some failed, and were told of."""
+    import sys
+    import warnings
+
+    from medrecon.cli.options import Progress
+    from medrecon.data.errors import InputError
+
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", module="monai")
+    from medrecon.prep import load_recipe, prepare
+
+    changes = {}
+    for pair in arguments.set:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair}: expected NAME=VALUE")
+        changes[name] = _value(value)
+    if arguments.shard_mb < 1:
+        raise InputError(f"--shard-mb must be at least 1; got {arguments.shard_mb}")
+
+    def told(row: dict) -> None:
+        print(f"medrecon: skipped {row['case']}: {row['error']}", file=sys.stderr)
+
+    with Progress("prep") as progress:
+        report = prepare(
+            arguments.source,
+            arguments.output,
+            load_recipe(arguments.recipe, changes),
+            arguments.workers,
+            arguments.split,
+            arguments.seed,
+            arguments.dask,
+            arguments.shard_mb << 20,
+            progress,
+            told,
+        )
+    print(f"{arguments.output}: {report.made} cases prepared, {report.kept} were there, {len(report.failed)} failed")
+    return 1 if report.failed else 0

@@ -1,0 +1,382 @@
+"""From a folder and a recipe to shards and a manifest."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Randomizable
+
+import medrecon
+from medrecon.bundle import parsed
+from medrecon.data.errors import InputError
+from medrecon.prep.cases import Case
+from medrecon.prep.recipes import parser_of
+from medrecon.prep.shards import pack, read_rows, stage, staged_path, write_lines
+
+__all__ = ["Report", "prepare", "split_of"]
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did.
+
+    Args:
+        made: cases prepared now.
+        kept: cases that an earlier run had prepared.
+        failed: rows of those that could not be, with their ``error``.
+    """
+
+    made: int
+    kept: int
+    failed: list[dict[str, Any]]
+
+
+def split_of(subject: str, shares: Sequence[float], seed: int = 0) -> str:
+    """``train``, ``val`` or ``test``, by the subject's name alone, so that it stays when other subjects come or go.
+
+    Args:
+        subject: its name.
+        shares: of the splits, in that order, in sum 1; of few subjects they are met roughly.
+        seed: of the data set.
+    """
+    at = int.from_bytes(hashlib.sha256(f"{seed}:{subject}".encode()).digest()[:8], "big") / 2**64
+    for name, edge in zip(SPLITS, np.cumsum(shares), strict=False):
+        if at < edge:
+            return name
+    return SPLITS[max(k for k, share in enumerate(shares) if share > 0)]
+
+
+class _Work(NamedTuple):
+    """What a worker needs to know."""
+
+    recipe: str
+    source: str
+    destination: str
+    case: Case
+    split: str
+    seed: int
+
+
+@functools.lru_cache(maxsize=4)
+def _transform(recipe: str, source: str) -> tuple[Callable, dict[str, str], dict[str, str], str | None]:
+    """A worker makes it once: the transform, what it must make, what it may make, and how that is stored."""
+    held = json.loads(recipe)
+    return (
+        parsed(parser_of(held, source), "transform"),
+        held["write"],
+        held.get("optional") or {},
+        held.get("compression"),
+    )
+
+
+def _checksum(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _stamp(paths: Sequence[Path]) -> list[int]:
+    """Size and time of change of all files: what tells at once that a source is as it was."""
+    stats = [path.stat() for path in paths]
+    return [sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
+
+
+def _array(value: object) -> np.ndarray:
+    if isinstance(value, MetaTensor):
+        value = value.as_tensor()
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _about(value: object, array: np.ndarray) -> dict[str, Any]:
+    """Shape, type and geometry of an array."""
+    about: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
+    if isinstance(value, MetaTensor):
+        known = bool(value.meta.get("affine_known", True))
+        spacing = np.asarray(value.meta["spacing"]).tolist() if value.meta.get("spacing_known") else None
+        about |= {
+            "affine_known": known,
+            "affine": value.affine.cpu().numpy().astype(float).tolist() if known else None,
+            "spacing_mm": spacing,
+        }
+    return about
+
+
+def _prepare(work: _Work) -> dict[str, Any]:
+    """Prepare and stage one case; the row of the manifest, or one with an ``error``."""
+    case, source = work.case, Path(work.source)
+    row: dict[str, Any] = {
+        "case": case.name,
+        "subject": case.subject,
+        "split": work.split,
+        "source": {key: value if isinstance(value, str) else list(value) for key, value in case.inputs.items()},
+    }
+    try:
+        paths = case.paths(source)
+        row |= {"stamp": _stamp(paths), "sha256": _checksum(paths)}
+        transform, write, optional, compression = _transform(work.recipe, work.source)
+        if isinstance(transform, Randomizable):
+            transform.set_random_state(zlib.crc32(f"{work.seed}:{case.name}".encode()))
+        data: dict[str, Any] = {
+            key: str(source / value) if isinstance(value, str) else [str(source / p) for p in value]
+            for key, value in case.inputs.items()
+        }
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", UserWarning)
+            out: Any = transform({**data, "case": case.name, "subject": case.subject})
+        missing = [key for key in write.values() if key not in out]
+        if missing:
+            raise InputError(
+                f"{paths[0]}: the recipe makes no {', '.join(missing)}; it makes {', '.join(map(str, out))}"
+            )
+        write = write | {name: key for name, key in optional.items() if key in out}
+        arrays = {name: _array(out[key]) for name, key in write.items()}
+        row["arrays"] = {name: _about(out[key], arrays[name]) for name, key in write.items()}
+        notes = [str(w.message).split("\n")[0][:200] for w in told if issubclass(w.category, UserWarning)]
+        if any(about.get("affine_known") is False for about in row["arrays"].values()):
+            notes.append("orientation unknown")
+        row["warnings"] = sorted(set(notes))
+        row["medrecon"] = medrecon.__version__
+        stage(staged_path(Path(work.destination), case.name), arrays, row, compression)
+    except Exception as error:  # whatever it is, the next case goes on
+        row["error"] = _sentence(error)
+    return row
+
+
+def _sentence(error: BaseException) -> str:
+    """Ours as they are, freed from MONAI's wrapping; others with their kind."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _one_thread() -> None:
+    """Of a worker: processes share the cores, threads in each would fight for them."""
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _cluster(workers: int, address: str | None) -> Iterator[Any]:
+    """A client of dask.distributed: of a cluster that runs, or of one that lives as long as this run."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise InputError(
+            "several workers need dask.distributed; pip install 'medrecon[prep]', or give --workers 1"
+        ) from error
+    if address is not None:
+        try:
+            client = Client(address, timeout=15)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{address}: no dask scheduler answers ({error}); start one, or leave --dask out"
+            ) from error
+        with client:
+            yield client
+        return
+    kept = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(kept, "1"))  # what the workers inherit
+    try:
+        with (
+            LocalCluster(
+                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            client.run(_one_thread)
+            yield client
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _results(todo: Sequence[_Work], workers: int, address: str | None) -> Iterator[dict[str, Any]]:
+    """Rows as they come; never more than a few cases are under way, so memory does not grow with the data set."""
+    if address is None and workers == 1:
+        yield from map(_prepare, todo)
+        return
+    with _cluster(workers, address) as client:
+        from distributed import as_completed
+
+        waiting = iter(todo)
+        many = 2 * (workers if address is None else max(sum(client.nthreads().values()), 1))
+        futures = {}
+        for work in (w for _, w in zip(range(many), waiting, strict=False)):
+            futures[client.submit(_prepare, work, pure=False)] = work
+        running = as_completed(list(futures))
+        for future in running:
+            work = futures.pop(future)
+            error = future.exception()
+            if error is None:
+                yield future.result()
+            else:  # the worker died, again and again
+                yield {
+                    "case": work.case.name,
+                    "subject": work.case.subject,
+                    "split": work.split,
+                    "error": f"its worker died ({type(error).__name__}); is there enough memory?",
+                }
+            following = next(waiting, None)
+            if following is not None:
+                more = client.submit(_prepare, following, pure=False)
+                futures[more] = following
+                running.add(more)
+
+
+@contextmanager
+def _alone(destination: Path) -> Iterator[None]:
+    """No two runs write into one folder; a lock that dies with its process."""
+    try:
+        import fcntl
+    except ImportError:  # not on every system
+        yield
+        return
+    with (destination / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{destination}: another run is writing there; wait for it, or choose another folder"
+            ) from error
+        yield
+
+
+def _same_task(destination: Path, task: Mapping[str, Any]) -> None:
+    """Write down what the folder is made of, or refuse to mix it with something else."""
+    path = destination / "recipe.json"
+    if path.exists():
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{path}: damaged ({error}); choose another folder") from error
+        differs = [key for key in task if before.get(key) != task[key]]
+        if differs:
+            raise InputError(
+                f"{destination}: was prepared with another {', '.join(differs)}; give the same, or choose another folder"
+            )
+        return
+    stray = [p.name for p in destination.iterdir() if p.name != ".lock"]
+    if stray:
+        raise InputError(f"{destination}: holds other things ({', '.join(sorted(stray)[:3])}); choose an empty folder")
+    write_lines(path, [task])
+
+
+def prepare(
+    source: str | Path,
+    destination: str | Path,
+    recipe: Mapping[str, Any],
+    workers: int = 1,
+    shares: Sequence[float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    dask: str | None = None,
+    shard_bytes: int = 1 << 30,
+    progress: Callable[[int, int], None] | None = None,
+    failure: Callable[[dict[str, Any]], None] | None = None,
+) -> Report:
+    """Prepare a data set: shards in HDF5, and a manifest with a row a case.
+
+    A run that was killed goes on where it was; files that have come since are added; what failed is tried again. Subjects keep
+    their split whatever comes. The order and number of workers change nothing in what is written of a case.
+
+    Args:
+        source: folder of the data.
+        destination: folder of the results, its own.
+        recipe: see :func:`medrecon.prep.load_recipe`.
+        workers: processes.
+        shares: of ``train``, ``val`` and ``test``.
+        seed: of splits, masks and noise.
+        dask: address of a scheduler, whose workers see the same folders; instead of own processes.
+        shard_bytes: about how large a shard may be.
+        progress: called with (cases done, cases in all).
+        failure: called with every row that failed.
+
+    Returns:
+        what was done; failures stand in ``failed.jsonl`` too.
+
+    Raises:
+        InputError: if there are no cases, or the folder was made otherwise.
+    """
+    source, destination = Path(source), Path(destination)
+    if not 1 <= len(shares) <= 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(
+            f"splits are one to three shares that make 1, such as .8/.1/.1; got {'/'.join(map(str, shares))}"
+        )
+    if workers < 1:
+        raise InputError(f"there must be at least one worker; got {workers}")
+    cases: list[Case] = parsed(parser_of(recipe, source), "cases")
+    if not cases:
+        raise InputError(f"{source}: holds no file that the recipe looks for; see its 'cases' in data_prep")
+    if source.resolve() == destination.resolve():
+        raise InputError(f"{destination}: is the source; choose another output folder")
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{destination}: cannot be made ({error.strerror}); choose another output folder") from error
+    text = json.dumps(recipe, sort_keys=True)
+    with _alone(destination):
+        _same_task(destination, {"recipe": json.loads(text), "split": list(shares), "seed": seed})
+        packed, staged = read_rows(destination)
+        before = {**packed, **staged}
+        failed: list[dict[str, Any]] = []
+
+        def fail(row: dict[str, Any]) -> None:
+            failed.append(row)
+            if failure is not None:
+                failure(row)
+
+        todo = []
+        for case in cases:
+            row = before.get(case.name)
+            if row is None:
+                split = split_of(case.subject, shares, seed)
+                todo.append(_Work(text, str(source), str(destination), case, split, seed))
+            elif (problem := _changed(row, case, source)) is not None:
+                fail({key: row[key] for key in ("case", "subject", "split")} | {"error": problem})
+        done = 0
+        for row in _results(todo, workers, dask):
+            done += 1
+            if "error" in row:
+                fail(row)
+            if progress is not None:
+                progress(done, len(todo))
+        _, staged = read_rows(destination)
+        pack(destination, staged, shard_bytes)
+        packed, _ = read_rows(destination)
+        with suppress(OSError):
+            (destination / ".staged").rmdir()
+        write_lines(destination / "manifest.jsonl", [packed[name] for name in sorted(packed)])
+        write_lines(destination / "failed.jsonl", sorted(failed, key=lambda row: row["case"]))
+        return Report(done - len([r for r in failed if r["case"] not in before]), len(before), failed)
+
+
+def _changed(row: Mapping[str, Any], case: Case, source: Path) -> str | None:
+    """Why a case that is there already is not what its files would give."""
+    paths = case.paths(source)
+    if row["source"] == dict(case.inputs) and _stamp(paths) == row["stamp"]:
+        return None
+    if _checksum(paths) == row["sha256"]:
+        return None  # copied, or touched
+    return f"{paths[0]}: has changed since it was prepared; prepare the data set into another folder"
