@@ -1,0 +1,477 @@
+"""DICOM in and out: where voxels lie, what they are worth, and that bad files are told in one sentence."""
+
+import json
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import Dataset, FileMetaDataset
+from pydicom.data import get_testdata_file
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from scipy.spatial.transform import Rotation
+
+from medrecon.cli import main
+from medrecon.data.errors import InputError
+from medrecon.data.images import load_image
+from medrecon.transforms import ChannelFirst, LoadVolume, LoadVolumed
+from medrecon.writers import write_reconstruction
+
+OBLIQUE = Rotation.from_euler("xyz", [12, -20, 33], degrees=True).as_matrix()
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def oblique(sides=(0.9, 1.1, 3.3), origin=(-80.123, 40.5, 12.25), turn=OBLIQUE):
+    """A RAS affine of (x, y, slice)."""
+    affine = np.eye(4)
+    affine[:3, :3] = turn * np.array(sides)
+    affine[:3, 3] = origin
+    return affine
+
+
+def write_series(folder, affine, volume, name="{k}", order=None, **attributes):
+    """A classic series as a scanner would; one file a slice, in any order of numbers; the data sets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lps = LPS @ affine
+    sides = np.linalg.norm(lps[:3, :3], axis=0)
+    series, frame = attributes.pop("SeriesInstanceUID", generate_uid()), generate_uid()
+    out = []
+    for k, plane in enumerate(volume):
+        ds = Dataset()
+        ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4", generate_uid()
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = "1.2.3", series, frame
+        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Doe^Jane", "4711", "19700101", "F"
+        ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = "20200102", "101112", "7", "A1"
+        ds.ReferringPhysicianName = "Who^Doctor"
+        ds.Modality, ds.SeriesNumber = "MR", 3
+        ds.InstanceNumber = k + 1 if order is None else order[k]
+        ds.ImagePositionPatient = [f"{v:.10g}" for v in (lps @ [0, 0, k, 1])[:3]]
+        ds.ImageOrientationPatient = [f"{v:.12g}" for v in (*lps[:3, 0] / sides[0], *lps[:3, 1] / sides[1])]
+        ds.PixelSpacing = [f"{sides[1]:.10g}", f"{sides[0]:.10g}"]
+        ds.SliceThickness = "1"
+        ds.Rows, ds.Columns = plane.shape
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 1
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+        ds.PixelData = plane.astype("<i2").tobytes()
+        for key, value in attributes.items():
+            setattr(ds, key, value[k] if isinstance(value, list) and len(value) == len(volume) else value)
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = (
+            ds.SOPClassUID,
+            ds.SOPInstanceUID,
+        )
+        ds.save_as(folder / name.format(k=k), enforce_file_format=True)
+        out.append(ds)
+    return out
+
+
+def numbers(shape=(6, 20, 16), seed=0):
+    return np.random.default_rng(seed).integers(-500, 2000, shape).astype(np.int16)
+
+
+# Reading
+
+
+@pytest.mark.parametrize("turn", [np.eye(3), OBLIQUE, OBLIQUE[:, [2, 0, 1]]], ids=["axial", "oblique", "turned"])
+def test_slices_are_sorted_in_space_whatever_they_are_called_and_numbered(tmp_path, turn):
+    affine, volume = oblique(turn=turn), numbers()
+    write_series(tmp_path / "s", affine, volume, name="image{k}", order=[4, 2, 6, 1, 5, 3])
+    image = load_image(tmp_path / "s")
+    assert image.array.dtype == np.float32
+    assert np.abs(image.affine - affine).max() < 1e-6  # ten digits of a hundred mm
+    assert np.array_equal(image.array, volume)
+    assert image.spacing == pytest.approx((3.3, 1.1, 0.9))
+    assert [h.InstanceNumber for h in image.headers] == [4, 2, 6, 1, 5, 3]
+
+
+def test_a_stack_is_read_along_its_normal_whichever_end_was_first(tmp_path):
+    affine, volume = oblique(), numbers()
+    backwards = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 5], [0, 0, 0, 1.0]])
+    write_series(tmp_path / "s", backwards, volume[::-1])
+    image = load_image(tmp_path / "s")
+    assert np.array_equal(image.array, volume)
+    assert np.abs(image.affine - affine).max() < 1e-6
+
+
+def test_a_tilted_gantry_gives_its_sheared_affine(tmp_path):
+    affine = oblique(turn=np.eye(3))
+    affine[1, 2] = 0.8  # every slice is shifted by 0.8 mm along y
+    write_series(tmp_path / "s", affine, numbers())
+    image = load_image(tmp_path / "s")
+    assert np.abs(image.affine - affine).max() < 1e-6
+    assert "tilt" in image.attributes["sheared"]
+
+
+def test_values_are_rescaled_per_file(tmp_path):
+    volume = numbers()
+    slopes = [1.0, 2.0, 0.5, 1.0, 4.0, 1.0]
+    write_series(tmp_path / "s", oblique(), volume, RescaleSlope=slopes, RescaleIntercept=-1024)
+    assert np.array_equal(load_image(tmp_path / "s").array, volume * np.array(slopes)[:, None, None] - 1024)
+
+
+def test_several_series_or_echoes_must_be_told_apart(tmp_path):
+    volume = numbers()
+    write_series(tmp_path / "s" / "a", oblique(), volume, SeriesNumber=3, SeriesDescription="first")
+    write_series(tmp_path / "s" / "b", oblique(), volume + 1, SeriesNumber=4)
+    with pytest.raises(InputError, match=r"2 series: 3 \(first, 6 images\), 4 .* SeriesNumber=3"):
+        load_image(tmp_path / "s")
+    assert np.array_equal(load_image(tmp_path / "s", {"SeriesNumber": 4}).array, volume + 1)
+    with pytest.raises(InputError, match="no image with SeriesNumber=5; there are 3, 4"):
+        load_image(tmp_path / "s", {"SeriesNumber": 5})
+    one = generate_uid()
+    for echo in (2.3, 4.6):
+        write_series(
+            tmp_path / "e", oblique(), volume + int(echo), f"{echo}-{{k}}", EchoTime=str(echo), SeriesInstanceUID=one
+        )
+    with pytest.raises(InputError, match=r"differ in EchoTime \(2.3, 4.6\); select one, e.g. EchoTime=2.3"):
+        load_image(tmp_path / "e")
+    assert np.array_equal(load_image(tmp_path / "e", {"EchoTime": 4.6}).array, volume + 4)
+    for kind in ("M", "P"):
+        write_series(
+            tmp_path / "p",
+            oblique(),
+            volume,
+            kind + "{k}",
+            ImageType=["ORIGINAL", "PRIMARY", kind],
+            SeriesInstanceUID=one,
+        )
+    with pytest.raises(InputError, match="ImageType=M"):
+        load_image(tmp_path / "p")
+    assert len(load_image(tmp_path / "p", {"ImageType": "P"}).array) == 6
+
+
+def test_missing_and_stray_slices_are_told(tmp_path):
+    write_series(tmp_path / "s", oblique(), numbers())
+    (tmp_path / "s" / "2").unlink()
+    with pytest.raises(InputError, match=r"1 slices are missing, e\.g\. between"):
+        load_image(tmp_path / "s")
+    (tmp_path / "s" / "3").unlink()
+    with pytest.raises(InputError, match="2 slices are missing"):
+        load_image(tmp_path / "s")
+    crooked = oblique()
+    data = write_series(tmp_path / "c", crooked, numbers())
+    for k, ds in enumerate(data):
+        ds.ImagePositionPatient = [f"{v:.10g}" for v in (LPS @ crooked @ [0, 0, k**1.5, 1])[:3]]
+        ds.save_as(tmp_path / "c" / str(k))
+    with pytest.raises(InputError, match="not equally spaced"):
+        load_image(tmp_path / "c")
+    write_series(tmp_path / "l", oblique(), numbers())
+    write_series(
+        tmp_path / "l", oblique(turn=np.eye(3)), numbers(), "b{k}", SeriesInstanceUID=load_uid(tmp_path / "l" / "0")
+    )
+    with pytest.raises(InputError, match="different directions, as in a localizer"):
+        load_image(tmp_path / "l")
+
+
+def load_uid(path):
+    return pydicom.dcmread(path).SeriesInstanceUID
+
+
+def test_what_has_no_place_says_so(tmp_path):
+    volume = numbers()
+    write_series(tmp_path / "s", oblique(), volume, "{k}.dcm", order=[3, 1, 2, 6, 5, 4], ImagePositionPatient=None)
+    image = load_image(tmp_path / "s")
+    assert image.affine is None
+    assert image.attributes["orientation"].startswith("unknown: no ImagePosition")
+    assert np.array_equal(image.array, volume[[1, 2, 0, 5, 4, 3]])  # by their numbers
+    loaded = LoadVolume()(tmp_path / "s")
+    assert not loaded.meta["affine_known"]
+
+
+def test_others_files_are_passed_over_and_colour_is_refused(tmp_path):
+    write_series(tmp_path / "s", oblique(), numbers())
+    (tmp_path / "s" / "notes.txt").write_text("hello")
+    (tmp_path / "s" / "readme").write_text("hello")
+    shutil.copy(get_testdata_file("reportsi.dcm"), tmp_path / "s")  # a structured report
+    assert len(load_image(tmp_path / "s").array) == 6
+    (tmp_path / "n").mkdir()
+    with pytest.raises(InputError, match="holds no DICOM images"):
+        load_image(tmp_path / "n")
+    with pytest.raises(InputError, match="colour"):
+        load_image(get_testdata_file("SC_rgb_small_odd.dcm"))
+    with pytest.raises(InputError, match="no such file"):
+        load_image(tmp_path / "x.dcm")
+    with pytest.raises(InputError, match="goes with NIfTI only"):
+        load_image(tmp_path / "s", phase=tmp_path / "p.nii")
+
+
+def test_one_image_in_seven_transfer_syntaxes(data_folder):
+    folder = data_folder / "dicom" / "dcm_qa_ts"
+    images = [load_image(folder / f"{k}.dcm") for k in range(1, 10)]
+    for image in images:
+        assert image.array.astype(np.float64).sum() == 38036663
+        assert np.array_equal(image.array, images[0].array)
+        assert np.allclose(image.affine, images[0].affine)
+    with pytest.raises(InputError, match=r"9 mosaics, .* SeriesNumber=1"):
+        load_image(folder)
+    assert np.array_equal(load_image(folder, {"SeriesNumber": 7}).array, images[0].array)
+
+
+def test_a_series_with_hardly_any_tags(data_folder):
+    image = load_image(data_folder / "dicom" / "pacsman")
+    assert image.array.shape == (128, 128, 128)
+    assert image.spacing == (1.0, 1.0, 1.0)
+    assert image.affine is not None
+
+
+SAME = ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "MR_small_jp2klossless.dcm",
+        "MR_small_jpeg_ls_lossless.dcm"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_pydicoms_own_files(name):
+    image, first = load_image(get_testdata_file(name)), load_image(get_testdata_file(SAME[0]))
+    assert np.array_equal(image.array, first.array)
+    assert np.array_equal(image.affine, first.affine)
+
+
+def damaged(content, rng):
+    """Cut short, or some bytes changed, half of them in the header."""
+    if rng.random() < 0.3:
+        return content[: int(rng.integers(1, len(content)))]
+    array = np.frombuffer(content, np.uint8).copy()
+    edge = min(len(array), 1500) if rng.random() < 0.5 else len(array)
+    for at in rng.integers(0, edge, int(rng.integers(1, 8))):
+        array[at] ^= int(rng.integers(1, 256))
+    return array.tobytes()
+
+
+@pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "rtdose_1frame.dcm"])
+def test_damaged_files_give_one_error_of_ours(tmp_path, name):
+    rng = np.random.default_rng(0)
+    content = Path(get_testdata_file(name)).read_bytes()
+    refused = 0
+    for _ in range(60):
+        (tmp_path / "d.dcm").write_bytes(damaged(content, rng))
+        try:
+            image = load_image(tmp_path / "d.dcm")
+        except InputError as error:
+            refused += 1
+            assert "d.dcm" in str(error)
+            assert "\n" not in str(error)
+            continue
+        assert image.array.ndim == 3
+        assert np.isfinite(image.array).all()
+        assert image.affine is None or np.isfinite(image.affine).all()
+    assert refused > 5
+
+
+def test_transforms_give_monais_axes(tmp_path):
+    affine, volume = oblique(), numbers()
+    write_series(tmp_path / "s", affine, volume)
+    out = LoadVolumed("image")({"image": str(tmp_path / "s")})["image"]
+    assert tuple(out.shape) == (6, 20, 16)
+    turned = ChannelFirst()(out)
+    assert tuple(turned.shape) == (1, 16, 20, 6)
+    assert turned[0, 3, 7, 2] == volume[2, 7, 3]
+    assert np.abs(turned.affine.numpy() - affine).max() < 1e-6
+    from monai.transforms import Orientation
+
+    flipped = Orientation(axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S")))(turned)
+    # The same place in space holds the same value, wherever MONAI has turned the axes.
+    index = np.linalg.inv(flipped.affine.numpy()) @ turned.affine.numpy() @ [3, 7, 2, 1]
+    assert flipped[(0, *np.round(index[:3]).astype(int))] == volume[2, 7, 3]
+
+
+# Writing
+
+RECORD = {
+    "solver": {"name": "dds", "calibrated": False}, "seed": 0, "acceleration": 4.0, "network_evaluations": 50, "samples": 3,
+    "bundle": {"name": "brain_mri", "version": "1.0"}, "input": "/data/DOE_JANE/scan.h5",
+}  # fmt: skip
+
+
+def magnitudes(shape=(5, 24, 20)):
+    return np.random.default_rng(1).random(shape).astype(np.float32) * 7e-4
+
+
+def verified(path):
+    """What dciodvfy calls an error."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (dicom3tools) is not installed")
+    out = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    return [line for line in (out.stdout + out.stderr).splitlines() if line.startswith("Error")]
+
+
+def test_a_written_series_is_where_and_what_it_was(tmp_path):
+    affine, volume = oblique(), magnitudes()
+    samples = volume * np.array([0.9, 1.0, 1.1], np.float32)[:, None, None, None]
+    paths = write_reconstruction(tmp_path, "x", volume, RECORD, samples, (3.3, 1.1, 0.9), "dicom", affine=affine)
+    assert [p.name for p in paths] == [
+        "0001.dcm",
+        "0002.dcm",
+        "0003.dcm",
+        "0004.dcm",
+        "0005.dcm",
+        "x_spread.dcm",
+        "x.json",
+    ]
+    image = load_image(tmp_path / "x")
+    assert np.abs(image.affine - affine).max() < 1e-9
+    # Half a step of the 32767 that the largest value has.
+    assert np.abs(image.array - volume).max() < 0.51 * volume.max() / 32767
+    spread = load_image(tmp_path / "x_spread.dcm")  # a multi-frame object
+    assert np.array_equal(spread.array, samples.std(axis=0).astype(np.float32))
+    assert np.abs(spread.affine - affine).max() < 1e-9
+    assert "not calibrated" in spread.attributes["SeriesDescription"]
+    record = json.loads((tmp_path / "x.json").read_text())
+    assert record["input"] == "scan.h5"
+    assert "DOE" not in (tmp_path / "x.json").read_text()
+    headers = image.headers
+    assert len({h.SeriesInstanceUID for h in headers}) == 1
+    assert len({h.SOPInstanceUID for h in headers}) == 5
+    assert "dds" in headers[0].DerivationDescription
+    assert "not for diagnostic use" in headers[0].DerivationDescription
+
+
+@pytest.mark.parametrize("modality", ["MR", "CT"])
+def test_the_verifier_of_information_objects_finds_no_errors(tmp_path, modality):
+    volume = magnitudes() if modality == "MR" else np.round(1e6 * magnitudes()) - 1000
+    samples = np.stack([volume, volume * 1.1])
+    write_reconstruction(
+        tmp_path, "x", volume, RECORD, samples, (3.3, 1.1, 0.9), "dicom", affine=oblique(), modality=modality
+    )
+    assert verified(tmp_path / "x" / "0001.dcm") == []
+    assert verified(tmp_path / "x_spread.dcm") == []
+
+
+def test_hounsfield_units_come_back_exactly(tmp_path):
+    volume = np.round(np.random.default_rng(0).normal(0, 800, (3, 16, 16))).astype(np.float32)
+    write_reconstruction(tmp_path, "x", volume, RECORD, None, None, "dicom", affine=oblique(), modality="CT")
+    image = load_image(tmp_path / "x")
+    assert np.array_equal(image.array, volume)
+    assert image.attributes["Modality"] == "CT"
+
+
+def test_monai_and_dcm2niix_read_the_same_affine(tmp_path):
+    affine, volume = oblique(), magnitudes()
+    write_reconstruction(tmp_path, "x", volume, RECORD, None, None, "dicom", affine=affine)
+    from monai.data import PydicomReader
+    from monai.transforms import LoadImage
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = LoadImage(reader=PydicomReader(), image_only=True)(str(tmp_path / "x"))
+    assert np.abs(loaded.affine.numpy() - affine).max() < 1e-4
+    if shutil.which("dcm2niix") is None:
+        pytest.skip("dcm2niix is not installed")
+    import nibabel as nib
+
+    subprocess.run(["dcm2niix", "-o", str(tmp_path), "-f", "n", str(tmp_path / "x")], check=True, capture_output=True)
+    theirs = nib.load(tmp_path / "n.nii")
+    flip = np.array([[1, 0, 0, 0], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1.0]])  # it turns rows round
+    assert np.abs(theirs.affine - affine @ flip).max() < 1e-4
+
+
+def test_mosaics_lie_where_dcm2niix_says(data_folder, tmp_path):
+    if shutil.which("dcm2niix") is None:
+        pytest.skip("dcm2niix is not installed")
+    import nibabel as nib
+
+    path = data_folder / "dicom" / "dcm_qa_ts" / "1.dcm"
+    shutil.copy(path, tmp_path)
+    subprocess.run(["dcm2niix", "-o", str(tmp_path), "-f", "n", str(tmp_path)], check=True, capture_output=True)
+    theirs, ours = nib.load(tmp_path / "n.nii"), load_image(path)
+    flip = np.array([[1, 0, 0, 0], [0, -1, 0, 63], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    assert np.abs(theirs.affine - ours.affine @ flip).max() < 1e-4
+    assert np.array_equal(np.asarray(theirs.dataobj)[:, ::-1].transpose(2, 1, 0), ours.array)
+
+
+def test_an_enhanced_multi_frame_object_is_read_like_its_slices(tmp_path):
+    """Made by highdicom of a classic series."""
+    import highdicom
+
+    affine, volume = oblique(), numbers().clip(0)
+    write_series(tmp_path / "s", affine, volume, ImageType=["ORIGINAL", "PRIMARY", "M", "ND"], BodyPartExamined="HEAD")
+    classic = [pydicom.dcmread(p) for p in sorted((tmp_path / "s").iterdir())]
+    for ds in classic:
+        ds.AcquisitionDate, ds.AcquisitionTime, ds.Manufacturer = "20200102", "101112", "maker"
+        ds.ContentDate, ds.ContentTime, ds.PositionReferenceIndicator, ds.Laterality = "20200102", "101112", "", ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        enhanced = highdicom.legacy.LegacyConvertedEnhancedMRImage(
+            classic[::-1],
+            series_instance_uid=generate_uid(),
+            series_number=5,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+        )
+    enhanced.save_as(tmp_path / "e.dcm")
+    image = load_image(tmp_path / "e.dcm")
+    assert np.array_equal(image.array, volume)
+    assert np.abs(image.affine - affine).max() < 1e-6
+
+
+def test_a_source_lends_patient_and_study_and_can_be_deidentified(tmp_path):
+    affine = oblique()
+    source = write_series(tmp_path / "s", affine, numbers((5, 24, 20)), BodyPartExamined="HEAD")
+    headers = load_image(tmp_path / "s").headers
+    write_reconstruction(tmp_path, "x", magnitudes(), RECORD, None, None, "dicom", affine=affine, like=headers)
+    out = load_image(tmp_path / "x").headers
+    for k, (ours, theirs) in enumerate(zip(out, source, strict=True)):
+        for keyword in (
+            "PatientName",
+            "PatientID",
+            "PatientBirthDate",
+            "StudyInstanceUID",
+            "FrameOfReferenceUID",
+            "StudyDate",
+        ):
+            assert ours.get(keyword) == theirs.get(keyword)
+        assert ours.SeriesInstanceUID != theirs.SeriesInstanceUID
+        assert ours.SourceImageSequence[0].ReferencedSOPInstanceUID == theirs.SOPInstanceUID, k
+    assert verified_or_none(tmp_path / "x" / "0001.dcm") == []
+    write_reconstruction(
+        tmp_path, "y", magnitudes(), RECORD, None, None, "dicom", affine=affine, like=headers, deidentify=True
+    )
+    for path in (tmp_path / "y").iterdir():
+        text = path.read_bytes()
+        for secret in (b"Doe", b"Jane", b"4711", b"19700101", b"20200102", b"Who^Doctor", b"1.2.3\0"):
+            assert secret not in text
+        ds = pydicom.dcmread(path)
+        assert ds.PatientIdentityRemoved == "YES"
+        assert ds.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
+        assert ds.StudyInstanceUID != "1.2.3"
+    studies = {pydicom.dcmread(p).StudyInstanceUID for p in (tmp_path / "y").iterdir()}
+    assert len(studies) == 1
+    assert np.abs(load_image(tmp_path / "y").affine - affine).max() < 1e-9
+    assert verified_or_none(tmp_path / "y" / "0001.dcm") == []
+
+
+def verified_or_none(path):
+    return verified(path) if shutil.which("dciodvfy") else []
+
+
+def test_a_shorter_series_leaves_nothing_of_a_longer_one(tmp_path):
+    for slices in (5, 3):
+        write_reconstruction(
+            tmp_path, "x", magnitudes()[:slices], RECORD, None, None, "dicom", overwrite=True, affine=oblique()
+        )
+    assert len(load_image(tmp_path / "x").array) == 3
+    with pytest.raises(InputError, match="already exists"):
+        write_reconstruction(tmp_path, "x", magnitudes(), RECORD, None, None, "dicom", affine=oblique())
+    with pytest.raises(InputError, match="needs to know where the image lies"):
+        write_reconstruction(tmp_path, "z", magnitudes(), RECORD, None, None, "dicom")
+    assert not (tmp_path / "z").exists()
+
+
+def test_from_k_space_to_dicom_by_the_command_line(scan, tmp_path, capsys):
+    path, _ = scan((40, 36), slices=3)
+    affine = oblique()
+    write_series(tmp_path / "like", affine, numbers((3, 40, 36)))
+    base = ["recon", str(path), "-o", str(tmp_path / "out"), "--solver", "tv", "--format", "dicom"]
+    assert main(base) == 2
+    assert "give --like with a series of the same slices" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*base, "--like", str(tmp_path / "like"), "--slices", "1:3"]) == 0
+    image = load_image(tmp_path / "out" / "scan")
+    expected = affine.copy()
+    expected[:3, 3] += affine[:3, 2]
+    assert np.abs(image.affine - expected).max() < 1e-6
+    assert image.headers[0].PatientID == "4711"
+    assert main(["recon", str(path), "-o", str(tmp_path / "n"), "--like", str(tmp_path / "like")]) == 2
+    assert "give --format dicom" in capsys.readouterr().err
