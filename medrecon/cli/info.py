@@ -1,4 +1,4 @@
-"""Show what a raw k-space file holds."""
+"""Show what raw k-space or an image holds: shape, sampling, voxel size, orientation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from medrecon.cli.options import add_select
 
     parser.add_argument(
-        "file", metavar="FILE", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .mat, .npz, .npy"
+        "file",
+        metavar="FILE",
+        help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .dat, .mat, .npz, .npy; images: .nii, DICOM file or folder",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_select(parser)
+
+
+def _summary(name: str, select: dict) -> dict:
+    """Of whatever it is."""
+    from pathlib import Path
+
+    from medrecon.data.errors import NotCartesianError
+    from medrecon.data.kspace import FORMATS, load_kspace
+
+    path = Path(name)
+    if path.is_dir() or (path.is_file() and path.suffix not in FORMATS):
+        from medrecon.data.images import load_image
+
+        return load_image(path, select).summary()
+    try:
+        return load_kspace(path, select).summary()
+    except NotCartesianError:
+        from medrecon.data.noncartesian import load_noncartesian
+
+        return load_noncartesian(path, select=select).summary()
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the summary."""
     import json
 
-    from medrecon.data.kspace import load_kspace
-
-    summary = load_kspace(arguments.file, dict(arguments.select)).summary()
+    summary = _summary(arguments.file, dict(arguments.select))
     if arguments.json:
         print(json.dumps(summary, indent=2))
         return
@@ -34,9 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
                 print(f"  {name}: {attribute}")
         else:
             if key in ("matrix", "acs"):
-                value = f"{value[0]} x {value[1]} (y x)"
+                value = f"{' x '.join(map(str, value))} ({'z y x'[-2 * len(value) + 1 :]})"
             elif key == "spacing_mm":
                 value = "not in the file" if value is None else f"{' x '.join(map(str, value))} (z y x)"
+            elif key == "range":
+                value = f"{value[0]:g} ... {value[1]:g}"
             elif isinstance(value, bool):
                 value = "yes" if value else "no"
             print(f"{key.replace('_', ' ')}: {value}")

@@ -21,17 +21,19 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
 def add_select(parser: argparse.ArgumentParser) -> None:
     """``--select``, into a dictionary."""
     parser.add_argument(
-        "--select", type=_counter, action="append", default=[], metavar="NAME=N",
-        help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set); repeatable",
+        "--select", type=_choice, action="append", default=[], metavar="NAME=VALUE",
+        help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set; DICOM: any attribute); repeatable",
     )  # fmt: skip
 
 
-def _counter(text: str) -> tuple[str, int]:
-    name, _, number = text.partition("=")
+def _choice(text: str) -> tuple[str, int | str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
-        return name, int(number)
+        return name, int(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N") from None
+        return name, value
 
 
 def _positive(text: str) -> int:

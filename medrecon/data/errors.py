@@ -1,6 +1,6 @@
 """The one exception for input that cannot be used."""
 
-__all__ = ["InputError"]
+__all__ = ["InputError", "NotCartesianError"]
 
 
 class InputError(ValueError):
@@ -8,3 +8,7 @@ class InputError(ValueError):
 
     The command line prints it and exits with code 2.
     """
+
+
+class NotCartesianError(InputError):
+    """Raw data off the grid, where Cartesian ones were asked for."""

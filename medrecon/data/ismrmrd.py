@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import h5py
 import numpy as np
 
 from medrecon.data.coils import crop_field_of_view, from_kspace
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, NotCartesianError
 
-__all__ = ["COUNTERS", "is_ismrmrd", "read_ismrmrd", "scrubbed"]
+__all__ = ["COUNTERS", "is_ismrmrd", "read_ismrmrd", "read_noncartesian", "scrubbed"]
 
 COUNTERS = ("contrast", "phase", "repetition", "set")
 """What may be measured several times over, and has to be chosen."""
@@ -132,6 +132,72 @@ def _on_grid(
     return kspace / np.maximum(count, 1)[:, None, None], count, read
 
 
+class _Scan(NamedTuple):
+    """A file's acquisitions and what its header says of them."""
+
+    imaging: np.ndarray
+    calibration: np.ndarray
+    noise: np.ndarray
+    encoding: Any
+    shape: tuple[int, int, int]
+    field: tuple[float, float, float]
+    kind: str
+    header: bytes
+
+
+def _scan(path: Path, select: Mapping[str, int]) -> _Scan:
+    """What :func:`read_ismrmrd` and :func:`read_noncartesian` share."""
+    import ismrmrd
+
+    try:
+        with h5py.File(path, "r") as file:
+            group = file[is_ismrmrd(file) or "dataset"]
+            xml = group["xml"][0]
+            rows = group["data"][()]
+        xml = xml if isinstance(xml, bytes) else str(xml).encode()
+        header = ismrmrd.xsd.CreateFromDocument(xml)
+        encoding = header.encoding[0]
+        space = encoding.encodedSpace
+        shape = tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz")
+        field = tuple(float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz")
+        kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
+    except InputError:
+        raise
+    except Exception as error:  # the parser's own errors are of many kinds
+        raise InputError(f"{path}: damaged ISMRMRD file ({str(error).splitlines()[0]}); convert it again") from error
+    if not len(rows) or min(shape) < 1 or min(field) <= 0:
+        raise InputError(
+            f"{path}: no acquisitions, or an empty matrix {shape} or field of view {field}; convert it again"
+        )
+    flags = rows["head"]["flags"].astype(np.uint64)
+    noise_rows = rows[(flags & np.uint64(_NOISE)) > 0]
+    service = (flags & np.uint64(_NOISE | _OTHER)) > 0
+    only_calibration = ((flags & np.uint64(_CALIBRATION)) > 0) & ((flags & np.uint64(_BOTH)) == 0)
+    imaging, extra = rows[~service & ~only_calibration], rows[~service & only_calibration]
+    if not len(imaging):
+        raise InputError(f"{path}: holds no imaging acquisitions; only noise, calibration or navigators")
+    if len(np.unique(imaging["head"]["active_channels"])) > 1:
+        raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
+    if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
+        raise InputError(f"{path}: holds several encoding spaces; export one scan")
+    imaging = imaging[_chosen(imaging["head"], select, path)]
+    return _Scan(imaging, extra, noise_rows, encoding, shape, field, kind, scrubbed(xml))  # type: ignore[arg-type]
+
+
+def _noise(scan: _Scan, averages: int) -> np.ndarray | None:
+    """The noise scan ``(coils, n)``, as strong as the noise of the data: scaled to their dwell time and averages."""
+    coils = int(scan.imaging["head"]["active_channels"][0])
+    parts = [
+        r.view(np.complex64).reshape(int(h["active_channels"]), -1)
+        for h, r in zip(scan.noise["head"], scan.noise["data"], strict=True)
+    ]
+    if not parts or any(len(part) != coils for part in parts):
+        return None
+    dwell, own = (float(r["head"]["sample_time_us"][0]) for r in (scan.imaging, scan.noise))
+    scale = np.sqrt((own / dwell if dwell > 0 and own > 0 else 1.0) / averages)
+    return (np.concatenate(parts, axis=1) * scale).astype(np.complex64)
+
+
 def read_ismrmrd(path: Path, select: Mapping[str, int] | None = None) -> dict[str, Any]:
     """Cartesian k-space of an ISMRMRD file, as the fields of :class:`medrecon.data.kspace.KSpace` but its path and format.
 
@@ -151,44 +217,15 @@ def read_ismrmrd(path: Path, select: Mapping[str, int] | None = None) -> dict[st
     Raises:
         InputError: for what cannot be read or is not Cartesian, and where something must be selected.
     """
-    import ismrmrd
-
-    try:
-        with h5py.File(path, "r") as file:
-            group = file[is_ismrmrd(file) or "dataset"]
-            xml = group["xml"][0]
-            rows = group["data"][()]
-        xml = xml if isinstance(xml, bytes) else str(xml).encode()
-        header = ismrmrd.xsd.CreateFromDocument(xml)
-        encoding = header.encoding[0]
-        space, limits = encoding.encodedSpace, encoding.encodingLimits
-        shape = tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz")
-        field = tuple(float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz")
-        kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
-    except InputError:
-        raise
-    except Exception as error:  # the parser's own errors are of many kinds
-        raise InputError(f"{path}: damaged ISMRMRD file ({str(error).splitlines()[0]}); convert it again") from error
-    if kind.lower() != "cartesian":
-        raise InputError(f"{path}: the trajectory is {kind}; only Cartesian ISMRMRD files can be read so far")
-    if not len(rows) or min(shape) < 1 or min(field) <= 0:
-        raise InputError(
-            f"{path}: no acquisitions, or an empty matrix {shape} or field of view {field}; convert it again"
-        )
-    flags = rows["head"]["flags"].astype(np.uint64)
-    noise_rows = rows[(flags & np.uint64(_NOISE)) > 0]
-    service = (flags & np.uint64(_NOISE | _OTHER)) > 0
-    only_calibration = ((flags & np.uint64(_CALIBRATION)) > 0) & ((flags & np.uint64(_BOTH)) == 0)
-    imaging, extra = rows[~service & ~only_calibration], rows[~service & only_calibration]
-    if not len(imaging):
-        raise InputError(f"{path}: holds no imaging acquisitions; only noise, calibration or navigators")
-    if len(np.unique(imaging["head"]["active_channels"])) > 1:
-        raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
-    if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
-        raise InputError(f"{path}: holds several encoding spaces; export one scan")
     select = dict(select or {})
-    imaging = imaging[_chosen(imaging["head"], select, path)]
-
+    scan = _scan(path, select)
+    if scan.kind.lower() != "cartesian":
+        raise NotCartesianError(
+            f"{path}: the trajectory is {scan.kind}, not Cartesian; load it with LoadNonCartesiand and reconstruct it with "
+            "medrecon.operators.nufft_sense"
+        )
+    imaging, extra, encoding, shape, field = scan.imaging, scan.calibration, scan.encoding, scan.shape, scan.field
+    limits = encoding.encodingLimits
     pixel = field[0] / shape[0], field[1] / shape[1]
     order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2])
     centres = tuple(
@@ -229,21 +266,80 @@ def read_ismrmrd(path: Path, select: Mapping[str, int] | None = None) -> dict[st
     if affine is not None:
         affine[:3, 3] -= affine[:3, :3] @ np.array(middles)
 
-    noise = None
-    if len(noise_rows):
-        coils = kspace.shape[1]
-        parts = [
-            r.view(np.complex64).reshape(int(h["active_channels"]), -1)
-            for h, r in zip(noise_rows["head"], noise_rows["data"], strict=True)
-        ]
-        if all(len(part) == coils for part in parts):
-            noise = np.concatenate(parts, axis=1)
-            dwell, own = (float(r["head"]["sample_time_us"][0]) for r in (imaging, noise_rows))
-            noise = (noise * np.sqrt((own / dwell if dwell > 0 and own > 0 else 1.0) / averages)).astype(np.complex64)
     attributes: dict[str, str | float] = {"averages": averages, **select}
     if why:
         attributes["orientation"] = f"unknown: {why}"
     return {
-        "kspace": kspace, "mask": mask, "noise": noise, "spacing": spacing, "affine": affine, "header": scrubbed(xml),
+        "kspace": kspace, "mask": mask, "noise": _noise(scan, averages), "spacing": spacing, "affine": affine,
+        "header": scan.header,
         "attributes": attributes,
+    }  # fmt: skip
+
+
+def read_noncartesian(
+    path: Path, select: Mapping[str, int] | None = None, trajectory: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Samples along any trajectory, as the fields of :class:`medrecon.data.noncartesian.NonCartesian` but its path and format.
+
+    Rows of the image are the phase direction, columns the read direction. Averages and interleaves are shots alike.
+
+    Args:
+        path: of the file.
+        select: as for :func:`read_ismrmrd`.
+        trajectory: ``(shots, readout, 2 or 3)`` in cycles per field of view, (ky, kx) or (kz, ky, kx), where the file holds none.
+
+    Raises:
+        InputError: for what cannot be read, and where trajectories are missing or do not fit.
+    """
+    select = dict(select or {})
+    scan = _scan(path, select)
+    heads, shape = scan.imaging["head"], scan.shape
+    axes = 3 if shape[2] > 1 else 2
+    pixel = scan.field[0] / shape[0], scan.field[1] / shape[1]
+    order, affine, why = _geometry(heads, pixel, scan.field[2] / shape[2])
+    coils = int(heads["active_channels"][0])
+    kept = {(int(h["number_of_samples"]), int(h["discard_pre"]), int(h["discard_post"])) for h in heads}
+    if len(kept) > 1:
+        raise InputError(f"{path}: readouts differ in length; export one scan")
+    total, before, after = next(iter(kept))
+    readout = slice(before, total - after)
+    samples, points = [], []
+    for number in order:
+        rows = scan.imaging[heads["idx"]["slice"] == number]
+        steps = rows["head"]["idx"]
+        rows = rows[np.lexsort((steps["kspace_encode_step_1"], steps["kspace_encode_step_2"]))]
+        samples.append(np.stack([r.view(np.complex64).reshape(coils, total)[:, readout] for r in rows["data"]], axis=1))
+        sizes = set(rows["head"]["trajectory_dimensions"].tolist())
+        if sizes == {0} or trajectory is not None:
+            continue
+        if len(sizes) > 1 or (size := sizes.pop()) < axes:
+            raise InputError(
+                f"{path}: trajectories of {sorted(sizes)} coordinates for an image of {axes} axes; convert it again"
+            )
+        points.append(np.stack([t.reshape(total, size)[readout, :axes] for t in rows["traj"]]))
+    if len({part.shape for part in samples}) > 1:
+        raise InputError(f"{path}: slices differ in their number of shots; export one scan")
+    if trajectory is None and not points:
+        raise InputError(f"{path}: holds no trajectory; give one (shots, readout, {axes}) in cycles per field of view")
+    if trajectory is not None:
+        path_points = np.broadcast_to(trajectory, (len(order), *trajectory.shape))
+    else:
+        path_points = np.stack(points)[..., ::-1]  # kx is the last axis of an image
+        reach, matrix = np.abs(path_points).max(), np.array(shape[:axes][::-1])
+        if reach <= 0.5 * (1 + 1e-3):  # cycles per pixel, as most writers have it
+            path_points = path_points * matrix
+    spacing: tuple[float, float, float]
+    if axes == 3:
+        spacing = (scan.field[2] / shape[2], pixel[1], pixel[0])
+    else:
+        spacing = (float(np.linalg.norm(affine[:3, 2])) if affine is not None else scan.field[2], pixel[1], pixel[0])
+    if affine is not None:
+        affine = affine[:, [1, 0, 2, 3]]  # x is the read direction
+        affine[:3, 3] -= affine[:3, :3] @ np.array((shape[0] // 2, shape[1] // 2, shape[2] // 2 if axes == 3 else 0))
+    attributes: dict[str, str | float] = {"trajectory": scan.kind, **select}
+    if why:
+        attributes["orientation"] = f"unknown: {why}"
+    return {
+        "samples": np.stack(samples), "trajectory": path_points, "matrix": tuple(int(n) for n in shape[:axes][::-1]),
+        "noise": _noise(scan, 1), "spacing": spacing, "affine": affine, "header": scan.header, "attributes": attributes,
     }  # fmt: skip

@@ -21,7 +21,17 @@ from medrecon.data.files import write_whole
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd
 from medrecon.data.masks import achieved_acceleration, acs_block
 
-__all__ = ["FORMATS", "KSpace", "bounding_box", "check_mask", "load_array", "load_kspace", "sampled", "save_fastmri"]
+__all__ = [
+    "FORMATS",
+    "KSpace",
+    "bounding_box",
+    "check_mask",
+    "load_array",
+    "load_kspace",
+    "read_cfl_array",
+    "sampled",
+    "save_fastmri",
+]
 
 
 @dataclass(frozen=True)
@@ -262,7 +272,7 @@ _BART_AXES = ("x", "y", "z", "coils", "maps", "TE", "coefficients", "coefficient
               "time", "time 2", "levels", "slices", "averages", "batch")  # fmt: skip
 
 
-def _read_cfl_array(path: Path) -> np.ndarray:
+def read_cfl_array(path: Path) -> np.ndarray:
     """The array of a BART pair, with BART's axes in reverse (the first axis varies fastest in the file)."""
     header, samples = path.with_suffix(".hdr"), path.with_suffix(".cfl")
     try:
@@ -287,7 +297,7 @@ def _read_cfl_array(path: Path) -> np.ndarray:
 
 def _read_cfl_slices(path: Path) -> np.ndarray:
     """BART's x, y, coils and slices as ``(slices, coils, y, x)``."""
-    array = _read_cfl_array(path)
+    array = read_cfl_array(path)
     dims = list(array.shape[::-1]) + [1] * (16 - array.ndim)
     other = [
         f"{name} ({n})"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-__all__ = ["KINDS", "achieved_acceleration", "acs_block", "centred", "undersampling_mask"]
+__all__ = ["GOLDEN_ANGLE", "KINDS", "achieved_acceleration", "acs_block", "centred", "undersampling_mask"]
 
 
 def centred(n: int, width: int) -> slice:
@@ -56,8 +56,8 @@ def _poisson(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Gene
     return mask
 
 
-GOLDEN = np.pi * (5**0.5 - 1) / 2
-"""Between spokes: pi times the golden ratio's inverse, 111.246 degrees. Winkelmann et al., IEEE TMI 26 (2007)."""
+GOLDEN_ANGLE = np.pi * (5**0.5 - 1) / 2
+"""111.25 degrees: any number of spokes in a row covers the half circle nearly evenly (Winkelmann et al., IEEE TMI 26, 2007)."""
 
 
 def _rasterised(shape: tuple[int, int], radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def _radial(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Gener
     along = np.linspace(-1, 1, 4 * max(shape) + 1)
 
     def spokes(n: int) -> np.ndarray:
-        angles = first + GOLDEN * np.arange(n)
+        angles = first + GOLDEN_ANGLE * np.arange(n)
         return _rasterised(shape, *(a.ravel() for a in np.broadcast_arrays(along[None], angles[:, None])))
 
     return _within(shape, acs, accel, spokes, "a radial mask")

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
+from medrecon.data.masks import GOLDEN_ANGLE
+
 __all__ = ["GOLDEN_ANGLE", "TINY_GOLDEN_ANGLE", "echo_planar", "radial", "spiral"]
 
-GOLDEN_ANGLE = math.pi * (math.sqrt(5) - 1) / 2
-"""111.25 degrees: any number of spokes in a row covers the half circle nearly evenly (Winkelmann et al., IEEE TMI 26, 2007)."""
 TINY_GOLDEN_ANGLE = math.pi / ((1 + math.sqrt(5)) / 2 + 6)
 """23.63 degrees, the seventh of its kind: as even, with smaller jumps (Wundrak et al., MRM 75, 2016)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from medrecon.data.espirit import combined_reference
 from medrecon.data.geometry import affine_of_slices
 from medrecon.data.kspace import KSpace, bounding_box, load_kspace, sampled
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
-from medrecon.data.noise import noise_level
+from medrecon.data.noise import noise_level, noise_scan_std
+from medrecon.data.noncartesian import load_noncartesian, outer_noise_std
 from medrecon.reconstruction import magnitudes, sensitivity_maps
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "EstimateSensitivityMapsd",
     "LoadKSpace",
     "LoadKSpaced",
+    "LoadNonCartesiand",
     "MagnitudeMeand",
     "ReferenceImaged",
     "SelectSlices",
@@ -121,6 +123,56 @@ class LoadKSpaced(MapTransform):
             out[self.noise_key] = out[key].meta["noise_std"]
             if loaded.noise is not None:
                 out[self.scan_key] = torch.from_numpy(loaded.noise)
+        return out
+
+
+class LoadNonCartesiand(MapTransform):
+    """Load raw k-space off the grid; see :func:`medrecon.data.noncartesian.load_noncartesian`.
+
+    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, shots, readout)`` with the affine of the image; adds the
+    trajectory ``(slices, shots, readout, 2 or 3)``, which :func:`medrecon.operators.nufft_sense` takes, the image's matrix, and
+    the noise standard deviation per real component, from a noise scan or else from the outermost samples.
+
+    Args:
+        keys: of the paths.
+        trajectory_key: of a trajectory's path, where the file holds none; and where the trajectory goes.
+        matrix: of the image; default: the file's.
+        select: of ISMRMRD files, which contrast, phase, repetition or set.
+        noise_key: where the noise standard deviation goes.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        medrecon.InputError: naming the file and what is wrong with it.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        trajectory_key: str = "trajectory",
+        matrix: Sequence[int] | None = None,
+        select: Mapping[str, int] | None = None,
+        noise_key: str = "noise_std",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.trajectory_key = trajectory_key
+        self.matrix = matrix
+        self.select = select
+        self.noise_key = noise_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load every key."""
+        out = dict(data)
+        given = out.get(self.trajectory_key)
+        for key in self.key_iterator(out):
+            loaded = load_noncartesian(out[key], given, self.matrix, self.select)
+            scan = loaded.noise
+            std = outer_noise_std(loaded) if scan is None else noise_scan_std(scan)
+            meta = {"noise_source": "outermost k-space" if scan is None else "noise scan", "noise_std": std}
+            out[key] = placed(loaded.samples, loaded.path, loaded.spacing, loaded.affine, **meta)
+            out[self.trajectory_key] = torch.from_numpy(loaded.trajectory)
+            out["matrix"] = loaded.matrix
+            out[self.noise_key] = std
         return out
 
 

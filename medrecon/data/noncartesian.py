@@ -1,0 +1,222 @@
+"""Raw k-space off the grid: samples and where they were taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from medrecon.data.errors import InputError
+from medrecon.data.ismrmrd import is_ismrmrd, read_noncartesian
+from medrecon.data.kspace import read_cfl_array
+
+__all__ = ["NonCartesian", "load_noncartesian", "outer_noise_std"]
+
+
+@dataclass(frozen=True)
+class NonCartesian:
+    """Samples along a trajectory.
+
+    Args:
+        samples: ``(slices, coils, shots, readout)`` complex64.
+        trajectory: ``(slices, shots, readout, 2 or 3)`` float32, cycles per field of view within -n/2 and n/2, (ky, kx) or
+            (kz, ky, kx) as the image's axes: what :func:`medrecon.operators.nufft_sense` takes.
+        matrix: of the image, ``(y, x)`` or ``(z, y, x)``.
+        path: of the file.
+        format: ``ISMRMRD``, ``BART cfl`` or ``NumPy``.
+        noise: a noise scan ``(coils, n)`` complex, or ``None``.
+        spacing: voxel size ``(z, y, x)`` in mm, or ``None`` where the file does not tell.
+        affine: from the indices (x, y, slice) to mm in RAS, or ``None`` where the file does not tell.
+        header: the raw ISMRMRD header, scrubbed, or ``None``.
+        attributes: what else is worth knowing.
+    """
+
+    samples: np.ndarray
+    trajectory: np.ndarray
+    matrix: tuple[int, ...]
+    path: Path
+    format: str
+    noise: np.ndarray | None = None
+    spacing: tuple[float, float, float] | None = None
+    affine: np.ndarray | None = None
+    header: bytes | None = None
+    attributes: dict[str, str | float] = field(default_factory=dict)
+
+    def summary(self) -> dict:
+        """What ``medrecon info`` shows: plain numbers and strings."""
+        slices, coils, shots, readout = self.samples.shape
+        return {
+            "file": str(self.path),
+            "format": self.format,
+            "slices": slices,
+            "coils": coils,
+            "matrix": list(self.matrix),
+            "shots": shots,
+            "readout": readout,
+            "reach": round(float(np.abs(self.trajectory).max()), 3),
+            "spacing_mm": None if self.spacing is None else [round(s, 4) for s in self.spacing],
+            "orientation": "unknown" if self.affine is None else "known",
+            "noise_scan": self.noise is not None,
+            "attributes": self.attributes,
+        }
+
+
+def outer_noise_std(data: NonCartesian) -> float:
+    """Noise per real component, from the twentieth of the samples that lie farthest out (their median, over 0.6745)."""
+    radius = np.linalg.norm(data.trajectory / (np.array(data.matrix) / 2), axis=-1)
+    outer = np.broadcast_to((radius >= np.quantile(radius, 0.95))[:, None], data.samples.shape)
+    chosen = data.samples[outer]
+    return float(np.median(np.abs(np.concatenate([chosen.real, chosen.imag]))) / 0.6745)
+
+
+def _bart(path: Path, trajectory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Samples and trajectory of two BART pairs: ``(1, readout, shots, coils)`` and ``(3, readout, shots)``."""
+    kspace, points = read_cfl_array(path), read_cfl_array(trajectory)
+    dims = list(kspace.shape[::-1]) + [1] * 16
+    if dims[0] != 1 or any(n > 1 for k, n in enumerate(dims) if k > 3):
+        raise InputError(f"{path}: has BART dimensions {dims[:8]}; non-Cartesian k-space is (1, readout, shots, coils)")
+    samples = kspace.reshape(dims[3], dims[2], dims[1])[None]
+    sizes = list(points.shape[::-1]) + [1] * 16
+    if sizes[0] != 3 or sizes[1:3] != dims[1:3] or any(n > 1 for n in sizes[3:]):
+        raise InputError(
+            f"{trajectory}: has BART dimensions {sizes[:8]}; a trajectory of {path} is (3, {dims[1]}, {dims[2]}), "
+            "as 'bart traj' makes it"
+        )
+    return samples, points.real.reshape(sizes[2], sizes[1], 3)[..., ::-1]
+
+
+def load_noncartesian(
+    path: str | Path,
+    trajectory: str | Path | np.ndarray | None = None,
+    matrix: Sequence[int] | None = None,
+    select: Mapping[str, int] | None = None,
+) -> NonCartesian:
+    """Read k-space off the grid: ISMRMRD, a BART pair with its trajectory's, or ``npz``.
+
+    ISMRMRD: trajectories of the acquisitions in cycles per pixel (at most 0.5) or per field of view. BART: ``path`` of k-space
+    and ``trajectory`` of the other pair. ``npz``: ``kspace`` ``(coils, shots, readout)`` or with slices in front, ``trajectory``
+    ``(shots, readout, 2 or 3)`` in cycles per field of view, (ky, kx) or (kz, ky, kx), and optional ``matrix``.
+
+    Args:
+        path: of the file.
+        trajectory: a file (``npy``, or BART's) or an array, where the file itself holds none.
+        matrix: of the image; default: the file's, else twice the trajectory's reach, even.
+        select: of ISMRMRD files, which contrast, phase, repetition or set.
+
+    Raises:
+        InputError: naming the file, what is wrong and what to do.
+    """
+    path = Path(path)
+    if path.suffix not in (".h5", ".hdf5", ".mrd", ".npz", ".cfl", ".hdr"):
+        raise InputError(f"{path}: unknown format; non-Cartesian k-space is ISMRMRD (.h5, .mrd), BART (.cfl) or .npz")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    given = trajectory if trajectory is None or isinstance(trajectory, np.ndarray) else Path(trajectory)
+    if isinstance(given, Path) and not given.is_file():
+        raise InputError(f"{given}: no such file")
+    if isinstance(given, Path) and given.suffix == ".npy":
+        try:
+            given = np.load(given, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{trajectory}: not a readable NumPy file ({error}); save it again") from error
+    if isinstance(given, Path) and path.suffix not in (".cfl", ".hdr"):
+        raise InputError(f"{given}: a trajectory is given as .npy here")
+    held: dict[str, Any]
+    if path.suffix in (".cfl", ".hdr"):
+        if given is None:
+            raise InputError(f"{path}: BART keeps the trajectory in a pair of its own; give that too")
+        if isinstance(given, Path):
+            samples, points = _bart(path, given)
+        else:
+            samples, points = read_cfl_array(path), given
+            dims = list(samples.shape[::-1]) + [1] * 4
+            samples = samples.reshape(dims[3], dims[2], dims[1])[None]
+        held = {"samples": samples, "trajectory": points}
+        kind = "BART cfl"
+    elif path.suffix == ".npz":
+        held, kind = _numpy(path, given if isinstance(given, np.ndarray) else None), "NumPy"
+    else:
+        held, kind = _hdf5(path, select, given if isinstance(given, np.ndarray) else None), "ISMRMRD"
+    return _finish(path, held, kind, matrix)
+
+
+def _numpy(path: Path, given: np.ndarray | None) -> dict[str, Any]:
+    import zipfile
+    import zlib
+
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            held = {key: archive[key] for key in ("kspace", "trajectory", "matrix", "noise") if key in archive}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: not a readable NumPy file ({error}); save it again with numpy.savez") from error
+    if given is not None:
+        held["trajectory"] = given
+    for key in ("kspace", "trajectory"):
+        if key not in held:
+            raise InputError(f"{path}: no array '{key}' (it holds {', '.join(held) or 'nothing'}); name it '{key}'")
+    held["samples"] = held.pop("kspace")
+    return held
+
+
+def _hdf5(path: Path, select: Mapping[str, int] | None, given: np.ndarray | None) -> dict[str, Any]:
+    try:
+        with h5py.File(path, "r") as file:
+            if is_ismrmrd(file) is None:
+                raise InputError(f"{path}: not ISMRMRD; non-Cartesian HDF5 is read in that format only")
+        return read_noncartesian(path, select, given)
+    except InputError:
+        raise
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a readable HDF5 file ({what}); check that it is complete") from error
+
+
+def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] | None) -> NonCartesian:
+    """Check what every format must satisfy."""
+    samples, points = np.asarray(held.pop("samples")), np.asarray(held.pop("trajectory"))
+    if not np.iscomplexobj(samples) or samples.ndim not in (3, 4) or 0 in samples.shape:
+        raise InputError(
+            f"{path}: k-space is {samples.dtype} {samples.shape}; expected complex (slices, coils, shots, readout)"
+        )
+    samples = np.ascontiguousarray(samples.reshape(-1, *samples.shape[-3:]), np.complex64)
+    points = np.asarray(points.real, np.float32)
+    points = np.broadcast_to(points, (len(samples), *points.shape[-3:])) if points.ndim == 3 else points
+    if points.ndim != 4 or points.shape[:3] != (len(samples), *samples.shape[2:]) or points.shape[-1] not in (2, 3):
+        raise InputError(
+            f"{path}: the trajectory is {points.shape}, but k-space (slices, coils, shots, readout) {samples.shape}; expected "
+            "(shots, readout, 2 or 3)"
+        )
+    if not (np.isfinite(samples).all() and np.isfinite(points).all()):
+        raise InputError(f"{path}: holds NaN or Inf; export the data again")
+    if not samples.any():
+        raise InputError(f"{path}: k-space is all zeros; there is nothing to reconstruct")
+    if points.shape[-1] == 3 and not np.any(points[..., 0]):  # a plane
+        points = points[..., 1:]
+    axes = points.shape[-1]
+    told = held.pop("matrix", None)
+    reach = np.abs(points).reshape(-1, axes).max(axis=0)
+    size = tuple(
+        int(n) for n in np.ravel(matrix if matrix is not None else told if told is not None else 2 * np.ceil(reach))
+    )
+    if len(size) != axes or min(size) < 1 or (reach > np.array(size) / 2 * (1 + 1e-3)).any():
+        raise InputError(
+            f"{path}: the trajectory reaches {', '.join(f'{r:.4g}' for r in reach)} cycles per field of view, beyond half of "
+            f"the matrix {size}; give it in cycles per field of view, or a larger matrix"
+        )
+    # Rounding may put the ends beyond the band.
+    half = np.array(size, np.float32) / 2
+    points = np.ascontiguousarray(np.clip(points, -half, half), np.float32)
+    return NonCartesian(samples, points, size, path, kind, **held)
