@@ -36,6 +36,7 @@ __all__ = [
     "as_array",
     "as_before",
     "cropped",
+    "relabelled",
 ]
 
 
@@ -47,7 +48,13 @@ def as_array(x: object) -> np.ndarray:
 def as_before(x: object, array: np.ndarray, **meta: object) -> Tensor:
     """``array`` as ``x`` was: a ``MetaTensor`` with the same meta and more, or a plain tensor."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return MetaTensor(tensor, affine=x.affine, meta={**x.meta, **meta}) if isinstance(x, MetaTensor) else tensor
+    return relabelled(tensor, x, x.affine, **meta) if isinstance(x, MetaTensor) else tensor
+
+
+def relabelled(tensor: Tensor, like: MetaTensor, affine: Tensor | np.ndarray, **meta: object) -> MetaTensor:
+    """A tensor with the meta of another, and more, and an affine of its own."""
+    kept = {key: value for key, value in like.meta.items() if key != "affine"}
+    return MetaTensor(tensor, affine=torch.as_tensor(affine), meta={**kept, **meta})
 
 
 def cropped(x: Tensor, middle: np.ndarray) -> Tensor:

@@ -22,6 +22,7 @@ from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.noise import noise_level, noise_scan_std
 from medrecon.data.noncartesian import load_noncartesian, outer_noise_std
 from medrecon.reconstruction import magnitudes, sensitivity_maps
+from medrecon.transforms.coils import relabelled
 
 __all__ = [
     "EstimateSensitivityMaps",
@@ -368,7 +369,7 @@ class SelectSlices(Transform):
         if not isinstance(data, MetaTensor):
             return data[self.slices]
         affine = affine_of_slices(data.affine.cpu().numpy(), self.slices, len(data))
-        return MetaTensor(data.as_tensor()[self.slices], affine=torch.as_tensor(affine), meta=data.meta)
+        return relabelled(data.as_tensor()[self.slices], data, affine)  # type: ignore[arg-type]
 
 
 class SelectSlicesd(MapTransform):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medrecon.data.errors import InputError
 from medrecon.data.images import load_image
+from medrecon.transforms.coils import relabelled
 from medrecon.transforms.kspace import placed
 
 __all__ = ["ChannelFirst", "ChannelFirstd", "LoadVolume", "LoadVolumed"]
@@ -90,7 +91,7 @@ class ChannelFirst(Transform):
             raise InputError(f"an image must be (slices, y, x) here; got shape {tuple(image.shape)}")
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         turned = plain.permute(2, 1, 0)[None].contiguous()
-        return MetaTensor(turned, affine=image.affine, meta=image.meta) if isinstance(image, MetaTensor) else turned
+        return relabelled(turned, image, image.affine) if isinstance(image, MetaTensor) else turned
 
 
 class ChannelFirstd(MapTransform):

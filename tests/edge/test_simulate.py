@@ -1,6 +1,7 @@
 """Simulated measurements have the laws that they claim, and come back as the images that they were made of."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -10,17 +11,26 @@ from monai.transforms import Compose
 
 from medrecon.data.coils import combine_coils, from_kspace
 from medrecon.data.errors import InputError
+from medrecon.data.masks import undersampling_mask
 from medrecon.data.sinogram import counted
 from medrecon.inferers import TomographyInferer
 from medrecon.transforms import (
     AddSmoothPhase,
     AddSmoothPhased,
+    ChannelFirst,
     CropKSpace,
     CropKSpaced,
+    EstimateSensitivityMaps,
     EstimateSensitivityMapsd,
+    NormalizeKSpace,
     NormalizeKSpaced,
+    SelectSlices,
+    SelectSlicesd,
+    SimulateKSpace,
     SimulateKSpaced,
+    SimulateSinogram,
     SimulateSinogramd,
+    UndersampleKSpace,
     UndersampleKSpaced,
 )
 
@@ -140,3 +150,61 @@ def test_water_comes_back_as_zero_hounsfield_units():
         )
     with pytest.raises(InputError, match="degrees"):
         SimulateSinogramd("image", turn=400)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (41, 57)])
+@pytest.mark.parametrize("kind", ["radial", "spiral"])
+def test_masks_of_spokes_and_of_a_spiral_keep_to_their_budget(kind, shape):
+    ny, nx = shape
+    y, x = np.meshgrid(*[(np.arange(n) - n // 2) / (n / 2) for n in shape], indexing="ij")
+    for accel in (2.0, 4.0, 8.0):
+        mask = undersampling_mask(shape, kind, accel, 6, 3)
+        budget = int(ny * nx / accel)
+        # No spoke (or quarter of a turn) more would fit: within one spoke's, or a turn's, length of the budget.
+        assert budget - 4 * (ny + nx) / (4 if kind == "radial" else 1) <= mask.sum() <= budget
+        assert mask[ny // 2 - 3 : ny // 2 + 3, nx // 2 - 3 : nx // 2 + 3].all()
+        radius = np.hypot(y, x)
+        inner, outer = mask[radius < 0.25].mean(), mask[(radius > 0.6) & (radius < 0.95)].mean()
+        assert inner > outer  # the density falls as 1 / r, a spiral's least
+        assert not mask[radius > 1.1].any()
+        assert np.array_equal(mask, undersampling_mask(shape, kind, accel, 6, 3))
+        assert not np.array_equal(mask, undersampling_mask(shape, kind, accel, 6, 4))
+    with pytest.raises(ValueError, match="leaves the corners out"):
+        undersampling_mask(shape, kind, 1.05, 6, 0)
+    data = SimulateKSpaced("image", coils=2)({"image": volume((64, 48))})
+    assert UndersampleKSpaced("image", kind=kind, accel=4, acs=8)(data)["mask"].shape == (64, 48)
+
+
+def test_array_forms_do_what_the_dictionary_forms_do():
+    image = volume()
+    simulated = SimulateKSpace(4, 0.01).set_random_state(0)(image)
+    data = SimulateKSpaced("image", 4, 0.01).set_random_state(0)({"image": image})
+    assert torch.equal(simulated, data["image"])
+    few = UndersampleKSpace(accel=2, acs=16, seed=1)(simulated)
+    fewer = UndersampleKSpaced("image", accel=2, acs=16, seed=1)(data)
+    assert torch.equal(few, fewer["image"])
+    assert few.meta["acceleration"] == fewer["image"].meta["acceleration"]
+    maps = EstimateSensitivityMaps()(few, fewer["mask"], fewer["noise_std"])
+    assert torch.equal(maps, EstimateSensitivityMapsd("image")(fewer)["maps"])
+    scaled = NormalizeKSpace(98)(few)
+    assert torch.equal(scaled, NormalizeKSpaced("image", 98)(fewer)["image"])
+    assert torch.allclose(scaled * scaled.meta["scale"], few, rtol=1e-6)
+    some = SelectSlices(1)(simulated)
+    index = torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)
+    assert torch.allclose(some.affine @ torch.tensor([0.0, 0, 0, 1], dtype=torch.float64), image.affine @ index)
+    hu = MetaTensor(torch.zeros(1, 32, 32), affine=torch.eye(4, dtype=torch.float64))
+    lines = SimulateSinogram(20).set_random_state(0)(hu)
+    both = SimulateSinogramd("image", 20).set_random_state(0)({"image": hu})
+    assert torch.equal(lines, both["image"])
+    assert lines.meta["pitch"] == both["pitch"] == 1.0
+    with pytest.raises(InputError, match="no slices"):
+        SelectSlices(5)(simulated)
+
+
+def test_images_keep_their_warnings_to_themselves():
+    """MONAI warns where an affine is given twice; a manifest would repeat it for every case."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = SimulateKSpaced("image")({"image": volume()})
+        CropKSpaced("image", (31, -1))(SelectSlicesd("image", 1)(data))
+        ChannelFirst()(volume())
