@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, told
 from medrecon.data.images import Image
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def _header(path: Path) -> Dataset | None:
     except Exception as error:  # pydicom raises many kinds on damaged files
         if path.suffix.lower() not in _SUFFIXES[1:] and not marked:
             return None
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: damaged DICOM file ({what}); export it again") from error
+        raise InputError(f"{path}: damaged DICOM file ({told(error)}); export it again") from error
     return header
 
 
@@ -323,8 +322,9 @@ def _decoded(header: Dataset) -> Iterator[Dataset]:
             dataset.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
             yield dataset
     except Exception as error:  # decoders raise many kinds
-        what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{header.filename}: its pixels cannot be decoded ({what}); export it uncompressed") from error
+        raise InputError(
+            f"{header.filename}: its pixels cannot be decoded ({told(error)}); export it uncompressed"
+        ) from error
 
 
 def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
@@ -382,8 +382,7 @@ def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | 
     except InputError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # values of the wrong kind
-        what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{name}: a damaged DICOM header ({what}); export it again") from error
+        raise InputError(f"{name}: a damaged DICOM header ({told(error)}); export it again") from error
 
 
 def _read(paths: Sequence[Path], name: str, select: Mapping[str, str | int | float]) -> Image:

@@ -1,6 +1,21 @@
 """The one exception for input that cannot be used."""
 
-__all__ = ["InputError", "NotCartesianError"]
+import tokenize
+import zipfile
+import zlib
+
+__all__ = ["DAMAGE", "InputError", "NotCartesianError", "told"]
+
+DAMAGE = (
+    OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, EOFError,
+    SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What libraries raise where a file's bytes are wrong."""
+
+
+def told(error: BaseException) -> str:
+    """A foreign error on one line, never empty."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class InputError(ValueError):

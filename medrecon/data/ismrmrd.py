@@ -16,11 +16,21 @@ import numpy as np
 from medrecon.data.coils import crop_field_of_view, from_kspace
 from medrecon.data.errors import InputError, NotCartesianError
 
-__all__ = ["COUNTERS", "is_ismrmrd", "read_ismrmrd", "read_noncartesian", "scrubbed"]
+__all__ = [
+    "COUNTERS",
+    "REVERSE",
+    "Scan",
+    "chosen",
+    "is_ismrmrd",
+    "on_grid",
+    "read_ismrmrd",
+    "read_noncartesian",
+    "scrubbed",
+]
 
 COUNTERS = ("contrast", "phase", "repetition", "set")
 """What may be measured several times over, and has to be chosen."""
-_NOISE, _CALIBRATION, _BOTH, _REVERSE = (1 << bit for bit in (18, 19, 20, 21))
+_NOISE, _CALIBRATION, _BOTH, REVERSE = (1 << bit for bit in (18, 19, 20, 21))
 # Navigators, phase correction, feedback, dummies, surface coils, phase stabilisation.
 _OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
 _PRIVATE = ("subjectInformation", "studyInformation", "measurementInformation", "waveformInformation", "userParameters")
@@ -80,7 +90,7 @@ def _geometry(
     return numbers[order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, ""
 
 
-def _chosen(heads: np.ndarray, select: Mapping[str, int], path: Path) -> np.ndarray:
+def chosen(heads: np.ndarray, select: Mapping[str, int], path: Path) -> np.ndarray:
     """True for acquisitions of the one contrast, phase, repetition and set that is asked for."""
     keep = np.ones(len(heads), bool)
     for name in select:
@@ -123,7 +133,7 @@ def _on_grid(
                 f"centre {middle}) lies outside the encoded matrix {nx} x {ny} x {nz}; the header does not fit the data"
             )
         samples = data.view(np.complex64).reshape(coils, n)
-        if int(head["flags"]) & _REVERSE:
+        if int(head["flags"]) & REVERSE:
             samples = samples[:, ::-1]
         at = place[index["slice"]]
         kspace[at, :, first : first + n, y, z] += samples
@@ -132,20 +142,33 @@ def _on_grid(
     return kspace / np.maximum(count, 1)[:, None, None], count, read
 
 
-class _Scan(NamedTuple):
-    """A file's acquisitions and what its header says of them."""
+class Scan(NamedTuple):
+    """Acquisitions, as rows of the format's own table, and what the header says of them.
+
+    Args:
+        imaging: those to make images of.
+        calibration: those that count only where nothing else was measured.
+        noise: noise scans.
+        shape: encoded matrix, readout first.
+        field: encoded field of view in mm.
+        centres: counters of the two phase encodings at the centre of k-space.
+        kept: samples of the readout without its oversampling.
+        kind: of the trajectory.
+        header: without personal data, or ``None``.
+    """
 
     imaging: np.ndarray
     calibration: np.ndarray
     noise: np.ndarray
-    encoding: Any
     shape: tuple[int, int, int]
     field: tuple[float, float, float]
+    centres: tuple[int, int]
+    kept: int
     kind: str
-    header: bytes
+    header: bytes | None
 
 
-def _scan(path: Path, select: Mapping[str, int]) -> _Scan:
+def _scan(path: Path, select: Mapping[str, int]) -> Scan:
     """What :func:`read_ismrmrd` and :func:`read_noncartesian` share."""
     import ismrmrd
 
@@ -161,6 +184,16 @@ def _scan(path: Path, select: Mapping[str, int]) -> _Scan:
         shape = tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz")
         field = tuple(float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz")
         kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
+        limits, recon = encoding.encodingLimits, encoding.reconSpace
+        centres = tuple(
+            int(limit.center)
+            if (limit := getattr(limits, f"kspace_encoding_step_{axis}", None)) is not None
+            else n // 2
+            for axis, n in ((1, shape[1]), (2, shape[2]))
+        )
+        kept = (
+            round(shape[0] * float(recon.fieldOfView_mm.x) / field[0]) if recon is not None and field[0] else shape[0]
+        )
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
@@ -180,11 +213,11 @@ def _scan(path: Path, select: Mapping[str, int]) -> _Scan:
         raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
         raise InputError(f"{path}: holds several encoding spaces; export one scan")
-    imaging = imaging[_chosen(imaging["head"], select, path)]
-    return _Scan(imaging, extra, noise_rows, encoding, shape, field, kind, scrubbed(xml))  # type: ignore[arg-type]
+    imaging = imaging[chosen(imaging["head"], select, path)]
+    return Scan(imaging, extra, noise_rows, shape, field, centres, kept, kind, scrubbed(xml))  # type: ignore[arg-type]
 
 
-def _noise(scan: _Scan, averages: int) -> np.ndarray | None:
+def _noise(scan: Scan, averages: int) -> np.ndarray | None:
     """The noise scan ``(coils, n)``, as strong as the noise of the data: scaled to their dwell time and averages."""
     coils = int(scan.imaging["head"]["active_channels"][0])
     parts = [
@@ -218,33 +251,30 @@ def read_ismrmrd(path: Path, select: Mapping[str, int] | None = None) -> dict[st
         InputError: for what cannot be read or is not Cartesian, and where something must be selected.
     """
     select = dict(select or {})
-    scan = _scan(path, select)
+    return on_grid(_scan(path, select), path, select)
+
+
+def on_grid(scan: Scan, path: Path, select: Mapping[str, int]) -> dict[str, Any]:
+    """What :func:`read_ismrmrd` returns, of acquisitions of any origin."""
     if scan.kind.lower() != "cartesian":
         raise NotCartesianError(
             f"{path}: the trajectory is {scan.kind}, not Cartesian; load it with LoadNonCartesiand and reconstruct it with "
             "medrecon.operators.nufft_sense"
         )
-    imaging, extra, encoding, shape, field = scan.imaging, scan.calibration, scan.encoding, scan.shape, scan.field
-    limits = encoding.encodingLimits
+    imaging, extra, shape, field = scan.imaging, scan.calibration, scan.shape, scan.field
     pixel = field[0] / shape[0], field[1] / shape[1]
     order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2])
-    centres = tuple(
-        int(limit.center) if (limit := getattr(limits, f"kspace_encoding_step_{axis}", None)) is not None else n // 2
-        for axis, n in ((1, shape[1]), (2, shape[2]))
-    )
-    kspace, count, read = _on_grid(imaging, shape, centres, order, path)
+    kspace, count, read = _on_grid(imaging, shape, scan.centres, order, path)
     alike = np.isin(extra["head"]["idx"]["slice"], order) & (extra["head"]["active_channels"] == kspace.shape[1])
     if len(extra := extra[alike]):
-        more, times, _ = _on_grid(extra, shape, centres, order, path)
+        more, times, _ = _on_grid(extra, shape, scan.centres, order, path)
         fill = (count == 0) & (times > 0)
         kspace += more * fill[:, None, None]
         count += fill
     averages = int(np.median(count[count > 0]))
 
     columns = (count > 0).any(axis=0)  # (y, z)
-    recon = encoding.reconSpace
-    kept = round(shape[0] * float(recon.fieldOfView_mm.x) / field[0]) if recon is not None else shape[0]
-    kept = kept if read.all() and 1 <= kept <= shape[0] else shape[0]
+    kept = scan.kept if read.all() and 1 <= scan.kept <= shape[0] else shape[0]
     if shape[2] == 1:
         kspace, mask = kspace[..., 0], read[:, None] & columns[:, 0]
         kspace = crop_field_of_view(kspace, mask, (kept, shape[1]))

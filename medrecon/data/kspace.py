@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +14,11 @@ import h5py
 import numpy as np
 
 from medrecon.data.coils import to_kspace
-from medrecon.data.errors import InputError
+from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.files import write_whole
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd
 from medrecon.data.masks import achieved_acceleration, acs_block
+from medrecon.data.twix import read_twix
 
 __all__ = [
     "FORMATS",
@@ -184,10 +183,6 @@ def _dataset(file: h5py.File, key: str) -> Any:  # noqa: ANN401 - whatever the f
     return file[key][()]  # type: ignore[index]
 
 
-_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError)
-"""What the HDF5 library and what reads from it raise where bytes are wrong."""
-
-
 def _read_hdf5(path: Path, select: Mapping[str, int] | None) -> KSpace:
     """FastMRI's layout, or ISMRMRD's."""
     try:
@@ -200,9 +195,8 @@ def _read_hdf5(path: Path, select: Mapping[str, int] | None) -> KSpace:
         held = read_ismrmrd(path, select)
     except InputError:
         raise
-    except _DAMAGE as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable HDF5 file ({what}); check that it is complete") from error
+    except DAMAGE as error:
+        raise InputError(f"{path}: not a readable HDF5 file ({told(error)}); check that it is complete") from error
     return _finish(path, held.pop("kspace"), "ISMRMRD", held.pop("mask"), **held)
 
 
@@ -225,7 +219,13 @@ def _read_fastmri(path: Path) -> KSpace:
             if isinstance(value, str | int | float | np.number | np.bool_)
         }
     kspace = data["kspace"]
-    if kspace.dtype.kind == "f" and kspace.ndim == 4 and kspace.shape[-1] % 2 == 0:
+    # Known by its names as well: real numbers alone may be anything.
+    if (
+        re.match(r"e\d+s\d+_P\d+", path.name)
+        and kspace.dtype.kind == "f"
+        and kspace.ndim == 4
+        and kspace.shape[-1] % 2 == 0
+    ):
         return _finish(path, _calgary_campinas(kspace), "Calgary-Campinas HDF5", spacing=(1.0, 1.0, 1.0))
     if kspace.ndim == 3:  # single coil: (slices, y, x)
         kspace = kspace[:, None]
@@ -323,9 +323,9 @@ def _numpy_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, np.ndarray
                 return loaded, {}
             held = {name: loaded[name] for name in loaded.files if name in (key, "mask", "noise")}
             names = ", ".join(loaded.files)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise InputError(
-            f"{path}: not a readable NumPy file ({error}); save it again with numpy.save or numpy.savez"
+            f"{path}: not a readable NumPy file ({told(error)}); save it again with numpy.save or numpy.savez"
         ) from error
     if key not in held:
         raise InputError(f"{path}: no array '{key}' (it holds {names}); name it '{key}'")
@@ -352,9 +352,10 @@ def _matlab_arrays(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndar
         return loadmat(path, variable_names=[key for key in keys if key in names]), names
     except InputError:
         raise
-    except (*_DAMAGE, MatReadError, zlib.error) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable MATLAB file ({what}); save it again, e.g. with -v7.3") from error
+    except (*DAMAGE, MatReadError) as error:
+        raise InputError(
+            f"{path}: not a readable MATLAB file ({told(error)}); save it again, e.g. with -v7.3"
+        ) from error
 
 
 def _read_matlab(path: Path) -> KSpace:
@@ -372,6 +373,11 @@ def _read_matlab(path: Path) -> KSpace:
     return _finish(path, kspace, "MATLAB", mask, noise=None if noise is None else noise.reshape(kspace.shape[1], -1))
 
 
+def _read_twix(path: Path, select: Mapping[str, int] | None) -> KSpace:
+    held = read_twix(path, select)
+    return _finish(path, held.pop("kspace"), "Siemens twix", held.pop("mask"), **held)
+
+
 FORMATS: dict[str, tuple[Callable[..., KSpace], str]] = {
     ".h5": (_read_hdf5, "fastMRI HDF5 or ISMRMRD"),
     ".hdf5": (_read_hdf5, "fastMRI HDF5 or ISMRMRD"),
@@ -381,6 +387,7 @@ FORMATS: dict[str, tuple[Callable[..., KSpace], str]] = {
     ".npz": (_read_numpy, "NumPy"),
     ".npy": (_read_numpy, "NumPy"),
     ".mat": (_read_matlab, "MATLAB"),
+    ".dat": (_read_twix, "Siemens twix"),
 }
 
 
@@ -402,11 +409,11 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
 
     Args:
         path: of the file.
-        select: of ISMRMRD files, which contrast, phase, repetition or set; see :func:`medrecon.data.ismrmrd.read_ismrmrd`.
+        select: of ISMRMRD and twix files, which contrast, phase, repetition or set.
 
-    ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. HDF5 with real ``kspace`` ``(readout, y, z, 2 coils)``:
-    Calgary-Campinas' hybrid layout. fastMRI HDF5: dataset ``kspace`` ``(slices, coils, y, x)`` or
-    ``(slices, y, x)``, optional ``mask``, ``noise``, ``ismrmrd_header`` and (ours) ``affine``. NumPy: ``(coils, y, x)``,
+    ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. Siemens: see :func:`medrecon.data.twix.read_twix`. fastMRI HDF5:
+    dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``, optional ``mask``, ``noise``, ``ismrmrd_header``, (ours)
+    ``affine``. Calgary-Campinas' hybrid layout, known by its files' names: real ``(readout, y, z, 2 coils)``. NumPy: ``(coils, y, x)``,
     ``(slices, coils, y, x)`` or ``(y, x)``, in an npz under ``kspace``. BART: x, y, coils and slices (axes 0, 1, 3 and 13).
     MATLAB (to version 7.3): ``kspace`` ``(y, x, coils, slices)``, optional ``mask`` and ``noise`` ``(coils, n)``.
 
@@ -415,8 +422,8 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
     """
     path = _existing(path)
     read = FORMATS[path.suffix][0]
-    if read is _read_hdf5:
-        return _read_hdf5(path, select)
+    if read in (_read_hdf5, _read_twix):
+        return read(path, select)
     if select:
         raise InputError(f"{path}: nothing can be selected in this format; leave it out")
     return read(path)
@@ -449,8 +456,10 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
                     f"{path}: no dataset '{key}' (it holds {', '.join(file) or 'nothing'}); name it '{key}'"
                 )
             return _dataset(file, key)
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({error}); check that it is complete") from error
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise InputError(f"{path}: not a readable HDF5 file ({told(error)}); check that it is complete") from error
 
 
 def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> None:

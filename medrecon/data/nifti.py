@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, told
 from medrecon.data.images import Image
 
 __all__ = ["read_nifti"]
@@ -32,8 +32,7 @@ def _volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float] | None, 
         affine = np.array(image.affine, dtype=float)
         sides = [float(side) * unit for side in header.get_zooms()[:3]]
     except Exception as error:  # nibabel, zlib and numpy raise many kinds on damaged files
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable NIfTI file ({what}); copy it again") from error
+        raise InputError(f"{path}: not a readable NIfTI file ({told(error)}); copy it again") from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim not in (2, 3) or 0 in data.shape:

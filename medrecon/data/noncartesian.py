@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from medrecon.data.errors import InputError
+from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.ismrmrd import is_ismrmrd, read_noncartesian
 from medrecon.data.kspace import read_cfl_array
 
@@ -121,8 +121,8 @@ def load_noncartesian(
     if isinstance(given, Path) and given.suffix == ".npy":
         try:
             given = np.load(given, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{trajectory}: not a readable NumPy file ({error}); save it again") from error
+        except DAMAGE as error:
+            raise InputError(f"{trajectory}: not a readable NumPy file ({told(error)}); save it again") from error
     if isinstance(given, Path) and path.suffix not in (".cfl", ".hdr"):
         raise InputError(f"{given}: a trajectory is given as .npy here")
     held: dict[str, Any]
@@ -145,14 +145,11 @@ def load_noncartesian(
 
 
 def _numpy(path: Path, given: np.ndarray | None) -> dict[str, Any]:
-    import zipfile
-    import zlib
-
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             held = {key: archive[key] for key in ("kspace", "trajectory", "matrix", "noise") if key in archive}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a readable NumPy file ({error}); save it again with numpy.savez") from error
+    except DAMAGE as error:
+        raise InputError(f"{path}: not a readable npz file ({told(error)}); save it again with numpy.savez") from error
     if given is not None:
         held["trajectory"] = given
     for key in ("kspace", "trajectory"):
@@ -170,18 +167,8 @@ def _hdf5(path: Path, select: Mapping[str, int] | None, given: np.ndarray | None
         return read_noncartesian(path, select, given)
     except InputError:
         raise
-    except (
-        OSError,
-        RuntimeError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        MemoryError,
-    ) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable HDF5 file ({what}); check that it is complete") from error
+    except DAMAGE as error:
+        raise InputError(f"{path}: not a readable HDF5 file ({told(error)}); check that it is complete") from error
 
 
 def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] | None) -> NonCartesian:

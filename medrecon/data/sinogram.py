@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from medrecon.data.errors import InputError
+from medrecon.data.errors import DAMAGE, InputError, told
 
 __all__ = ["Sinogram", "counted", "load_sinogram"]
 
@@ -84,12 +82,8 @@ def load_sinogram(path: str | Path, pitch: float | None = None, centre: float | 
         numbers = {key: float(held[key]) for key in ("centre", "pitch_mm", "photons") if key in held}
     except InputError:
         raise
-    except (
-        OSError, ValueError, TypeError, EOFError, AttributeError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error,
-        ArithmeticError, MemoryError,
-    ) as error:  # fmt: skip
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be used as a sinogram ({what}); {_NEEDS}") from error
+    except DAMAGE as error:
+        raise InputError(f"{path}: cannot be used as a sinogram ({told(error)}); {_NEEDS}") from error
     if lines.ndim == 2:
         lines = lines[None]
     if lines.ndim != 3 or 0 in lines.shape:

@@ -1,0 +1,177 @@
+"""Siemens raw data: files made of the format's own structures by twixtools."""
+
+import struct
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from medrecon.cli import main
+from medrecon.data.coils import from_kspace, to_kspace
+from medrecon.data.errors import InputError
+from medrecon.data.kspace import load_kspace
+from medrecon.data.noise import noise_scan_std
+from medrecon.data.phantom import loop_coils
+
+from ..conftest import blobs
+from .test_dicom import damaged
+
+twixtools = pytest.importorskip("twixtools")
+from twixtools.mdb import Mdb_local  # noqa: E402
+
+TURN = Rotation.from_euler("xyz", [10, 20, -15], degrees=True)
+SHAPE = (32, 30)  # readout, phase
+
+
+def header(base=32, lines=30, partitions=1, dimension=2, dwell=5000, trajectory=1, **more):
+    """The buffers of a measurement's header; only what is read."""
+    values = {
+        "sKSpace.lBaseResolution": base, "sKSpace.lPhaseEncodingLines": lines, "sKSpace.lPartitions": partitions,
+        "sKSpace.ucDimension": dimension, "sKSpace.ucTrajectory": trajectory, "sRXSPEC.alDwellTime[0]": dwell,
+        "sSliceArray.asSlice[0].dReadoutFOV": 64.0, "sSliceArray.asSlice[0].dPhaseFOV": 90.0,
+        "sSliceArray.asSlice[0].dThickness": 5.0, "sSliceArray.lSize": 1, **more,
+    }  # fmt: skip
+    text = "\n".join(f"{key} = {value}" for key, value in values.items())
+    yaps = f"### ASCCONV BEGIN ###\n{text}\n### ASCCONV END ###\n".encode()
+    buffers = b""
+    for name, content in ((b"Meas", b"<XProtocol>\n{\n}\n"), (b"MeasYaps", yaps)):
+        buffers += name + b"\0" + struct.pack("<I", len(content)) + content
+    size = 8 + len(buffers)
+    padded = -(-size // 32) * 32
+    return np.frombuffer(struct.pack("<II", padded, 2) + buffers + b"\0" * (padded - size), np.uint8)
+
+
+def line(data, flags=(), lin=0, par=0, sli=0, centre=(15, 0), column=32, position=(0, 0, 0), turn=TURN, **counters):
+    one = Mdb_local(data)
+    for flag in flags:
+        one.add_flag(flag)
+    counter = one.mdh.Counter
+    counter.Lin, counter.Par, counter.Sli = lin, par, sli
+    for key, value in counters.items():
+        setattr(counter, key, value)
+    one.mdh.CenterCol, one.mdh.CenterLin, one.mdh.CenterPar = column, *centre
+    place = one.mdh.SliceData.SlicePos
+    place.Sag, place.Cor, place.Tra = position
+    x, y, z, w = turn.as_quat()
+    for k, value in enumerate((w, x, y, z)):  # scalar first
+        one.mdh.SliceData.Quaternion[k] = value
+    return one
+
+
+def write(path, lines, hdr=None):
+    end = Mdb_local()
+    end.add_flag("ACQEND")
+    twixtools.write_twix([{"hdr_str": header() if hdr is None else hdr, "mdb": [*lines, end]}], str(path))
+    return path
+
+
+def measured(slices=2, coils=3):
+    """k-space with the readout oversampled twice, ``(slices, coils, 64, 30)``, and the images."""
+    images = np.stack([blobs(SHAPE, k) for k in range(slices)])
+    wide = np.pad(images[:, None] * loop_coils(SHAPE, coils), [(0, 0), (0, 0), (16, 16), (0, 0)])
+    return to_kspace(wide).astype(np.complex64), images[:, None] * loop_coils(SHAPE, coils)
+
+
+def lines_of(kspace, **more):
+    normal = TURN.as_matrix()[:, 2]
+    return [
+        line(kspace[s, :, :, y], lin=y, sli=s, position=6.0 * s * normal + [1, 2, 3], **more)
+        for s in range(len(kspace)) for y in range(kspace.shape[-1])
+    ]  # fmt: skip
+
+
+def test_lines_are_sorted_and_lose_their_oversampling(tmp_path):
+    kspace, coils = measured()
+    lines = lines_of(kspace)
+    order = np.random.default_rng(0).permutation(len(lines))
+    data = load_kspace(write(tmp_path / "a.dat", [lines[k] for k in order]))
+    assert data.format == "Siemens twix"
+    assert data.kspace.shape == (2, 3, 32, 30)
+    assert np.abs(from_kspace(data.kspace) - coils).max() < 1e-5
+    assert data.spacing == pytest.approx((6.0, 2.0, 3.0))
+
+
+def test_geometry_follows_the_rotation_of_the_lines(tmp_path):
+    data = load_kspace(write(tmp_path / "a.dat", lines_of(measured()[0])))
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ data.affine
+    turn = TURN.as_matrix()
+    # Phase and read directions are the rotation's first two columns reversed, as twixtools has it.
+    assert np.allclose(lps[:3, 0], -3.0 * turn[:, 0], atol=1e-5)
+    assert np.allclose(lps[:3, 1], -2.0 * turn[:, 1], atol=1e-5)
+    assert np.allclose(lps[:3, 2], 6.0 * turn[:, 2], atol=1e-5)
+    assert np.allclose((lps @ [15, 16, 1, 1])[:3], 6.0 * turn[:, 2] + [1, 2, 3], atol=1e-5)
+
+
+def test_flags_and_counters(tmp_path):
+    kspace, _ = measured(1)
+    lines = lines_of(kspace)
+    whole = load_kspace(write(tmp_path / "a.dat", lines)).kspace
+    lines[4] = line(kspace[0, :, ::-1, 4], ["REFLECT"], lin=4, position=(1, 2, 3))
+    lines.append(line(0 * kspace[0, :, :, 0] + 9, ["PHASCOR"], lin=3, position=(1, 2, 3)))
+    reference = line(kspace[0, :, :, 7], ["PATREFSCAN"], lin=7, position=(1, 2, 3))
+    del lines[7]
+    lines += [reference, line(5 * kspace[0, :, :, 8], ["PATREFSCAN"], lin=8, position=(1, 2, 3))]
+    rng = np.random.default_rng(0)
+    noise = 0.1 * (rng.normal(size=(3, 64)) + 1j * rng.normal(size=(3, 64)))
+    lines = [line(noise, ["NOISEADJSCAN"]) for _ in range(20)] + lines
+    data = load_kspace(write(tmp_path / "b.dat", lines))
+    assert np.abs(data.kspace - whole).max() < 1e-6
+    assert noise_scan_std(data.noise) == pytest.approx(np.sqrt((np.abs(noise) ** 2).mean() / 2), rel=0.05)
+    echoes = lines_of(kspace) + [line(2 * kspace[0, :, :, y], lin=y, position=(1, 2, 3), Eco=1) for y in range(30)]
+    path = write(tmp_path / "c.dat", echoes)
+    with pytest.raises(InputError, match=r"select one, e\.g\. contrast=0"):
+        load_kspace(path)
+    assert np.abs(load_kspace(path, {"contrast": 1}).kspace - 2 * whole).max() < 1e-5
+    assert main(["info", str(path), "--select", "contrast=1"]) == 0
+
+
+def test_partial_fourier_lies_where_the_centre_says(tmp_path):
+    kspace, _ = measured(1)
+    # The first eight lines were not measured: the counter starts at the ninth, and the centre is at 15 - 8.
+    lines = [line(kspace[0, :, :, y], lin=y - 8, centre=(7, 0), position=(1, 2, 3)) for y in range(8, 30)]
+    data = load_kspace(write(tmp_path / "a.dat", lines))
+    assert data.mask.tolist() == [False] * 8 + [True] * 22
+    whole = load_kspace(write(tmp_path / "b.dat", lines_of(kspace))).kspace
+    assert np.abs(data.kspace - whole * data.mask).max() < 1e-6
+
+
+def test_three_dimensions(tmp_path):
+    rng = np.random.default_rng(0)
+    image = (rng.normal(size=(2, 8, 6, 4)) + 1j * rng.normal(size=(2, 8, 6, 4))) * loop_coils((6, 4), 2)[:, None]
+    kspace = to_kspace(np.pad(image, [(0, 0), (4, 4), (0, 0), (0, 0)]), (1, 2, 3))
+    lines = [
+        line(kspace[:, :, y, z], lin=y, par=z, centre=(3, 2), column=8) for y in range(6) for z in range(4)
+    ]  # fmt: skip
+    data = load_kspace(write(tmp_path / "a.dat", lines, header(8, 6, 4, 4)))
+    assert data.kspace.shape == (8, 2, 6, 4)
+    assert np.abs(from_kspace(data.kspace).swapaxes(0, 1) - image).max() < 1e-5
+
+
+def test_what_cannot_be_used_is_told(tmp_path):
+    kspace, _ = measured(1)
+    (tmp_path / "x.dat").write_bytes(b"junk" * 300)
+    with pytest.raises(InputError, match=r"not a readable twix file|no imaging lines"):
+        load_kspace(tmp_path / "x.dat")
+    with pytest.raises(InputError, match="trajectory is radial"):
+        load_kspace(write(tmp_path / "r.dat", lines_of(kspace), header(trajectory=2)))
+    with pytest.raises(InputError, match="no imaging lines"):
+        load_kspace(write(tmp_path / "n.dat", [line(kspace[0, :, :, 0], ["NOISEADJSCAN"])]))
+
+
+# twixtools leaves a damaged file open for the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_damaged_files_give_one_error_of_ours(tmp_path):
+    rng = np.random.default_rng(0)
+    content = write(tmp_path / "a.dat", lines_of(measured(1)[0])).read_bytes()
+    refused = 0
+    for _ in range(40):
+        (tmp_path / "d.dat").write_bytes(damaged(content, rng))
+        try:
+            data = load_kspace(tmp_path / "d.dat")
+        except InputError as error:
+            refused += 1
+            assert "d.dat" in str(error)
+            assert "\n" not in str(error)
+            continue
+        assert np.isfinite(data.kspace).all()
+    assert refused > 3
