@@ -413,7 +413,7 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
 
     ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. Siemens: see :func:`medrecon.data.twix.read_twix`. fastMRI HDF5:
     dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``, optional ``mask``, ``noise``, ``ismrmrd_header``, (ours)
-    ``affine``. Calgary-Campinas' hybrid layout, known by its files' names: real ``(readout, y, z, 2 coils)``. NumPy: ``(coils, y, x)``,
+    ``affine``. Calgary-Campinas' hybrid layout, known by its files' names. NumPy: ``(coils, y, x)``,
     ``(slices, coils, y, x)`` or ``(y, x)``, in an npz under ``kspace``. BART: x, y, coils and slices (axes 0, 1, 3 and 13).
     MATLAB (to version 7.3): ``kspace`` ``(y, x, coils, slices)``, optional ``mask`` and ``noise`` ``(coils, n)``.
 

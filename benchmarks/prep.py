@@ -1,0 +1,62 @@
+"""How many files a second ``medrecon prep`` prepares, with one worker and with two.
+
+    python benchmarks/prep.py [--files 48] [--slices 8]
+
+Copies of the real slice A (``brain_t1_8ch_sliceA.npz``), several slices a file, through the recipe ``kspace`` (load, noise
+level, adaptive combination, write). Time of the whole run, start of the workers included; then of a second run that finds
+everything done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+
+import numpy as np
+import torch
+from problems import DATA
+
+from medrecon.data.kspace import load_kspace
+from medrecon.prep import load_recipe, prepare
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=48)
+    parser.add_argument("--slices", type=int, default=8)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # one worker is one thread
+    kspace = np.repeat(load_kspace(DATA / "kspace" / "brain_t1_8ch_sliceA.npz").kspace, arguments.slices, axis=0)
+    megabytes = arguments.files * kspace.nbytes / 1e6
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "source"
+        source.mkdir()
+        for k in range(arguments.files):
+            np.save(source / f"scan{k:03d}.npy", kspace * np.float32(1 + k))
+        recipe = load_recipe("kspace")
+        print(
+            f"{arguments.files} files, {megabytes:.0f} MB\n\n"
+            "| workers | seconds | files a second | MB a second | again, s |\n|---|---|---|---|---|"
+        )
+        for workers in (1, 2):
+            destination = Path(name) / str(workers)
+            start = time.perf_counter()
+            report = prepare(source, destination, recipe, workers)
+            took = time.perf_counter() - start
+            assert report.made == arguments.files, report
+            start = time.perf_counter()
+            assert prepare(source, destination, recipe, workers).made == 0
+            again = time.perf_counter() - start
+            print(
+                f"| {workers} | {took:.1f} | {arguments.files / took:.1f} | {megabytes / took:.0f} | {again:.1f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
