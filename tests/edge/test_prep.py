@@ -18,12 +18,14 @@ import medrecon.prep.runner as runner
 from medrecon.cli import main
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError
+from medrecon.data.images import load_image
 from medrecon.data.kspace import load_kspace
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.prep import LoadPreparedd, files, load_recipe, prepare, prepared
 from medrecon.prep.recipes import names
 from medrecon.prep.runner import split_of
 from medrecon.prep.shards import stage
+from medrecon.writers import nifti_bytes
 
 from ..conftest import blobs
 from .test_dicom import numbers, oblique, write_series
@@ -393,6 +395,13 @@ def test_real_files(data_folder, tmp_path):
     report = prepare(data_folder / "dicom", tmp_path / "e", load_recipe("dicom"))
     assert report.made == 1
     assert "9 mosaics" in report.failed[0]["error"]
+    image = load_image(data_folder / "dicom" / "pacsman")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "p.nii.gz").write_bytes(nifti_bytes(image.array, image.spacing, image.affine))
+    prepare(tmp_path / "in", tmp_path / "n", load_recipe("nifti"))
+    first, second = (LoadPreparedd("image")(prepared(tmp_path / name)[0])["image"] for name in ("d", "n"))
+    assert np.array_equal(first.numpy(), second.numpy())
+    assert np.abs(first.affine.numpy() - second.affine.numpy()).max() < 1e-4
 
 
 def test_memory_stays_flat_as_files_grow_in_number(tmp_path):
