@@ -110,7 +110,12 @@ def _place(arguments: argparse.Namespace, data: KSpace) -> tuple[np.ndarray | No
     if arguments.like:
         if arguments.format != "dicom":
             raise InputError("--like lends a DICOM series' patient and study; give --format dicom as well")
-        series = load_image(arguments.like)
+        try:
+            series = load_image(arguments.like)
+        except InputError as error:
+            if "select one" in str(error):
+                raise InputError(f"{arguments.like}: holds several series or stacks; give the folder of one") from error
+            raise
         headers = series.headers
         if not headers:
             raise InputError(f"{arguments.like}: is no DICOM series; give a folder of DICOM files")
@@ -121,6 +126,8 @@ def _place(arguments: argparse.Namespace, data: KSpace) -> tuple[np.ndarray | No
             f"{data.path}: does not tell where its slices lie, which DICOM needs; give --like with a series of the same slices "
             "and matrix, or write NIfTI"
         )
+    if arguments.format == "mrd" and data.spacing is None:
+        raise InputError(f"{data.path}: does not tell the size of its voxels, which MRD images need; write NIfTI")
     return affine_of_slices(affine, arguments.slices, len(data.kspace)), headers
 
 
@@ -146,6 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
     data = load_kspace(arguments.input, dict(arguments.select))
     affine, headers = _place(arguments, data)
     sources = [path for path in (data.path, arguments.maps, arguments.mask) if path]
+    sources += [header.filename for header in headers]
     names = {
         "slices": len(range(len(data.kspace))[arguments.slices]),
         "part": arguments.part,
@@ -172,18 +180,18 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.mask:
         shape = data.kspace.shape[2:]
         measured = np.asarray(data.kspace.any(axis=(0, 1)))
-        given = check_mask(load_array(arguments.mask, "mask"), shape, arguments.mask)
-        if not (data.kspace * given).any():
+        chosen = check_mask(load_array(arguments.mask, "mask"), shape, arguments.mask)
+        if not (data.kspace * chosen).any():
             raise InputError(
                 f"{arguments.mask}: the mask selects only zeros of {data.path}; give the mask it was sampled with"
             )
-        extra = int((np.broadcast_to(given, shape) & bounding_box(measured) & ~measured).sum())
+        extra = int((np.broadcast_to(chosen, shape) & bounding_box(measured) & ~measured).sum())
         if extra:
             raise InputError(
                 f"{arguments.mask}: the mask claims {extra} samples that {data.path} does not hold; "
                 "give the mask it was sampled with"
             )
-        mask = given
+        mask = chosen
     maps = load_array(arguments.maps, "maps") if arguments.maps else None
     if maps is not None and maps.shape not in (data.kspace.shape, data.kspace.shape[1:]):
         raise InputError(

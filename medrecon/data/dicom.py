@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,12 +133,17 @@ def _matches(value: Any, wanted: object) -> bool:  # noqa: ANN401
 
 
 def _leaves(group: Dataset | None) -> dict[str, Any]:
-    """The attributes of a functional group, whatever sequence they lie in."""
+    """The attributes of a functional group, whatever sequence they lie in.
+
+    But for private ones, in which vendors repeat some attributes with other values.
+    """
     held: dict[str, Any] = {}
     for element in group or ():
-        if element.VR == "SQ" and len(element.value) and element.keyword != "ReferencedImageSequence":
-            if element.keyword in ("RealWorldValueMappingSequence", "DerivationImageSequence"):
-                continue
+        if element.VR != "SQ" or element.tag.is_private or not len(element.value):
+            continue
+        if element.keyword == "RealWorldValueMappingSequence":
+            held[element.keyword] = element.value
+        elif element.keyword not in ("ReferencedImageSequence", "DerivationImageSequence"):
             held |= {item.keyword: item.value for item in element.value[0] if item.VR != "SQ" and item.keyword}
     return held
 
@@ -174,14 +179,18 @@ def _positive(frame: _Frame, *keywords: str) -> float | None:
     return None
 
 
-def _one_of(groups: Iterable[Sequence[_Frame]]) -> str:
+def _one_of(groups: Sequence[Sequence[_Frame]]) -> str:
     """How to select one of several groups of frames: by an attribute that is one in each and another in every other."""
     for keyword in _DIFFER:
-        values = [{_short(frame.get(keyword)) for frame in group} for group in groups]
-        told = [next(iter(v)) for v in values]
-        if all(len(v) == 1 for v in values) and len(set(told)) == len(told) > 1:
+        values = [{_texts(frame.get(keyword)) for frame in group} for group in groups]
+        if any(len(v) > 1 for v in values) or len(set.union(*values)) < len(groups) or len(groups) < 2:
+            continue
+        each = [next(iter(v)) for v in values]
+        # Of several values, one that no other group has.
+        told = [next((t for t in one if sum(t in other for other in each) == 1), None) for one in each]
+        if all(told):
             more = ", ..." if len(told) > 6 else ""
-            return f", which differ in {keyword} ({', '.join(told[:6])}{more}); select one, e.g. {keyword}={told[0]}"
+            return f", which differ in {keyword} ({', '.join(map(str, told[:6]))}{more}); select one, e.g. {keyword}={told[0]}"
     return "; give the files of one alone"
 
 
@@ -191,21 +200,31 @@ def _one_stack(frames: list[_Frame], places: np.ndarray, name: str) -> None:
         return
     if len({id(frame.header) for frame in frames}) == 1 and not any("ImagePositionPatient" in f.own for f in frames):
         raise InputError(f"{name}: tells one position for all of its {len(frames)} frames; such objects cannot be used")
+    stacks = len(frames) // len(np.unique(np.round(places, 3)))
     for keyword in _DIFFER:
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple, list[int]] = {}
         for i, frame in enumerate(frames):
-            groups.setdefault(_short(frame.get(keyword)), []).append(i)
-        if len(groups) > 1 and all(
+            groups.setdefault(_texts(frame.get(keyword)), []).append(i)
+        # As many groups as there are stacks; for an attribute of every image alone would select single slices.
+        if 1 < len(groups) <= max(stacks, 2) and all(
             len(members) == 1 or np.diff(np.sort(places[members])).min() > 1e-3 for members in groups.values()
         ):
             choice = _one_of([[frames[i] for i in members] for members in groups.values()])
             raise InputError(f"{name}: holds several images at one position{choice}")
-    raise InputError(f"{name}: holds several images at one position; give a folder with one series")
+    two = [k for k in _DIFFER if 1 < len({_texts(f.get(k)) for f in frames}) <= max(stacks, 2)][:3]
+    hint = f", which differ in {', '.join(two)}; select one of each" if two else "; give a folder with one series"
+    raise InputError(f"{name}: holds several images at one position{hint}")
+
+
+def _texts(value: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """The values of an attribute, as text."""
+    several = value if not isinstance(value, str) and isinstance(value, Sequence) else [value]
+    return tuple(str(one) for one in several)
 
 
 def _short(value: Any) -> str:  # noqa: ANN401
-    """A value as ``select`` takes it: of several the last, which tells image types apart."""
-    return str(value[-1] if not isinstance(value, str) and isinstance(value, Sequence) and len(value) else value)
+    """A value, or several, to show."""
+    return "/".join(_texts(value))
 
 
 def _placed(
@@ -249,21 +268,27 @@ def _placed(
     if len(frames) > 1:
         steps = np.diff(places)
         usual = float(np.median(steps))
-        # Positions are written with few digits: a hundredth of a step, or of a millimetre.
-        if np.abs(steps - usual).max() > max(0.01 * usual, 0.01):
+        # Positions are written with few digits: whether they lie on one evenly divided line is seen from that line, which
+        # rounding moves by half a digit, not from single steps.
+        index = np.arange(len(at))
+        step, first_place = np.polynomial.polynomial.polyfit(index, at, 1)[::-1]
+        off = float(np.abs(at - first_place - index[:, None] * step).max())
+        if off > max(0.02 * usual, 0.1):
             whole = np.round(steps / steps.min())
-            if np.abs(steps - whole * steps.min()).max() < max(0.02 * steps.min(), 0.02):
+            if (
+                whole.max() > 1
+                and np.abs(steps - whole * steps.min()).max() < max(0.02 * steps.min(), 0.02) * whole.max()
+            ):
                 k = int(np.argmax(whole))
                 raise InputError(
                     f"{name}: {int((whole - 1).sum())} slices are missing, e.g. between {places[k]:.1f} and "
                     f"{places[k + 1]:.1f} mm along the stack; export the series again"
                 )
             raise InputError(
-                f"{name}: slices are not equally spaced ({steps.min():.2f} to {steps.max():.2f} mm); select or give one stack"
+                f"{name}: slices are not equally spaced on one line ({steps.min():.2f} to {steps.max():.2f} mm); select or give "
+                "one stack"
             )
         step = (at[-1] - at[0]) / (len(at) - 1)
-        if np.abs(at - at[0] - np.arange(len(at))[:, None] * step).max() > max(0.02 * usual, 0.02):
-            raise InputError(f"{name}: slices do not lie on one line; select or give one stack")
         if step @ normal < (1 - 1e-4) * np.linalg.norm(step):
             notes["sheared"] = "slices are not stacked along their normal (gantry tilt)"
     else:
@@ -285,7 +310,7 @@ def _values(frame: _Frame, stored: np.ndarray) -> np.ndarray:
             from pydicom.pixels import apply_modality_lut
 
             return apply_modality_lut(stored, frame.header).astype(np.float32)
-        maps = frame.header.get("RealWorldValueMappingSequence")
+        maps = frame.get("RealWorldValueMappingSequence")
         slope = maps[0].get("RealWorldValueSlope") if maps else None
         intercept = maps[0].get("RealWorldValueIntercept") if maps else None
     slope, intercept = 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)

@@ -120,26 +120,56 @@ def _on_grid(
     read = np.zeros(nx, bool)
     place = {number: i for i, number in enumerate(order)}
     for head, data in zip(rows["head"], rows["data"], strict=True):
-        index, n = head["idx"], int(head["number_of_samples"])
+        index, total = head["idx"], int(head["number_of_samples"])
+        before, n = int(head["discard_pre"]), total - int(head["discard_pre"]) - int(head["discard_post"])
         y, z = (
             int(index[f"kspace_encode_step_{axis}"]) - centre + size // 2
             for axis, centre, size in ((1, centres[0], ny), (2, centres[1], nz))
         )
         middle = int(head["center_sample"])
-        first = 0 if n == nx and middle == 0 else nx // 2 - middle
-        if not (0 <= y < ny and 0 <= z < nz and first >= 0 and first + n <= nx):
+        first = (0 if total == nx and middle == 0 else nx // 2 - middle) + before
+        if not (0 <= y < ny and 0 <= z < nz and first >= 0 and 0 < n <= nx - first):
             raise InputError(
                 f"{path}: an acquisition of {n} samples (step {index['kspace_encode_step_1']}, {index['kspace_encode_step_2']}, "
                 f"centre {middle}) lies outside the encoded matrix {nx} x {ny} x {nz}; the header does not fit the data"
             )
-        samples = data.view(np.complex64).reshape(coils, n)
-        if int(head["flags"]) & REVERSE:
+        samples = data.view(np.complex64).reshape(coils, total)[:, before : before + n]
+        if int(head["flags"]) & REVERSE:  # measured from the other end, so the discarded ones lie there too
             samples = samples[:, ::-1]
+            first += int(head["discard_post"]) - before
         at = place[index["slice"]]
         kspace[at, :, first : first + n, y, z] += samples
         count[at, y, z] += 1
         read[first : first + n] = True
     return kspace / np.maximum(count, 1)[:, None, None], count, read
+
+
+def _sorted_out(rows: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Imaging, calibration and noise."""
+    flags = rows["head"]["flags"].astype(np.uint64)
+    noise_rows = rows[(flags & np.uint64(_NOISE)) > 0]
+    service = (flags & np.uint64(_NOISE | _OTHER)) > 0
+    only_calibration = ((flags & np.uint64(_CALIBRATION)) > 0) & ((flags & np.uint64(_BOTH)) == 0)
+    imaging = rows[~service & ~only_calibration]
+    if not len(imaging):
+        raise InputError(f"{path}: holds no imaging acquisitions; only noise, calibration or navigators")
+    return imaging, rows[~service & only_calibration], noise_rows
+
+
+def calibration_of(imaging: np.ndarray, extra: np.ndarray) -> np.ndarray:
+    """Those calibration lines that may fill gaps of the images: of the same encoding, contrast and set.
+
+    Of several phases or repetitions those of the image, where they were measured.
+    """
+    head = imaging["head"]
+    if not len(extra) or not len(imaging):
+        return extra[:0]
+    extra = extra[extra["head"]["encoding_space_ref"] == head["encoding_space_ref"][0]]
+    for name in COUNTERS:
+        same = extra["head"]["idx"][name] == head["idx"][name][0]
+        if name in ("contrast", "set") or same.any():
+            extra = extra[same]
+    return extra
 
 
 class Scan(NamedTuple):
@@ -179,7 +209,8 @@ def _scan(path: Path, select: Mapping[str, int]) -> Scan:
             rows = group["data"][()]
         xml = xml if isinstance(xml, bytes) else str(xml).encode()
         header = ismrmrd.xsd.CreateFromDocument(xml)
-        encoding = header.encoding[0]
+        imaging, extra, noise_rows = _sorted_out(rows, path)
+        encoding = header.encoding[int(imaging["head"]["encoding_space_ref"][0])]
         space = encoding.encodedSpace
         shape = tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz")
         field = tuple(float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz")
@@ -202,19 +233,12 @@ def _scan(path: Path, select: Mapping[str, int]) -> Scan:
         raise InputError(
             f"{path}: no acquisitions, or an empty matrix {shape} or field of view {field}; convert it again"
         )
-    flags = rows["head"]["flags"].astype(np.uint64)
-    noise_rows = rows[(flags & np.uint64(_NOISE)) > 0]
-    service = (flags & np.uint64(_NOISE | _OTHER)) > 0
-    only_calibration = ((flags & np.uint64(_CALIBRATION)) > 0) & ((flags & np.uint64(_BOTH)) == 0)
-    imaging, extra = rows[~service & ~only_calibration], rows[~service & only_calibration]
-    if not len(imaging):
-        raise InputError(f"{path}: holds no imaging acquisitions; only noise, calibration or navigators")
     if len(np.unique(imaging["head"]["active_channels"])) > 1:
         raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
         raise InputError(f"{path}: holds several encoding spaces; export one scan")
     imaging = imaging[chosen(imaging["head"], select, path)]
-    return Scan(imaging, extra, noise_rows, shape, field, centres, kept, kind, scrubbed(xml))  # type: ignore[arg-type]
+    return Scan(imaging, calibration_of(imaging, extra), noise_rows, shape, field, centres, kept, kind, scrubbed(xml))  # type: ignore[arg-type]
 
 
 def _noise(scan: Scan, averages: int) -> np.ndarray | None:

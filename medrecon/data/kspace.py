@@ -16,7 +16,7 @@ import numpy as np
 from medrecon.data.coils import to_kspace
 from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.files import write_whole
-from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd
+from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd, scrubbed
 from medrecon.data.masks import achieved_acceleration, acs_block
 from medrecon.data.twix import read_twix
 
@@ -46,8 +46,8 @@ class KSpace:
         noise: a noise scan ``(coils, n)`` complex, or ``None``.
         spacing: voxel size ``(z, y, x)`` in mm, or ``None`` where the file does not tell.
         affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not tell.
-        header: the raw ISMRMRD header, or ``None``.
-        attributes: small scalars of the file.
+        header: the ISMRMRD header without personal data, or ``None``.
+        attributes: small scalars of the file, but those of the patient.
     """
 
     kspace: np.ndarray
@@ -216,7 +216,7 @@ def _read_fastmri(path: Path) -> KSpace:
         attributes = {
             key: value.item() if isinstance(value, np.generic) else value
             for key, value in file.attrs.items()
-            if isinstance(value, str | int | float | np.number | np.bool_)
+            if isinstance(value, str | int | float | np.number | np.bool_) and not key.lower().startswith("patient")
         }
     kspace = data["kspace"]
     # Known by its names as well: real numbers alone may be anything.
@@ -236,6 +236,10 @@ def _read_fastmri(path: Path) -> KSpace:
             raise InputError(f"{path}: 'affine' is no 4 x 4 matrix from (x, y, slice) to mm; leave it out")
     header = data.get("ismrmrd_header")
     header = header.encode() if isinstance(header, str) else header
+    try:
+        header = None if header is None else scrubbed(header)
+    except (ElementTree.ParseError, TypeError):
+        header = None
     return _finish(
         path,
         kspace,

@@ -56,16 +56,20 @@ def _volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float] | None, 
 
 
 def _radians(phase: np.ndarray, path: Path) -> np.ndarray:
-    """Phase in rad, of which scanners' converters know three units."""
+    """Phase in rad, of which scanners and converters know several units, told apart by where they end."""
     low, high = float(phase.min()), float(phase.max())
-    if -2 * np.pi - 0.01 <= low and high <= 2 * np.pi + 0.01:
+    top = max(-low, high)
+    if top <= 2 * np.pi + 0.01:
         return phase
-    if -4096 <= low < -np.pi and high <= 4096:
+    if low < 0 and 3000 < top <= 3150:  # milliradian (Philips, GE)
+        return phase / np.float32(1000)
+    if low < 0 and 3500 < top <= 4096:  # Siemens
         return phase * np.float32(np.pi / 4096)
-    if low >= 0 and 2048 < high <= 4096:
+    if low >= 0 and 3500 < top <= 4096:
         return (phase - 2048) * np.float32(np.pi / 2048)
     raise InputError(
-        f"{path}: its values, from {low:g} to {high:g}, are neither rad nor a scanner's -4096...4095 or 0...4095; convert them"
+        f"{path}: its values, from {low:g} to {high:g}, are neither rad nor a scanner's (-4096...4095, 0...4095, -3142...3142); "
+        "convert them to rad"
     )
 
 
@@ -77,7 +81,7 @@ def read_nifti(path: Path, phase: str | Path | None = None, imaginary: str | Pat
 
     Args:
         path: of the magnitude, the real part, or a complex image.
-        phase: a file with the phase, in rad or in the integers of scanners (-4096...4095 for -pi...pi, 0...4095 for a turn).
+        phase: a file with the phase, in rad, milliradian, or scanners' integers (-4096...4095 for -pi...pi, 0...4095 for a turn).
         imaginary: a file with the imaginary part.
 
     Raises:

@@ -73,13 +73,18 @@ def outer_noise_std(data: NonCartesian) -> float:
     return float(np.median(np.abs(np.concatenate([chosen.real, chosen.imag]))) / 0.6745)
 
 
-def _bart(path: Path, trajectory: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Samples and trajectory of two BART pairs: ``(1, readout, shots, coils)`` and ``(3, readout, shots)``."""
-    kspace, points = read_cfl_array(path), read_cfl_array(trajectory)
+def _bart_samples(path: Path) -> np.ndarray:
+    kspace = read_cfl_array(path)
     dims = list(kspace.shape[::-1]) + [1] * 16
     if dims[0] != 1 or any(n > 1 for k, n in enumerate(dims) if k > 3):
         raise InputError(f"{path}: has BART dimensions {dims[:8]}; non-Cartesian k-space is (1, readout, shots, coils)")
-    samples = kspace.reshape(dims[3], dims[2], dims[1])[None]
+    return kspace.reshape(1, dims[3], dims[2], dims[1])
+
+
+def _bart(path: Path, trajectory: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Samples and trajectory of two BART pairs: ``(1, readout, shots, coils)`` and ``(3, readout, shots)``."""
+    samples, points = _bart_samples(path), read_cfl_array(trajectory)
+    dims = [1, samples.shape[3], samples.shape[2]]
     sizes = list(points.shape[::-1]) + [1] * 16
     if sizes[0] != 3 or sizes[1:3] != dims[1:3] or any(n > 1 for n in sizes[3:]):
         raise InputError(
@@ -132,9 +137,7 @@ def load_noncartesian(
         if isinstance(given, Path):
             samples, points = _bart(path, given)
         else:
-            samples, points = read_cfl_array(path), given
-            dims = list(samples.shape[::-1]) + [1] * 4
-            samples = samples.reshape(dims[3], dims[2], dims[1])[None]
+            samples, points = _bart_samples(path), given
         held = {"samples": samples, "trajectory": points}
         kind = "BART cfl"
     elif path.suffix == ".npz":
@@ -174,6 +177,13 @@ def _hdf5(path: Path, select: Mapping[str, int] | None, given: np.ndarray | None
 def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] | None) -> NonCartesian:
     """Check what every format must satisfy."""
     samples, points = np.asarray(held.pop("samples")), np.asarray(held.pop("trajectory"))
+    told_matrix = held.pop("matrix", None)
+    size_given = matrix if matrix is not None else told_matrix
+    numeric = np.asarray([] if size_given is None else size_given)
+    if points.dtype.kind not in "iufc" or (
+        numeric.size and (numeric.dtype.kind not in "iuf" or not np.isfinite(numeric).all())
+    ):
+        raise InputError(f"{path}: trajectory or matrix are no numbers; give (shots, readout, 2 or 3) and (y, x)")
     if not np.iscomplexobj(samples) or samples.ndim not in (3, 4) or 0 in samples.shape:
         raise InputError(
             f"{path}: k-space is {samples.dtype} {samples.shape}; expected complex (slices, coils, shots, readout)"
@@ -193,11 +203,8 @@ def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] |
     if points.shape[-1] == 3 and not np.any(points[..., 0]):  # a plane
         points = points[..., 1:]
     axes = points.shape[-1]
-    told = held.pop("matrix", None)
     reach = np.abs(points).reshape(-1, axes).max(axis=0)
-    size = tuple(
-        int(n) for n in np.ravel(matrix if matrix is not None else told if told is not None else 2 * np.ceil(reach))
-    )
+    size = tuple(int(n) for n in np.ravel(2 * np.ceil(reach) if size_given is None else size_given))
     if len(size) != axes or min(size) < 1 or (reach > np.array(size) / 2 * (1 + 1e-3)).any():
         raise InputError(
             f"{path}: the trajectory reaches {', '.join(f'{r:.4g}' for r in reach)} cycles per field of view, beyond half of "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medrecon.data.errors import InputError, told
-from medrecon.data.ismrmrd import REVERSE, Scan, chosen, on_grid
+from medrecon.data.ismrmrd import REVERSE, Scan, calibration_of, chosen, on_grid
 
 __all__ = ["read_twix"]
 
@@ -53,6 +53,7 @@ def _row(mdb: Any, dwell: float, dtype: np.dtype) -> np.ndarray:  # noqa: ANN401
     data = np.atleast_2d(mdb.data)
     head["number_of_samples"], head["active_channels"] = data.shape[1], data.shape[0]
     head["center_sample"], head["sample_time_us"] = mdb.mdh.CenterCol, dwell
+    head["discard_pre"], head["discard_post"] = mdb.mdh.CutOff.Pre, mdb.mdh.CutOff.Post
     head["flags"] = REVERSE if mdb.is_flag_set("REFLECT") else 0
     index = head["idx"]
     for key, value in (
@@ -118,13 +119,16 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
         protocol, meas = scans[-1]["hdr"]["MeasYaps"], scans[-1]["hdr"].get("Meas", {})
         space, place = ("sKSpace",), ("sSliceArray", "asSlice", 0)
         depth = _number(protocol, *space, "ucDimension") == 4
+        base = int(_number(protocol, *space, "lBaseResolution"))
+        # Readouts are sampled twice as densely as asked for; where none is longer than the matrix, they were not.
+        dense = 2 if any(row["head"]["number_of_samples"][0] > base for row, *_ in imaging) else 1
         shape = (
-            2 * int(_number(protocol, *space, "lBaseResolution")),
+            dense * base,
             int(_number(protocol, *space, "lPhaseEncodingLines")),
             int(_number(protocol, *space, "lPartitions", otherwise=1)) if depth else 1,
         )
         field = (
-            2 * _number(protocol, *place, "dReadoutFOV"),
+            dense * _number(protocol, *place, "dReadoutFOV"),
             _number(protocol, *place, "dPhaseFOV")
             * (1 + _number(protocol, *space, "dPhaseOversamplingForDialog", otherwise=0)),
             _number(protocol, *place, "dThickness")
@@ -152,8 +156,7 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
         raise InputError(f"{path}: the number of coils changes between lines; export one scan")
     table = table[chosen(table["head"], select, path)]
     centres = int(imaging[0][1]), int(imaging[0][2]) if depth else 0
-    scan = Scan(
-        table, _table([row for row, *_ in reference], dtype), _table(noise, dtype), shape, field, centres, shape[0] // 2,
-        kind, None,
-    )  # fmt: skip
+    reference_table = calibration_of(table, _table([row for row, *_ in reference], dtype))
+    kept = shape[0] // dense
+    scan = Scan(table, reference_table, _table(noise, dtype), shape, field, centres, kept, kind, None)
     return on_grid(scan, path, select)

@@ -52,7 +52,12 @@ def per_item(value: float | Tensor, like: Tensor) -> float | Tensor:
 
 
 def cg(
-    apply: Callable[[Tensor], Tensor], b: Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    x: Tensor | None = None,
+    n_iter: int = 30,
+    tol: float = 0.0,
+    energy: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Conjugate gradients for a Hermitian positive semi-definite ``apply``, from ``x`` (default 0).
 
@@ -70,17 +75,20 @@ def cg(
     floor = torch.finfo(rs.dtype).eps ** 2
     stop = max(tol**2, floor) * dot(b, b)
     top = torch.zeros_like(rs)
-    for _ in range(n_iter):
+    for k in range(n_iter):
         active = rs > stop
         if not active.any():
             break
-        q = apply(p)
-        pq, pp = dot(p, q), dot(p, p)
+        last = energy is not None and k == n_iter - 1
+        q = p if last else apply(p)
+        pq, pp = energy(p) if energy is not None and last else dot(p, q), dot(p, p)
         top = torch.maximum(top, pq / torch.where(pp > 0, pp, 1.0))
         # Along a direction that a singular system does not see, rounding would be divided by rounding.
         active = active & (pq > 8 * torch.finfo(rs.dtype).eps * top * pp)
         step = torch.where(active, rs / torch.where(active, pq, 1.0), 0.0)
         x = x + per_item(step, p) * p
+        if last:
+            break
         r = r - per_item(step, q) * q
         rs_next = torch.where(active, dot(r, r), 0.0)
         p = r + per_item(rs_next / torch.where(rs > 0, rs, 1.0), p) * p

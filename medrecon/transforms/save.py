@@ -54,15 +54,16 @@ class _Save(MapTransform):
     ) -> None:
         meta = data[self.source_key].meta
         source = Path(str(meta["filename_or_obj"]))
-        output_paths(
-            self.output_dir, source.stem, self.fmt, samples is not None, [source], len(image), more.get("part", "mag")
-        )
         affine = data[self.source_key].affine.cpu().numpy() if meta.get("affine_known") else None
         headers = ()
         if self.like is not None:
             series = load_image(self.like)
             headers = series.headers
             affine = series.affine if affine is None and series.array.shape == image.shape else affine
+        sources = [source, *(header.filename for header in headers)]
+        output_paths(
+            self.output_dir, source.stem, self.fmt, samples is not None, sources, len(image), more.get("part", "mag")
+        )
         write_reconstruction(
             self.output_dir,
             source.stem,

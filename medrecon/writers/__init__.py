@@ -130,6 +130,7 @@ def write_reconstruction(
     paths = output_paths(folder, stem, fmt, samples is not None, (), len(volume), part, bids, label)
     record = {
         **record,
+        "files": [path.relative_to(folder).as_posix() for path in paths[:-1]],
         "affine_known": affine is not None,
         "affine": None if affine is None else np.asarray(affine).tolist(),
     }
@@ -160,19 +161,33 @@ def write_reconstruction(
     files = dict(zip(paths, contents, strict=True))
     if bids is not None and not (folder / "dataset_description.json").exists():
         files = {folder / "dataset_description.json": dataset_description(), **files}
-    before = _earlier(folder, stem, fmt) if overwrite and bids is None else set()
+    before = _earlier(folder, stem, fmt, bids, label) if overwrite else set()
     write_whole(files, overwrite)
     for path in before - set(paths):  # of an earlier run, which the new sidecar would contradict
         path.unlink(missing_ok=True)
     return paths
 
 
-def _earlier(folder: Path, stem: str, fmt: str) -> set[Path]:
-    """What an earlier run of the same name and format may have left."""
+def _earlier(folder: Path, stem: str, fmt: str, bids: str | None, label: str) -> set[Path]:
+    """What an earlier run of the same name and format may have left; other formats stay, and the sidecar names its own files."""
+    if bids is not None:
+        return {folder / name for part in PARTS for name in bids_files(bids, label, True, part)}
     if fmt == "dicom":
-        return {*(folder / stem).glob("[0-9]*.dcm"), folder / f"{stem}_spread.dcm"}
+        slices = {path for path in (folder / stem).glob("[0-9][0-9][0-9][0-9].dcm") if _is_ours(path)}
+        return slices | {path for path in [folder / f"{stem}_spread.dcm"] if path.is_file() and _is_ours(path)}
     if fmt == "png":
         return {folder / f"{stem}.png", *folder.glob(f"{stem}_[0-9][0-9][0-9].png")}
     if fmt == "nifti":
         return {folder / f"{stem}{end}.nii.gz" for end in ("", "_samples", "_part-mag", "_part-phase")}
     return set()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a DICOM file was written here; others' are never removed."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer"]).get("Manufacturer") == "medrecon"
+    except (OSError, InvalidDicomError, ValueError, EOFError):
+        return False

@@ -9,6 +9,7 @@ import datetime
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def deidentified(headers: Sequence[Dataset]) -> list[Dataset]:
 
     copies = []
     for header in headers:
-        copy = Dataset({element.tag: element for element in header if element.tag.group != 2})
+        copy = Dataset({element.tag: deepcopy(element) for element in header if element.tag.group != 2})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             anonymize_dataset(copy)

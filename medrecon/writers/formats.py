@@ -35,6 +35,8 @@ def nifti_bytes(
     code = 0 if affine is None else 1
     image.set_sform(image.affine, code)
     image.set_qform(image.affine, code)
+    if code and np.abs(image.get_qform() - image.affine).max() > 1e-3 * max(x, y, z):
+        image.set_qform(image.affine, 0)  # a quaternion knows no shear: better none than another place
     return gzip.compress(image.to_bytes(), mtime=0)
 
 

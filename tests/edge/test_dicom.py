@@ -144,6 +144,68 @@ def test_several_series_or_echoes_must_be_told_apart(tmp_path):
     assert len(load_image(tmp_path / "p", {"ImageType": "P"}).array) == 6
 
 
+def test_image_types_of_scanners_are_told_apart(tmp_path):
+    """The letter that differs stands in the middle; a number that selects a single slice would be bad advice."""
+    volume, one = numbers(), generate_uid()
+    for k, kind in enumerate("MP"):
+        write_series(
+            tmp_path / "s", oblique(), volume + k, kind + "{k}", order=list(range(6 * k + 1, 6 * k + 7)),
+            ImageType=[["ORIGINAL", "PRIMARY", kind, "ND"]] * 6, SeriesInstanceUID=one,
+        )  # fmt: skip
+    with pytest.raises(InputError, match=r"differ in ImageType \(M, P\); select one, e\.g\. ImageType=M"):
+        load_image(tmp_path / "s")
+    assert np.array_equal(load_image(tmp_path / "s", {"ImageType": "P"}).array, volume + 1)
+    for kind in "MP":
+        for echo in ("2.3", "4.6"):
+            write_series(
+                tmp_path / "t", oblique(), volume, kind + echo + "-{k}", EchoTime=echo, SeriesInstanceUID=one,
+                ImageType=[["ORIGINAL", "PRIMARY", kind, "ND"]] * 6,
+            )  # fmt: skip
+    with pytest.raises(InputError, match="differ in EchoTime, ImageType; select one of each"):
+        load_image(tmp_path / "t")
+    assert len(load_image(tmp_path / "t", {"ImageType": "P", "EchoTime": 2.3}).array) == 6
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_positions_of_few_digits_are_no_gaps(tmp_path, digits):
+    affine = oblique(sides=(0.5, 0.5, 0.625))
+    for seed in range(6):
+        affine[:3, 3] = np.random.default_rng(seed).uniform(-100, 100, 3)
+        exact = [(LPS @ affine @ [0, 0, k, 1])[:3] for k in range(20)]
+        rounded = [[f"{v:.{digits}f}" for v in place] for place in exact]
+        write_series(tmp_path / str(seed), affine, numbers((20, 8, 8)), ImagePositionPatient=rounded)
+        image = load_image(tmp_path / str(seed))
+        corner = image.affine @ [0, 0, 10, 1]
+        assert np.abs(LPS[:3, :3] @ corner[:3] - exact[10]).max() < 10.0**-digits
+
+
+def test_functional_groups_maps_count_and_private_ones_do_not(tmp_path):
+    """Philips repeats the position, and the slope, in a private sequence with other values."""
+    affine, volume = oblique(), numbers((4, 8, 8)).clip(0)
+    classic = write_series(tmp_path / "s", affine, volume)
+    ds = pydicom.dcmread(tmp_path / "s" / "0")
+    ds.NumberOfFrames = 4
+    ds.PixelData = volume.astype("<i2").tobytes()
+    scale = Dataset()
+    scale.RealWorldValueSlope, scale.RealWorldValueIntercept = 0.5, 1.0
+    frames = []
+    for k, one in enumerate(classic):
+        place, private = Dataset(), Dataset()
+        place.ImagePositionPatient = one.ImagePositionPatient
+        private.ImagePositionPatient, private.RescaleSlope = [0, 0, 50 * k], "7"
+        frame = Dataset()
+        frame.PlanePositionSequence = [place]
+        frame.RealWorldValueMappingSequence = [scale]
+        frame.private_block(0x2005, "PHILIPS", create=True).add_new(0x0F, "SQ", [private])
+        frames.append(frame)
+    ds.PerFrameFunctionalGroupsSequence = frames
+    del ds.ImagePositionPatient
+    ds.save_as(tmp_path / "e.dcm")
+    image = load_image(tmp_path / "e.dcm")
+    assert np.abs(image.affine - affine).max() < 1e-6
+    assert np.array_equal(image.array, volume * 0.5 + 1)
+
+
 def test_missing_and_stray_slices_are_told(tmp_path):
     write_series(tmp_path / "s", oblique(), numbers())
     (tmp_path / "s" / "2").unlink()
@@ -459,6 +521,55 @@ def test_a_shorter_series_leaves_nothing_of_a_longer_one(tmp_path):
     assert not (tmp_path / "z").exists()
 
 
+def test_others_files_are_never_removed_nor_replaced(tmp_path, scan, capsys):
+    source = tmp_path / "scan"  # where the output goes as well
+    write_series(source, oblique(), numbers((3, 40, 36)), "{k:04d}.dcm")
+    shutil.copy(source / "0000.dcm", source / "1.2.840.5.dcm")
+    before = {p.name: p.read_bytes() for p in source.iterdir()}
+    path, _ = scan((40, 36), slices=3)
+    command = [
+        "recon",
+        str(path),
+        "-o",
+        str(tmp_path),
+        "--solver",
+        "tv",
+        "--format",
+        "dicom",
+        "--like",
+        str(source),
+        "--overwrite",
+    ]
+    (source / "1.2.840.5.dcm").unlink()
+    assert main(command) == 2
+    assert "would replace its own input" in capsys.readouterr().err
+    (source / "1.2.840.5.dcm").write_bytes(before["1.2.840.5.dcm"])
+    write_reconstruction(tmp_path, "scan", magnitudes()[:1], RECORD, None, None, "dicom", True, oblique())
+    after = {p.name: p.read_bytes() for p in source.iterdir()}
+    assert after.pop("0001.dcm") != before.pop("0001.dcm")  # the one name that was asked for
+    assert after == before
+
+
+def test_deidentifying_leaves_the_source_as_it_was(tmp_path):
+    write_series(tmp_path / "s", oblique(), numbers((5, 24, 20)))
+    headers = load_image(tmp_path / "s").headers
+    for k, secret in enumerate((True, False)):
+        write_reconstruction(
+            tmp_path,
+            f"x{k}",
+            magnitudes(),
+            RECORD,
+            None,
+            None,
+            "dicom",
+            affine=oblique(),
+            like=headers,
+            deidentify=secret,
+        )
+    assert load_image(tmp_path / "x1").headers[0].PatientID == headers[0].PatientID == "4711"
+    assert load_image(tmp_path / "x1").headers[0].StudyInstanceUID == "1.2.3"
+
+
 def test_from_k_space_to_dicom_by_the_command_line(scan, tmp_path, capsys):
     path, _ = scan((40, 36), slices=3)
     affine = oblique()
@@ -473,5 +584,8 @@ def test_from_k_space_to_dicom_by_the_command_line(scan, tmp_path, capsys):
     expected[:3, 3] += affine[:3, 2]
     assert np.abs(image.affine - expected).max() < 1e-6
     assert image.headers[0].PatientID == "4711"
+    write_series(tmp_path / "like", affine, numbers((3, 40, 36)), "b{k}", SeriesNumber=9)
+    assert main([*base[:3], str(tmp_path / "o2"), *base[4:], "--like", str(tmp_path / "like")]) == 2
+    assert "give the folder of one" in capsys.readouterr().err
     assert main(["recon", str(path), "-o", str(tmp_path / "n"), "--like", str(tmp_path / "like")]) == 2
     assert "give --format dicom" in capsys.readouterr().err

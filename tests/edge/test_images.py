@@ -70,15 +70,17 @@ def test_complex_images_in_one_file_or_two(tmp_path):
         ("rad", np.angle(z)),
         ("turns", np.angle(z) % (2 * np.pi)),
         ("siemens", np.clip(steps, -4096, 4095)),
+        ("milli", np.round(1000 * np.angle(z))),
         ("unsigned", np.clip(np.round(np.angle(z) / np.pi * 2048 + 2048), 0, 4095)),
     ):
         save(tmp_path / f"{name}.nii", phase.astype(np.float32), affine)
         found = load_image(tmp_path / "mag.nii", phase=tmp_path / f"{name}.nii").array
         # A step of 4096 to half a turn, or of 2048.
         assert np.abs(found - expected).max() < np.abs(z).max() * (1e-5 if name in ("rad", "turns") else 1.6e-3), name
-    save(tmp_path / "odd.nii", 1000 * np.angle(z).astype(np.float32) + 9e4, affine)
-    with pytest.raises(InputError, match="neither rad nor"):
-        load_image(tmp_path / "mag.nii", phase=tmp_path / "odd.nii")
+    for odd in (1000 * np.angle(z) + 9e4, np.rad2deg(np.angle(z)), 2000 * np.sign(np.angle(z))):
+        save(tmp_path / "odd.nii", odd.astype(np.float32), affine)
+        with pytest.raises(InputError, match="neither rad nor"):
+            load_image(tmp_path / "mag.nii", phase=tmp_path / "odd.nii")
     save(tmp_path / "far.nii", np.angle(z), oblique(origin=(0, 0, 0)))
     with pytest.raises(InputError, match="lies elsewhere"):
         load_image(tmp_path / "mag.nii", phase=tmp_path / "far.nii")
@@ -150,6 +152,24 @@ def test_nifti_of_magnitude_phase_and_complex_numbers(tmp_path):
         write(tmp_path, "dicom", part="complex")
 
 
+def test_a_shear_has_no_quaternion(tmp_path):
+    sheared = oblique()
+    sheared[:3, 2] += 0.25 * sheared[:3, 1]
+    path, _ = write_reconstruction(tmp_path, "x", magnitudes(), RECORD, spacing=(3.3, 1.1, 0.9), affine=sheared)
+    stored = nib.load(path)
+    assert np.abs(stored.affine - sheared).max() < 1e-5
+    assert (int(stored.header["sform_code"]), int(stored.header["qform_code"])) == (1, 0)
+
+
+def test_a_mask_and_a_noise_level_together(scan, tmp_path):
+    path, _ = scan((40, 36))
+    with h5py.File(path) as file:
+        np.save(tmp_path / "m.npy", file["mask"][()])
+    command = ["recon", str(path), "-o", str(tmp_path / "o"), "--solver", "cg-sense", "--mask", str(tmp_path / "m.npy")]
+    assert main([*command, "--noise-std", "0.01"]) == 0
+    assert json.loads((tmp_path / "o" / "scan.json").read_text())["noise_source"] == "given"
+
+
 def test_mrd_images_are_read_by_the_formats_library(tmp_path):
     path, _ = write(tmp_path, "mrd")
     with ismrmrd.Dataset(str(path), create_if_needed=False) as dataset:
@@ -187,6 +207,11 @@ def test_bids_names_and_description(tmp_path):
     assert about["GeneratedBy"][0]["Name"] == "medrecon"
     write(tmp_path, bids="sub-02_T1w")  # the description is there already
     phase = np.zeros_like(magnitudes())
+    samples = np.stack([magnitudes()] * 2)
+    several = write_reconstruction(tmp_path, "x", magnitudes(), RECORD, samples, bids="sub-04_T1w")
+    assert several[1].name.endswith("desc-medreconsamples_T1w.nii.gz")
+    write(tmp_path, bids="sub-04_T1w", overwrite=True)
+    assert not several[1].exists()  # of the earlier run
     parts = write(tmp_path, bids="sub-03_T1w", part="mag-phase", phase=phase)
     assert "_rec-medrecon_part-mag_desc-medrecon_T1w.nii.gz" in parts[0].name
     for bad, message in (

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import ismrmrd
 import nibabel as nib
 import numpy as np
@@ -351,3 +352,63 @@ def test_the_command_line_selects(tmp_path, capsys):
     assert main(["info", path, "--json", "--select", "contrast=1"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["slices"], facts["format"], facts["attributes"]["contrast"]) == (1, "ISMRMRD", 1)
+
+
+def test_calibration_of_another_echo_or_encoding_fills_nothing(tmp_path):
+    k = noise(COILS, 16, 10)
+    lines = []
+    for echo, factor in ((0, 1), (1, 2)):
+        for y in range(10):
+            flags = [ismrmrd.ACQ_IS_PARALLEL_CALIBRATION] if y in (3, 5) else []
+            if y % 2 == 0 or flags:
+                lines.append(line(factor * k[..., y], flags, kspace_encode_step_1=y, contrast=echo))
+    path = write(tmp_path / "a.h5", header((16, 10, 1), (32, 20, 5)), lines)
+    for echo, factor in ((0, 1), (1, 2)):
+        data = load_kspace(path, {"contrast": echo})
+        assert np.abs(data.kspace[0] - factor * k * data.mask).max() < 1e-6
+        assert data.mask.tolist() == [y % 2 == 0 or y in (3, 5) for y in range(10)]
+    other = line(9 * k[..., 0], [ismrmrd.ACQ_IS_PARALLEL_CALIBRATION], kspace_encode_step_1=1)
+    other.encoding_space_ref = 1
+    one = header((16, 10, 1), (32, 20, 5))
+    one.encoding.append(header((8, 8, 1), (32, 20, 5)).encoding[0])
+    scan = [line(k[..., y], kspace_encode_step_1=y) for y in range(0, 10, 2)]
+    data = load_kspace(write(tmp_path / "b.h5", one, [*scan, other]))
+    assert not data.mask[1]
+    for acquisition in scan:
+        acquisition.encoding_space_ref = 1
+    one.encoding = [header((8, 8, 1), (64, 64, 5)).encoding[0], header((16, 10, 1), (32, 20, 5)).encoding[0]]
+    data = load_kspace(write(tmp_path / "c.h5", one, scan))
+    assert data.kspace.shape == (1, COILS, 16, 10)
+    assert data.spacing == pytest.approx((5.0, 2.0, 2.0))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_discarded_samples_were_not_measured(tmp_path, reverse):
+    k = noise(COILS, 16, 6)
+    lines = []
+    for y in range(6):
+        data = k[:, ::-1, y].copy() if reverse else k[..., y].copy()
+        data[:, :3] = 1e3
+        one = line(data, [ismrmrd.ACQ_IS_REVERSE] if reverse else [], kspace_encode_step_1=y)
+        one.discard_pre = 3
+        lines.append(one)
+    data = load_kspace(write(tmp_path / "a.h5", header((16, 6, 1), (32, 12, 5)), lines))
+    kept = np.arange(16) < 13 if reverse else np.arange(16) >= 3
+    assert np.array_equal(data.mask, np.broadcast_to(kept[:, None], (16, 6)))
+    assert np.abs(data.kspace[0] - k * kept[:, None]).max() < 1e-6
+
+
+def test_nothing_of_the_patient_passes_through_the_fastmri_layout(tmp_path):
+    xml = header((16, 10, 1), (32, 20, 5)).toXML("utf-8")
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["kspace"] = noise(1, COILS, 16, 10)
+        file["ismrmrd_header"] = xml if isinstance(xml, bytes) else xml.encode()
+        file.attrs["patient_id"] = "secret17"
+        file.attrs["acquisition"] = "T1"
+    assert (
+        main(["undersample", str(tmp_path / "f.h5"), "-o", str(tmp_path / "u.h5"), "--accel", "2", "--acs", "2"]) == 0
+    )
+    content = (tmp_path / "u.h5").read_bytes()
+    for secret in (b"Jane", b"Ward 7", b"secret17"):
+        assert secret not in content
+    assert load_kspace(tmp_path / "u.h5").spacing == load_kspace(tmp_path / "f.h5").spacing is not None

@@ -137,6 +137,10 @@ def test_arrays_in_npz_and_what_is_wrong_with_them(tmp_path):
         load_noncartesian(tmp_path / "b.npz", tmp_path / "t.npy", matrix=SHAPE)
     with pytest.raises(InputError, match="unknown format"):
         load_noncartesian(tmp_path / "t.npy")
+    for bad in ({"matrix": ["a", "b"]}, {"matrix": [np.nan, 4]}, {"trajectory": points.astype(str)}):
+        np.savez(tmp_path / "c.npz", **{"kspace": samples, "trajectory": points, **bad})
+        with pytest.raises(InputError, match="are no numbers"):
+            load_noncartesian(tmp_path / "c.npz")
     path = write(tmp_path / "r.h5", [blobs(SHAPE)], points)
     with h5py.File(path, "r+") as file:
         rows = file["dataset/data"][()]
@@ -163,6 +167,10 @@ def test_barts_own_radial_phantom(tmp_path):
     for a, b in zip(ours, theirs, strict=True):
         # Its phantom is drawn, ours band-limited; any flip or transposition gives 0.75 or less.
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9
+    subprocess.run(["bart", "phantom", "-x", "16", "-k", "cart"], cwd=tmp_path, check=True, capture_output=True)
+    np.save(tmp_path / "t.npy", np.zeros((16, 16, 2)))
+    with pytest.raises(InputError, match="BART dimensions"):
+        load_noncartesian(tmp_path / "cart.cfl", tmp_path / "t.npy")
     with pytest.raises(InputError, match="pair of its own"):
         load_noncartesian(tmp_path / "ksp.cfl")
     with pytest.raises(InputError, match="a trajectory of"):

@@ -344,7 +344,8 @@ def make(recipe, folder):
         return {"IXI002", "IXI012"}, {"image"}
     if recipe == "lidc_idri":
         chest(folder / "LIDC-IDRI-0001" / "study" / "3000566.000000-NA-03192", "")
-        write_series(folder / "LIDC-IDRI-0001" / "s2" / "dx", oblique(), numbers((1, 8, 8)), Modality="DX")
+        write_series(folder / "LIDC-IDRI-0001" / "s2" / "dx", oblique(), numbers((24, 8, 8)), Modality="DX")
+        chest(folder / "LIDC-IDRI-0001" / "s3" / "scout", "scout", n=2, SeriesInstanceUID="1.2.11")
         return {"sub-"}, {"image"}
     if recipe == "ldct":
         base = folder / "C002" / "08-30-2018-NA-NA-62464"

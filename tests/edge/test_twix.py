@@ -135,6 +135,31 @@ def test_partial_fourier_lies_where_the_centre_says(tmp_path):
     assert np.abs(data.kspace - whole * data.mask).max() < 1e-6
 
 
+def test_readouts_without_oversampling(tmp_path):
+    kspace, _ = measured(1)
+    narrow = to_kspace(from_kspace(kspace)[:, :, 16:48]).astype(np.complex64)
+    lines = [line(narrow[0, :, :, y], lin=y, column=16, position=(1, 2, 3)) for y in range(30)]
+    data = load_kspace(write(tmp_path / "a.dat", lines))
+    assert data.kspace.shape == (1, 3, 32, 30)
+    assert np.abs(data.kspace - narrow).max() < 1e-5
+    assert data.spacing[1] == pytest.approx(2.0)
+
+
+def test_reference_lines_of_another_echo_fill_nothing(tmp_path):
+    kspace, _ = measured(1)
+    lines = []
+    for echo, factor in ((0, 1), (1, 2)):
+        for y in range(30):
+            flags = ["PATREFSCAN"] if 10 <= y < 20 and y % 2 else []
+            if y % 2 == 0 or flags:
+                lines.append(line(factor * kspace[0, :, :, y], flags, lin=y, position=(1, 2, 3), Eco=echo))
+    whole = load_kspace(write(tmp_path / "w.dat", lines_of(kspace))).kspace
+    for echo, factor in ((0, 1), (1, 2)):
+        data = load_kspace(write(tmp_path / f"{echo}.dat", lines), {"contrast": echo})
+        assert np.abs(data.kspace - factor * whole * data.mask).max() < 1e-5
+        assert data.mask[11]
+
+
 def test_three_dimensions(tmp_path):
     rng = np.random.default_rng(0)
     image = (rng.normal(size=(2, 8, 6, 4)) + 1j * rng.normal(size=(2, 8, 6, 4))) * loop_coils((6, 4), 2)[:, None]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medrecon.operators import CartesianMRI, Operator, check_adjoint, sense
+from medrecon.operators import CartesianMRI, LinearOperator, Operator, check_adjoint, sense
 from medrecon.operators.fourier import centring, fft, ifft
 from medrecon.operators.linalg import cg, dot, operator_norm
 
@@ -32,6 +32,23 @@ def test_adjoint(problem):
 def test_normal_is_adjoint_of_forward(problem):
     operator, x, rtol = problem
     close(operator.normal(x), operator.adjoint(operator(x)), rtol)
+
+
+def test_energy_is_the_squared_length_of_the_measurements(problem):
+    operator, x, rtol = problem
+    y = operator(x)
+    close(operator.energy(x), dot(y, y), max(rtol, 1e-12))
+
+
+def test_a_few_iterations_are_those_of_conjugate_gradients(problem):
+    """The last one takes a shorter way: the iterate must be that of one more, stopped before its step."""
+    operator, x, rtol = problem
+    rho = torch.linspace(0.3, 0.7, len(x), dtype=torch.float64)
+    weight = rho.view(-1, *[1] * (x.ndim - 1))
+    if type(operator).solve is not LinearOperator.solve:
+        pytest.skip("solves in closed form, or by another operator's way")
+    plain = cg(lambda z: operator.normal(z) + weight * z, x, None, 3)
+    close(operator.solve(x, rho, None, 3), plain, max(rtol, 1e-10))
 
 
 def test_solve_solves_with_a_weight_per_item(problem):
