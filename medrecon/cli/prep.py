@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", type=_shares, default=(0.8, 0.1, 0.1), metavar="A/B/C", help="train/val/test (default: .8/.1/.1)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of splits, masks and noise (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of splits, and of what a recipe draws (default: 0)")
     parser.add_argument(
         "--dask", metavar="ADDRESS", help="scheduler of a cluster, e.g. tcp://host:8786 (default: none)"
     )

@@ -21,7 +21,7 @@ from medrecon.data.images import Image
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["find_series", "read_dicom"]
+__all__ = ["find_series", "natural", "read_dicom"]
 
 _SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".dic")
 """Of files that may lack the preamble by which DICOM is known."""
@@ -48,7 +48,7 @@ class _Frame:
         return self.own[keyword] if keyword in self.own else self.header.get(keyword)
 
 
-def _natural(path: Path) -> list:
+def natural(path: str | Path) -> list:
     """Names with numbers in their order: slice2 before slice10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
@@ -60,11 +60,14 @@ def _header(path: Path) -> Dataset | None:
         InputError: if it begins as DICOM and cannot be read.
     """
     from pydicom import dcmread
+    from pydicom.uid import UID
 
     try:
         with path.open("rb") as file:
             file.seek(128)
             marked = file.read(4) == b"DICM"
+        if path.suffix.lower() in _SUFFIXES[1:] and not path.stat().st_size:
+            raise ValueError("it is empty")
         if not marked and path.suffix.lower() not in _SUFFIXES:
             return None
         with warnings.catch_warnings():
@@ -76,6 +79,9 @@ def _header(path: Path) -> Dataset | None:
                 header.file_meta.TransferSyntaxUID = _plain(header)
             for element in header:  # pydicom converts when asked
                 str(element.value)
+            image = "Image Storage" in UID(str(header.get("SOPClassUID", ""))).name
+            if "SOPClassUID" not in header or (image and "Rows" not in header):
+                raise ValueError("it ends before its image")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except Exception as error:  # pydicom raises many kinds on damaged files
@@ -97,7 +103,7 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
             inside = (p for p in path.rglob("*") if p.is_file() and p.name != "DICOMDIR")
-            yield from sorted((p for p in inside if not p.name.startswith(".")), key=_natural)
+            yield from sorted((p for p in inside if not p.name.startswith(".")), key=natural)
         else:
             yield path
 
@@ -459,4 +465,6 @@ def _read(paths: Sequence[Path], name: str, select: Mapping[str, str | int | flo
     if array.shape[1:] != next(iter(shapes)) or not np.isfinite(array).all():
         raise InputError(f"{name}: its pixels do not fit its header, or hold NaN; export the series again")
     headers = tuple({id(frame.header): frame.header for frame in frames}.values())
-    return Image(array, paths[0], "DICOM", spacing, affine, {**notes, **_told(first)}, headers)
+    # Of files that were given one by one: a name for the series, not for its first slice.
+    path = paths[0] if len(paths) == 1 else paths[0].parent / str(headers[0].get("SeriesInstanceUID", "series"))
+    return Image(array, path, "DICOM", spacing, affine, {**notes, **_told(first)}, headers)

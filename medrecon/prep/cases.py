@@ -6,13 +6,13 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 
-from medrecon.data.dicom import find_series
-from medrecon.data.errors import InputError
+from medrecon.data.dicom import find_series, natural
+from medrecon.data.errors import DAMAGE, InputError, told
 
 __all__ = ["Case", "dicom_series", "files"]
 
@@ -25,11 +25,13 @@ class Case:
         name: unique in the data set.
         subject: whom it is of; splits never part a subject.
         inputs: of every key the file, or the files of a DICOM series, relative to the source folder.
+        error: why it cannot be prepared, if that is known already.
     """
 
     name: str
     subject: str
     inputs: Mapping[str, str | list[str]]
+    error: str | None = None
 
     def paths(self, source: Path) -> list[Path]:
         """All files, in order."""
@@ -37,8 +39,24 @@ class Case:
 
 
 def _walk(source: Path) -> Iterator[str]:
-    """Relative POSIX paths of all files that are not hidden, in a stable order."""
-    for folder, folders, names in os.walk(source):
+    """Relative POSIX paths of all files that are not hidden, in a stable order; links to folders are followed, once.
+
+    Folders that ``medrecon prep`` wrote are passed over.
+
+    Raises:
+        InputError: for a folder that cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+
+    seen = set()
+    for folder, folders, names in os.walk(source, followlinks=True, onerror=stop):
+        real = os.path.realpath(folder)
+        if real in seen or {"recipe.json", ".lock"} <= set(names):
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
@@ -63,42 +81,47 @@ def files(source: str | Path, pattern: str, subject_attribute: str | None = None
         subject_attribute: of HDF5 files, the attribute that names the subject instead, e.g. fastMRI's ``patient_id``.
 
     Raises:
-        InputError: if there is no such folder, or two files claim one key of a case.
+        InputError: if there is no such folder, or the pattern is none. Two files that claim one key of a case, and files whose
+            subject cannot be read, make cases that fail and say so.
     """
     source = _folder(source)
-    expression = re.compile(pattern)
-    found: dict[str, tuple[str, dict[str, str | list[str]]]] = {}
+    try:
+        expression = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise InputError(f"the pattern {pattern!r} is no regular expression ({error}); change it") from error
+    found: dict[str, Case] = {}
     for path in _walk(source):
         match = expression.fullmatch(path)
         if match is None:
             continue
         groups = {name: value for name, value in match.groupdict().items() if value is not None}
-        name = groups.get("case", path)
-        subject = groups.get("subject", name)
+        name, key = groups.get("case", path), groups.get("key", "image")
+        subject, error = groups.get("subject", name), None
         if subject_attribute is not None:
-            subject = _attribute(source / path, subject_attribute) or subject
-        inputs = found.setdefault(name, (subject, {}))[1]
-        key = groups.get("key", "image")
-        if key in inputs:
-            raise InputError(
-                f"{source / path}: is a second {key} of {name}, beside {inputs[key]}; change the recipe's pattern"
+            try:
+                subject = _attribute(source / path, subject_attribute) or subject
+            except DAMAGE as reason:
+                error = f"{source / path}: cannot be read ({told(reason)}), so its subject is not known"
+        case = found.setdefault(name, Case(name, subject, {}))
+        if key in case.inputs:
+            error = (
+                f"{source / path}: is a second {key} of {name}, beside {case.inputs[key]}; change the recipe's pattern"
             )
-        inputs[key] = path
-    return [Case(name, subject, inputs) for name, (subject, inputs) in found.items()]
+        elif case.subject != subject:
+            error = f"{source / path}: is of {subject}, but other files of {name} are of {case.subject}"
+        found[name] = replace(case, inputs={key: path, **case.inputs}, error=case.error or error)
+    return [replace(case, inputs=dict(sorted(case.inputs.items()))) for case in found.values()]
 
 
 def _attribute(path: Path, name: str) -> str | None:
-    """Of an HDF5 file; ``None`` where it has none, or cannot be read, which its preparation will tell."""
-    try:
-        with h5py.File(path, "r") as file:
-            value = file.attrs.get(name)
-    except (OSError, RuntimeError, LookupError, ValueError):
-        return None
+    """Of an HDF5 file, ``None`` where it has none."""
+    with h5py.File(path, "r") as file:
+        value = file.attrs.get(name)
     return None if value is None else str(value.decode() if isinstance(value, bytes) else value)
 
 
 def _pseudonym(value: str) -> str:
-    """A name that does not tell the patient's."""
+    """A name that does not tell the patient's, though whoever can try all numbers may find it."""
     return hashlib.sha256(value.encode()).hexdigest()[:12]
 
 
@@ -114,54 +137,44 @@ def dicom_series(
             full dose; what matches none is left out. Default: every series alone, as ``image``.
         fewest: images that a series must have; localizers have less.
 
+    Damaged files make cases of their own, which fail and say so; so do studies of which two series match one key.
+
     Raises:
-        InputError: if there is no such folder, or two series of a study match one key.
+        InputError: if there is no such folder.
     """
     source = _folder(source)
-    found: dict[str, tuple[str, dict[str, str | list[str]]]] = {}
-    folders = sorted({str(Path(path).parent) for path in _walk(source)})
-    series: dict[str, list] = {}
-    for folder in folders:  # one by one: a series' headers, not the data set's, are in memory
-        inside = [p for p in sorted((source / folder).iterdir()) if p.is_file() and not p.name.startswith(".")]
+    broken: list[Case] = []
+    series: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
+    for path in _walk(source):  # one by one: what is kept of a file are names, not its header
         try:
-            here = find_series(inside)
+            held = find_series([source / path])
         except InputError as error:
-            series.setdefault(f"?{folder}", []).append((folder, str(error), inside))
+            broken.append(Case(f"damaged/{path}", "unknown", {"image": path}, str(error)))
             continue
-        for uid, held in here.items():
-            first = held[0][1]
-            facts = {
-                key: str(first.get(key, ""))
-                for key in ("Modality", "PatientID", "StudyInstanceUID", "SeriesDescription")
-            }
-            names = [path.relative_to(source).as_posix() for path, _ in held]
-            series.setdefault(uid, []).append((facts, names))
-    for uid, parts in series.items():
-        if uid.startswith("?"):  # damaged files: a case that fails, and says so
-            folder, _, inside = parts[0]
-            found[f"damaged/{folder}"] = ("unknown", {"image": [p.relative_to(source).as_posix() for p in inside]})
-            continue
-        facts = parts[0][0]
-        names = [name for _, some in parts for name in some]
+        for uid, ((_, header), *_) in held.items():
+            keywords = ("PatientID", "StudyInstanceUID", "Modality", "SeriesDescription")
+            facts = {keyword: str(header.get(keyword, "")) for keyword in keywords}
+            series.setdefault((facts["PatientID"], facts["StudyInstanceUID"], uid), (facts, []))[1].append(path)
+    found: dict[str, Case] = {}
+    for (patient, study, uid), (facts, names) in series.items():
         if (modality is not None and facts["Modality"] != modality) or len(names) < fewest:
             continue
-        subject = (
-            f"sub-{_pseudonym(facts['PatientID'])}"
-            if facts["PatientID"]
-            else f"sub-{_pseudonym(facts['StudyInstanceUID'])}"
-        )
+        subject = f"sub-{_pseudonym(patient or study)}"
         if keys is None:
-            found[f"{subject}/{_pseudonym(uid)}"] = (subject, {"image": names})
-            continue
-        for key, expression in keys.items():
-            if re.search(expression, facts["SeriesDescription"]):
-                name = f"{subject}/{_pseudonym(facts['StudyInstanceUID'])}"
-                inputs = found.setdefault(name, (subject, {}))[1]
-                if key in inputs:
-                    raise InputError(
-                        f"{source / names[0]}: is a second series {key!r} of its study, described as "
-                        f"{facts['SeriesDescription']!r}; change the recipe's keys"
-                    )
-                inputs[key] = names
-                break
-    return [Case(name, subject, inputs) for name, (subject, inputs) in sorted(found.items())]
+            name, key = f"{subject}/{_pseudonym(uid)}", "image"
+        else:
+            key = next((k for k, text in keys.items() if re.search(text, facts["SeriesDescription"])), "")
+            name = f"{subject}/{_pseudonym(study)}"
+            if not key:
+                continue
+        case = found.setdefault(name, Case(name, subject, {}))
+        if key in case.inputs:
+            error = (
+                f"{source / names[0]}: is a second series {key!r} of its study, described as {facts['SeriesDescription']!r}; "
+                "change the recipe's keys"
+            )
+            found[name] = replace(case, error=error)
+        else:
+            files_of = sorted(names, key=natural)
+            found[name] = replace(case, inputs=dict(sorted({**case.inputs, key: files_of}.items())))
+    return sorted([*found.values(), *broken], key=lambda case: case.name)

@@ -69,9 +69,9 @@ def load_recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> d
     return recipe
 
 
-def parser_of(recipe: Mapping[str, Any], source: str | Path) -> ConfigParser:
-    """Ready to make ``cases`` and ``transform``."""
-    parser = ConfigParser({**recipe, "source": str(source)})
+def parser_of(recipe: Mapping[str, Any], source: str | Path, seed: int = 0) -> ConfigParser:
+    """Ready to make ``cases`` and ``transform``; a recipe may refer to ``@source`` and ``@seed``."""
+    parser = ConfigParser({**recipe, "source": str(source), "seed": seed})
     if "imports" in recipe:
         parsed(parser, "imports")
     return parser

@@ -6,6 +6,8 @@ import functools
 import hashlib
 import json
 import os
+import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Randomizable
 
 import medrecon
 from medrecon.bundle import parsed
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, told
 from medrecon.prep.cases import Case
 from medrecon.prep.recipes import parser_of
 from medrecon.prep.shards import pack, read_rows, stage, staged_path, write_lines
@@ -54,7 +57,10 @@ def split_of(subject: str, shares: Sequence[float], seed: int = 0) -> str:
         shares: of the splits, in that order, in sum 1; of few subjects they are met roughly.
         seed: of the data set.
     """
-    at = int.from_bytes(hashlib.sha256(f"{seed}:{subject}".encode()).digest()[:8], "big") / 2**64
+    at = (
+        int.from_bytes(hashlib.sha256(f"{seed}:{subject}".encode("utf-8", "surrogateescape")).digest()[:8], "big")
+        / 2**64
+    )
     for name, edge in zip(SPLITS, np.cumsum(shares), strict=False):
         if at < edge:
             return name
@@ -73,11 +79,11 @@ class _Work(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def _transform(recipe: str, source: str) -> tuple[Callable, dict[str, str], dict[str, str], str | None]:
+def _transform(recipe: str, source: str, seed: int) -> tuple[Callable, dict[str, str], dict[str, str], str | None]:
     """A worker makes it once: the transform, what it must make, what it may make, and how that is stored."""
     held = json.loads(recipe)
     return (
-        parsed(parser_of(held, source), "transform"),
+        _made(parser_of(held, source, seed), "transform"),
         held["write"],
         held.get("optional") or {},
         held.get("compression"),
@@ -93,10 +99,10 @@ def _checksum(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _stamp(paths: Sequence[Path]) -> list[int]:
-    """Size and time of change of all files: what tells at once that a source is as it was."""
+def _stamp(paths: Sequence[Path]) -> str:
+    """Sizes and times of change of all files: what tells at once that a source is as it was."""
     stats = [path.stat() for path in paths]
-    return [sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
+    return hashlib.sha256(json.dumps([[s.st_size, s.st_mtime_ns] for s in stats]).encode()).hexdigest()
 
 
 def _array(value: object) -> np.ndarray:
@@ -116,11 +122,22 @@ def _about(value: object, array: np.ndarray) -> dict[str, Any]:
             "affine": value.affine.cpu().numpy().astype(float).tolist() if known else None,
             "spacing_mm": spacing,
         }
+        if "noise_source" in value.meta:
+            about["meta"] = {"noise_source": str(value.meta["noise_source"])}
     return about
+
+
+_LOCK = threading.Lock()
+"""A transform has one random state, and warnings are one process's: of a worker's threads one prepares at a time."""
 
 
 def _prepare(work: _Work) -> dict[str, Any]:
     """Prepare and stage one case; the row of the manifest, or one with an ``error``."""
+    with _LOCK:
+        return _prepared(work)
+
+
+def _prepared(work: _Work) -> dict[str, Any]:
     case, source = work.case, Path(work.source)
     row: dict[str, Any] = {
         "case": case.name,
@@ -131,14 +148,14 @@ def _prepare(work: _Work) -> dict[str, Any]:
     try:
         paths = case.paths(source)
         row |= {"stamp": _stamp(paths), "sha256": _checksum(paths)}
-        transform, write, optional, compression = _transform(work.recipe, work.source)
+        transform, write, optional, compression = _transform(work.recipe, work.source, work.seed)
         if isinstance(transform, Randomizable):
-            transform.set_random_state(zlib.crc32(f"{work.seed}:{case.name}".encode()))
+            transform.set_random_state(zlib.crc32(f"{work.seed}:{case.name}".encode("utf-8", "surrogateescape")))
         data: dict[str, Any] = {
             key: str(source / value) if isinstance(value, str) else [str(source / p) for p in value]
             for key, value in case.inputs.items()
         }
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always", UserWarning)
             out: Any = transform({**data, "case": case.name, "subject": case.subject})
         missing = [key for key in write.values() if key not in out]
@@ -149,7 +166,7 @@ def _prepare(work: _Work) -> dict[str, Any]:
         write = write | {name: key for name, key in optional.items() if key in out}
         arrays = {name: _array(out[key]) for name, key in write.items()}
         row["arrays"] = {name: _about(out[key], arrays[name]) for name, key in write.items()}
-        notes = [str(w.message).split("\n")[0][:200] for w in told if issubclass(w.category, UserWarning)]
+        notes = [str(w.message).split("\n")[0][:200] for w in heard if issubclass(w.category, UserWarning)]
         if any(about.get("affine_known") is False for about in row["arrays"].values()):
             notes.append("orientation unknown")
         row["warnings"] = sorted(set(notes))
@@ -161,13 +178,11 @@ def _prepare(work: _Work) -> dict[str, Any]:
 
 
 def _sentence(error: BaseException) -> str:
-    """Ours as they are, freed from MONAI's wrapping; others with their kind."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    """Ours as they are, freed from MONAI's wrapping; of others the innermost, with its kind."""
+    cause: BaseException = error
+    while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__) is not None:
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    return str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(cause)}"
 
 
 def _one_thread() -> None:
@@ -179,6 +194,7 @@ def _one_thread() -> None:
 def _cluster(workers: int, address: str | None) -> Iterator[Any]:
     """A client of dask.distributed: of a cluster that runs, or of one that lives as long as this run."""
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise InputError(
@@ -198,6 +214,7 @@ def _cluster(workers: int, address: str | None) -> Iterator[Any]:
     os.environ.update(dict.fromkeys(kept, "1"))  # what the workers inherit
     try:
         with (
+            dask.config.set({"distributed.scheduler.allowed-failures": 0}),
             LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
             ) as cluster,
@@ -214,36 +231,56 @@ def _cluster(workers: int, address: str | None) -> Iterator[Any]:
 
 
 def _results(todo: Sequence[_Work], workers: int, address: str | None) -> Iterator[dict[str, Any]]:
-    """Rows as they come; never more than a few cases are under way, so memory does not grow with the data set."""
+    """Rows as they come; no more cases are under way than there are threads, so memory does not grow with the data set."""
     if address is None and workers == 1:
         yield from map(_prepare, todo)
         return
     with _cluster(workers, address) as client:
-        from distributed import as_completed
+        suspects: list[_Work] = []
+        for work, row in _under_way(client, todo):
+            if row is None:  # its worker died, of it or of another case that was there
+                suspects.append(work)
+            else:
+                yield row
+        for suspect in suspects:  # alone, one after another
+            for work, row in _under_way(client, [suspect]):
+                case = {"case": work.case.name, "subject": work.case.subject, "split": work.split}
+                yield row or {**case, "error": "its worker died of it; is there enough memory?"}
 
-        waiting = iter(todo)
-        many = 2 * (workers if address is None else max(sum(client.nthreads().values()), 1))
-        futures = {}
-        for work in (w for _, w in zip(range(many), waiting, strict=False)):
-            futures[client.submit(_prepare, work, pure=False)] = work
-        running = as_completed(list(futures))
-        for future in running:
-            work = futures.pop(future)
-            error = future.exception()
-            if error is None:
-                yield future.result()
-            else:  # the worker died, again and again
-                yield {
-                    "case": work.case.name,
-                    "subject": work.case.subject,
-                    "split": work.split,
-                    "error": f"its worker died ({type(error).__name__}); is there enough memory?",
-                }
-            following = next(waiting, None)
-            if following is not None:
-                more = client.submit(_prepare, following, pure=False)
-                futures[more] = following
-                running.add(more)
+
+def _under_way(client: Any, todo: Sequence[_Work]) -> Iterator[tuple[_Work, dict[str, Any] | None]]:  # noqa: ANN401
+    """Every case with its row, or ``None`` if its worker died."""
+    from distributed import TimeoutError as TooLate
+    from distributed import wait
+
+    waiting = iter(todo)
+    running: dict[Any, _Work] = {}
+    idle = 0
+    while True:
+        threads = sum(client.nthreads().values())
+        idle = 0 if threads else idle + 1
+        if idle > 60:  # half a minute without any worker
+            raise InputError("the dask scheduler has no workers; start some, or leave --dask out")
+        while len(running) < threads and (work := next(waiting, None)) is not None:
+            running[client.submit(_prepare, work, pure=False, retries=0)] = work
+        if not running:
+            if threads:
+                return
+            time.sleep(0.5)
+            continue
+        try:
+            done = wait(list(running), timeout=0.5 if not threads else 5, return_when="FIRST_COMPLETED").done
+        except TooLate:
+            continue
+        for future in done:
+            work = running.pop(future)
+            try:
+                yield work, future.result()
+            except Exception as error:
+                if type(error).__name__ == "KilledWorker":
+                    yield work, None
+                    continue
+                raise InputError(f"the dask cluster stopped ({told(error)}); run again to go on") from error
 
 
 @contextmanager
@@ -257,10 +294,12 @@ def _alone(destination: Path) -> Iterator[None]:
     with (destination / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(
                 f"{destination}: another run is writing there; wait for it, or choose another folder"
             ) from error
+        except OSError:  # a file system without locks
+            pass
         yield
 
 
@@ -278,9 +317,6 @@ def _same_task(destination: Path, task: Mapping[str, Any]) -> None:
                 f"{destination}: was prepared with another {', '.join(differs)}; give the same, or choose another folder"
             )
         return
-    stray = [p.name for p in destination.iterdir() if p.name != ".lock"]
-    if stray:
-        raise InputError(f"{destination}: holds other things ({', '.join(sorted(stray)[:3])}); choose an empty folder")
     write_lines(path, [task])
 
 
@@ -307,7 +343,7 @@ def prepare(
         recipe: see :func:`medrecon.prep.load_recipe`.
         workers: processes.
         shares: of ``train``, ``val`` and ``test``.
-        seed: of splits, masks and noise.
+        seed: of splits, and of what a recipe draws at random.
         dask: address of a scheduler, whose workers see the same folders; instead of own processes.
         shard_bytes: about how large a shard may be.
         progress: called with (cases done, cases in all).
@@ -319,23 +355,29 @@ def prepare(
     Raises:
         InputError: if there are no cases, or the folder was made otherwise.
     """
-    source, destination = Path(source), Path(destination)
-    if not 1 <= len(shares) <= 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    source, destination = Path(source).absolute(), Path(destination).absolute()
+    if not 1 <= len(shares) <= 3 or not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
         raise InputError(
             f"splits are one to three shares that make 1, such as .8/.1/.1; got {'/'.join(map(str, shares))}"
         )
     if workers < 1:
         raise InputError(f"there must be at least one worker; got {workers}")
-    cases: list[Case] = parsed(parser_of(recipe, source), "cases")
+    text = json.dumps(recipe, sort_keys=True)
+    cases: list[Case] = _made(parser_of(recipe, source, seed), "cases")
+    _transform(text, str(source), seed)
+    if recipe.get("compression") not in (None, "gzip", "lzf"):
+        raise InputError(f"compression is gzip, lzf or null; got {recipe['compression']!r}")
     if not cases:
         raise InputError(f"{source}: holds no file that the recipe looks for; see its 'cases' in data_prep")
     if source.resolve() == destination.resolve():
         raise InputError(f"{destination}: is the source; choose another output folder")
+    stray = [p.name for p in destination.iterdir()] if destination.is_dir() else []
+    if stray and "recipe.json" not in stray and not all(name.startswith(".") for name in stray):
+        raise InputError(f"{destination}: holds other things ({', '.join(sorted(stray)[:3])}); choose an empty folder")
     try:
         destination.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{destination}: cannot be made ({error.strerror}); choose another output folder") from error
-    text = json.dumps(recipe, sort_keys=True)
     with _alone(destination):
         _same_task(destination, {"recipe": json.loads(text), "split": list(shares), "seed": seed})
         packed, staged = read_rows(destination)
@@ -350,33 +392,61 @@ def prepare(
         todo = []
         for case in cases:
             row = before.get(case.name)
-            if row is None:
+            if case.error is not None:
+                fail({"case": case.name, "subject": case.subject, "error": case.error})
+            elif row is None:
                 split = split_of(case.subject, shares, seed)
                 todo.append(_Work(text, str(source), str(destination), case, split, seed))
             elif (problem := _changed(row, case, source)) is not None:
                 fail({key: row[key] for key in ("case", "subject", "split")} | {"error": problem})
-        done = 0
-        for row in _results(todo, workers, dask):
-            done += 1
-            if "error" in row:
-                fail(row)
-            if progress is not None:
-                progress(done, len(todo))
+        try:
+            for done, row in enumerate(_results(todo, workers, dask), 1):
+                if "error" in row:
+                    fail(row)
+                if progress is not None:
+                    progress(done, len(todo))
+        except InputError:
+            if not any(read_rows(destination)):  # nothing is there that another recipe would not fit
+                (destination / "recipe.json").unlink()
+            raise
         _, staged = read_rows(destination)
-        pack(destination, staged, shard_bytes)
+        told_of = {row["case"] for row in failed}
+        for work in todo:
+            if work.case.name not in staged and work.case.name not in told_of:
+                lost = f"its worker does not see {destination}; give a folder that all machines share"
+                fail({"case": work.case.name, "subject": work.case.subject, "split": work.split, "error": lost})
+        try:
+            pack(destination, staged, shard_bytes)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"{destination}: shards could not be written ({told(error)}); free space and run again"
+            ) from error
         packed, _ = read_rows(destination)
         with suppress(OSError):
             (destination / ".staged").rmdir()
         write_lines(destination / "manifest.jsonl", [packed[name] for name in sorted(packed)])
         write_lines(destination / "failed.jsonl", sorted(failed, key=lambda row: row["case"]))
-        return Report(done - len([r for r in failed if r["case"] not in before]), len(before), failed)
+        return Report(len(packed) - len(before), len(before), failed)
 
 
 def _changed(row: Mapping[str, Any], case: Case, source: Path) -> str | None:
     """Why a case that is there already is not what its files would give."""
     paths = case.paths(source)
-    if row["source"] == dict(case.inputs) and _stamp(paths) == row["stamp"]:
-        return None
-    if _checksum(paths) == row["sha256"]:
-        return None  # copied, or touched
+    try:
+        if row["source"] == dict(case.inputs) and _stamp(paths) == row["stamp"]:
+            return None
+        if _checksum(paths) == row["sha256"]:
+            return None  # copied, or touched
+    except OSError as error:
+        return f"{error.filename or paths[0]}: can no longer be read ({error.strerror}); its prepared case stays"
     return f"{paths[0]}: has changed since it was prepared; prepare the data set into another folder"
+
+
+def _made(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
+    """A part of a recipe; what is wrong with it in one sentence."""
+    try:
+        return parsed(parser, key)
+    except InputError:
+        raise
+    except Exception as error:  # MONAI's own, of many kinds
+        raise InputError(f"the recipe's {key!r} cannot be made ({_sentence(error)}); see its settings") from error

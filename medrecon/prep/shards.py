@@ -21,9 +21,15 @@ from medrecon.data.errors import InputError
 __all__ = ["LoadPreparedd", "pack", "prepared", "read_rows", "stage", "staged_path", "write_lines"]
 
 
+def group_of(case: str) -> str:
+    """A case's name as HDF5 can have it, one to one."""
+    return case.replace("%", "%25").replace("/", "%2F")
+
+
 def staged_path(destination: Path, case: str) -> Path:
     """Where a case lies before it is packed."""
-    return destination / ".staged" / f"{hashlib.sha256(case.encode()).hexdigest()[:32]}.h5"
+    name = hashlib.sha256(case.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return destination / ".staged" / f"{name}.h5"
 
 
 def stage(path: Path, arrays: Mapping[str, np.ndarray], row: Mapping[str, Any], compression: str | None = None) -> None:
@@ -96,7 +102,7 @@ def pack(destination: Path, staged: Mapping[str, Mapping[str, Any]], limit: int)
             with h5py.File(temporary, "w") as shard:
                 for case in taken:
                     with h5py.File(staged_path(destination, case), "r") as file:
-                        file.copy(file["/"], shard, name=case.replace("/", "__"))
+                        file.copy(file["/"], shard, name=group_of(case))
             os.replace(temporary, path)
             for case in taken:
                 staged_path(destination, case).unlink()
@@ -137,7 +143,7 @@ def prepared(destination: str | Path, split: str | None = None) -> list[dict[str
 
 
 class LoadPreparedd(MapTransform):
-    """Arrays of a prepared case: items of :func:`prepared` to tensors, with their affine.
+    """Arrays of a prepared case: items of :func:`prepared` to ``MetaTensor`` with their affine, numbers to plain tensors.
 
     Args:
         keys: of the arrays, as the recipe's ``write`` names them.
@@ -151,7 +157,7 @@ class LoadPreparedd(MapTransform):
         """The rows' case, subject and split stay; the rest of the row is replaced by the arrays."""
         out: dict[Hashable, Any] = {key: data[key] for key in ("case", "subject", "split")}
         with h5py.File(data["prepared"], "r") as file:
-            group = file[data["case"].replace("/", "__")]
+            group = file[group_of(data["case"])]
             for key in self.keys:
                 if key not in group:
                     if self.allow_missing_keys:
@@ -160,14 +166,19 @@ class LoadPreparedd(MapTransform):
                 value = group[key][()]  # type: ignore[index]
                 tensor = torch.as_tensor(value)
                 about = data["arrays"][key]
-                if about.get("affine_known") or about.get("spacing_mm"):
+                if tensor.ndim:  # of numbers there is nothing more to tell
                     z, y, x = about.get("spacing_mm") or (1.0, 1.0, 1.0)
-                    affine = np.array(about["affine"]) if about["affine_known"] else np.diag([x, y, z, 1.0])
                     known = {
-                        "affine_known": about["affine_known"],
-                        "spacing_known": about.get("spacing_mm") is not None,
+                        "affine_known": bool(about.get("affine_known")),
+                        "spacing_known": bool(about.get("spacing_mm")),
                     }
-                    meta = {"filename_or_obj": data["case"], "spacing": np.array([z, y, x]), **known}
+                    affine = np.array(about["affine"], float) if known["affine_known"] else np.diag([x, y, z, 1.0])
+                    meta = {
+                        "filename_or_obj": data["case"],
+                        "spacing": np.array([z, y, x]),
+                        **known,
+                        **about.get("meta", {}),
+                    }
                     tensor = MetaTensor(tensor, affine=torch.from_numpy(affine), meta=meta)
                 out[key] = tensor
         return out

@@ -180,7 +180,8 @@ class LoadNonCartesiand(MapTransform):
 class UndersampleKSpace(Transform):
     """Sample k-space ``(slices, coils, y, x)`` with a mask of its own for every case, the same in every epoch and process.
 
-    The seed of a case is made of ``seed`` and its file's name; the meta tell the ``acceleration`` (achieved, ACS included).
+    The seed of a case is made of ``seed`` and its name: ``case`` in the dictionary form, else that of its file. The meta tell the
+    ``acceleration`` (achieved, ACS included).
 
     Args:
         kind: one of :data:`medrecon.data.masks.KINDS`: ``equispaced``, ``random``, ``gaussian1d``, ``gaussian2d``, ``poisson``,
@@ -199,14 +200,14 @@ class UndersampleKSpace(Transform):
         self.acs = acs
         self.seed = seed
 
-    def mask(self, kspace: Tensor) -> Tensor:
-        """Bool ``(1 or y, x)``."""
+    def mask(self, kspace: Tensor, case: str | None = None) -> Tensor:
+        """Bool ``(1 or y, x)``, of the case."""
         meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
         name = meta.get("filename_or_obj", "")
         measured = (torch.as_tensor(kspace) != 0).flatten(0, 1).any(0).cpu().numpy()
         if (bounding_box(measured) & ~measured).any():
             raise InputError(f"{name or 'k-space'}: is undersampled already; give fully sampled data")
-        seed = zlib.crc32(f"{self.seed}:{Path(name).stem}".encode())
+        seed = zlib.crc32(f"{self.seed}:{case or Path(name).stem}".encode("utf-8", "surrogateescape"))
         try:
             mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed)
         except ValueError as error:
@@ -262,10 +263,10 @@ class UndersampleKSpaced(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             meta = out[key].meta if isinstance(out[key], MetaTensor) else {}
-            mask = self.undersample.mask(out[key])
+            mask = self.undersample.mask(out[key], out.get("case"))
             out[key] = self.undersample(out[key], mask)
             out[self.mask_key] = mask
-            if self.noise_key in out and meta.get("noise_source") != "noise scan":
+            if self.noise_key in out and meta.get("noise_source", "outermost k-space") == "outermost k-space":
                 out[self.noise_key] = noise_level(torch.as_tensor(out[key]).cpu().numpy(), mask.numpy())[0]
         return out
 

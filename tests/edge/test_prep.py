@@ -25,6 +25,7 @@ from medrecon.prep import LoadPreparedd, files, load_recipe, prepare, prepared
 from medrecon.prep.recipes import names
 from medrecon.prep.runner import split_of
 from medrecon.prep.shards import stage
+from medrecon.transforms import UndersampleKSpaced
 from medrecon.writers import nifti_bytes
 
 from ..conftest import blobs
@@ -72,6 +73,7 @@ def test_what_is_written_is_what_was_measured(tmp_path):
         assert held[row["case"], "image"].dtype == np.complex64
         assert row["arrays"]["kspace"] == {
             "shape": [2, 3, 24, 20], "dtype": "complex64", "affine_known": False, "affine": None, "spacing_mm": None,
+            "meta": {"noise_source": "outermost k-space"},
         }  # fmt: skip
         assert row["warnings"] == ["orientation unknown"]
         assert len(row["sha256"]) == 64
@@ -273,8 +275,130 @@ def test_patterns_name_subjects_keys_and_cases(tmp_path):
         ("p1", "p1", {"t1": "a/p1_t1.nii.gz", "t2": "a/p1_t2.nii.gz"}),
         ("p2", "p2", {"t1": "b/p2_t1.nii.gz"}),
     ]
-    with pytest.raises(InputError, match="a second image of p1"):
-        files(tmp_path, r"(?:.*/)?(?P<case>p\d)_t\d\.nii\.gz")
+    (told, *_) = files(tmp_path, r"(?:.*/)?(?P<case>p\d)_t\d\.nii\.gz")
+    assert "a second image of p1" in told.error
+    with pytest.raises(InputError, match="no regular expression"):
+        files(tmp_path, "(")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    assert len(files(tmp_path, r"(?:.*/)?(?P<subject>p\d)_t\d\.nii\.gz")) == 3  # a folder is walked through once
+
+
+def test_a_worker_that_dies_takes_no_other_case_with_it(tmp_path):
+    source = scans(tmp_path / "in", 6)
+    recipe = load_recipe("kspace")
+    recipe["transform"] = {
+        "_target_": "Compose",
+        "transforms": [
+            {
+                "_target_": "Lambdad",
+                "keys": "image",
+                "func": "$lambda p: __import__('os')._exit(1) if 's3' in p else p",
+            },
+            {"_target_": "medrecon.transforms.LoadKSpaced", "keys": "image"},
+        ],
+    }
+    recipe["write"] = {"kspace": "image"}
+    report = prepare(source, tmp_path / "out", recipe, workers=2)
+    assert report.made == 5
+    assert [(row["case"], "worker died" in row["error"]) for row in report.failed] == [("s3.npz", True)]
+
+
+def test_relative_folders_on_a_cluster_and_one_that_workers_cannot_see(tmp_path, monkeypatch):
+    from distributed import LocalCluster
+
+    source = scans(tmp_path / "in", 2)
+    (tmp_path / "elsewhere").mkdir()
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=2,
+        processes=True,
+        dashboard_address=None,
+        local_directory=str(tmp_path / "elsewhere"),
+    ) as cluster:
+        monkeypatch.chdir(tmp_path)
+        assert prepare("in", "out", load_recipe("kspace"), dask=cluster.scheduler_address).made == 2
+        assert len(rows(tmp_path / "out")) == 2
+        monkeypatch.setattr(runner, "read_rows", lambda folder: ({}, {}))  # as if the worker had written somewhere else
+        report = prepare(source, tmp_path / "other", load_recipe("kspace"), dask=cluster.scheduler_address)
+        assert len(report.failed) == 2
+        assert "does not see" in report.failed[0]["error"]
+
+
+def test_one_damaged_dicom_file_spoils_nothing_but_its_series(tmp_path, capsys):
+    source = tmp_path / "in"
+    for k in range(3):
+        write_series(source, oblique(), numbers(seed=k), f"{k}-{{k}}.dcm", PatientID=str(k), StudyInstanceUID=f"1.{k}")
+    content = (source / "1-5.dcm").read_bytes()
+    for damaged in (content[:400], b""):
+        (source / "1-5.dcm").write_bytes(damaged)
+        report = prepare(source, tmp_path / str(len(damaged)), load_recipe("dicom"))
+        assert report.made == 3  # the others, and what is left of the one
+        (row,) = report.failed
+        assert row["case"] == "damaged/1-5.dcm"
+        assert "damaged DICOM file" in row["error"]
+
+
+def test_names_that_would_fall_together_and_odd_ones(tmp_path):
+    source = tmp_path / "in"
+    for name in ("a/b.npz", "a__b.npz", "a%2Fb.npz", "ü b.npz"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(source / name, kspace=measured(len(name)))
+    out = tmp_path / "out"
+    assert prepare(source, out, load_recipe("kspace")).made == 4
+    for item in prepared(out):
+        found = LoadPreparedd("kspace")(item)["kspace"]
+        assert np.array_equal(found.numpy(), measured(len(item["case"])))
+    # A folder of results inside the source is not taken for data.
+    assert prepare(source, source / "out", load_recipe("kspace")).made == 4
+    assert prepare(source, source / "out", load_recipe("kspace")).failed == []
+
+
+def test_masks_and_noise_of_prepared_cases(tmp_path):
+    source = scans(tmp_path / "in", 3)
+    rng = np.random.default_rng(0)
+    scan = 0.01 * (rng.normal(size=(3, 500)) + 1j * rng.normal(size=(3, 500)))
+    np.savez(source / "s0.npz", kspace=measured(0), noise=scan)
+    prepare(source, tmp_path / "out", load_recipe("kspace"))
+    load, few = LoadPreparedd(["kspace", "mask", "noise_std"]), UndersampleKSpaced("kspace", accel=2, acs=6)
+    cases = [few(load(item)) for item in prepared(tmp_path / "out")]
+    masks = {tuple(case["mask"].flatten().tolist()) for case in cases}
+    assert len(masks) == 3  # each its own
+    assert cases[0]["noise_std"] == pytest.approx(0.01, rel=0.1)  # from the scan, not from what is left of k-space
+    assert few(load(prepared(tmp_path / "out")[1]))["mask"].equal(cases[1]["mask"])
+
+
+def test_a_file_that_vanishes_later_stops_nothing(tmp_path):
+    source = scans(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    prepare(source, out, load_recipe("kspace"))
+    (source / "s0.npz").unlink()
+    (source / "s0.npz").symlink_to(tmp_path / "nowhere")
+    scans_more = source / "new.npz"
+    np.savez(scans_more, kspace=measured(5))
+    report = prepare(source, out, load_recipe("kspace"))
+    assert report.made == 1
+    assert "can no longer be read" in report.failed[0]["error"]
+    assert len(rows(out)) == 3
+
+
+def test_what_is_wrong_with_a_recipe_is_told_before_anything_is_written(tmp_path, capsys):
+    source = scans(tmp_path / "in", 2)
+    for more, message in (
+        (["--split", "nan/nan/nan"], "shares that make 1"),
+        (["--set", "pattern=("], "no regular expression"),
+        (["--set", "pattern=5"], "no regular expression"),
+        (["--set", "compression=foo"], "compression is gzip"),
+        (["--dask", "tcp://127.0.0.1:1"], "no dask scheduler answers"),
+    ):
+        assert main(["prep", str(source), "-o", str(tmp_path / "out"), "--recipe", "kspace", *more]) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "out" / "recipe.json").exists()
+    recipe = load_recipe("kspace")
+    recipe["transform"] = {"_target_": "medrecon.transforms.NoSuchTransform"}
+    with pytest.raises(InputError, match="'transform' cannot be made"):
+        prepare(source, tmp_path / "out", recipe)
 
 
 # Every named recipe on small files as the set has them
@@ -319,7 +443,7 @@ def make(recipe, folder):
         fastmri(folder / "multicoil_train" / name.format(1), "p1")
         fastmri(folder / "multicoil_val" / name.format(2), "p1")
         if recipe == "fastmri_knee":
-            fastmri(folder / "singlecoil_val" / name.format(3), None, coils=1)
+            fastmri(folder / "singlecoil_test_v2" / "file1000003_v2.h5", None, coils=1)
             return {"p1", "file1000003"}, {"kspace", "mask", "noise_std", "image"}
         return {"p1"}, {"kspace", "mask", "noise_std", "image"}
     if recipe == "m4raw":
@@ -352,7 +476,9 @@ def make(recipe, folder):
         chest(base / "1.000000-Low Dose Images-39882", "Low Dose Images")
         chest(base / "1.000000-Full dose images-31909", "Full dose images", SeriesInstanceUID="1.2.9")
         chest(base / "1.000000-Full dose projections-1", "Full Dose Projections", SeriesInstanceUID="1.2.10")
-        return {"sub-"}, {"low", "full"}
+        more = {"SeriesInstanceUID": "1.2.12", "PatientID": "L001"}
+        chest(folder / "L001" / "x", "Full dose images", **more)  # of GE's scanners there are no low-dose images
+        return {"sub-"}, {"full"}
     raise AssertionError(f"a recipe without a test: {recipe}")
 
 
@@ -367,18 +493,18 @@ def test_every_recipe_on_files_as_its_set_has_them(tmp_path, recipe):
     assert {s if not s.startswith("sub-") else "sub-" for s in (row["subject"] for row in found)} == subjects
     for row in found:
         assert wanted <= set(row["arrays"])
-        assert set(row["arrays"]) - wanted <= {"seg"}
+        assert set(row["arrays"]) - wanted <= {"seg", "low"}
     by_subject = {}
     for row in found:
         by_subject.setdefault(row["subject"], set()).add(row["split"])
     assert all(len(splits) == 1 for splits in by_subject.values())
     if recipe == "calgary_campinas":
-        kspace = arrays(tmp_path / "out")[found[0]["case"].replace("/", "__"), "kspace"]
+        kspace = arrays(tmp_path / "out")[found[0]["case"].replace("/", "%2F"), "kspace"]
         truth = measured(0, slices=104)[50:-50]
         assert np.abs(kspace - truth * (np.abs(kspace).max() / np.abs(truth).max())).max() < 1e-5 * np.abs(kspace).max()
     if recipe == "lidc_idri":
         assert len(found) == 1
-        image = arrays(tmp_path / "out")[found[0]["case"].replace("/", "__"), "image"]
+        image = arrays(tmp_path / "out")[found[0]["case"].replace("/", "%2F"), "image"]
         assert np.array_equal(image, numbers((24, 8, 8)) - 1024.0)
 
 
