@@ -232,7 +232,7 @@ def _cluster(workers: int, address: str | None) -> Iterator[Any]:
 
 def _results(todo: Sequence[_Work], workers: int, address: str | None) -> Iterator[dict[str, Any]]:
     """Rows as they come; no more cases are under way than there are threads, so memory does not grow with the data set."""
-    if address is None and workers == 1:
+    if not todo or (address is None and workers == 1):
         yield from map(_prepare, todo)
         return
     with _cluster(workers, address) as client:
