@@ -86,6 +86,8 @@ class LinearOperator(Operator):
 
     isometry: bool = False
     """Whether the adjoint is the inverse."""
+    light_normal: bool = False
+    """Whether ``normal`` costs less than ``adjoint`` alone."""
     nonnegative: bool = False
     """Whether the matrix is known to be real without negative entries, so that ``A 1`` and ``A^T 1`` are its sums."""
 
@@ -137,6 +139,7 @@ class Composed(LinearOperator):
         self.outer = outer
         self.inner = inner
         self.isometry = outer.isometry and inner.isometry
+        self.light_normal = outer.light_normal and inner.isometry
         self.nonnegative = outer.nonnegative and inner.nonnegative
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ class _Sampling(LinearOperator):
         self.register_buffer("image_factor", image)
         self.register_buffer("mask", mask * kspace)
         self.varying = tuple(d for d in self.dims if not torch.equal(mask, mask.narrow(d, 0, 1).expand_as(mask)))
+        self.light_normal = len(self.varying) < n  # transformed along fewer axes
         weight = mask**2
         for d in set(self.dims) - set(self.varying):
             weight = weight.narrow(d, 0, 1)

@@ -101,7 +101,9 @@ def misfit(x0: Tensor, data: Likelihood) -> tuple[Tensor, Tensor]:
     if isinstance(data, Gaussian):
         r = data.residual(x0)
         size = dot(r, r).sqrt()
-        return size, -data.A.vjp(x0, r) / per_item(torch.where(size > 0, size, 1.0), x0)
+        light = isinstance(data.A, LinearOperator) and data.A.light_normal
+        slope = data.A.normal(x0) - data.back if light else -data.A.vjp(x0, r)
+        return size, slope * per_item(torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0), x0)
     weight: float | Tensor = 1.0
     if isinstance(data, Poisson | Transmission):
         counts = data.y.clamp(min=1)

@@ -36,6 +36,7 @@ class LoadSinogram(Transform):
         loaded = load_sinogram(path, self.pitch, self.centre)
         meta = {
             "filename_or_obj": str(loaded.path),
+            "affine_known": False,
             "pitch": loaded.pitch,
             "offset": loaded.offset,
             "photons": loaded.photons,

@@ -23,6 +23,7 @@ from medrecon.operators.spectral import Spectral
 from medrecon.priors import Counted, with_vjp
 from medrecon.sample import draw, generate, sample
 from medrecon.solvers import DDIM, DDNM, DDS, DPS, MGDM, SOLVERS, DDNMPlus, ZeroFilled, is_unconditional, renoise
+from medrecon.solvers.base import misfit
 from medrecon.training.objectives import EDM
 
 from ..conftest import blobs
@@ -604,3 +605,20 @@ def test_single_precision_agrees_between_batches_and_devices(name, scans):
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # matrix products have it off
             moved = _image(name, copy.deepcopy(network).cuda(), there).cpu()
         assert float((moved - together).abs().max()) < 1e-3 * float(together.abs().max())
+
+
+def test_the_slope_of_the_misfit_is_the_same_by_either_way():
+    """Where the normal operator is the cheaper one, ``A^H (A x - y)`` is found without the adjoint."""
+    maps = torch.complex(*torch.randn(2, 1, 3, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    for mask, light in ((torch.arange(8) % 2 == 0, True), (torch.rand(9, 8) < 0.5, False)):
+        A = sense(maps, mask.expand(9, 8)[None, None])
+        assert A.light_normal is light
+        x = torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        data = Gaussian(A, A(torch.flip(x, (2,))), 0.1)
+        size, slope = misfit(x, data)
+        r = data.residual(x)
+        assert torch.allclose(size, r.abs().square().sum().sqrt())
+        assert torch.allclose(slope, -A.adjoint(r) / size, atol=1e-12)
+        exact = Gaussian(A, A(x), 0.1)
+        assert not exact.residual(x).any()
+        assert not misfit(x, exact)[1].any()
