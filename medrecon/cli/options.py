@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "add_compute", "add_select", "set_up"]
+__all__ = ["Progress", "add_compute", "add_select", "quiet", "set_up", "value"]
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +50,26 @@ def _natural(text: str) -> int:
     return value
 
 
-def set_up(arguments: argparse.Namespace) -> None:
-    """Apply ``--threads`` and silence third parties' import warnings."""
+def value(text: str) -> object:
+    """What stands behind ``NAME=`` of ``--set``: JSON, Python's None, True and False, else text."""
+    import json
+
+    try:
+        return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
+    except json.JSONDecodeError:
+        return text
+
+
+def quiet() -> None:
+    """Silence third parties' import warnings."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module="monai")
+
+
+def set_up(arguments: argparse.Namespace) -> None:
+    """Apply ``--threads``, quietly."""
+    quiet()
     import torch
 
     if arguments.threads:

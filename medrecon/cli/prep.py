@@ -37,34 +37,22 @@ def _shares(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not like .8/.1/.1") from None
 
 
-def _value(text: str) -> object:
-    import json
-
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
 def run(arguments: argparse.Namespace) -> int:
     """0: all cases are prepared; 1: some failed, and were told of."""
     import sys
-    import warnings
 
-    from medrecon.cli.options import Progress
+    from medrecon.cli.options import Progress, quiet, value
     from medrecon.data.errors import InputError
 
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", module="monai")
+    quiet()
     from medrecon.prep import load_recipe, prepare
 
     changes = {}
     for pair in arguments.set:
-        name, equals, value = pair.partition("=")
+        name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--set {pair}: expected NAME=VALUE")
-        changes[name] = _value(value)
+        changes[name] = value(text)
     if arguments.shard_mb < 1:
         raise InputError(f"--shard-mb must be at least 1; got {arguments.shard_mb}")
 

@@ -81,20 +81,16 @@ def _slices(text: str) -> slice:
 
 
 def _settings(pairs: list[str]) -> dict[str, object]:
-    import json
-
+    from medrecon.cli.options import value
     from medrecon.data.errors import InputError
 
     settings = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
+        name, equals, text = pair.partition("=")
         group, dot, key = name.partition(".")
         if not (equals and dot and key and group == "solver"):
             raise InputError(f"--set {pair}: expected solver.NAME=VALUE, e.g. --set solver.gamma=5")
-        try:
-            settings[key] = json.loads({"None": "null", "True": "true", "False": "false"}.get(value, value))
-        except json.JSONDecodeError:
-            settings[key] = value
+        settings[key] = value(text)
     return settings
 
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from medrecon.data.coils import crop_field_of_view, from_kspace
-from medrecon.data.errors import InputError, NotCartesianError
+from medrecon.data.errors import InputError, NotCartesianError, told
 
 __all__ = [
     "COUNTERS",
@@ -228,7 +228,7 @@ def _scan(path: Path, select: Mapping[str, int]) -> Scan:
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
-        raise InputError(f"{path}: damaged ISMRMRD file ({str(error).splitlines()[0]}); convert it again") from error
+        raise InputError(f"{path}: damaged ISMRMRD file ({told(error)}); convert it again") from error
     if not len(rows) or min(shape) < 1 or min(field) <= 0:
         raise InputError(
             f"{path}: no acquisitions, or an empty matrix {shape} or field of view {field}; convert it again"

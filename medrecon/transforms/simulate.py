@@ -60,7 +60,19 @@ class AddSmoothPhase(RandomizableTransform):
         return as_before(image, turned)
 
 
-class AddSmoothPhased(Randomizable, MapTransform):
+class _Seeded(Randomizable, MapTransform):
+    """A dictionary form whose array form, ``one``, draws from the same stream."""
+
+    one: Randomizable
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> _Seeded:
+        """Seed it, as MONAI's datasets do."""
+        super().set_random_state(seed, state)
+        self.one.set_random_state(state=self.R)
+        return self
+
+
+class AddSmoothPhased(_Seeded):
     """:class:`AddSmoothPhase` of every key, each with its own phase.
 
     Args:
@@ -80,19 +92,13 @@ class AddSmoothPhased(Randomizable, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.add = AddSmoothPhase(linear, quadratic, prob)
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> AddSmoothPhased:
-        """Seed it, as MONAI's datasets do."""
-        super().set_random_state(seed, state)
-        self.add.set_random_state(state=self.R)
-        return self
+        self.one = AddSmoothPhase(linear, quadratic, prob)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = self.add(out[key])
+            out[key] = self.one(out[key])
         return out
 
 
@@ -127,7 +133,7 @@ class SimulateKSpace(Randomizable, Transform):
         return as_before(image, measured, noise_source="given")
 
 
-class SimulateKSpaced(Randomizable, MapTransform):
+class SimulateKSpaced(_Seeded):
     """:class:`SimulateKSpace` of every key; adds the mask (all true), the maps and the noise level.
 
     Undersample it by :class:`UndersampleKSpaced`.
@@ -153,27 +159,21 @@ class SimulateKSpaced(Randomizable, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.simulate = SimulateKSpace(coils, noise_std)
+        self.one = SimulateKSpace(coils, noise_std)
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SimulateKSpaced:
-        """Seed it, as MONAI's datasets do."""
-        super().set_random_state(seed, state)
-        self.simulate.set_random_state(state=self.R)
-        return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Measure every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = self.simulate(out[key])
+            out[key] = self.one(out[key])
             shape = tuple(out[key].shape)
             out[self.mask_key] = torch.ones(1, shape[-1], dtype=torch.bool)
-            out[self.noise_key] = self.simulate.noise_std
+            out[self.noise_key] = self.one.noise_std
             if self.maps_key is not None:
-                maps = self.simulate.maps((shape[2], shape[3]))
+                maps = self.one.maps((shape[2], shape[3]))
                 out[self.maps_key] = torch.from_numpy(np.broadcast_to(maps, shape).copy())
         return out
 
@@ -244,7 +244,7 @@ class SimulateSinogram(Randomizable, Transform):
         return as_before(image, counted(lines, self.photons, self.electronic, generator), **scan)
 
 
-class SimulateSinogramd(Randomizable, MapTransform):
+class SimulateSinogramd(_Seeded):
     """:class:`SimulateSinogram` of every key; adds ``angles``, ``pitch``, ``offset`` and ``photons``, as LoadSinogramd does.
 
     Args:
@@ -272,23 +272,15 @@ class SimulateSinogramd(Randomizable, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.simulate = SimulateSinogram(views, turn, photons, electronic, spacing, water, detectors)
-
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> SimulateSinogramd:
-        """Seed it, as MONAI's datasets do."""
-        super().set_random_state(seed, state)
-        self.simulate.set_random_state(state=self.R)
-        return self
+        self.one = SimulateSinogram(views, turn, photons, electronic, spacing, water, detectors)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Measure every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out["pitch"], out["offset"], out["photons"] = self.simulate.side(out[key]), 0.0, self.simulate.photons
-            out[key] = self.simulate(out[key])
-        out["angles"] = self.simulate.angles
+            out["pitch"], out["offset"], out["photons"] = self.one.side(out[key]), 0.0, self.one.photons
+            out[key] = self.one(out[key])
+        out["angles"] = self.one.angles
         return out
 
 

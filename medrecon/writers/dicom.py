@@ -240,23 +240,30 @@ def _common(
     if deidentify:
         common.PatientIdentityRemoved = "YES"
         common.DeidentificationMethod = "PS3.15 E.1 Basic Application Confidentiality Profile"
-        code = Dataset()
-        code.CodeValue, code.CodingSchemeDesignator = "113100", "DCM"
-        code.CodeMeaning = "Basic Application Confidentiality Profile"
-        common.DeidentificationMethodCodeSequence = [code]
+        common.DeidentificationMethodCodeSequence = [_code("113100", "Basic Application Confidentiality Profile")]
     return common
 
 
 def _scale(slope: float) -> Dataset:
     """Stored values to those of the reconstruction."""
-    item, unit = Dataset(), Dataset()
-    unit.CodeValue, unit.CodingSchemeDesignator, unit.CodeMeaning = "1", "UCUM", "no units"
-    item.MeasurementUnitsCodeSequence = [unit]
-    item.LUTLabel, item.LUTExplanation = "magnitude", "Stored value to magnitude of the reconstruction"
-    item.add_new("RealWorldValueFirstValueMapped", "US", 0)
-    item.add_new("RealWorldValueLastValueMapped", "US", 32767)
-    item.RealWorldValueIntercept, item.RealWorldValueSlope = 0.0, slope
-    return item
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    return highdicom.pm.RealWorldValueMapping(
+        lut_label="magnitude",
+        lut_explanation="Stored value to magnitude of the reconstruction",
+        unit=codes.UCUM.NoUnits,
+        value_range=(0, 32767),
+        slope=slope,
+        intercept=0.0,
+    )
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    """Of DICOM's own terminology."""
+    from highdicom.sr import CodedConcept
+
+    return CodedConcept(value, "DCM", meaning)
 
 
 def _nearest(source: Sequence[Dataset], lps: np.ndarray, k: int) -> Dataset | None:
@@ -268,11 +275,9 @@ def _nearest(source: Sequence[Dataset], lps: np.ndarray, k: int) -> Dataset | No
     normal = normal / np.linalg.norm(normal)
     here = (lps @ [0, 0, k, 1])[:3] @ normal
     best = min(placed, key=lambda s: abs(np.array(s.ImagePositionPatient, float) @ normal - here))
-    item, code = Dataset(), Dataset()
+    item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = best.SOPClassUID, best.SOPInstanceUID
-    code.CodeValue, code.CodingSchemeDesignator = "121322", "DCM"
-    code.CodeMeaning = "Source image for image processing operation"
-    item.PurposeOfReferenceCodeSequence = [code]
+    item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
     return item
 
 

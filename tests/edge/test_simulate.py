@@ -206,5 +206,6 @@ def test_images_keep_their_warnings_to_themselves():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         data = SimulateKSpaced("image")({"image": volume()})
-        CropKSpaced("image", (31, -1))(SelectSlicesd("image", 1)(data))
-        ChannelFirst()(volume())
+        out = CropKSpaced("image", (31, -1))(SelectSlicesd("image", 1)(data))
+        assert tuple(out["image"].shape[:1]) == (1,)
+        assert torch.equal(ChannelFirst()(volume()).affine, volume().affine)
