@@ -317,6 +317,7 @@ class SliceInferer(Inferer):
             "residual_over_noise": (over_noise / measured) ** 0.5
             if measured and math.isfinite(over_noise) and not issubclass(self.solver.requires.operator, Projector)
             else None,
+            "warnings": [],
             "seconds": round(time.perf_counter() - began, 3),
             "device": str(device),
         }

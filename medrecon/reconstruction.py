@@ -15,7 +15,7 @@ import torch
 
 import medrecon
 from medrecon.bundle import find_bundle, load_config, metadata, parsed
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, warn
 from medrecon.data.espirit import espirit_maps
 from medrecon.data.kspace import check_mask, sampled
 from medrecon.data.masks import achieved_acceleration
@@ -240,4 +240,6 @@ def reconstruct(
     record = finish_record(
         json.loads(out.meta["record"]), root, mask, noise_source=noise_source, maps_source=maps_source
     )
+    for text in record["warnings"]:
+        warn(text)
     return Reconstruction(image, several, record, mean_phase(images))

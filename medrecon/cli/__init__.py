@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -49,6 +50,8 @@ def _sentence(error: OSError | MemoryError) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0: done, 1: done in part, 2: bad input, told in one sentence on standard error."""
     arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="medrecon: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
     try:
         return COMMANDS[arguments.command].run(arguments) or 0
     except InputError as error:

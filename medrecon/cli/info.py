@@ -52,6 +52,9 @@ def run(arguments: argparse.Namespace) -> None:
         if key == "attributes":
             for name, attribute in value.items():
                 print(f"  {name}: {attribute}")
+        elif key == "warnings":
+            for text in value:
+                print(f"warning: {text}")
         else:
             if key in ("matrix", "acs"):
                 value = f"{' x '.join(map(str, value))} ({'z y x'[-2 * len(value) + 1 :]})"

@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from medrecon.data.coils import compress_coils, noise_covariance, prewhiten
-    from medrecon.data.errors import InputError
+    from medrecon.data.errors import InputError, warn
     from medrecon.data.files import check_writable
     from medrecon.data.kspace import bounding_box, check_mask, load_array, load_kspace
     from medrecon.data.noise import noise_level
@@ -147,6 +147,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.maps and (arguments.whiten or arguments.compress):
         raise InputError("--maps belong to the coils as they were measured; leave out --whiten and --compress")
     data = load_kspace(arguments.input, dict(arguments.select))
+    for text in data.warnings:
+        warn(text)
     affine, headers = _place(arguments, data)
     sources = [path for path in (data.path, arguments.maps, arguments.mask) if path]
     sources += [header.filename for header in headers]
@@ -228,6 +230,7 @@ def run(arguments: argparse.Namespace) -> None:
         **result.record,
         "noise_source": noise_source,
         "input": str(data.path),
+        "warnings": [*data.warnings, *result.record["warnings"]],
         "spacing_mm": data.spacing,
         **more,
     }

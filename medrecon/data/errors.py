@@ -1,10 +1,11 @@
 """The one exception for input that cannot be used."""
 
+import logging
 import tokenize
 import zipfile
 import zlib
 
-__all__ = ["DAMAGE", "InputError", "NotCartesianError", "told"]
+__all__ = ["DAMAGE", "InputError", "NotCartesianError", "told", "warn"]
 
 DAMAGE = (
     OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, EOFError,
@@ -16,6 +17,11 @@ DAMAGE = (
 def told(error: BaseException) -> str:
     """A foreign error on one line, never empty."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def warn(text: str) -> None:
+    """Log what may make an image wrong, by the logger ``medrecon``."""
+    logging.getLogger("medrecon").warning(text)
 
 
 class InputError(ValueError):

@@ -28,6 +28,7 @@ class Image:
         spacing: voxel size ``(z, y, x)`` in mm, or ``None`` where the file does not tell.
         affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not tell.
         attributes: what else is worth knowing; nothing of the patient.
+        warnings: see :class:`medrecon.data.kspace.KSpace`.
         headers: of a DICOM series, the data sets of its slices in order, without pixels.
     """
 
@@ -38,6 +39,7 @@ class Image:
     affine: np.ndarray | None = None
     attributes: dict[str, str | float] = field(default_factory=dict)
     headers: tuple[Dataset, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -58,6 +60,7 @@ class Image:
             "spacing_mm": None if self.spacing is None else [round(s, 4) for s in self.spacing],
             "orientation": "unknown" if self.affine is None else "known",
             "attributes": self.attributes,
+            "warnings": list(self.warnings),
         }
 
 

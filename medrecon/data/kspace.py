@@ -48,6 +48,7 @@ class KSpace:
         affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not tell.
         header: the ISMRMRD header without personal data, or ``None``.
         attributes: small scalars of the file, but those of the patient.
+        warnings: what may make the image wrong and could not be decided, one sentence each; ``info``, log and sidecar repeat them.
     """
 
     kspace: np.ndarray
@@ -60,6 +61,7 @@ class KSpace:
     affine: np.ndarray | None = None
     header: bytes | None = None
     attributes: dict[str, str | float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def gaps(self) -> int:
@@ -91,6 +93,7 @@ class KSpace:
             "orientation": "unknown" if self.affine is None else "known",
             "noise_scan": self.noise is not None,
             "attributes": self.attributes,
+            "warnings": list(self.warnings),
         }
 
 

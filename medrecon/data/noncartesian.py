@@ -33,6 +33,7 @@ class NonCartesian:
         affine: from the indices (x, y, slice) to mm in RAS, or ``None`` where the file does not tell.
         header: the raw ISMRMRD header, scrubbed, or ``None``.
         attributes: what else is worth knowing.
+        warnings: what may make the image wrong and could not be decided, one sentence each; ``info``, log and sidecar repeat them.
     """
 
     samples: np.ndarray
@@ -45,6 +46,7 @@ class NonCartesian:
     affine: np.ndarray | None = None
     header: bytes | None = None
     attributes: dict[str, str | float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def summary(self) -> dict:
         """What ``medrecon info`` shows: plain numbers and strings."""
@@ -62,6 +64,7 @@ class NonCartesian:
             "orientation": "unknown" if self.affine is None else "known",
             "noise_scan": self.noise is not None,
             "attributes": self.attributes,
+            "warnings": list(self.warnings),
         }
 
 

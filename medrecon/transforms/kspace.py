@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from torch import Tensor
 
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, warn
 from medrecon.data.espirit import combined_reference
 from medrecon.data.geometry import affine_of_slices
 from medrecon.data.kspace import KSpace, bounding_box, load_kspace, sampled
@@ -70,8 +70,10 @@ class LoadKSpace(Transform):
     def load(self, path: str | Path) -> tuple[MetaTensor, KSpace]:
         """The tensor, and all that the file holds."""
         loaded = load_kspace(path, self.select)
+        for text in loaded.warnings:
+            warn(text)
         std, source = noise_level(loaded.kspace, loaded.mask, loaded.noise)
-        meta = {"noise_source": source, "noise_std": std}
+        meta = {"noise_source": source, "noise_std": std, "warnings": list(loaded.warnings)}
         return placed(loaded.kspace, loaded.path, loaded.spacing, loaded.affine, **meta), loaded
 
     def __call__(self, path: str | Path) -> MetaTensor:
@@ -169,7 +171,10 @@ class LoadNonCartesiand(MapTransform):
             loaded = load_noncartesian(out[key], given, self.matrix, self.select)
             scan = loaded.noise
             std = outer_noise_std(loaded) if scan is None else noise_scan_std(scan)
-            meta = {"noise_source": "outermost k-space" if scan is None else "noise scan", "noise_std": std}
+            for text in loaded.warnings:
+                warn(text)
+            source = "outermost k-space" if scan is None else "noise scan"
+            meta = {"noise_source": source, "noise_std": std, "warnings": list(loaded.warnings)}
             out[key] = placed(loaded.samples, loaded.path, loaded.spacing, loaded.affine, **meta)
             out[self.trajectory_key] = torch.from_numpy(loaded.trajectory)
             out["matrix"] = loaded.matrix
