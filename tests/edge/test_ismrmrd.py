@@ -420,7 +420,7 @@ def epi(tmp_path, name, kind="cartesian", ramp=0, navigators=False):
     if ramp:
         xml.encoding[0].trajectoryDescription = xsd.trajectoryDescriptionType(
             identifier="ConventionalEPI",
-            userParameterLong=[xsd.userParameterLongType("rampUpTime", ramp)],
+            userParameterLong=[xsd.userParameterLongType(name="rampUpTime", value=ramp)],
         )
     k = noise(COILS, 16, 10)
     lines = [
