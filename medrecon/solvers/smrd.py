@@ -14,7 +14,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.base import LinearOperator, implicit_solve
-from medrecon.operators.linalg import dot, per_item
+from medrecon.operators.linalg import dot
 from medrecon.priors.base import Prior, score
 from medrecon.solvers.base import Solver, adam
 

@@ -1,6 +1,6 @@
 """Every solver in single precision at small noise: the image is that of double precision.
 
-Gains ``s / (s^2 + rho)`` of rounding are at most 10 here (singular values are 0 or at least 0.1), so 1e-4 of the maximum is asked of all.
+Singular values are 0 or at least 0.1 here, so that rounding is amplified by 10 at most: 1e-4 of the maximum is asked of all.
 """
 
 import copy
