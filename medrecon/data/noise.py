@@ -32,7 +32,7 @@ def estimate_noise_std(kspace: np.ndarray, mask: np.ndarray, share: float = 0.1)
     far = radius >= np.sort(radius, axis=None)[-n]
     samples = np.moveaxis(kspace[..., far], 1, 0).reshape(kspace.shape[1], -1)
     parts = np.concatenate([np.real(samples), np.imag(samples)], axis=1)
-    return float(np.sqrt(np.mean((np.median(np.abs(parts), axis=1) / 0.6745) ** 2)))
+    return float(np.sqrt(np.mean((np.median(np.abs(parts), axis=1).astype(np.float64) / 0.6745) ** 2)))
 
 
 def noise_level(kspace: np.ndarray, mask: np.ndarray, scan: np.ndarray | None = None) -> tuple[float, str]:
