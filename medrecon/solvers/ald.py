@@ -39,7 +39,7 @@ class ALD(Solver):
 
     Deviation:
         ``s`` is ``sqrt(2 a)`` in the paper, where it is the limit of small steps; at the steps that fifty levels need, the image
-        would be noisier than the level that the prior is told, and worse than a zero-filled one.
+        would be noisier than the level that the prior assumes, and worse than a zero-filled one.
         the paper's gamma_t is a free sequence; here it is the spread of ``A n`` for noise ``n`` of the level, at most.
         Norms are per item.
     """

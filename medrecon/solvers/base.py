@@ -129,7 +129,7 @@ def annealed(step_size: float, sigma: float, target: float) -> float:
 
     ``s^2 = target^2 - (1 - step_size)^2 sigma^2``, at least 0: the move leaves ``1 - step_size`` of the noise that it finds.
     The ``2 step_size sigma^2`` of Langevin dynamics is the limit of small steps; of large ones, which few levels need, it
-    leaves more noise than the prior is told (1.35 times at a step of 0.9), and what is taken for noise is taken off the image.
+    leaves more noise than the prior assumes (1.35 times at a step of 0.9), and what is taken for noise is taken off the image.
 
     Reference: Jolicoeur-Martineau et al., "Adversarial score matching and improved sampling for image generation", ICLR
     2021, algorithm 2 (consistent annealed sampling).
