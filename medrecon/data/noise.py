@@ -9,6 +9,7 @@ __all__ = ["estimate_noise_std", "noise_level", "noise_scan_std"]
 
 def noise_scan_std(scan: np.ndarray) -> float:
     """Standard deviation per real component of a noise scan ``(coils, ...)``, root mean square over the coils."""
+    scan = scan.astype(np.complex128)
     return float(np.sqrt(np.mean(np.abs(scan - scan.mean(axis=tuple(range(1, scan.ndim)), keepdims=True)) ** 2) / 2))
 
 
