@@ -427,7 +427,8 @@ class PosteriorInferer(SliceInferer):
         check_scale(array, "k-space")
         unit = magnitude_unit(array)  # squares of very large or small numbers are no numbers
         kspace = kspace * (1 / unit)
-        std = float(torch.as_tensor(noise_std).flatten()[0])
+        # Single precision on every way: collating makes it a float32 tensor or leaves a Python float.
+        std = float(torch.as_tensor(noise_std).float().flatten()[0])
         numbers = list(range(len(kspace))) if slices is None else [int(index) for index in slices]
 
         def problem(part: slice) -> tuple[Gaussian, Tensor]:
@@ -448,6 +449,8 @@ class PosteriorInferer(SliceInferer):
                     "level that fits the data"
                 )
         record["warnings"] += self._doubts(numbers, fits, std, believed, unit)
+        if not images.any():
+            record["warnings"].append("k-space holds no signal above its noise, so the image is empty; check the input")
         return MetaTensor(images[None], meta={"record": json.dumps(record)})
 
 

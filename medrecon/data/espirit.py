@@ -246,12 +246,11 @@ def coil_maps(
     Raises:
         InputError: if the fully sampled centre has fewer than 4 lines.
     """
-    shape = kspace.shape[1:]
-    least = min(_LEAST, kernel)
-    rows, columns = _calibration(mask, shape, kernel)
-    height, width = rows.stop - rows.start, columns.stop - columns.start
     if len(kspace) == 1:
         return CoilMaps(torch.ones(kspace.shape, dtype=torch.complex64), SINGLE_COIL)
+    least = min(_LEAST, kernel)
+    rows, columns = _calibration(mask, kspace.shape[1:], kernel)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
     unit = magnitude_unit(kspace)
     kspace, noise_std = kspace * (1 / unit), noise_std / unit
 

@@ -219,6 +219,16 @@ def test_an_empty_image_of_data_with_signal_is_refused():
     assert not medrecon.reconstruct(volume, mask, maps, solver="cg-sense").image[1].any()
 
 
+def test_noise_alone_gives_an_empty_image_and_says_so():
+    """The threshold of the singular values took it for signal, or wrote a black volume without a word."""
+    noise = simulate_kspace(0 * blobs(SHAPE), loop_coils(SHAPE), 0.01, np.random.default_rng(0))
+    mask = undersampling_mask(SHAPE, "equispaced", 3, 20, 0)
+    result = medrecon.reconstruct(noise[None] * mask, mask, solver="cg-sense")
+    assert not result.image.any()
+    assert len(result.record["warnings"]) == 1
+    assert "no signal above its noise" in result.record["warnings"][0]
+
+
 # Scale
 
 
