@@ -31,6 +31,7 @@ __all__ = [
 COUNTERS = ("contrast", "phase", "repetition", "set")
 """What may be measured several times over, and has to be chosen."""
 _NOISE, _CALIBRATION, _BOTH, REVERSE = (1 << bit for bit in (18, 19, 20, 21))
+PHASE_CORRECTION = 1 << 23
 # Navigators, phase correction, feedback, dummies, surface coils, phase stabilisation.
 _OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
 _PRIVATE = ("subjectInformation", "studyInformation", "measurementInformation", "waveformInformation", "userParameters")
@@ -185,6 +186,9 @@ class Scan(NamedTuple):
         kept: samples of the readout without its oversampling.
         kind: of the trajectory.
         header: without personal data, or ``None``.
+        siemens: whether the scanner is Siemens', whose sign convention differs; see :func:`_geometry`.
+        ramps: whether the readout was sampled while its gradient ramped up or down.
+        navigators: the phase correction scans of the images.
     """
 
     imaging: np.ndarray
@@ -196,6 +200,24 @@ class Scan(NamedTuple):
     kept: int
     kind: str
     header: bytes | None
+    siemens: bool = False
+    ramps: bool = False
+    navigators: np.ndarray | None = None
+
+
+def _siemens(header: Any) -> bool:  # noqa: ANN401 - of the generated schema
+    """Whether an ISMRMRD header names Siemens as the vendor."""
+    system = header.acquisitionSystemInformation
+    return "siemens" in str(getattr(system, "systemVendor", None) or "").lower()
+
+
+def _ramps(encoding: Any) -> bool:  # noqa: ANN401 - of the generated schema
+    """Whether an ISMRMRD encoding describes an EPI readout whose gradient has ramps."""
+    described = encoding.trajectoryDescription
+    if described is None or "epi" not in str(described.identifier).lower():
+        return False
+    parameters = [*described.userParameterLong, *described.userParameterDouble]
+    return any(float(one.value) > 0 for one in parameters if one.name in ("rampUpTime", "rampDownTime"))
 
 
 def _scan(path: Path, select: Mapping[str, int]) -> Scan:
@@ -215,6 +237,7 @@ def _scan(path: Path, select: Mapping[str, int]) -> Scan:
         shape = tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz")
         field = tuple(float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz")
         kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
+        ramps, siemens = _ramps(encoding), _siemens(header)
         limits, recon = encoding.encodingLimits, encoding.reconSpace
         centres = tuple(
             int(limit.center)
@@ -238,7 +261,11 @@ def _scan(path: Path, select: Mapping[str, int]) -> Scan:
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
         raise InputError(f"{path}: holds several encoding spaces; export one scan")
     imaging = imaging[chosen(imaging["head"], select, path)]
-    return Scan(imaging, calibration_of(imaging, extra), noise_rows, shape, field, centres, kept, kind, scrubbed(xml))  # type: ignore[arg-type]
+    navigators = rows[(rows["head"]["flags"].astype(np.uint64) & np.uint64(PHASE_CORRECTION)) > 0]
+    return Scan(
+        imaging, calibration_of(imaging, extra), noise_rows, shape, field, centres, kept, kind, scrubbed(xml),  # type: ignore[arg-type]
+        siemens, ramps, navigators,
+    )  # fmt: skip
 
 
 def _noise(scan: Scan, averages: int) -> np.ndarray | None:
@@ -278,8 +305,30 @@ def read_ismrmrd(path: Path, select: Mapping[str, int] | None = None) -> dict[st
     return on_grid(_scan(path, select), path, select)
 
 
+def _refuse_epi(scan: Scan, path: Path) -> None:
+    """Refuse echo planar imaging, which is not Cartesian until ramps and readout polarities are corrected.
+
+    Raises:
+        InputError: for a trajectory of EPI, sampling on ramps, or lines of both directions with phase correction scans.
+    """
+    reverse = (scan.imaging["head"]["flags"].astype(np.uint64) & np.uint64(REVERSE)) > 0
+    both = reverse.any() and not reverse.all() and scan.navigators is not None and len(scan.navigators) > 0
+    if scan.ramps or both or scan.kind.lower() == "epi":
+        why = " and ".join(
+            [
+                *(["the readout was sampled during gradient ramps"] if scan.ramps else []),
+                *(["lines of both readout directions need a phase correction"] if both else []),
+            ]
+        )
+        raise InputError(
+            f"{path}: echo planar imaging (EPI) is not supported{': ' if why else ''}{why}; reconstruct it with the vendor's or "
+            "another EPI pipeline, e.g. Gadgetron"
+        )
+
+
 def on_grid(scan: Scan, path: Path, select: Mapping[str, int]) -> dict[str, Any]:
     """What :func:`read_ismrmrd` returns, of acquisitions of any origin."""
+    _refuse_epi(scan, path)
     if scan.kind.lower() != "cartesian":
         raise NotCartesianError(
             f"{path}: the trajectory is {scan.kind}, not Cartesian; load it with LoadNonCartesiand and reconstruct it with "
