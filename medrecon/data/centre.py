@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["centre_warnings", "line_energies", "peak_offset"]
+__all__ = ["SEVERAL", "centre_warnings", "line_energies", "peak_offset"]
 
-_SEVERAL = 4
-_CLEAR = 3.0
-_ABOVE_NOISE = 4.0
-_MIRRORED = 0.3
+SEVERAL = 4
+"""Lines from the centre that is used to the peak at which a warning is due."""
+_CLEAR, _ABOVE_NOISE, _MIRRORED = 3.0, 4.0, 0.3
 
 
 def line_energies(kspace: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +35,7 @@ def peak_offset(energy: np.ndarray) -> int | None:
     """
     n, centre = len(energy), len(energy) // 2
     measured = energy > 0
-    if n < 2 * _SEVERAL or not measured.any():
+    if n < 2 * SEVERAL or not measured.any():
         return None
     total = sum(weight * np.roll(energy, step) for weight, step in ((1, -1), (2, 0), (1, 1)))
     count = sum(weight * np.roll(measured.astype(float), step) for weight, step in ((1, -1), (2, 0), (1, 1)))
@@ -46,28 +45,28 @@ def peak_offset(energy: np.ndarray) -> int | None:
     before, after = np.flatnonzero(measured[: centre + 1]), np.flatnonzero(measured[centre:])
     near = away <= 1
     near[before[-1:]], near[centre + after[:1]] = True, True
-    if away[peak] < _SEVERAL or near[peak]:
+    if away[peak] < SEVERAL or near[peak]:
         return None
     if smooth[peak] < _CLEAR * smooth[near].max() or smooth[peak] < _ABOVE_NOISE * np.median(smooth[measured]):
         return None
     mirror = np.arange(2 * centre - peak - 1, 2 * centre - peak + 2) % n
-    if min(peak, n - peak) >= _SEVERAL and smooth[mirror].max() > _MIRRORED * smooth[peak]:
+    if min(peak, n - peak) >= SEVERAL and smooth[mirror].max() > _MIRRORED * smooth[peak]:
         return None  # near the edge the two sides meet, and that is where uncentred data have their centre
     return peak - centre
 
 
 def _said(name: str, n: int, offset: int) -> str:
-    """E.g. "row 0 of 230 (the centre is taken to be row 115)"."""
+    """Where the peak is and where the centre is taken to be."""
     return f"{name} {n // 2 + offset} of {n} ({name} {n // 2} is taken as the centre)"
 
 
-def centre_warnings(kspace: np.ndarray, name: str, format: str) -> tuple[str, ...]:  # noqa: A002 - as the field is called
+def centre_warnings(kspace: np.ndarray, name: str, kind: str) -> tuple[str, ...]:
     """A sentence where the energy of ``(slices, coils, y, x)`` peaks several lines away from index ``n // 2``, else nothing.
 
     Args:
         kspace: zero where not measured.
         name: of the file, with which the sentence begins.
-        format: of the file, which decides what can be done.
+        kind: format of the file, which decides what can be done.
     """
     lines = zip(("row", "column"), line_energies(kspace), strict=True)
     found = [(axis, len(energy), offset) for axis, energy in lines if (offset := peak_offset(energy)) is not None]
@@ -75,10 +74,16 @@ def centre_warnings(kspace: np.ndarray, name: str, format: str) -> tuple[str, ..
         return ()
     where = " and ".join(_said(*one) for one in found)
     in_corner = all(min(n // 2 + offset, n - n // 2 - offset) <= 2 for _, n, offset in found)
-    if format == "ISMRMRD":
-        advice = "if that is the true centre, correct 'center' of the header's encodingLimits (center_sample for the readout)"
-    elif format == "Siemens twix":
-        advice = "if that is the true centre, the lines' counters are wrong; convert the file to ISMRMRD and correct 'center' there"
+    if kind == "ISMRMRD":
+        advice = (
+            "if that is the true centre, correct it in the file: center_sample for the readout, for lines 'center' of the "
+            "header's encodingLimits, or idx.user[5] and [6] of a Siemens scan"
+        )
+    elif kind == "Siemens twix":
+        advice = (
+            "if that is the true centre, convert the file with siemens_to_ismrmrd and correct center_sample (for the readout) or "
+            "idx.user[5] and [6] (for lines) there"
+        )
     elif in_corner:
         axes = " and ".join({"row": "-2", "column": "-1"}[axis] for axis, *_ in found)
         advice = f"k-space seems to be uncentred; apply numpy.fft.fftshift along axis {axes} and save it again"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
+from medrecon.data.centre import centre_warnings
 from medrecon.data.coils import to_kspace
 from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.files import write_whole
@@ -186,12 +187,12 @@ def _dataset(file: h5py.File, key: str) -> Any:  # noqa: ANN401 - whatever the f
     return file[key][()]  # type: ignore[index]
 
 
-def _read_hdf5(path: Path, select: Mapping[str, int] | None) -> KSpace:
+def _read_hdf5(path: Path, select: Mapping[str, int | str] | None) -> KSpace:
     """FastMRI's layout, or ISMRMRD's."""
     try:
         with h5py.File(path, "r") as file:
             acquisitions = is_ismrmrd(file)
-        if acquisitions is None:
+        if not acquisitions:
             if select:
                 raise InputError(f"{path}: nothing can be selected in this format; leave it out")
             return _read_fastmri(path)
@@ -380,7 +381,7 @@ def _read_matlab(path: Path) -> KSpace:
     return _finish(path, kspace, "MATLAB", mask, noise=None if noise is None else noise.reshape(kspace.shape[1], -1))
 
 
-def _read_twix(path: Path, select: Mapping[str, int] | None) -> KSpace:
+def _read_twix(path: Path, select: Mapping[str, int | str] | None) -> KSpace:
     held = read_twix(path, select)
     return _finish(path, held.pop("kspace"), "Siemens twix", held.pop("mask"), **held)
 
@@ -411,12 +412,12 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KSpace:
+def load_kspace(path: str | Path, select: Mapping[str, int | str] | None = None) -> KSpace:
     """Read Cartesian k-space of any known format (by suffix).
 
     Args:
         path: of the file.
-        select: of ISMRMRD and twix files, which contrast, phase, repetition or set.
+        select: of ISMRMRD and twix files, which contrast, phase, repetition or set; of ISMRMRD which dataset.
 
     ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. Siemens: see :func:`medrecon.data.twix.read_twix`. fastMRI HDF5:
     dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``, optional ``mask``, ``noise``, ``ismrmrd_header``, (ours)
@@ -429,11 +430,10 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
     """
     path = _existing(path)
     read = FORMATS[path.suffix][0]
-    if read in (_read_hdf5, _read_twix):
-        return read(path, select)
-    if select:
+    if select and read not in (_read_hdf5, _read_twix):
         raise InputError(f"{path}: nothing can be selected in this format; leave it out")
-    return read(path)
+    data = read(path, select) if read in (_read_hdf5, _read_twix) else read(path)
+    return replace(data, warnings=data.warnings + centre_warnings(data.kspace, str(path), data.format))
 
 
 def load_array(path: str | Path, key: str) -> np.ndarray:
