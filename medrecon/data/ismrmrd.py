@@ -74,9 +74,13 @@ def scrubbed(header: bytes) -> bytes:
 
 
 def _geometry(
-    heads: np.ndarray, pixel: tuple[float, float], thickness: float
+    heads: np.ndarray, pixel: tuple[float, float], thickness: float, signs: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """Order of the slices, their RAS affine for (phase, readout, slice) indices from the middle, and why there is none."""
+    """Order of the slices, their RAS affine for (phase, readout, slice) indices from the middle, and why there is none.
+
+    ``signs`` of phase, readout and slice say which way the image by the inverse transform runs along the header's directions:
+    see :func:`_signs`.
+    """
     numbers = np.unique(heads["idx"]["slice"])
     first = [heads[heads["idx"]["slice"] == n][0] for n in numbers]
     read, phase, normal = (np.array(first[0][name], float) for name in ("read_dir", "phase_dir", "slice_dir"))
@@ -90,14 +94,14 @@ def _geometry(
     positions = np.array([one["position"] for one in first], float)
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
-    step = normal * thickness
+    step = signs[2] * normal * thickness
     if len(positions) > 1:
         steps = np.diff(positions, axis=0)
         step = steps.mean(axis=0)
         if np.abs(steps - step).max() > 0.01 * np.linalg.norm(step) or not np.linalg.norm(step) > 0:
             return numbers[order], None, "slices are not equally spaced"
     affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = phase * pixel[1], read * pixel[0], step
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = signs[0] * phase * pixel[1], signs[1] * read * pixel[0], step
     affine[:3, 3] = positions[0]
     return numbers[order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, ""
 
@@ -201,7 +205,7 @@ class Scan(NamedTuple):
         kept: samples of the readout without its oversampling.
         kind: of the trajectory.
         header: without personal data, or ``None``.
-        siemens: whether the scanner is Siemens', whose sign convention differs; see :func:`_geometry`.
+        siemens: whether the scanner is Siemens', whose sign convention differs; see :func:`_signs`.
         ramps: whether the readout was sampled while its gradient ramped up or down.
         navigators: the phase correction scans of the images.
         notes: what was decided, for the attributes.
@@ -228,6 +232,20 @@ def _siemens(header: Any) -> bool:  # noqa: ANN401 - of the generated schema
     """Whether an ISMRMRD header names Siemens as the vendor."""
     system = header.acquisitionSystemInformation
     return "siemens" in str(getattr(system, "systemVendor", None) or "").lower()
+
+
+def _signs(scan: Scan) -> tuple[int, int, int]:
+    """Which way the image by the inverse transform runs along the directions of phase, readout and slice.
+
+    A point at r has samples exp(-2 pi i k r) by the ISMRMRD convention. In Siemens data they are exp(+2 pi i k r), with the
+    directions that the scanner's headers hold: a forward transform gives the image (PTB-MR/mrpro, issue 828 and pull request
+    833; ismrmrd_to_nifti negates the directions alike). The image by the inverse transform runs backwards along every encoded
+    axis, the partitions of a 3-D scan included; the slices of a 2-D scan, whose positions are recorded, are not encoded. The
+    samples stay as they are, only the affine is negated: a voxel n // 2 lies at the recorded position either way.
+    """
+    if not scan.siemens:
+        return 1, 1, 1
+    return -1, -1, -1 if scan.shape[2] > 1 else 1
 
 
 def _ramps(encoding: Any) -> bool:  # noqa: ANN401 - of the generated schema
@@ -527,7 +545,7 @@ def on_grid(scan: Scan, path: Path, select: Mapping[str, int | str]) -> dict[str
         )
     imaging, extra, shape, field = scan.imaging, scan.calibration, scan.shape, scan.field
     pixel = field[0] / shape[0], field[1] / shape[1]
-    order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2])
+    order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2], _signs(scan))
     kspace, count, read = _on_grid(imaging, shape, scan.centres, order, path)
     alike = np.isin(extra["head"]["idx"]["slice"], order) & (extra["head"]["active_channels"] == kspace.shape[1])
     if len(extra := extra[alike]):
@@ -608,7 +626,7 @@ def read_noncartesian(
     heads, shape = scan.imaging["head"], scan.shape
     axes = 3 if shape[2] > 1 else 2
     pixel = scan.field[0] / shape[0], scan.field[1] / shape[1]
-    order, affine, why = _geometry(heads, pixel, scan.field[2] / shape[2])
+    order, affine, why = _geometry(heads, pixel, scan.field[2] / shape[2], _signs(scan))
     coils = int(heads["active_channels"][0])
     kept = {(int(h["number_of_samples"]), int(h["discard_pre"]), int(h["discard_post"])) for h in heads}
     if len(kept) > 1:

@@ -34,16 +34,14 @@ def _number(tree: Mapping, *keys: str | int, otherwise: float | None = None) -> 
 
 
 def _rotation(quaternion: Sequence[float]) -> np.ndarray:
-    """Directions of phase encoding, readout and slice in its columns, LPS, as twixtools has them."""
+    """Directions of phase encoding, readout and slice in its columns, LPS, as the scanner records them."""
     from twixtools.geometry import quat_to_rotmat
 
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # of the scalar first; where it is not of length 1, directions are checked later
-        matrix = quat_to_rotmat(*[float(q) for q in quaternion])
-    matrix[:, :2] *= -1
-    return matrix
+        return quat_to_rotmat(*[float(q) for q in quaternion])
 
 
 def _row(mdb: Any, dwell: float, dtype: np.dtype) -> np.ndarray:  # noqa: ANN401

@@ -95,7 +95,7 @@ def test_geometry_follows_the_rotation_of_the_lines(tmp_path):
     data = load_kspace(write(tmp_path / "a.dat", lines_of(measured()[0])))
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ data.affine
     turn = TURN.as_matrix()
-    # Phase and read directions are the rotation's first two columns reversed, as twixtools has it.
+    # Phase and read directions are the rotation's first two columns reversed: Siemens' sign convention.
     assert np.allclose(lps[:3, 0], -3.0 * turn[:, 0], atol=1e-5)
     assert np.allclose(lps[:3, 1], -2.0 * turn[:, 1], atol=1e-5)
     assert np.allclose(lps[:3, 2], 6.0 * turn[:, 2], atol=1e-5)
