@@ -17,6 +17,7 @@ from medrecon.data.centre import centre_warnings
 from medrecon.data.coils import to_kspace
 from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.files import write_whole
+from medrecon.data.header import fitted, readout_cropped, voxel_size
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd, scrubbed
 from medrecon.data.masks import achieved_acceleration, acs_block
 from medrecon.data.twix import read_twix
@@ -136,24 +137,6 @@ def check_mask(mask: np.ndarray, shape: tuple[int, int], name: str) -> np.ndarra
     return flat[0] if flat.ndim == 2 and (flat == flat[0]).all() else flat
 
 
-def _spacing(header: bytes | None) -> tuple[float, float, float] | None:
-    """Voxel size of the encoded space in an ISMRMRD header; its x is the readout, which fastMRI files keep as rows."""
-    if header is None:
-        return None
-    try:
-        space = ElementTree.fromstring(header).find(".//{*}encodedSpace")
-        if space is None:
-            return None
-
-        def number(group: str, axis: str) -> float:
-            return float(space.findtext(f"{{*}}{group}/{{*}}{axis}") or 0)
-
-        y, x, z = (number("fieldOfView_mm", a) / number("matrixSize", a) for a in "xyz")
-    except (ElementTree.ParseError, ValueError, ZeroDivisionError):
-        return None
-    return (z, y, x) if min(x, y, z) > 0 else None
-
-
 def _sides(affine: np.ndarray) -> tuple[float, float, float]:
     """Voxel size ``(z, y, x)``."""
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
@@ -244,16 +227,26 @@ def _read_fastmri(path: Path) -> KSpace:
         header = None if header is None else scrubbed(header)
     except (ElementTree.ParseError, TypeError):
         header = None
-    return _finish(
+    held = _finish(
         path,
         kspace,
         "fastMRI HDF5",
         data.get("mask"),
         noise=data.get("noise"),
-        spacing=_spacing(header) if affine is None else _sides(affine),
         affine=affine,
         header=header,
         attributes=attributes,
+    )
+    spacing, misfit = voxel_size(header, held.kspace.shape[2:]) if affine is None else (_sides(affine), "")
+    kspace, mask, said = readout_cropped(held.kspace, held.mask, header, affine is not None)
+    doubts = (f"{path}: {misfit}",) if misfit else ()
+    return replace(
+        held,
+        kspace=kspace,
+        mask=mask,
+        spacing=spacing,
+        attributes=attributes | said,
+        warnings=held.warnings + doubts,
     )
 
 
@@ -472,6 +465,8 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
 def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> None:
     """Write k-space in fastMRI layout with a ``mask`` dataset, whole or not at all; no reference image goes along.
 
+    The header's spaces are made those of the arrays, so that nothing is cropped again when the file is read.
+
     Raises:
         InputError: if the file exists (without ``overwrite``) or cannot be written.
     """
@@ -482,7 +477,8 @@ def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> Non
         if data.affine is not None:
             file["affine"] = data.affine
         if data.header is not None:
-            file["ismrmrd_header"] = data.header
+            own = data.format == "fastMRI HDF5"
+            file["ismrmrd_header"] = fitted(data.header, data.kspace.shape[2:], data.spacing, own)
         if data.noise is not None:
             file["noise"] = data.noise
         for key, value in data.attributes.items():
