@@ -71,7 +71,7 @@ def _table(rows: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype), *rows])
 
 
-def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, Any]:
+def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict[str, Any]:
     """Cartesian k-space of a twix file, as :func:`medrecon.data.ismrmrd.read_ismrmrd` returns it; no header.
 
     The last measurement of a file is the scan; noise scans may stand in any. Reference lines count where nothing else was
