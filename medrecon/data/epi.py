@@ -9,13 +9,26 @@ that were measured without phase encoding (Heid, ISMRM 2000, p. 2014), and taken
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from medrecon.data.coils import from_kspace, to_kspace
 
-__all__ = ["Readout", "direction_phase", "half_phases", "off_centre", "resampling", "sample_points"]
+__all__ = [
+    "REVERSE",
+    "Readout",
+    "Straightened",
+    "direction_phase",
+    "off_centre",
+    "resampling",
+    "sample_points",
+    "straightened",
+]
+
+REVERSE = 1 << 21
+"""ISMRMRD's flag of a line that was measured backwards."""
 
 
 class Readout(NamedTuple):
@@ -102,7 +115,8 @@ def resampling(points: np.ndarray, n: int, kept: int) -> np.ndarray:
     width = min(n, int(n / np.abs(np.diff(points)).max() + 1e-6))
     if width < kept:
         raise ValueError(f"its samples are {n / width:.3g} cycles apart, too sparse for {kept} of {n} pixels")
-    x = (np.arange(width) - width // 2) / n
+    # Two unknowns a pixel stand for objects anywhere; the cut-off leaves out what the samples do not determine.
+    x = (np.arange(2 * width) - width + 0.5) / (2 * n)
     waves = np.exp(-2j * np.pi * np.outer(points, x))
     return np.exp(-2j * np.pi * np.outer(np.arange(n) - n // 2, x)) @ np.linalg.pinv(waves, rcond=1e-2)
 
@@ -154,6 +168,109 @@ def direction_phase(navigators: np.ndarray, reverse: np.ndarray) -> np.ndarray |
     return line + np.polynomial.Polynomial.fit(x, left, 1, w=np.sqrt(weight))(x)
 
 
-def half_phases(phase: np.ndarray, kspace: np.ndarray, reverse: bool) -> np.ndarray:
-    """K-space ``(coils, n)`` of a line without half of the ``phase`` between the directions."""
-    return to_kspace(from_kspace(kspace, (-1,)) * np.exp((0.5j if reverse else -0.5j) * phase), (-1,))
+class Straightened(NamedTuple):
+    """Acquisitions after :func:`straightened`.
+
+    Args:
+        rows: of ``n`` samples, forward, their centre at ``n // 2``.
+        uncorrected: how many lines found no navigators of both directions in their slice.
+        noise_gain: what the resampling makes of the standard deviation of white noise, root mean square.
+    """
+
+    rows: np.ndarray
+    uncorrected: int
+    noise_gain: float
+
+
+def _operators(
+    head: np.ndarray, readout: Readout, n: int, kept: int, field: float, siemens: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The matrices ``(n, samples)`` of forward and backward lines like the one with this header."""
+    total, middle = int(head["number_of_samples"]), int(head["center_sample"])
+    points, linear = sample_points(readout, total, n)
+    nearest = np.abs(points).argmin()
+    if 0 < middle < total and abs(middle - nearest) > 2:
+        raise ValueError(f"sample {middle} is the centre of its lines, but sample {nearest} by the gradient")
+    shift = float(np.dot(head["position"].astype(float), head["read_dir"].astype(float))) / field if siemens else 0.0
+    used = slice(int(head["discard_pre"]), total - int(head["discard_post"]))
+    factors = off_centre(points, linear, shift)[used]
+    return (
+        resampling(points[used], n, kept) * factors,
+        resampling(-points[used], n, kept) * factors.conj(),
+    )
+
+
+def _gridded(
+    rows: np.ndarray, readout: Readout | None, n: int, kept: int, field: float, siemens: bool
+) -> tuple[list[np.ndarray], float]:
+    """K-space ``(coils, n)`` of every row, the most negative k first, and the noise gain."""
+    out, known, gain = [], {}, 1.0
+    for row in rows:
+        head, total = row["head"], int(row["head"]["number_of_samples"])
+        backward = bool(int(head["flags"]) & REVERSE)
+        before, after = int(head["discard_pre"]), int(head["discard_post"])
+        samples = row["data"].view(np.complex64).reshape(-1, total)[:, before : total - after]
+        if readout is None:
+            if samples.shape[1] != n:
+                raise ValueError(f"lines of {samples.shape[1]} samples in a matrix of {n} are partial echoes")
+            out.append(samples[:, ::-1] if backward else samples)
+            continue
+        key = total, before, after, tuple(head["position"]), tuple(head["read_dir"])
+        if key not in known:
+            known[key] = _operators(head, readout, n, kept, field, siemens)
+            gain = float(np.sqrt((np.abs(known[key][0]) ** 2).sum(axis=1).mean()))
+        out.append(samples @ known[key][backward].T)
+    return out, gain
+
+
+def _phases(navigators: np.ndarray, kspace: Sequence[np.ndarray]) -> dict[int, list[tuple[int, np.ndarray]]]:
+    """Of every slice, the phases between directions with the counter of their first navigator, in order of time.
+
+    Navigators that follow each other in the file belong together.
+    """
+    counters = navigators["head"]["scan_counter"].astype(int)
+    slices, reverse = navigators["head"]["idx"]["slice"], (navigators["head"]["flags"] & np.uint64(REVERSE)) > 0
+    blocks = np.cumsum(np.diff(counters, prepend=counters[:1]) > 1)
+    out: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for number, block in sorted(set(zip(slices.tolist(), blocks.tolist(), strict=True))):
+        mine = np.flatnonzero((slices == number) & (blocks == block))
+        phase = direction_phase(np.stack([kspace[k] for k in mine]), reverse[mine])
+        if phase is not None:
+            out.setdefault(number, []).append((int(counters[mine[0]]), phase))
+    return out
+
+
+def straightened(
+    rows: np.ndarray, navigators: np.ndarray, readout: Readout | None, n: int, kept: int, field: float, siemens: bool
+) -> Straightened:
+    """Acquisitions of EPI as if all had been sampled evenly and forward.
+
+    Every line is corrected by the last navigators of its slice before it, or else the first after it.
+
+    Args:
+        rows: acquisitions as ISMRMRD has them; ``scan_counter`` is their place in the file.
+        navigators: acquisitions without phase encoding.
+        readout: the gradient, or ``None`` where samples are even.
+        n: encoded samples of the readout.
+        kept: of these, the samples that the image keeps.
+        field: encoded field of view of the readout, mm.
+        siemens: whether ramps need :func:`off_centre`.
+
+    Raises:
+        ValueError: if lines do not fit the gradient or the matrix.
+    """
+    kspace, gain = _gridded(rows, readout, n, kept, field, siemens)
+    phases = _phases(navigators, _gridded(navigators, readout, n, kept, field, siemens)[0]) if len(navigators) else {}
+    out, uncorrected = rows.copy(), 0
+    for k, (head, line) in enumerate(zip(rows["head"], kspace, strict=True)):
+        held = phases.get(int(head["idx"]["slice"]), [])
+        if held:
+            phase = next((p for at, p in held[::-1] if at < head["scan_counter"]), held[0][1])
+            half = 0.5j if int(head["flags"]) & REVERSE else -0.5j
+            line = to_kspace(from_kspace(line, (-1,)) * np.exp(half * phase), (-1,))
+        uncorrected += not held
+        out["data"][k] = np.ascontiguousarray(line, np.complex64).view(np.float32).ravel()
+    for name, value in (("number_of_samples", n), ("center_sample", n // 2), ("discard_pre", 0), ("discard_post", 0)):
+        out["head"][name] = value
+    out["head"]["flags"] &= ~np.uint64(REVERSE)
+    return Straightened(out, uncorrected, gain)

@@ -16,6 +16,7 @@ import numpy as np
 
 from medrecon.data.centre import SEVERAL, peak_offset
 from medrecon.data.coils import crop_field_of_view, from_kspace
+from medrecon.data.epi import REVERSE, Readout, straightened
 from medrecon.data.errors import InputError, NotCartesianError, told
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
 
 COUNTERS = ("contrast", "phase", "repetition", "set")
 """What may be measured several times over, and has to be chosen."""
-_NOISE, _CALIBRATION, _BOTH, REVERSE = (1 << bit for bit in (18, 19, 20, 21))
+_NOISE, _CALIBRATION, _BOTH = (1 << bit for bit in (18, 19, 20))
 PHASE_CORRECTION = 1 << 23
 # Navigators, phase correction, feedback, dummies, surface coils, phase stabilisation.
 _OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
@@ -206,8 +207,8 @@ class Scan(NamedTuple):
         kind: of the trajectory.
         header: without personal data, or ``None``.
         siemens: whether the scanner is Siemens', whose sign convention differs; see :func:`_signs`.
-        ramps: whether the readout was sampled while its gradient ramped up or down.
-        navigators: the phase correction scans of the images.
+        readout: the gradient of EPI whose samples lie on its ramps too, or ``None``.
+        navigators: phase correction scans; ``scan_counter`` of them and of the lines is their place in the file.
         notes: what was decided, for the attributes.
         warnings: what could not be.
     """
@@ -222,7 +223,7 @@ class Scan(NamedTuple):
     kind: str
     header: bytes | None
     siemens: bool = False
-    ramps: bool = False
+    readout: Readout | None = None
     navigators: np.ndarray | None = None
     notes: Mapping[str, str] = {}
     warnings: tuple[str, ...] = ()
@@ -248,13 +249,36 @@ def _signs(scan: Scan) -> tuple[int, int, int]:
     return -1, -1, -1 if scan.shape[2] > 1 else 1
 
 
-def _ramps(encoding: Any) -> bool:  # noqa: ANN401 - of the generated schema
-    """Whether an ISMRMRD encoding describes an EPI readout whose gradient has ramps."""
+def _readout(encoding: Any, heads: np.ndarray, path: Path) -> Readout | None:  # noqa: ANN401 - of the generated schema
+    """The readout gradient that an ISMRMRD encoding describes, or ``None`` if it has no ramps.
+
+    Names and units are those of siemens_to_ismrmrd and Gadgetron.
+
+    Raises:
+        InputError: for ramps whose gradient is not described completely.
+    """
     described = encoding.trajectoryDescription
     if described is None or "epi" not in str(described.identifier).lower():
-        return False
-    parameters = [*described.userParameterLong, *described.userParameterDouble]
-    return any(float(one.value) > 0 for one in parameters if one.name in ("rampUpTime", "rampDownTime"))
+        return None
+    held = {one.name: float(one.value) for one in (*described.userParameterLong, *described.userParameterDouble)}
+    up, down, flat = (held.get(name, 0.0) for name in ("rampUpTime", "rampDownTime", "flatTopTime"))
+    if max(up, down) <= 0:
+        return None
+    total = heads["number_of_samples"]
+    lacks = [name for name in ("acqDelayTime", "dwellTime") if name not in held]
+    if lacks or flat <= 0 or (total != held.get("numSamples", total[0])).any():
+        why = f"lacks {', '.join(lacks)}" if lacks else "has no flat top" if flat <= 0 else "is of other lines"
+        raise InputError(
+            f"{path}: its lines were sampled during gradient ramps (EPI), but the header's description of the gradient {why}; "
+            "reconstruct it with the vendor's or another EPI pipeline, e.g. Gadgetron"
+        )
+    return Readout(up, flat, down, held["acqDelayTime"], held["dwellTime"])
+
+
+def _multiband(encoding: Any) -> int:  # noqa: ANN401 - of the generated schema
+    """How many slices were excited at once."""
+    parallel = encoding.parallelImaging
+    return 1 if parallel is None or parallel.multiband is None else int(parallel.multiband.multiband_factor)
 
 
 def _flags(heads: np.ndarray) -> np.ndarray:
@@ -441,6 +465,7 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
         with h5py.File(path, "r") as file:
             name, names = _selected(file, select.get("dataset"), path)
             xml, rows = _xml(file, name), file[name]["data"][()]
+            rows["head"]["scan_counter"] = np.arange(len(rows))
             imaging, extra, noise_rows = _sorted_out(rows, path)
             if not len(noise_rows):
                 other, said = _borrowed(file, name, names, int(imaging["head"]["active_channels"][0]))
@@ -452,7 +477,8 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
         encoding = header.encoding[int(imaging["head"]["encoding_space_ref"][0])]
         held = _encoded(encoding, imaging["head"], path)
         kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
-        ramps, siemens = _ramps(encoding), _siemens(header)
+        siemens, bands = _siemens(header), _multiband(encoding)
+        readout = _readout(encoding, imaging["head"], path)
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
@@ -465,13 +491,14 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
         raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
         raise InputError(f"{path}: holds several encoding spaces; export one scan")
+    refuse_multiband(bands, path)
     imaging = imaging[chosen(imaging["head"], select, path, ("dataset",))]
     private = siemens and kind.lower() == "cartesian"
     centres, more, doubts = _centres(encoding.encodingLimits, imaging["head"], held["shape"], private, path)
     return Scan(
         imaging, calibration_of(imaging, extra), noise_rows,
         shape=held["shape"], field=held["field"], centres=centres, kept=held["kept"], kind=kind, header=scrubbed(xml),
-        siemens=siemens, ramps=ramps, navigators=rows[(_flags(rows["head"]) & np.uint64(PHASE_CORRECTION)) > 0],
+        siemens=siemens, readout=readout, navigators=rows[(_flags(rows["head"]) & np.uint64(PHASE_CORRECTION)) > 0],
         notes=notes | more, warnings=held["warnings"] + doubts,
     )  # fmt: skip
 
@@ -514,35 +541,87 @@ def read_ismrmrd(path: Path, select: Mapping[str, int | str] | None = None) -> d
     return on_grid(_scan(path, select), path, select)
 
 
-def _refuse_epi(scan: Scan, path: Path) -> None:
-    """Refuse echo planar imaging, which is not Cartesian until ramps and readout polarities are corrected.
+def refuse_multiband(bands: int, path: Path) -> None:
+    """Refuse slices that were excited together, which lie on top of each other until they are unfolded.
 
     Raises:
-        InputError: for a trajectory of EPI, sampling on ramps, or lines of both directions with phase correction scans.
+        InputError: for more than one.
     """
-    reverse = (scan.imaging["head"]["flags"].astype(np.uint64) & np.uint64(REVERSE)) > 0
-    both = reverse.any() and not reverse.all() and scan.navigators is not None and len(scan.navigators) > 0
-    if scan.ramps or both or scan.kind.lower() == "epi":
-        why = " and ".join(
-            [
-                *(["the readout was sampled during gradient ramps"] if scan.ramps else []),
-                *(["lines of both readout directions need a phase correction"] if both else []),
-            ]
-        )
+    if bands > 1:
         raise InputError(
-            f"{path}: echo planar imaging (EPI) is not supported{': ' if why else ''}{why}; reconstruct it with the vendor's or "
-            "another EPI pipeline, e.g. Gadgetron"
+            f"{path}: {bands} slices were excited at once (simultaneous multi-slice), which is not supported; reconstruct it "
+            "with the vendor's pipeline"
         )
+
+
+def _straightened(scan: Scan, path: Path) -> Scan:
+    """Lines of EPI as if all had been sampled evenly and forward; other scans as they are.
+
+    Raises:
+        InputError: for EPI whose gradient is not described, or does not fit the lines.
+    """
+    described, reverse = scan.readout is not None, (_flags(scan.imaging["head"]) & np.uint64(REVERSE)) > 0
+    if scan.kind.lower() == "epi" and not described:
+        raise InputError(
+            f"{path}: the trajectory is EPI, but the header does not describe the readout's gradient, so samples on its ramps "
+            "would be misplaced; reconstruct it with the vendor's or another EPI pipeline, e.g. Gadgetron"
+        )
+    both = bool(reverse.any() and not reverse.all())
+    coils = scan.imaging["head"]["active_channels"][0]
+    navigators = scan.navigators if both and scan.navigators is not None else scan.imaging[:0]
+    navigators = navigators[navigators["head"]["active_channels"] == coils]
+    notes, warnings, extra = dict(scan.notes), scan.warnings, scan.calibration
+    # Reference lines of one direction are no EPI.
+    other = both and len(extra) > 0 and not (_flags(extra["head"]) & np.uint64(REVERSE)).any()
+    if other and described:
+        warnings += (f"{path}: its reference lines were not measured like the lines of the image and are left out",)
+    gain, uncorrected = 1.0, len(scan.imaging) if both else 0
+    rows = scan.imaging, extra
+    if described or len(navigators):
+        args = navigators, scan.readout, scan.shape[0], scan.kept, scan.field[0], scan.siemens
+        try:
+            imaging, lacking, gain = straightened(scan.imaging, *args)
+            if other:
+                extra = extra[:0] if described else extra
+            else:
+                extra = straightened(extra, *args).rows
+        except ValueError as error:
+            raise InputError(
+                f"{path}: EPI that cannot be brought onto the grid ({told(error)}); reconstruct it with the vendor's or another "
+                "EPI pipeline, e.g. Gadgetron"
+            ) from error
+        rows, uncorrected = (imaging, extra), lacking if both else 0
+        notes |= {"ramps": "resampled"} if described else {}
+        notes |= {"readout directions": "phase corrected"} if both and not uncorrected else {}
+    if uncorrected:
+        warnings += (
+            f"{path}: {uncorrected} of its lines, which were measured in both readout directions, were not phase corrected, "
+            "since there are no phase correction scans of both directions; the image may show ghosts half a field of view away",
+        )
+    noise = scan.noise.copy()
+    for k, data in enumerate(scan.noise["data"]):
+        noise["data"][k] = data * np.float32(gain)
+    return scan._replace(
+        imaging=rows[0],
+        calibration=rows[1],
+        noise=noise,
+        kind="cartesian",
+        readout=None,
+        notes=notes,
+        warnings=warnings,
+    )
 
 
 def on_grid(scan: Scan, path: Path, select: Mapping[str, int | str]) -> dict[str, Any]:
     """What :func:`read_ismrmrd` returns, of acquisitions of any origin."""
-    _refuse_epi(scan, path)
-    if scan.kind.lower() != "cartesian":
+    kind, own = scan.kind.lower(), (scan.imaging["head"]["trajectory_dimensions"] > 0).all()
+    if kind not in ("cartesian", "epi") or (kind == "epi" and scan.readout is None and own):
+        convert = "convert it to ISMRMRD, " if scan.header is None else ""
         raise NotCartesianError(
-            f"{path}: the trajectory is {scan.kind}, not Cartesian; load it with LoadNonCartesiand and reconstruct it with "
-            "medrecon.operators.nufft_sense"
+            f"{path}: the trajectory is {scan.kind}, not Cartesian; {convert}load it with LoadNonCartesiand (with a trajectory "
+            "where the file holds none) and reconstruct it with medrecon.operators.nufft_sense"
         )
+    scan = _straightened(scan, path)
     imaging, extra, shape, field = scan.imaging, scan.calibration, scan.shape, scan.field
     pixel = field[0] / shape[0], field[1] / shape[1]
     order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2], _signs(scan))
@@ -666,11 +745,18 @@ def read_noncartesian(
     if affine is not None:
         affine = affine[:, [1, 0, 2, 3]]  # x is the read direction
         affine[:3, 3] -= affine[:3, :3] @ np.array((shape[0] // 2, shape[1] // 2, shape[2] // 2 if axes == 3 else 0))
+    backward = (_flags(heads) & np.uint64(REVERSE)) > 0
+    warnings = scan.warnings
+    if scan.navigators is not None and len(scan.navigators) and backward.any() and not backward.all():
+        warnings += (
+            f"{path}: its lines were measured in both readout directions, and its phase correction scans are not used off the "
+            "grid; the image may show ghosts",
+        )
     attributes: dict[str, str | float] = {"trajectory": scan.kind, **select, **scan.notes}
     if why:
         attributes["orientation"] = f"unknown: {why}"
     return {
         "samples": np.stack(samples), "trajectory": path_points, "matrix": tuple(int(n) for n in shape[:axes][::-1]),
         "noise": _noise(scan, 1), "spacing": spacing, "affine": affine, "header": scan.header, "attributes": attributes,
-        "warnings": scan.warnings,
+        "warnings": warnings,
     }  # fmt: skip
