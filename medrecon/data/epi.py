@@ -118,7 +118,7 @@ def resampling(points: np.ndarray, n: int, kept: int) -> np.ndarray:
     # Two unknowns a pixel stand for objects anywhere; the cut-off leaves out what the samples do not determine.
     x = (np.arange(2 * width) - width + 0.5) / (2 * n)
     waves = np.exp(-2j * np.pi * np.outer(points, x))
-    return np.exp(-2j * np.pi * np.outer(np.arange(n) - n // 2, x)) @ np.linalg.pinv(waves, rcond=1e-2)
+    return np.exp(-2j * np.pi * np.outer(np.arange(n) - n // 2, x)) @ np.linalg.pinv(waves, rcond=3e-2)
 
 
 def off_centre(points: np.ndarray, linear: np.ndarray, shift: float) -> np.ndarray:
@@ -174,7 +174,7 @@ class Straightened(NamedTuple):
     Args:
         rows: of ``n`` samples, forward, their centre at ``n // 2``.
         uncorrected: how many lines found no navigators of both directions in their slice.
-        noise_gain: what the resampling makes of the standard deviation of white noise, root mean square.
+        noise_gain: standard deviation of the noise after resampling over that before, root mean square over the kept pixels.
     """
 
     rows: np.ndarray
@@ -218,7 +218,8 @@ def _gridded(
         key = total, before, after, tuple(head["position"]), tuple(head["read_dir"])
         if key not in known:
             known[key] = _operators(head, readout, n, kept, field, siemens)
-            gain = float(np.sqrt((np.abs(known[key][0]) ** 2).sum(axis=1).mean()))
+            pixels = from_kspace(np.stack(known[key]), (1,))[:, n // 2 - kept // 2 :][:, :kept]
+            gain = float(np.sqrt((np.abs(pixels) ** 2).sum(axis=2).mean()))
         out.append(samples @ known[key][backward].T)
     return out, gain
 

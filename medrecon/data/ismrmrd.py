@@ -581,10 +581,10 @@ def _straightened(scan: Scan, path: Path) -> Scan:
         args = navigators, scan.readout, scan.shape[0], scan.kept, scan.field[0], scan.siemens
         try:
             imaging, lacking, gain = straightened(scan.imaging, *args)
-            if other:
-                extra = extra[:0] if described else extra
-            else:
+            if not other:
                 extra = straightened(extra, *args).rows
+            elif described:
+                extra = extra[:0]
         except ValueError as error:
             raise InputError(
                 f"{path}: EPI that cannot be brought onto the grid ({told(error)}); reconstruct it with the vendor's or another "

@@ -19,7 +19,13 @@ PIXEL = (2.0, 3.0)
 FIELD = (128.0, 90.0)
 MIDDLE = np.array([3.0, -4.0, 5.0])
 DIRS = np.array([[0.8, 0.6, 0], [-0.6, 0.8, 0], [0, 0, 1.0]])  # readout, phase, slice
-BLOBS = ((0.0, 0.0, 12.0, 1.0), (14.0, -10.0, 4.0, 0.4), (-15.0, 16.0, 3.0, 0.5))  # readout, phase, width in mm, height
+BLOBS = (
+    (0.0, 0.0, 12.0, 1.0),
+    (14.0, -10.0, 4.0, 0.4),
+    (-15.0, 16.0, 3.0, 0.5),
+    (-10.0, -20.0, 1.2, 0.6),
+)  # readout, phase, width in mm, height
+SHARP = ((0.0, 0.0, 1.0, 1.0), (14.0, -10.0, 1.0, 0.7))  # whose k-space reaches far up the ramps
 TIMES = {"rampUpTime": 160, "flatTopTime": 160, "rampDownTime": 120, "acqDelayTime": 40, "numSamples": 96}
 DWELL = 3.75
 
@@ -42,16 +48,16 @@ def positions(samples=96, sinusoidal=False, fine=200):
     return scale * (np.interp(at, t, area) - area[-1] / 2), scale * (at - middle)
 
 
-def signal(kx, ky, sign=1):
+def signal(kx, ky, sign=1, blobs=BLOBS):
     """Of the blobs, exactly, for positions in cycles/mm along readout and phase; two coils."""
     total = sum(
         h * s**2 * np.exp(-2 * (np.pi * s) ** 2 * (kx**2 + ky**2)) * np.exp(sign * 2j * np.pi * (kx * x + ky * y))
-        for x, y, s, h in BLOBS
+        for x, y, s, h in blobs
     )
     return np.stack([total, 0.5j * total])
 
 
-def lines_of(delay=0.0, phase=0.0, sign=1, shift=0.0, ramps=True, sinusoidal=False, repetition=0):
+def lines_of(delay=0.0, phase=0.0, sign=1, shift=0.0, ramps=True, sinusoidal=False, blobs=BLOBS):
     """Navigators and lines as the scanner samples them: ``(kind, ky index, backward, data)``.
 
     ``delay`` moves the samples of backward lines against those of forward ones, in samples of the maximum; ``phase`` turns them.
@@ -66,17 +72,17 @@ def lines_of(delay=0.0, phase=0.0, sign=1, shift=0.0, ramps=True, sinusoidal=Fal
         # Even samples have one at 0, which is not their middle: a line that is turned round has its own at 0, too.
         kx = points[::-1] if backward and not ramps else way * points
         ky = 0.0 if n < 0 else (n - SHAPE[1] // 2) / FIELD[1]
-        data = signal(kx + way * delay * step / 2, ky, sign) * np.exp(1j * way * phase / 2)
+        data = signal(kx + way * delay * step / 2, ky, sign, blobs) * np.exp(1j * way * phase / 2)
         # What lies at the shift, for which the axes of the header count, and the receiver's frequency.
         data = data * np.exp(sign * 2j * np.pi * shift * (kx - way * linear))
         out.append(("navigator" if n < 0 else "line", max(n, 0), backward, data))
     return out
 
 
-def truth():
+def truth(blobs=BLOBS):
     """Image of the blobs by even sampling, ``(readout, phase)`` without oversampling."""
     kx, ky = np.meshgrid(*[(np.arange(n) - n // 2) / f for n, f in zip(SHAPE, FIELD, strict=True)], indexing="ij")
-    return np.abs(from_kspace(signal(kx, ky)[0]))[16:48]
+    return np.abs(from_kspace(signal(kx, ky, 1, blobs)[0]))[16:48]
 
 
 def described(kind="cartesian", **changes):
@@ -127,8 +133,8 @@ def test_resampling_is_exact_for_what_the_samples_can_tell():
     inside = np.array([-16.3, 0.0, 7.2, 15.9])  # pixels of a field of view of 64
     waves = np.exp(-2j * np.pi * np.outer(points, inside) / 64)
     grid = np.exp(-2j * np.pi * np.outer(np.arange(64) - 32, inside) / 64)
-    # The cut-off of the inverse leaves 3e-3.
-    assert np.abs(resampling(points, 64, 32) @ waves - grid).max() < 5e-3
+    # The cut-off of the inverse leaves 7e-3.
+    assert np.abs(resampling(points, 64, 32) @ waves - grid).max() < 1e-2
     with pytest.raises(ValueError, match="too sparse for 60 of 64"):
         resampling(points[::2], 64, 60)
 
@@ -180,9 +186,11 @@ def test_the_place_of_the_blobs_off_the_centre(tmp_path, vendor, sign):
     shift = float(position @ DIRS[0]) if vendor == "SIEMENS" else 0.0
     xml = described()
     xml.acquisitionSystemInformation.systemVendor = vendor
-    lines = acquisitions(lines_of(0.5, 0.4, sign, shift), position)
+    lines = acquisitions(lines_of(0.5, 0.4, sign, shift, blobs=SHARP), position)
     image, data = magnitude(write(tmp_path / "a.h5", xml, lines))
-    assert error(image, truth() if sign == 1 else np.roll(truth()[::-1, ::-1], (1, 1), (0, 1))) < 0.02
+    # With the other sign the image runs backwards about its middle, n // 2.
+    expected = truth(SHARP)
+    assert error(image, expected if sign == 1 else np.roll(expected[::-1, ::-1], (1, 1), (0, 1))) < 0.02
     y, x = np.unravel_index(image.argmax(), image.shape)
     lps = np.diag([-1, -1, 1]) @ (data.affine @ [x, y, 0, 1])[:3]
     assert np.abs(lps - position).max() < 0.1
@@ -209,8 +217,8 @@ def test_the_noise_scan_follows_the_resampling(tmp_path):
     lines.insert(0, line(scan, [ismrmrd.ACQ_IS_NOISE_MEASUREMENT], dwell=DWELL))
     data = load_kspace(write(tmp_path / "a.h5", described(), lines))
     measured = np.sqrt((np.abs(data.kspace) ** 2).mean() / 2)
-    # 1920 complex values, 2 % for one standard deviation; the crop leaves out what the samples cannot tell.
-    assert noise_scan_std(data.noise) == pytest.approx(measured, rel=0.25)
+    # 3840 real values give the deviation to 1.2 %, the scan to 0.6 %; without the resampling's part it is off by 10 %.
+    assert noise_scan_std(data.noise) == pytest.approx(measured, rel=0.04)
 
 
 def test_what_does_not_fit_is_refused(tmp_path, capsys):
@@ -271,10 +279,10 @@ def test_a_scanners_own_file(tmp_path, mode, sinusoidal, capsys):
             [*(["REFLECT"] if backward else []), *(["PHASCOR"] if kind == "navigator" else [])],
             lin=y, centre=(15, 0), column=48, position=position,
         )
-        for kind, y, backward, data in lines_of(0.9, 0.8, shift=30.0, sinusoidal=sinusoidal)
+        for kind, y, backward, data in lines_of(0.9, 0.8, shift=30.0, sinusoidal=sinusoidal, blobs=SHARP)
     ]  # fmt: skip
     image, data = magnitude(twix.write(tmp_path / "a.dat", measured, twix.header(meas=meas)))
-    assert error(image, truth()) < 0.02
+    assert error(image, truth(SHARP)) < 0.02
     y, x = np.unravel_index(image.argmax(), image.shape)
     lps = np.diag([-1, -1, 1]) @ (data.affine @ [x, y, 0, 1])[:3]
     assert np.abs(lps - position).max() < 0.1
