@@ -161,11 +161,7 @@ def direction_phase(navigators: np.ndarray, reverse: np.ndarray) -> np.ndarray |
         return None
     x = np.arange(len(product)) - len(product) // 2
     slope = np.angle((product[1:] * product[:-1].conj()).sum())
-    line = slope * x + np.angle((product * np.exp(-1j * slope * x)).sum())
-    # The slope between neighbours is safe from wraps but noisy: what it leaves is fitted where there is signal.
-    weight = np.abs(product)
-    left = np.angle(product * np.exp(-1j * line))
-    return line + np.polynomial.Polynomial.fit(x, left, 1, w=np.sqrt(weight))(x)
+    return slope * x + np.angle((product * np.exp(-1j * slope * x)).sum())
 
 
 class Straightened(NamedTuple):

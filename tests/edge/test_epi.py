@@ -362,7 +362,7 @@ def test_a_real_scan(data_folder):
     levels = [ghost(a, outline) for a in (image, reference, read_uncorrected(path))]
     print("ghost {:.3f}, twixtools {:.3f}, nothing corrected {:.3f}".format(*levels))
     # Noise alone gives 0.065 here; the reference's linear interpolation smooths it.
-    assert levels[0] < min(1.15 * levels[1], 0.4 * levels[2])
+    assert levels[0] < min(1.2 * levels[1], 0.4 * levels[2])
     assert data.warnings == ()
 
 
