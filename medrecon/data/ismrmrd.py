@@ -17,7 +17,7 @@ import numpy as np
 from medrecon.data.centre import SEVERAL, peak_offset
 from medrecon.data.coils import crop_field_of_view, from_kspace
 from medrecon.data.epi import REVERSE, Readout, straightened
-from medrecon.data.errors import InputError, NotCartesianError, told
+from medrecon.data.errors import DAMAGE, InputError, NotCartesianError, told
 
 __all__ = [
     "COUNTERS",
@@ -297,16 +297,23 @@ def _is_image(heads: np.ndarray) -> np.ndarray:
     return ((flags & np.uint64(_NOISE | _OTHER)) == 0) & ~only_calibration
 
 
-def _contents(file: h5py.File, names: list[str]) -> str:
-    """What the groups hold, e.g. "it holds dataset_1 (a noise scan), dataset_2 (256 lines of 12 coils)"."""
-    held = []
-    for name in names:
+def _content(file: h5py.File, name: str) -> tuple[str, bool]:
+    """What a group holds, and whether it may hold an image."""
+    try:
         heads = _heads(file, name)
         image, noise = _is_image(heads), (_flags(heads) & np.uint64(_NOISE)) > 0
+    except DAMAGE:
+        return "damaged", True
+    if image.any():
         coils = ", ".join(map(str, np.unique(heads["active_channels"][image])))
-        other = "a noise scan" if noise.any() else "no lines of an image"
-        held.append(f"{name} ({f'{image.sum()} lines of {coils} coils' if image.any() else other})")
-    return f"it holds {', '.join(held) or 'no acquisitions'}"
+        return f"{image.sum()} lines of {coils} coils", True
+    return "a noise scan" if noise.any() else "no lines of an image", False
+
+
+def _contents(file: h5py.File, names: list[str]) -> str:
+    """What the groups hold, e.g. "it holds dataset_1 (a noise scan), dataset_2 (256 lines of 12 coils)"."""
+    held = ", ".join(f"{name} ({_content(file, name)[0]})" for name in names)
+    return f"it holds {held or 'no acquisitions'}"
 
 
 def _selected(file: h5py.File, wanted: int | str | None, path: Path) -> tuple[str, list[str]]:
@@ -324,9 +331,10 @@ def _selected(file: h5py.File, wanted: int | str | None, path: Path) -> tuple[st
         if not found and str(wanted).isdigit():
             found = [name for name in names if re.search(rf"(^|\D){wanted}$", name)]
         if len(found) != 1:
-            raise InputError(f"{path}: there is no dataset {wanted}; {_contents(file, names)}")
+            what = f"several datasets end in {wanted}" if found else f"there is no dataset {wanted}"
+            raise InputError(f"{path}: {what}; {_contents(file, names)}; give one's name")
         return found[0], names
-    images = [name for name in names if _is_image(_heads(file, name)).any()] if len(names) > 1 else names
+    images = [name for name in names if _content(file, name)[1]] if len(names) > 1 else names
     if len(images) > 1:
         raise InputError(
             f"{path}: holds several datasets; {_contents(file, names)}; select one, e.g. dataset={images[0]}"
@@ -353,17 +361,21 @@ def _borrowed(file: h5py.File, name: str, names: list[str], coils: int) -> tuple
     """
     at, said, own = names.index(name), "", _labels(_xml(file, name))
     for other in [*names[:at][::-1], *names[at + 1 :]]:
-        heads = _heads(file, other)
-        noise = (_flags(heads) & np.uint64(_NOISE)) > 0
-        if not noise.any():
+        try:
+            heads, labels = _heads(file, other), _labels(_xml(file, other))
+            noise = (_flags(heads) & np.uint64(_NOISE)) > 0
+            rows = file[other]["data"][np.flatnonzero(noise)] if noise.any() else None
+        except (*DAMAGE, ElementTree.ParseError):
+            said = said or f"that of {other} is not used: it is damaged"
             continue
-        labels = _labels(_xml(file, other))
+        if rows is None:
+            continue
         if (heads["active_channels"][noise] != coils).any():
             said = said or f"that of {other} is not used: it has other coils"
         elif len(own) == len(labels) == coils and own != labels:
             said = said or f"that of {other} is not used: its coils have other names or another order"
         else:
-            return file[other]["data"][np.flatnonzero(noise)], f"of {other}"
+            return rows, f"of {other}"
     return None, said
 
 
