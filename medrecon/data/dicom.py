@@ -348,20 +348,25 @@ def _told(frame: Frame) -> dict[str, str | float]:
 
 
 @contextmanager
-def _decoded(header: Dataset) -> Iterator[Dataset]:
-    """The whole data set of a header; what goes wrong while its pixels are used becomes one sentence."""
-    from pydicom import dcmread
-
+def _decoding(header: Dataset) -> Iterator[None]:
+    """What goes wrong while the pixels of a file are used becomes one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = dcmread(header.filename, force=True)
-            dataset.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
-            yield dataset
+            yield
     except Exception as error:  # decoders raise many kinds
         raise InputError(
             f"{header.filename}: its pixels cannot be decoded ({told(error)}); export it uncompressed"
         ) from error
+
+
+def _whole(header: Dataset) -> Dataset:
+    """The data set of a header with its pixels."""
+    from pydicom import dcmread
+
+    dataset = dcmread(header.filename, force=True)
+    dataset.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
+    return dataset
 
 
 def _stored(header: Dataset) -> np.ndarray:
@@ -370,7 +375,8 @@ def _stored(header: Dataset) -> np.ndarray:
     Raises:
         InputError: if they cannot be decoded, or are more than twice what the header announces.
     """
-    with _decoded(header) as dataset:
+    with _decoding(header):
+        dataset = _whole(header)
         if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and "PixelData" in dataset:
             n = int(dataset.get("NumberOfFrames") or 1) * int(dataset.get("SamplesPerPixel") or 1)
             expected = n * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
@@ -411,9 +417,10 @@ class _CopiesError(InputError):
 
 def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
     """Slices, voxel size and RAS affine of a Siemens mosaic, whose geometry lies in a private header that nibabel reads."""
-    with _decoded(header) as dataset:
-        from nibabel.nicom.dicomwrappers import wrapper_from_data
+    from nibabel.nicom.dicomwrappers import wrapper_from_data
 
+    with _decoding(header):
+        dataset = _whole(header)
         if dataset.get("RescaleSlope") == 0:
             dataset.RescaleSlope = 1
         wrapper: Any = wrapper_from_data(dataset)
@@ -440,7 +447,7 @@ def _pixels(
         header = frames[members[0]].header
         try:
             stored = _agreed([header, *copies.get(file, ())], _stored)
-            with _decoded(header):
+            with _decoding(header):
                 images = [_values(frames[i], stored[frames[i].index]) for i in members]
                 if any(image.shape != shape or not np.isfinite(image).all() for image in images):
                     raise ValueError("they do not fit its header, or hold NaN")
