@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +111,6 @@ def _array(value: object) -> np.ndarray:
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
-def _told(values: Iterable[object]) -> list[str]:
-    """What was read as doubtful: the warnings that tensors carry."""
-    return [str(text) for value in values if isinstance(value, MetaTensor) for text in value.meta.get("warnings", ())]
-
-
 def _about(value: object, array: np.ndarray) -> dict[str, Any]:
     """Shape, type and geometry of an array."""
     about: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
@@ -172,7 +167,8 @@ def _prepared(work: _Work) -> dict[str, Any]:
         arrays = {name: _array(out[key]) for name, key in write.items()}
         row["arrays"] = {name: _about(out[key], arrays[name]) for name, key in write.items()}
         notes = [str(w.message).split("\n")[0][:200] for w in heard if issubclass(w.category, UserWarning)]
-        notes += [text.replace(f"{source}{os.sep}", "") for text in _told(out[key] for key in write.values())]
+        doubts = [text for key in write.values() for text in getattr(out[key], "meta", {}).get("warnings", [])]
+        notes += [text.replace(f"{source}{os.sep}", "") for text in doubts]
         if any(about.get("affine_known") is False for about in row["arrays"].values()):
             notes.append("orientation unknown")
         row["warnings"] = sorted(set(notes))
