@@ -417,9 +417,9 @@ class _CopiesError(InputError):
 
 def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
     """Slices, voxel size and RAS affine of a Siemens mosaic, whose geometry lies in a private header that nibabel reads."""
-    from nibabel.nicom.dicomwrappers import wrapper_from_data
-
     with _decoding(header):
+        from nibabel.nicom.dicomwrappers import wrapper_from_data  # warns that it is experimental
+
         dataset = _whole(header)
         if dataset.get("RescaleSlope") == 0:
             dataset.RescaleSlope = 1
