@@ -32,15 +32,17 @@ def run(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
     from pathlib import Path
 
-    from medrecon.data.errors import InputError
+    from medrecon.data.errors import InputError, warn
     from medrecon.data.files import check_writable
     from medrecon.data.kspace import load_kspace, save_fastmri
     from medrecon.data.masks import achieved_acceleration, undersampling_mask
 
     output = Path(arguments.output)
-    if output.suffix not in (".h5", ".hdf5"):
+    if output.suffix.lower() not in (".h5", ".hdf5"):
         raise InputError(f"{output}: the output is HDF5; name it {output.stem}.h5")
     full = load_kspace(arguments.input, dict(arguments.select))
+    for text in full.warnings:
+        warn(text)
     if output.exists() and output.samefile(full.path):
         raise InputError(f"{output}: would replace its own input; choose another name")
     check_writable([output], arguments.overwrite)

@@ -233,7 +233,8 @@ def test_noise_alone_gives_an_empty_image_and_says_so():
 
 
 @pytest.mark.parametrize(
-    ("solver", "std"), [("cg-sense", None), ("zero-filled", None), ("tv", 0.002), ("wavelet", 0.002), ("low-rank", 0.002)]
+    ("solver", "std"),
+    [("cg-sense", None), ("zero-filled", None), ("tv", 0.002), ("wavelet", 0.002), ("low-rank", 0.002)],
 )
 def test_the_image_of_scaled_data_is_the_scaled_image(solver, std):
     """To float32 rounding of the data, which 100 iterations enlarge a hundredfold at most."""
