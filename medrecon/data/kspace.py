@@ -18,7 +18,7 @@ from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.files import write_whole
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd, scrubbed
 from medrecon.data.masks import achieved_acceleration, acs_block
-from medrecon.data.noise import scan_fault
+from medrecon.data.noise import estimate_noise_std, noise_scan_std, scan_fault
 from medrecon.data.twix import read_twix
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "common_mask",
     "load_array",
     "load_kspace",
+    "loud_scan",
     "read_cfl_array",
     "sampled",
     "sampling_mask",
@@ -162,8 +163,8 @@ def check_mask(mask: np.ndarray, shape: tuple[int, int], name: str) -> np.ndarra
 def _absent(claimed: np.ndarray, held: np.ndarray, kspace: np.ndarray) -> int:
     """How many samples of a mask ``(y, x)`` k-space does not hold; 0 where these are but a few scattered zeros.
 
-    Scattered are at most 1 % of the samples that fill no line of the mask. Quiet samples of whole numbers round to 0; then at least
-    as many have rounded to 1.
+    Scattered are at most 1 % of the samples that fill no line of the mask. Quiet samples of whole numbers round to 0; then at
+    least as many have rounded to 1.
     """
     absent = claimed & ~held
     n = int(absent.sum())
@@ -227,6 +228,17 @@ def common_mask(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space") -> 
     if differs:
         raise InputError(f"{name}: {differs}")
     return mask
+
+
+def loud_scan(path: Path, scan: np.ndarray, outermost: float) -> tuple[str, ...]:
+    """A warning where a noise scan is much louder than the outermost k-space, whose estimate is at least the noise."""
+    std = noise_scan_std(scan)
+    if std <= 3 * outermost:
+        return ()
+    return (
+        f"{path}: the noise scan has a standard deviation of {std:.3g}, the outermost k-space of {outermost:.3g}; if they differ "
+        f"in scale, give the noise of k-space (--noise-std {outermost:.3g})",
+    )
 
 
 def sampling_mask(
@@ -336,6 +348,8 @@ def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None =
         warnings += (f"{path}: {differs}",)
     scan, more = usable_scan(rest.pop("noise", None), kspace.shape[1], kspace.any(axis=(0, 2, 3)), path)
     warnings += more
+    if scan is not None:
+        warnings += loud_scan(path, scan, estimate_noise_std(kspace, mask))
     return KSpace(kspace, mask, path, kind, stored, scan, warnings=warnings, **rest)  # type: ignore[arg-type]
 
 

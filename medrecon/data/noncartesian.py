@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.ismrmrd import is_ismrmrd, read_noncartesian
-from medrecon.data.kspace import read_cfl_array, usable_scan
+from medrecon.data.kspace import loud_scan, read_cfl_array, usable_scan
 from medrecon.data.noise import outermost_std
 
 __all__ = ["NonCartesian", "load_noncartesian", "outer_noise_std"]
@@ -224,4 +224,5 @@ def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] |
     points = np.ascontiguousarray(np.clip(points, -half, half), np.float32)
     scan, more = usable_scan(held.pop("noise", None), samples.shape[1], samples.any(axis=(0, 2, 3)), path)
     warnings = (*held.pop("warnings", ()), *more)
-    return NonCartesian(samples, points, size, path, kind, noise=scan, warnings=warnings, **held)
+    data = NonCartesian(samples, points, size, path, kind, noise=scan, warnings=warnings, **held)
+    return data if scan is None else replace(data, warnings=warnings + loud_scan(path, scan, outer_noise_std(data)))
