@@ -13,8 +13,8 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.base import implicit_solve
-from medrecon.operators.linalg import dot, per_item
+from medrecon.operators.base import LinearOperator, implicit_solve
+from medrecon.operators.linalg import dot
 from medrecon.priors.base import Prior, score
 from medrecon.solvers.base import Solver, adam
 
@@ -30,6 +30,11 @@ class _State(NamedTuple):
     steps: int = 0
 
 
+def _fitted(A: LinearOperator, y: Tensor, lam: Tensor, n_cg: int) -> Tensor:
+    """``A.pinv(y, n_cg, lam)``, differentiable in ``lam``."""
+    return A.pinv(y, n_cg, lam) if A.closed_form else implicit_solve(A, A.adjoint(y), lam, None, n_cg)
+
+
 def sure(data: Gaussian, x: Tensor, lam: Tensor, probe: Tensor, n_cg: int) -> tuple[Tensor, Tensor]:
     """Stein's unbiased estimate of ``E |A z - A x_true|^2`` of ``z = (A^H A + lam)^-1 (A^H y + lam x)``, and ``z`` itself.
 
@@ -39,8 +44,8 @@ def sure(data: Gaussian, x: Tensor, lam: Tensor, probe: Tensor, n_cg: int) -> tu
 
     Reference: Stein, Ann. Stat. 9 (1981); Ramani, Blu, Unser, IEEE TIP 17 (2008).
     """
-    z = implicit_solve(data.A, data.back + per_item(lam, x) * x, lam, x, n_cg)
-    spread = implicit_solve(data.A, data.A.normal(probe), lam, None, n_cg)
+    z = x + _fitted(data.A, data.residual(x), lam, n_cg)
+    spread = _fitted(data.A, data.A(probe), lam, n_cg)
     r = data.residual(z)
     variance = torch.as_tensor(data.noise_std).to(x) ** 2
     return dot(r, r) - variance * data.measured + 2 * variance * dot(probe, spread), z
