@@ -93,7 +93,7 @@ def estimate_noise_std(kspace: np.ndarray, mask: np.ndarray, share: float = 0.1)
     radius = np.where(measured, np.hypot(y, x), -1.0)
     n = max(1, int(share * measured.sum()))
     far = radius >= np.sort(radius, axis=None)[-n]
-    return outermost_std([one[:, far] for one in kspace], [np.abs(one[:, measured]).max(axis=1) for one in kspace])
+    return outermost_std([one[:, far] for one in kspace], [np.abs(one).max(axis=(1, 2)) for one in kspace])
 
 
 def noise_level(kspace: np.ndarray, mask: np.ndarray, scan: np.ndarray | None = None) -> tuple[float, str]:

@@ -124,6 +124,8 @@ def _about(value: object, array: np.ndarray) -> dict[str, Any]:
         }
         if "noise_source" in value.meta:
             about["meta"] = {"noise_source": str(value.meta["noise_source"])}
+        if value.meta.get("warnings"):
+            about.setdefault("meta", {})["warnings"] = [str(text) for text in value.meta["warnings"]]
     return about
 
 
@@ -169,6 +171,7 @@ def _prepared(work: _Work) -> dict[str, Any]:
         notes = [str(w.message).split("\n")[0][:200] for w in heard if issubclass(w.category, UserWarning)]
         if any(about.get("affine_known") is False for about in row["arrays"].values()):
             notes.append("orientation unknown")
+        notes += [text for about in row["arrays"].values() for text in about.get("meta", {}).get("warnings", [])]
         row["warnings"] = sorted(set(notes))
         row["medrecon"] = medrecon.__version__
         stage(staged_path(Path(work.destination), case.name), arrays, row, compression)

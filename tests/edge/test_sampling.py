@@ -14,7 +14,7 @@ from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import check_mask, load_kspace
 from medrecon.inferers import PosteriorInferer
-from medrecon.prep import load_recipe, prepare
+from medrecon.prep import LoadPreparedd, load_recipe, prepare, prepared
 from medrecon.transforms import (
     CompressCoils,
     EstimateSensitivityMapsd,
@@ -74,6 +74,13 @@ def test_a_stored_mask_that_claims_too_much_changes_no_image(scan, tmp_path):
     loaded = LoadKSpaced("image")({"image": tmp_path / "ones.h5"})
     assert np.array_equal(loaded["mask"].numpy(), mask[None])
     assert any("count as not measured" in text for text in loaded["image"].meta["warnings"])
+    (tmp_path / "in").mkdir()
+    (tmp_path / "ones.h5").rename(tmp_path / "in" / "ones.h5")
+    assert prepare(tmp_path / "in", tmp_path / "out", load_recipe("kspace")).made == 1
+    case = LoadPreparedd(["kspace", "mask"])(row := prepared(tmp_path / "out")[0])
+    assert np.array_equal(case["mask"].numpy(), mask[None])
+    assert any("count as not measured" in text for text in row["warnings"])
+    assert case["kspace"].meta["warnings"] == row["arrays"]["kspace"]["meta"]["warnings"]
 
 
 def test_a_given_mask_that_claims_too_much_is_refused_everywhere(scan, tmp_path, capsys):
