@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import sampling_mask
 from medrecon.likelihood import Gaussian
-from medrecon.noise import Noise, karras
+from medrecon.noise import Noise
 from medrecon.operators.base import Composed
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import ParallelBeam, Projector
@@ -209,7 +209,6 @@ class SliceInferer(Inferer):
         learned = self.solver.requires.prior
         if samples > 1 and not learned:
             raise InputError(f"solver {solver!r} has no random samples; ask for 1, or choose a solver with a prior")
-        levels = max(1, n_steps // max(1, self.solver.evaluations))
         classical = {k: v for k, v in (tuned or {}).get(start or "", {}).items() if k != "sigma_max"}
         self.start = make_solver(start, classical) if start else None
         if (start is None) != (start_sigma is None):
@@ -223,7 +222,7 @@ class SliceInferer(Inferer):
                 raise InputError(f"start_sigma must be above the last level, {sigma_min}; got {start_sigma}")
             sigma_max = start_sigma
         self.start_name = start
-        self.sigmas = karras(sigma_max, sigma_min, levels) if learned else torch.tensor([1.0, 0.0])
+        self.sigmas = self.solver.ladder(sigma_max, sigma_min, n_steps) if learned else torch.tensor([1.0, 0.0])
 
     def prior(self, network: nn.Module) -> Prior:
         """The network as a prior of complex images: wrapped, told its condition, guided, under its symmetries."""
@@ -302,7 +301,7 @@ class SliceInferer(Inferer):
             images.append(finish(part, x.flatten(0, 1), scale))
         record = {
             "solver": {"name": self.name, **asdict(self.solver), "calibrated": self.solver.calibrated},
-            "steps": len(self.sigmas) - 1,
+            "steps": int((self.sigmas.diff() <= 0).sum()),  # of those that rise none costs an evaluation
             "start": self.start_name,
             "sigma_max": round(self.sigmas[0].item(), 6),
             "sigma_min": round(self.sigmas[-2].item(), 6),

@@ -25,7 +25,7 @@ def _image(path: str):  # noqa: ANN202 - numpy is imported inside
     from medrecon.data.errors import InputError
     from medrecon.data.kspace import load_array
 
-    if path.endswith((".h5", ".hdf5")):
+    if path.lower().endswith((".h5", ".hdf5")):
         return np.asarray(load_array(path, "reconstruction"))
     try:
         volume = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]

@@ -98,7 +98,7 @@ def _place(arguments: argparse.Namespace, data: KSpace) -> tuple[np.ndarray | No
     """The affine of the slices that are asked for, and the headers of ``--like``."""
     from medrecon.data.errors import InputError
     from medrecon.data.geometry import affine_of_slices
-    from medrecon.data.images import load_image
+    from medrecon.data.images import load_like
 
     affine, headers = data.affine, ()
     if arguments.deidentify and arguments.format != "dicom":
@@ -106,12 +106,7 @@ def _place(arguments: argparse.Namespace, data: KSpace) -> tuple[np.ndarray | No
     if arguments.like:
         if arguments.format != "dicom":
             raise InputError("--like lends a DICOM series' patient and study; give --format dicom as well")
-        try:
-            series = load_image(arguments.like)
-        except InputError as error:
-            if "select one" in str(error):
-                raise InputError(f"{arguments.like}: holds several series or stacks; give the folder of one") from error
-            raise
+        series = load_like(arguments.like)
         headers = series.headers
         if not headers:
             raise InputError(f"{arguments.like}: is no DICOM series; give a folder of DICOM files")

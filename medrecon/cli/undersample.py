@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     from medrecon.data.masks import achieved_acceleration, undersampling_mask
 
     output = Path(arguments.output)
-    if output.suffix not in (".h5", ".hdf5"):
+    if output.suffix.lower() not in (".h5", ".hdf5"):
         raise InputError(f"{output}: the output is HDF5; name it {output.stem}.h5")
     full = load_kspace(arguments.input, dict(arguments.select))
     for text in full.warnings:

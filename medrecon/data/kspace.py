@@ -497,9 +497,15 @@ _BART_AXES = ("x", "y", "z", "coils", "maps", "TE", "coefficients", "coefficient
               "time", "time 2", "levels", "slices", "averages", "batch")  # fmt: skip
 
 
+def _beside(path: Path, suffix: str) -> Path:
+    """The file of a BART pair with a suffix, in lower or upper case."""
+    upper = path.with_suffix(suffix.upper())
+    return upper if upper.is_file() and not path.with_suffix(suffix).is_file() else path.with_suffix(suffix)
+
+
 def read_cfl_array(path: Path) -> np.ndarray:
     """The array of a BART pair, with BART's axes in reverse (the first axis varies fastest in the file)."""
-    header, samples = path.with_suffix(".hdr"), path.with_suffix(".cfl")
+    header, samples = _beside(path, ".hdr"), _beside(path, ".cfl")
     try:
         lines = header.read_text().splitlines()
         data = np.fromfile(samples, dtype=np.complex64)
@@ -621,13 +627,13 @@ FORMATS: dict[str, tuple[Callable[..., KSpace], str]] = {
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if path.suffix not in FORMATS and path.with_name(path.name + ".cfl").is_file():
+    if path.suffix.lower() not in FORMATS and path.with_name(path.name + ".cfl").is_file():
         path = path.with_name(path.name + ".cfl")
     if path.is_dir():
         raise InputError(f"{path}: a folder; give one file of k-space")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if path.suffix not in FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: unknown format {path.suffix or '(no suffix)'!r}; known are {', '.join(FORMATS)}")
     return path
 
@@ -649,7 +655,7 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
         InputError: naming the file, what is wrong and what to do.
     """
     path = _existing(path)
-    read = FORMATS[path.suffix][0]
+    read = FORMATS[path.suffix.lower()][0]
     if read in (_read_hdf5, _read_twix):
         return read(path, select)
     if select:
@@ -666,12 +672,12 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
         InputError: naming the file, what is wrong and what to do.
     """
     path = _existing(path)
-    if path.suffix in (".cfl", ".hdr"):
+    if path.suffix.lower() in (".cfl", ".hdr"):
         array = _read_cfl_slices(path)
         return array[0] if len(array) == 1 else array
-    if path.suffix in (".npz", ".npy"):
+    if path.suffix.lower() in (".npz", ".npy"):
         return _numpy_array(path, key)[0]
-    if path.suffix == ".mat":
+    if path.suffix.lower() == ".mat":
         held, names = _matlab_arrays(path, (key,))
         if key not in held:
             raise InputError(f"{path}: no variable '{key}' (it holds {', '.join(names) or 'nothing'}); name it '{key}'")

@@ -125,22 +125,22 @@ def load_noncartesian(
         InputError: naming the file, what is wrong and what to do.
     """
     path = Path(path)
-    if path.suffix not in (".h5", ".hdf5", ".mrd", ".npz", ".cfl", ".hdr"):
+    if path.suffix.lower() not in (".h5", ".hdf5", ".mrd", ".npz", ".cfl", ".hdr"):
         raise InputError(f"{path}: unknown format; non-Cartesian k-space is ISMRMRD (.h5, .mrd), BART (.cfl) or .npz")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     given = trajectory if trajectory is None or isinstance(trajectory, np.ndarray) else Path(trajectory)
     if isinstance(given, Path) and not given.is_file():
         raise InputError(f"{given}: no such file")
-    if isinstance(given, Path) and given.suffix == ".npy":
+    if isinstance(given, Path) and given.suffix.lower() == ".npy":
         try:
             given = np.load(given, allow_pickle=False)
         except DAMAGE as error:
             raise InputError(f"{trajectory}: not a readable NumPy file ({told(error)}); save it again") from error
-    if isinstance(given, Path) and path.suffix not in (".cfl", ".hdr"):
+    if isinstance(given, Path) and path.suffix.lower() not in (".cfl", ".hdr"):
         raise InputError(f"{given}: a trajectory is given as .npy here")
     held: dict[str, Any]
-    if path.suffix in (".cfl", ".hdr"):
+    if path.suffix.lower() in (".cfl", ".hdr"):
         if given is None:
             raise InputError(f"{path}: BART keeps the trajectory in a pair of its own; give that too")
         if isinstance(given, Path):
@@ -149,7 +149,7 @@ def load_noncartesian(
             samples, points = _bart_samples(path), given
         held = {"samples": samples, "trajectory": points}
         kind = "BART cfl"
-    elif path.suffix == ".npz":
+    elif path.suffix.lower() == ".npz":
         held, kind = _numpy(path, given if isinstance(given, np.ndarray) else None), "NumPy"
     else:
         held, kind = _hdf5(path, select, given if isinstance(given, np.ndarray) else None), "ISMRMRD"
