@@ -14,6 +14,11 @@ PEAK = 10.0
 """A slice holds signal where a coil's largest sample exceeds its median outermost one this often; noise alone reaches 5 times."""
 
 
+def _single(level: float) -> float:
+    """Rounded to single precision, in which batches carry numbers: every way to an image then has the same level."""
+    return float(np.float32(level))
+
+
 def _spread(scan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Variance of each coil of a noise scan ``(coils, ...)``, and which coils are constant (up to rounding)."""
     flat = scan.reshape(len(scan), -1).astype(np.complex128)
@@ -49,7 +54,7 @@ def scan_fault(scan: np.ndarray, coils: int, alive: np.ndarray | None = None) ->
 def noise_scan_std(scan: np.ndarray) -> float:
     """Standard deviation per real component of a noise scan ``(coils, ...)``, root mean square over the coils with noise."""
     variance, constant = _spread(scan)
-    return float(np.sqrt(variance[~constant].mean() / 2)) if not constant.all() else 0.0
+    return _single(np.sqrt(variance[~constant].mean() / 2)) if not constant.all() else 0.0
 
 
 def outermost_std(samples: Sequence[np.ndarray], peaks: Sequence[np.ndarray]) -> float:
@@ -70,7 +75,7 @@ def outermost_std(samples: Sequence[np.ndarray], peaks: Sequence[np.ndarray]) ->
     chosen = [rows for rows, kept in zip(held, signal, strict=True) if kept] or held
     coils = [np.concatenate(rows) for rows in zip(*chosen, strict=True)]
     stds = [np.median(np.abs(np.concatenate([row.real, row.imag]))) / 0.6745 for row in coils if len(row)]
-    return float(np.sqrt(np.mean(np.array(stds, float) ** 2))) if stds else 0.0
+    return _single(np.sqrt(np.mean(np.array(stds, float) ** 2))) if stds else 0.0
 
 
 def estimate_noise_std(kspace: np.ndarray, mask: np.ndarray, share: float = 0.1) -> float:
