@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,9 +13,11 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
+from medrecon.data.centre import centre_warnings
 from medrecon.data.coils import to_kspace
 from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.files import write_whole
+from medrecon.data.header import fitted, readout_cropped, voxel_size
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd, scrubbed
 from medrecon.data.masks import achieved_acceleration, acs_block
 from medrecon.data.noise import estimate_noise_std, noise_scan_std, scan_fault
@@ -294,24 +296,6 @@ def usable_scan(scan: object, coils: int, alive: np.ndarray, path: Path) -> tupl
     )
 
 
-def _spacing(header: bytes | None) -> tuple[float, float, float] | None:
-    """Voxel size of the encoded space in an ISMRMRD header; its x is the readout, which fastMRI files keep as rows."""
-    if header is None:
-        return None
-    try:
-        space = ElementTree.fromstring(header).find(".//{*}encodedSpace")
-        if space is None:
-            return None
-
-        def number(group: str, axis: str) -> float:
-            return float(space.findtext(f"{{*}}{group}/{{*}}{axis}") or 0)
-
-        y, x, z = (number("fieldOfView_mm", a) / number("matrixSize", a) for a in "xyz")
-    except (ElementTree.ParseError, ValueError, ZeroDivisionError):
-        return None
-    return (z, y, x) if min(x, y, z) > 0 else None
-
-
 def _sides(affine: np.ndarray) -> tuple[float, float, float]:
     """Voxel size ``(z, y, x)``."""
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
@@ -404,12 +388,12 @@ def _dataset(file: h5py.File, key: str) -> Any:  # noqa: ANN401 - whatever the f
     return file[key][()]  # type: ignore[index]
 
 
-def _read_hdf5(path: Path, select: Mapping[str, int] | None) -> KSpace:
+def _read_hdf5(path: Path, select: Mapping[str, int | str] | None) -> KSpace:
     """FastMRI's layout, or ISMRMRD's."""
     try:
         with h5py.File(path, "r") as file:
             acquisitions = is_ismrmrd(file)
-        if acquisitions is None:
+        if not acquisitions:
             if select:
                 raise InputError(f"{path}: nothing can be selected in this format; leave it out")
             return _read_fastmri(path)
@@ -461,16 +445,26 @@ def _read_fastmri(path: Path) -> KSpace:
         header = None if header is None else scrubbed(header)
     except (ElementTree.ParseError, TypeError):
         header = None
-    return _finish(
+    held = _finish(
         path,
         kspace,
         "fastMRI HDF5",
         data.get("mask"),
         noise=data.get("noise"),
-        spacing=_spacing(header) if affine is None else _sides(affine),
         affine=affine,
         header=header,
         attributes=attributes,
+    )
+    spacing, misfit = voxel_size(header, held.kspace.shape[2:]) if affine is None else (_sides(affine), "")
+    kspace, mask, said = readout_cropped(held.kspace, held.mask, header, affine is not None)
+    doubts = (f"{path}: {misfit}",) if misfit else ()
+    return replace(
+        held,
+        kspace=kspace,
+        mask=mask,
+        spacing=spacing,
+        attributes=attributes | said,
+        warnings=held.warnings + doubts,
     )
 
 
@@ -607,7 +601,7 @@ def _read_matlab(path: Path) -> KSpace:
     return _finish(path, kspace, "MATLAB", mask, noise=noise)
 
 
-def _read_twix(path: Path, select: Mapping[str, int] | None) -> KSpace:
+def _read_twix(path: Path, select: Mapping[str, int | str] | None) -> KSpace:
     held = read_twix(path, select)
     return _finish(path, held.pop("kspace"), "Siemens twix", held.pop("mask"), **held)
 
@@ -638,12 +632,12 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KSpace:
+def load_kspace(path: str | Path, select: Mapping[str, int | str] | None = None) -> KSpace:
     """Read Cartesian k-space of any known format (by suffix).
 
     Args:
         path: of the file.
-        select: of ISMRMRD and twix files, which contrast, phase, repetition or set.
+        select: of ISMRMRD and twix files, which contrast, phase, repetition or set; of ISMRMRD which dataset.
 
     ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. Siemens: see :func:`medrecon.data.twix.read_twix`. fastMRI HDF5:
     dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``, optional ``mask``, ``noise``, ``ismrmrd_header``, (ours)
@@ -656,11 +650,10 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
     """
     path = _existing(path)
     read = FORMATS[path.suffix.lower()][0]
-    if read in (_read_hdf5, _read_twix):
-        return read(path, select)
-    if select:
+    if select and read not in (_read_hdf5, _read_twix):
         raise InputError(f"{path}: nothing can be selected in this format; leave it out")
-    return read(path)
+    data = read(path, select) if read in (_read_hdf5, _read_twix) else read(path)
+    return replace(data, warnings=data.warnings + centre_warnings(data.kspace, str(path), data.format))
 
 
 def load_array(path: str | Path, key: str) -> np.ndarray:
@@ -699,6 +692,8 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
 def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> None:
     """Write k-space in fastMRI layout with a ``mask`` dataset, whole or not at all; no reference image goes along.
 
+    The header's spaces are made those of the arrays, so that nothing is cropped again when the file is read.
+
     Raises:
         InputError: if the file exists (without ``overwrite``) or cannot be written.
     """
@@ -709,7 +704,8 @@ def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> Non
         if data.affine is not None:
             file["affine"] = data.affine
         if data.header is not None:
-            file["ismrmrd_header"] = data.header
+            own = data.format == "fastMRI HDF5"
+            file["ismrmrd_header"] = fitted(data.header, data.kspace.shape[2:], data.spacing, own)
         if data.noise is not None:
             file["noise"] = data.noise
         for key, value in data.attributes.items():

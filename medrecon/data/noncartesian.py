@@ -107,7 +107,7 @@ def load_noncartesian(
     path: str | Path,
     trajectory: str | Path | np.ndarray | None = None,
     matrix: Sequence[int] | None = None,
-    select: Mapping[str, int] | None = None,
+    select: Mapping[str, int | str] | None = None,
 ) -> NonCartesian:
     """Read k-space off the grid: ISMRMRD, a BART pair with its trajectory's, or ``npz``.
 
@@ -119,7 +119,7 @@ def load_noncartesian(
         path: of the file.
         trajectory: a file (``npy``, or BART's) or an array, where the file itself holds none.
         matrix: of the image; default: the file's, else twice the trajectory's reach, even.
-        select: of ISMRMRD files, which contrast, phase, repetition or set.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -171,10 +171,10 @@ def _numpy(path: Path, given: np.ndarray | None) -> dict[str, Any]:
     return held
 
 
-def _hdf5(path: Path, select: Mapping[str, int] | None, given: np.ndarray | None) -> dict[str, Any]:
+def _hdf5(path: Path, select: Mapping[str, int | str] | None, given: np.ndarray | None) -> dict[str, Any]:
     try:
         with h5py.File(path, "r") as file:
-            if is_ismrmrd(file) is None:
+            if not is_ismrmrd(file):
                 raise InputError(f"{path}: not ISMRMRD; non-Cartesian HDF5 is read in that format only")
         return read_noncartesian(path, select, given)
     except InputError:

@@ -169,7 +169,8 @@ def _prepared(work: _Work) -> dict[str, Any]:
         arrays = {name: _array(out[key]) for name, key in write.items()}
         row["arrays"] = {name: _about(out[key], arrays[name]) for name, key in write.items()}
         notes = [str(w.message).split("\n")[0][:200] for w in heard if issubclass(w.category, UserWarning)]
-        notes += [text for key in write.values() for text in getattr(out[key], "meta", {}).get("warnings", [])]
+        doubts = [text for key in write.values() for text in getattr(out[key], "meta", {}).get("warnings", [])]
+        notes += [text.replace(f"{source}{os.sep}", "") for text in doubts]
         if any(about.get("affine_known") is False for about in row["arrays"].values()):
             notes.append("orientation unknown")
         notes += [text for about in row["arrays"].values() for text in about.get("meta", {}).get("warnings", [])]

@@ -58,13 +58,13 @@ class LoadKSpace(Transform):
     """Load raw k-space of any format that :func:`medrecon.data.kspace.load_kspace` knows.
 
     Args:
-        select: of ISMRMRD files, which contrast, phase, repetition or set, e.g. ``{"contrast": 0}``.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset, e.g. ``{"contrast": 0}``.
 
     Raises:
         medrecon.InputError: naming the file and what is wrong with it.
     """
 
-    def __init__(self, select: Mapping[str, int] | None = None) -> None:
+    def __init__(self, select: Mapping[str, int | str] | None = None) -> None:
         self.select = select
 
     def load(self, path: str | Path) -> tuple[MetaTensor, KSpace]:
@@ -95,7 +95,7 @@ class LoadKSpaced(MapTransform):
         mask_key: where the mask goes.
         noise_key: where the noise standard deviation goes.
         scan_key: where a noise scan ``(coils, n)`` goes, of files that hold one.
-        select: of ISMRMRD files, which contrast, phase, repetition or set, e.g. ``{"contrast": 0}``.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset, e.g. ``{"contrast": 0}``.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -108,7 +108,7 @@ class LoadKSpaced(MapTransform):
         mask_key: str = "mask",
         noise_key: str = "noise_std",
         scan_key: str = "noise_scan",
-        select: Mapping[str, int] | None = None,
+        select: Mapping[str, int | str] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -143,7 +143,7 @@ class LoadNonCartesiand(MapTransform):
         keys: of the paths.
         trajectory_key: of a trajectory's path, where the file holds none; and where the trajectory goes.
         matrix: of the image; default: the file's.
-        select: of ISMRMRD files, which contrast, phase, repetition or set.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset.
         noise_key: where the noise standard deviation goes.
         allow_missing_keys: as in MONAI.
 
@@ -156,7 +156,7 @@ class LoadNonCartesiand(MapTransform):
         keys: KeysCollection,
         trajectory_key: str = "trajectory",
         matrix: Sequence[int] | None = None,
-        select: Mapping[str, int] | None = None,
+        select: Mapping[str, int | str] | None = None,
         noise_key: str = "noise_std",
         allow_missing_keys: bool = False,
     ) -> None:

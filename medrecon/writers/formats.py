@@ -47,7 +47,7 @@ def nifti_bytes(
 
 
 def hdf5_bytes(volume: np.ndarray, samples: np.ndarray | None) -> bytes:
-    """An HDF5 file as fastMRI's leaderboard takes it: ``reconstruction`` ``(slices, y, x)`` float32.
+    """An HDF5 file with ``reconstruction`` ``(slices, y, x)`` float32, as in fastMRI's files, whose images are cropped further.
 
     With ``samples`` ``(n, slices, y, x)``, if there are any.
     """
