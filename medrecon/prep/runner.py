@@ -125,7 +125,9 @@ def _about(value: object, array: np.ndarray) -> dict[str, Any]:
         if "noise_source" in value.meta:
             about["meta"] = {"noise_source": str(value.meta["noise_source"])}
         if value.meta.get("warnings"):
-            about.setdefault("meta", {})["warnings"] = [str(text) for text in value.meta["warnings"]]
+            path = str(value.meta.get("filename_or_obj", ""))  # the folder is no part of the data set
+            texts = [str(text).replace(path, Path(path).name) if path else str(text) for text in value.meta["warnings"]]
+            about.setdefault("meta", {})["warnings"] = texts
     return about
 
 
