@@ -11,6 +11,7 @@ from dataclasses import asdict, fields
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from medrecon.data.coils import magnitude_unit
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import holds_signal, trusted_noise
-from medrecon.data.kspace import check_scale
+from medrecon.data.kspace import check_scale, sampling_mask
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.base import Composed
@@ -378,7 +379,7 @@ class PosteriorInferer(SliceInferer):
     ) -> list[str]:
         """Warnings on images that do not explain their data, and on a noise level that is not that of the data."""
         texts = []
-        if believed > 0 and std > 2 * believed:
+        if believed > 0 and std > 3 * believed:
             texts.append(
                 f"the noise level {std:.3g} is {std / believed:.3g} times what the outermost k-space shows ({believed:.3g}), "
                 "so the image may be too smooth; check the noise level"
@@ -410,7 +411,7 @@ class PosteriorInferer(SliceInferer):
         Args:
             inputs: k-space ``(1, slices, coils, y, x)`` complex, zero where not sampled.
             network: the prior's network; may be ``None`` for a classical solver.
-            mask: ``(1, 1 or y, x)`` bool, true where sampled.
+            mask: ``(1, 1 or y, x)`` bool, true where sampled; checked against ``inputs``.
             maps: coil sensitivities ``(1, slices, coils, y, x)``, all ones for single-coil data.
             noise_std: of ``inputs``, per real component.
             slices: their indices in the volume, for the seeds; default: from 0.
@@ -422,10 +423,12 @@ class PosteriorInferer(SliceInferer):
         if len(inputs) != 1:
             raise ValueError(f"PosteriorInferer takes one volume at a time (batch_size 1); got {len(inputs)}")
         kspace, maps, mask = (_plain(t)[0] for t in (inputs, maps, mask))
-        array, sampling = kspace.cpu().numpy(), mask.cpu().numpy()
+        array = kspace.cpu().numpy()
         check_scale(array, "k-space")
+        sampling = np.atleast_2d(sampling_mask(array, mask.cpu().numpy()))
+        array, mask = array * sampling, torch.from_numpy(sampling).to(kspace.device)
         unit = magnitude_unit(array)  # squares of very large or small numbers are no numbers
-        kspace = kspace * (1 / unit)
+        kspace = kspace * mask * (1 / unit)
         # Single precision on every way: collating makes it a float32 tensor or leaves a Python float.
         std = float(torch.as_tensor(noise_std).float().flatten()[0])
         numbers = list(range(len(kspace))) if slices is None else [int(index) for index in slices]
