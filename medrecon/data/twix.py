@@ -68,7 +68,7 @@ def _readout(meas: Mapping, samples: int, path: Path) -> Readout | None:
     up, flat, down, delay = (
         first(f"alRegrid{key}Time", 0) for key in ("Rampup", "Flattop", "Rampdown", "DelaySamples")
     )
-    return Readout(up, flat, down, delay, first("aflRegridADCDuration", 0) / samples, mode == 4)
+    return Readout(up, flat, down, delay, first("aflRegridADCDuration", 0) / max(samples, 1), mode == 4)
 
 
 def _row(mdb: Any, dwell: float, dtype: np.dtype, at: int) -> np.ndarray:  # noqa: ANN401
