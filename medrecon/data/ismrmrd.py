@@ -524,14 +524,20 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
 
 
 def _noise(scan: Scan, averages: int) -> np.ndarray | None:
-    """The noise scan ``(coils, n)``, as strong as the noise of the data: scaled to their dwell time and averages."""
+    """The noise scan ``(coils, n)``, as strong as the noise of the data: scaled to their dwell time and averages.
+
+    One of another number of coils is returned as it is, for the check of all noise scans to find.
+    """
     coils = int(scan.imaging["head"]["active_channels"][0])
     parts = [
         r.view(np.complex64).reshape(int(h["active_channels"]), -1)
         for h, r in zip(scan.noise["head"], scan.noise["data"], strict=True)
     ]
-    if not parts or any(len(part) != coils for part in parts):
+    if not parts:
         return None
+    odd = [part for part in parts if len(part) != coils]
+    if odd:
+        return odd[0]
     dwell, own = (float(r["head"]["sample_time_us"][0]) for r in (scan.imaging, scan.noise))
     scale = np.sqrt((own / dwell if dwell > 0 and own > 0 else 1.0) / averages)
     return (np.concatenate(parts, axis=1) * scale).astype(np.complex64)

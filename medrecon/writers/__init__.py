@@ -12,7 +12,7 @@ import numpy as np
 from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
 from medrecon.writers.bids import bids_files, dataset_description
-from medrecon.writers.formats import hdf5_bytes, mrd_bytes, nifti_bytes, png_bytes
+from medrecon.writers.formats import hdf5_bytes, mrd_bytes, nifti_bytes, png_bytes, with_signal
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -148,7 +148,7 @@ def write_reconstruction(
     elif fmt == "mrd":
         contents = [mrd_bytes(whole, spacing, affine)]
     elif fmt == "png":
-        low, high = (min(float(volume.min()), 0.0), float(np.percentile(volume, 99.8)))
+        low, high = (min(float(volume.min()), 0.0), float(np.percentile(with_signal(volume), 99.8)))
         record["window"] = [low, high]
         contents = [png_bytes(plane, low, high) for plane in volume]
     elif fmt == "dicom":

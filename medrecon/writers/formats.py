@@ -13,7 +13,13 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 
-__all__ = ["hdf5_bytes", "mrd_bytes", "nifti_bytes", "png_bytes"]
+__all__ = ["hdf5_bytes", "mrd_bytes", "nifti_bytes", "png_bytes", "with_signal"]
+
+
+def with_signal(volume: np.ndarray) -> np.ndarray:
+    """The slices that are not zero, whose window then does not depend on how many others there are; all if all are zero."""
+    signal = volume.any(axis=(1, 2))
+    return volume[signal] if signal.any() else volume
 
 
 def nifti_bytes(

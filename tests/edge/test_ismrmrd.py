@@ -170,6 +170,14 @@ def test_the_noise_is_that_of_the_data(tmp_path):
     assert noise_scan_std(data.noise) == pytest.approx((8 / 2 / 3) ** 0.5, rel=0.02)
 
 
+def test_a_noise_scan_of_other_coils_is_reported(tmp_path):
+    lines = [line(noise(COILS - 1, 64), [ismrmrd.ACQ_IS_NOISE_MEASUREMENT])]
+    lines += [line(noise(COILS, 8), kspace_encode_step_1=s) for s in range(4)]
+    data = load_kspace(write(tmp_path / "a.h5", header((8, 4, 1), (80, 40, 5)), lines))
+    assert data.noise is None
+    assert f"has shape ({COILS - 1}, 64), but k-space has {COILS} coils" in data.warnings[0]
+
+
 def point(where, dirs, centre, shape, pixel):
     """k-space of a point at ``where`` (LPS, mm) in a field of view round ``centre``: a plane wave."""
     offset = dirs @ (np.asarray(where) - centre) / pixel[: len(dirs)]
