@@ -11,12 +11,14 @@ from dataclasses import asdict, fields
 from difflib import get_close_matches
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medrecon.data.errors import InputError
+from medrecon.data.kspace import sampling_mask
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.base import Composed
@@ -364,7 +366,7 @@ class PosteriorInferer(SliceInferer):
         Args:
             inputs: k-space ``(1, slices, coils, y, x)`` complex, zero where not sampled.
             network: the prior's network; may be ``None`` for a classical solver.
-            mask: ``(1, 1 or y, x)`` bool, true where sampled.
+            mask: ``(1, 1 or y, x)`` bool, true where sampled; checked against ``inputs``.
             maps: coil sensitivities ``(1, slices, coils, y, x)``, all ones for single-coil data.
             noise_std: of ``inputs``, per real component.
             slices: their indices in the volume, for the seeds; default: from 0.
@@ -376,6 +378,9 @@ class PosteriorInferer(SliceInferer):
         if len(inputs) != 1:
             raise ValueError(f"PosteriorInferer takes one volume at a time (batch_size 1); got {len(inputs)}")
         kspace, maps, mask = (_plain(t)[0] for t in (inputs, maps, mask))
+        checked = np.atleast_2d(sampling_mask(kspace.cpu().numpy(), mask.cpu().numpy()))
+        mask = torch.from_numpy(checked).to(kspace.device)
+        kspace = kspace * mask
         std = float(torch.as_tensor(noise_std).flatten()[0])
         numbers = list(range(len(kspace))) if slices is None else [int(index) for index in slices]
 

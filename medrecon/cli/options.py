@@ -22,8 +22,8 @@ def add_select(parser: argparse.ArgumentParser) -> None:
     """``--select``, into a dictionary."""
     parser.add_argument(
         "--select", type=_choice, action="append", default=[], metavar="NAME=VALUE",
-        help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set; DICOM: any attribute, NAME= for those "
-        "without it; DICOM and NIfTI: volume, counted from 0); repeatable",
+        help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set, dataset; DICOM: any attribute, NAME= for "
+        "those without it; DICOM and NIfTI: volume, counted from 0); repeatable",
     )  # fmt: skip
 
 

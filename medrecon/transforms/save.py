@@ -68,7 +68,7 @@ class _Save(MapTransform):
             self.output_dir,
             source.stem,
             image,
-            {**record, "input": str(source), "warnings": [*meta.get("warnings", []), *record.get("warnings", [])]},
+            {**record, "input": str(source), "warnings": [*(meta.get("warnings") or []), *record.get("warnings", [])]},
             samples,
             spacing,
             self.fmt,
