@@ -446,8 +446,16 @@ def _is_stripped(heads: np.ndarray, encoded: tuple[int, float], recon: tuple[int
     return bool((_is_whole(heads, n) | ends).all())
 
 
-def _encoded(encoding: Any, heads: np.ndarray, path: Path) -> dict[str, Any]:  # noqa: ANN401 - of the generated schema
-    """Matrix, field of view and what is kept of the readout, as fields of :class:`Scan`."""
+def _encoded(
+    encoding: Any,  # noqa: ANN401 - of the generated schema
+    heads: np.ndarray,
+    gridded: bool,
+    path: Path,
+) -> dict[str, Any]:
+    """Matrix, field of view and what is kept of the readout, as fields of :class:`Scan`.
+
+    ``gridded`` says whether lines are sampled evenly along the readout, as many samples as they are long.
+    """
     space, recon = encoding.encodedSpace, encoding.reconSpace
     shape = [int(getattr(space.matrixSize, axis)) for axis in "xyz"]
     field = [float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz"]
@@ -457,7 +465,7 @@ def _encoded(encoding: Any, heads: np.ndarray, path: Path) -> dict[str, Any]:  #
         if shape[2] == 1 and deep > 0:  # the encoded space of a 2-D scan may hold more than its slice
             field[2] = deep / max(int(recon.matrixSize.z), 1)
         kept = round(shape[0] * wide / field[0])
-        if _is_stripped(heads, (shape[0], field[0]), (n, wide)):
+        if gridded and _is_stripped(heads, (shape[0], field[0]), (n, wide)):
             warnings = (
                 f"{path}: its lines of {n} samples are taken as free of the readout's oversampling, so the recon field of view "
                 f"of {wide:g} mm is used, though the header says {shape[0]} samples in {field[0]:g} mm; if they are of low "
@@ -487,10 +495,10 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
             notes["dataset"] = name
         header = ismrmrd.xsd.CreateFromDocument(xml)
         encoding = header.encoding[int(imaging["head"]["encoding_space_ref"][0])]
-        held = _encoded(encoding, imaging["head"], path)
         kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
         siemens, bands = _siemens(header), _multiband(encoding)
         readout = _readout(encoding, imaging["head"], path)
+        held = _encoded(encoding, imaging["head"], kind.lower() == "cartesian" and readout is None, path)
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
@@ -505,7 +513,7 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
         raise InputError(f"{path}: holds several encoding spaces; export one scan")
     refuse_multiband(bands, path)
     imaging = imaging[chosen(imaging["head"], select, path, ("dataset",))]
-    private = siemens and kind.lower() == "cartesian"
+    private = siemens and kind.lower() in ("cartesian", "epi")
     centres, more, doubts = _centres(encoding.encodingLimits, imaging["head"], held["shape"], private, path)
     return Scan(
         imaging, calibration_of(imaging, extra), noise_rows,
@@ -539,7 +547,8 @@ def read_ismrmrd(path: Path, select: Mapping[str, int | str] | None = None) -> d
     """Cartesian k-space of an ISMRMRD file, as the fields of :class:`medrecon.data.kspace.KSpace` but its path and format.
 
     Lines are sorted by their counters, averages averaged, reversed ones turned round, and partial ones (Fourier or echo) placed
-    where they belong. Navigators and other service scans are left out; calibration lines count where nothing else was measured.
+    where they belong. Lines of EPI are resampled and phase corrected first, see :mod:`medrecon.data.epi`; other service scans are
+    left out, and calibration lines count where nothing else was measured.
     The readout's oversampling is cut off where the readout is whole. Rows are the readout, columns the first phase encoding.
     A 3-D scan is transformed along the readout: its slices are the positions there, rows and columns the two encodings.
 

@@ -378,6 +378,11 @@ def test_low_resolution_and_partial_echoes_are_no_removed_oversampling(tmp_path)
     data = load_kspace(write(tmp_path / "b.h5", same, middle))
     assert data.kspace.shape == (1, COILS, 48, 20)
     assert data.warnings == ()
+    # Spokes are as long as they are.
+    radial = header((48, 48, 1), (96, 96, 5), recon=((24, 24, 1), (48, 48, 5)), kind="radial")
+    spokes = [line(k[:, 12:36, y], centre=12, kspace_encode_step_1=y) for y in range(20)]
+    data = load_noncartesian(write(tmp_path / "c.h5", radial, spokes), np.zeros((20, 24, 2)))
+    assert (data.matrix, data.spacing, data.warnings) == ((48, 48), (5.0, 2.0, 2.0), ())
 
 
 def test_the_thickness_of_a_2d_scan_is_the_recon_spaces(tmp_path):
