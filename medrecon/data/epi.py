@@ -89,7 +89,7 @@ def sample_points(readout: Readout, samples: int, extent: float) -> tuple[np.nda
         ValueError: if the samples do not fit under the gradient.
     """
     start, end = readout.delay, readout.delay + samples * readout.dwell
-    if min(readout[:5]) < 0 or readout.dwell <= 0 or end > readout.duration + readout.dwell:
+    if not (min(readout[:5]) >= 0 and readout.dwell > 0 and end <= readout.duration + readout.dwell):
         raise ValueError(
             f"{samples} samples of {readout.dwell:g} us after {readout.delay:g} us do not fit under a gradient of "
             f"{readout.duration:g} us"
@@ -115,6 +115,8 @@ def resampling(points: np.ndarray, n: int, kept: int) -> np.ndarray:
     width = min(n, int(n / np.abs(np.diff(points)).max() + 1e-6))
     if width < kept:
         raise ValueError(f"its samples are {n / width:.3g} cycles apart, too sparse for {kept} of {n} pixels")
+    if len(points) * n > 2**24:
+        raise ValueError(f"its lines have {len(points)} samples in a matrix of {n}, too many for a readout")
     # Two unknowns a pixel stand for objects anywhere; the cut-off leaves out what the samples do not determine.
     x = (np.arange(2 * width) - width + 0.5) / (2 * n)
     waves = np.exp(-2j * np.pi * np.outer(points, x))

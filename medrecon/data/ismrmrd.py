@@ -547,7 +547,8 @@ def read_ismrmrd(path: Path, select: Mapping[str, int | str] | None = None) -> d
     """Cartesian k-space of an ISMRMRD file, as the fields of :class:`medrecon.data.kspace.KSpace` but its path and format.
 
     Lines are sorted by their counters, averages averaged, reversed ones turned round, and partial ones (Fourier or echo) placed
-    where they belong. Navigators and other service scans are left out; calibration lines count where nothing else was measured.
+    where they belong. Lines of EPI are resampled and phase corrected first, see :mod:`medrecon.data.epi`; other service scans are
+    left out, and calibration lines count where nothing else was measured.
     The readout's oversampling is cut off where the readout is whole. Rows are the readout, columns the first phase encoding.
     A 3-D scan is transformed along the readout: its slices are the positions there, rows and columns the two encodings.
 

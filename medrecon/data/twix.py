@@ -68,7 +68,7 @@ def _readout(meas: Mapping, samples: int, path: Path) -> Readout | None:
     up, flat, down, delay = (
         first(f"alRegrid{key}Time", 0) for key in ("Rampup", "Flattop", "Rampdown", "DelaySamples")
     )
-    return Readout(up, flat, down, delay, first("aflRegridADCDuration", 0) / samples, mode == 4)
+    return Readout(up, flat, down, delay, first("aflRegridADCDuration", 0) / max(samples, 1), mode == 4)
 
 
 def _row(mdb: Any, dwell: float, dtype: np.dtype, at: int) -> np.ndarray:  # noqa: ANN401
@@ -103,7 +103,7 @@ def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict
     """Cartesian k-space of a twix file, as :func:`medrecon.data.ismrmrd.read_ismrmrd` returns it; no header.
 
     The last measurement of a file is the scan; noise scans may stand in any. Reference lines count where nothing else was
-    measured; phase correction, feedback and dummies are left out.
+    measured; phase correction scans correct EPI, see :mod:`medrecon.data.epi`; feedback and dummies are left out.
 
     Args:
         path: of the file.

@@ -8,9 +8,10 @@ from ismrmrd import xsd
 from medrecon.cli import main
 from medrecon.data.coils import combine_coils, from_kspace
 from medrecon.data.epi import Readout, direction_phase, resampling, sample_points
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, NotCartesianError
 from medrecon.data.kspace import load_kspace
 from medrecon.data.noise import noise_scan_std
+from medrecon.data.noncartesian import load_noncartesian
 
 from .test_ismrmrd import header, line, write
 
@@ -169,6 +170,27 @@ def test_the_trajectory_may_be_called_epi(tmp_path, capsys):
     path = write(tmp_path / "b.h5", xml, acquisitions(lines_of()))
     assert main(["info", str(path)]) == 2
     assert "does not describe the readout's gradient" in capsys.readouterr().err
+
+
+def test_epi_with_trajectories_of_its_own_is_read_off_the_grid(tmp_path):
+    """Its samples are where the file says; the phase correction scans are not used there, which is said."""
+    xml, lines = described("epi"), []
+    xml.encoding[0].trajectoryDescription = None
+    points = positions()[0] * PIXEL[0]
+    for one, (_, y, backward, data) in zip(acquisitions(lines_of()), lines_of(), strict=True):
+        ky = np.full(96, (y - SHAPE[1] // 2) / SHAPE[1])
+        path = np.stack([-points if backward else points, ky], axis=1).astype(np.float32)
+        full = ismrmrd.Acquisition.from_array(np.ascontiguousarray(data, np.complex64), path)
+        for name in ("read_dir", "phase_dir", "slice_dir", "position", "flags"):
+            setattr(full, name, getattr(one, name))
+        full.idx.kspace_encode_step_1 = y
+        lines.append(full)
+    path = write(tmp_path / "a.h5", xml, lines)
+    with pytest.raises(NotCartesianError, match="load it with LoadNonCartesiand"):
+        load_kspace(path)
+    data = load_noncartesian(path)
+    assert data.samples.shape == (1, 2, 30, 96)
+    assert "phase correction scans are not used" in data.warnings[0]
 
 
 def test_even_lines_of_both_directions_are_phase_corrected(tmp_path):

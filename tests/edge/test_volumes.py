@@ -566,6 +566,7 @@ def test_codes_that_do_not_change_the_image_are_accepted(tmp_path):
         assert image.warnings == ()
     changed = bytearray(content)
     changed[252], changed[254] = 9, 9
+    changed[256:268] = np.zeros(3, np.float32).tobytes()  # another qform: the sform goes first
     (tmp_path / "b.nii").write_bytes(changed)
     assert np.abs(load_image(tmp_path / "b.nii").affine - affine).max() < 1e-4
     changed = bytearray(content)
