@@ -298,8 +298,10 @@ class SliceInferer(Inferer):
             over_noise += float((dot(seen, seen) / std**2).sum()) if bool((std > 0).all()) else math.inf
             measured += int(data.measured.sum())
             images.append(finish(part, x.flatten(0, 1), scale))
+        # A start that is not noise has no spread of its own.
+        calibrated = self.start is None and self.solver.calibrated(self.sigmas)
         record = {
-            "solver": {"name": self.name, **asdict(self.solver), "calibrated": self.solver.calibrated},
+            "solver": {"name": self.name, **asdict(self.solver), "calibrated": calibrated},
             "steps": len(self.sigmas) - 1,
             "start": self.start_name,
             "sigma_max": round(self.sigmas[0].item(), 6),

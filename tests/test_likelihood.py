@@ -51,8 +51,17 @@ def test_densities_are_scipys():
 def test_impossible_counts_have_no_probability():
     data, x = LAWS["emission, no background"]
     assert (data.log_prob(-x) == -math.inf).all()
-    with pytest.raises(ValueError, match="positive"):
-        data.prox(-x, 1.0)
+    # From there gradient and proximal map lead back: at a weight that the data outdo, to where they are possible.
+    assert data.grad(-x).isfinite().all() and (dot(data.grad(-x), x) > 0).all()
+    near = data.prox(-x, 100.0, 100)
+    assert (A(near) > -0.1 / 50).all()  # a ray without counts may have a rate of minus a tenth of one
+    assert (A(near)[data.y > 0] > 0).all()
+    hidden = Poisson(A, data.y + 1, gain=0.0)  # counts that nothing explains
+    assert data.prox(x, 1.0).isfinite().all() and hidden.prox(x, 1.0).isfinite().all()
+    with pytest.raises(ValueError, match="counts where none can arrive"):
+        Transmission(A, data.y + 1, photons=0.0).prox(x, 1.0)
+    with pytest.raises(ValueError, match="NaN"):
+        data.prox(x * math.nan, 1.0)
 
 
 @pytest.mark.parametrize("name", LAWS)
