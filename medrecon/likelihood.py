@@ -57,8 +57,9 @@ class Likelihood(Protocol):
 
 def _gain(A: LinearOperator, shape: tuple[int, ...], y: Tensor) -> Tensor:
     """``|A|^2`` by power iteration, which approaches it from below, times 1.05, ``(B,)``."""
-    one = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(0), dtype=y.real.dtype)
-    return 1.05 * operator_norm(A.normal, one.expand(shape).to(y.device), 30) ** 2
+    # Double precision, rounded: the estimate, and so every step that rests on it, is the same in either type.
+    one = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return 1.05 * operator_norm(A.normal, one.expand(shape).to(y.device, y.real.dtype), 30) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +123,22 @@ class Gaussian:
         """``A^H (y - A x) / noise_std^2``."""
         return self.A.vjp(x, self.residual(x)) / per_item(self.noise_std, x) ** 2
 
+    def fit(self, x: Tensor, rho: float | Tensor, n_iter: int = 30) -> Tensor:
+        """``argmin_z |y - A z|^2 + rho |z - x|^2``; for ``rho = 0`` the projection of ``x`` onto the least-squares solutions.
+
+        It is computed as a correction of ``x``, in the range of ``A^H``: what A does not see stays what it was, and rounding is
+        not divided by ``rho``.
+
+        Args:
+            x: the image to stay near.
+            rho: weight >= 0, a number or one per item ``(B,)``.
+            n_iter: conjugate-gradient iterations, where A has no closed form.
+        """
+        return x + self._linear("fit").pinv(self.residual(x), n_iter, rho)
+
     def prox(self, x: Tensor, var: float | Tensor, n_iter: int = 30) -> Tensor:
         """``(A^H A + rho I)^-1 (A^H y + rho x)`` with ``rho = noise_std^2 / var``; the projection for no noise."""
-        A = self._linear("prox")
-        if isinstance(self.noise_std, int | float) and self.noise_std == 0:
-            return x + A.pinv(self.residual(x), n_iter)
-        # As a correction of x, which also without noise keeps what A does not see.
-        return x + A.solve(self.back - A.normal(x), self.noise_std**2 / var, None, n_iter)
+        return self.fit(x, self.noise_std**2 / var, n_iter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,5 +406,9 @@ class Rician:
         rho = self.noise_std**2 / var
         z = x
         for _ in range(n_iter):
-            z = self.A.solve(self.A.adjoint(self._expected(self.A(z))) + per_item(rho, x) * x, rho, z, 30)
+            missing = self._expected(self.A(z)) - self.A(x)
+            if self.A.closed_form:
+                z = x + self.A.pinv(missing, 30, rho)
+            else:
+                z = x + self.A.solve(self.A.adjoint(missing), rho, z - x, 30)
         return z

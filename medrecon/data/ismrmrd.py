@@ -31,6 +31,7 @@ __all__ = [
 COUNTERS = ("contrast", "phase", "repetition", "set")
 """What may be measured several times over, and has to be chosen."""
 _NOISE, _CALIBRATION, _BOTH, REVERSE = (1 << bit for bit in (18, 19, 20, 21))
+PHASE_CORRECTION = 1 << 23
 # Navigators, phase correction, feedback, dummies, surface coils, phase stabilisation.
 _OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
 _PRIVATE = ("subjectInformation", "studyInformation", "measurementInformation", "waveformInformation", "userParameters")
@@ -62,9 +63,13 @@ def scrubbed(header: bytes) -> bytes:
 
 
 def _geometry(
-    heads: np.ndarray, pixel: tuple[float, float], thickness: float
+    heads: np.ndarray, pixel: tuple[float, float], thickness: float, signs: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """Order of the slices, their RAS affine for (phase, readout, slice) indices from the middle, and why there is none."""
+    """Order of the slices, their RAS affine for (phase, readout, slice) indices from the middle, and why there is none.
+
+    ``signs`` of phase, readout and slice say which way the image by the inverse transform runs along the header's directions:
+    see :func:`_signs`.
+    """
     numbers = np.unique(heads["idx"]["slice"])
     first = [heads[heads["idx"]["slice"] == n][0] for n in numbers]
     read, phase, normal = (np.array(first[0][name], float) for name in ("read_dir", "phase_dir", "slice_dir"))
@@ -78,14 +83,14 @@ def _geometry(
     positions = np.array([one["position"] for one in first], float)
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
-    step = normal * thickness
+    step = signs[2] * normal * thickness
     if len(positions) > 1:
         steps = np.diff(positions, axis=0)
         step = steps.mean(axis=0)
         if np.abs(steps - step).max() > 0.01 * np.linalg.norm(step) or not np.linalg.norm(step) > 0:
             return numbers[order], None, "slices are not equally spaced"
     affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = phase * pixel[1], read * pixel[0], step
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = signs[0] * phase * pixel[1], signs[1] * read * pixel[0], step
     affine[:3, 3] = positions[0]
     return numbers[order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, ""
 
@@ -185,6 +190,9 @@ class Scan(NamedTuple):
         kept: samples of the readout without its oversampling.
         kind: of the trajectory.
         header: without personal data, or ``None``.
+        siemens: whether the scanner is Siemens', whose sign convention differs; see :func:`_signs`.
+        ramps: whether the readout was sampled while its gradient ramped up or down.
+        navigators: the phase correction scans of the images.
     """
 
     imaging: np.ndarray
@@ -196,6 +204,38 @@ class Scan(NamedTuple):
     kept: int
     kind: str
     header: bytes | None
+    siemens: bool = False
+    ramps: bool = False
+    navigators: np.ndarray | None = None
+
+
+def _siemens(header: Any) -> bool:  # noqa: ANN401 - of the generated schema
+    """Whether an ISMRMRD header names Siemens as the vendor."""
+    system = header.acquisitionSystemInformation
+    return "siemens" in str(getattr(system, "systemVendor", None) or "").lower()
+
+
+def _signs(scan: Scan) -> tuple[int, int, int]:
+    """Which way the image by the inverse transform runs along the directions of phase, readout and slice.
+
+    A point at r has samples exp(-2 pi i k r) by the ISMRMRD convention. In Siemens data they are exp(+2 pi i k r), with the
+    directions that the scanner's headers hold: a forward transform gives the image (PTB-MR/mrpro, issue 828 and pull request
+    833; ismrmrd_to_nifti negates the directions alike). The image by the inverse transform runs backwards along every encoded
+    axis, the partitions of a 3-D scan included; the slices of a 2-D scan, whose positions are recorded, are not encoded. The
+    samples stay as they are, only the affine is negated: a voxel n // 2 lies at the recorded position either way.
+    """
+    if not scan.siemens:
+        return 1, 1, 1
+    return -1, -1, -1 if scan.shape[2] > 1 else 1
+
+
+def _ramps(encoding: Any) -> bool:  # noqa: ANN401 - of the generated schema
+    """Whether an ISMRMRD encoding describes an EPI readout whose gradient has ramps."""
+    described = encoding.trajectoryDescription
+    if described is None or "epi" not in str(described.identifier).lower():
+        return False
+    parameters = [*described.userParameterLong, *described.userParameterDouble]
+    return any(float(one.value) > 0 for one in parameters if one.name in ("rampUpTime", "rampDownTime"))
 
 
 def _scan(path: Path, select: Mapping[str, int]) -> Scan:
@@ -215,6 +255,7 @@ def _scan(path: Path, select: Mapping[str, int]) -> Scan:
         shape = tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz")
         field = tuple(float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz")
         kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
+        ramps, siemens = _ramps(encoding), _siemens(header)
         limits, recon = encoding.encodingLimits, encoding.reconSpace
         centres = tuple(
             int(limit.center)
@@ -238,7 +279,11 @@ def _scan(path: Path, select: Mapping[str, int]) -> Scan:
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
         raise InputError(f"{path}: holds several encoding spaces; export one scan")
     imaging = imaging[chosen(imaging["head"], select, path)]
-    return Scan(imaging, calibration_of(imaging, extra), noise_rows, shape, field, centres, kept, kind, scrubbed(xml))  # type: ignore[arg-type]
+    navigators = rows[(rows["head"]["flags"].astype(np.uint64) & np.uint64(PHASE_CORRECTION)) > 0]
+    return Scan(
+        imaging, calibration_of(imaging, extra), noise_rows, shape, field, centres, kept, kind, scrubbed(xml),  # type: ignore[arg-type]
+        siemens, ramps, navigators,
+    )  # fmt: skip
 
 
 def _noise(scan: Scan, averages: int) -> np.ndarray | None:
@@ -278,8 +323,30 @@ def read_ismrmrd(path: Path, select: Mapping[str, int] | None = None) -> dict[st
     return on_grid(_scan(path, select), path, select)
 
 
+def _refuse_epi(scan: Scan, path: Path) -> None:
+    """Refuse echo planar imaging, which is not Cartesian until ramps and readout polarities are corrected.
+
+    Raises:
+        InputError: for a trajectory of EPI, sampling on ramps, or lines of both directions with phase correction scans.
+    """
+    reverse = (scan.imaging["head"]["flags"].astype(np.uint64) & np.uint64(REVERSE)) > 0
+    both = reverse.any() and not reverse.all() and scan.navigators is not None and len(scan.navigators) > 0
+    if scan.ramps or both or scan.kind.lower() == "epi":
+        why = " and ".join(
+            [
+                *(["the readout was sampled during gradient ramps"] if scan.ramps else []),
+                *(["lines of both readout directions need a phase correction"] if both else []),
+            ]
+        )
+        raise InputError(
+            f"{path}: echo planar imaging (EPI) is not supported{': ' if why else ''}{why}; reconstruct it with the vendor's or "
+            "another EPI pipeline, e.g. Gadgetron"
+        )
+
+
 def on_grid(scan: Scan, path: Path, select: Mapping[str, int]) -> dict[str, Any]:
     """What :func:`read_ismrmrd` returns, of acquisitions of any origin."""
+    _refuse_epi(scan, path)
     if scan.kind.lower() != "cartesian":
         raise NotCartesianError(
             f"{path}: the trajectory is {scan.kind}, not Cartesian; load it with LoadNonCartesiand and reconstruct it with "
@@ -287,7 +354,7 @@ def on_grid(scan: Scan, path: Path, select: Mapping[str, int]) -> dict[str, Any]
         )
     imaging, extra, shape, field = scan.imaging, scan.calibration, scan.shape, scan.field
     pixel = field[0] / shape[0], field[1] / shape[1]
-    order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2])
+    order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2], _signs(scan))
     kspace, count, read = _on_grid(imaging, shape, scan.centres, order, path)
     alike = np.isin(extra["head"]["idx"]["slice"], order) & (extra["head"]["active_channels"] == kspace.shape[1])
     if len(extra := extra[alike]):
@@ -350,7 +417,7 @@ def read_noncartesian(
     heads, shape = scan.imaging["head"], scan.shape
     axes = 3 if shape[2] > 1 else 2
     pixel = scan.field[0] / shape[0], scan.field[1] / shape[1]
-    order, affine, why = _geometry(heads, pixel, scan.field[2] / shape[2])
+    order, affine, why = _geometry(heads, pixel, scan.field[2] / shape[2], _signs(scan))
     coils = int(heads["active_channels"][0])
     kept = {(int(h["number_of_samples"]), int(h["discard_pre"]), int(h["discard_post"])) for h in heads}
     if len(kept) > 1:

@@ -48,7 +48,7 @@ class KSpace:
         affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not tell.
         header: the ISMRMRD header without personal data, or ``None``.
         attributes: small scalars of the file, but those of the patient.
-        warnings: what may make the image wrong and could not be decided, one sentence each; ``info``, log and sidecar repeat them.
+        warnings: sentences on what may make the image wrong but could not be decided; ``info``, log and sidecar repeat them.
     """
 
     kspace: np.ndarray

@@ -33,7 +33,7 @@ class NonCartesian:
         affine: from the indices (x, y, slice) to mm in RAS, or ``None`` where the file does not tell.
         header: the raw ISMRMRD header, scrubbed, or ``None``.
         attributes: what else is worth knowing.
-        warnings: what may make the image wrong and could not be decided, one sentence each; ``info``, log and sidecar repeat them.
+        warnings: sentences on what may make the image wrong but could not be decided; ``info``, log and sidecar repeat them.
     """
 
     samples: np.ndarray

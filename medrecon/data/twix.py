@@ -34,16 +34,14 @@ def _number(tree: Mapping, *keys: str | int, otherwise: float | None = None) -> 
 
 
 def _rotation(quaternion: Sequence[float]) -> np.ndarray:
-    """Directions of phase encoding, readout and slice in its columns, LPS, as twixtools has them."""
+    """Directions of phase encoding, readout and slice in its columns, LPS, as the scanner records them."""
     from twixtools.geometry import quat_to_rotmat
 
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # of the scalar first; where it is not of length 1, directions are checked later
-        matrix = quat_to_rotmat(*[float(q) for q in quaternion])
-    matrix[:, :2] *= -1
-    return matrix
+        return quat_to_rotmat(*[float(q) for q in quaternion])
 
 
 def _row(mdb: Any, dwell: float, dtype: np.dtype) -> np.ndarray:  # noqa: ANN401
@@ -102,7 +100,7 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
             scans = twixtools.read_twix(
                 str(path), parse_pmu=False, parse_geometry=False, verbose=False, keep_syncdata=False
             )
-        imaging, reference, noise = [], [], []
+        imaging, reference, noise, navigators = [], [], [], []
         for scan in scans:
             protocol = scan["hdr"]["MeasYaps"]
             dwell = _number(protocol, "sRXSPEC", "alDwellTime", 0, otherwise=0.0) / 1000
@@ -111,6 +109,8 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
                     continue
                 if mdb.is_flag_set("NOISEADJSCAN"):
                     noise.append(_row(mdb, dwell, dtype))
+                elif scan is scans[-1] and mdb.is_flag_set("PHASCOR"):
+                    navigators.append(_row(mdb, dwell, dtype))
                 elif scan is scans[-1] and not any(mdb.is_flag_set(flag) for flag in _SERVICE):
                     only = mdb.is_flag_set("PATREFSCAN") and not mdb.is_flag_set("PATREFANDIMASCAN")
                     (reference if only else imaging).append(
@@ -147,8 +147,6 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
         ) from error
     if not imaging:
         raise InputError(f"{path}: holds no imaging lines; only noise, reference or service scans")
-    if ramps:
-        raise InputError(f"{path}: was sampled on ramps (EPI), which is not undone here; convert it to ISMRMRD")
     if min(shape) < 1 or min(field) <= 0:
         raise InputError(f"{path}: an empty matrix {shape} or field of view {field}; export it again")
     table = _table([row for row, *_ in imaging], dtype)
@@ -158,5 +156,8 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
     centres = int(imaging[0][1]), int(imaging[0][2]) if depth else 0
     reference_table = calibration_of(table, _table([row for row, *_ in reference], dtype))
     kept = shape[0] // dense
-    scan = Scan(table, reference_table, _table(noise, dtype), shape, field, centres, kept, kind, None)
+    scan = Scan(
+        table, reference_table, _table(noise, dtype), shape, field, centres, kept, kind, None,
+        siemens=True, ramps=ramps, navigators=_table(navigators, dtype),
+    )  # fmt: skip
     return on_grid(scan, path, select)

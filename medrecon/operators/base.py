@@ -88,6 +88,8 @@ class LinearOperator(Operator):
     """Whether the adjoint is the inverse."""
     light_normal: bool = False
     """Whether ``normal`` costs less than ``adjoint`` alone."""
+    closed_form: bool = False
+    """Whether ``solve`` and ``pinv`` are exact at the cost of one application."""
     nonnegative: bool = False
     """Whether the matrix is known to be real without negative entries, so that ``A 1`` and ``A^T 1`` are its sums."""
 
@@ -112,6 +114,9 @@ class LinearOperator(Operator):
     ) -> Tensor:
         """``(A^H A + rho I)^-1 b``, by conjugate gradients from ``x`` (default 0).
 
+        Where ``b`` is ``A^H`` of something, :meth:`pinv` is the better call: here rounding of ``b`` outside the range of ``A^H``
+        is divided by ``rho``.
+
         Args:
             b: right-hand side, in image space.
             rho: weight >= 0, a number or one per item ``(B,)``.
@@ -122,9 +127,21 @@ class LinearOperator(Operator):
         weight = per_item(rho, b)
         return cg(lambda z: self.normal(z) + weight * z, b, x, n_iter, tol, lambda z: self.energy(z) + rho * dot(z, z))
 
-    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
-        """Least-norm least-squares solution ``A^+ y``, by conjugate gradients on the normal equations."""
-        return cg(self.normal, self.adjoint(y), None, n_iter, tol=1e-7 if y.real.dtype == torch.float32 else 1e-14)
+    def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
+        """``argmin_x |y - A x|^2 + rho |x|^2``, by conjugate gradients on the normal equations.
+
+        For ``rho = 0`` the least-norm least-squares solution ``A^+ y``; ``x + A.pinv(y - A x, n_iter, rho)`` is
+        ``argmin_z |y - A z|^2 + rho |z - x|^2``.
+
+        Args:
+            y: measurements.
+            n_iter: iterations at most; closed forms ignore it.
+            rho: Tikhonov's weight >= 0, a number or one per item ``(B,)``.
+        """
+        tol = 1e-7 if y.real.dtype == torch.float32 else 1e-14
+        if isinstance(rho, int | float) and rho == 0:
+            return cg(self.normal, self.adjoint(y), None, n_iter, tol)
+        return self.solve(self.adjoint(y), rho, None, n_iter, tol)
 
     def __matmul__(self, inner: LinearOperator) -> Composed:
         """``A @ B`` measures ``A(B(x))``."""
@@ -140,6 +157,7 @@ class Composed(LinearOperator):
         self.inner = inner
         self.isometry = outer.isometry and inner.isometry
         self.light_normal = outer.light_normal and inner.isometry
+        self.closed_form = outer.closed_form and inner.isometry
         self.nonnegative = outer.nonnegative and inner.nonnegative
 
     def forward(self, x: Tensor) -> Tensor:
@@ -167,11 +185,11 @@ class Composed(LinearOperator):
         start = None if x is None else self.inner(x)
         return self.inner.adjoint(self.outer.solve(self.inner(b), rho, start, n_iter, tol))
 
-    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
+    def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
         """See :meth:`LinearOperator.pinv`."""
         if not self.inner.isometry:
-            return super().pinv(y, n_iter)
-        return self.inner.adjoint(self.outer.pinv(y, n_iter))
+            return super().pinv(y, n_iter, rho)
+        return self.inner.adjoint(self.outer.pinv(y, n_iter, rho))
 
 
 class _Implicit(torch.autograd.Function):

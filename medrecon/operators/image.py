@@ -76,10 +76,11 @@ class Blur(LinearOperator):
         total = self.spectrum.abs() ** 2 + per_item(rho, b)
         return self._filter(b, torch.where(total > 0, 1 / torch.where(total > 0, total, 1.0), 0.0))
 
-    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
-        """Inverse filter where the kernel's spectrum is not 0."""
+    def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
+        """Wiener's filter ``K^* / (|K|^2 + rho)``; the inverse filter where the kernel's spectrum is not 0 for rho = 0."""
         seen = self.spectrum != 0
-        return self._filter(y, torch.where(seen, 1 / torch.where(seen, self.spectrum, 1.0), 0.0))
+        spectrum = torch.where(seen, self.spectrum, 1.0)
+        return self._filter(y, torch.where(seen, 1 / (spectrum + per_item(rho, y) / spectrum.conj()), 0.0))
 
 
 def gaussian_kernel(std: float, dims: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:

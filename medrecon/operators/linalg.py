@@ -71,8 +71,8 @@ def cg(
     x = torch.zeros_like(b) if x is None else x
     p = r
     rs = dot(r, r)
-    # Below this the residual is rounding: going on would divide noise by noise.
-    floor = torch.finfo(rs.dtype).eps ** 2
+    # Below this the residual is the rounding of b: what lies outside the range of A^H would be divided by a small rho.
+    floor = (8 * torch.finfo(rs.dtype).eps) ** 2
     stop = max(tol**2, floor) * dot(b, b)
     top = torch.zeros_like(rs)
     for k in range(n_iter):

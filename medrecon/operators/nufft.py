@@ -292,11 +292,13 @@ class NUFFT(LinearOperator):
         """
         return self.adjoint(y * density.to(y.device, y.dtype.to_real()))
 
-    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
-        """Least-norm least squares by conjugate gradients that start at the density-compensated adjoint.
+    def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
+        """See :meth:`LinearOperator.pinv`; for ``rho = 0`` conjugate gradients start at the density-compensated adjoint.
 
         The start lies in the range of the adjoint, so the limit is that from zero; it is only reached sooner.
         """
+        if not (isinstance(rho, int | float) and rho == 0):
+            return super().pinv(y, n_iter, rho)
         return self._least_squares(self, y, n_iter)
 
     def _least_squares(self, A: LinearOperator, y: Tensor, n_iter: int) -> Tensor:
@@ -438,8 +440,10 @@ class _CoilNUFFT(Composed):
 
     outer: NUFFT
 
-    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
+    def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
         """See :meth:`NUFFT.pinv`."""
+        if not (isinstance(rho, int | float) and rho == 0):
+            return super().pinv(y, n_iter, rho)
         return self.outer._least_squares(self, y, n_iter)
 
 

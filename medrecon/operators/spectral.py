@@ -21,6 +21,7 @@ class Spectral(LinearOperator):
     is square and unitary, and ``U`` has a column wherever ``singular`` is not 0.
     """
 
+    closed_form = True
     singular: Tensor
     """Singular values, not negative, broadcast against the coefficients."""
 
@@ -60,10 +61,13 @@ class Spectral(LinearOperator):
         total = self.singular**2 + per_item(rho, c)
         return self.v(torch.where(total > 0, c / torch.where(total > 0, total, 1.0), 0.0))
 
-    def pinv(self, y: Tensor, n_iter: int = 30) -> Tensor:
-        """``V S^+ U^H y``, exact."""
+    def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
+        """``V S (S^2 + rho)^-1 U^H y``, exact; coefficients that A does not see are exactly 0 for every ``rho``."""
+        c = self.uh(y)
         seen = self.singular > 0
-        return self.v(torch.where(seen, self.uh(y) / torch.where(seen, self.singular, 1.0), 0.0))
+        singular = torch.where(seen, self.singular, 1.0)
+        # As 1 / (s + rho / s): s^2 of a small s would underflow.
+        return self.v(torch.where(seen, c / (singular + per_item(rho, c) / singular), 0.0))
 
     def __matmul__(self, inner: LinearOperator) -> Composed:
         """``A @ B`` measures ``A(B(x))``; through an isometry the decomposition stays known."""

@@ -106,7 +106,7 @@ class CGSense(Classical):
 
     def estimate(self, data: Gaussian) -> Tensor:
         """``(A^H A + lam)^-1 A^H y``."""
-        return data.A.solve(data.back, self.lam, None, self.n_iter)
+        return data.A.pinv(data.y, self.n_iter, self.lam)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ class TV(Classical):
         return {"admm": self._admm, "fista": self._fista, "pdhg": self._pdhg}[self.method](data, D)
 
     def _admm(self, data: Gaussian, D: FiniteDifferences) -> Tensor:
-        x = data.A.solve(data.back, 1e-3 * lipschitz(data), None, 2 * self.n_inner)
+        x = data.A.pinv(data.y, 2 * self.n_inner, 1e-3 * lipschitz(data))
         threshold = 0.1 * _magnitude(x, 1).flatten(1).amax(1)
         threshold = torch.where(threshold > 0, threshold, 1.0)
         rho = per_item(self.lam / threshold, x)

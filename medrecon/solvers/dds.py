@@ -57,5 +57,5 @@ class DDS(Solver):
         x0 = prior(state, self.level * sigma)
         constant = None if self.gamma is None else 1 / self.gamma
         rho = data_weight(constant, self.prior_weight, data.noise_std, sigma)
-        xe = x0 + data.A.solve(data.back - data.A.normal(x0), rho, None, self.n_cg)  # CG from x0, as a correction
+        xe = data.fit(x0, rho, self.n_cg)
         return renoise(xe, (state - x0) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)

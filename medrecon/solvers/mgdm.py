@@ -87,11 +87,11 @@ class MGDM(Solver):
 
         # Outer level
         lam = data_weight(self.lam, self.prior_weight, data.noise_std, sigma)
-        xe = xt0 + A.solve(data.back - A.normal(xt0), lam, None, self.n_cg) if self.outer else xt0
+        xe = data.fit(xt0, lam, self.n_cg) if self.outer else xt0
         x = renoise(xe, (state - x0) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)
 
         # Refinement
         if vjp is not None and refine:
-            discrepancy = A.normal(A.solve(xe - xt0, lam, None, self.n_cg))
+            discrepancy = A.pinv(A(xe - xt0), self.n_cg, lam)  # A^H A commutes with the inverse
             x = x + 2 * self.rho * ((1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * vjp(discrepancy)
         return x

@@ -53,6 +53,6 @@ class PiGDM(Solver):
         r = image_spread(sigma, self.image_std)
         rho = (data.noise_std / r) ** 2
         missing = data.residual(x0)
-        guided = data.A.solve(data.A.adjoint(missing), rho, None, self.n_cg)
+        guided = data.A.pinv(missing, self.n_cg, rho)
         xe = x0 + bounded((sigma / r) ** 2 * vjp(guided), data, missing)
         return renoise(xe, (state - xe) / sigma, sigma, sigma_next, self.eta, noise)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.base import implicit_solve
-from medrecon.operators.linalg import dot, per_item
+from medrecon.operators.base import LinearOperator, implicit_solve
+from medrecon.operators.linalg import dot
 from medrecon.priors.base import Prior, score
-from medrecon.solvers.base import Solver, adam
+from medrecon.solvers.base import Solver, adam, annealed
 
 __all__ = ["SMRD", "sure"]
 
@@ -30,6 +30,11 @@ class _State(NamedTuple):
     steps: int = 0
 
 
+def _fitted(A: LinearOperator, y: Tensor, lam: Tensor, n_cg: int) -> Tensor:
+    """``A.pinv(y, n_cg, lam)``, differentiable in ``lam``."""
+    return A.pinv(y, n_cg, lam) if A.closed_form else implicit_solve(A, A.adjoint(y), lam, None, n_cg)
+
+
 def sure(data: Gaussian, x: Tensor, lam: Tensor, probe: Tensor, n_cg: int) -> tuple[Tensor, Tensor]:
     """Stein's unbiased estimate of ``E |A z - A x_true|^2`` of ``z = (A^H A + lam)^-1 (A^H y + lam x)``, and ``z`` itself.
 
@@ -39,8 +44,8 @@ def sure(data: Gaussian, x: Tensor, lam: Tensor, probe: Tensor, n_cg: int) -> tu
 
     Reference: Stein, Ann. Stat. 9 (1981); Ramani, Blu, Unser, IEEE TIP 17 (2008).
     """
-    z = implicit_solve(data.A, data.back + per_item(lam, x) * x, lam, x, n_cg)
-    spread = implicit_solve(data.A, data.A.normal(probe), lam, None, n_cg)
+    z = x + _fitted(data.A, data.residual(x), lam, n_cg)
+    spread = _fitted(data.A, data.A(probe), lam, n_cg)
     r = data.residual(z)
     variance = torch.as_tensor(data.noise_std).to(x) ** 2
     return dot(r, r) - variance * data.measured + 2 * variance * dot(probe, spread), z
@@ -50,7 +55,7 @@ def sure(data: Gaussian, x: Tensor, lam: Tensor, probe: Tensor, n_cg: int) -> tu
 class SMRD(Solver):
     """Annealed Langevin dynamics with a solve for the data, whose weight is learnt on the way from Stein's estimate of risk.
 
-    ``n_inner`` times ``x <- x + a score(x, sigma) + sqrt(2 a) z``, ``a = step_size sigma^2``, then
+    ``n_inner`` times ``x <- x + a score(x, sigma) + s z``, ``a = step_size sigma^2``, then
     ``x <- (A^H A + lam)^-1 (A^H y + lam x)`` and one Adam step on SURE in ``ln lam``; last, ``prior(x, sigma)`` and that solve
 
     Args:
@@ -64,6 +69,7 @@ class SMRD(Solver):
         ``n_inner`` network evaluations and four times as many solves a step; one evaluation at the end.
 
     Deviation:
+        the noise ``s`` is that of :func:`medrecon.solvers.base.annealed`, ``sqrt(2 a)`` in the limit of small steps;
         the risk of what is measured, for which SURE is unbiased as far as ``x`` does not know the data (the reference code
         multiplies the two terms of SURE and measures it on aliased images, whose noise is not white); Adam on ``ln lam``,
         from 1 (the paper: on lambda, from 2); all levels learn, and the ladder's end is the end, where the paper stops when
@@ -101,8 +107,10 @@ class SMRD(Solver):
     ) -> _State:
         """Moves at ``sigma``, each followed by a solve; the clean estimate at the last level."""
         a = self.step_size * sigma**2
-        for _ in range(self.n_inner):
-            x = state.x + a * score(prior, state.x, sigma) + (2 * a) ** 0.5 * noise.like(state.x)
+        for k in range(self.n_inner):
+            target = sigma_next if k == self.n_inner - 1 and sigma_next > 0 else sigma
+            s = annealed(self.step_size, sigma, target)
+            x = state.x + a * score(prior, state.x, sigma) + s * noise.like(state.x)
             state = self._met(state, x, data, noise)
         return self._met(state, prior(state.x, sigma), data, noise) if sigma_next == 0 else state
 

@@ -95,7 +95,7 @@ def test_geometry_follows_the_rotation_of_the_lines(tmp_path):
     data = load_kspace(write(tmp_path / "a.dat", lines_of(measured()[0])))
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ data.affine
     turn = TURN.as_matrix()
-    # Phase and read directions are the rotation's first two columns reversed, as twixtools has it.
+    # Phase and read directions are the rotation's first two columns reversed: Siemens' sign convention.
     assert np.allclose(lps[:3, 0], -3.0 * turn[:, 0], atol=1e-5)
     assert np.allclose(lps[:3, 1], -2.0 * turn[:, 1], atol=1e-5)
     assert np.allclose(lps[:3, 2], 6.0 * turn[:, 2], atol=1e-5)
@@ -107,7 +107,7 @@ def test_flags_and_counters(tmp_path):
     lines = lines_of(kspace)
     whole = load_kspace(write(tmp_path / "a.dat", lines)).kspace
     lines[4] = line(kspace[0, :, ::-1, 4], ["REFLECT"], lin=4, position=(1, 2, 3))
-    lines.append(line(0 * kspace[0, :, :, 0] + 9, ["PHASCOR"], lin=3, position=(1, 2, 3)))
+    lines.append(line(0 * kspace[0, :, :, 0] + 9, ["RTFEEDBACK"], lin=3, position=(1, 2, 3)))
     reference = line(kspace[0, :, :, 7], ["PATREFSCAN"], lin=7, position=(1, 2, 3))
     del lines[7]
     lines += [reference, line(5 * kspace[0, :, :, 8], ["PATREFSCAN"], lin=8, position=(1, 2, 3))]
@@ -200,3 +200,15 @@ def test_damaged_files_give_one_error_of_ours(tmp_path):
             continue
         assert np.isfinite(data.kspace).all()
     assert refused > 3
+
+
+def test_real_epi_is_refused(data_folder, capsys):
+    """Sampled on ramps, in both directions: no image, and no advice that would lead to a wrong one."""
+    path = data_folder / "kspace" / "siemens" / "epi.dat"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    assert main(["info", str(path)]) == 2
+    text = capsys.readouterr().err
+    assert "gradient ramps" in text
+    assert "phase correction" in text
+    assert "ISMRMRD" not in text
