@@ -50,7 +50,7 @@ class TMPD(Solver):
         """Whether guidance and steps are exact for a Gaussian: a converged solve, and steps enough to keep the variance.
 
         Nine tenths of it at least, for every spread of 0.05 to 1: the images have unit scale, and what the data leave open of
-        them is seldom known better than that. From 8 to 0.005 that takes about 130 steps; 50 keep 82 %, 10 keep 41 %.
+        them is seldom known better than that. From 8 to 0.005 that takes about 110 steps; 50 keep 82 %, 10 keep 41 %.
         """
         kept = variance_kept(sigmas, torch.logspace(math.log10(0.05), 0.0, 14))
         return self.eta == 1.0 and self.n_cg >= 20 and bool(((kept - 1).abs() < 0.1).all())

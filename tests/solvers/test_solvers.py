@@ -269,7 +269,7 @@ def test_ddnm_satisfies_the_data_exactly():
 
 
 def test_ddnm_plus_leaves_the_noise_of_the_data_in_the_data():
-    """Noiseless DDNM reproduces the noise (residual 0); DDNM+ must not: residual about noise_std sqrt(m)."""
+    """Noiseless DDNM reproduces the noise (residual 0); DDNM+ must not: residual of the size of the noise, as of a draw."""
     prior = gaussian_prior()
     matrix = torch.linalg.qr(dense().T)[0].T.contiguous()  # orthonormal rows: all singular values 1
     generator = torch.Generator().manual_seed(0)
@@ -282,9 +282,8 @@ def test_ddnm_plus_leaves_the_noise_of_the_data_in_the_data():
     z = sample(DDNMPlus(), prior, data, few, noise=Noise(range(300)))
     plain = sample(DDNM(), prior, data, few, noise=Noise(range(300)))
     assert data.residual(plain).abs().max() < 1e-12
-    # The posterior mean's own residual, within a factor of 2.
-    size = float(data.residual(z).norm() / (y - exact @ matrix.T).norm())
-    assert 0.5 < size < 2.0
+    # In noise levels; a draw from the posterior has 1 (measured: 0.68).
+    assert 0.5 < float(data.residual(z).square().mean().sqrt()) / 0.1 < 1.0
     # In the measured subspace it is nearer to the posterior mean than the noisy data are (measured: 0.54).
     near = ((z.flatten(1) - exact) @ matrix.T).norm() / ((plain.flatten(1) - exact) @ matrix.T).norm()
     assert near < 0.7
