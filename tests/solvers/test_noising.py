@@ -125,8 +125,14 @@ def test_ddnm_plus_without_singular_values_is_right_for_multiples_of_a_projector
     assert torch.allclose(found, prior(exact, 1.0), atol=1e-12)
     state, after, n = exact[:1].expand(N, -1, -1), 0.05, 0.1 / 1.05**0.5
     data = Gaussian(Dense(matrix), y[:1].expand(N, -1), 40 * 0.1)
-    x = DDNMPlus(n_cg=30).step(state, 1.0, after, prior=prior, data=data, noise=Noise(range(N)))
     x0, P = prior(exact[:1], 1.0), torch.linalg.pinv(matrix) @ matrix
+    # At a level above the noise: what is measured has the data, and only so much fresh noise that both make up the level.
+    x = DDNMPlus(n_cg=30).step(state, 1.0, 0.2, prior=prior, data=data, noise=Noise(range(N))).flatten(1)
+    assert torch.allclose(x.mean(0) @ matrix.T, y[0], atol=40 * 0.01)
+    expected = (0.85 * 0.2) ** 2 * (torch.eye(6, dtype=DOUBLE) - P) + (0.2**2 - n**2) * P
+    assert torch.allclose(torch.cov(x.T), expected, atol=0.0025)
+    # And below it.
+    x = DDNMPlus(n_cg=30).step(state, 1.0, after, prior=prior, data=data, noise=Noise(range(N)))
     kept = (1 - 0.85**2) ** 0.5
     pull = kept * after / n * (torch.linalg.pinv(matrix) @ (y[0] - matrix @ x0.flatten()))
     hidden = (torch.eye(6, dtype=DOUBLE) - P) @ (after * kept * (exact[0] - x0[0]).flatten())

@@ -277,16 +277,12 @@ def test_ddnm_plus_leaves_the_noise_of_the_data_in_the_data():
     x = prior.mean.flatten() + torch.randn(300, 6, generator=generator, dtype=torch.float64) @ root.T
     y = x @ matrix.T + 0.1 * torch.randn(300, 3, generator=generator, dtype=torch.float64)
     data = Gaussian(Dense(matrix), y, 0.1)
-    exact = torch.stack([prior.posterior(matrix, v, 0.1)[0] for v in y])
     few = karras(20.0, 0.01, 20)  # every step below noise_std pulls a little further towards y: few of them
     z = sample(DDNMPlus(), prior, data, few, noise=Noise(range(300)))
     plain = sample(DDNM(), prior, data, few, noise=Noise(range(300)))
     assert data.residual(plain).abs().max() < 1e-12
     # In noise levels; a draw from the posterior has 1 (measured: 0.68).
     assert 0.5 < float(data.residual(z).square().mean().sqrt()) / 0.1 < 1.0
-    # In the measured subspace it is nearer to the posterior mean than the noisy data are (measured: 0.54).
-    near = ((z.flatten(1) - exact) @ matrix.T).norm() / ((plain.flatten(1) - exact) @ matrix.T).norm()
-    assert near < 0.7
     # Without noise it is DDNM, whose noise keeps the unmeasured part of the old.
     free = sample(DDNMPlus(), prior, replace(data, noise_std=0.0), few, noise=Noise(range(300)))
     assert data.residual(free).abs().max() < 1e-9
