@@ -248,7 +248,7 @@ BREAKS = [
         "likelihood.py",
         "thick = u.clamp(min=-1.0)\n        tangent",
         "thick = u\n        tangent",
-        "solvers/test_counts.py",
+        "test_likelihood.py",
     ),
     ("solvers/daps.py", "first = data.prox(x0, r**2, self.n_cg)", "pass", "solvers/test_counts.py"),
     ("solvers/r2d2.py", "6 ** (len(axes) / 2)", "6", "solvers/test_methods.py"),

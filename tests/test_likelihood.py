@@ -107,6 +107,16 @@ def test_no_photon_behind_a_thick_absorber():
     assert data.grad(thick).isfinite().all() and data.prox(thick, 1.0).isfinite().all()
 
 
+def test_an_absorber_that_cannot_be_leads_back():
+    """Line integrals of -1000, whose counts no number holds: a finite slope upwards, and a proximal map that comes near."""
+    data, _ = LAWS["transmission, scatter"]
+    far = -1000 * X
+    assert data.grad(far).isfinite().all() and (dot(data.grad(far), X) > 0).all()
+    assert data.residual(far).isfinite().all()
+    near = data.prox(far, 1e6, 200)
+    assert (A(near) > -1).all()
+
+
 def test_many_photons_are_a_weighted_gaussian():
     """The law of a log count tends to a Gaussian of variance one over the count."""
     photons = 1e9
