@@ -11,14 +11,16 @@ from dataclasses import asdict, fields
 from difflib import get_close_matches
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medrecon.data.errors import InputError
+from medrecon.data.kspace import sampling_mask
 from medrecon.likelihood import Gaussian
-from medrecon.noise import Noise, karras
+from medrecon.noise import Noise
 from medrecon.operators.base import Composed
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import ParallelBeam, Projector
@@ -207,7 +209,6 @@ class SliceInferer(Inferer):
         learned = self.solver.requires.prior
         if samples > 1 and not learned:
             raise InputError(f"solver {solver!r} has no random samples; ask for 1, or choose a solver with a prior")
-        levels = max(1, n_steps // max(1, self.solver.evaluations))
         classical = {k: v for k, v in (tuned or {}).get(start or "", {}).items() if k != "sigma_max"}
         self.start = make_solver(start, classical) if start else None
         if (start is None) != (start_sigma is None):
@@ -221,7 +222,7 @@ class SliceInferer(Inferer):
                 raise InputError(f"start_sigma must be above the last level, {sigma_min}; got {start_sigma}")
             sigma_max = start_sigma
         self.start_name = start
-        self.sigmas = karras(sigma_max, sigma_min, levels) if learned else torch.tensor([1.0, 0.0])
+        self.sigmas = self.solver.ladder(sigma_max, sigma_min, n_steps) if learned else torch.tensor([1.0, 0.0])
 
     def prior(self, network: nn.Module) -> Prior:
         """The network as a prior of complex images: wrapped, told its condition, guided, under its symmetries."""
@@ -302,7 +303,7 @@ class SliceInferer(Inferer):
         calibrated = self.start is None and self.solver.calibrated(self.sigmas)
         record = {
             "solver": {"name": self.name, **asdict(self.solver), "calibrated": calibrated},
-            "steps": len(self.sigmas) - 1,
+            "steps": int((self.sigmas.diff() <= 0).sum()),  # of those that rise none costs an evaluation
             "start": self.start_name,
             "sigma_max": round(self.sigmas[0].item(), 6),
             "sigma_min": round(self.sigmas[-2].item(), 6),
@@ -367,7 +368,7 @@ class PosteriorInferer(SliceInferer):
         Args:
             inputs: k-space ``(1, slices, coils, y, x)`` complex, zero where not sampled.
             network: the prior's network; may be ``None`` for a classical solver.
-            mask: ``(1, 1 or y, x)`` bool, true where sampled.
+            mask: ``(1, 1 or y, x)`` bool, true where sampled; checked against ``inputs``.
             maps: coil sensitivities ``(1, slices, coils, y, x)``, all ones for single-coil data.
             noise_std: of ``inputs``, per real component.
             slices: their indices in the volume, for the seeds; default: from 0.
@@ -379,6 +380,9 @@ class PosteriorInferer(SliceInferer):
         if len(inputs) != 1:
             raise ValueError(f"PosteriorInferer takes one volume at a time (batch_size 1); got {len(inputs)}")
         kspace, maps, mask = (_plain(t)[0] for t in (inputs, maps, mask))
+        checked = np.atleast_2d(sampling_mask(kspace.cpu().numpy(), mask.cpu().numpy()))
+        mask = torch.from_numpy(checked).to(kspace.device)
+        kspace = kspace * mask
         std = float(torch.as_tensor(noise_std).flatten()[0])
         numbers = list(range(len(kspace))) if slices is None else [int(index) for index in slices]
 

@@ -17,7 +17,7 @@ import medrecon
 from medrecon.bundle import find_bundle, load_config, metadata, parsed
 from medrecon.data.errors import InputError, warn
 from medrecon.data.espirit import espirit_maps
-from medrecon.data.kspace import check_mask, sampled
+from medrecon.data.kspace import common_mask, sampling_mask
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
 from medrecon.inferers import PosteriorInferer
@@ -170,12 +170,12 @@ def reconstruct(
     if not np.iscomplexobj(kspace) or kspace.ndim not in (3, 4):
         raise InputError(f"{name}: k-space must be complex (slices, coils, y, x); got {kspace.dtype} {kspace.shape}")
     kspace = kspace.reshape(-1, *kspace.shape[-3:]).astype(np.complex64)
-    mask = sampled(kspace) if mask is None else check_mask(mask, kspace.shape[2:], name)
-    kspace = np.ascontiguousarray(kspace * mask)
     if not np.isfinite(kspace).all():
         raise InputError(f"{name}: k-space holds NaN or Inf; export the data again")
     if not kspace.any():
-        raise InputError(f"{name}: k-space is all zeros where the mask samples; there is nothing to reconstruct")
+        raise InputError(f"{name}: k-space is all zeros; there is nothing to reconstruct")
+    mask = sampling_mask(kspace, mask, name, alike=False)
+    kspace = np.ascontiguousarray(kspace * mask)
     if noise_std is not None and not 0 <= noise_std < float("inf"):
         raise InputError(f"the noise must be a finite number that is not negative; got {noise_std}")
     noise_source = "given"
@@ -185,6 +185,7 @@ def reconstruct(
     chosen = kspace[list(numbers)]
     if not len(chosen):
         raise InputError(f"{name}: no slices in {slices.start}:{slices.stop}; there are {len(kspace)}")
+    mask = common_mask(chosen, mask, name)
 
     # Settings are judged before the long work: maps, weights, steps.
     root = find_bundle(bundle)

@@ -8,6 +8,7 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block
+from medrecon.data.noise import scan_fault
 
 __all__ = [
     "Combination",
@@ -36,28 +37,52 @@ def to_kspace(image: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndarray
     return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(image, axes), axes=axes, norm="ortho"), axes)
 
 
-def noise_covariance(scan: np.ndarray) -> np.ndarray:
+def noise_covariance(scan: np.ndarray, name: str = "k-space") -> np.ndarray:
     """Covariance ``E[n n^H]`` of the coils, ``(coils, coils)`` complex128, from a noise scan ``(coils, ...)``.
 
     Raises:
-        InputError: for fewer samples than coils, whose covariance would be singular.
+        InputError: naming the data, for what is no noise scan, and for fewer samples than coils, whose covariance is singular.
     """
-    flat = scan.reshape(len(scan), -1).astype(np.complex128)
-    if flat.shape[1] <= len(flat):
-        raise InputError(f"a noise scan of {flat.shape[1]} samples cannot tell the covariance of {len(flat)} coils")
+    scan = np.asarray(scan)
+    flat = scan.reshape(len(scan), -1) if scan.ndim else scan[None, None]
+    if scan.ndim and flat.shape[1] <= len(flat):
+        raise InputError(
+            f"{name}: a noise scan of {flat.shape[1]} samples cannot tell the covariance of {len(flat)} coils; "
+            "do without whitening"
+        )
+    fault = scan_fault(scan, len(flat))
+    if fault:
+        raise InputError(f"{name}: the noise scan {fault}, so its covariance is unknown; do without whitening")
+    flat = flat.astype(np.complex128)
     flat = flat - flat.mean(axis=1, keepdims=True)
     return flat @ flat.conj().T / (flat.shape[1] - 1)
 
 
-def prewhiten(kspace: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, float]:
+def _factor(covariance: np.ndarray, name: str) -> np.ndarray:
+    """The Cholesky factor ``L`` of a covariance that can be inverted."""
+    size = np.sqrt(np.diag(covariance).real)
+    try:
+        # Coils that are copies or mixtures of others leave nothing but rounding.
+        if np.linalg.eigvalsh(covariance / np.outer(size, size))[0] > 1e-9:
+            return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        pass
+    raise InputError(
+        f"{name}: the noise covariance is not positive definite; some coils are copies or mixtures of others, so do without "
+        "whitening"
+    )
+
+
+def prewhiten(kspace: np.ndarray, covariance: np.ndarray, name: str = "k-space") -> tuple[np.ndarray, float]:
     """Mix the coils so that their noise is independent and equally strong.
 
     ``L^-1 k`` with the Cholesky factor of the covariance, times the root mean square of the coils' noise, so that the scale of
-    the data stays as it was.
+    the data stays as it was. Dead coils, without signal or noise, stay zero.
 
     Args:
         kspace: ``(slices, coils, y, x)``.
-        covariance: ``E[n n^H]``, Hermitian and positive definite.
+        covariance: ``E[n n^H]``, Hermitian and positive definite but for dead coils.
+        name: of the data, in errors.
 
     Returns:
         k-space of the same type, and its noise standard deviation per real component.
@@ -72,19 +97,23 @@ def prewhiten(kspace: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, f
     coils = kspace.shape[1]
     if covariance.shape != (coils, coils) or not np.isfinite(covariance).all():
         raise InputError(
-            f"the noise covariance of {coils} coils must be {coils} x {coils} and finite; got {covariance.shape}"
+            f"{name}: the noise covariance of {coils} coils must be {coils} x {coils} and finite; got {covariance.shape}"
         )
-    try:
-        factor = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError as error:
+    variance = np.diag(covariance).real
+    noisy = variance > 1e-12 * variance.max()
+    silent = np.flatnonzero(~noisy & kspace.any(axis=(0, 2, 3)))
+    if len(silent) or not noisy.any():
         raise InputError(
-            "the noise covariance is not positive definite; measure more noise, or leave dead coils out"
-        ) from error
-    size = float(np.sqrt(np.trace(covariance).real / coils))
-    flat = np.moveaxis(kspace, 1, 0).reshape(coils, -1)
-    white = size * solve_triangular(factor, flat, lower=True)
-    white = np.moveaxis(white.reshape(coils, kspace.shape[0], *kspace.shape[2:]), 0, 1)
-    return np.ascontiguousarray(white, dtype=kspace.dtype), size / 2**0.5
+            f"{name}: the noise covariance is not positive definite: coil {', '.join(map(str, silent)) or 0} has no noise; "
+            "do without whitening"
+        )
+    factor = _factor(covariance[np.ix_(noisy, noisy)], name)
+    size = float(np.sqrt(variance[noisy].mean()))
+    white = np.zeros_like(kspace, order="C")
+    for out, one in zip(white, kspace, strict=True):  # slice by slice, so that no slice changes another's rounding
+        flat = size * solve_triangular(factor, one[noisy].reshape(int(noisy.sum()), -1), lower=True)
+        out[noisy] = flat.reshape(-1, *kspace.shape[2:])
+    return white, size / 2**0.5
 
 
 def compress_coils(
@@ -118,8 +147,12 @@ def compress_coils(
         return kspace, 1.0
     whole = np.broadcast_to(mask, kspace.shape[-2:])
     rows, columns = acs_block(whole)
+    signal = kspace.any(axis=(1, 2, 3))  # empty slices would change the rounding
+    if not kspace[signal][..., rows, columns].any():
+        raise InputError("coil compression needs a fully sampled centre of k-space, and there is none; do without it")
     if method == "svd":
-        matrix = np.moveaxis(kspace[..., rows, columns], 1, 0).reshape(coils, -1)
+        centre = kspace[signal][..., rows, columns]
+        matrix = np.moveaxis(centre, 1, 0).reshape(coils, -1)
         values, vectors = np.linalg.eigh(matrix @ matrix.conj().T)
         mixed = np.einsum("nc,scyx->snyx", vectors[:, ::-1][:, :n].conj().T, kspace)
         return mixed.astype(kspace.dtype), float(values[-n:].sum() / values.sum())
@@ -127,7 +160,7 @@ def compress_coils(
         raise InputError("geometric coil compression needs whole rows (a readout) at every sampled column; choose svd")
     hybrid = from_kspace(kspace, (-2,))
     # (y, coils, slices * columns of the centre)
-    local = np.moveaxis(hybrid[..., columns], (2, 1), (0, 1)).reshape(kspace.shape[2], coils, -1)
+    local = np.moveaxis(hybrid[signal][..., columns], (2, 1), (0, 1)).reshape(kspace.shape[2], coils, -1)
     values, vectors = np.linalg.eigh(local @ np.conj(np.swapaxes(local, 1, 2)))
     mixtures = np.conj(np.swapaxes(vectors[:, :, ::-1][:, :, :n], 1, 2))
     for i in range(1, len(mixtures)):

@@ -241,6 +241,8 @@ _RANGES = {
     "n_corrector": (0, 10_000),
     "n_cg": (0, 10_000),
     "n_iter": (1, 1_000_000),
+    "length": (1, 1_000_000),
+    "repeats": (1, 10_000),
 }
 
 
@@ -278,6 +280,10 @@ class Solver:
     def calibrated(self, sigmas: Tensor) -> bool:
         """Whether the spread of its samples from noise down the ladder ``sigmas`` may be shown as an uncertainty."""
         return False
+
+    def ladder(self, sigma_max: float, sigma_min: float, budget: int) -> Tensor:
+        """Levels from ``sigma_max`` to ``sigma_min``, then 0, for ``budget`` evaluations of the prior; at least one step."""
+        return karras(sigma_max, sigma_min, max(1, budget // max(1, self.evaluations)))
 
     def check(self, data: Likelihood) -> None:
         """Refuse a problem that the solver cannot work with, naming both.

@@ -17,12 +17,12 @@ from torch import Tensor
 from medrecon.data.errors import InputError, warn
 from medrecon.data.espirit import combined_reference
 from medrecon.data.geometry import affine_of_slices
-from medrecon.data.kspace import KSpace, bounding_box, load_kspace, sampled
+from medrecon.data.kspace import KSpace, load_kspace, sampled, undersampled, unlike
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.noise import noise_level, noise_scan_std
 from medrecon.data.noncartesian import load_noncartesian, outer_noise_std
 from medrecon.reconstruction import magnitudes, sensitivity_maps
-from medrecon.transforms.coils import relabelled
+from medrecon.transforms.coils import as_array, mask_of, relabelled
 
 __all__ = [
     "EstimateSensitivityMaps",
@@ -58,13 +58,13 @@ class LoadKSpace(Transform):
     """Load raw k-space of any format that :func:`medrecon.data.kspace.load_kspace` knows.
 
     Args:
-        select: of ISMRMRD files, which contrast, phase, repetition or set, e.g. ``{"contrast": 0}``.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset, e.g. ``{"contrast": 0}``.
 
     Raises:
         medrecon.InputError: naming the file and what is wrong with it.
     """
 
-    def __init__(self, select: Mapping[str, int] | None = None) -> None:
+    def __init__(self, select: Mapping[str, int | str] | None = None) -> None:
         self.select = select
 
     def load(self, path: str | Path) -> tuple[MetaTensor, KSpace]:
@@ -95,7 +95,7 @@ class LoadKSpaced(MapTransform):
         mask_key: where the mask goes.
         noise_key: where the noise standard deviation goes.
         scan_key: where a noise scan ``(coils, n)`` goes, of files that hold one.
-        select: of ISMRMRD files, which contrast, phase, repetition or set, e.g. ``{"contrast": 0}``.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset, e.g. ``{"contrast": 0}``.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -108,7 +108,7 @@ class LoadKSpaced(MapTransform):
         mask_key: str = "mask",
         noise_key: str = "noise_std",
         scan_key: str = "noise_scan",
-        select: Mapping[str, int] | None = None,
+        select: Mapping[str, int | str] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -122,6 +122,9 @@ class LoadKSpaced(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             out[key], loaded = self.load.load(out[key])
+            differs = unlike(loaded.kspace, loaded.mask)
+            if differs:
+                raise InputError(f"{loaded.path}: {differs}")
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
             out[self.noise_key] = out[key].meta["noise_std"]
             if loaded.noise is not None:
@@ -140,7 +143,7 @@ class LoadNonCartesiand(MapTransform):
         keys: of the paths.
         trajectory_key: of a trajectory's path, where the file holds none; and where the trajectory goes.
         matrix: of the image; default: the file's.
-        select: of ISMRMRD files, which contrast, phase, repetition or set.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset.
         noise_key: where the noise standard deviation goes.
         allow_missing_keys: as in MONAI.
 
@@ -153,7 +156,7 @@ class LoadNonCartesiand(MapTransform):
         keys: KeysCollection,
         trajectory_key: str = "trajectory",
         matrix: Sequence[int] | None = None,
-        select: Mapping[str, int] | None = None,
+        select: Mapping[str, int | str] | None = None,
         noise_key: str = "noise_std",
         allow_missing_keys: bool = False,
     ) -> None:
@@ -209,19 +212,20 @@ class UndersampleKSpace(Transform):
         """Bool ``(1 or y, x)``, of the case."""
         meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
         name = meta.get("filename_or_obj", "")
-        measured = (torch.as_tensor(kspace) != 0).flatten(0, 1).any(0).cpu().numpy()
-        if (bounding_box(measured) & ~measured).any():
+        array = as_array(kspace)
+        measured = sampled(array)
+        if undersampled(array, measured):
             raise InputError(f"{name or 'k-space'}: is undersampled already; give fully sampled data")
         seed = zlib.crc32(f"{self.seed}:{case or Path(name).stem}".encode("utf-8", "surrogateescape"))
         try:
             mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed)
         except ValueError as error:
             raise InputError(f"{name or 'k-space'}: {error}") from error
-        return torch.from_numpy(np.atleast_2d(mask))
+        return torch.from_numpy(np.atleast_2d(mask & measured))  # zero padding is not sampled
 
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space, zero where not sampled."""
-        mask = self.mask(kspace) if mask is None else mask
+        mask = self.mask(kspace) if mask is None else torch.from_numpy(np.atleast_2d(mask_of(kspace, mask)))
         out = kspace * mask
         if isinstance(out, MetaTensor):
             out.meta["acceleration"] = achieved_acceleration(mask.numpy())
@@ -288,8 +292,7 @@ class EstimateSensitivityMaps(Transform):
         """Complex64 maps like k-space, ones for a single coil; ``(slices, sets, coils, y, x)`` for several sets."""
         array = torch.as_tensor(kspace).cpu().numpy()
         name = str(kspace.meta.get("filename_or_obj", name)) if isinstance(kspace, MetaTensor) else name
-        mask_array = sampled(array) if mask is None else np.asarray(mask)
-        return sensitivity_maps(array, mask_array, name, noise_std=noise_std, **self.settings)
+        return sensitivity_maps(array, mask_of(kspace, mask), name, noise_std=noise_std, **self.settings)
 
 
 class EstimateSensitivityMapsd(MapTransform):

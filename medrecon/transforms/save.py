@@ -12,7 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from medrecon.data.images import load_image
+from medrecon.data.images import load_like
 from medrecon.reconstruction import finish_record, magnitudes, mean_phase, provenance
 from medrecon.writers import output_paths, write_reconstruction
 
@@ -57,7 +57,7 @@ class _Save(MapTransform):
         affine = data[self.source_key].affine.cpu().numpy() if meta.get("affine_known") else None
         headers = ()
         if self.like is not None:
-            series = load_image(self.like)
+            series = load_like(self.like)
             headers = series.headers
             affine = series.affine if affine is None and series.array.shape == image.shape else affine
         sources = [source, *(header.filename for header in headers)]
@@ -68,7 +68,7 @@ class _Save(MapTransform):
             self.output_dir,
             source.stem,
             image,
-            {**record, "input": str(source), "warnings": [*meta.get("warnings", []), *record.get("warnings", [])]},
+            {**record, "input": str(source), "warnings": [*(meta.get("warnings") or []), *record.get("warnings", [])]},
             samples,
             spacing,
             self.fmt,

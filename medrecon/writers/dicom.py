@@ -20,6 +20,7 @@ from pydicom.valuerep import format_number_as_ds
 
 import medrecon
 from medrecon.data.errors import InputError
+from medrecon.writers.formats import with_signal
 
 __all__ = ["Slice", "deidentified", "derived_series", "spread_map"]
 
@@ -147,7 +148,7 @@ def derived_series(
         stored = np.clip(np.round(volume / slope), 0, 32767).astype(np.uint16)
     now = datetime.datetime.now()
     common = _common(record, first, modality, pixel, apart, deidentify, now)
-    low, high = np.percentile(stored, (1, 99.5))
+    low, high = np.percentile(with_signal(stored), (1, 99.5))
     out = []
     for k, plane in enumerate(stored):
         dataset = Dataset()

@@ -15,7 +15,7 @@ from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
 from medrecon.likelihood import Gaussian
 from medrecon.networks import ResidualUNet
-from medrecon.noise import Noise, below, karras, time_travel
+from medrecon.noise import Noise, below, karras, time_travel, travelled
 from medrecon.operators import Operator, sense
 from medrecon.operators.base import LinearOperator
 from medrecon.operators.spectral import Dense as SpectralDense
@@ -499,6 +499,27 @@ def test_time_travel_keeps_the_law():
     sigmas = time_travel(karras(20.0, 0.01, 100), 25, 2)
     x = sample(DPS(zeta=0.0), prior, data, sigmas, noise=Noise(range(2000))).flatten(1)
     assert abs(float(x.var(0).sum() / prior.covariance.trace()) - 1) < 0.1
+
+
+def test_time_travel_within_a_budget():
+    """The finest ladder whose walk goes down at most so often; none of the budget is lost where nothing is repeated."""
+    for budget in (1, 2, 7, 20, 50, 100):
+        for length, repeats in ((1, 1), (3, 4), (2, 8), (10, 10)):
+            sigmas = travelled(20.0, 0.01, budget, length, repeats)
+            falls, levels = int((sigmas.diff() < 0).sum()), len(sigmas.unique()) - 1
+            assert 0.7 * budget <= falls <= budget
+            assert torch.allclose(sigmas.unique().flip(0), karras(20.0, 0.01, levels))
+            again = min(repeats, max(1, budget // (4 * length)))
+            finer = time_travel(karras(20.0, 0.01, levels + 1), length, again)
+            assert int((finer.diff() < 0).sum()) > budget
+    prior, data, _ = measured(batch=1)
+    counted, repaint = Counted(prior), SOLVERS["repaint"]()
+    sigmas = repaint.ladder(20.0, 0.01, 50)
+    assert (sigmas.diff() > 0).any()
+    sample(repaint, counted, fitted("repaint", data), sigmas, noise=Noise(0))
+    assert 40 <= counted.calls <= 50
+    assert torch.equal(SOLVERS["repaint"](repeats=1).ladder(20.0, 0.01, 50), karras(20.0, 0.01, 50))
+    assert len(SOLVERS["scoremri"]().ladder(20.0, 0.01, 50)) == 26  # two evaluations a step
 
 
 def test_noise_has_one_stream_per_item():
