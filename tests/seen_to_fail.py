@@ -276,6 +276,7 @@ BREAKS = [
     ("solvers/base.py", "min(sigma, 1.0) ** 2", "sigma**2", "solvers/test_noising.py"),
     ("solvers/base.py", "v + after**2 - sigma**2", "v", "solvers/test_noising.py"),
     ("solvers/tmpd.py", "((kept - 1).abs() < 0.1).all()", "True", "solvers/test_noising.py"),
+    ("inferers.py", "self.start is None and self.solver.cal", "self.solver.cal", "solvers/test_noising.py"),
     ("sample.py", "level == 0 and i == len(levels) - 1", "level == 0", "solvers/test_noising.py"),
     ("solvers/ddrm.py", "(0.0, 0.95)", "(0.0, 1.0)", "solvers/test_noising.py"),
     (

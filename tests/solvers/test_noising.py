@@ -1,5 +1,6 @@
 """How much noise a step leaves, and how much of the data: the books that a sampler keeps, and what ladders allow."""
 
+import json
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -7,7 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from medrecon.inferers import PosteriorInferer
 from medrecon.likelihood import Gaussian
+from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, karras, time_travel
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.priors import GaussianPrior
@@ -235,3 +238,16 @@ def test_a_ladder_is_one_row():
     for sigmas in (torch.ones(1), torch.ones(2, 2), torch.tensor(1.0)):
         with pytest.raises(ValueError, match="at least two levels in one row"):
             sample(DDS(), prior, data, sigmas, noise=Noise(0))
+
+
+def test_sidecars_ask_the_solver_about_their_ladder(monkeypatch):
+    """And whose run starts from another estimate has no spread of its own, whatever the solver says."""
+    asked = []
+    monkeypatch.setattr(TMPD, "calibrated", lambda self, sigmas: asked.append(sigmas) or True)
+    network = ResidualUNet(channels=(8, 16), blocks=(1, 1)).eval()
+    kspace = torch.randn(1, 1, 1, 24, 20, generator=torch.Generator().manual_seed(0), dtype=torch.complex64)
+    scan = kspace, network, torch.ones(1, 1, 20, dtype=torch.bool), torch.ones_like(kspace), 0.1
+    for start, expected in (({}, True), ({"start": "cg-sense", "start_sigma": 0.5}, False)):
+        inferer = PosteriorInferer(solver="tmpd", n_steps=3, dtype=None, **start)
+        assert json.loads(inferer(*scan).meta["record"])["solver"]["calibrated"] is expected
+        assert expected is False or torch.equal(asked[-1], inferer.sigmas)
