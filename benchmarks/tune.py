@@ -45,7 +45,7 @@ GRIDS: dict[str, dict[str, list]] = {
         "sigma_max": SIGMA_MAX, "prior_weight": [0.2, 0.5, 1.0, 2.0], "zeta": [0.0, 0.1, 0.25, 0.5],
         "rho": [0.0, 0.1, 0.25], "level": [1.0, 1.3, 1.6],
     },
-    "dps": {"zeta": [2.5, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0], "sigma_max": SIGMA_MAX},
+    "dps": {"zeta": [0.01, 0.02, 0.04, 0.08, 0.2, 0.4, 0.8], "sigma_max": SIGMA_MAX},
     "diffpir": {"lam": [0.1, 0.3, 1.0, 3.0, 8.0, 20.0], "sigma_max": SIGMA_MAX, "share": [0.1, 0.3, 0.6, 1.0]},
     "reddiff": {
         "prior_weight": [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5], "sigma_max": [0.1, *SIGMA_MAX], "lr": [0.02, 0.05, 0.1],
@@ -61,9 +61,9 @@ GRIDS: dict[str, dict[str, list]] = {
     "ilvr": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "until": [0.0, 0.02]},
     "repaint": {"sigma_max": SIGMA_MAX},
     "ddrm": {"sigma_max": SIGMA_MAX, "eta": [0.5, 0.85, 1.0], "eta_b": [0.3, 0.6, 1.0]},
-    "mcg": {"zeta": [0.5, 2.0, 5.0, 10.0], "sigma_max": SIGMA_MAX, "strength": [0.5, 0.8, 1.0], "n_cg": [1, 2, 5]},
+    "mcg": {"zeta": [0.002, 0.008, 0.02, 0.04], "sigma_max": SIGMA_MAX, "strength": [0.5, 0.8, 1.0], "n_cg": [1, 2, 5]},
     "dsg": {"guidance": [0.1, 0.2, 0.4, 0.7, 1.0], "sigma_max": SIGMA_MAX},
-    "lgd": {"zeta": [1.0, 2.5, 5.0, 10.0, 20.0], "sigma_max": SIGMA_MAX, "image_std": [0.05, 0.25]},
+    "lgd": {"zeta": [0.004, 0.01, 0.02, 0.04, 0.08], "sigma_max": SIGMA_MAX, "image_std": [0.05, 0.25]},
     "pigdm": {"sigma_max": SIGMA_MAX, "image_std": [0.25, 0.35, 0.5, 1.0], "eta": [0.5, 0.85, 1.0]},
     "tmpd": {"sigma_max": [0.7, 1.5, 4.0], "eta": [0.5, 1.0]},
 }  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Noise", "below", "from_betas", "karras", "time_travel"]
+__all__ = ["Noise", "below", "from_betas", "karras", "time_travel", "travelled"]
 
 
 class Noise:
@@ -82,3 +82,16 @@ def time_travel(sigmas: Tensor, length: int, repeats: int) -> Tensor:
             if k < again - 1:
                 index.append(first)
     return sigmas[index]
+
+
+def travelled(sigma_max: float, sigma_min: float, n_steps: int, length: int, repeats: int) -> Tensor:
+    """The finest :func:`karras` ladder whose walk by :func:`time_travel` goes down at most ``n_steps`` times, so walked.
+
+    ``n_steps`` levels for ``repeats = 1``; fewer repeats where the budget does not pay for four stretches.
+    """
+    repeats = max(1, min(repeats, n_steps // (4 * length)))
+    for n in range(n_steps, 1, -1):
+        # All stretches but the last are walked again; the last step goes to 0.
+        if n + (repeats - 1) * length * ((n - 1) // length) <= n_steps:
+            return time_travel(karras(sigma_max, sigma_min, n), length, repeats)
+    return karras(sigma_max, sigma_min, 1)

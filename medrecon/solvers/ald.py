@@ -15,7 +15,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.linalg import dot, per_item
 from medrecon.priors.base import Prior, score
-from medrecon.solvers.base import Solver
+from medrecon.solvers.base import Solver, annealed
 
 __all__ = ["ALD"]
 
@@ -24,8 +24,9 @@ __all__ = ["ALD"]
 class ALD(Solver):
     """Annealed Langevin dynamics on the posterior: the likelihood is widened by as much noise as the image has.
 
-    ``n_inner`` times ``x <- x + a (score + A^H (y - A x) / (gain sigma^2 + noise_std^2)) + sqrt(2 a) z``,
-    ``a = step_size sigma^2``, ``gain = |A|^2``; last, ``prior(x, sigma)``
+    ``n_inner`` times ``x <- x + a (score + A^H (y - A x) / (gain sigma^2 + noise_std^2)) + s z``,
+    ``a = step_size sigma^2``, ``gain = |A|^2``; last, ``prior(x, sigma)``. The noise ``s`` leaves the image at level ``sigma``,
+    and after the last move at the next: :func:`medrecon.solvers.base.annealed`
 
     Args:
         step_size: of a move over sigma^2, below 1 (score and data each add at most as much).
@@ -37,6 +38,8 @@ class ALD(Solver):
         ``n_inner`` network evaluations, ``A`` and ``A^H`` a step; one evaluation at the end.
 
     Deviation:
+        ``s`` is ``sqrt(2 a)`` in the paper, where it is the limit of small steps; at the steps that fifty levels need, the image
+        would be noisier than the level that the prior assumes, and worse than a zero-filled one.
         the paper's gamma_t is a free sequence; here it is the spread of ``A n`` for noise ``n`` of the level, at most.
         Norms are per item.
     """
@@ -57,7 +60,7 @@ class ALD(Solver):
     ) -> Tensor:
         """Moves at ``sigma``; the clean estimate at the last level."""
         x, a = state, self.step_size * sigma**2
-        for _ in range(self.n_inner):
+        for k in range(self.n_inner):
             slope, towards = score(prior, x, sigma), data.A.adjoint(data.residual(x))
             if self.weight is None:
                 spread = data.gain * sigma**2 + torch.as_tensor(data.noise_std).to(x) ** 2
@@ -66,5 +69,6 @@ class ALD(Solver):
                 size = dot(towards, towards)
                 ratio = dot(slope, slope) / torch.where(size > 0, size, 1.0)
                 share = per_item(self.weight * torch.where(size > 0, ratio, 0.0).sqrt(), x)
-            x = x + a * (slope + share * towards) + (2 * a) ** 0.5 * noise.like(x)
+            target = sigma_next if k == self.n_inner - 1 and sigma_next > 0 else sigma
+            x = x + a * (slope + share * towards) + annealed(self.step_size, sigma, target) * noise.like(x)
         return prior(x, sigma) if sigma_next == 0 else x

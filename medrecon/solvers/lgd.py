@@ -24,11 +24,11 @@ __all__ = ["LGD"]
 class LGD(Solver):
     """Loss-guided diffusion: like DPS, with the misfit averaged over images near the clean estimate.
 
-    ``x' = ancestral(x0, x) - zeta sqrt((1 + sigma^2)(1 + sigma'^2)) J^T mean_k grad |y - A(x0 + r z_k)|``,
+    ``x' = ancestral(x0, x) - zeta sqrt(n (1 + sigma^2)(1 + sigma'^2)) J^T mean_k grad |y - A(x0 + r z_k)|``,
     ``r = sigma s / sqrt(sigma^2 + s^2)``, ``s = image_std``
 
     Args:
-        zeta: step, a length in image space, see DPS.
+        zeta: step, per root of the number ``n`` of numbers in an image, see DPS.
         n_draws: images over which the misfit is averaged (the paper's n).
         image_std: spread of the images per component (the paper's 1).
 
@@ -42,7 +42,7 @@ class LGD(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=Operator, likelihood=ANY)
 
-    zeta: float = 5.0
+    zeta: float = 0.04
     n_draws: int = 4
     image_std: float = 0.25
 
@@ -54,5 +54,5 @@ class LGD(Solver):
         r = image_spread(sigma, self.image_std)
         slopes = [misfit(x0 + r * noise.like(x0), data)[1] for _ in range(self.n_draws)]
         x = renoise(x0, (state - x0) / sigma, sigma, sigma_next, 1.0, noise)
-        scale = self.zeta * ((1 + sigma**2) * (1 + sigma_next**2)) ** 0.5
+        scale = self.zeta * (state[0].numel() * (1 + sigma**2) * (1 + sigma_next**2)) ** 0.5
         return x - scale * vjp(torch.stack(slopes).mean(0))

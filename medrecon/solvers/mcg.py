@@ -22,14 +22,14 @@ __all__ = ["MCG"]
 class MCG(Solver):
     """Manifold-constrained gradient: a step like that of DPS, then the measured part is that of noisy data.
 
-    ``x0 = prior(x);  x' = ancestral(x0, x) - zeta sqrt((1 + sigma^2)(1 + sigma'^2)) grad_x |y - A x0|``
+    ``x0 = prior(x);  x' = ancestral(x0, x) - zeta sqrt(n (1 + sigma^2)(1 + sigma'^2)) grad_x |y - A x0|``
     ``x' <- x' + strength A^+ (y + sigma' A z - A x')``
 
     With ``strength = 1`` only the unmeasured part of the gradient moves the image. For noiseless data: it reproduces whatever
     noise ``y`` holds (DPS is the same authors' answer to that).
 
     Args:
-        zeta: step, a length in image space, see DPS.
+        zeta: step, per root of the number ``n`` of numbers in an image, see DPS.
         strength: 0 (DPS) to 1 of the projection (the paper's lambda, which falls from 1 to 0.6 for CT).
         n_cg: iterations of ``A^+`` where it has no closed form.
 
@@ -43,7 +43,7 @@ class MCG(Solver):
 
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"strength": (0.0, 1.0)}
 
-    zeta: float = 5.0
+    zeta: float = 0.04
     strength: float = 1.0
     n_cg: int = 2
 
@@ -54,5 +54,6 @@ class MCG(Solver):
         x0, vjp = with_vjp(prior, state, sigma)
         _, slope = misfit(x0, data)
         x = renoise(x0, (state - x0) / sigma, sigma, sigma_next, 1.0, noise)
-        x = x - self.zeta * ((1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * vjp(slope)
+        n = state[0].numel()
+        x = x - self.zeta * (n * (1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * vjp(slope)
         return projected(x, data, sigma_next, self.strength, self.n_cg, noise)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medrecon.likelihood import Gaussian
-from medrecon.noise import Noise
+from medrecon.noise import Noise, travelled
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Requires, Solver, renoise
@@ -26,17 +26,29 @@ class RePaint(Solver):
 
     ``V^H x' = U^H y / s + sigma' z`` where a singular value ``s`` is not 0, and that of the ancestral step elsewhere
 
-    The paper walks a ladder that rises again and again, so that known and unknown grow together:
-    ``medrecon.noise.time_travel(sigmas, 10, 10)``. For noiseless data: it reproduces whatever noise ``y`` holds.
+    The ladder rises again and again (:func:`medrecon.noise.time_travel`), so that known and unknown grow together. For
+    noiseless data: it reproduces whatever noise ``y`` holds.
+
+    Args:
+        length: steps of a stretch of the ladder that is walked again (the paper's j, 10).
+        repeats: how often every stretch is walked (the paper's r, 10, at 250 levels: 4570 evaluations); 1: once.
 
     Cost:
-        1 network evaluation a step.
+        1 network evaluation a step. The ladder of a given budget has about ``1 / repeats`` as many levels.
 
     Deviation:
+        short stretches, few repeats, since fifty evaluations pay for no more;
         the paper's pixels are here singular vectors, so k-space of one coil and coarser pixels can be inpainted too.
     """
 
     requires: ClassVar[Requires] = Requires(operator=Spectral)
+
+    length: int = 3
+    repeats: int = 4
+
+    def ladder(self, sigma_max: float, sigma_min: float, budget: int) -> Tensor:
+        """Every stretch again and again, within the budget."""
+        return travelled(sigma_max, sigma_min, budget, self.length, self.repeats)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise

@@ -13,8 +13,8 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, projected
-from medrecon.solvers.pc import corrector, predictor
+from medrecon.solvers.base import Solver, projected, renoise
+from medrecon.solvers.pc import corrector
 
 __all__ = ["ScoreMed"]
 
@@ -36,6 +36,7 @@ class ScoreMed(Solver):
         ``n_corrector + 1`` network evaluations and as many ``A^+`` a step.
 
     Deviation:
+        the predictor is the ancestral step, see :class:`medrecon.solvers.scoremri.ScoreMRI`;
         written with the pseudo-inverse: for ``A = P(Lambda) T`` with T unitary (MRI of one coil) it is the paper's; CT
         and several coils need no invertible T this way.
     """
@@ -61,7 +62,8 @@ class ScoreMed(Solver):
             x = projected(x, data, sigma, self.strength, self.n_cg, noise)
             x = corrector(x, sigma, prior=prior, noise=noise, snr=self.snr)
         x = projected(x, data, sigma, self.strength, self.n_cg, noise)
-        x = predictor(x, sigma, sigma_next, prior=prior, noise=noise)
+        x0 = prior(x, sigma)
+        x = renoise(x0, (x - x0) / sigma, sigma, sigma_next, 1.0, noise)
         if sigma_next == 0 and self.strength > 0:
             return projected(x, data, 0.0, 1.0, self.n_cg, noise)
         return x

@@ -16,7 +16,7 @@ from medrecon.noise import Noise
 from medrecon.operators.base import LinearOperator, implicit_solve
 from medrecon.operators.linalg import dot
 from medrecon.priors.base import Prior, score
-from medrecon.solvers.base import Solver, adam
+from medrecon.solvers.base import Solver, adam, annealed
 
 __all__ = ["SMRD", "sure"]
 
@@ -55,7 +55,7 @@ def sure(data: Gaussian, x: Tensor, lam: Tensor, probe: Tensor, n_cg: int) -> tu
 class SMRD(Solver):
     """Annealed Langevin dynamics with a solve for the data, whose weight is learnt on the way from Stein's estimate of risk.
 
-    ``n_inner`` times ``x <- x + a score(x, sigma) + sqrt(2 a) z``, ``a = step_size sigma^2``, then
+    ``n_inner`` times ``x <- x + a score(x, sigma) + s z``, ``a = step_size sigma^2``, then
     ``x <- (A^H A + lam)^-1 (A^H y + lam x)`` and one Adam step on SURE in ``ln lam``; last, ``prior(x, sigma)`` and that solve
 
     Args:
@@ -69,6 +69,7 @@ class SMRD(Solver):
         ``n_inner`` network evaluations and four times as many solves a step; one evaluation at the end.
 
     Deviation:
+        the noise ``s`` is that of :func:`medrecon.solvers.base.annealed`, ``sqrt(2 a)`` in the limit of small steps;
         the risk of what is measured, for which SURE is unbiased as far as ``x`` does not know the data (the reference code
         multiplies the two terms of SURE and measures it on aliased images, whose noise is not white); Adam on ``ln lam``,
         from 1 (the paper: on lambda, from 2); all levels learn, and the ladder's end is the end, where the paper stops when
@@ -106,8 +107,10 @@ class SMRD(Solver):
     ) -> _State:
         """Moves at ``sigma``, each followed by a solve; the clean estimate at the last level."""
         a = self.step_size * sigma**2
-        for _ in range(self.n_inner):
-            x = state.x + a * score(prior, state.x, sigma) + (2 * a) ** 0.5 * noise.like(state.x)
+        for k in range(self.n_inner):
+            target = sigma_next if k == self.n_inner - 1 and sigma_next > 0 else sigma
+            s = annealed(self.step_size, sigma, target)
+            x = state.x + a * score(prior, state.x, sigma) + s * noise.like(state.x)
             state = self._met(state, x, data, noise)
         return self._met(state, prior(state.x, sigma), data, noise) if sigma_next == 0 else state
 

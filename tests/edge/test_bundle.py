@@ -276,15 +276,25 @@ def test_chunks_do_not_change_the_result(scan):
     assert "seconds" in json.loads(run().meta["record"])
 
 
+def test_the_ladder_is_that_of_the_solver():
+    """RePaint travels in time within the steps that were asked for."""
+    solve = PosteriorInferer(solver="repaint", n_steps=50, settings={"length": 2, "repeats": 3}, sigma_max=1.0)
+    assert (solve.sigmas.diff() > 0).any()
+    assert 40 <= int((solve.sigmas.diff() < 0).sum()) <= 50
+    assert float(solve.sigmas.max()) == pytest.approx(1.0)
+    assert (PosteriorInferer(solver="repaint", settings={"repeats": 1}).sigmas.diff() < 0).all()
+    assert len(PosteriorInferer(solver="repaint", settings={"repeats": 1}, n_steps=7).sigmas) == 8
+
+
 def test_what_suits_the_prior_gives_way_to_what_the_user_says():
-    tuned = {"dps": {"zeta": 3.0, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
+    tuned = {"dps": {"zeta": 0.03, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
     plain = PosteriorInferer(solver="dps", tuned=tuned)
-    assert (plain.solver.zeta, float(plain.sigmas[0])) == (3.0, pytest.approx(2.0))
-    said = PosteriorInferer(solver="dps", tuned=tuned, settings={"zeta": 7.0}, sigma_max=1.0)
-    assert (said.solver.zeta, float(said.sigmas[0])) == (7.0, pytest.approx(1.0))
+    assert (plain.solver.zeta, float(plain.sigmas[0])) == (0.03, pytest.approx(2.0))
+    said = PosteriorInferer(solver="dps", tuned=tuned, settings={"zeta": 0.07}, sigma_max=1.0)
+    assert (said.solver.zeta, float(said.sigmas[0])) == (0.07, pytest.approx(1.0))
     assert PosteriorInferer(solver="dds", tuned=tuned).solver == DDS()
     assert PosteriorInferer(tuned=tuned, start="tv", start_sigma=0.1).start.lam == 0.5
-    assert tuned == {"dps": {"zeta": 3.0, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
+    assert tuned == {"dps": {"zeta": 0.03, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
 
 
 @pytest.mark.parametrize("name", NAMES)
