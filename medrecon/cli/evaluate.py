@@ -74,7 +74,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     reference = combined_reference(full.kspace)
     if arguments.fit_scale:
-        image = image * float((image * reference).sum() / max((image**2).sum(), np.finfo(np.float32).tiny))
+        unit = image / (image.max() or 1.0)  # squares of very large or small numbers are no numbers
+        image = unit * float((unit * reference.astype(np.float64)).sum() / max((unit**2).sum(), 1e-30))
     result = scores(image, reference)
     if arguments.json:
         print(json.dumps(result, indent=2))

@@ -17,6 +17,7 @@ __all__ = [
     "compress_coils",
     "crop_field_of_view",
     "from_kspace",
+    "magnitude_unit",
     "noise_covariance",
     "prewhiten",
     "remove_oversampling",
@@ -35,6 +36,15 @@ def from_kspace(kspace: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndar
 def to_kspace(image: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndarray:
     """Centred k-space of images, unitary, of the same precision."""
     return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(image, axes), axes=axes, norm="ortho"), axes)
+
+
+def magnitude_unit(kspace: np.ndarray) -> float:
+    """The power of two next below the largest real or imaginary part (1 if all are 0).
+
+    Data divided by it have squares that single precision holds, and lose nothing.
+    """
+    largest = max(float(np.abs(part).max(initial=0)) for part in (np.real(kspace), np.imag(kspace)))
+    return float(2.0 ** np.floor(np.log2(largest))) if 0 < largest < float("inf") else 1.0
 
 
 def noise_covariance(scan: np.ndarray, name: str = "k-space") -> np.ndarray:
@@ -145,7 +155,13 @@ def compress_coils(
     coils = kspace.shape[1]
     if n >= coils:
         return kspace, 1.0
-    whole = np.broadcast_to(mask, kspace.shape[-2:])
+    unit = magnitude_unit(kspace)
+    mixed, share = _compressed(kspace * (1 / unit), np.broadcast_to(mask, kspace.shape[-2:]), n, method)
+    return (mixed * unit).astype(kspace.dtype), share
+
+
+def _compressed(kspace: np.ndarray, whole: np.ndarray, n: int, method: Compression) -> tuple[np.ndarray, float]:
+    coils = kspace.shape[1]
     rows, columns = acs_block(whole)
     signal = kspace.any(axis=(1, 2, 3))  # empty slices would change the rounding
     if not kspace[signal][..., rows, columns].any():
@@ -228,16 +244,17 @@ def combine_coils(
     """
     if method not in get_args(Combination):
         raise InputError(f"unknown combination {method!r}; choose one of {', '.join(get_args(Combination))}")
-    images = from_kspace(kspace)
+    unit = magnitude_unit(kspace)
+    images = from_kspace(kspace * (1 / unit))
     if method == "rss":
-        return np.sqrt((np.abs(images) ** 2).sum(axis=1))
+        return np.sqrt((np.abs(images) ** 2).sum(axis=1)) * unit
     if method == "mvue":
         if maps is None or maps.shape != kspace.shape:
             raise InputError(
                 f"mvue needs maps of the shape of k-space, {kspace.shape}; got {None if maps is None else maps.shape}"
             )
         size = (np.abs(maps) ** 2).sum(axis=1)
-        return (np.conj(maps) * images).sum(axis=1) / np.where(size > 0, size, 1.0)
+        return (np.conj(maps) * images).sum(axis=1) / np.where(size > 0, size, 1.0) * unit
     from scipy.ndimage import uniform_filter
 
     out = np.empty((len(images), *images.shape[2:]), images.dtype)
@@ -250,5 +267,5 @@ def combine_coils(
         )
         weights = np.linalg.eigh(np.moveaxis(smooth, (0, 1), (2, 3)))[1][..., -1]
         weights = weights * np.exp(-1j * np.angle(weights[..., strongest]))[..., None]
-        out[i] = (np.conj(np.moveaxis(weights, -1, 0)) * coils).sum(axis=0)
+        out[i] = (np.conj(np.moveaxis(weights, -1, 0)) * coils).sum(axis=0) * unit
     return out

@@ -28,6 +28,7 @@ __all__ = [
     "KSpace",
     "bounding_box",
     "check_mask",
+    "check_scale",
     "common_mask",
     "load_array",
     "load_kspace",
@@ -296,6 +297,24 @@ def usable_scan(scan: object, coils: int, alive: np.ndarray, path: Path) -> tupl
     )
 
 
+SCALES = 1e-30, 1e35
+"""The largest sample must lie between these, so that samples a million times smaller, and images, fit single precision."""
+
+
+def check_scale(kspace: np.ndarray, name: str) -> None:
+    """Refuse k-space whose numbers are too large or too small for images in single precision.
+
+    Raises:
+        InputError: naming the data.
+    """
+    size = max(float(np.abs(part).max(initial=0)) for part in (np.real(kspace), np.imag(kspace)))
+    if 0 < size < float("inf") and not SCALES[0] <= size <= SCALES[1]:
+        raise InputError(
+            f"{name}: the largest sample of k-space is {size:.1e}, which images in single precision cannot hold "
+            f"(at least {SCALES[0]:g} and at most {SCALES[1]:g} can be); scale the data to a maximum of about 1"
+        )
+
+
 def _sides(affine: np.ndarray) -> tuple[float, float, float]:
     """Voxel size ``(z, y, x)``."""
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
@@ -312,6 +331,7 @@ def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None =
         raise InputError(f"{path}: k-space has shape {kspace.shape}; expected (slices, coils, y, x)")
     while kspace.ndim < 4:
         kspace = kspace[None]
+    check_scale(kspace, str(path))
     kspace = np.ascontiguousarray(kspace, dtype=np.complex64)
     if not np.isfinite(kspace.view(np.float32)).all():
         raise InputError(f"{path}: k-space holds NaN or Inf; export the data again")

@@ -157,7 +157,7 @@ def write_reconstruction(
         series = derived_series(volume, affine, record, like, deidentify, stem, modality)
         contents = [one.content for one in series]
         if samples is not None:
-            contents.append(spread_map(samples.std(axis=0), series, record))
+            contents.append(spread_map(samples.std(axis=0, dtype=np.float64), series, record))
     else:
         images = [whole] if part != "mag-phase" else [volume, phase]
         contents = [nifti_bytes(v, spacing, affine) for v in (*images, samples) if v is not None]

@@ -63,7 +63,7 @@ def png_bytes(image: np.ndarray, low: float, high: float) -> bytes:
     """A grey picture of ``(y, x)``, black at ``low`` and white at ``high``; row 0 is on top."""
     from PIL import Image
 
-    grey = np.clip((image.astype(np.float64) - low) / max(high - low, 1e-30), 0, 1)
+    grey = np.clip((image.astype(np.float64) - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
     buffer = io.BytesIO()
     Image.fromarray(np.round(255 * grey).astype(np.uint8), mode="L").save(buffer, "png")
     return buffer.getvalue()

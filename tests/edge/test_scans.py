@@ -378,6 +378,10 @@ def test_low_resolution_and_partial_echoes_are_no_removed_oversampling(tmp_path)
     data = load_kspace(write(tmp_path / "b.h5", same, middle))
     assert data.kspace.shape == (1, COILS, 48, 20)
     assert data.warnings == ()
+    shorter = [line(k[:, 16:32, y], centre=8, kspace_encode_step_1=y) for y in range(20)]  # ends nowhere
+    data = load_kspace(write(tmp_path / "d.h5", xml, shorter))
+    assert np.allclose(data.kspace[0, :, 16:32], k[:, 16:32])
+    assert data.kspace.shape == (1, COILS, 48, 20)
     # Spokes are as long as they are.
     radial = header((48, 48, 1), (96, 96, 5), recon=((24, 24, 1), (48, 48, 5)), kind="radial")
     spokes = [line(k[:, 12:36, y], centre=12, kspace_encode_step_1=y) for y in range(20)]
