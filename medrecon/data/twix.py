@@ -116,7 +116,7 @@ def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict
         import twixtools
     except ImportError as error:
         raise InputError(
-            f"{path}: twix files need twixtools; pip install 'medrecon[twix]', or convert it to ISMRMRD"
+            f"{path}: twix files need twixtools; install it with: pip install twixtools"
         ) from error
     from ismrmrd.hdf5 import acquisition_header_dtype
 

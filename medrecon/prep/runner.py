@@ -205,7 +205,7 @@ def _cluster(workers: int, address: str | None) -> Iterator[Any]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise InputError(
-            "several workers need dask.distributed; pip install 'medrecon[prep]', or give --workers 1"
+            "several workers need dask.distributed; install it with: pip install distributed, or give --workers 1"
         ) from error
     if address is not None:
         try:
