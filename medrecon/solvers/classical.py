@@ -250,9 +250,9 @@ class LowRank(Classical):
 
     @staticmethod
     def _thresholded(frames: Tensor, threshold: Tensor) -> Tensor:
-        """Singular values of every item, soft-thresholded."""
+        """Singular values of every item, soft-thresholded, as a correction: rounding is as small as the threshold."""
         u, s, vh = torch.linalg.svd(frames.flatten(2), full_matrices=False)
-        return ((u * (s - threshold[:, None]).clamp(min=0)[:, None]) @ vh).view_as(frames)
+        return frames - ((u * torch.minimum(s, threshold[:, None])[:, None]) @ vh).view_as(frames)
 
     def estimate(self, data: Gaussian) -> Tensor:
         """FISTA from the zero-filled frames."""
