@@ -43,7 +43,7 @@ def write_series(folder, affine, volume, name="{k}", order=None, **attributes):
         ds = Dataset()
         ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4", generate_uid()
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = "1.2.3", series, frame
-        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Doe^Jane", "4711", "19700101", "F"
+        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Doe^Jane", "ID-4711", "19700101", "F"
         ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = "20200102", "101112", "7", "A1"
         ds.ReferringPhysicianName = "Who^Doctor"
         ds.Modality, ds.SeriesNumber = "MR", 3
@@ -492,7 +492,7 @@ def test_a_source_lends_patient_and_study_and_can_be_deidentified(tmp_path):
     )
     for path in (tmp_path / "y").iterdir():
         text = path.read_bytes()
-        for secret in (b"Doe", b"Jane", b"4711", b"19700101", b"20200102", b"Who^Doctor", b"1.2.3\0"):
+        for secret in (b"Doe", b"Jane", b"ID-4711", b"19700101", b"20200102", b"Who^Doctor", b"1.2.3\0"):
             assert secret not in text
         ds = pydicom.dcmread(path)
         assert ds.PatientIdentityRemoved == "YES"
@@ -566,7 +566,7 @@ def test_deidentifying_leaves_the_source_as_it_was(tmp_path):
             like=headers,
             deidentify=secret,
         )
-    assert load_image(tmp_path / "x1").headers[0].PatientID == headers[0].PatientID == "4711"
+    assert load_image(tmp_path / "x1").headers[0].PatientID == headers[0].PatientID == "ID-4711"
     assert load_image(tmp_path / "x1").headers[0].StudyInstanceUID == "1.2.3"
 
 
@@ -583,7 +583,7 @@ def test_from_k_space_to_dicom_by_the_command_line(scan, tmp_path, capsys):
     expected = affine.copy()
     expected[:3, 3] += affine[:3, 2]
     assert np.abs(image.affine - expected).max() < 1e-6
-    assert image.headers[0].PatientID == "4711"
+    assert image.headers[0].PatientID == "ID-4711"
     write_series(tmp_path / "like", affine, numbers((3, 40, 36)), "b{k}", SeriesNumber=9)
     assert main([*base[:3], str(tmp_path / "o2"), *base[4:], "--like", str(tmp_path / "like")]) == 2
     assert "holds 2 series; give a folder with the files of one of them alone" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def test_prepared_cases_are_items_of_monais_data_sets(tmp_path):
     assert np.array_equal(case["image"].numpy(), numbers())
     assert np.abs(case["image"].affine.numpy() - oblique()).max() < 1e-6
     assert "Doe" not in (tmp_path / "out" / "manifest.jsonl").read_text()
-    assert "4711" not in (tmp_path / "out" / "manifest.jsonl").read_text()
+    assert "ID-4711" not in (tmp_path / "out" / "manifest.jsonl").read_text()
     with pytest.raises(InputError, match="holds no 'kspace'; it holds image"):
         LoadPreparedd("kspace")(items[0])
     assert "kspace" not in LoadPreparedd(["image", "kspace"], allow_missing_keys=True)(items[0])
