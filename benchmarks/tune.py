@@ -59,7 +59,7 @@ GRIDS: dict[str, dict[str, list]] = {
     "scoremri": {"sigma_max": SIGMA_MAX, "n_corrector": [1, 0], "snr": [0.05, 0.16, 0.3], "strength": [0.5, 1.0]},
     "scoremed": {"sigma_max": SIGMA_MAX, "n_corrector": [1, 0], "snr": [0.05, 0.16, 0.3], "strength": [0.5, 0.8, 1.0]},
     "ilvr": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "until": [0.0, 0.02]},
-    "repaint": {"sigma_max": SIGMA_MAX},
+    "repaint": {"sigma_max": SIGMA_MAX, "repeats": [1, 2, 4, 8]},
     "ddrm": {"sigma_max": SIGMA_MAX, "eta": [0.5, 0.85, 1.0], "eta_b": [0.3, 0.6, 1.0]},
     "mcg": {"zeta": [0.002, 0.008, 0.02, 0.04], "sigma_max": SIGMA_MAX, "strength": [0.5, 0.8, 1.0], "n_cg": [1, 2, 5]},
     "dsg": {"guidance": [0.1, 0.2, 0.4, 0.7, 1.0], "sigma_max": SIGMA_MAX},
