@@ -8,27 +8,32 @@ from monai.metrics import SSIMMetric
 from monai.metrics.regression import RegressionMetric
 from torch import Tensor
 
+from medrecon.operators.linalg import per_item
+
 __all__ = ["NMSE", "PSNR", "SSIM", "scores"]
 
 
-def _range(y: Tensor) -> Tensor:
-    return y.flatten(1).amax(1).clamp(min=torch.finfo(y.dtype).tiny)
+def _unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both over the maximum of ``y``, in double precision: squares of very large or small numbers are no numbers."""
+    top = y.flatten(1).amax(1).double().clamp(min=torch.finfo(y.dtype).tiny)
+    return x.double() / per_item(top, x), y.double() / per_item(top, y)
 
 
 class PSNR(RegressionMetric):
     """Peak signal-to-noise ratio in dB, ``10 log10(max(y)^2 / mean((x - y)^2))`` of every item."""
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        error = ((y_pred - y) ** 2).flatten(1).mean(1)
-        return (10 * torch.log10(_range(y) ** 2 / error))[:, None]
+        x, y = _unit(y_pred, y)
+        return (-10 * torch.log10(((x - y) ** 2).flatten(1).mean(1)))[:, None]
 
 
 class NMSE(RegressionMetric):
     """Normalised mean squared error, ``|x - y|^2 / |y|^2`` of every item."""
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        x, y = _unit(y_pred, y)
         energy = (y**2).flatten(1).sum(1).clamp(min=torch.finfo(y.dtype).tiny)
-        return (((y_pred - y) ** 2).flatten(1).sum(1) / energy)[:, None]
+        return (((x - y) ** 2).flatten(1).sum(1) / energy)[:, None]
 
 
 class SSIM(RegressionMetric):
@@ -39,8 +44,8 @@ class SSIM(RegressionMetric):
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
         values = []
-        for x, reference, top in zip(y_pred, y, _range(y), strict=True):
-            metric = SSIMMetric(spatial_dims=2, data_range=float(top), kernel_type="uniform", win_size=7)
+        metric = SSIMMetric(spatial_dims=2, data_range=1.0, kernel_type="uniform", win_size=7)
+        for x, reference in zip(*_unit(y_pred, y), strict=True):
             values.append(metric._compute_metric(x[:, None].float(), reference[:, None].float()).mean())
         return torch.stack(values)[:, None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ import torch
 import medrecon
 from medrecon.bundle import find_bundle, load_config, metadata, parsed
 from medrecon.data.errors import InputError, warn
-from medrecon.data.espirit import espirit_maps
-from medrecon.data.kspace import check_mask, sampled
+from medrecon.data.espirit import CoilMaps, coil_maps, trusted_noise
+from medrecon.data.kspace import check_scale, common_mask, sampling_mask
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
 from medrecon.inferers import PosteriorInferer
 
 __all__ = [
     "Reconstruction",
+    "estimate_maps",
     "finish_record",
     "magnitudes",
     "mean_phase",
@@ -50,6 +51,55 @@ class Reconstruction:
     phase: np.ndarray
 
 
+def _grouped(items: Sequence[tuple[int, str]], n: int) -> list[str]:
+    """Texts of slices, each once, with the numbers of its slices where it is not of all ``n``."""
+    texts: dict[str, list[int]] = {}
+    for number, text in items:
+        texts.setdefault(text, []).append(number)
+    return [
+        text if len(where) == n else f"{text} (slice{'s' * (len(where) > 1)} {', '.join(map(str, where))})"
+        for text, where in texts.items()
+    ]
+
+
+def estimate_maps(
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    name: str = "k-space",
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.8,
+    noise_std: float = 0.0,
+    sets: int = 1,
+    rss: bool = False,
+    numbers: Sequence[int] | None = None,
+) -> CoilMaps:
+    """Maps of every slice of ``(slices, coils, y, x)``, the method and warnings; see :func:`medrecon.data.espirit.coil_maps`.
+
+    Args:
+        kspace: see above.
+        mask: see there, as the arguments that follow.
+        name: see there.
+        kernel: see there.
+        threshold: see there.
+        crop: see there.
+        noise_std: see there.
+        sets: see there.
+        rss: see there.
+        numbers: indices of the slices in their volume, for warnings.
+    """
+    found = [coil_maps(k, mask, kernel, threshold, crop, name, noise_std, sets, rss) for k in kspace]
+    numbers = range(len(kspace)) if numbers is None else numbers
+    # Slices without signal have no maps, so nothing was estimated there.
+    seen = [(number, one) for number, one in zip(numbers, found, strict=True) if one.maps.any()]
+    texts = [(number, text) for number, one in seen for text in one.warnings]
+    return CoilMaps(
+        torch.stack([one.maps for one in found]),
+        "; ".join(_grouped([(number, one.source) for number, one in seen], len(seen))) or found[0].source,
+        tuple(_grouped(texts, len(seen))),
+    )
+
+
 def sensitivity_maps(
     kspace: np.ndarray,
     mask: np.ndarray,
@@ -60,15 +110,13 @@ def sensitivity_maps(
     noise_std: float = 0.0,
     sets: int = 1,
 ) -> torch.Tensor:
-    """ESPIRiT maps of every slice of ``(slices, coils, y, x)``, complex64; ones for a single coil.
+    """Maps of every slice of ``(slices, coils, y, x)``, complex64, by ESPIRiT where it works; ones for a single coil.
 
     ``(slices, sets, coils, y, x)`` for more than one set.
 
-    Arguments: see :func:`medrecon.data.espirit.espirit_maps`.
+    Arguments: see :func:`medrecon.data.espirit.coil_maps`.
     """
-    if kspace.shape[1] == 1:
-        return torch.ones(kspace.shape, dtype=torch.complex64)
-    return torch.stack([espirit_maps(k, mask, kernel, threshold, crop, name, noise_std, sets) for k in kspace])
+    return estimate_maps(kspace, mask, name, kernel, threshold, crop, noise_std, sets).maps
 
 
 def magnitudes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
@@ -145,8 +193,8 @@ def reconstruct(
     Args:
         kspace: complex, centred, ``(slices, coils, y, x)`` or ``(coils, y, x)``, zero where not sampled.
         mask: true where sampled, ``(x,)`` or ``(y, x)``; default: wherever ``kspace`` is not zero.
-        maps: coil sensitivities shaped like ``kspace`` (or one set for all slices); default: ESPIRiT from the fully
-            sampled centre.
+        maps: coil sensitivities shaped like ``kspace`` (or one set for all slices); default: estimated from the fully
+            sampled centre, see :func:`medrecon.data.espirit.coil_maps`.
         bundle: name or folder of the bundle that holds the prior.
         solver: a name that ``medrecon solvers`` lists.
         steps: network evaluations per sample; default: the bundle's.
@@ -169,13 +217,14 @@ def reconstruct(
     kspace = np.asarray(kspace)
     if not np.iscomplexobj(kspace) or kspace.ndim not in (3, 4):
         raise InputError(f"{name}: k-space must be complex (slices, coils, y, x); got {kspace.dtype} {kspace.shape}")
+    check_scale(kspace, name)
     kspace = kspace.reshape(-1, *kspace.shape[-3:]).astype(np.complex64)
-    mask = sampled(kspace) if mask is None else check_mask(mask, kspace.shape[2:], name)
-    kspace = np.ascontiguousarray(kspace * mask)
     if not np.isfinite(kspace).all():
         raise InputError(f"{name}: k-space holds NaN or Inf; export the data again")
     if not kspace.any():
-        raise InputError(f"{name}: k-space is all zeros where the mask samples; there is nothing to reconstruct")
+        raise InputError(f"{name}: k-space is all zeros; there is nothing to reconstruct")
+    mask = sampling_mask(kspace, mask, name, alike=False)
+    kspace = np.ascontiguousarray(kspace * mask)
     if noise_std is not None and not 0 <= noise_std < float("inf"):
         raise InputError(f"the noise must be a finite number that is not negative; got {noise_std}")
     noise_source = "given"
@@ -185,6 +234,7 @@ def reconstruct(
     chosen = kspace[list(numbers)]
     if not len(chosen):
         raise InputError(f"{name}: no slices in {slices.start}:{slices.stop}; there are {len(kspace)}")
+    mask = common_mask(chosen, mask, name)
 
     # Settings are judged before the long work: maps, weights, steps.
     root = find_bundle(bundle)
@@ -206,9 +256,9 @@ def reconstruct(
     inferer.progress = progress
     network = parsed(parser, "network") if inferer.solver.requires.prior else None
 
-    maps_source = "given"
     if maps is None:
-        sensitivities, maps_source = sensitivity_maps(chosen, mask, name, noise_std=noise_std), "ESPIRiT"
+        believed = trusted_noise(noise_std, kspace, mask)
+        estimated = estimate_maps(chosen, mask, name, noise_std=believed, rss=solver == "zero-filled", numbers=numbers)
     else:
         maps = np.asarray(maps)
         if maps.shape not in (kspace.shape, kspace.shape[1:]):
@@ -219,17 +269,18 @@ def reconstruct(
         if not np.isfinite(maps).all():
             raise InputError(f"the maps given for {name} hold NaN or Inf; estimate them again")
         sets = maps[list(numbers)] if maps.ndim == 4 else np.broadcast_to(maps, chosen.shape)
-        largest = float(np.sqrt((np.abs(sets) ** 2).sum(axis=1)).max())
+        largest = float(np.sqrt((np.abs(sets).astype(np.float64) ** 2).sum(axis=1)).max())
         if largest == 0:
             raise InputError(f"the maps given for {name} are all zeros; estimate them again")
+        maps_source = "given"
         if abs(largest - 1) > 0.01:  # |A| <= 1 is what weights, steps and the unit of the image rest on
             sets, maps_source = sets / largest, f"given, divided by {largest:.4g}"
-        sensitivities = torch.from_numpy(np.array(sets, dtype=np.complex64))
+        estimated = CoilMaps(torch.from_numpy(np.array(sets, dtype=np.complex64)), maps_source)
     out = inferer(
         torch.from_numpy(chosen)[None].to(where),
         network,
         mask=torch.from_numpy(np.atleast_2d(mask))[None].to(where),
-        maps=sensitivities[None].to(where),
+        maps=estimated.maps[None].to(where),
         noise_std=noise_std,
         slices=numbers,
     )
@@ -238,8 +289,9 @@ def reconstruct(
     if not np.isfinite(image).all():
         raise InputError(f"{name}: the reconstruction diverged; choose smaller steps (--set) or another solver")
     record = finish_record(
-        json.loads(out.meta["record"]), root, mask, noise_source=noise_source, maps_source=maps_source
+        json.loads(out.meta["record"]), root, mask, noise_source=noise_source, maps_source=estimated.source
     )
+    record["warnings"] = [*estimated.warnings, *record["warnings"]]
     for text in record["warnings"]:
         warn(text)
     return Reconstruction(image, several, record, mean_phase(images))

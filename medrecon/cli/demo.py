@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     for package in ("nilearn", "matplotlib"):
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"the demo needs {package}; install it with: pip install 'medrecon[demo]'")
+            raise InputError(f"the demo needs {package}; install it with: pip install {package}")
 
     import json
     from pathlib import Path

@@ -8,13 +8,16 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECON, --reference, --fit-scale, --json."""
+    """RECON, --reference, --select, --fit-scale, --json."""
+    from medrecon.cli.options import add_select
+
     parser.add_argument("reconstruction", metavar="RECON", help=".h5 or .nii.gz that 'medrecon recon' wrote")
     parser.add_argument("--reference", required=True, metavar="FULL", help="fully sampled k-space of the same slices")
     parser.add_argument(
         "--fit-scale", action="store_true", help="first scale the image to the reference (least squares)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_select(parser)
 
 
 def _image(path: str):  # noqa: ANN202 - numpy is imported inside
@@ -25,7 +28,7 @@ def _image(path: str):  # noqa: ANN202 - numpy is imported inside
     from medrecon.data.errors import InputError
     from medrecon.data.kspace import load_array
 
-    if path.endswith((".h5", ".hdf5")):
+    if path.lower().endswith((".h5", ".hdf5")):
         return np.asarray(load_array(path, "reconstruction"))
     try:
         volume = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
@@ -44,12 +47,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from medrecon.data.errors import InputError
+    from medrecon.data.errors import InputError, warn
     from medrecon.data.espirit import combined_reference
     from medrecon.data.kspace import load_kspace
 
     image = _image(arguments.reconstruction)
-    full = load_kspace(arguments.reference)
+    full = load_kspace(arguments.reference, dict(arguments.select))
+    for text in full.warnings:
+        warn(text)
     if full.gaps:
         raise InputError(f"{full.path}: is undersampled itself; a reference must be fully sampled")
     slices, _, y, x = full.kspace.shape
@@ -69,7 +74,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     reference = combined_reference(full.kspace)
     if arguments.fit_scale:
-        image = image * float((image * reference).sum() / max((image**2).sum(), np.finfo(np.float32).tiny))
+        unit = image / (image.max() or 1.0)  # squares of very large or small numbers are no numbers
+        image = unit * float((unit * reference.astype(np.float64)).sum() / max((unit**2).sum(), 1e-30))
     result = scores(image, reference)
     if arguments.json:
         print(json.dumps(result, indent=2))

@@ -28,7 +28,7 @@ def _summary(name: str, select: dict) -> dict:
     from medrecon.data.kspace import FORMATS, load_kspace
 
     path = Path(name)
-    if path.is_dir() or (path.is_file() and path.suffix not in FORMATS):
+    if path.is_dir() or (path.is_file() and path.suffix.lower() not in FORMATS):
         from medrecon.data.images import load_image
 
         return load_image(path, select).summary()

@@ -22,13 +22,14 @@ def add_select(parser: argparse.ArgumentParser) -> None:
     """``--select``, into a dictionary."""
     parser.add_argument(
         "--select", type=_choice, action="append", default=[], metavar="NAME=VALUE",
-        help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set; DICOM: any attribute); repeatable",
+        help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set, dataset; DICOM: any attribute, NAME= for "
+        "those without it; DICOM and NIfTI: volume, counted from 0); repeatable",
     )  # fmt: skip
 
 
 def _choice(text: str) -> tuple[str, int | str]:
     name, equals, value = text.partition("=")
-    if not (name and equals and value):
+    if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
         return name, int(value)

@@ -98,7 +98,7 @@ def _place(arguments: argparse.Namespace, data: KSpace) -> tuple[np.ndarray | No
     """The affine of the slices that are asked for, and the headers of ``--like``."""
     from medrecon.data.errors import InputError
     from medrecon.data.geometry import affine_of_slices
-    from medrecon.data.images import load_image
+    from medrecon.data.images import load_like
 
     affine, headers = data.affine, ()
     if arguments.deidentify and arguments.format != "dicom":
@@ -106,12 +106,7 @@ def _place(arguments: argparse.Namespace, data: KSpace) -> tuple[np.ndarray | No
     if arguments.like:
         if arguments.format != "dicom":
             raise InputError("--like lends a DICOM series' patient and study; give --format dicom as well")
-        try:
-            series = load_image(arguments.like)
-        except InputError as error:
-            if "select one" in str(error):
-                raise InputError(f"{arguments.like}: holds several series or stacks; give the folder of one") from error
-            raise
+        series = load_like(arguments.like)
         headers = series.headers
         if not headers:
             raise InputError(f"{arguments.like}: is no DICOM series; give a folder of DICOM files")
@@ -132,12 +127,10 @@ def run(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
     from pathlib import Path
 
-    import numpy as np
-
     from medrecon.data.coils import compress_coils, noise_covariance, prewhiten
     from medrecon.data.errors import InputError, warn
     from medrecon.data.files import check_writable
-    from medrecon.data.kspace import bounding_box, check_mask, load_array, load_kspace
+    from medrecon.data.kspace import common_mask, load_array, load_kspace, sampling_mask
     from medrecon.data.noise import noise_level
     from medrecon.writers import output_paths, write_reconstruction
 
@@ -160,36 +153,26 @@ def run(arguments: argparse.Namespace) -> None:
     }
     paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1, sources, **names)
     check_writable(paths, arguments.overwrite)
+    # Before coils are mixed, which hides what one of them lacks.
+    measured = data.mask
+    if arguments.mask:
+        stored = load_array(arguments.mask, "mask")
+        measured = sampling_mask(data.kspace, stored, str(data.path), arguments.mask, alike=False)
+    mask = common_mask(data.kspace[arguments.slices], measured, str(data.path))
     more: dict[str, object] = {}
     given = "given"
     if arguments.whiten:
         if data.noise is None:
-            raise InputError(f"{data.path}: holds no noise scan to whiten by; leave out --whiten")
-        white, std = prewhiten(data.kspace, noise_covariance(data.noise))
+            raise InputError(f"{data.path}: holds no noise scan to whiten by that can be used; leave out --whiten")
+        white, std = prewhiten(data.kspace, noise_covariance(data.noise, str(data.path)), str(data.path))
         data = replace(data, kspace=white, noise=None)
         more["whitened"] = True
         if arguments.noise_std is None:
             arguments.noise_std, given = std, "noise scan"
     if arguments.compress is not None:
-        fewer, share = compress_coils(data.kspace, data.mask, arguments.compress)
+        fewer, share = compress_coils(data.kspace, mask, arguments.compress)
         data = replace(data, kspace=fewer, noise=None)
         more |= {"virtual_coils": fewer.shape[1], "coil_energy": round(share, 6)}
-    mask = data.mask
-    if arguments.mask:
-        shape = data.kspace.shape[2:]
-        measured = np.asarray(data.kspace.any(axis=(0, 1)))
-        chosen = check_mask(load_array(arguments.mask, "mask"), shape, arguments.mask)
-        if not (data.kspace * chosen).any():
-            raise InputError(
-                f"{arguments.mask}: the mask selects only zeros of {data.path}; give the mask it was sampled with"
-            )
-        extra = int((np.broadcast_to(chosen, shape) & bounding_box(measured) & ~measured).sum())
-        if extra:
-            raise InputError(
-                f"{arguments.mask}: the mask claims {extra} samples that {data.path} does not hold; "
-                "give the mask it was sampled with"
-            )
-        mask = chosen
     maps = load_array(arguments.maps, "maps") if arguments.maps else None
     if maps is not None and maps.shape not in (data.kspace.shape, data.kspace.shape[1:]):
         raise InputError(
@@ -198,7 +181,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     noise_std, noise_source = arguments.noise_std, given
     if noise_std is None:
-        noise_std, noise_source = noise_level(data.kspace * mask, mask, data.noise)
+        noise_std, noise_source = noise_level(data.kspace * measured, measured, data.noise)
 
     from medrecon.cli.options import Progress, set_up
 

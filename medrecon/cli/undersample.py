@@ -32,15 +32,19 @@ def run(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
     from pathlib import Path
 
-    from medrecon.data.errors import InputError
+    import numpy as np
+
+    from medrecon.data.errors import InputError, warn
     from medrecon.data.files import check_writable
-    from medrecon.data.kspace import load_kspace, save_fastmri
+    from medrecon.data.kspace import load_kspace, save_fastmri, undersampled
     from medrecon.data.masks import achieved_acceleration, undersampling_mask
 
     output = Path(arguments.output)
-    if output.suffix not in (".h5", ".hdf5"):
+    if output.suffix.lower() not in (".h5", ".hdf5"):
         raise InputError(f"{output}: the output is HDF5; name it {output.stem}.h5")
     full = load_kspace(arguments.input, dict(arguments.select))
+    for text in full.warnings:
+        warn(text)
     if output.exists() and output.samefile(full.path):
         raise InputError(f"{output}: would replace its own input; choose another name")
     check_writable([output], arguments.overwrite)
@@ -50,11 +54,12 @@ def run(arguments: argparse.Namespace) -> None:
         )
     except ValueError as error:
         raise InputError(f"{full.path}: {error}") from error
-    if full.gaps:
+    if undersampled(full.kspace, full.mask):
         raise InputError(
             f"{full.path}: is undersampled already (acceleration {achieved_acceleration(full.mask):.2f}); "
             "give fully sampled data"
         )
+    mask = np.logical_and(mask, full.mask)  # zero padding is not sampled
     attributes = {**full.attributes, "mask_kind": arguments.kind, "mask_seed": arguments.seed}
     save_fastmri(
         output, replace(full, kspace=full.kspace * mask, mask=mask, attributes=attributes), arguments.overwrite

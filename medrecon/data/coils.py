@@ -8,6 +8,7 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block
+from medrecon.data.noise import scan_fault
 
 __all__ = [
     "Combination",
@@ -16,6 +17,7 @@ __all__ = [
     "compress_coils",
     "crop_field_of_view",
     "from_kspace",
+    "magnitude_unit",
     "noise_covariance",
     "prewhiten",
     "remove_oversampling",
@@ -36,28 +38,61 @@ def to_kspace(image: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndarray
     return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(image, axes), axes=axes, norm="ortho"), axes)
 
 
-def noise_covariance(scan: np.ndarray) -> np.ndarray:
+def magnitude_unit(kspace: np.ndarray) -> float:
+    """The power of two next below the largest real or imaginary part (1 if all are 0).
+
+    Data divided by it have squares that single precision holds, and lose nothing.
+    """
+    largest = max(float(np.abs(part).max(initial=0)) for part in (np.real(kspace), np.imag(kspace)))
+    return float(2.0 ** np.floor(np.log2(largest))) if 0 < largest < float("inf") else 1.0
+
+
+def noise_covariance(scan: np.ndarray, name: str = "k-space") -> np.ndarray:
     """Covariance ``E[n n^H]`` of the coils, ``(coils, coils)`` complex128, from a noise scan ``(coils, ...)``.
 
     Raises:
-        InputError: for fewer samples than coils, whose covariance would be singular.
+        InputError: naming the data, for what is no noise scan, and for fewer samples than coils, whose covariance is singular.
     """
-    flat = scan.reshape(len(scan), -1).astype(np.complex128)
-    if flat.shape[1] <= len(flat):
-        raise InputError(f"a noise scan of {flat.shape[1]} samples cannot tell the covariance of {len(flat)} coils")
+    scan = np.asarray(scan)
+    flat = scan.reshape(len(scan), -1) if scan.ndim else scan[None, None]
+    if scan.ndim and flat.shape[1] <= len(flat):
+        raise InputError(
+            f"{name}: a noise scan of {flat.shape[1]} samples cannot tell the covariance of {len(flat)} coils; "
+            "do without whitening"
+        )
+    fault = scan_fault(scan, len(flat))
+    if fault:
+        raise InputError(f"{name}: the noise scan {fault}, so its covariance is unknown; do without whitening")
+    flat = flat.astype(np.complex128)
     flat = flat - flat.mean(axis=1, keepdims=True)
     return flat @ flat.conj().T / (flat.shape[1] - 1)
 
 
-def prewhiten(kspace: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, float]:
+def _factor(covariance: np.ndarray, name: str) -> np.ndarray:
+    """The Cholesky factor ``L`` of a covariance that can be inverted."""
+    size = np.sqrt(np.diag(covariance).real)
+    try:
+        # Coils that are copies or mixtures of others leave nothing but rounding.
+        if np.linalg.eigvalsh(covariance / np.outer(size, size))[0] > 1e-9:
+            return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        pass
+    raise InputError(
+        f"{name}: the noise covariance is not positive definite; some coils are copies or mixtures of others, so do without "
+        "whitening"
+    )
+
+
+def prewhiten(kspace: np.ndarray, covariance: np.ndarray, name: str = "k-space") -> tuple[np.ndarray, float]:
     """Mix the coils so that their noise is independent and equally strong.
 
     ``L^-1 k`` with the Cholesky factor of the covariance, times the root mean square of the coils' noise, so that the scale of
-    the data stays as it was.
+    the data stays as it was. Dead coils, without signal or noise, stay zero.
 
     Args:
         kspace: ``(slices, coils, y, x)``.
-        covariance: ``E[n n^H]``, Hermitian and positive definite.
+        covariance: ``E[n n^H]``, Hermitian and positive definite but for dead coils.
+        name: of the data, in errors.
 
     Returns:
         k-space of the same type, and its noise standard deviation per real component.
@@ -72,19 +107,23 @@ def prewhiten(kspace: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, f
     coils = kspace.shape[1]
     if covariance.shape != (coils, coils) or not np.isfinite(covariance).all():
         raise InputError(
-            f"the noise covariance of {coils} coils must be {coils} x {coils} and finite; got {covariance.shape}"
+            f"{name}: the noise covariance of {coils} coils must be {coils} x {coils} and finite; got {covariance.shape}"
         )
-    try:
-        factor = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError as error:
+    variance = np.diag(covariance).real
+    noisy = variance > 1e-12 * variance.max()
+    silent = np.flatnonzero(~noisy & kspace.any(axis=(0, 2, 3)))
+    if len(silent) or not noisy.any():
         raise InputError(
-            "the noise covariance is not positive definite; measure more noise, or leave dead coils out"
-        ) from error
-    size = float(np.sqrt(np.trace(covariance).real / coils))
-    flat = np.moveaxis(kspace, 1, 0).reshape(coils, -1)
-    white = size * solve_triangular(factor, flat, lower=True)
-    white = np.moveaxis(white.reshape(coils, kspace.shape[0], *kspace.shape[2:]), 0, 1)
-    return np.ascontiguousarray(white, dtype=kspace.dtype), size / 2**0.5
+            f"{name}: the noise covariance is not positive definite: coil {', '.join(map(str, silent)) or 0} has no noise; "
+            "do without whitening"
+        )
+    factor = _factor(covariance[np.ix_(noisy, noisy)], name)
+    size = float(np.sqrt(variance[noisy].mean()))
+    white = np.zeros_like(kspace, order="C")
+    for out, one in zip(white, kspace, strict=True):  # slice by slice, so that no slice changes another's rounding
+        flat = size * solve_triangular(factor, one[noisy].reshape(int(noisy.sum()), -1), lower=True)
+        out[noisy] = flat.reshape(-1, *kspace.shape[2:])
+    return white, size / 2**0.5
 
 
 def compress_coils(
@@ -116,10 +155,20 @@ def compress_coils(
     coils = kspace.shape[1]
     if n >= coils:
         return kspace, 1.0
-    whole = np.broadcast_to(mask, kspace.shape[-2:])
+    unit = magnitude_unit(kspace)
+    mixed, share = _compressed(kspace * (1 / unit), np.broadcast_to(mask, kspace.shape[-2:]), n, method)
+    return (mixed * unit).astype(kspace.dtype), share
+
+
+def _compressed(kspace: np.ndarray, whole: np.ndarray, n: int, method: Compression) -> tuple[np.ndarray, float]:
+    coils = kspace.shape[1]
     rows, columns = acs_block(whole)
+    signal = kspace.any(axis=(1, 2, 3))  # empty slices would change the rounding
+    if not kspace[signal][..., rows, columns].any():
+        raise InputError("coil compression needs a fully sampled centre of k-space, and there is none; do without it")
     if method == "svd":
-        matrix = np.moveaxis(kspace[..., rows, columns], 1, 0).reshape(coils, -1)
+        centre = kspace[signal][..., rows, columns]
+        matrix = np.moveaxis(centre, 1, 0).reshape(coils, -1)
         values, vectors = np.linalg.eigh(matrix @ matrix.conj().T)
         mixed = np.einsum("nc,scyx->snyx", vectors[:, ::-1][:, :n].conj().T, kspace)
         return mixed.astype(kspace.dtype), float(values[-n:].sum() / values.sum())
@@ -127,7 +176,7 @@ def compress_coils(
         raise InputError("geometric coil compression needs whole rows (a readout) at every sampled column; choose svd")
     hybrid = from_kspace(kspace, (-2,))
     # (y, coils, slices * columns of the centre)
-    local = np.moveaxis(hybrid[..., columns], (2, 1), (0, 1)).reshape(kspace.shape[2], coils, -1)
+    local = np.moveaxis(hybrid[signal][..., columns], (2, 1), (0, 1)).reshape(kspace.shape[2], coils, -1)
     values, vectors = np.linalg.eigh(local @ np.conj(np.swapaxes(local, 1, 2)))
     mixtures = np.conj(np.swapaxes(vectors[:, :, ::-1][:, :, :n], 1, 2))
     for i in range(1, len(mixtures)):
@@ -195,16 +244,17 @@ def combine_coils(
     """
     if method not in get_args(Combination):
         raise InputError(f"unknown combination {method!r}; choose one of {', '.join(get_args(Combination))}")
-    images = from_kspace(kspace)
+    unit = magnitude_unit(kspace)
+    images = from_kspace(kspace * (1 / unit))
     if method == "rss":
-        return np.sqrt((np.abs(images) ** 2).sum(axis=1))
+        return np.sqrt((np.abs(images) ** 2).sum(axis=1)) * unit
     if method == "mvue":
         if maps is None or maps.shape != kspace.shape:
             raise InputError(
                 f"mvue needs maps of the shape of k-space, {kspace.shape}; got {None if maps is None else maps.shape}"
             )
         size = (np.abs(maps) ** 2).sum(axis=1)
-        return (np.conj(maps) * images).sum(axis=1) / np.where(size > 0, size, 1.0)
+        return (np.conj(maps) * images).sum(axis=1) / np.where(size > 0, size, 1.0) * unit
     from scipy.ndimage import uniform_filter
 
     out = np.empty((len(images), *images.shape[2:]), images.dtype)
@@ -217,5 +267,5 @@ def combine_coils(
         )
         weights = np.linalg.eigh(np.moveaxis(smooth, (0, 1), (2, 3)))[1][..., -1]
         weights = weights * np.exp(-1j * np.angle(weights[..., strongest]))[..., None]
-        out[i] = (np.conj(np.moveaxis(weights, -1, 0)) * coils).sum(axis=0)
+        out[i] = (np.conj(np.moveaxis(weights, -1, 0)) * coils).sum(axis=0) * unit
     return out

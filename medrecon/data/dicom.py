@@ -5,47 +5,30 @@ Classic series (one slice a file) and multi-frame objects, the functional groups
 
 from __future__ import annotations
 
+import filecmp
+import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError, told
-from medrecon.data.images import Image
+from medrecon.data.errors import InputError, SelectionError, told
+from medrecon.data.images import Image, volume_number
+from medrecon.data.stacks import Frame, advice, axes, describe, geometry, numbers, same_value, show, split
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["find_series", "natural", "read_dicom"]
+__all__ = ["find_series", "identity", "natural", "read_dicom"]
 
 _SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".dic")
 """Of files that may lack the preamble by which DICOM is known."""
-_DIFFER = (
-    "SeriesNumber", "EchoTime", "EffectiveEchoTime", "EchoNumbers", "ImageType", "FrameType", "DiffusionBValue", "InversionTime",
-    "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "NominalCardiacTriggerDelayTime",
-    "AcquisitionNumber", "StackID", "AcquisitionTime", "ContentTime", "InstanceNumber",
-)  # fmt: skip
-"""What images at one position may differ in, the most telling first."""
-_TOLD = (
-    "Modality", "SeriesDescription", "SeriesNumber", "EchoTime", "RepetitionTime", "MagneticFieldStrength", "KVP",
-)  # fmt: skip
-
-
-@dataclass
-class _Frame:
-    """One slice: its file's data set, its index there, and its attributes."""
-
-    header: Dataset
-    index: int
-    own: dict[str, Any]
-
-    def get(self, keyword: str) -> Any:  # noqa: ANN401 - whatever DICOM holds
-        return self.own[keyword] if keyword in self.own else self.header.get(keyword)
+_DIRECTORY = "1.2.840.10008.1.3.10"
+"""Media Storage Directory: an index of files, not an image."""
 
 
 def natural(path: str | Path) -> list:
@@ -54,7 +37,7 @@ def natural(path: str | Path) -> list:
 
 
 def _header(path: Path) -> Dataset | None:
-    """A file's data set without pixels, or ``None`` if it is not DICOM.
+    """A file's data set without pixels, or ``None`` if it is not a DICOM image.
 
     Raises:
         InputError: if it begins as DICOM and cannot be read.
@@ -62,33 +45,50 @@ def _header(path: Path) -> Dataset | None:
     from pydicom import dcmread
     from pydicom.uid import UID
 
+    named = path.suffix.lower() in _SUFFIXES[1:]
+    marked = False
     try:
         with path.open("rb") as file:
-            file.seek(128)
-            marked = file.read(4) == b"DICM"
-        if path.suffix.lower() in _SUFFIXES[1:] and not path.stat().st_size:
-            raise ValueError("it is empty")
-        if not marked and path.suffix.lower() not in _SUFFIXES:
+            start = file.read(132)
+        marked = start[128:] == b"DICM"
+        if not marked and not named and (path.suffix or _is_text(start)):
             return None
+        if not start:
+            raise ValueError("it is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = dcmread(path, stop_before_pixels=True, force=not marked)
-            if not marked and not ("SOPClassUID" in header and "Rows" in header):
+            if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
                 return None
+            if not marked and not ("SOPClassUID" in header and "Rows" in header):
+                raise ValueError("it lacks the mark of DICOM, or its image")
             if not hasattr(header.file_meta, "TransferSyntaxUID"):
                 header.file_meta.TransferSyntaxUID = _plain(header)
             for element in header:  # pydicom converts when asked
                 str(element.value)
-            image = "Image Storage" in UID(str(header.get("SOPClassUID", ""))).name
-            if "SOPClassUID" not in header or (image and "Rows" not in header):
+            classes = [UID(str(d.get(k, ""))) for d, k in
+                       ((header, "SOPClassUID"), (header.file_meta, "MediaStorageSOPClassUID"))]  # fmt: skip
+            image = any("Image Storage" in uid.name for uid in classes) or not classes[0].is_valid
+            if "SOPClassUID" not in header or (image and not ("Rows" in header and "Columns" in header)):
                 raise ValueError("it ends before its image")
+            if ("Rows" in header) != ("Columns" in header):
+                raise ValueError("it gives half of the size of its image")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except Exception as error:  # pydicom raises many kinds on damaged files
-        if path.suffix.lower() not in _SUFFIXES[1:] and not marked:
-            return None
+        if not marked and not named:
+            raise _UnknownFileError(f"{path}: is not DICOM, or damaged ({told(error)}); export it again") from error
         raise InputError(f"{path}: damaged DICOM file ({told(error)}); export it again") from error
     return header
+
+
+class _UnknownFileError(InputError):
+    """A file without suffix that is neither text nor readable."""
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether a file begins as text does: a note beside the images."""
+    return bool(start) and all(byte in b"\t\n\r\f" or 32 <= byte < 127 or byte >= 128 for byte in start)
 
 
 def _plain(header: Dataset) -> str:
@@ -99,13 +99,56 @@ def _plain(header: Dataset) -> str:
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Files, and those below folders in the order of their names; links to folders are followed, every folder once.
+
+    Raises:
+        InputError: for a folder that cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+
+    found: list[Path] = []
+    seen: set[str] = set()
     for path in paths:
-        if path.is_dir():
-            inside = (p for p in path.rglob("*") if p.is_file() and p.name != "DICOMDIR")
-            yield from sorted((p for p in inside if not p.name.startswith(".")), key=natural)
-        else:
-            yield path
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside: list[Path] = []
+        for folder, folders, names in os.walk(path, followlinks=True, onerror=stop):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
+            inside += [Path(folder, name) for name in names if not name.startswith(".") and name.upper() != "DICOMDIR"]
+        # A pipe or device is no image; a link that leads nowhere stands for one that is missing.
+        found += sorted((p for p in inside if p.is_file() or p.is_symlink()), key=natural)
+    return found
+
+
+def _scan(paths: Sequence[Path]) -> tuple[dict[str, list[tuple[Path, Dataset]]], list[InputError]]:
+    """The images by SeriesInstanceUID, in the order of their names, and the errors of files that cannot be read."""
+    series: dict[str, list[tuple[Path, Dataset]]] = {}
+    errors: list[InputError] = []
+    unknown: list[_UnknownFileError] = []
+    for file in _files(paths):
+        try:
+            header = _header(file)
+        except _UnknownFileError as error:
+            unknown.append(error)
+            continue
+        except InputError as error:
+            errors.append(error)
+            continue
+        if header is not None and "Rows" in header:
+            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+    # Files without suffix are likely to be images where the images have none.
+    if any(not file.suffix for held in series.values() for file, _ in held):
+        errors += unknown
+    return series, errors
 
 
 def find_series(path: str | Path | Sequence[Path]) -> dict[str, list[tuple[Path, Dataset]]]:
@@ -114,28 +157,20 @@ def find_series(path: str | Path | Sequence[Path]) -> dict[str, list[tuple[Path,
     Raises:
         InputError: for a damaged DICOM file.
     """
-    series: dict[str, list[tuple[Path, Dataset]]] = {}
-    for file in _files([Path(path)] if isinstance(path, str | Path) else path):
-        header = _header(file)
-        if header is not None and "Rows" in header and "Columns" in header:
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+    series, errors = _scan([Path(path)] if isinstance(path, str | Path) else path)
+    if errors:
+        raise errors[0]
     return series
 
 
-def _matches(value: Any, wanted: object) -> bool:  # noqa: ANN401
-    """Whether an attribute, or one of its values, is what is asked for; numbers as numbers, to six digits."""
-    if value is None:
-        return False
-    values = value if not isinstance(value, str) and isinstance(value, Sequence) else [value]
-    for one in values:
-        if str(one) == str(wanted):
-            return True
-        try:
-            if np.isclose(float(one), float(str(wanted)), rtol=1e-6, atol=0):
-                return True
-        except ValueError:
-            continue
-    return False
+def identity(header: Dataset) -> tuple[str, ...]:
+    """What copies of one SOP instance have in common.
+
+    More than the SOPInstanceUID: some tools for deidentification write one into all files of a series.
+    """
+    keywords = ("SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "NumberOfFrames", "Rows", "Columns",
+                "ImagePositionPatient", "EchoTime", "ImageType", "TemporalPositionIdentifier", "AcquisitionNumber")  # fmt: skip
+    return tuple(str(header.get(keyword)) for keyword in keywords)
 
 
 def _leaves(group: Dataset | None) -> dict[str, Any]:
@@ -154,27 +189,17 @@ def _leaves(group: Dataset | None) -> dict[str, Any]:
     return held
 
 
-def _frames(header: Dataset) -> list[_Frame]:
+def _frames(header: Dataset) -> list[Frame]:
     n = int(header.get("NumberOfFrames") or 1)
     shared = header.get("SharedFunctionalGroupsSequence")
     own = header.get("PerFrameFunctionalGroupsSequence")
     common = _leaves(shared[0]) if shared else {}
     if own is not None and len(own) != n:
-        raise InputError(f"{header.filename}: tells of {n} frames and describes {len(own)}; export it again")
-    return [_Frame(header, i, {**common, **(_leaves(own[i]) if own is not None else {})}) for i in range(n)]
+        raise InputError(f"{header.filename}: announces {n} frames and describes {len(own)}; export it again")
+    return [Frame(header, i, {**common, **(_leaves(own[i]) if own is not None else {})}) for i in range(n)]
 
 
-def _numbers(frame: _Frame, keyword: str, n: int) -> np.ndarray | None:
-    """``n`` finite numbers of an attribute, or ``None``."""
-    value = frame.get(keyword)
-    try:
-        numbers = np.array([float(v) for v in value], float)
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(numbers) == n and np.isfinite(numbers).all() else None
-
-
-def _positive(frame: _Frame, *keywords: str) -> float | None:
+def _positive(frame: Frame, *keywords: str) -> float | None:
     for keyword in keywords:
         try:
             value = float(frame.get(keyword))
@@ -185,64 +210,61 @@ def _positive(frame: _Frame, *keywords: str) -> float | None:
     return None
 
 
-def _one_of(groups: Sequence[Sequence[_Frame]]) -> str:
-    """How to select one of several groups of frames: by an attribute that is one in each and another in every other."""
-    for keyword in _DIFFER:
-        values = [{_texts(frame.get(keyword)) for frame in group} for group in groups]
-        if any(len(v) > 1 for v in values) or len(set.union(*values)) < len(groups) or len(groups) < 2:
-            continue
-        each = [next(iter(v)) for v in values]
-        # Of several values, one that no other group has.
-        told = [next((t for t in one if sum(t in other for other in each) == 1), None) for one in each]
-        if all(told):
-            more = ", ..." if len(told) > 6 else ""
-            return f", which differ in {keyword} ({', '.join(map(str, told[:6]))}{more}); select one, e.g. {keyword}={told[0]}"
-    return "; give the files of one alone"
+def _even(at: np.ndarray, places: np.ndarray) -> bool:
+    """Whether positions in order lie on one evenly divided line.
+
+    They are written with few digits: that line is fitted, for rounding moves it by half a digit, and single steps by more.
+    """
+    index = np.arange(len(at))
+    step, first = np.polynomial.polynomial.polyfit(index, at, 1)[::-1]
+    return float(np.abs(at - first - index[:, None] * step).max()) <= max(0.02 * float(np.median(np.diff(places))), 0.1)
 
 
-def _one_stack(frames: list[_Frame], places: np.ndarray, name: str) -> None:
-    """Refuse several images at one position, telling what they differ in."""
-    if len(places) < 2 or np.diff(np.sort(places)).min() > 1e-3:
-        return
-    if len({id(frame.header) for frame in frames}) == 1 and not any("ImagePositionPatient" in f.own for f in frames):
-        raise InputError(f"{name}: tells one position for all of its {len(frames)} frames; such objects cannot be used")
-    stacks = len(frames) // len(np.unique(np.round(places, 3)))
-    for keyword in _DIFFER:
-        groups: dict[tuple, list[int]] = {}
+def _uneven(frames: list[Frame], at: np.ndarray, places: np.ndarray, name: str) -> InputError:
+    """Slices are missing, or of several stacks: the error."""
+    steps = np.diff(places)
+    text = f"{name}: slices are not equally spaced on one line ({steps.min():.2f} to {steps.max():.2f} mm)"
+    choice = _even_parts(frames, at, places, ("StackID",))
+    if choice:
+        return SelectionError(text + choice)
+    whole = np.round(steps / steps.min())
+    regular = np.abs(steps - whole * steps.min()).max() < max(0.02 * steps.min(), 0.02) * whole.max()
+    if whole.max() > 1 and regular:
+        k = int(np.argmax(whole))
+        return InputError(
+            f"{name}: {int((whole - 1).sum())} slices are missing, e.g. between {places[k]:.1f} and {places[k + 1]:.1f} mm along "
+            "the stack; export the series again"
+        )
+    choice = _even_parts(frames, at, places, ("AcquisitionNumber", "ImageType", "SliceThickness"))
+    if choice:
+        return SelectionError(text + choice)
+    return InputError(f"{text}; export the series again, or give the files of one stack")
+
+
+def _even_parts(frames: list[Frame], at: np.ndarray, places: np.ndarray, keywords: Sequence[str]) -> str | None:
+    """How to select one of several stacks that are evenly spaced each, if an attribute distinguishes them."""
+    for keyword in keywords:
+        groups: dict[str, list[int]] = {}
         for i, frame in enumerate(frames):
-            groups.setdefault(_texts(frame.get(keyword)), []).append(i)
-        # As many groups as there are stacks; for an attribute of every image alone would select single slices.
-        if 1 < len(groups) <= max(stacks, 2) and all(
-            len(members) == 1 or np.diff(np.sort(places[members])).min() > 1e-3 for members in groups.values()
-        ):
-            choice = _one_of([[frames[i] for i in members] for members in groups.values()])
-            raise InputError(f"{name}: holds several images at one position{choice}")
-    two = [k for k in _DIFFER if 1 < len({_texts(f.get(k)) for f in frames}) <= max(stacks, 2)][:3]
-    hint = f", which differ in {', '.join(two)}; select one of each" if two else "; give a folder with one series"
-    raise InputError(f"{name}: holds several images at one position{hint}")
-
-
-def _texts(value: Any) -> tuple[str, ...]:  # noqa: ANN401
-    """The values of an attribute, as text."""
-    several = value if not isinstance(value, str) and isinstance(value, Sequence) else [value]
-    return tuple(str(one) for one in several)
-
-
-def _short(value: Any) -> str:  # noqa: ANN401
-    """A value, or several, to show."""
-    return "/".join(_texts(value))
+            groups.setdefault(show(frame.get(keyword)), []).append(i)
+        members = list(groups.values())
+        if len(members) > 1 and all(len(m) > 1 and _even(at[m], places[m]) for m in members):
+            choice = advice([[frames[i] for i in m] for m in members], numbered=False)
+            if "e.g." in choice:
+                return choice
+    return None
 
 
 def _placed(
-    frames: list[_Frame], name: str
-) -> tuple[list[_Frame], tuple[float, float, float] | None, np.ndarray | None, dict[str, str | float]]:
-    """Frames in their order, voxel size, RAS affine of (x, y, slice), and what is to be said of them."""
+    frames: list[Frame], name: str
+) -> tuple[list[Frame], tuple[float, float, float] | None, np.ndarray | None, dict[str, str | float], list[str]]:
+    """Frames in their order, voxel size, RAS affine of (x, y, slice), what is to be said of them, and warnings."""
     first = frames[0]
-    pixel = _numbers(first, "PixelSpacing", 2)
+    pixel = numbers(first, "PixelSpacing", 2)
     pixel = pixel if pixel is None or pixel.min() > 0 else None
     thick = _positive(first, "SpacingBetweenSlices", "SliceThickness")
-    positions = [_numbers(frame, "ImagePositionPatient", 3) for frame in frames]
-    directions = [_numbers(frame, "ImageOrientationPatient", 6) for frame in frames]
+    positions = [numbers(frame, "ImagePositionPatient", 3) for frame in frames]
+    directions = [numbers(frame, "ImageOrientationPatient", 6) for frame in frames]
     if pixel is None or any(p is None for p in positions) or any(d is None for d in directions):
         missing = "PixelSpacing" if pixel is None else "ImagePositionPatient or ImageOrientationPatient"
         with_numbers = all(frame.get("InstanceNumber") is not None for frame in frames)
@@ -254,49 +276,27 @@ def _placed(
         ):
             frames = sorted(frames, key=lambda frame: int(frame.get("InstanceNumber")))
         spacing = None if pixel is None or thick is None else (thick, float(pixel[0]), float(pixel[1]))
-        return frames, spacing, None, {"orientation": f"unknown: no {missing}"}
-    at, turn = np.array(positions), np.array(directions)
-    if np.abs(turn - turn[0]).max() > 1e-3:
-        raise InputError(f"{name}: slices lie in different directions, as in a localizer; select or give one stack")
-    if any(not np.allclose(_numbers(f, "PixelSpacing", 2), pixel, rtol=1e-4) for f in frames):  # type: ignore[arg-type]
-        raise InputError(f"{name}: slices differ in pixel size; select or give one stack")
-    right, down = turn[0, :3], turn[0, 3:]
-    if not np.allclose([right @ right, down @ down, right @ down], [1, 1, 0], atol=1e-3):
-        raise InputError(
-            f"{name}: ImageOrientationPatient is no pair of perpendicular directions; export the series again"
-        )
+        return frames, spacing, None, {"orientation": f"unknown: no {missing}"}, []
+    at = np.array(positions)
+    right, down = axes(directions[0], name)  # type: ignore[arg-type]
     normal = np.cross(right, down)
     places = at @ normal
-    _one_stack(frames, places, name)
     order = np.argsort(places, kind="stable")
     frames, at, places = [frames[i] for i in order], at[order], places[order]
     notes: dict[str, str | float] = {}
+    doubts: list[str] = []
     if len(frames) > 1:
-        steps = np.diff(places)
-        usual = float(np.median(steps))
-        # Positions are written with few digits: whether they lie on one evenly divided line is seen from that line, which
-        # rounding moves by half a digit, not from single steps.
-        index = np.arange(len(at))
-        step, first_place = np.polynomial.polynomial.polyfit(index, at, 1)[::-1]
-        off = float(np.abs(at - first_place - index[:, None] * step).max())
-        if off > max(0.02 * usual, 0.1):
-            whole = np.round(steps / steps.min())
-            if (
-                whole.max() > 1
-                and np.abs(steps - whole * steps.min()).max() < max(0.02 * steps.min(), 0.02) * whole.max()
-            ):
-                k = int(np.argmax(whole))
-                raise InputError(
-                    f"{name}: {int((whole - 1).sum())} slices are missing, e.g. between {places[k]:.1f} and "
-                    f"{places[k + 1]:.1f} mm along the stack; export the series again"
-                )
-            raise InputError(
-                f"{name}: slices are not equally spaced on one line ({steps.min():.2f} to {steps.max():.2f} mm); select or give "
-                "one stack"
-            )
+        if not _even(at, places):
+            raise _uneven(frames, at, places, name)
         step = (at[-1] - at[0]) / (len(at) - 1)
         if step @ normal < (1 - 1e-4) * np.linalg.norm(step):
             notes["sheared"] = "slices are not stacked along their normal (gantry tilt)"
+        given = _positive(first, "SpacingBetweenSlices")
+        times = float(np.median(np.diff(places))) / given if given else 1.0
+        if times > 1.5 and abs(times - round(times)) < 0.02 * times:
+            doubts.append(
+                f"the slices lie {times * given:.2f} mm apart, but SpacingBetweenSlices is {given:.2f} mm: slices may be missing"
+            )
     else:
         step = normal * (thick or 1.0)
         if thick is None:
@@ -304,26 +304,32 @@ def _placed(
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2], affine[:3, 3] = right * pixel[1], down * pixel[0], step, at[0]
     spacing = (float(np.linalg.norm(step)), float(pixel[0]), float(pixel[1]))
-    return frames, spacing, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, notes
+    return frames, spacing, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, notes, doubts
 
 
-def _values(frame: _Frame, stored: np.ndarray) -> np.ndarray:
-    """Stored values in the unit of the series: rescaled, else by the real-world map."""
+def _scale(frame: Frame) -> tuple[float, float] | None:
+    """Slope and intercept of a frame as they are written, or ``None`` where a table takes their place."""
     slope, intercept = frame.get("RescaleSlope"), frame.get("RescaleIntercept")
     if slope is None and intercept is None:
-        table = frame.header.get("ModalityLUTSequence")
-        if table:
-            from pydicom.pixels import apply_modality_lut
-
-            return apply_modality_lut(stored, frame.header).astype(np.float32)
+        if frame.header.get("ModalityLUTSequence"):
+            return None
         maps = frame.get("RealWorldValueMappingSequence")
         slope = maps[0].get("RealWorldValueSlope") if maps else None
         intercept = maps[0].get("RealWorldValueIntercept") if maps else None
-    slope, intercept = 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
-    return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
 
 
-def _told(frame: _Frame) -> dict[str, str | float]:
+def _values(frame: Frame, stored: np.ndarray) -> np.ndarray:
+    """Stored values in the unit of the series: rescaled, else by the real-world map."""
+    scale = _scale(frame)
+    if scale is None:
+        from pydicom.pixels import apply_modality_lut
+
+        return apply_modality_lut(stored, frame.header).astype(np.float32)
+    return (stored.astype(np.float64) * (scale[0] or 1.0) + scale[1]).astype(np.float32)
+
+
+def _told(frame: Frame) -> dict[str, str | float]:
     """What of a header is worth knowing, nothing of the patient."""
     told: dict[str, str | float] = {}
     for keyword in (
@@ -342,129 +348,288 @@ def _told(frame: _Frame) -> dict[str, str | float]:
 
 
 @contextmanager
-def _decoded(header: Dataset) -> Iterator[Dataset]:
-    """The whole data set of a header; what goes wrong while its pixels are used becomes one sentence."""
-    from pydicom import dcmread
-
+def _decoding(header: Dataset) -> Iterator[None]:
+    """What goes wrong while the pixels of a file are used becomes one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = dcmread(header.filename, force=True)
-            dataset.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
-            yield dataset
+            yield
     except Exception as error:  # decoders raise many kinds
         raise InputError(
             f"{header.filename}: its pixels cannot be decoded ({told(error)}); export it uncompressed"
         ) from error
 
 
+def _whole(header: Dataset) -> Dataset:
+    """The data set of a header with its pixels."""
+    from pydicom import dcmread
+
+    dataset = dcmread(header.filename, force=True)
+    dataset.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
+    return dataset
+
+
+def _stored(header: Dataset) -> np.ndarray:
+    """``(frames, y, x)`` as stored in one file.
+
+    Raises:
+        InputError: if they cannot be decoded, or are more than twice what the header announces.
+    """
+    with _decoding(header):
+        dataset = _whole(header)
+        if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and "PixelData" in dataset:
+            n = int(dataset.get("NumberOfFrames") or 1) * int(dataset.get("SamplesPerPixel") or 1)
+            expected = n * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
+            if len(dataset.PixelData) >= 2 * max(expected, 1):
+                raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header announces {expected}")
+        stored = dataset.pixel_array
+        return stored.reshape(-1, *stored.shape[-2:])
+
+
+def _agreed(headers: Sequence[Dataset], decode: Callable[[Dataset], np.ndarray]) -> np.ndarray:
+    """The pixels of a file, or of a copy of it where it is damaged.
+
+    Raises:
+        InputError: if none can be decoded, or two differ.
+    """
+    found: list[tuple[Dataset, np.ndarray]] = []
+    errors: list[InputError] = []
+    for header in headers:
+        if found and filecmp.cmp(str(found[0][0].filename), str(header.filename), shallow=False):
+            continue
+        try:
+            found.append((header, decode(header)))
+        except InputError as error:
+            errors.append(error)
+    for other, pixels in found[1:]:
+        if not np.array_equal(pixels, found[0][1]):
+            raise _CopiesError(
+                f"{other.filename} and {found[0][0].filename}: have one SOPInstanceUID and different pixels; remove the wrong one"
+            )
+    if not found:
+        raise errors[0]
+    return found[0][1]
+
+
+class _CopiesError(InputError):
+    """Two copies of one image differ."""
+
+
 def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
     """Slices, voxel size and RAS affine of a Siemens mosaic, whose geometry lies in a private header that nibabel reads."""
-    with _decoded(header) as dataset:
-        from nibabel.nicom.dicomwrappers import wrapper_from_data
+    with _decoding(header):
+        from nibabel.nicom.dicomwrappers import wrapper_from_data  # warns that it is experimental
 
+        dataset = _whole(header)
+        if dataset.get("RescaleSlope") == 0:
+            dataset.RescaleSlope = 1
         wrapper: Any = wrapper_from_data(dataset)
         data, affine = wrapper.get_data(), np.array(wrapper.affine, float)
         if data.ndim != 3 or not np.isfinite(affine).all():
-            raise ValueError("its Siemens header does not tell of a mosaic")
+            raise ValueError("its Siemens header does not describe a mosaic")
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine[:, [1, 0, 2, 3]]  # nibabel's axes are row, column, slice
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
     return np.ascontiguousarray(data.transpose(2, 0, 1), np.float32), (z, y, x), affine
 
 
-def _pixels(frames: list[_Frame]) -> np.ndarray:
-    """``(slices, y, x)`` float32; every file is decoded once, alone."""
+def _pixels(
+    frames: list[Frame], copies: Mapping[int, Sequence[Dataset]]
+) -> tuple[np.ndarray | None, list[int], list[InputError]]:
+    """``(slices, y, x)`` float32, which frames could not be decoded, and why; every file is decoded once, alone."""
     out: np.ndarray | None = None
+    bad: list[int] = []
+    errors: list[InputError] = []
     by_file: dict[int, list[int]] = {}
     for i, frame in enumerate(frames):
         by_file.setdefault(id(frame.header), []).append(i)
-    for members in by_file.values():
-        with _decoded(frames[members[0]].header) as dataset:
-            stored = dataset.pixel_array
-            stored = stored.reshape(-1, *stored.shape[-2:])
-            for i in members:
-                image = _values(frames[i], stored[frames[i].index])
-                if out is None:
-                    out = np.empty((len(frames), *image.shape), np.float32)
-                out[i] = image
-    assert out is not None
-    return out
+    shape = int(frames[0].get("Rows")), int(frames[0].get("Columns"))
+    for file, members in by_file.items():
+        header = frames[members[0]].header
+        try:
+            stored = _agreed([header, *copies.get(file, ())], _stored)
+            with _decoding(header):
+                images = [_values(frames[i], stored[frames[i].index]) for i in members]
+                if any(image.shape != shape or not np.isfinite(image).all() for image in images):
+                    raise ValueError("they do not fit its header, or hold NaN")
+        except _CopiesError:
+            raise
+        except InputError as error:
+            bad += members
+            errors.append(error)
+            continue
+        out = np.empty((len(frames), *shape), np.float32) if out is None else out
+        out[members] = images
+    return out, bad, errors
 
 
 def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | None = None) -> Image:
     """Read one stack of slices.
 
     Slices are sorted by their position along the normal, never by number or name (which serve only where there is no position).
-    Values are rescaled (CT: HU), or mapped to real-world values where a file has that map alone. The affine follows the
-    positions, so that tilted gantries give sheared, true ones.
+    Values are rescaled (CT: HU), or mapped to real-world values where a file has that map alone. A slope of 0, which is not
+    valid, counts as 1, as in GDCM and so in ITK, SimpleITK and 3D Slicer (dcm2niix and DCMTK do the same, without the
+    intercept), with a warning. The affine follows the positions, so that tilted gantries give sheared, true ones.
+
+    Of several volumes in one series ``{"volume": K}`` selects one, counted from 0; see :func:`medrecon.data.stacks.split` for
+    their order. Copies of one SOP instance count once. A damaged file beside good ones is left out, with a warning; if it
+    leaves a gap, the series is refused.
 
     Args:
-        paths: of files, or of folders that are searched to the bottom.
+        paths: of files, or of folders that are searched to the bottom; links to folders are followed.
         select: attributes by DICOM keyword, for several series or stacks: ``{"SeriesNumber": 3}``, ``{"EchoTime": 4.6}``,
-            ``{"ImageType": "P"}`` (one of its values).
+            ``{"ImageType": "P"}`` (one of its values), ``{"DiffusionBValue": ""}`` (images without it), and ``volume``.
 
     Raises:
         InputError: for no images, several series or stacks, missing slices, colour, and files that cannot be read; naming the
             file and what to do.
     """
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    series, damaged = _scan(paths)
     try:
-        return _read(paths, name, select or {})
-    except InputError:
+        return _read(paths, name, select or {}, series, damaged)
+    except InputError as error:
+        if damaged and error not in damaged:
+            raise type(error)(f"{error} ({len(damaged)} damaged files were left out, e.g. {damaged[0]})") from error
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # values of the wrong kind
         raise InputError(f"{name}: a damaged DICOM header ({told(error)}); export it again") from error
 
 
-def _read(paths: Sequence[Path], name: str, select: Mapping[str, str | int | float]) -> Image:
-    """See :func:`read_dicom`."""
-    series = find_series(paths)
-    frames_of = {uid: [f for _, header in held for f in _frames(header)] for uid, held in series.items()}
-    if not frames_of:
-        raise InputError(f"{name}: holds no DICOM images; give a DICOM file or a folder of them, or a NIfTI file")
+def _framed(
+    series: Mapping[str, Sequence[tuple[Path, Dataset]]], damaged: list[InputError]
+) -> tuple[dict[str, list[Frame]], dict[int, list[Dataset]]]:
+    """The frames of every series, and of files the copies; adds the errors of files whose frames cannot be listed."""
+    frames: dict[str, list[Frame]] = {}
+    copies: dict[int, list[Dataset]] = {}
+    first: dict[tuple[str, ...], Dataset] = {}
+    for uid, held in series.items():
+        for path, header in held:
+            key = identity(header)
+            if header.get("SOPInstanceUID") and key in first:
+                copies.setdefault(id(first[key]), []).append(header)
+                continue
+            try:
+                found = _frames(header)
+                for frame in found:  # values of the wrong kind come to light
+                    geometry(frame), _scale(frame)
+                    turn = numbers(frame, "ImageOrientationPatient", 6)
+                    if turn is not None:
+                        axes(turn, path)
+            except InputError as error:
+                damaged.append(error)
+                continue
+            except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+                damaged.append(InputError(f"{path}: damaged DICOM file ({told(error)}); export it again"))
+                continue
+            first[key] = header
+            frames.setdefault(uid, []).extend(found)
+    return frames, copies
+
+
+def _selected(frames_of: dict[str, list[Frame]], name: str, select: Mapping[str, str | int | float]) -> list[Frame]:
+    """The frames of one series that have the attributes which are asked for."""
+    from pydicom.datadict import tag_for_keyword
+
     for keyword, wanted in select.items():
-        kept = {u: [f for f in frames if _matches(f.get(keyword), wanted)] for u, frames in frames_of.items()}
+        if keyword == "volume":
+            continue
+        if tag_for_keyword(keyword) is None:
+            raise InputError(
+                f"{name}: {keyword} is not a DICOM keyword; select by one, e.g. EchoTime=4.6, or by volume=0"
+            )
+        kept = {u: [f for f in frames if same_value(f.get(keyword), wanted)] for u, frames in frames_of.items()}
         kept = {u: frames for u, frames in kept.items() if frames}
         if not kept:
-            held = list(dict.fromkeys(_short(f.get(keyword)) for frames in frames_of.values() for f in frames))
+            held = list(dict.fromkeys(show(f.get(keyword)) for frames in frames_of.values() for f in frames))
             raise InputError(
-                f"{name}: no image with {keyword}={wanted}; there are {', '.join(held[:8])}{', ...' if len(held) > 8 else ''}"
+                f"{name}: no image with {keyword}={'' if wanted is None else wanted}; there are {', '.join(held[:8])}"
+                f"{', ...' if len(held) > 8 else ''}"
             )
         frames_of = kept
     if len(frames_of) > 1:
-        told = [
-            f"{f[0].get('SeriesNumber')} ({f[0].get('SeriesDescription') or 'no description'}, {len(f)} images)"
+        held = [
+            f"{show(f[0].get('SeriesNumber'))} ({f[0].get('SeriesDescription') or 'no description'}, {len(f)} images)"
             for f in frames_of.values()
         ]
-        numbers = {str(f[0].get("SeriesNumber")) for f in frames_of.values()}
-        hint = (
-            f"SeriesNumber={next(iter(frames_of.values()))[0].get('SeriesNumber')}"
-            if len(numbers) == len(frames_of)
-            else f"SeriesInstanceUID={next(iter(frames_of))}"
-        )
-        raise InputError(
-            f"{name}: holds {len(frames_of)} series: {', '.join(told[:6])}{', ...' if len(told) > 6 else ''}; "
+        uid, largest = max(frames_of.items(), key=lambda item: len(item[1]))
+        numbers_of = [{show(f.get("SeriesNumber")) for f in frames} for frames in frames_of.values()]
+        unique = len(set.union(*numbers_of)) == len(frames_of) and all(len(n) == 1 for n in numbers_of)
+        number = largest[0].get("SeriesNumber")
+        hint = f"SeriesNumber={'' if number is None else number}" if unique else f"SeriesInstanceUID={uid}"
+        raise SelectionError(
+            f"{name}: holds {len(frames_of)} series: {', '.join(held[:6])}{', ...' if len(held) > 6 else ''}; "
             f"select one, e.g. {hint}"
         )
-    frames = next(iter(frames_of.values()))
+    return next(iter(frames_of.values()))
+
+
+def _read(
+    paths: Sequence[Path],
+    name: str,
+    select: Mapping[str, str | int | float],
+    series: Mapping[str, Sequence[tuple[Path, Dataset]]],
+    damaged: list[InputError],
+) -> Image:
+    """See :func:`read_dicom`; adds the errors of files that are left out to ``damaged``."""
+    frames_of, copies = _framed(series, damaged)
+    if not frames_of:
+        if damaged:
+            raise damaged[0]
+        raise InputError(f"{name}: holds no DICOM images; give a DICOM file or a folder of them, or a NIfTI file")
+    stacks = split(_selected(frames_of, name, select), name)
+    if "volume" not in select and len(stacks) > 1:
+        raise SelectionError(f"{name}: a series of {describe(stacks)}{advice([stack.frames for stack in stacks])}")
+    number = volume_number(select.get("volume", 0), len(stacks), name)
+    frames, doubts = stacks[number].frames, list(stacks[number].warnings)
+    about: dict[str, str | float] = {} if len(stacks) == 1 else {"volume": number, "volumes": len(stacks)}
     first = frames[0]
-    if int(first.get("SamplesPerPixel") or 1) > 1 or str(first.get("PhotometricInterpretation")).startswith("PALETTE"):
-        raise InputError(f"{name}: holds colour images ({first.get('PhotometricInterpretation')}); give grey ones")
-    if "MOSAIC" in (first.get("ImageType") or []):
-        if len(frames) > 1:
-            raise InputError(
-                f"{name}: holds {len(frames)} mosaics, each a whole volume{_one_of([[f] for f in frames])}"
-            )
-        array, spacing, affine = _mosaic(first.header)
-        return Image(array, paths[0], "DICOM", spacing, affine, _told(first), (first.header,))
-    shapes = {(int(f.get("Rows")), int(f.get("Columns"))) for f in frames}
-    if len(shapes) > 1:
-        raise InputError(f"{name}: holds images of different sizes {sorted(shapes)}; select or give one stack")
-    frames, spacing, affine, notes = _placed(frames, name)
-    array = _pixels(frames)
-    if array.shape[1:] != next(iter(shapes)) or not np.isfinite(array).all():
-        raise InputError(f"{name}: its pixels do not fit its header, or hold NaN; export the series again")
-    headers = tuple({id(frame.header): frame.header for frame in frames}.values())
+    for frame in frames:
+        if int(frame.get("SamplesPerPixel") or 1) > 1 or str(frame.get("PhotometricInterpretation")).startswith("PAL"):
+            raise InputError(f"{name}: holds colour images ({frame.get('PhotometricInterpretation')}); give grey ones")
+    if any((_scale(frame) or (1.0, 0.0))[0] == 0 for frame in frames):
+        doubts.append("RescaleSlope is 0, which is not valid; 1 is taken instead")
     # Of files that were given one by one: a name for the series, not for its first slice.
-    path = paths[0] if len(paths) == 1 else paths[0].parent / str(headers[0].get("SeriesInstanceUID", "series"))
-    return Image(array, path, "DICOM", spacing, affine, {**notes, **_told(first)}, headers)
+    path = paths[0] if len(paths) == 1 else paths[0].parent / str(first.header.get("SeriesInstanceUID", "series"))
+    if "MOSAIC" in (first.get("ImageType") or []):
+        array, spacing, affine = _mosaic(first.header)
+        headers: tuple[Dataset, ...] = (first.header,)
+    else:
+        frames, spacing, affine, notes, more = _placed(frames, name)
+        array, bad, errors = _pixels(frames, copies)
+        if array is None:
+            raise errors[0]
+        if bad:
+            damaged += errors
+            frames = [frame for i, frame in enumerate(frames) if i not in set(bad)]
+            array = np.delete(array, bad, axis=0)
+            frames, spacing, affine, notes, more = _placed(frames, name)
+        doubts += [*more, *_unlike(frames)]
+        about = notes | about
+        headers = tuple({id(frame.header): frame.header for frame in frames}.values())
+    doubts += [f"{error}; left out" for error in damaged[:10]]
+    if len(damaged) > 10:
+        doubts.append(f"{len(damaged) - 10} more damaged files were left out")
+    about |= _told(frames[0])
+    return Image(array, path, "DICOM", spacing, affine, about, headers, tuple(doubts))
+
+
+def _unlike(frames: Sequence[Frame]) -> list[str]:
+    """Warnings of slices that store their values in different ways."""
+    out = []
+    for keyword in (
+        "BitsAllocated",
+        "BitsStored",
+        "PixelRepresentation",
+        "PhotometricInterpretation",
+        "RescaleType",
+        "Units",
+    ):
+        held = sorted({show(frame.get(keyword)) for frame in frames})
+        if len(held) > 1:
+            out.append(f"slices differ in {keyword} ({', '.join(held)}): some may have wrong values")
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        held = sorted({show(frame.get(keyword)) for frame in frames})
+        # PET, and MR of some makers, have slopes of their own for every slice; CT has one.
+        if len(held) > 1 and ("none" in held or str(frames[0].get("Modality")) == "CT"):
+            out.append(f"slices differ in {keyword} ({', '.join(held[:6])}): some may have wrong values")
+    return out

@@ -5,7 +5,7 @@ import tokenize
 import zipfile
 import zlib
 
-__all__ = ["DAMAGE", "InputError", "NotCartesianError", "told", "warn"]
+__all__ = ["DAMAGE", "InputError", "NotCartesianError", "SelectionError", "told", "warn"]
 
 DAMAGE = (
     OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, EOFError,
@@ -33,3 +33,7 @@ class InputError(ValueError):
 
 class NotCartesianError(InputError):
     """Raw data off the grid, where Cartesian ones were asked for."""
+
+
+class SelectionError(InputError):
+    """Several images where one was asked for; the sentence says how to select one."""

@@ -1,20 +1,30 @@
-"""Coil sensitivities by ESPIRiT with sigpy: arrays in, tensors out."""
+"""Coil sensitivities by ESPIRiT with sigpy, and what to do where it fails: arrays in, tensors out."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medrecon.data.coils import from_kspace, magnitude_unit
 from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block, centred
 from medrecon.data.noise import estimate_noise_std
 
-__all__ = ["combined_reference", "espirit_maps"]
+__all__ = ["CoilMaps", "coil_maps", "combined_reference", "espirit_maps", "holds_signal", "trusted_noise"]
 
 
 _ENOUGH = 96**2
 """Samples of the calibration region that are read at most."""
+_LEAST = 4
+"""Lines of the calibration region that maps need at least: with fewer, images are worse than the root of the sum of squares."""
+_COVERED = 0.99
+"""Share of the signal that maps must cover. On real heads, maps below it gave images that were up to 20 dB worse."""
+SINGLE_COIL = "none (single coil)"
+LOW_RESOLUTION = "low-resolution (calibration too small for ESPIRiT)"
+COIL_IMAGES = "zero-filled coil images (root of the sum of squares)"
 
 
 def _pixelwise(projector: np.ndarray, shape: tuple[int, ...]) -> Tensor:
@@ -44,6 +54,30 @@ def _pixelwise(projector: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     matrix = torch.zeros((*shape, coils, coils), dtype=torch.complex64)
     matrix[..., second, first] = upper.movedim(0, -1).conj()  # eigh reads the lower triangle
     return matrix
+
+
+def _calibration(mask: np.ndarray, shape: tuple[int, ...], least: int) -> tuple[slice, slice]:
+    """The calibration region: the largest fully sampled block round the centre, or its middle where it is larger than needed."""
+    rows, columns = acs_block(np.broadcast_to(mask, shape), least)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    if height * width > _ENOUGH:  # a larger region costs much and changes little
+        side = int(_ENOUGH**0.5)
+        height, width = (min(a, max(side, _ENOUGH // b)) for a, b in ((height, width), (width, height)))
+        rows, columns = centred(shape[0], height), centred(shape[1], width)
+    return rows, columns
+
+
+def _taper(rows: slice, columns: slice) -> np.ndarray:
+    """Hann's window over the calibration region, against ringing."""
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    return np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[1:-1]
+
+
+def _low_resolution(kspace: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """Images of the coils from the tapered calibration region alone, ``(coils, y, x)`` complex64."""
+    low = np.zeros(kspace.shape, dtype=np.complex64)
+    low[:, rows, columns] = kspace[:, rows, columns] * _taper(rows, columns)
+    return from_kspace(low).astype(np.complex64)
 
 
 def espirit_maps(
@@ -83,14 +117,9 @@ def espirit_maps(
     import sigpy as sp
 
     shape = kspace.shape[1:]
-    rows, columns = acs_block(np.broadcast_to(mask, shape), kernel)
+    rows, columns = _calibration(mask, shape, kernel)
     height, width = rows.stop - rows.start, columns.stop - columns.start
-    if height * width > _ENOUGH:  # a larger region costs much and tells no more
-        side = int(_ENOUGH**0.5)
-        height, width = (min(a, max(side, _ENOUGH // b)) for a, b in ((height, width), (width, height)))
-        rows, columns = centred(shape[0], height), centred(shape[1], width)
-    calibration = kspace[:, rows, columns]
-    coils = len(calibration)
+    coils = len(kspace)
     if not 1 <= sets <= coils:
         raise InputError(f"{name}: {coils} coils have 1 to {coils} sets of maps; got {sets}")
     empty = torch.zeros((coils, *shape) if sets == 1 else (sets, coils, *shape), dtype=torch.complex64)
@@ -99,6 +128,9 @@ def espirit_maps(
             f"{name}: the fully sampled centre is {height} x {width}, too small to estimate coil sensitivities "
             f"(at least {kernel} x {kernel}); give the maps with --maps"
         )
+    unit = magnitude_unit(kspace[:, rows, columns])  # squares of very large or small numbers are no numbers
+    kspace, noise_std = kspace * (1 / unit), noise_std / unit
+    calibration = kspace[:, rows, columns]
     if not calibration.any():
         return empty
     blocks = sp.array_to_blocks(calibration, [kernel, kernel], [1, 1])
@@ -117,12 +149,139 @@ def espirit_maps(
         values[..., -sets:].flip(-1).movedim(-1, 0)[:, None],
     )
 
-    # Phase of the low-resolution image, tapered against ringing.
-    low = np.zeros(kspace.shape, dtype=np.complex64)
-    low[:, rows, columns] = calibration * np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[1:-1]
-    image = (maps.conj() * torch.from_numpy(sp.ifft(low, axes=(-2, -1)))).sum(1, keepdim=True)
+    image = (maps.conj() * torch.from_numpy(_low_resolution(kspace, rows, columns))).sum(1, keepdim=True)
     maps = (maps * torch.polar(torch.ones_like(image.real), image.angle()) * (values > crop)).contiguous()
     return maps[0] if sets == 1 else maps
+
+
+@dataclass(frozen=True)
+class CoilMaps:
+    """Coil maps and where they come from.
+
+    Args:
+        maps: complex64 ``(coils, y, x)`` or ``(sets, coils, y, x)``, with an axis of slices in front for several.
+        source: the method, for the record.
+        warnings: why it is not the method that was asked for, one sentence each.
+    """
+
+    maps: Tensor
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+def trusted_noise(noise_std: float, kspace: np.ndarray, mask: np.ndarray) -> float:
+    """A noise level that is not larger than what the outermost k-space shows, which is an upper bound.
+
+    0 where too few samples were measured to see any noise.
+
+    Args:
+        noise_std: per real component.
+        kspace: ``(slices, coils, y, x)``.
+        mask: ``(y, x)`` or ``(x,)``.
+    """
+    if (np.broadcast_to(mask, kspace.shape[-2:]) & kspace.any(axis=(0, 1))).sum() < 30:
+        return 0.0
+    return min(noise_std, estimate_noise_std(kspace, mask))
+
+
+def holds_signal(kspace: np.ndarray, noise_std: float) -> bool:
+    """Whether the largest sample of ``(coils, y, x)``, summed over the coils, is above four times what noise alone reaches.
+
+    The energy of ``C`` coils of noise exceeds ``C + sqrt(2 C L) + L`` times ``2 noise_std^2`` with a probability of at most
+    ``exp(-L)`` (Laurent and Massart, Ann. Statist. 28, 2000); ``L`` allows for the number of samples.
+    """
+    if noise_std <= 0 or not kspace.any():
+        return bool(kspace.any())
+    energy = (np.abs(kspace).astype(np.float64) ** 2).sum(axis=0).max() / (2 * noise_std**2)
+    coils, log = len(kspace), np.log(kspace[0].size) + 5
+    return bool(energy > 4 * (coils + np.sqrt(2 * coils * log) + log))
+
+
+def _covered(maps: Tensor, low: np.ndarray, floor: float) -> float:
+    """Share of the energy of the low-resolution images ``(coils, y, x)`` where maps are not 0, without that of noise.
+
+    What is below four times the energy of noise, or below 1 % of the brightest, does not count.
+    """
+    energy = (np.abs(low).astype(np.float64) ** 2).sum(axis=0)
+    signal = np.where(energy > max(4 * floor, 0.01 * energy.max()), energy - floor, 0.0)
+    inside = (maps != 0).reshape(-1, *energy.shape).any(0).numpy()
+    return float(signal[inside].sum() / signal.sum()) if signal.any() else 1.0
+
+
+def _divided(images: np.ndarray) -> Tensor:
+    """Coil images over the root of their sum of squares, 0 where all are 0, complex64."""
+    size = np.sqrt((np.abs(images).astype(np.float64) ** 2).sum(axis=0))
+    return torch.from_numpy((images / np.where(size > 0, size, 1.0)).astype(np.complex64))
+
+
+def coil_maps(
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.8,
+    name: str = "k-space",
+    noise_std: float = 0.0,
+    sets: int = 1,
+    rss: bool = False,
+) -> CoilMaps:
+    """Maps of one slice that cover its signal: by ESPIRiT, or where that fails by what comes next.
+
+    From few calibration lines, ESPIRiT's eigenvalues reach ``crop`` in a small part of the object only. Smaller kernels need
+    fewer lines, so they are tried until the maps cover 99 % of the signal in the low-resolution image; then 2 x 2 kernels without
+    crop; then the low-resolution coil images over the root of their sum of squares.
+
+    Args:
+        kspace: ``(coils, y, x)``, zero where not sampled.
+        mask: see :func:`espirit_maps`, as the arguments that follow.
+        kernel: see there.
+        threshold: see there.
+        crop: see there.
+        name: see there.
+        noise_std: see there; see :func:`trusted_noise`.
+        sets: see there.
+        rss: whether a calibration region of fewer than 4 lines gives the zero-filled coil images over the root of their sum of
+            squares, with which the zero-filled image is that root, instead of an error.
+
+    Raises:
+        InputError: if the fully sampled centre has fewer than 4 lines.
+    """
+    if len(kspace) == 1:
+        return CoilMaps(torch.ones(kspace.shape, dtype=torch.complex64), SINGLE_COIL)
+    least = min(_LEAST, kernel)
+    rows, columns = _calibration(mask, kspace.shape[1:], kernel)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    unit = magnitude_unit(kspace)
+    kspace, noise_std = kspace * (1 / unit), noise_std / unit
+
+    def single(maps: Tensor) -> Tensor:
+        return maps if sets == 1 else torch.stack([maps, *[torch.zeros_like(maps)] * (sets - 1)])
+
+    if min(height, width) < least:
+        what = f"{name}: the fully sampled centre is {height} x {width}, too small to estimate coil sensitivities"
+        if not rss:
+            raise InputError(
+                f"{what} (at least {least} x {least}); give the maps with --maps, or choose the solver zero-filled"
+            )
+        text = f"{what}; the image is the root of the coils' sum of squares"
+        return CoilMaps(single(_divided(from_kspace(kspace))), COIL_IMAGES, (text,))
+    tries = [(side, crop) for side in range(min(kernel, height, width), 1, -1)] + [(2, 0.0)]
+    low = _low_resolution(kspace, rows, columns)
+    floor = 2 * noise_std**2 * len(kspace) * float((_taper(rows, columns) ** 2).sum()) / low[0].size
+    fault = f"{name}: ESPIRiT with {kernel} x {kernel} kernels finds no maps of all of the object in a calibration region of "
+    fault += f"{height} x {width}"
+    for side, cut in tries:
+        maps = espirit_maps(kspace, mask, side, threshold, cut, name, noise_std, sets)
+        if not maps.any() and not holds_signal(kspace, noise_std):
+            return CoilMaps(maps, "ESPIRiT")
+        if _covered(maps, low, floor) < _COVERED or not maps.any():
+            continue
+        if (side, cut) == (kernel, crop):
+            return CoilMaps(maps, "ESPIRiT")
+        text = f"{fault}; they come from {side} x {side} kernels and may be less accurate"
+        return CoilMaps(maps, f"ESPIRiT ({side} x {side} kernels)", (text,))
+    text = f"{fault}; they are low-resolution images of the coils, so aliasing may remain"
+    return CoilMaps(single(_divided(low)), LOW_RESOLUTION, (text,))
 
 
 def combined_reference(kspace: np.ndarray, calibration: int = 24, crop: float = 0.9) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, SelectionError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Image", "load_image"]
+__all__ = ["Image", "is_nifti", "load_image", "load_like", "nifti_stem", "volume_number"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Image:
     @property
     def stem(self) -> str:
         """Name of outputs."""
-        return self.path.name.removesuffix(".gz").removesuffix(".nii") if self.format == "NIfTI" else self.path.stem
+        return nifti_stem(self.path) if self.format == "NIfTI" else self.path.stem
 
     def summary(self) -> dict:
         """What ``medrecon info`` shows: plain numbers and strings."""
@@ -64,6 +65,32 @@ class Image:
         }
 
 
+def is_nifti(path: Path) -> bool:
+    """Whether a file is named as NIfTI, in lower or upper case."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def nifti_stem(path: Path) -> str:
+    """The name of a NIfTI file without ``.nii`` or ``.nii.gz``."""
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+
+
+def volume_number(wanted: object, count: int, name: object) -> int:
+    """Which of ``count`` volumes is asked for.
+
+    Raises:
+        InputError: if there is none of that number.
+    """
+    try:
+        number = float(str(wanted))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < count or number != int(number):
+        held = f"there are volume=0 to volume={count - 1}" if count > 1 else "there is one volume, volume=0"
+        raise InputError(f"{name}: no volume={wanted}; {held}")
+    return int(number)
+
+
 def load_image(
     path: str | Path | Sequence[str | Path],
     select: Mapping[str, str | int | float] | None = None,
@@ -74,7 +101,8 @@ def load_image(
 
     Args:
         path: of the file or folder, or those of the DICOM files of one series.
-        select: which of several DICOM series or stacks, by attribute; see :func:`medrecon.data.dicom.read_dicom`.
+        select: which of several volumes, ``{"volume": 1}`` (counted from 0); of DICOM series or stacks by attribute as well, see
+            :func:`medrecon.data.dicom.read_dicom`.
         phase: of a NIfTI magnitude, a second file with the phase; see :func:`medrecon.data.nifti.read_nifti`.
         imaginary: of a NIfTI real part, a second file with the imaginary part.
 
@@ -87,14 +115,26 @@ def load_image(
     for one in paths:
         if not one.exists():
             raise InputError(f"{one}: no such file or folder")
-    if len(paths) == 1 and paths[0].name.endswith((".nii", ".nii.gz")):
+    if len(paths) == 1 and is_nifti(paths[0]):
         from medrecon.data.nifti import read_nifti
 
-        if select:
-            raise InputError(f"{paths[0]}: nothing can be selected in this format; leave it out")
-        return read_nifti(paths[0], phase, imaginary)
+        return read_nifti(paths[0], phase, imaginary, select)
     if phase is not None or imaginary is not None:
         raise InputError(f"{paths[0]}: a second file with phase or imaginary part goes with NIfTI only; leave it out")
     from medrecon.data.dicom import read_dicom
 
     return read_dicom(paths, select)
+
+
+def load_like(path: str | Path) -> Image:
+    """Read the DICOM series that a new one shall resemble.
+
+    Raises:
+        InputError: as :func:`load_image`; where one of several must be selected, the advice is to give its files alone.
+    """
+    try:
+        return load_image(path)
+    except SelectionError as error:
+        what = re.match(r": (holds \d+ series|a series of [^,;]*)", str(error).removeprefix(str(path)))
+        held = what[1] if what else "holds several series or volumes"
+        raise InputError(f"{path}: {held}; give a folder with the files of one of them alone") from error

@@ -5,6 +5,7 @@ Inati et al., "ISMRM raw data format: a proposed standard for MRI raw datasets",
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,10 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
+from medrecon.data.centre import SEVERAL, peak_offset
 from medrecon.data.coils import crop_field_of_view, from_kspace
-from medrecon.data.errors import InputError, NotCartesianError, told
+from medrecon.data.epi import REVERSE, Readout, straightened
+from medrecon.data.errors import DAMAGE, InputError, NotCartesianError, told
 
 __all__ = [
     "COUNTERS",
@@ -30,19 +33,28 @@ __all__ = [
 
 COUNTERS = ("contrast", "phase", "repetition", "set")
 """What may be measured several times over, and has to be chosen."""
-_NOISE, _CALIBRATION, _BOTH, REVERSE = (1 << bit for bit in (18, 19, 20, 21))
+_NOISE, _CALIBRATION, _BOTH = (1 << bit for bit in (18, 19, 20))
 PHASE_CORRECTION = 1 << 23
 # Navigators, phase correction, feedback, dummies, surface coils, phase stabilisation.
 _OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
 _PRIVATE = ("subjectInformation", "studyInformation", "measurementInformation", "waveformInformation", "userParameters")
 
 
-def is_ismrmrd(file: h5py.File) -> str | None:
-    """Name of the group that holds acquisitions, or ``None``."""
-    for name, item in file.items():
+def acquisition_groups(file: h5py.File) -> list[str]:
+    """Names of the groups that hold a header and acquisitions, wherever in the file, in the order of their numbers."""
+    found = ["/"] if "xml" in file and "data" in file else []
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Group) and "xml" in item and "data" in item:
-            return name
-    return None
+            found.append(name)
+
+    file.visititems(visit)
+    return sorted(found, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+
+
+def is_ismrmrd(file: h5py.File) -> bool:
+    """Whether an HDF5 file holds acquisitions."""
+    return bool(acquisition_groups(file))
 
 
 def scrubbed(header: bytes) -> bytes:
@@ -95,12 +107,17 @@ def _geometry(
     return numbers[order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, ""
 
 
-def chosen(heads: np.ndarray, select: Mapping[str, int], path: Path) -> np.ndarray:
-    """True for acquisitions of the one contrast, phase, repetition and set that is asked for."""
+def chosen(heads: np.ndarray, select: Mapping[str, int | str], path: Path, also: tuple[str, ...] = ()) -> np.ndarray:
+    """True for acquisitions of the one contrast, phase, repetition and set that is asked for.
+
+    ``also`` names what else could be selected and was, elsewhere.
+    """
     keep = np.ones(len(heads), bool)
     for name in select:
-        if name not in COUNTERS:
-            raise InputError(f"{path}: nothing can be selected by {name!r}; choose among {', '.join(COUNTERS)}")
+        if name not in (*also, *COUNTERS):
+            raise InputError(
+                f"{path}: nothing can be selected by {name!r}; choose among {', '.join((*also, *COUNTERS))}"
+            )
     for name in COUNTERS:
         found = np.unique(heads["idx"][name])
         if name in select:
@@ -151,14 +168,13 @@ def _on_grid(
 
 def _sorted_out(rows: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Imaging, calibration and noise."""
-    flags = rows["head"]["flags"].astype(np.uint64)
+    flags, image = _flags(rows["head"]), _is_image(rows["head"])
     noise_rows = rows[(flags & np.uint64(_NOISE)) > 0]
     service = (flags & np.uint64(_NOISE | _OTHER)) > 0
-    only_calibration = ((flags & np.uint64(_CALIBRATION)) > 0) & ((flags & np.uint64(_BOTH)) == 0)
-    imaging = rows[~service & ~only_calibration]
+    imaging = rows[image]
     if not len(imaging):
         raise InputError(f"{path}: holds no imaging acquisitions; only noise, calibration or navigators")
-    return imaging, rows[~service & only_calibration], noise_rows
+    return imaging, rows[~service & ~image], noise_rows
 
 
 def calibration_of(imaging: np.ndarray, extra: np.ndarray) -> np.ndarray:
@@ -191,8 +207,10 @@ class Scan(NamedTuple):
         kind: of the trajectory.
         header: without personal data, or ``None``.
         siemens: whether the scanner is Siemens', whose sign convention differs; see :func:`_signs`.
-        ramps: whether the readout was sampled while its gradient ramped up or down.
-        navigators: the phase correction scans of the images.
+        readout: the gradient of EPI whose samples lie on its ramps too, or ``None``.
+        navigators: phase correction scans; ``scan_counter`` of them and of the lines is their place in the file.
+        notes: what was decided, for the attributes.
+        warnings: what could not be.
     """
 
     imaging: np.ndarray
@@ -205,8 +223,10 @@ class Scan(NamedTuple):
     kind: str
     header: bytes | None
     siemens: bool = False
-    ramps: bool = False
+    readout: Readout | None = None
     navigators: np.ndarray | None = None
+    notes: Mapping[str, str] = {}
+    warnings: tuple[str, ...] = ()
 
 
 def _siemens(header: Any) -> bool:  # noqa: ANN401 - of the generated schema
@@ -229,88 +249,313 @@ def _signs(scan: Scan) -> tuple[int, int, int]:
     return -1, -1, -1 if scan.shape[2] > 1 else 1
 
 
-def _ramps(encoding: Any) -> bool:  # noqa: ANN401 - of the generated schema
-    """Whether an ISMRMRD encoding describes an EPI readout whose gradient has ramps."""
+def _readout(encoding: Any, heads: np.ndarray, path: Path) -> Readout | None:  # noqa: ANN401 - of the generated schema
+    """The readout gradient that an ISMRMRD encoding describes, or ``None`` if it has no ramps.
+
+    Names and units are those of siemens_to_ismrmrd and Gadgetron.
+
+    Raises:
+        InputError: for ramps whose gradient is not described completely.
+    """
     described = encoding.trajectoryDescription
     if described is None or "epi" not in str(described.identifier).lower():
+        return None
+    held = {one.name: float(one.value) for one in (*described.userParameterLong, *described.userParameterDouble)}
+    up, down, flat = (held.get(name, 0.0) for name in ("rampUpTime", "rampDownTime", "flatTopTime"))
+    if max(up, down) <= 0:
+        return None
+    total = heads["number_of_samples"]
+    lacks = [name for name in ("acqDelayTime", "dwellTime") if name not in held]
+    if lacks or flat <= 0 or (total != held.get("numSamples", total[0])).any():
+        why = f"lacks {', '.join(lacks)}" if lacks else "has no flat top" if flat <= 0 else "is of other lines"
+        raise InputError(
+            f"{path}: its lines were sampled during gradient ramps (EPI), but the header's description of the gradient {why}; "
+            "reconstruct it with the vendor's or another EPI pipeline, e.g. Gadgetron"
+        )
+    return Readout(up, flat, down, held["acqDelayTime"], held["dwellTime"])
+
+
+def _multiband(encoding: Any) -> int:  # noqa: ANN401 - of the generated schema
+    """How many slices were excited at once."""
+    parallel = encoding.parallelImaging
+    return 1 if parallel is None or parallel.multiband is None else int(parallel.multiband.multiband_factor)
+
+
+def _flags(heads: np.ndarray) -> np.ndarray:
+    return heads["flags"].astype(np.uint64)
+
+
+def _heads(file: h5py.File, name: str) -> np.ndarray:
+    """Of all acquisitions of a group; their samples are not read."""
+    return file[name]["data"].fields("head")[()]
+
+
+def _is_image(heads: np.ndarray) -> np.ndarray:
+    """True for acquisitions that are neither service scans nor calibration alone."""
+    flags = _flags(heads)
+    only_calibration = ((flags & np.uint64(_CALIBRATION)) > 0) & ((flags & np.uint64(_BOTH)) == 0)
+    return ((flags & np.uint64(_NOISE | _OTHER)) == 0) & ~only_calibration
+
+
+def _content(file: h5py.File, name: str) -> tuple[str, bool]:
+    """What a group holds, and whether it may hold an image."""
+    try:
+        heads = _heads(file, name)
+        image, noise = _is_image(heads), (_flags(heads) & np.uint64(_NOISE)) > 0
+    except DAMAGE:
+        return "damaged", True
+    if image.any():
+        coils = ", ".join(map(str, np.unique(heads["active_channels"][image])))
+        return f"{image.sum()} lines of {coils} coils", True
+    return "a noise scan" if noise.any() else "no lines of an image", False
+
+
+def _contents(file: h5py.File, names: list[str]) -> str:
+    """What the groups hold, e.g. "it holds dataset_1 (a noise scan), dataset_2 (256 lines of 12 coils)"."""
+    held = ", ".join(f"{name} ({_content(file, name)[0]})" for name in names)
+    return f"it holds {held or 'no acquisitions'}"
+
+
+def _selected(file: h5py.File, wanted: int | str | None, path: Path) -> tuple[str, list[str]]:
+    """The group to read, and all groups with acquisitions.
+
+    ``wanted`` is a group's name or the number at its end. Without it, the only group is read, or the only one that holds lines
+    of an image.
+
+    Raises:
+        InputError: if there is no such group, or one must be selected.
+    """
+    names = acquisition_groups(file)
+    if wanted is not None:
+        found = [name for name in names if name.strip("/") == str(wanted).strip("/")]
+        if not found and str(wanted).isdigit():
+            found = [name for name in names if re.search(rf"(^|\D){wanted}$", name)]
+        if len(found) != 1:
+            what = f"several datasets end in {wanted}" if found else f"there is no dataset {wanted}"
+            raise InputError(f"{path}: {what}; {_contents(file, names)}; give one's name")
+        return found[0], names
+    images = [name for name in names if _content(file, name)[1]] if len(names) > 1 else names
+    if len(images) > 1:
+        raise InputError(
+            f"{path}: holds several datasets; {_contents(file, names)}; select one, e.g. dataset={images[0]}"
+        )
+    if not names:
+        raise InputError(f"{path}: holds no acquisitions; convert it again")
+    return (images or names)[0], names
+
+
+def _labels(xml: bytes) -> list[str]:
+    """Names of the coils in the header, in order."""
+    return [label.text or "" for label in ElementTree.fromstring(xml).iterfind(".//{*}coilLabel/{*}coilName")]
+
+
+def _xml(file: h5py.File, name: str) -> bytes:
+    xml = file[name]["xml"][0]
+    return xml if isinstance(xml, bytes) else str(xml).encode()
+
+
+def _borrowed(file: h5py.File, name: str, names: list[str], coils: int) -> tuple[np.ndarray | None, str]:
+    """The noise scan of another group, the nearest before ``name`` or else after it, and what to say of it.
+
+    It must be of as many coils, of the same names where both headers list all.
+    """
+    at, said, own = names.index(name), "", _labels(_xml(file, name))
+    for other in [*names[:at][::-1], *names[at + 1 :]]:
+        try:
+            heads, labels = _heads(file, other), _labels(_xml(file, other))
+            noise = (_flags(heads) & np.uint64(_NOISE)) > 0
+            rows = file[other]["data"][np.flatnonzero(noise)] if noise.any() else None
+        except (*DAMAGE, ElementTree.ParseError):
+            said = said or f"that of {other} is not used: it is damaged"
+            continue
+        if rows is None:
+            continue
+        if (heads["active_channels"][noise] != coils).any():
+            said = said or f"that of {other} is not used: it has other coils"
+        elif len(own) == len(labels) == coils and own != labels:
+            said = said or f"that of {other} is not used: its coils have other names or another order"
+        else:
+            return rows, f"of {other}"
+    return None, said
+
+
+def _centres(
+    limits: Any,  # noqa: ANN401 - of the generated schema
+    heads: np.ndarray,
+    shape: tuple[int, int, int],
+    siemens: bool,
+    path: Path,
+) -> tuple[tuple[int, int], dict[str, str], tuple[str, ...]]:
+    """Counters of the two phase encodings at the centre of k-space, what was decided and what could not be.
+
+    The header has them in its limits. siemens_to_ismrmrd writes half the number of lines there, partial Fourier or not, and the
+    centre as the scanner's own headers have it to the counters ``user[5]`` (line) and ``user[6]`` (partition) of every
+    acquisition. These are used where they are there, the same in all lines, and fit the matrix.
+    """
+    centres, notes, warnings = [], {}, []
+    for axis, what in ((1, "line"), (2, "partition")):
+        n, steps = shape[axis], heads["idx"][f"kspace_encode_step_{axis}"].astype(int)
+        limit = getattr(limits, f"kspace_encoding_step_{axis}", None)
+        centre = n // 2 if limit is None else int(limit.center)
+        counters = np.unique(heads["idx"]["user"][:, 4 + axis]) if siemens and n > 1 else np.zeros(1, int)
+        own = int(counters[0])
+        if len(counters) > 1:
+            several = ", ".join(map(str, counters[:5]))
+            warnings.append(
+                f"{path}: its acquisitions name several centres of k-space ({what}s {several}); {what} {centre} is used, as the "
+                "header has it"
+            )
+        elif own not in (0, centre):
+            if steps.min() - own + n // 2 >= 0 and steps.max() - own + n // 2 < n:
+                notes[f"centre {what}"] = f"{own}, by the acquisitions; the header has {centre}"
+                centre = own
+            else:
+                warnings.append(
+                    f"{path}: its acquisitions name {what} {own} as the centre of k-space, which does not fit the matrix; {what} "
+                    f"{centre} is used, as the header has it"
+                )
+        centres.append(centre)
+    return (centres[0], centres[1]), notes, tuple(warnings)
+
+
+def _is_whole(heads: np.ndarray, n: int) -> np.ndarray:
+    """True for lines of ``n`` samples whose centre is not told, or is that of a line twice as long."""
+    total, middle = heads["number_of_samples"], heads["center_sample"]
+    return (total == n) & ((middle == 0) | (middle >= total)) & (heads["discard_pre"] + heads["discard_post"] == 0)
+
+
+def _is_stripped(heads: np.ndarray, encoded: tuple[int, float], recon: tuple[int, float]) -> bool:
+    """Whether the readout's oversampling was removed, though the header counts it.
+
+    Then the lines are of the recon matrix, which holds as many of the encoded samples as its field of view holds of the encoded
+    one, with their centre in the middle; a partial echo ends where such a line ends. Lines of oversampled partial echoes end
+    where the encoded matrix ends.
+
+    Args:
+        heads: of the image's acquisitions.
+        encoded: samples and field of view in mm along the readout.
+        recon: the same of the recon space.
+    """
+    (nx, wide), (n, narrow) = encoded, recon
+    if not 1 <= n < nx or not narrow > 0 or abs(wide / narrow * n / nx - 1) > 0.01:
         return False
-    parameters = [*described.userParameterLong, *described.userParameterDouble]
-    return any(float(one.value) > 0 for one in parameters if one.name in ("rampUpTime", "rampDownTime"))
+    total, middle = heads["number_of_samples"].astype(int), heads["center_sample"].astype(int)
+    before = middle - heads["discard_pre"]
+    after = total - heads["discard_post"] - middle
+    ends = (before <= n // 2) & (after <= n - n // 2) & ((before == n // 2) | (after == n - n // 2))
+    return bool((_is_whole(heads, n) | ends).all())
 
 
-def _scan(path: Path, select: Mapping[str, int]) -> Scan:
+def _encoded(
+    encoding: Any,  # noqa: ANN401 - of the generated schema
+    heads: np.ndarray,
+    gridded: bool,
+    path: Path,
+) -> dict[str, Any]:
+    """Matrix, field of view and what is kept of the readout, as fields of :class:`Scan`.
+
+    ``gridded`` says whether lines are sampled evenly along the readout, as many samples as they are long.
+    """
+    space, recon = encoding.encodedSpace, encoding.reconSpace
+    shape = [int(getattr(space.matrixSize, axis)) for axis in "xyz"]
+    field = [float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz"]
+    kept, warnings = shape[0], ()
+    if recon is not None and min(shape) > 0 and min(field) > 0:
+        n, wide, deep = int(recon.matrixSize.x), float(recon.fieldOfView_mm.x), float(recon.fieldOfView_mm.z)
+        if shape[2] == 1 and deep > 0:  # the encoded space of a 2-D scan may hold more than its slice
+            field[2] = deep / max(int(recon.matrixSize.z), 1)
+        kept = round(shape[0] * wide / field[0])
+        if gridded and _is_stripped(heads, (shape[0], field[0]), (n, wide)):
+            warnings = (
+                f"{path}: its lines of {n} samples are taken as free of the readout's oversampling, so the recon field of view "
+                f"of {wide:g} mm is used, though the header says {shape[0]} samples in {field[0]:g} mm; if they are of low "
+                "resolution instead, correct the header's matrix sizes",
+            )
+            heads["center_sample"][_is_whole(heads, n)] = n // 2
+            shape[0], field[0], kept = n, wide, n
+    return {"shape": tuple(shape), "field": tuple(field), "kept": kept, "warnings": warnings}
+
+
+def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
     """What :func:`read_ismrmrd` and :func:`read_noncartesian` share."""
     import ismrmrd
 
+    notes = {}
     try:
         with h5py.File(path, "r") as file:
-            group = file[is_ismrmrd(file) or "dataset"]
-            xml = group["xml"][0]
-            rows = group["data"][()]
-        xml = xml if isinstance(xml, bytes) else str(xml).encode()
+            name, names = _selected(file, select.get("dataset"), path)
+            xml, rows = _xml(file, name), file[name]["data"][()]
+            rows["head"]["scan_counter"] = np.arange(len(rows))
+            imaging, extra, noise_rows = _sorted_out(rows, path)
+            if not len(noise_rows):
+                other, said = _borrowed(file, name, names, int(imaging["head"]["active_channels"][0]))
+                noise_rows = noise_rows if other is None else other
+                notes |= {"noise scan": said} if said else {}
+        if len(names) > 1:
+            notes["dataset"] = name
         header = ismrmrd.xsd.CreateFromDocument(xml)
-        imaging, extra, noise_rows = _sorted_out(rows, path)
         encoding = header.encoding[int(imaging["head"]["encoding_space_ref"][0])]
-        space = encoding.encodedSpace
-        shape = tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz")
-        field = tuple(float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz")
         kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
-        ramps, siemens = _ramps(encoding), _siemens(header)
-        limits, recon = encoding.encodingLimits, encoding.reconSpace
-        centres = tuple(
-            int(limit.center)
-            if (limit := getattr(limits, f"kspace_encoding_step_{axis}", None)) is not None
-            else n // 2
-            for axis, n in ((1, shape[1]), (2, shape[2]))
-        )
-        kept = (
-            round(shape[0] * float(recon.fieldOfView_mm.x) / field[0]) if recon is not None and field[0] else shape[0]
-        )
+        siemens, bands = _siemens(header), _multiband(encoding)
+        readout = _readout(encoding, imaging["head"], path)
+        held = _encoded(encoding, imaging["head"], kind.lower() == "cartesian" and readout is None, path)
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
         raise InputError(f"{path}: damaged ISMRMRD file ({told(error)}); convert it again") from error
-    if not len(rows) or min(shape) < 1 or min(field) <= 0:
+    if not len(rows) or min(held["shape"]) < 1 or min(held["field"]) <= 0:
         raise InputError(
-            f"{path}: no acquisitions, or an empty matrix {shape} or field of view {field}; convert it again"
+            f"{path}: no acquisitions, or an empty matrix {held['shape']} or field of view {held['field']}; convert it again"
         )
     if len(np.unique(imaging["head"]["active_channels"])) > 1:
         raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
         raise InputError(f"{path}: holds several encoding spaces; export one scan")
-    imaging = imaging[chosen(imaging["head"], select, path)]
-    navigators = rows[(rows["head"]["flags"].astype(np.uint64) & np.uint64(PHASE_CORRECTION)) > 0]
+    refuse_multiband(bands, path)
+    imaging = imaging[chosen(imaging["head"], select, path, ("dataset",))]
+    private = siemens and kind.lower() in ("cartesian", "epi")
+    centres, more, doubts = _centres(encoding.encodingLimits, imaging["head"], held["shape"], private, path)
     return Scan(
-        imaging, calibration_of(imaging, extra), noise_rows, shape, field, centres, kept, kind, scrubbed(xml),  # type: ignore[arg-type]
-        siemens, ramps, navigators,
+        imaging, calibration_of(imaging, extra), noise_rows,
+        shape=held["shape"], field=held["field"], centres=centres, kept=held["kept"], kind=kind, header=scrubbed(xml),
+        siemens=siemens, readout=readout, navigators=rows[(_flags(rows["head"]) & np.uint64(PHASE_CORRECTION)) > 0],
+        notes=notes | more, warnings=held["warnings"] + doubts,
     )  # fmt: skip
 
 
 def _noise(scan: Scan, averages: int) -> np.ndarray | None:
-    """The noise scan ``(coils, n)``, as strong as the noise of the data: scaled to their dwell time and averages."""
+    """The noise scan ``(coils, n)``, as strong as the noise of the data: scaled to their dwell time and averages.
+
+    One of another number of coils is returned as it is, for the check of all noise scans to find.
+    """
     coils = int(scan.imaging["head"]["active_channels"][0])
     parts = [
         r.view(np.complex64).reshape(int(h["active_channels"]), -1)
         for h, r in zip(scan.noise["head"], scan.noise["data"], strict=True)
     ]
-    if not parts or any(len(part) != coils for part in parts):
+    if not parts:
         return None
+    odd = [part for part in parts if len(part) != coils]
+    if odd:
+        return odd[0]
     dwell, own = (float(r["head"]["sample_time_us"][0]) for r in (scan.imaging, scan.noise))
     scale = np.sqrt((own / dwell if dwell > 0 and own > 0 else 1.0) / averages)
     return (np.concatenate(parts, axis=1) * scale).astype(np.complex64)
 
 
-def read_ismrmrd(path: Path, select: Mapping[str, int] | None = None) -> dict[str, Any]:
+def read_ismrmrd(path: Path, select: Mapping[str, int | str] | None = None) -> dict[str, Any]:
     """Cartesian k-space of an ISMRMRD file, as the fields of :class:`medrecon.data.kspace.KSpace` but its path and format.
 
     Lines are sorted by their counters, averages averaged, reversed ones turned round, and partial ones (Fourier or echo) placed
-    where they belong. Navigators and other service scans are left out; calibration lines count where nothing else was measured.
+    where they belong. Lines of EPI are resampled and phase corrected first, see :mod:`medrecon.data.epi`; other service scans are
+    left out, and calibration lines count where nothing else was measured.
     The readout's oversampling is cut off where the readout is whole. Rows are the readout, columns the first phase encoding.
     A 3-D scan is transformed along the readout: its slices are the positions there, rows and columns the two encodings.
 
     Args:
         path: of the file.
-        select: which contrast, phase, repetition or set, where there are several.
+        select: which contrast, phase, repetition, set or dataset (a group's name, or the number at its end), where there are
+            several.
 
     Returns:
         kspace, mask, noise (scaled to the dwell time and averages of the data), spacing, affine (RAS of the axes x, y and slice,
@@ -323,35 +568,87 @@ def read_ismrmrd(path: Path, select: Mapping[str, int] | None = None) -> dict[st
     return on_grid(_scan(path, select), path, select)
 
 
-def _refuse_epi(scan: Scan, path: Path) -> None:
-    """Refuse echo planar imaging, which is not Cartesian until ramps and readout polarities are corrected.
+def refuse_multiband(bands: int, path: Path) -> None:
+    """Refuse slices that were excited together, which lie on top of each other until they are unfolded.
 
     Raises:
-        InputError: for a trajectory of EPI, sampling on ramps, or lines of both directions with phase correction scans.
+        InputError: for more than one.
     """
-    reverse = (scan.imaging["head"]["flags"].astype(np.uint64) & np.uint64(REVERSE)) > 0
-    both = reverse.any() and not reverse.all() and scan.navigators is not None and len(scan.navigators) > 0
-    if scan.ramps or both or scan.kind.lower() == "epi":
-        why = " and ".join(
-            [
-                *(["the readout was sampled during gradient ramps"] if scan.ramps else []),
-                *(["lines of both readout directions need a phase correction"] if both else []),
-            ]
-        )
+    if bands > 1:
         raise InputError(
-            f"{path}: echo planar imaging (EPI) is not supported{': ' if why else ''}{why}; reconstruct it with the vendor's or "
-            "another EPI pipeline, e.g. Gadgetron"
+            f"{path}: {bands} slices were excited at once (simultaneous multi-slice), which is not supported; reconstruct it "
+            "with the vendor's pipeline"
         )
 
 
-def on_grid(scan: Scan, path: Path, select: Mapping[str, int]) -> dict[str, Any]:
+def _straightened(scan: Scan, path: Path) -> Scan:
+    """Lines of EPI as if all had been sampled evenly and forward; other scans as they are.
+
+    Raises:
+        InputError: for EPI whose gradient is not described, or does not fit the lines.
+    """
+    described, reverse = scan.readout is not None, (_flags(scan.imaging["head"]) & np.uint64(REVERSE)) > 0
+    if scan.kind.lower() == "epi" and not described:
+        raise InputError(
+            f"{path}: the trajectory is EPI, but the header does not describe the readout's gradient, so samples on its ramps "
+            "would be misplaced; reconstruct it with the vendor's or another EPI pipeline, e.g. Gadgetron"
+        )
+    both = bool(reverse.any() and not reverse.all())
+    coils = scan.imaging["head"]["active_channels"][0]
+    navigators = scan.navigators if both and scan.navigators is not None else scan.imaging[:0]
+    navigators = navigators[navigators["head"]["active_channels"] == coils]
+    notes, warnings, extra = dict(scan.notes), scan.warnings, scan.calibration
+    # Reference lines of one direction are no EPI.
+    other = both and len(extra) > 0 and not (_flags(extra["head"]) & np.uint64(REVERSE)).any()
+    if other and described:
+        warnings += (f"{path}: its reference lines were not measured like the lines of the image and are left out",)
+    gain, uncorrected = 1.0, len(scan.imaging) if both else 0
+    rows = scan.imaging, extra
+    if described or len(navigators):
+        args = navigators, scan.readout, scan.shape[0], scan.kept, scan.field[0], scan.siemens
+        try:
+            imaging, lacking, gain = straightened(scan.imaging, *args)
+            if not other:
+                extra = straightened(extra, *args).rows
+            elif described:
+                extra = extra[:0]
+        except ValueError as error:
+            raise InputError(
+                f"{path}: EPI that cannot be brought onto the grid ({told(error)}); reconstruct it with the vendor's or another "
+                "EPI pipeline, e.g. Gadgetron"
+            ) from error
+        rows, uncorrected = (imaging, extra), lacking if both else 0
+        notes |= {"ramps": "resampled"} if described else {}
+        notes |= {"readout directions": "phase corrected"} if both and not uncorrected else {}
+    if uncorrected:
+        warnings += (
+            f"{path}: {uncorrected} of its lines, which were measured in both readout directions, were not phase corrected, "
+            "since there are no phase correction scans of both directions; the image may show ghosts half a field of view away",
+        )
+    noise = scan.noise.copy()
+    for k, data in enumerate(scan.noise["data"]):
+        noise["data"][k] = data * np.float32(gain)
+    return scan._replace(
+        imaging=rows[0],
+        calibration=rows[1],
+        noise=noise,
+        kind="cartesian",
+        readout=None,
+        notes=notes,
+        warnings=warnings,
+    )
+
+
+def on_grid(scan: Scan, path: Path, select: Mapping[str, int | str]) -> dict[str, Any]:
     """What :func:`read_ismrmrd` returns, of acquisitions of any origin."""
-    _refuse_epi(scan, path)
-    if scan.kind.lower() != "cartesian":
+    kind, own = scan.kind.lower(), (scan.imaging["head"]["trajectory_dimensions"] > 0).all()
+    if kind not in ("cartesian", "epi") or (kind == "epi" and scan.readout is None and own):
+        convert = "convert it to ISMRMRD, " if scan.header is None else ""
         raise NotCartesianError(
-            f"{path}: the trajectory is {scan.kind}, not Cartesian; load it with LoadNonCartesiand and reconstruct it with "
-            "medrecon.operators.nufft_sense"
+            f"{path}: the trajectory is {scan.kind}, not Cartesian; {convert}load it with LoadNonCartesiand (with a trajectory "
+            "where the file holds none) and reconstruct it with medrecon.operators.nufft_sense"
         )
+    scan = _straightened(scan, path)
     imaging, extra, shape, field = scan.imaging, scan.calibration, scan.shape, scan.field
     pixel = field[0] / shape[0], field[1] / shape[1]
     order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2], _signs(scan))
@@ -365,6 +662,7 @@ def on_grid(scan: Scan, path: Path, select: Mapping[str, int]) -> dict[str, Any]
     averages = int(np.median(count[count > 0]))
 
     columns = (count > 0).any(axis=0)  # (y, z)
+    warnings = scan.warnings
     kept = scan.kept if read.all() and 1 <= scan.kept <= shape[0] else shape[0]
     if shape[2] == 1:
         kspace, mask = kspace[..., 0], read[:, None] & columns[:, 0]
@@ -377,6 +675,7 @@ def on_grid(scan: Scan, path: Path, select: Mapping[str, int]) -> dict[str, Any]
             raise InputError(f"{path}: {len(order)} slabs; export one 3-D scan")
         if not read.all():
             raise InputError(f"{path}: a 3-D scan with partial echoes; zero-fill or complete the readout first")
+        warnings += _readout_warnings(kspace[0], kept, path)
         first = shape[0] // 2 - kept // 2
         kspace = from_kspace(kspace[0], (1,))[:, first : first + kept].swapaxes(0, 1)
         mask = columns
@@ -387,18 +686,34 @@ def on_grid(scan: Scan, path: Path, select: Mapping[str, int]) -> dict[str, Any]
     if affine is not None:
         affine[:3, 3] -= affine[:3, :3] @ np.array(middles)
 
-    attributes: dict[str, str | float] = {"averages": averages, **select}
+    attributes: dict[str, str | float] = {"averages": averages, **select, **scan.notes}
     if why:
         attributes["orientation"] = f"unknown: {why}"
     return {
         "kspace": kspace, "mask": mask, "noise": _noise(scan, averages), "spacing": spacing, "affine": affine,
         "header": scan.header,
-        "attributes": attributes,
+        "attributes": attributes, "warnings": warnings,
     }  # fmt: skip
 
 
+def _readout_warnings(kspace: np.ndarray, kept: int, path: Path) -> tuple[str, ...]:
+    """A sentence where the energy of ``(coils, x, y, z)`` peaks several samples away from the middle of the readout.
+
+    The other axes are seen to when the file is read, see :func:`medrecon.data.centre.centre_warnings`; the readout of a 3-D scan
+    is an image by then. Samples count as those of the ``kept`` ones without oversampling.
+    """
+    energy = sum((np.abs(coil).astype(np.float64) ** 2).sum(axis=(1, 2)) for coil in kspace)
+    n, offset = len(energy), peak_offset(np.asarray(energy))
+    if offset is None or abs(offset) * kept < SEVERAL * n:
+        return ()
+    return (
+        f"{path}: the energy of k-space peaks at sample {n // 2 + offset} of {n} of the readout (sample {n // 2} is taken as the "
+        "centre); if that is the true centre, correct center_sample of its acquisitions",
+    )
+
+
 def read_noncartesian(
-    path: Path, select: Mapping[str, int] | None = None, trajectory: np.ndarray | None = None
+    path: Path, select: Mapping[str, int | str] | None = None, trajectory: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Samples along any trajectory, as the fields of :class:`medrecon.data.noncartesian.NonCartesian` but its path and format.
 
@@ -457,10 +772,18 @@ def read_noncartesian(
     if affine is not None:
         affine = affine[:, [1, 0, 2, 3]]  # x is the read direction
         affine[:3, 3] -= affine[:3, :3] @ np.array((shape[0] // 2, shape[1] // 2, shape[2] // 2 if axes == 3 else 0))
-    attributes: dict[str, str | float] = {"trajectory": scan.kind, **select}
+    backward = (_flags(heads) & np.uint64(REVERSE)) > 0
+    warnings = scan.warnings
+    if scan.navigators is not None and len(scan.navigators) and backward.any() and not backward.all():
+        warnings += (
+            f"{path}: its lines were measured in both readout directions, and its phase correction scans are not used off the "
+            "grid; the image may show ghosts",
+        )
+    attributes: dict[str, str | float] = {"trajectory": scan.kind, **select, **scan.notes}
     if why:
         attributes["orientation"] = f"unknown: {why}"
     return {
         "samples": np.stack(samples), "trajectory": path_points, "matrix": tuple(int(n) for n in shape[:axes][::-1]),
         "noise": _noise(scan, 1), "spacing": spacing, "affine": affine, "header": scan.header, "attributes": attributes,
+        "warnings": warnings,
     }  # fmt: skip

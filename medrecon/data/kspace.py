@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,11 +13,14 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
+from medrecon.data.centre import centre_warnings
 from medrecon.data.coils import to_kspace
 from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.files import write_whole
+from medrecon.data.header import fitted, readout_cropped, voxel_size
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd, scrubbed
 from medrecon.data.masks import achieved_acceleration, acs_block
+from medrecon.data.noise import estimate_noise_std, noise_scan_std, scan_fault
 from medrecon.data.twix import read_twix
 
 __all__ = [
@@ -25,11 +28,18 @@ __all__ = [
     "KSpace",
     "bounding_box",
     "check_mask",
+    "check_scale",
+    "common_mask",
     "load_array",
     "load_kspace",
+    "loud_scan",
     "read_cfl_array",
     "sampled",
+    "sampling_mask",
     "save_fastmri",
+    "undersampled",
+    "unlike",
+    "usable_scan",
 ]
 
 
@@ -99,8 +109,7 @@ class KSpace:
 
 def sampled(kspace: np.ndarray) -> np.ndarray:
     """The mask told by zeros of ``(..., y, x)``: ``(x,)`` where all rows are alike, else ``(y, x)``."""
-    mask = (kspace != 0).any(axis=tuple(range(kspace.ndim - 2)))
-    return mask[0] if (mask == mask[0]).all() else mask
+    return _reduced((kspace != 0).any(axis=tuple(range(kspace.ndim - 2))))
 
 
 def bounding_box(mask: np.ndarray) -> np.ndarray:
@@ -110,17 +119,36 @@ def bounding_box(mask: np.ndarray) -> np.ndarray:
     return inside[0][:, None] & inside[1]
 
 
+def _reduced(mask: np.ndarray) -> np.ndarray:
+    """``(x,)`` where all rows of ``(y, x)`` are alike."""
+    return mask[0] if mask.ndim == 2 and (mask == mask[0]).all() else mask
+
+
 def check_mask(mask: np.ndarray, shape: tuple[int, int], name: str) -> np.ndarray:
     """Bring a mask to bool ``(x,)`` or ``(y, x)``; ``(y, 1)`` means whole rows, other axes of length 1 mean nothing.
 
+    Masks of slices and coils in front, ``(..., y, x)``, must be alike.
+
     Raises:
-        InputError: if it does not fit ``shape`` ``(y, x)`` or samples nothing.
+        InputError: if it is not of true and false (or 1 and 0), does not fit ``shape`` ``(y, x)`` or samples nothing.
     """
     flat = np.asarray(mask)
+    if flat.dtype.kind not in "biufc":
+        raise InputError(f"{name}: the mask is {flat.dtype}, not numbers; give 1 where k-space was measured, else 0")
+    if not np.isin(flat, (0, 1)).all():
+        odd = flat[~np.isin(flat, (0, 1))].flat[0]
+        raise InputError(f"{name}: the mask holds {odd:.4g}; give 1 where k-space was measured, else 0")
     while flat.ndim > 3 and flat.shape[-1] == 1:  # fastMRI's (1, 1, x, 1)
         flat = flat[..., 0]
     while flat.ndim > 2 and flat.shape[0] == 1:
         flat = flat[0]
+    if flat.ndim > 2 and flat.shape[-2:] in (shape, (1, shape[1])):
+        if (flat != flat[(0,) * (flat.ndim - 2)]).any():
+            raise InputError(
+                f"{name}: the mask {np.shape(mask)} differs between slices or coils; reconstruct those with one mask together, "
+                f"and give that mask as ({shape[1]},) or {shape}"
+            )
+        flat = flat[(0,) * (flat.ndim - 2)]
     if flat.shape == (shape[0], 1):  # whole rows
         flat = np.broadcast_to(flat, shape)
     flat = flat[0] if flat.shape == (1, shape[1]) else flat
@@ -132,25 +160,159 @@ def check_mask(mask: np.ndarray, shape: tuple[int, int], name: str) -> np.ndarra
     flat = flat != 0
     if not flat.any():
         raise InputError(f"{name}: the mask samples nothing; give one that is true where k-space was measured")
-    return flat[0] if flat.ndim == 2 and (flat == flat[0]).all() else flat
+    return _reduced(flat)
 
 
-def _spacing(header: bytes | None) -> tuple[float, float, float] | None:
-    """Voxel size of the encoded space in an ISMRMRD header; its x is the readout, which fastMRI files keep as rows."""
-    if header is None:
-        return None
-    try:
-        space = ElementTree.fromstring(header).find(".//{*}encodedSpace")
-        if space is None:
-            return None
+def _absent(claimed: np.ndarray, held: np.ndarray, kspace: np.ndarray) -> int:
+    """How many samples of a mask ``(y, x)`` k-space does not hold; 0 where these are but a few scattered zeros.
 
-        def number(group: str, axis: str) -> float:
-            return float(space.findtext(f"{{*}}{group}/{{*}}{axis}") or 0)
+    Scattered are at most 1 % of the samples that fill no line of the mask. Quiet samples of whole numbers round to 0; then at
+    least as many have rounded to 1.
+    """
+    absent = claimed & ~held
+    n = int(absent.sum())
+    if not n:
+        return 0
+    for axis in (0, 1):
+        line = claimed.sum(axis=axis)
+        if ((absent.sum(axis=axis) == line) & (line >= 8)).any():
+            return n
+    if n <= 0.01 * claimed.sum():
+        return 0
+    if all(np.abs(part).max() < 2**22 and (part == np.rint(part)).all() for part in (kspace.real, kspace.imag)):
+        ones = int((claimed & (np.abs(kspace).reshape(-1, *claimed.shape).max(axis=0) < 1.5)).sum()) - n
+        return 0 if ones >= n else n
+    return n
 
-        y, x, z = (number("fieldOfView_mm", a) / number("matrixSize", a) for a in "xyz")
-    except (ElementTree.ParseError, ValueError, ZeroDivisionError):
-        return None
-    return (z, y, x) if min(x, y, z) > 0 else None
+
+def unlike(kspace: np.ndarray, mask: np.ndarray) -> str | None:
+    """Which slice or coil of ``(slices, coils, y, x)`` lacks samples of the mask that others hold, and what to do; or ``None``.
+
+    Its zeros would count as data. Empty slices and dead coils have no image, so nothing is wrong with theirs.
+    """
+    claimed = np.broadcast_to(mask, kspace.shape[-2:])
+    for number, one in enumerate(kspace):
+        held = one != 0
+        if not held.any() or (held | ~claimed).all():
+            continue
+        union = held.any(axis=0)
+        n = _absent(claimed, union, one)
+        if n:
+            return (
+                f"slice {number} lacks {n} of the {claimed.sum()} samples that other slices hold; reconstruct slices that were "
+                "sampled alike by themselves (medrecon recon --slices A:B)"
+            )
+        for coil, own in enumerate(held):
+            n = _absent(claimed & union, own, one[coil]) if own.any() else 0
+            if n:
+                return (
+                    f"coil {coil} of slice {number} lacks {n} of the {claimed.sum()} samples that other coils hold; export the "
+                    "data without that coil"
+                )
+    return None
+
+
+def undersampled(kspace: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether ``(slices, coils, y, x)`` has gaps, in all slices or in some; zero padding and a few scattered zeros are none."""
+    held = np.asarray(mask & kspace.any(axis=(0, 1)))
+    return bool(_absent(bounding_box(held), held, kspace)) or unlike(kspace, held) is not None
+
+
+def common_mask(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space") -> np.ndarray:
+    """The mask of some of the slices: their own where they were sampled alike, but otherwise than the rest of the file.
+
+    Raises:
+        InputError: if they were not.
+    """
+    if unlike(kspace, mask) is None:
+        return mask
+    mask = _reduced(mask & np.asarray(kspace.any(axis=(0, 1))))
+    differs = unlike(kspace, mask)
+    if differs:
+        raise InputError(f"{name}: {differs}")
+    return mask
+
+
+def loud_scan(path: Path, scan: np.ndarray, outermost: float) -> tuple[str, ...]:
+    """A warning where a noise scan is much louder than the outermost k-space, whose estimate is at least the noise."""
+    std = noise_scan_std(scan)
+    if std <= 3 * outermost:
+        return ()
+    return (
+        f"{path}: the noise scan has a standard deviation of {std:.3g}, the outermost k-space of {outermost:.3g}; if they differ "
+        f"in scale, give the noise of k-space (--noise-std {outermost:.3g})",
+    )
+
+
+def sampling_mask(
+    kspace: np.ndarray, mask: np.ndarray | None = None, name: str = "k-space", of: str | None = None, alike: bool = True
+) -> np.ndarray:
+    """Where k-space counts as measured, ``(x,)`` or ``(y, x)``: a mask that is checked against it, or what is not zero.
+
+    A mask may leave out what was measured. It may cover zero padding, which does not count. Where it claims more, zeros would
+    count as data.
+
+    Args:
+        kspace: ``(slices, coils, y, x)``.
+        mask: of the sampling, or ``None``.
+        name: of the k-space.
+        of: name of the mask; default: that of the k-space.
+        alike: whether all slices and coils must hold the same samples.
+
+    Raises:
+        InputError: for a mask that :func:`check_mask` refuses or that claims samples which are zero, and for slices or coils that
+            were not sampled alike.
+    """
+    if mask is None:
+        checked = sampled(kspace)
+    else:
+        of = of or name
+        held = np.asarray(kspace.any(axis=(0, 1)))
+        checked = check_mask(mask, kspace.shape[2:], of)
+        if not (held & checked).any():
+            raise InputError(f"{of}: the mask selects only zeros of {name}; give the mask it was sampled with")
+        n = _absent(bounding_box(held) & checked, held, kspace)
+        if n:
+            raise InputError(
+                f"{of}: the mask claims {n} samples that {name} does not hold; give the mask it was sampled with"
+            )
+        checked = _reduced(held & checked)
+    differs = unlike(kspace, checked) if alike else None
+    if differs:
+        raise InputError(f"{name}: {differs}")
+    return checked
+
+
+def usable_scan(scan: object, coils: int, alive: np.ndarray, path: Path) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """A noise scan ``(coils, n)`` found in a file, or ``None`` and the warning that says why it cannot be used."""
+    if scan is None:
+        return None, ()
+    array = np.asarray(scan)
+    array = array[None] if coils == 1 and array.ndim == 1 else array
+    fault = scan_fault(array, coils, alive)
+    if fault is None:
+        return array, ()
+    return None, (
+        f"{path}: the noise scan {fault}; it is not used, and the noise is estimated from the outermost k-space",
+    )
+
+
+SCALES = 1e-30, 1e35
+"""The largest sample must lie between these, so that samples a million times smaller, and images, fit single precision."""
+
+
+def check_scale(kspace: np.ndarray, name: str) -> None:
+    """Refuse k-space whose numbers are too large or too small for images in single precision.
+
+    Raises:
+        InputError: naming the data.
+    """
+    size = max(float(np.abs(part).max(initial=0)) for part in (np.real(kspace), np.imag(kspace)))
+    if 0 < size < float("inf") and not SCALES[0] <= size <= SCALES[1]:
+        raise InputError(
+            f"{name}: the largest sample of k-space is {size:.1e}, which images in single precision cannot hold "
+            f"(at least {SCALES[0]:g} and at most {SCALES[1]:g} can be); scale the data to a maximum of about 1"
+        )
 
 
 def _sides(affine: np.ndarray) -> tuple[float, float, float]:
@@ -169,15 +331,75 @@ def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None =
         raise InputError(f"{path}: k-space has shape {kspace.shape}; expected (slices, coils, y, x)")
     while kspace.ndim < 4:
         kspace = kspace[None]
+    check_scale(kspace, str(path))
     kspace = np.ascontiguousarray(kspace, dtype=np.complex64)
     if not np.isfinite(kspace.view(np.float32)).all():
         raise InputError(f"{path}: k-space holds NaN or Inf; export the data again")
     if not kspace.any():
         raise InputError(f"{path}: k-space is all zeros; there is nothing to reconstruct")
+    warnings = tuple(rest.pop("warnings", ()))  # type: ignore[call-overload]
+    kspace, more = _without_padding(path, kspace, rest.get("attributes") or {})  # type: ignore[arg-type]
+    warnings += more + _rounding(path, kspace)
+    stored = mask is not None
     if mask is None:
-        return KSpace(kspace, sampled(kspace), path, kind, **rest)  # type: ignore[arg-type]
-    mask = check_mask(mask, kspace.shape[2:], str(path))
-    return KSpace(kspace * mask, mask, path, kind, mask_in_file=True, **rest)  # type: ignore[arg-type]
+        mask = sampled(kspace)
+    else:
+        mask, more = _stored_mask(path, kspace, mask)
+        warnings += more
+        kspace = kspace * mask
+    differs = unlike(kspace, mask)
+    if differs:
+        warnings += (f"{path}: {differs}",)
+    scan, more = usable_scan(rest.pop("noise", None), kspace.shape[1], kspace.any(axis=(0, 2, 3)), path)
+    warnings += more
+    if scan is not None:
+        warnings += loud_scan(path, scan, estimate_noise_std(kspace, mask))
+    return KSpace(kspace, mask, path, kind, stored, scan, warnings=warnings, **rest)  # type: ignore[arg-type]
+
+
+def _without_padding(
+    path: Path, kspace: np.ndarray, attributes: Mapping[str, str | float]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """K-space whose padding is zero: fastMRI's columns before ``padding_left`` and from ``padding_right`` on.
+
+    What these hold may be rounding. Where they hold data, or do not fit the matrix, the attributes are of other k-space.
+    """
+    if not {"padding_left", "padding_right"} <= set(attributes):
+        return kspace, ()
+    left, right = (attributes[f"padding_{side}"] for side in ("left", "right"))
+    columns = np.arange(kspace.shape[-1])
+    ignored = (f"{path}: padding_left {left} and padding_right {right} do not fit its k-space; they are not used",)
+    if isinstance(left, str) or isinstance(right, str) or not 0 <= left < right <= len(columns):
+        return kspace, ignored
+    inside = (columns >= left) & (columns < right)
+    held, padding = (np.abs(kspace[..., part]) for part in (inside, ~inside))
+    if not held.any() or padding.max(initial=0) > 1e-3 * np.median(held[held > 0]):
+        return kspace, ignored
+    return kspace * inside, ()
+
+
+def _rounding(path: Path, kspace: np.ndarray) -> tuple[str, ...]:
+    """A warning where samples are so weak that they are rounding of what was zero, as a Fourier transform and back leaves it."""
+    size = np.abs(kspace).max(axis=(0, 1))
+    weak = (size > 0) & (size < 3e-8 * size.max())
+    n = int(weak.sum())
+    if n <= 0.01 * (size > 0).sum():
+        return ()
+    return (
+        f"{path}: {n} of {int((size > 0).sum())} samples are below 3e-8 of the largest, which is rounding; set what was not "
+        "measured to exactly 0, or give the mask",
+    )
+
+
+def _stored_mask(path: Path, kspace: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The samples of a file's own mask that its k-space holds, and a warning where it claims more than these and padding."""
+    held = np.asarray(kspace.any(axis=(0, 1)))
+    checked = check_mask(mask, kspace.shape[2:], str(path))
+    if not (held & checked).any():
+        raise InputError(f"{path}: its mask selects only zeros; correct the mask, or leave it out of the file")
+    n = _absent(bounding_box(held) & checked, held, kspace)
+    warning = f"{path}: {n} samples that are marked as measured are zero; they count as not measured"
+    return _reduced(held & checked), (warning,) if n else ()
 
 
 def _dataset(file: h5py.File, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
@@ -186,12 +408,12 @@ def _dataset(file: h5py.File, key: str) -> Any:  # noqa: ANN401 - whatever the f
     return file[key][()]  # type: ignore[index]
 
 
-def _read_hdf5(path: Path, select: Mapping[str, int] | None) -> KSpace:
+def _read_hdf5(path: Path, select: Mapping[str, int | str] | None) -> KSpace:
     """FastMRI's layout, or ISMRMRD's."""
     try:
         with h5py.File(path, "r") as file:
             acquisitions = is_ismrmrd(file)
-        if acquisitions is None:
+        if not acquisitions:
             if select:
                 raise InputError(f"{path}: nothing can be selected in this format; leave it out")
             return _read_fastmri(path)
@@ -243,16 +465,26 @@ def _read_fastmri(path: Path) -> KSpace:
         header = None if header is None else scrubbed(header)
     except (ElementTree.ParseError, TypeError):
         header = None
-    return _finish(
+    held = _finish(
         path,
         kspace,
         "fastMRI HDF5",
         data.get("mask"),
         noise=data.get("noise"),
-        spacing=_spacing(header) if affine is None else _sides(affine),
         affine=affine,
         header=header,
         attributes=attributes,
+    )
+    spacing, misfit = voxel_size(header, held.kspace.shape[2:]) if affine is None else (_sides(affine), "")
+    kspace, mask, said = readout_cropped(held.kspace, held.mask, header, affine is not None)
+    doubts = (f"{path}: {misfit}",) if misfit else ()
+    return replace(
+        held,
+        kspace=kspace,
+        mask=mask,
+        spacing=spacing,
+        attributes=attributes | said,
+        warnings=held.warnings + doubts,
     )
 
 
@@ -279,9 +511,15 @@ _BART_AXES = ("x", "y", "z", "coils", "maps", "TE", "coefficients", "coefficient
               "time", "time 2", "levels", "slices", "averages", "batch")  # fmt: skip
 
 
+def _beside(path: Path, suffix: str) -> Path:
+    """The file of a BART pair with a suffix, in lower or upper case."""
+    upper = path.with_suffix(suffix.upper())
+    return upper if upper.is_file() and not path.with_suffix(suffix).is_file() else path.with_suffix(suffix)
+
+
 def read_cfl_array(path: Path) -> np.ndarray:
     """The array of a BART pair, with BART's axes in reverse (the first axis varies fastest in the file)."""
-    header, samples = path.with_suffix(".hdr"), path.with_suffix(".cfl")
+    header, samples = _beside(path, ".hdr"), _beside(path, ".cfl")
     try:
         lines = header.read_text().splitlines()
         data = np.fromfile(samples, dtype=np.complex64)
@@ -373,14 +611,17 @@ def _read_matlab(path: Path) -> KSpace:
     if kspace.ndim > 4:
         raise InputError(f"{path}: kspace has size {kspace.shape}; give (y, x, coils, slices)")
     kspace = kspace.reshape(*kspace.shape, *[1] * (4 - kspace.ndim)).transpose(3, 2, 0, 1)
-    mask = held.get("mask")
-    noise = held.get("noise")
+    mask, noise = held.get("mask"), held.get("noise")
     if mask is not None and 1 in mask.shape:
         mask = mask.ravel()
-    return _finish(path, kspace, "MATLAB", mask, noise=None if noise is None else noise.reshape(kspace.shape[1], -1))
+    elif mask is not None and mask.ndim > 2:
+        mask = mask.transpose(*range(mask.ndim)[:1:-1], 0, 1)
+    if noise is not None and kspace.shape[1] == 1:
+        noise = noise.reshape(1, -1)
+    return _finish(path, kspace, "MATLAB", mask, noise=noise)
 
 
-def _read_twix(path: Path, select: Mapping[str, int] | None) -> KSpace:
+def _read_twix(path: Path, select: Mapping[str, int | str] | None) -> KSpace:
     held = read_twix(path, select)
     return _finish(path, held.pop("kspace"), "Siemens twix", held.pop("mask"), **held)
 
@@ -400,23 +641,23 @@ FORMATS: dict[str, tuple[Callable[..., KSpace], str]] = {
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if path.suffix not in FORMATS and path.with_name(path.name + ".cfl").is_file():
+    if path.suffix.lower() not in FORMATS and path.with_name(path.name + ".cfl").is_file():
         path = path.with_name(path.name + ".cfl")
     if path.is_dir():
         raise InputError(f"{path}: a folder; give one file of k-space")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if path.suffix not in FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: unknown format {path.suffix or '(no suffix)'!r}; known are {', '.join(FORMATS)}")
     return path
 
 
-def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KSpace:
+def load_kspace(path: str | Path, select: Mapping[str, int | str] | None = None) -> KSpace:
     """Read Cartesian k-space of any known format (by suffix).
 
     Args:
         path: of the file.
-        select: of ISMRMRD and twix files, which contrast, phase, repetition or set.
+        select: of ISMRMRD and twix files, which contrast, phase, repetition or set; of ISMRMRD which dataset.
 
     ISMRMRD: see :func:`medrecon.data.ismrmrd.read_ismrmrd`. Siemens: see :func:`medrecon.data.twix.read_twix`. fastMRI HDF5:
     dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``, optional ``mask``, ``noise``, ``ismrmrd_header``, (ours)
@@ -428,12 +669,11 @@ def load_kspace(path: str | Path, select: Mapping[str, int] | None = None) -> KS
         InputError: naming the file, what is wrong and what to do.
     """
     path = _existing(path)
-    read = FORMATS[path.suffix][0]
-    if read in (_read_hdf5, _read_twix):
-        return read(path, select)
-    if select:
+    read = FORMATS[path.suffix.lower()][0]
+    if select and read not in (_read_hdf5, _read_twix):
         raise InputError(f"{path}: nothing can be selected in this format; leave it out")
-    return read(path)
+    data = read(path, select) if read in (_read_hdf5, _read_twix) else read(path)
+    return replace(data, warnings=data.warnings + centre_warnings(data.kspace, str(path), data.format))
 
 
 def load_array(path: str | Path, key: str) -> np.ndarray:
@@ -445,12 +685,12 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
         InputError: naming the file, what is wrong and what to do.
     """
     path = _existing(path)
-    if path.suffix in (".cfl", ".hdr"):
+    if path.suffix.lower() in (".cfl", ".hdr"):
         array = _read_cfl_slices(path)
         return array[0] if len(array) == 1 else array
-    if path.suffix in (".npz", ".npy"):
+    if path.suffix.lower() in (".npz", ".npy"):
         return _numpy_array(path, key)[0]
-    if path.suffix == ".mat":
+    if path.suffix.lower() == ".mat":
         held, names = _matlab_arrays(path, (key,))
         if key not in held:
             raise InputError(f"{path}: no variable '{key}' (it holds {', '.join(names) or 'nothing'}); name it '{key}'")
@@ -472,6 +712,8 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
 def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> None:
     """Write k-space in fastMRI layout with a ``mask`` dataset, whole or not at all; no reference image goes along.
 
+    The header's spaces are made those of the arrays, so that nothing is cropped again when the file is read.
+
     Raises:
         InputError: if the file exists (without ``overwrite``) or cannot be written.
     """
@@ -482,7 +724,8 @@ def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> Non
         if data.affine is not None:
             file["affine"] = data.affine
         if data.header is not None:
-            file["ismrmrd_header"] = data.header
+            own = data.format == "fastMRI HDF5"
+            file["ismrmrd_header"] = fitted(data.header, data.kspace.shape[2:], data.spacing, own)
         if data.noise is not None:
             file["noise"] = data.noise
         for key, value in data.attributes.items():

@@ -3,56 +3,129 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
+import nibabel.imageglobals
+import nibabel.openers
 import numpy as np
 
-from medrecon.data.errors import InputError, told
-from medrecon.data.images import Image
+from medrecon.data.errors import InputError, SelectionError, told
+from medrecon.data.images import Image, nifti_stem, volume_number
 
 __all__ = ["read_nifti"]
 
-_MM = {"meter": 1000.0, "micron": 0.001}
+_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""Millimetres of NIfTI's codes for metre, millimetre and micron."""
 
 
-def _volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float] | None, np.ndarray | None]:
-    """``(slices, y, x)``, voxel size and affine of one file."""
+@dataclass(frozen=True)
+class _File:
+    """One volume of a file.
+
+    Args:
+        data: ``(slices, y, x)``.
+        spacing: voxel size ``(z, y, x)`` in mm, or ``None``.
+        affine: of (x, y, slice) in mm, or ``None``.
+        volumes: how many the file holds.
+        warnings: see :class:`medrecon.data.kspace.KSpace`.
+    """
+
+    data: np.ndarray
+    spacing: tuple[float, float, float] | None
+    affine: np.ndarray | None
+    volumes: int
+    warnings: tuple[str, ...]
+
+
+def _opened(path: Path) -> tuple[Any, Any]:
+    """The image, and its header as it is stored: nibabel sets codes that it does not know to 0.
+
+    Raises:
+        InputError: if it is not NIfTI.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
-            raise ValueError(f"{type(image).__name__}")
-        data = np.asanyarray(image.dataobj)
-        header = image.header
-        unit = _MM.get(header.get_xyzt_units()[0], 1.0)
-        codes = int(header["sform_code"]), int(header["qform_code"])
-        affine = np.array(image.affine, dtype=float)
-        sides = [float(side) * unit for side in header.get_zooms()[:3]]
+        with nib.imageglobals.LoggingOutputSuppressor():
+            # Not nib.load, which changes the case of suffixes.
+            with nib.openers.ImageOpener(str(path), "rb") as file:
+                size = file.read(4)
+            kind = (
+                nib.Nifti2Image if 540 in (int.from_bytes(size, end) for end in ("little", "big")) else nib.Nifti1Image
+            )
+            image: Any = kind.from_file_map({"image": nib.FileHolder(filename=str(path))})
+            with image.file_map["image"].get_prepare_fileobj("rb") as file:
+                stored = type(image.header).from_fileobj(file, check=False)
+        if int(stored["vox_offset"]) < int(stored["sizeof_hdr"]):
+            raise ValueError(f"its data would begin inside its header, at byte {int(stored['vox_offset'])}")
     except Exception as error:  # nibabel, zlib and numpy raise many kinds on damaged files
         raise InputError(f"{path}: not a readable NIfTI file ({told(error)}); copy it again") from error
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim not in (2, 3) or 0 in data.shape:
-        raise InputError(f"{path}: holds an array of {' x '.join(map(str, data.shape))}; give one volume of three axes")
+    return image, stored
+
+
+def _volume(path: Path, select: Mapping[str, str | int | float]) -> _File:
+    """One volume of a file."""
+    image, stored = _opened(path)
+    shape = image.shape
+    volumes = math.prod(shape[3:])
+    if len(shape) < 2 or 0 in shape:
+        raise InputError(f"{path}: holds an array of {' x '.join(map(str, shape))}; give one volume of three axes")
+    others = [keyword for keyword in select if keyword != "volume"]
+    if others:
+        raise InputError(
+            f"{path}: {others[0]} cannot be selected in NIfTI, only a volume; leave it out, or select e.g. volume=0"
+        )
+    if volumes > 1 and "volume" not in select:
+        raise SelectionError(
+            f"{path}: a file of {volumes} volumes ({' x '.join(map(str, shape))}); select one, e.g. volume=0 (numbered from 0 to "
+            f"{volumes - 1})"
+        )
+    number = volume_number(select.get("volume", 0), volumes, path)
+    try:
+        at = np.unravel_index(number, shape[3:], order="F") if len(shape) > 3 else ()
+        data = np.asanyarray(image.dataobj[(..., *(int(i) for i in at))] if at else image.dataobj)
+        affine, sides, warnings = _place(image.header, stored)
+    except Exception as error:  # as above
+        raise InputError(f"{path}: not a readable NIfTI file ({told(error)}); copy it again") from error
     if data.dtype.names or data.dtype.kind not in "biufc":
         raise InputError(f"{path}: holds {data.dtype} values; give real or complex numbers")
     data = data.reshape(*data.shape, *[1] * (3 - data.ndim)).transpose(2, 1, 0)
     data = np.ascontiguousarray(data, dtype=np.complex64 if data.dtype.kind == "c" else np.float32)
     if not np.isfinite(data).all():
         raise InputError(f"{path}: holds NaN or Inf; mask them out first")
-    while len(sides) < 3:
-        sides.append(1.0)
-    spacing = (sides[2], sides[1], sides[0]) if min(sides) > 0 and np.isfinite(sides).all() else None
-    if max(codes) == 0:  # neither form says what it means
-        return data, spacing, None
-    affine[:3] *= unit
+    if affine is None:
+        spacing = (sides[2], sides[1], sides[0]) if min(sides) > 0 and np.isfinite(sides).all() else None
+        return _File(data, spacing, None, volumes, warnings)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise InputError(f"{path}: its affine cannot be inverted; write sform and qform again")
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
-    return data, (z, y, x), affine
+    return _File(data, (z, y, x), affine, volumes, warnings)
+
+
+def _place(header: Any, stored: Any) -> tuple[np.ndarray | None, list[float], tuple[str, ...]]:  # noqa: ANN401
+    """Affine in mm (``None`` if neither form has a code), voxel sides (x, y, z) in mm, and warnings.
+
+    A code above 0 says that a form holds; which space it names, known or not, does not change the image.
+    """
+    code = int(stored["xyzt_units"]) & 7
+    unit = _MM.get(code, 1.0)
+    warnings = () if code in (0, *_MM) else (f"its unit of length has the unknown code {code}; mm are taken",)
+    sides = [float(side) * unit for side in header.get_zooms()[:3]]
+    sides += [1.0] * (3 - len(sides))
+    if int(stored["sform_code"]) > 0:
+        affine = np.array(header.get_sform(), float)
+    elif int(stored["qform_code"]) > 0:
+        affine = np.array(header.get_qform(), float)
+    else:
+        return None, sides, warnings
+    affine[:3] *= unit
+    return affine, sides, warnings
 
 
 def _radians(phase: np.ndarray, path: Path) -> np.ndarray:
@@ -73,7 +146,12 @@ def _radians(phase: np.ndarray, path: Path) -> np.ndarray:
     )
 
 
-def read_nifti(path: Path, phase: str | Path | None = None, imaginary: str | Path | None = None) -> Image:
+def read_nifti(
+    path: Path,
+    phase: str | Path | None = None,
+    imaginary: str | Path | None = None,
+    select: Mapping[str, str | int | float] | None = None,
+) -> Image:
     """Read one volume; with a second file, a complex one.
 
     The affine is the sform's, or the qform's where only that has a code; in mm, whatever the file's unit. ``(x, y, z)`` of the
@@ -83,13 +161,16 @@ def read_nifti(path: Path, phase: str | Path | None = None, imaginary: str | Pat
         path: of the magnitude, the real part, or a complex image.
         phase: a file with the phase, in rad, milliradian, or scanners' integers (-4096...4095 for -pi...pi, 0...4095 for a turn).
         imaginary: a file with the imaginary part.
+        select: ``{"volume": K}``, counted from 0 in the order of storage, of a file (or two) with more than three axes.
 
     Raises:
         InputError: for what cannot be read, or files that do not fit each other.
     """
-    array, spacing, affine = _volume(path)
+    select = select or {}
+    first = _volume(path, select)
+    array, spacing, affine, warnings = first.data, first.spacing, first.affine, first.warnings
     attributes: dict[str, str | float] = {}
-    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    sidecar = path.with_name(nifti_stem(path) + ".json")
     if sidecar.is_file():
         try:
             held = json.loads(sidecar.read_text())
@@ -108,7 +189,8 @@ def read_nifti(path: Path, phase: str | Path | None = None, imaginary: str | Pat
     if other is not None:
         if phase is not None and imaginary is not None:
             raise InputError(f"{path}: give the phase or the imaginary part, not both")
-        second, _, where = _volume(Path(other))
+        partner = _volume(Path(other), select)
+        second, where, warnings = partner.data, partner.affine, (*warnings, *partner.warnings)
         if np.iscomplexobj(array) or np.iscomplexobj(second):
             raise InputError(f"{path}: is complex already, or {other} is; give two real files")
         if second.shape != array.shape:
@@ -121,4 +203,7 @@ def read_nifti(path: Path, phase: str | Path | None = None, imaginary: str | Pat
             array = (array * np.exp(1j * _radians(second, Path(other)))).astype(np.complex64)
         else:
             array = (array + 1j * second).astype(np.complex64)
-    return Image(array, path, "NIfTI", spacing, affine, attributes)
+    if first.volumes > 1:
+        number = volume_number(select["volume"], first.volumes, path)
+        attributes |= {"volume": number, "volumes": first.volumes}
+    return Image(array, path, "NIfTI", spacing, affine, attributes, warnings=warnings)

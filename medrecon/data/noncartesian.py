@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from medrecon.data.errors import DAMAGE, InputError, told
 from medrecon.data.ismrmrd import is_ismrmrd, read_noncartesian
-from medrecon.data.kspace import read_cfl_array
+from medrecon.data.kspace import loud_scan, read_cfl_array, usable_scan
+from medrecon.data.noise import outermost_std
 
 __all__ = ["NonCartesian", "load_noncartesian", "outer_noise_std"]
 
@@ -69,11 +70,16 @@ class NonCartesian:
 
 
 def outer_noise_std(data: NonCartesian) -> float:
-    """Noise per real component, from the twentieth of the samples that lie farthest out (their median, over 0.6745)."""
-    radius = np.linalg.norm(data.trajectory / (np.array(data.matrix) / 2), axis=-1)
-    outer = np.broadcast_to((radius >= np.quantile(radius, 0.95))[:, None], data.samples.shape)
-    chosen = data.samples[outer]
-    return float(np.median(np.abs(np.concatenate([chosen.real, chosen.imag]))) / 0.6745)
+    """Noise per real component, from the twentieth of the samples that lie farthest out.
+
+    See :func:`medrecon.data.noise.outermost_std`: empty slices and dead coils are passed over.
+    """
+    held = data.samples.any(axis=(1, 2, 3))
+    samples = data.samples[held]
+    radius = np.linalg.norm(data.trajectory[held] / (np.array(data.matrix) / 2), axis=-1)
+    outer = radius >= np.quantile(radius, 0.95)
+    peaks = [np.abs(one).max(axis=(1, 2)) for one in samples]
+    return outermost_std([one[:, far] for one, far in zip(samples, outer, strict=True)], peaks)
 
 
 def _bart_samples(path: Path) -> np.ndarray:
@@ -101,7 +107,7 @@ def load_noncartesian(
     path: str | Path,
     trajectory: str | Path | np.ndarray | None = None,
     matrix: Sequence[int] | None = None,
-    select: Mapping[str, int] | None = None,
+    select: Mapping[str, int | str] | None = None,
 ) -> NonCartesian:
     """Read k-space off the grid: ISMRMRD, a BART pair with its trajectory's, or ``npz``.
 
@@ -113,28 +119,28 @@ def load_noncartesian(
         path: of the file.
         trajectory: a file (``npy``, or BART's) or an array, where the file itself holds none.
         matrix: of the image; default: the file's, else twice the trajectory's reach, even.
-        select: of ISMRMRD files, which contrast, phase, repetition or set.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
     path = Path(path)
-    if path.suffix not in (".h5", ".hdf5", ".mrd", ".npz", ".cfl", ".hdr"):
+    if path.suffix.lower() not in (".h5", ".hdf5", ".mrd", ".npz", ".cfl", ".hdr"):
         raise InputError(f"{path}: unknown format; non-Cartesian k-space is ISMRMRD (.h5, .mrd), BART (.cfl) or .npz")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     given = trajectory if trajectory is None or isinstance(trajectory, np.ndarray) else Path(trajectory)
     if isinstance(given, Path) and not given.is_file():
         raise InputError(f"{given}: no such file")
-    if isinstance(given, Path) and given.suffix == ".npy":
+    if isinstance(given, Path) and given.suffix.lower() == ".npy":
         try:
             given = np.load(given, allow_pickle=False)
         except DAMAGE as error:
             raise InputError(f"{trajectory}: not a readable NumPy file ({told(error)}); save it again") from error
-    if isinstance(given, Path) and path.suffix not in (".cfl", ".hdr"):
+    if isinstance(given, Path) and path.suffix.lower() not in (".cfl", ".hdr"):
         raise InputError(f"{given}: a trajectory is given as .npy here")
     held: dict[str, Any]
-    if path.suffix in (".cfl", ".hdr"):
+    if path.suffix.lower() in (".cfl", ".hdr"):
         if given is None:
             raise InputError(f"{path}: BART keeps the trajectory in a pair of its own; give that too")
         if isinstance(given, Path):
@@ -143,7 +149,7 @@ def load_noncartesian(
             samples, points = _bart_samples(path), given
         held = {"samples": samples, "trajectory": points}
         kind = "BART cfl"
-    elif path.suffix == ".npz":
+    elif path.suffix.lower() == ".npz":
         held, kind = _numpy(path, given if isinstance(given, np.ndarray) else None), "NumPy"
     else:
         held, kind = _hdf5(path, select, given if isinstance(given, np.ndarray) else None), "ISMRMRD"
@@ -165,10 +171,10 @@ def _numpy(path: Path, given: np.ndarray | None) -> dict[str, Any]:
     return held
 
 
-def _hdf5(path: Path, select: Mapping[str, int] | None, given: np.ndarray | None) -> dict[str, Any]:
+def _hdf5(path: Path, select: Mapping[str, int | str] | None, given: np.ndarray | None) -> dict[str, Any]:
     try:
         with h5py.File(path, "r") as file:
-            if is_ismrmrd(file) is None:
+            if not is_ismrmrd(file):
                 raise InputError(f"{path}: not ISMRMRD; non-Cartesian HDF5 is read in that format only")
         return read_noncartesian(path, select, given)
     except InputError:
@@ -216,4 +222,7 @@ def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] |
     # Rounding may put the ends beyond the band.
     half = np.array(size, np.float32) / 2
     points = np.ascontiguousarray(np.clip(points, -half, half), np.float32)
-    return NonCartesian(samples, points, size, path, kind, **held)
+    scan, more = usable_scan(held.pop("noise", None), samples.shape[1], samples.any(axis=(0, 2, 3)), path)
+    warnings = (*held.pop("warnings", ()), *more)
+    data = NonCartesian(samples, points, size, path, kind, noise=scan, warnings=warnings, **held)
+    return data if scan is None else replace(data, warnings=warnings + loud_scan(path, scan, outer_noise_std(data)))

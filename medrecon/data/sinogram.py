@@ -76,7 +76,7 @@ def load_sinogram(path: str | Path, pitch: float | None = None, centre: float | 
     if not path.is_file():
         raise InputError(f"{path}: no such file; {_NEEDS}")
     try:
-        held = _data_exchange(path) if path.suffix in (".h5", ".hdf5", ".hdf", ".nxs") else _archive(path)
+        held = _data_exchange(path) if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".nxs") else _archive(path)
         lines = np.asarray(held["sino"], dtype=np.float32)
         angles = np.asarray(held["theta_rad"], dtype=np.float64).ravel()
         numbers = {key: float(held[key]) for key in ("centre", "pitch_mm", "photons") if key in held}

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from medrecon.data.epi import REVERSE, Readout
 from medrecon.data.errors import InputError, told
-from medrecon.data.ismrmrd import REVERSE, Scan, calibration_of, chosen, on_grid
+from medrecon.data.ismrmrd import Scan, calibration_of, chosen, on_grid, refuse_multiband
 
 __all__ = ["read_twix"]
 
@@ -44,14 +45,41 @@ def _rotation(quaternion: Sequence[float]) -> np.ndarray:
         return quat_to_rotmat(*[float(q) for q in quaternion])
 
 
-def _row(mdb: Any, dwell: float, dtype: np.dtype) -> np.ndarray:  # noqa: ANN401
-    """A measurement as a table of one row, as ISMRMRD has them."""
+def _readout(meas: Mapping, samples: int, path: Path) -> Readout | None:
+    """The readout gradient if it was sampled on its ramps.
+
+    Raises:
+        InputError: for a gradient that is neither a trapezoid nor has sinusoidal ramps.
+    """
+
+    def first(key: str, otherwise: float) -> float:
+        values = np.atleast_1d(meas.get(key, otherwise)).ravel()
+        words = str(values[0]).split() if len(values) else []
+        return float(words[0]) if words else otherwise
+
+    mode = first("alRegridMode", 1)
+    if mode <= 1:
+        return None
+    if mode not in (2, 4):
+        raise InputError(
+            f"{path}: was sampled during gradient ramps (EPI) of an unknown shape ({mode:g}); reconstruct it with the vendor's "
+            "or another EPI pipeline, e.g. Gadgetron"
+        )
+    up, flat, down, delay = (
+        first(f"alRegrid{key}Time", 0) for key in ("Rampup", "Flattop", "Rampdown", "DelaySamples")
+    )
+    return Readout(up, flat, down, delay, first("aflRegridADCDuration", 0) / max(samples, 1), mode == 4)
+
+
+def _row(mdb: Any, dwell: float, dtype: np.dtype, at: int) -> np.ndarray:  # noqa: ANN401
+    """A measurement as a table of one row, as ISMRMRD has them; ``at`` is its place in the file."""
     row = np.zeros(1, dtype)
     head, counter, place = row["head"], mdb.mdh.Counter, mdb.mdh.SliceData
     data = np.atleast_2d(mdb.data)
     head["number_of_samples"], head["active_channels"] = data.shape[1], data.shape[0]
     head["center_sample"], head["sample_time_us"] = mdb.mdh.CenterCol, dwell
     head["discard_pre"], head["discard_post"] = mdb.mdh.CutOff.Pre, mdb.mdh.CutOff.Post
+    head["scan_counter"] = at
     head["flags"] = REVERSE if mdb.is_flag_set("REFLECT") else 0
     index = head["idx"]
     for key, value in (
@@ -71,24 +99,24 @@ def _table(rows: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype), *rows])
 
 
-def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, Any]:
+def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict[str, Any]:
     """Cartesian k-space of a twix file, as :func:`medrecon.data.ismrmrd.read_ismrmrd` returns it; no header.
 
     The last measurement of a file is the scan; noise scans may stand in any. Reference lines count where nothing else was
-    measured; phase correction, feedback and dummies are left out.
+    measured; phase correction scans correct EPI, see :mod:`medrecon.data.epi`; feedback and dummies are left out.
 
     Args:
         path: of the file.
         select: which contrast (echo), phase, repetition or set, where there are several.
 
     Raises:
-        InputError: without twixtools (an extra), for what cannot be read, and for what is not Cartesian or was sampled on ramps.
+        InputError: without twixtools (an extra), for what cannot be read, and for what is not Cartesian.
     """
     try:
         import twixtools
     except ImportError as error:
         raise InputError(
-            f"{path}: twix files need twixtools; pip install 'medrecon[twix]', or convert it to ISMRMRD"
+            f"{path}: twix files need twixtools; install it with: pip install twixtools"
         ) from error
     from ismrmrd.hdf5 import acquisition_header_dtype
 
@@ -104,17 +132,17 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
         for scan in scans:
             protocol = scan["hdr"]["MeasYaps"]
             dwell = _number(protocol, "sRXSPEC", "alDwellTime", 0, otherwise=0.0) / 1000
-            for mdb in scan["mdb"]:
+            for at, mdb in enumerate(scan["mdb"]):
                 if mdb.is_flag_set("ACQEND") or mdb.is_flag_set("SYNCDATA"):
                     continue
                 if mdb.is_flag_set("NOISEADJSCAN"):
-                    noise.append(_row(mdb, dwell, dtype))
+                    noise.append(_row(mdb, dwell, dtype, at))
                 elif scan is scans[-1] and mdb.is_flag_set("PHASCOR"):
-                    navigators.append(_row(mdb, dwell, dtype))
+                    navigators.append(_row(mdb, dwell, dtype, at))
                 elif scan is scans[-1] and not any(mdb.is_flag_set(flag) for flag in _SERVICE):
                     only = mdb.is_flag_set("PATREFSCAN") and not mdb.is_flag_set("PATREFANDIMASCAN")
                     (reference if only else imaging).append(
-                        (_row(mdb, dwell, dtype), mdb.mdh.CenterLin, mdb.mdh.CenterPar)
+                        (_row(mdb, dwell, dtype, at), mdb.mdh.CenterLin, mdb.mdh.CenterPar)
                     )
         protocol, meas = scans[-1]["hdr"]["MeasYaps"], scans[-1]["hdr"].get("Meas", {})
         space, place = ("sKSpace",), ("sSliceArray", "asSlice", 0)
@@ -137,8 +165,8 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
         kind = {1: "cartesian", 2: "radial", 4: "spiral", 8: "blade"}.get(
             int(_number(protocol, *space, "ucTrajectory", otherwise=1)), "unknown"
         )
-        regrid = np.atleast_1d(meas.get("alRegridMode", 1)).ravel()
-        ramps = len(regrid) > 0 and str(regrid[0]).split(" ")[0] not in ("1", "1.0", "")
+        readout = _readout(meas, imaging[0][0]["head"]["number_of_samples"][0], path) if imaging else None
+        bands = int(_number(protocol, "sSliceAcceleration", "lMultiBandFactor", otherwise=1))
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
@@ -147,6 +175,7 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
         ) from error
     if not imaging:
         raise InputError(f"{path}: holds no imaging lines; only noise, reference or service scans")
+    refuse_multiband(bands, path)
     if min(shape) < 1 or min(field) <= 0:
         raise InputError(f"{path}: an empty matrix {shape} or field of view {field}; export it again")
     table = _table([row for row, *_ in imaging], dtype)
@@ -158,6 +187,6 @@ def read_twix(path: Path, select: Mapping[str, int] | None = None) -> dict[str, 
     kept = shape[0] // dense
     scan = Scan(
         table, reference_table, _table(noise, dtype), shape, field, centres, kept, kind, None,
-        siemens=True, ramps=ramps, navigators=_table(navigators, dtype),
+        siemens=True, readout=readout, navigators=_table(navigators, dtype),
     )  # fmt: skip
     return on_grid(scan, path, select)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import h5py
 
-from medrecon.data.dicom import find_series, natural
+from medrecon.data.dicom import find_series, identity, natural
 from medrecon.data.errors import DAMAGE, InputError, told
 
 __all__ = ["Case", "dicom_series", "files"]
@@ -135,7 +135,7 @@ def dicom_series(
         modality: only these, e.g. ``CT``.
         keys: keys and regular expressions of series' descriptions: series of one study that match become one case, e.g. low and
             full dose; what matches none is left out. Default: every series alone, as ``image``.
-        fewest: images that a series must have; localizers have less.
+        fewest: images that a series must have, copies not counted; localizers have less.
 
     Damaged files make cases of their own, which fail and say so; so do studies of which two series match one key.
 
@@ -145,6 +145,7 @@ def dicom_series(
     source = _folder(source)
     broken: list[Case] = []
     series: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
+    images: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
     for path in _walk(source):  # one by one: what is kept of a file are names, not its header
         try:
             held = find_series([source / path])
@@ -154,10 +155,13 @@ def dicom_series(
         for uid, ((_, header), *_) in held.items():
             keywords = ("PatientID", "StudyInstanceUID", "Modality", "SeriesDescription")
             facts = {keyword: str(header.get(keyword, "")) for keyword in keywords}
-            series.setdefault((facts["PatientID"], facts["StudyInstanceUID"], uid), (facts, []))[1].append(path)
+            which = (facts["PatientID"], facts["StudyInstanceUID"], uid)
+            series.setdefault(which, (facts, []))[1].append(path)
+            images.setdefault(which, set()).add(identity(header))
     found: dict[str, Case] = {}
     for (patient, study, uid), (facts, names) in series.items():
-        if (modality is not None and facts["Modality"] != modality) or len(names) < fewest:
+        count = len(images[patient, study, uid])
+        if (modality is not None and facts["Modality"] != modality) or count < fewest:
             continue
         subject = f"sub-{_pseudonym(patient or study)}"
         if keys is None:

@@ -33,7 +33,7 @@ def find_recipe(name: str | Path) -> Path:
     Raises:
         InputError: if there is none, naming the nearest.
     """
-    if Path(name).suffix in (".yaml", ".yml", ".json"):
+    if Path(name).suffix.lower() in (".yaml", ".yml", ".json"):
         if not Path(name).is_file():
             raise InputError(f"{name}: no such recipe")
         return Path(name)

@@ -124,6 +124,10 @@ def _about(value: object, array: np.ndarray) -> dict[str, Any]:
         }
         if "noise_source" in value.meta:
             about["meta"] = {"noise_source": str(value.meta["noise_source"])}
+        if value.meta.get("warnings"):
+            path = str(value.meta.get("filename_or_obj", ""))  # the folder is no part of the data set
+            texts = [str(text).replace(path, Path(path).name) if path else str(text) for text in value.meta["warnings"]]
+            about.setdefault("meta", {})["warnings"] = texts
     return about
 
 
@@ -167,8 +171,11 @@ def _prepared(work: _Work) -> dict[str, Any]:
         arrays = {name: _array(out[key]) for name, key in write.items()}
         row["arrays"] = {name: _about(out[key], arrays[name]) for name, key in write.items()}
         notes = [str(w.message).split("\n")[0][:200] for w in heard if issubclass(w.category, UserWarning)]
+        doubts = [text for key in write.values() for text in getattr(out[key], "meta", {}).get("warnings", [])]
+        notes += [text.replace(f"{source}{os.sep}", "") for text in doubts]
         if any(about.get("affine_known") is False for about in row["arrays"].values()):
             notes.append("orientation unknown")
+        notes += [text for about in row["arrays"].values() for text in about.get("meta", {}).get("warnings", [])]
         row["warnings"] = sorted(set(notes))
         row["medrecon"] = medrecon.__version__
         stage(staged_path(Path(work.destination), case.name), arrays, row, compression)
@@ -198,7 +205,7 @@ def _cluster(workers: int, address: str | None) -> Iterator[Any]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise InputError(
-            "several workers need dask.distributed; pip install 'medrecon[prep]', or give --workers 1"
+            "several workers need dask.distributed; install it with: pip install distributed, or give --workers 1"
         ) from error
     if address is not None:
         try:

@@ -22,7 +22,7 @@ from medrecon.data.coils import (
     remove_oversampling,
 )
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import sampled
+from medrecon.data.kspace import sampling_mask
 
 __all__ = [
     "CombineCoils",
@@ -36,6 +36,7 @@ __all__ = [
     "as_array",
     "as_before",
     "cropped",
+    "mask_of",
     "relabelled",
 ]
 
@@ -43,6 +44,16 @@ __all__ = [
 def as_array(x: object) -> np.ndarray:
     """Of a tensor of any kind, or of an array."""
     return x.as_tensor().cpu().numpy() if isinstance(x, MetaTensor) else np.asarray(torch.as_tensor(x).cpu())
+
+
+def _name(kspace: object) -> str:
+    """Of its file, where it is known."""
+    return str(kspace.meta.get("filename_or_obj", "k-space")) if isinstance(kspace, MetaTensor) else "k-space"
+
+
+def mask_of(kspace: object, mask: object = None) -> np.ndarray:
+    """The mask of k-space ``(slices, coils, y, x)``; see :func:`medrecon.data.kspace.sampling_mask`."""
+    return sampling_mask(as_array(kspace), None if mask is None else as_array(mask), _name(kspace))
 
 
 def as_before(x: object, array: np.ndarray, **meta: object) -> Tensor:
@@ -98,7 +109,7 @@ class CompressCoils(Transform):
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space ``(slices, n, y, x)``; a ``MetaTensor``'s meta tells the share of energy that it holds."""
         array = as_array(kspace)
-        small, share = compress_coils(array, sampled(array) if mask is None else as_array(mask), self.n, self.method)
+        small, share = compress_coils(array, mask_of(kspace, mask), self.n, self.method)
         return as_before(kspace, small, coil_energy=share)
 
 
@@ -115,7 +126,7 @@ class RemoveOversampling(Transform):
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space ``(slices, coils, y / factor, x)``."""
         array = as_array(kspace)
-        small = remove_oversampling(array, sampled(array) if mask is None else as_array(mask), self.factor)
+        small = remove_oversampling(array, mask_of(kspace, mask), self.factor)
         return cropped(kspace, small)
 
 
@@ -169,11 +180,12 @@ class PrewhitenCoilsd(MapTransform):
                 f"there is no noise scan under {self.scan_key!r}, so the coils cannot be whitened; leave it out"
             )
         scan = as_array(out[self.scan_key])
-        covariance = noise_covariance(scan)
         for key in self.key_iterator(out):
-            white, out[self.noise_key] = prewhiten(as_array(out[key]), covariance)
+            covariance = noise_covariance(scan, _name(out[key]))
+            white, out[self.noise_key] = prewhiten(as_array(out[key]), covariance, _name(out[key]))
             out[key] = as_before(out[key], white, noise_source="noise scan")
         flat = scan.reshape(1, len(scan), -1, 1)
+        covariance = noise_covariance(scan)
         out[self.scan_key] = as_before(out[self.scan_key], prewhiten(flat, covariance)[0].reshape(scan.shape))
         return out
 

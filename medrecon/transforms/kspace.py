@@ -15,14 +15,14 @@ from monai.transforms import MapTransform, Transform
 from torch import Tensor
 
 from medrecon.data.errors import InputError, warn
-from medrecon.data.espirit import combined_reference
+from medrecon.data.espirit import combined_reference, trusted_noise
 from medrecon.data.geometry import affine_of_slices
-from medrecon.data.kspace import KSpace, bounding_box, load_kspace, sampled
+from medrecon.data.kspace import KSpace, load_kspace, sampled, undersampled, unlike
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.noise import noise_level, noise_scan_std
 from medrecon.data.noncartesian import load_noncartesian, outer_noise_std
-from medrecon.reconstruction import magnitudes, sensitivity_maps
-from medrecon.transforms.coils import relabelled
+from medrecon.reconstruction import estimate_maps, magnitudes
+from medrecon.transforms.coils import as_array, mask_of, relabelled
 
 __all__ = [
     "EstimateSensitivityMaps",
@@ -58,13 +58,13 @@ class LoadKSpace(Transform):
     """Load raw k-space of any format that :func:`medrecon.data.kspace.load_kspace` knows.
 
     Args:
-        select: of ISMRMRD files, which contrast, phase, repetition or set, e.g. ``{"contrast": 0}``.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset, e.g. ``{"contrast": 0}``.
 
     Raises:
         medrecon.InputError: naming the file and what is wrong with it.
     """
 
-    def __init__(self, select: Mapping[str, int] | None = None) -> None:
+    def __init__(self, select: Mapping[str, int | str] | None = None) -> None:
         self.select = select
 
     def load(self, path: str | Path) -> tuple[MetaTensor, KSpace]:
@@ -95,7 +95,7 @@ class LoadKSpaced(MapTransform):
         mask_key: where the mask goes.
         noise_key: where the noise standard deviation goes.
         scan_key: where a noise scan ``(coils, n)`` goes, of files that hold one.
-        select: of ISMRMRD files, which contrast, phase, repetition or set, e.g. ``{"contrast": 0}``.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset, e.g. ``{"contrast": 0}``.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -108,7 +108,7 @@ class LoadKSpaced(MapTransform):
         mask_key: str = "mask",
         noise_key: str = "noise_std",
         scan_key: str = "noise_scan",
-        select: Mapping[str, int] | None = None,
+        select: Mapping[str, int | str] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -122,6 +122,9 @@ class LoadKSpaced(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             out[key], loaded = self.load.load(out[key])
+            differs = unlike(loaded.kspace, loaded.mask)
+            if differs:
+                raise InputError(f"{loaded.path}: {differs}")
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
             out[self.noise_key] = out[key].meta["noise_std"]
             if loaded.noise is not None:
@@ -140,7 +143,7 @@ class LoadNonCartesiand(MapTransform):
         keys: of the paths.
         trajectory_key: of a trajectory's path, where the file holds none; and where the trajectory goes.
         matrix: of the image; default: the file's.
-        select: of ISMRMRD files, which contrast, phase, repetition or set.
+        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset.
         noise_key: where the noise standard deviation goes.
         allow_missing_keys: as in MONAI.
 
@@ -153,7 +156,7 @@ class LoadNonCartesiand(MapTransform):
         keys: KeysCollection,
         trajectory_key: str = "trajectory",
         matrix: Sequence[int] | None = None,
-        select: Mapping[str, int] | None = None,
+        select: Mapping[str, int | str] | None = None,
         noise_key: str = "noise_std",
         allow_missing_keys: bool = False,
     ) -> None:
@@ -209,19 +212,20 @@ class UndersampleKSpace(Transform):
         """Bool ``(1 or y, x)``, of the case."""
         meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
         name = meta.get("filename_or_obj", "")
-        measured = (torch.as_tensor(kspace) != 0).flatten(0, 1).any(0).cpu().numpy()
-        if (bounding_box(measured) & ~measured).any():
+        array = as_array(kspace)
+        measured = sampled(array)
+        if undersampled(array, measured):
             raise InputError(f"{name or 'k-space'}: is undersampled already; give fully sampled data")
         seed = zlib.crc32(f"{self.seed}:{case or Path(name).stem}".encode("utf-8", "surrogateescape"))
         try:
             mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed)
         except ValueError as error:
             raise InputError(f"{name or 'k-space'}: {error}") from error
-        return torch.from_numpy(np.atleast_2d(mask))
+        return torch.from_numpy(np.atleast_2d(mask & measured))  # zero padding is not sampled
 
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space, zero where not sampled."""
-        mask = self.mask(kspace) if mask is None else mask
+        mask = self.mask(kspace) if mask is None else torch.from_numpy(np.atleast_2d(mask_of(kspace, mask)))
         out = kspace * mask
         if isinstance(out, MetaTensor):
             out.meta["acceleration"] = achieved_acceleration(mask.numpy())
@@ -277,25 +281,34 @@ class UndersampleKSpaced(MapTransform):
 
 
 class EstimateSensitivityMaps(Transform):
-    """ESPIRiT maps of k-space ``(slices, coils, y, x)``; see :class:`EstimateSensitivityMapsd` for the arguments."""
+    """Coil maps of k-space ``(slices, coils, y, x)``; see :class:`EstimateSensitivityMapsd` for the arguments."""
 
-    def __init__(self, kernel: int = 6, threshold: float = 0.02, crop: float = 0.8, sets: int = 1) -> None:
-        self.settings = {"kernel": kernel, "threshold": threshold, "crop": crop, "sets": sets}
+    def __init__(
+        self, kernel: int = 6, threshold: float = 0.02, crop: float = 0.8, sets: int = 1, rss: bool = False
+    ) -> None:
+        self.settings = {"kernel": kernel, "threshold": threshold, "crop": crop, "sets": sets, "rss": rss}
 
     def __call__(
         self, kspace: Tensor, mask: Tensor | None = None, noise_std: float = 0.0, name: str = "k-space"
-    ) -> Tensor:
-        """Complex64 maps like k-space, ones for a single coil; ``(slices, sets, coils, y, x)`` for several sets."""
+    ) -> MetaTensor:
+        """Complex64 maps like k-space, ones for a single coil; ``(slices, sets, coils, y, x)`` for several sets.
+
+        The meta hold ``maps_source``, the method, and ``warnings``, why it is not ESPIRiT with the kernel that was asked for.
+        """
         array = torch.as_tensor(kspace).cpu().numpy()
         name = str(kspace.meta.get("filename_or_obj", name)) if isinstance(kspace, MetaTensor) else name
-        mask_array = sampled(array) if mask is None else np.asarray(mask)
-        return sensitivity_maps(array, mask_array, name, noise_std=noise_std, **self.settings)
+        mask_array = mask_of(kspace, mask)
+        believed = trusted_noise(noise_std, array, mask_array)
+        found = estimate_maps(array, mask_array, name, noise_std=believed, **self.settings)
+        return MetaTensor(found.maps, meta={"maps_source": found.source, "warnings": list(found.warnings)})
 
 
 class EstimateSensitivityMapsd(MapTransform):
-    """ESPIRiT maps from the fully sampled centre of *undersampled* k-space ``(slices, coils, y, x)``.
+    """Coil maps from the fully sampled centre of *undersampled* k-space ``(slices, coils, y, x)``.
 
-    The calibration block is the largest fully sampled rectangle round the centre. Single-coil data get ones.
+    The calibration block is the largest fully sampled rectangle round the centre. Maps are those of ESPIRiT, or where these miss
+    signal what :func:`medrecon.data.espirit.coil_maps` tries next; the maps' meta hold ``maps_source``, and warnings are added to
+    those of k-space. Single-coil data get ones.
 
     Args:
         keys: of the k-space.
@@ -307,6 +320,8 @@ class EstimateSensitivityMapsd(MapTransform):
         crop: of the maps' eigenvalues.
         sets: of maps; more than one give ``(slices, sets, coils, y, x)``.
         allow_missing_keys: as in MONAI.
+        rss: for the solver ``zero-filled``, whose image is then the root of the sum of squares of data without a fully sampled
+            centre; other solvers need maps, so these data are refused.
     """
 
     def __init__(
@@ -320,19 +335,26 @@ class EstimateSensitivityMapsd(MapTransform):
         crop: float = 0.8,
         sets: int = 1,
         allow_missing_keys: bool = False,
+        rss: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
-        self.estimate = EstimateSensitivityMaps(kernel, threshold, crop, sets)
+        self.estimate = EstimateSensitivityMaps(kernel, threshold, crop, sets, rss)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Estimate the maps of every key."""
         out = dict(data)
         for key in self.key_iterator(out):
             std = float(torch.as_tensor(out.get(self.noise_key, 0.0)))
-            out[self.maps_key] = self.estimate(out[key], out.get(self.mask_key), std, str(key))
+            maps = self.estimate(out[key], out.get(self.mask_key), std, str(key))
+            for text in maps.meta["warnings"]:
+                warn(text)
+            if isinstance(out[key], MetaTensor) and maps.meta["warnings"]:
+                texts = [*(out[key].meta.get("warnings") or []), *maps.meta["warnings"]]
+                out[key] = relabelled(out[key].as_tensor(), out[key], out[key].affine, warnings=texts)
+            out[self.maps_key] = maps
         return out
 
 

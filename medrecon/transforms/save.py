@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medrecon.data.images import load_image
+from medrecon.data.errors import warn
+from medrecon.data.images import load_like
 from medrecon.reconstruction import finish_record, magnitudes, mean_phase, provenance
 from medrecon.writers import output_paths, write_reconstruction
 
@@ -57,7 +59,7 @@ class _Save(MapTransform):
         affine = data[self.source_key].affine.cpu().numpy() if meta.get("affine_known") else None
         headers = ()
         if self.like is not None:
-            series = load_image(self.like)
+            series = load_like(self.like)
             headers = series.headers
             affine = series.affine if affine is None and series.array.shape == image.shape else affine
         sources = [source, *(header.filename for header in headers)]
@@ -68,7 +70,11 @@ class _Save(MapTransform):
             self.output_dir,
             source.stem,
             image,
-            {**record, "input": str(source), "warnings": [*meta.get("warnings", []), *record.get("warnings", [])]},
+            {
+                **record,
+                "input": str(source),
+                "warnings": [*(meta.get("warnings") or []), *(record.get("warnings") or [])],
+            },
             samples,
             spacing,
             self.fmt,
@@ -95,12 +101,25 @@ class SaveReconstructiond(_Save):
         deidentify: see :func:`medrecon.writers.write_reconstruction`.
         mask_key: of the mask.
         part: ``mag``, ``mag-phase`` or ``complex``.
+        maps_key: of the coil maps; where their meta name no method, the record says that they were given.
     """
 
-    def __init__(self, *args: Any, mask_key: str = "mask", part: str = "mag", **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401
+        mask_key: str = "mask",
+        part: str = "mag",
+        maps_key: str = "maps",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.mask_key = mask_key
         self.part = part
+        self.maps_key = maps_key
+
+    def _maps_source(self, data: Mapping[Hashable, Any]) -> str:
+        maps = data.get(self.maps_key)
+        return str(maps.meta.get("maps_source", "given")) if isinstance(maps, MetaTensor) else "given"
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write every key."""
@@ -114,9 +133,11 @@ class SaveReconstructiond(_Save):
                 self.bundle_root,
                 np.asarray(data[self.mask_key].cpu()),
                 noise_source=meta["noise_source"],
-                maps_source="ESPIRiT",
+                maps_source=self._maps_source(data),
                 spacing_mm=spacing,
             )
+            for text in record["warnings"]:
+                warn(text)
             phase = mean_phase(torch.as_tensor(data[key]))
             self._write(data, image, samples, spacing, record, phase=phase, part=self.part)
         return dict(data)

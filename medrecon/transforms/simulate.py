@@ -15,12 +15,11 @@ from torch import Tensor
 
 from medrecon.data.coils import combine_coils, crop_field_of_view
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import sampled
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
 from medrecon.data.sinogram import counted
 from medrecon.operators import ParallelBeam
-from medrecon.transforms.coils import as_array, as_before, cropped
+from medrecon.transforms.coils import as_array, as_before, cropped, mask_of
 
 __all__ = [
     "AddSmoothPhase",
@@ -368,7 +367,7 @@ class CropKSpace(Transform):
         array = as_array(kspace)
         old = array.shape[-2:]
         new = tuple(n if kept == -1 else kept for n, kept in zip(old, self.shape, strict=True))
-        return cropped(kspace, crop_field_of_view(array, sampled(array) if mask is None else as_array(mask), new))
+        return cropped(kspace, crop_field_of_view(array, mask_of(kspace, mask), new))
 
 
 class CropKSpaced(MapTransform):

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from torch import Tensor
 
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, warn
 from medrecon.data.images import load_image
 from medrecon.transforms.coils import relabelled
 from medrecon.transforms.kspace import placed
@@ -23,7 +23,8 @@ class LoadVolume(Transform):
     """Load a DICOM series or a NIfTI file; see :func:`medrecon.data.images.load_image`.
 
     Args:
-        select: which of several DICOM series or stacks, e.g. ``{"SeriesNumber": 3}``.
+        select: which of several volumes, e.g. ``{"volume": 1}`` (counted from 0), or DICOM series or stacks, e.g.
+            ``{"SeriesNumber": 3}``.
 
     Raises:
         medrecon.InputError: naming the file and what is wrong with it.
@@ -44,9 +45,10 @@ class LoadVolume(Transform):
         complex NIfTI image.
         """
         image = load_image(path, self.select, phase, imaginary)
-        return placed(
-            image.array, image.path, image.spacing, image.affine, modality=str(image.attributes.get("Modality", ""))
-        )
+        for text in image.warnings:
+            warn(text)
+        meta = {"modality": str(image.attributes.get("Modality", "")), "warnings": list(image.warnings)}
+        return placed(image.array, image.path, image.spacing, image.affine, **meta)
 
 
 class LoadVolumed(MapTransform):

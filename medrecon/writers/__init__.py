@@ -12,7 +12,7 @@ import numpy as np
 from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
 from medrecon.writers.bids import bids_files, dataset_description
-from medrecon.writers.formats import hdf5_bytes, mrd_bytes, nifti_bytes, png_bytes
+from medrecon.writers.formats import hdf5_bytes, mrd_bytes, nifti_bytes, png_bytes, with_signal
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -106,10 +106,11 @@ def write_reconstruction(
         folder: made if it is not there.
         stem: name of the files without suffix.
         volume: ``(slices, y, x)``, magnitudes or HU.
-        record: provenance, JSON-able; of ``input`` only the file's name is kept, since folders may tell of patients.
+        record: provenance, JSON-able; of ``input``, in ``warnings`` too, only the file's name is kept, since folders may tell of
+            patients.
         samples: ``(n, slices, y, x)`` of the same kind, if there are several.
         spacing: voxel size ``(z, y, x)`` in mm.
-        fmt: ``nifti``, ``h5`` (as fastMRI's leaderboard takes it), ``dicom`` (a derived series), ``mrd`` or ``png`` (8 bits).
+        fmt: ``nifti``, ``h5`` (as in fastMRI's files), ``dicom`` (a derived series), ``mrd`` or ``png`` (8 bits).
         overwrite: replace existing files.
         affine: from the indices (x, y, slice) to mm in RAS, where it is known; the sidecar repeats it.
         phase: ``(slices, y, x)`` in rad, for the other parts.
@@ -135,7 +136,10 @@ def write_reconstruction(
         "affine": None if affine is None else np.asarray(affine).tolist(),
     }
     if record.get("input"):
-        record["input"] = Path(str(record["input"])).name
+        name = Path(str(record["input"])).name
+        if "warnings" in record:
+            record["warnings"] = [text.replace(str(record["input"]), name) for text in record["warnings"]]
+        record["input"] = name
     if part != "mag" and phase is None:
         raise InputError(f"the phase of {stem} is not known; leave part at mag")
     whole = volume * np.exp(1j * phase) if part == "complex" and phase is not None else volume
@@ -144,7 +148,7 @@ def write_reconstruction(
     elif fmt == "mrd":
         contents = [mrd_bytes(whole, spacing, affine)]
     elif fmt == "png":
-        low, high = (min(float(volume.min()), 0.0), float(np.percentile(volume, 99.8)))
+        low, high = (min(float(volume.min()), 0.0), float(np.percentile(with_signal(volume), 99.8)))
         record["window"] = [low, high]
         contents = [png_bytes(plane, low, high) for plane in volume]
     elif fmt == "dicom":
@@ -153,7 +157,7 @@ def write_reconstruction(
         series = derived_series(volume, affine, record, like, deidentify, stem, modality)
         contents = [one.content for one in series]
         if samples is not None:
-            contents.append(spread_map(samples.std(axis=0), series, record))
+            contents.append(spread_map(samples.std(axis=0, dtype=np.float64), series, record))
     else:
         images = [whole] if part != "mag-phase" else [volume, phase]
         contents = [nifti_bytes(v, spacing, affine) for v in (*images, samples) if v is not None]

@@ -20,6 +20,7 @@ from pydicom.valuerep import format_number_as_ds
 
 import medrecon
 from medrecon.data.errors import InputError
+from medrecon.writers.formats import with_signal
 
 __all__ = ["Slice", "deidentified", "derived_series", "spread_map"]
 
@@ -143,11 +144,11 @@ def derived_series(
         slope = 1.0
     else:
         # 15 bits: half of the viewers take 16 for signed ones.
-        slope = max(float(volume.max()), 1e-30) / 32767
+        slope = (float(volume.max()) or 1.0) / 32767
         stored = np.clip(np.round(volume / slope), 0, 32767).astype(np.uint16)
     now = datetime.datetime.now()
     common = _common(record, first, modality, pixel, apart, deidentify, now)
-    low, high = np.percentile(stored, (1, 99.5))
+    low, high = np.percentile(with_signal(stored), (1, 99.5))
     out = []
     for k, plane in enumerate(stored):
         dataset = Dataset()
@@ -310,6 +311,7 @@ def spread_map(spread: np.ndarray, series: Sequence[Slice], record: Mapping[str,
     label = "standard deviation of samples" if calibrated else "spread of samples, not calibrated"
     data = np.ascontiguousarray(spread, dtype=np.float32)
     hu = source[0].Modality == "CT"
+    top = float(data.max()) or 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = highdicom.pm.ParametricMap(
@@ -329,15 +331,15 @@ def spread_map(spread: np.ndarray, series: Sequence[Slice], record: Mapping[str,
                     lut_label="spread",
                     lut_explanation=label,
                     unit=codes.UCUM.HounsfieldUnit if hu else codes.UCUM.NoUnits,
-                    value_range=(0.0, max(float(data.max()), 1e-6)),
+                    value_range=(0.0, top),
                     slope=1.0,
                     intercept=0.0,
                 )
             ],
             voi_lut_transformations=[
                 highdicom.VOILUTTransformation(
-                    window_center=float(data.max()) / 2,
-                    window_width=max(float(data.max()), 1e-6),
+                    window_center=top / 2,
+                    window_width=top,
                     voi_lut_function="LINEAR_EXACT",  # of the others a width is at least 1
                 )
             ],

@@ -13,7 +13,13 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 
-__all__ = ["hdf5_bytes", "mrd_bytes", "nifti_bytes", "png_bytes"]
+__all__ = ["hdf5_bytes", "mrd_bytes", "nifti_bytes", "png_bytes", "with_signal"]
+
+
+def with_signal(volume: np.ndarray) -> np.ndarray:
+    """The slices that are not zero, whose window then does not depend on how many others there are; all if all are zero."""
+    signal = volume.any(axis=(1, 2))
+    return volume[signal] if signal.any() else volume
 
 
 def nifti_bytes(
@@ -41,7 +47,7 @@ def nifti_bytes(
 
 
 def hdf5_bytes(volume: np.ndarray, samples: np.ndarray | None) -> bytes:
-    """An HDF5 file as fastMRI's leaderboard takes it: ``reconstruction`` ``(slices, y, x)`` float32.
+    """An HDF5 file with ``reconstruction`` ``(slices, y, x)`` float32, as in fastMRI's files, whose images are cropped further.
 
     With ``samples`` ``(n, slices, y, x)``, if there are any.
     """
@@ -57,7 +63,7 @@ def png_bytes(image: np.ndarray, low: float, high: float) -> bytes:
     """A grey picture of ``(y, x)``, black at ``low`` and white at ``high``; row 0 is on top."""
     from PIL import Image
 
-    grey = np.clip((image.astype(np.float64) - low) / max(high - low, 1e-30), 0, 1)
+    grey = np.clip((image.astype(np.float64) - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
     buffer = io.BytesIO()
     Image.fromarray(np.round(255 * grey).astype(np.uint8), mode="L").save(buffer, "png")
     return buffer.getvalue()

@@ -161,7 +161,7 @@ def test_image_types_of_scanners_are_told_apart(tmp_path):
                 tmp_path / "t", oblique(), volume, kind + echo + "-{k}", EchoTime=echo, SeriesInstanceUID=one,
                 ImageType=[["ORIGINAL", "PRIMARY", kind, "ND"]] * 6,
             )  # fmt: skip
-    with pytest.raises(InputError, match="differ in EchoTime, ImageType; select one of each"):
+    with pytest.raises(InputError, match=r"differ in EchoTime \(2.3, 4.6\) and ImageType \(M, P\); select one of each"):
         load_image(tmp_path / "t")
     assert len(load_image(tmp_path / "t", {"ImageType": "P", "EchoTime": 2.3}).array) == 6
 
@@ -586,6 +586,6 @@ def test_from_k_space_to_dicom_by_the_command_line(scan, tmp_path, capsys):
     assert image.headers[0].PatientID == "4711"
     write_series(tmp_path / "like", affine, numbers((3, 40, 36)), "b{k}", SeriesNumber=9)
     assert main([*base[:3], str(tmp_path / "o2"), *base[4:], "--like", str(tmp_path / "like")]) == 2
-    assert "give the folder of one" in capsys.readouterr().err
+    assert "holds 2 series; give a folder with the files of one of them alone" in capsys.readouterr().err
     assert main(["recon", str(path), "-o", str(tmp_path / "n"), "--like", str(tmp_path / "like")]) == 2
     assert "give --format dicom" in capsys.readouterr().err

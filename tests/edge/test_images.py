@@ -99,7 +99,7 @@ def test_bad_nifti_is_told(tmp_path):
     (tmp_path / "x.nii").write_text("no")
     with pytest.raises(InputError, match="not a readable NIfTI"):
         load_image(tmp_path / "x.nii")
-    with pytest.raises(InputError, match="nothing can be selected"):
+    with pytest.raises(InputError, match="EchoTime cannot be selected in NIfTI"):
         load_image(save(tmp_path / "s.nii", block(), oblique()), {"EchoTime": 1})
 
 

@@ -113,7 +113,7 @@ def test_lines_come_to_their_places(tmp_path):
                 )
     lines.insert(0, line(noise(COILS, 64), [ismrmrd.ACQ_IS_NOISE_MEASUREMENT]))
     lines.insert(3, line(99 * noise(COILS, 16), [ismrmrd.ACQ_IS_NAVIGATION_DATA]))
-    lines.append(line(99 * noise(COILS, 16), [ismrmrd.ACQ_IS_RTFEEDBACK_DATA]))
+    lines.append(line(99 * noise(COILS, 16), [ismrmrd.ACQ_IS_PHASECORR_DATA]))
     data = load_kspace(write(tmp_path / "a.h5", header((16, 10, 1), (160, 120, 5)), lines))
     expected = k.copy()
     expected[..., 4] = 0
@@ -168,6 +168,14 @@ def test_the_noise_is_that_of_the_data(tmp_path):
     lines += [line(noise(COILS, 8), dwell=2.0, kspace_encode_step_1=s, average=a) for s in range(4) for a in range(3)]
     data = load_kspace(write(tmp_path / "a.h5", header((8, 4, 1), (80, 40, 4)), lines))
     assert noise_scan_std(data.noise) == pytest.approx((8 / 2 / 3) ** 0.5, rel=0.02)
+
+
+def test_a_noise_scan_of_other_coils_is_reported(tmp_path):
+    lines = [line(noise(COILS - 1, 64), [ismrmrd.ACQ_IS_NOISE_MEASUREMENT])]
+    lines += [line(noise(COILS, 8), kspace_encode_step_1=s) for s in range(4)]
+    data = load_kspace(write(tmp_path / "a.h5", header((8, 4, 1), (80, 40, 5)), lines))
+    assert data.noise is None
+    assert f"has shape ({COILS - 1}, 64), but k-space has {COILS} coils" in data.warnings[0]
 
 
 def point(where, dirs, centre, shape, pixel):
@@ -412,32 +420,3 @@ def test_nothing_of_the_patient_passes_through_the_fastmri_layout(tmp_path):
     for secret in (b"Jane", b"Ward 7", b"secret17"):
         assert secret not in content
     assert load_kspace(tmp_path / "u.h5").spacing == load_kspace(tmp_path / "f.h5").spacing is not None
-
-
-def epi(tmp_path, name, kind="cartesian", ramp=0, navigators=False):
-    """A file of lines of alternating directions, with a description of an EPI readout."""
-    xml = header((16, 10, 1), (32, 20, 5), kind=kind)
-    if ramp:
-        xml.encoding[0].trajectoryDescription = xsd.trajectoryDescriptionType(
-            identifier="ConventionalEPI",
-            userParameterLong=[xsd.userParameterLongType(name="rampUpTime", value=ramp)],
-        )
-    k = noise(COILS, 16, 10)
-    lines = [
-        line(k[..., y], [ismrmrd.ACQ_IS_REVERSE] if y % 2 and not ramp else [], kspace_encode_step_1=y)
-        for y in range(10)
-    ]
-    if navigators:
-        lines.insert(0, line(k[..., 5], [ismrmrd.ACQ_IS_PHASECORR_DATA]))
-    return write(tmp_path / name, xml, lines)
-
-
-def test_echo_planar_imaging_is_refused(tmp_path, capsys):
-    """By the trajectory's name, by the ramps of its description, and by lines of both directions with navigators."""
-    for path, reason in (
-        (epi(tmp_path, "a.h5", kind="epi"), "EPI"),
-        (epi(tmp_path, "b.h5", ramp=160), "sampled during gradient ramps"),
-        (epi(tmp_path, "c.h5", navigators=True), "lines of both readout directions need a phase correction"),
-    ):
-        assert main(["info", str(path)]) == 2
-        assert reason in capsys.readouterr().err

@@ -85,6 +85,7 @@ def test_markers_in_an_ismrmrd_slice(tmp_path, vendor, sign):
     where = places(dirs, 2)
     k = signal(where, grid((16, 13, 1), dirs), sign)
     data = load_kspace(marked(tmp_path / "a.h5", vendor, k, dirs))
+    assert np.abs(data.affine[:3, 2] * [-1, -1, 1] - 4.0 * dirs[2]).max() < 1e-5  # the slice direction is not encoded
     assert np.abs(found(from_kspace(data.kspace)[:, 0], data.affine) - where).max() < 0.1
 
 
