@@ -115,9 +115,7 @@ def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict
     try:
         import twixtools
     except ImportError as error:
-        raise InputError(
-            f"{path}: twix files need twixtools; install it with: pip install twixtools"
-        ) from error
+        raise InputError(f"{path}: twix files need twixtools; install it with: pip install twixtools") from error
     from ismrmrd.hdf5 import acquisition_header_dtype
 
     dtype = np.dtype([("head", acquisition_header_dtype), ("traj", object), ("data", object)])
