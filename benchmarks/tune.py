@@ -40,7 +40,7 @@ GRIDS: dict[str, dict[str, list]] = {
     "sirt": {"n_iter": [20, 50, 100, 200]},
     "dds": {"sigma_max": [0.3, 0.5, 1.5], "prior_weight": [0.1, 0.2, 0.5], "level": [1.0, 1.3, 1.6]},
     "ddnm": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "eta": [0.7, 0.85, 1.0]},
-    "ddnmplus": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "eta": [0.7, 0.85, 1.0]},
+    "ddnmplus": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "eta": [0.7, 0.85, 0.95]},
     "mgdm": {
         "sigma_max": SIGMA_MAX, "prior_weight": [0.2, 0.5, 1.0, 2.0], "zeta": [0.0, 0.1, 0.25, 0.5],
         "rho": [0.0, 0.1, 0.25], "level": [1.0, 1.3, 1.6],
@@ -60,7 +60,7 @@ GRIDS: dict[str, dict[str, list]] = {
     "scoremed": {"sigma_max": SIGMA_MAX, "n_corrector": [3, 1, 0], "snr": [0.16, 0.4, 0.7], "strength": [0.5, 0.8, 1.0]},
     "ilvr": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "until": [0.0, 0.02]},
     "repaint": {"sigma_max": SIGMA_MAX, "repeats": [1, 2, 4, 8]},
-    "ddrm": {"sigma_max": SIGMA_MAX, "eta": [0.5, 0.85, 1.0], "eta_b": [0.3, 0.6, 1.0]},
+    "ddrm": {"sigma_max": SIGMA_MAX, "eta": [0.5, 0.85, 0.95], "eta_b": [0.3, 0.6, 1.0]},
     "mcg": {"zeta": [0.002, 0.008, 0.02, 0.04], "sigma_max": SIGMA_MAX, "strength": [0.5, 0.8, 1.0], "n_cg": [1, 2, 5]},
     "dsg": {"guidance": [0.1, 0.2, 0.4, 0.7, 1.0], "sigma_max": SIGMA_MAX},
     "lgd": {"zeta": [0.004, 0.01, 0.02, 0.04, 0.08], "sigma_max": SIGMA_MAX, "image_std": [0.05, 0.25]},

@@ -308,8 +308,10 @@ class SliceInferer(Inferer):
                 )
             ]
             images.append(finish(part, x.flatten(0, 1), scale))
+        # A start that is not noise has no spread of its own.
+        calibrated = self.start is None and self.solver.calibrated(self.sigmas)
         record = {
-            "solver": {"name": self.name, **asdict(self.solver), "calibrated": self.solver.calibrated},
+            "solver": {"name": self.name, **asdict(self.solver), "calibrated": calibrated},
             "steps": int((self.sigmas.diff() <= 0).sum()),  # of those that rise none costs an evaluation
             "start": self.start_name,
             "sigma_max": round(self.sigmas[0].item(), 6),

@@ -55,6 +55,13 @@ class Likelihood(Protocol):
         ...
 
 
+def _gain(A: LinearOperator, shape: tuple[int, ...], y: Tensor) -> Tensor:
+    """``|A|^2`` by power iteration, which approaches it from below, times 1.05, ``(B,)``."""
+    # Double precision, rounded: the estimate, and so every step that rests on it, is the same in either type.
+    one = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return 1.05 * operator_norm(A.normal, one.expand(shape).to(y.device, y.real.dtype), 30) ** 2
+
+
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     """``y = A x + noise_std n`` with ``n ~ N(0, I)`` per real component.
@@ -94,14 +101,8 @@ class Gaussian:
 
     @cached_property
     def gain(self) -> Tensor:
-        """``|A|^2``, the largest eigenvalue of ``A^H A``, ``(B,)``: what steps must respect.
-
-        By power iteration, which approaches it from below, times 1.05.
-        """
-        A = self._linear("gain")
-        # Double precision, rounded: the estimate, and so every step that rests on it, is the same in either type.
-        one = torch.randn((1, *self.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return 1.05 * operator_norm(A.normal, one.expand(self.shape).to(self.y.device, self.y.real.dtype), 30) ** 2
+        """``|A|^2``, the largest eigenvalue of ``A^H A``, ``(B,)``: what steps must respect."""
+        return _gain(self._linear("gain"), self.shape, self.y)
 
     def _linear(self, what: str) -> LinearOperator:
         A: object = self.A
@@ -157,7 +158,11 @@ class Nothing:
 
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """What the two Poisson laws share: Newton's method on rays, where the Hessian is diagonal."""
+    """What the two Poisson laws share: Newton's method on rays, where the Hessian is diagonal.
+
+    Where no image of the law lies, or none that anyone would believe, ``grad`` and ``prox`` continue ``-log p`` by a tangent:
+    it stays convex and finite, and leads back. ``log_prob`` is the law itself.
+    """
 
     A: LinearOperator
     y: Tensor
@@ -169,8 +174,16 @@ class _Counts:
         return tuple(self.A.adjoint(torch.zeros_like(self.y)).shape)
 
     def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of ``u = A x``: the expected counts, and the first two derivatives of ``-log p`` in ``u``."""
+        """Of ``u = A x``: the expected counts, and the first two derivatives of the continued ``-log p`` in ``u``."""
         raise NotImplementedError(f"{type(self).__name__} must define _rates")
+
+    def _energy(self, u: Tensor) -> Tensor:
+        """The continued ``-log p`` of every ray up to a constant, in float64."""
+        raise NotImplementedError(f"{type(self).__name__} must define _energy")
+
+    def _true_rate(self, u: Tensor) -> Tensor:
+        """The expected counts of the law itself."""
+        return self._rates(u)[0]
 
     def residual(self, x: Tensor) -> Tensor:
         """``y`` minus the expected counts."""
@@ -181,35 +194,36 @@ class _Counts:
 
         Summed in float64: single terms are a million times the differences that matter.
         """
-        rate = self._rates(self.A(x))[0].double()
+        rate = self._true_rate(self.A(x)).double()
         return (torch.xlogy(self.y, rate.clamp(min=0)) - rate - torch.lgamma(self.y + 1)).flatten(1).sum(1)
 
     def grad(self, x: Tensor) -> Tensor:
-        """Gradient of ``log_prob``."""
+        """Gradient of ``log_prob``, continued."""
         return -self.A.adjoint(self._rates(self.A(x))[1])
 
     def prox(self, x: Tensor, var: float | Tensor, n_iter: int = 30) -> Tensor:
         """``argmin_z -log_prob(z) + |z - x|^2 / (2 var)`` by Newton's method with step halving, per item.
 
         Args:
-            x: where to stay near.
+            x: where to stay near; may be an image that the data make impossible.
             var: a number or one per item.
             n_iter: conjugate-gradient iterations of each of at most 20 Newton steps.
 
         Raises:
-            ValueError: if ``x`` itself is impossible, such as an emission with a rate that is not positive.
+            ValueError: if no image is possible near ``x``: counts where none can arrive, or NaN.
         """
         weight = per_item(1 / var, x)
 
         def cost(z: Tensor) -> Tensor:
             d = z - x
-            value = -self.log_prob(z) + dot(d, weight * d) / 2
+            value = self._energy(self.A(z)).flatten(1).sum(1) + dot(d, weight * d) / 2
             return torch.where(value.isnan(), torch.inf, value)
 
         z, now = x, cost(x)
         if not now.isfinite().all():
             raise ValueError(
-                f"{type(self).__name__}.prox starts where the data have no probability; give a positive image, or a background"
+                f"{type(self).__name__}.prox: image or data hold NaN or Inf, or there are counts where none can arrive; "
+                "check the counts, or give a background"
             )
         for _ in range(20):
             _, slope, curvature = self._rates(self.A(z))
@@ -220,45 +234,73 @@ class _Counts:
 
             step = cg(hessian, -gradient, None, n_iter, tol=1e-6)
             decrease = -dot(gradient, step)
+            moving = decrease > 1e-9  # nats: an item with less to gain stands still
             length = torch.ones(len(z), dtype=now.dtype, device=x.device)
             ahead, better = now, torch.zeros_like(now, dtype=torch.bool)
             for _ in range(30):
                 ahead = cost(z + per_item(length.to(z.dtype), z) * step)
                 better = (ahead <= now - 1e-4 * length * decrease) & (ahead < now)
-                if better.all():
+                if (better | ~moving).all():
                     break
                 length = torch.where(better, length, length / 2)
+            better = better & moving
             z = z + per_item(torch.where(better, length, 0.0).to(z.dtype), z) * step
             now = torch.where(better, ahead, now)
             if not better.any():
                 break
         return z
 
+    @cached_property
+    def curvature(self) -> Tensor:
+        """The largest curvature of ``-log p`` near images that explain the data, ``(B,)``: what steps must respect."""
+        ray = self._ray_curvature().expand_as(self.y).flatten(1).amax(1)
+        return _gain(self.A, self.shape, self.y) * ray
+
+    def _ray_curvature(self) -> Tensor:
+        """Of ``-log p`` in ``u`` where the expected counts are those that came, or one."""
+        raise NotImplementedError(f"{type(self).__name__} must define _ray_curvature")
+
 
 @dataclass(frozen=True, eq=False)
 class Poisson(_Counts):
     """Counts of an emission: ``y ~ Poisson(gain A x + background)``.
+
+    Continued by its tangent where a rate is below a tenth of its count.
 
     Args:
         A: linear, with real measurements.
         y: counts.
         noise_std: of the protocol; the law has its own noise.
         gain: counts per unit.
-        background: expected counts without an image, at least 0; above 0 the law is finite everywhere near.
+        background: expected counts without an image, at least 0.
     """
 
     gain: float = 1.0
     background: float = 0.0
 
     def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rate = self.gain * u + self.background
-        safe = torch.where(rate > 0, rate, 1.0)
-        share = torch.where(self.y > 0, torch.where(rate > 0, self.y / safe, torch.inf), 0.0)
-        return rate, self.gain * (1 - share), self.gain**2 * torch.where(self.y > 0, share / safe, 0.0)
+        rate, some = self.gain * u + self.background, self.y > 0
+        share = torch.where(
+            some, self.y / torch.where(some, torch.maximum(rate, self.y / 10), 1.0), -10 * rate.clamp(max=0)
+        )
+        # The curvature of the parabola that touches here and has its minimum where the law has it; near it Newton's.
+        least = torch.where(some, self.y, -0.1)
+        near = (rate - least).abs() < 1e-3 * least.abs()
+        bend = (1 - share) / torch.where(near, 1.0, rate - least)
+        return rate, self.gain * (1 - share), self.gain**2 * torch.where(near, 1 / least.abs(), bend)
+
+    def _energy(self, u: Tensor) -> Tensor:
+        rate, y = (self.gain * u + self.background).double(), self.y.double()
+        safe = torch.where(y > 0, torch.maximum(rate, y / 10), 1.0)
+        none = rate + 5 * rate.clamp(max=0) ** 2
+        return torch.where(y > 0, rate - y * (safe.log() + rate / safe - 1), none)
+
+    def _ray_curvature(self) -> Tensor:
+        return self.gain**2 / self.y.clamp(min=1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Minus infinity where a rate is negative, or 0 with a count."""
-        rate = self._rates(self.A(x))[0]
+        rate = self._true_rate(self.A(x))
         possible = ((rate > 0) | ((rate == 0) & (self.y == 0))).flatten(1).all(1)
         return torch.where(possible, super().log_prob(x), -torch.inf)
 
@@ -266,6 +308,8 @@ class Poisson(_Counts):
 @dataclass(frozen=True, eq=False)
 class Transmission(_Counts):
     """Counts behind an absorber: ``y ~ Poisson(photons exp(-A x) + background)``, ``A x`` the line integrals (CT).
+
+    The expected counts go on along their tangent where a line integral is below -1, which no absorber has.
 
     Args:
         A: linear, with real measurements.
@@ -278,13 +322,28 @@ class Transmission(_Counts):
     photons: float | Tensor = 1e5
     background: float | Tensor = 0.0
 
+    def _true_rate(self, u: Tensor) -> Tensor:
+        return self.photons * (-u).exp() + self.background
+
     def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        primary = self.photons * (-u).exp()
-        rate = primary + self.background
+        thick = u.clamp(min=-1.0)
+        tangent = self.photons * (-thick).exp()
+        rate = tangent * (1 + thick - u) + self.background
         # 1 without a background, also where the rate is too small a number to divide by.
-        share = torch.where(rate > 0, primary / torch.where(rate > 0, rate, 1.0), 1.0)
+        share = torch.where(rate > 0, tangent / torch.where(rate > 0, rate, 1.0), 1.0)
         # The expected Hessian (Fisher's), never negative, where a background makes the true one indefinite.
-        return rate, share * self.y - primary, share * primary
+        return rate, share * self.y - tangent, share * tangent
+
+    def _energy(self, u: Tensor) -> Tensor:
+        u, y = u.double(), self.y.double()
+        photons, background = (torch.as_tensor(v).to(u) for v in (self.photons, self.background))
+        thick = u.clamp(min=-1.0)
+        log_primary = photons.log() - thick + (1 + thick - u).log()
+        log_rate = torch.logaddexp(log_primary, background.log())
+        return log_primary.exp() + background - torch.where(y > 0, y * log_rate, 0.0)
+
+    def _ray_curvature(self) -> Tensor:
+        return self.y.clamp(min=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,6 +366,12 @@ class Rician:
     def shape(self) -> tuple[int, ...]:
         """Shape of the image, ``(B, C, *spatial)``."""
         return tuple(self.A.adjoint(torch.complex(self.y, torch.zeros_like(self.y))).shape)
+
+    @cached_property
+    def curvature(self) -> Tensor:
+        """At least the largest curvature of ``-log p``, ``(B,)``: that of Gaussian noise."""
+        like = torch.complex(self.y, torch.zeros_like(self.y))
+        return _gain(self.A, self.shape, like) / torch.as_tensor(self.noise_std).to(self.y) ** 2
 
     def residual(self, x: Tensor) -> Tensor:
         """``y - |A x|``."""

@@ -275,7 +275,13 @@ def reconstruct(
         maps_source = "given"
         if abs(largest - 1) > 0.01:  # |A| <= 1 is what weights, steps and the unit of the image rest on
             sets, maps_source = sets / largest, f"given, divided by {largest:.4g}"
-        estimated = CoilMaps(torch.from_numpy(np.array(sets, dtype=np.complex64)), maps_source)
+        # Zeros of a dead coil are no data, which a map would make of them.
+        dead = ~chosen.any(axis=(2, 3)) & chosen.any(axis=(1, 2, 3))[:, None] & sets.any(axis=(2, 3))
+        sets = np.where(dead[..., None, None], 0, sets)
+        said = f"{name}: coil {', '.join(map(str, np.flatnonzero(dead.any(axis=0))))} holds no samples; its map is not used"
+        estimated = CoilMaps(
+            torch.from_numpy(np.array(sets, dtype=np.complex64)), maps_source, (said,) if dead.any() else ()
+        )
     out = inferer(
         torch.from_numpy(chosen)[None].to(where),
         network,

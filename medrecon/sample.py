@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -38,7 +39,7 @@ def sample(
         solver: the method.
         prior: ``prior(x, sigma)``, the clean estimate; ``None`` for solvers that use none.
         data: the likelihood; gives the shape of the image.
-        sigmas: levels, 1-D; a step may rise (time travel). The last is usually 0.
+        sigmas: levels, 1-D, positive but for the last, which is usually 0; a step may rise (time travel).
         noise: one random stream per batch item.
         start: x at ``sigmas[0]``, e.g. ``estimate + sigmas[0] * noise.like(estimate)`` (CCDF); never noised here.
             Default: pure noise.
@@ -49,16 +50,15 @@ def sample(
 
     Raises:
         TypeError: if the solver cannot work with this operator, likelihood or missing prior.
-        ValueError: for a ladder of fewer than two levels, or a start that the solver would not heed.
+        ValueError: for a ladder of fewer than two levels or with one that no step can begin at, or a start that the solver
+            would not heed.
     """
     solver.check(data)
     if start is not None and not solver.takes_start:
         raise ValueError(f"{type(solver).__name__} begins with an estimate of its own; leave the start out")
     if prior is None and solver.requires.prior:
         raise TypeError(f"{type(solver).__name__} needs a prior; got None")
-    levels = sigmas.tolist()
-    if len(levels) < 2:
-        raise ValueError(f"a ladder needs at least two levels; got {levels}")
+    levels = _checked(sigmas)
     like = data.y.real
     x = levels[0] * noise(data.shape, like.dtype, like.device) if start is None else start
     state = solver.init(x, levels[0], prior=prior, data=data, noise=noise)
@@ -70,6 +70,20 @@ def sample(
         if callback is not None:
             callback(i, len(levels) - 1, sigma_next, state)
     return solver.output(state)
+
+
+def _checked(sigmas: Tensor) -> list[float]:
+    """The levels of a ladder that every step can begin at."""
+    if sigmas.ndim != 1 or len(sigmas) < 2:
+        raise ValueError(f"a ladder needs at least two levels in one row; got shape {tuple(sigmas.shape)}")
+    levels = sigmas.tolist()
+    for i, level in enumerate(levels):
+        if not (math.isfinite(level) and (level > 0 or (level == 0 and i == len(levels) - 1))):
+            raise ValueError(
+                f"noise levels must be positive and finite, and only the last may be 0; got {level:g} as number {i + 1} of "
+                f"{len(levels)}"
+            )
+    return levels
 
 
 def draw(

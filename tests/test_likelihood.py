@@ -51,8 +51,17 @@ def test_densities_are_scipys():
 def test_impossible_counts_have_no_probability():
     data, x = LAWS["emission, no background"]
     assert (data.log_prob(-x) == -math.inf).all()
-    with pytest.raises(ValueError, match="positive"):
-        data.prox(-x, 1.0)
+    # From there gradient and proximal map lead back: at a weight that the data outdo, to where they are possible.
+    assert data.grad(-x).isfinite().all() and (dot(data.grad(-x), x) > 0).all()
+    near = data.prox(-x, 100.0, 100)
+    assert (A(near) > -0.1 / 50).all()  # a ray without counts may have a rate of minus a tenth of one
+    assert (A(near)[data.y > 0] > 0).all()
+    hidden = Poisson(A, data.y + 1, gain=0.0)  # counts that nothing explains
+    assert data.prox(x, 1.0).isfinite().all() and hidden.prox(x, 1.0).isfinite().all()
+    with pytest.raises(ValueError, match="counts where none can arrive"):
+        Transmission(A, data.y + 1, photons=0.0).prox(x, 1.0)
+    with pytest.raises(ValueError, match="NaN"):
+        data.prox(x * math.nan, 1.0)
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -96,6 +105,16 @@ def test_no_photon_behind_a_thick_absorber():
     data = Transmission(A, torch.zeros_like(A(X)), photons=1e5)
     thick = 1e4 * X
     assert data.grad(thick).isfinite().all() and data.prox(thick, 1.0).isfinite().all()
+
+
+def test_an_absorber_that_cannot_be_leads_back():
+    """Line integrals of -1000, whose counts no number holds: a finite slope upwards, and a proximal map that comes near."""
+    data, _ = LAWS["transmission, scatter"]
+    far = -1000 * X
+    assert data.grad(far).isfinite().all() and (dot(data.grad(far), X) > 0).all()
+    assert data.residual(far).isfinite().all()
+    near = data.prox(far, 1e6, 200)
+    assert (A(near) > -1).all()
 
 
 def test_many_photons_are_a_weighted_gaussian():

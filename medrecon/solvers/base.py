@@ -32,6 +32,7 @@ __all__ = [
     "projected",
     "renoise",
     "reverse_diffusion",
+    "variance_kept",
 ]
 
 Kernel = Literal["ddim", "ddnm"]
@@ -80,6 +81,24 @@ def renoise(
     kappa2 = eta**2 * (1 - (sigma_next / sigma) ** 2 if kernel == "ddim" else 1.0)
     x = x0 + sigma_next * (1 - kappa2) ** 0.5 * direction
     return x if kappa2 == 0 else x + sigma_next * kappa2**0.5 * noise.like(x)
+
+
+def variance_kept(sigmas: Tensor, spreads: Tensor) -> Tensor:
+    """Variance of white Gaussian images over the true one, ``spreads^2``, after ancestral steps from noise down ``sigmas``.
+
+    ``v' = (k + (1 - k) sigma'^2 / sigma^2)^2 v + sigma'^2 (1 - sigma'^2 / sigma^2)`` with ``k = s^2 / (s^2 + sigma^2)``: what
+    :func:`renoise` with ``eta = 1`` does to a mode of spread ``s`` of any Gaussian prior or posterior. It tends to 1 with many
+    steps, and is 0 to 0.9 with few.
+    """
+    square = spreads.double() ** 2
+    v = square.new_full(square.shape, float(sigmas[0]) ** 2)
+    for sigma, after in pairwise(sigmas.tolist()):
+        if after > sigma:
+            v = v + after**2 - sigma**2
+            continue
+        k, left = square / (square + sigma**2), (after / sigma) ** 2
+        v = (k + (1 - k) * left) ** 2 * v + after**2 * (1 - left)
+    return v / square
 
 
 def projected(x: Tensor, data: Gaussian, level: float, strength: float, n_cg: int, noise: Noise) -> Tensor:
@@ -258,9 +277,8 @@ class Solver:
         """Evaluations of the prior in a step."""
         return 1 if self.requires.prior else 0
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether the spread of its samples may be shown as an uncertainty."""
+    def calibrated(self, sigmas: Tensor) -> bool:
+        """Whether the spread of its samples from noise down the ladder ``sigmas`` may be shown as an uncertainty."""
         return False
 
     def ladder(self, sigma_max: float, sigma_min: float, budget: int) -> Tensor:

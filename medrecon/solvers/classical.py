@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
@@ -234,8 +234,8 @@ class TV(Classical):
 class LowRank(Classical):
     """Low rank over the frames of a dynamic scan: ``argmin_x |y - A x|^2 / 2 + lam |X|_*``, by FISTA.
 
-    ``X`` has a row for every frame and a column for every pixel; frames are the channels of a real image, or pairs of channels
-    (real, imaginary) of a complex one.
+    ``X`` has a row for every frame and a column for every pixel; frames are the channels of the image, or where the operator
+    takes complex images (:class:`medrecon.operators.AsComplex` is part of it) pairs of channels (real, imaginary).
 
     Args:
         lam: weight of the sum of the singular values, as a share of the largest of ``A^H y``.
@@ -249,24 +249,22 @@ class LowRank(Classical):
     n_iter: int = 60
 
     @staticmethod
-    def _thresholded(x: Tensor, threshold: Tensor) -> Tensor:
-        """Singular values of every item, soft-thresholded."""
-        bridge = AsComplex()
-        rows = bridge(x) if x.shape[1] % 2 == 0 else x
-        u, s, vh = torch.linalg.svd(rows.flatten(2), full_matrices=False)
-        low = (u * (s - threshold[:, None]).clamp(min=0)[:, None]) @ vh
-        low = low.view_as(rows)
-        return bridge.adjoint(low) if x.shape[1] % 2 == 0 else low
+    def _thresholded(frames: Tensor, threshold: Tensor) -> Tensor:
+        """Singular values of every item, soft-thresholded, as a correction: rounding is as small as the threshold."""
+        u, s, vh = torch.linalg.svd(frames.flatten(2), full_matrices=False)
+        return frames - ((u * torch.minimum(s, threshold[:, None])[:, None]) @ vh).view_as(frames)
 
     def estimate(self, data: Gaussian) -> Tensor:
         """FISTA from the zero-filled frames."""
+        paired = any(isinstance(part, AsComplex) for part in data.A.modules())
+        frames, channels = (AsComplex(), AsComplex().adjoint) if paired else (nn.Identity(), nn.Identity())
         size = lipschitz(data)
         x = z = data.back
-        largest = torch.linalg.matrix_norm((AsComplex()(x) if x.shape[1] % 2 == 0 else x).flatten(2), 2)
-        threshold = self.lam * largest / size
+        threshold = self.lam * torch.linalg.matrix_norm(frames(x).flatten(2), 2) / size
         t = 1.0
         for _ in range(self.n_iter):
-            x_next = self._thresholded(z - (data.A.normal(z) - data.back) / per_item(size, x), threshold)
+            ahead = z - (data.A.normal(z) - data.back) / per_item(size, x)
+            x_next = channels(self._thresholded(frames(ahead), threshold))
             t_next = (1 + (1 + 4 * t**2) ** 0.5) / 2
             z = x_next + (t - 1) / t_next * (x_next - x)
             x, t = x_next, t_next

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Gaussian, Likelihood
+from medrecon.likelihood import Gaussian, Likelihood, Poisson, Rician, Transmission
 from medrecon.noise import Noise
 from medrecon.operators.base import LinearOperator, Operator
 from medrecon.operators.linalg import per_item
@@ -37,8 +37,9 @@ class DAPS(Solver):
             paper's ``r = sigma``, which inflates the variance of the samples.
         n_cg: iterations of the solve.
         n_inner: Langevin moves (the paper's 100).
-        lr: of a move; ``None`` takes a twentieth of the largest stable one for linear A and Gaussian noise (the paper's 1e-4
-            diverges where the data are precise), and takes data more precise than 1e-3 of ``r`` for that precise.
+        lr: of a move; ``None`` takes a twentieth of the largest stable one for linear A (the paper's 1e-4 diverges where the
+            data are precise). It takes data with Gaussian noise more precise than 1e-3 of ``r`` for that precise; under other
+            laws, whose curvature differs from ray to ray, the moves begin at the mode.
         momentum: of the moves, 0 (overdamped) to 1 (the paper's Hamiltonian form).
 
     Cost:
@@ -64,26 +65,30 @@ class DAPS(Solver):
         return self.n_ode
 
     def check(self, data: Likelihood) -> None:
-        """The exact draw and the automatic step need a linear operator and Gaussian noise."""
+        """The exact draw needs a linear operator and Gaussian noise, the automatic step a linear operator."""
         super().check(data)
-        plain = isinstance(data, Gaussian) and isinstance(data.A, LinearOperator)
-        if not plain and (self.inner == "exact" or self.lr is None):
+        linear = isinstance(data.A, LinearOperator)
+        if self.inner == "exact" and not (linear and isinstance(data, Gaussian)):
+            more = "" if linear else ", and a step lr (1e-4, say)"
             raise TypeError(
-                f"DAPS: inner={self.inner!r} with lr={self.lr} needs a LinearOperator and a Gaussian likelihood; "
-                "give inner='langevin' and lr"
+                f"DAPS: inner='exact' needs a LinearOperator and a Gaussian likelihood; give inner='langevin'{more}"
             )
+        if self.lr is None and not linear:
+            raise TypeError("DAPS: lr=None needs a LinearOperator; give a step lr (1e-4, say)")
 
     def _moved(self, x0: Tensor, r: float, data: Likelihood, noise: Noise) -> Tensor:
         """Langevin moves from ``x0`` on data and centre."""
-        lr: float | Tensor
-        if self.lr is None:
-            assert isinstance(data, Gaussian)
+        lr: float | Tensor | None = self.lr
+        first = x0
+        if lr is None and isinstance(data, Gaussian):
             std = torch.as_tensor(data.noise_std).to(x0).clamp(min=1e-3 * r)
             lr = per_item(0.1 / (data.gain / std**2 + 1 / r**2), x0)
             data = replace(data, noise_std=std)  # after gain, which the problem keeps
-        else:
-            lr = self.lr
-        x, velocity = x0, torch.zeros_like(x0)
+        elif lr is None:
+            assert isinstance(data, Poisson | Transmission | Rician)
+            lr = per_item(0.1 / (data.curvature + 1 / r**2), x0)
+            first = data.prox(x0, r**2, self.n_cg)
+        x, velocity = first, torch.zeros_like(x0)
         for _ in range(self.n_inner):
             slope = data.grad(x) - (x - x0) / r**2
             fresh = (2 * (1 - self.momentum) * lr) ** 0.5 * noise.like(x)

@@ -6,14 +6,19 @@ arXiv 2212.00490, algorithms 1 and 2; written for x = x0 + sigma n.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
+from medrecon.operators.linalg import per_item
+from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Kernel, Solver, renoise
+from medrecon.solvers.classical import lipschitz
+from medrecon.solvers.ddrm import DDRM
 
 __all__ = ["DDNM", "DDNMPlus"]
 
@@ -53,38 +58,51 @@ class DDNM(Solver):
 class DDNMPlus(Solver):
     """DDNM for noisy data: corrects only as far as the noise of the next level can hide the noise of the data.
 
-    ``lambda = min(1, eta sigma' / noise_std);  P = A^+ A;  xe = x0 + lambda A^+ (y - A x0)``
-    ``x' = xe + sigma' sqrt(1 - eta^2) (x - x0) / sigma + eta sigma' (I - P) z
-    + sqrt(eta^2 sigma'^2 - lambda^2 noise_std^2) P z``
+    ``w = sigma' (sqrt(1 - eta^2) (x - x0) / sigma + eta z)``, ``P = A^+ A`` and, with ``n = noise_std / |A|``,
+
+    ``x' = x0 + (I - P) w + lambda A^+ (y - A x0) + P g z``
+
+    * ``sigma' >= n``: ``lambda = 1, g = sqrt(sigma'^2 - n^2)``
+    * ``sigma' < n``: ``lambda = sqrt(1 - eta^2) sigma' / n, g = eta sigma'``
+
+    Where the singular values ``s`` are known, each has its own ``n = noise_std / s``: these are the steps of :class:`DDRM` with
+    ``eta_b = 1``.
 
     Args:
-        eta: share of fresh noise, 0 to 1.
+        eta: share of fresh noise, 0 to 0.95 (the paper's 0.85); with 1 the data would be forgotten, see :class:`DDRM`.
         n_cg: iterations of ``A^+`` where it has no closed form; see :class:`DDNM`.
 
     Cost:
-        1 network evaluation and two ``A^+`` a step.
+        1 network evaluation a step, and two ``A^+`` where the singular values are not known.
 
     Deviation:
-        the scalar form, which takes all non-zero singular values of A as 1; ``x0`` is returned at the last step.
+        where they are not known, all count as ``|A|``. That is right for multiples of a projector. Of smaller ones the data's
+        noise in the image is larger than ``n``: what ``n_cg`` iterations of ``A^+`` let in of it is taken for the image.
+
+    Reference: eq. 17 to 19 of the paper and their form per singular value in its appendix, with DDIM's eta as in its experiments.
     """
 
-    eta: float = 1.0
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"eta": (0.0, 0.95)}
+
+    eta: float = 0.85
     n_cg: int = 2
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:
         """One denoising, one damped projection, and noise that is smaller where the data's own noise came in."""
+        A = data.A
+        if isinstance(A, Spectral):
+            return DDRM(eta=self.eta).step(state, sigma, sigma_next, prior=prior, data=data, noise=noise)
         x0 = prior(state, sigma)
-        fresh = self.eta * sigma_next
-        std = torch.as_tensor(data.noise_std, dtype=x0.dtype, device=x0.device).view(-1, *[1] * (x0.ndim - 1))
-        damping = torch.where(std > 0, (fresh / torch.where(std > 0, std, 1.0)).clamp(max=1.0), 1.0)
-        xe = x0 + damping * data.A.pinv(data.residual(x0), self.n_cg)
-        x = xe + sigma_next * (1 - self.eta**2) ** 0.5 * (state - x0) / sigma
-        if fresh == 0:
+        kept = (1 - self.eta**2) ** 0.5
+        n = per_item(torch.as_tensor(data.noise_std).to(x0) / lipschitz(data).sqrt(), x0)
+        covered = n <= sigma_next
+        damping = torch.where(covered, 1.0, kept * sigma_next / torch.where(n > 0, n, 1.0))
+        x = x0 + damping * A.pinv(data.residual(x0), self.n_cg)
+        if sigma_next == 0:
             return x
         z = noise.like(x)
-        measured = data.A.pinv(data.A(z), self.n_cg)
-        # 0 but for rounding wherever damping < 1.
-        left = (fresh**2 - (damping * std) ** 2).clamp(min=0).sqrt()
-        return x + fresh * (z - measured) + left * measured
+        w = sigma_next * (kept * (state - x0) / sigma + self.eta * z)
+        g = torch.where(covered, (sigma_next**2 - n**2).clamp(min=0).sqrt(), self.eta * sigma_next)
+        return x + w + A.pinv(A(g * z - w), self.n_cg)

@@ -32,7 +32,9 @@ class DDRM(Solver):
     * ``sigma' >= n``: ``(1 - eta_b) x0 + eta_b c + sqrt(sigma'^2 - eta_b^2 n^2) z``
 
     Args:
-        eta: share of fresh noise where the data are noisier than the image, 0 to 1.
+        eta: share of fresh noise where the data are noisier than the image, 0 to 0.95. With 1 these steps would not contain
+            ``c``, and the image would forget the data step by step: in noise levels, a residual of 1.4 after 20 steps and of
+            4 after 1000 on an exact Gaussian problem, where 0.95 leaves 0.9 and 0.4.
         eta_b: share of the data where they are not, 0 to 1.
 
     Cost:
@@ -43,6 +45,7 @@ class DDRM(Solver):
     """
 
     requires: ClassVar[Requires] = Requires(operator=Spectral)
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"eta": (0.0, 0.95)}
 
     eta: float = 0.85
     eta_b: float = 1.0

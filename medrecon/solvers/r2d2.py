@@ -23,25 +23,28 @@ __all__ = ["R2D2", "low_frequencies", "noise_of_images"]
 
 
 def noise_of_images(images: Tensor) -> Tensor:
-    """Standard deviation of white noise in images ``(B, C, y, x)``, ``(B,)``: of a Laplacian that sees no slopes.
+    """Standard deviation of white noise in images ``(B, C, *spatial)``, ``(B,)``: of a Laplacian that sees no slopes.
 
-    The median of its absolute value over pixels that are not exactly 0, again and again of those below 2.5 standard
-    deviations, so that edges drop out. Rician noise of magnitudes is smaller in air: give the part of an image that shows
-    the object.
+    Second differences along every axis of three pixels or more: the median of their absolute value over pixels that are not
+    exactly 0, again and again of those below 2.5 standard deviations, so that edges drop out. Rician noise of magnitudes is
+    smaller in air: give the part of an image that shows the object.
 
     Reference: Immerkaer, "Fast noise variance estimation", CVIU 64 (1996), with the median of Donoho (1995).
     """
-    kernel = images.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])[None, None]
+    axes = [axis for axis in range(2, images.ndim) if images.shape[axis] >= 3]
+    inside, seen = images, images
+    for axis in axes:
+        inside, seen = inside.narrow(axis, 1, inside.shape[axis] - 2), seen.diff(n=2, dim=axis)
     out = []
-    for image in images:
-        seen = torch.nn.functional.conv2d(image[:, None], kernel)[image[:, None, 1:-1, 1:-1] != 0].abs()
-        std = seen.median() / 0.6745 if seen.numel() else image.new_zeros(())
+    for size, pixels in zip(seen.abs(), inside, strict=True):
+        size = size[pixels != 0]
+        std = size.median() / 0.6745 if size.numel() else size.new_zeros(())
         for _ in range(8):
-            kept = seen[seen < 2.5 * std]
+            kept = size[size < 2.5 * std]
             if not kept.numel():
                 break
             std = kept.median() / 0.66475  # of a half-normal law cut there
-        out.append(std / 6)
+        out.append(std / 6 ** (len(axes) / 2))
     return torch.stack(out)
 
 

@@ -7,15 +7,17 @@ x = x0 + sigma n.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.linalg import cg, per_item
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Solver, bounded, renoise
+from medrecon.solvers.base import Solver, bounded, renoise, variance_kept
 
 __all__ = ["TMPD"]
 
@@ -44,10 +46,14 @@ class TMPD(Solver):
     eta: float = 1.0
     n_cg: int = 5
 
-    @property
-    def calibrated(self) -> bool:
-        """The kernel is exact, and so is the guidance for a Gaussian once its solve has converged."""
-        return self.eta == 1.0 and self.n_cg >= 20
+    def calibrated(self, sigmas: Tensor) -> bool:
+        """Whether guidance and steps are exact for a Gaussian: a converged solve, and steps enough to keep the variance.
+
+        Nine tenths of it at least, for every spread of 0.05 to 1: the images have unit scale, and what the data leave open of
+        them is seldom known better than that. From 8 to 0.005 that takes about 110 steps; 50 keep 82 %, 10 keep 41 %.
+        """
+        kept = variance_kept(sigmas, torch.logspace(math.log10(0.05), 0.0, 14))
+        return self.eta == 1.0 and self.n_cg >= 20 and bool(((kept - 1).abs() < 0.1).all())
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise

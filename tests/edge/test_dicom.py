@@ -377,7 +377,7 @@ def test_a_written_series_is_where_and_what_it_was(tmp_path):
     # Half a step of the 32767 that the largest value has.
     assert np.abs(image.array - volume).max() < 0.51 * volume.max() / 32767
     spread = load_image(tmp_path / "x_spread.dcm")  # a multi-frame object
-    assert np.array_equal(spread.array, samples.std(axis=0).astype(np.float32))
+    assert np.array_equal(spread.array, samples.std(axis=0, dtype=np.float64).astype(np.float32))
     assert np.abs(spread.affine - affine).max() < 1e-9
     assert "not calibrated" in spread.attributes["SeriesDescription"]
     record = json.loads((tmp_path / "x.json").read_text())

@@ -292,8 +292,10 @@ def test_coils_of_any_scale():
     covariance = np.diag(np.linspace(1, 2, 8)).astype(complex)
     methods: tuple[Combination, ...] = ("rss", "mvue", "adaptive")
     small = compress_coils(kspace, mask, 4)
+    maps = espirit_maps(kspace[0], mask, noise_std=0.002)
     for scale in SCALES:
         scaled = (kspace.astype(np.complex128) * scale).astype(np.complex64)
+        assert torch.allclose(espirit_maps(scaled[0], mask, noise_std=0.002 * scale), maps, atol=1e-3)
         for method in methods:
             one, many = (np.abs(combine_coils(k, method, planted[None])) for k in (kspace, scaled))
             assert np.allclose(many.astype(float) / scale, one, atol=1e-5 * one.max())
@@ -306,8 +308,8 @@ def test_coils_of_any_scale():
         assert many[1] == pytest.approx(scale * one[1], rel=1e-6)
         figures = [scores(f * 1.1 * image[None], f * image[None]) for f in (1.0, scale)]
         assert all(figures[1][key] == pytest.approx(figures[0][key], rel=1e-4) for key in figures[0])
-        maps = 1e20 * planted if scale > 1 else 1e-20 * planted
-        given = medrecon.reconstruct(scaled, mask, maps.astype(np.complex64), solver="cg-sense")
+        sized = 1e20 * planted if scale > 1 else 1e-20 * planted
+        given = medrecon.reconstruct(scaled, mask, sized.astype(np.complex64), solver="cg-sense")
         assert np.median(given.image[0][image > 0.3] / image[image > 0.3]) / scale == pytest.approx(1, rel=0.05)
 
 
@@ -320,6 +322,8 @@ def test_scales_that_single_precision_cannot_hold_are_refused(tmp_path, capsys, 
     printed = capsys.readouterr().err.strip().splitlines()
     assert len(printed) == 1
     assert "scan.npz" in printed[0] and "single precision" in printed[0]
+    with pytest.raises(InputError, match="single precision"):
+        load_kspace(tmp_path / "scan.npz")
     with pytest.raises(InputError, match="single precision"):
         medrecon.reconstruct(scaled, mask, solver="cg-sense")
 

@@ -13,6 +13,7 @@ import medrecon
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import check_mask, load_kspace
+from medrecon.data.phantom import loop_coils
 from medrecon.inferers import PosteriorInferer
 from medrecon.prep import LoadPreparedd, load_recipe, prepare, prepared
 from medrecon.transforms import (
@@ -295,6 +296,20 @@ def test_empty_slices_and_dead_coils_are_no_fault(scan, tmp_path):
     image, _ = recon(tmp_path / "empty.h5", tmp_path / "o")
     assert image[0].any()
     assert not image[1].any()
+
+
+def test_a_map_of_a_dead_coil_is_not_used(scan):
+    """Its zeros are no data: the image is that of maps which are zero there."""
+    path, truth = scan(noise=0.001)
+    kspace, mask = stored(path)
+    maps = loop_coils((40, 36), 4)
+    kspace[:, 2] = 0
+    zero = maps * (np.arange(4) != 2)[:, None, None]
+    one, other = (medrecon.reconstruct(kspace, mask, m, solver="cg-sense") for m in (maps, zero))
+    scale = [np.vdot(r.image, truth) / np.vdot(r.image, r.image) for r in (one, other)]
+    assert np.allclose(scale[0] * one.image, scale[1] * other.image, atol=2e-3)
+    assert any("coil 2 holds no samples" in text for text in one.record["warnings"])
+    assert not any("coil 2" in text for text in other.record["warnings"])
 
 
 def test_acquisitions_that_one_slice_lacks(tmp_path):

@@ -171,14 +171,18 @@ def test_what_is_no_fault_is_not_said():
         "empty": np.concatenate([0 * k, k]),
         "grid": to_kspace(np.broadcast_to(np.cos(2 * np.pi * columns / 8), (1, 1, 96, 88)).astype(np.complex64)),
     }
+    rng = np.random.default_rng(0)
+    x, weak = columns / 88, 1e-3 * (rng.standard_normal((96, 88)) + 1j * rng.standard_normal((96, 88)))
+    faultless["three lines"] = np.roll(to_kspace(np.ones((1, 1, 96, 88))) + weak, 3, -1)
+    bent = np.exp(2j * np.pi * (4 * x + 6 * x**2))  # energy spread evenly from line -2 to line 10
+    faultless["bent phase"] = to_kspace(bent[None, None]) + weak
     for kind in ("equispaced", "random", "gaussian1d", "gaussian2d", "poisson"):
         for acs in (0, 20):
             faultless[f"{kind} {acs}"] = k * undersampling_mask((96, 88), kind, 4, acs, 1)
     for name, one in faultless.items():
         assert centre_warnings(one, "f", "NumPy") == (), name
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        shape = (1, *rng.integers(1, 5, 1), *rng.integers(6, 40, 2))
+    for _ in range(3000):  # small ones too
+        shape = (1, *rng.integers(1, 3, 1), *rng.integers(2, 20, 2))
         assert centre_warnings(rng.standard_normal(shape) + 1j * rng.standard_normal(shape), "f", "NumPy") == ()
     assert peak_offset(np.zeros(20)) is None
 

@@ -474,8 +474,6 @@ def test_tmpd_is_exact_for_gaussians(noise_std):
     error, spread = distance(x, mean, covariance, prior.mean)
     assert error < 0.02
     assert spread < 0.08
-    assert TMPD(n_cg=20).calibrated
-    assert not TMPD(n_cg=20, eta=0.0).calibrated and not TMPD(n_cg=3).calibrated
 
 
 def test_tmpd_needs_its_solve_to_converge():
@@ -530,7 +528,7 @@ def test_daps_by_langevin_moves_is_daps(momentum):
     exact = drawn(x0, data, 0.04, 30, Noise(range(4000))).flatten(1)
     assert (moved.mean(0) - exact.mean(0)).abs().max() < 0.02
     assert float((torch.cov(moved.T) - torch.cov(exact.T)).norm() / torch.cov(exact.T).norm()) < 0.15
-    with pytest.raises(TypeError, match="inner='langevin' and lr"):
+    with pytest.raises(TypeError, match=r"give inner='langevin'$"):
         one = torch.ones(1, *SHAPE, dtype=DOUBLE)
         sample(DAPS(), gaussian_prior(), Rician(Weights(one), one, 0.1), LADDER, noise=Noise(0))
 
@@ -927,6 +925,20 @@ def test_dds_keeps_what_a_single_coil_does_not_see():
     y = sample(DDNM(), prior, data, LADDER, noise=Noise([1, 2]))
     null = x - data.A.pinv(data.A(x))
     assert null.norm() > 0.3 * (y - data.A.pinv(data.A(y))).norm() > 0
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 400), (2, 24, 20), (1, 10, 9, 8), (1, 1, 300)], ids=["1-D", "2-D", "3-D", "one row"]
+)
+def test_the_noise_that_dmcmc_measures_and_its_default_in_any_dimension(shape):
+    """White noise on a ramp: its own standard deviation within 15 % (300 to 1000 pixels leave 5 %); and the chain runs."""
+    ramp = torch.linspace(1.0, 2.0, shape[-1], dtype=DOUBLE).expand(4, *shape)
+    noisy = ramp + 0.2 * torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    assert torch.allclose(noise_of_images(noisy), torch.full((4,), 0.2, dtype=DOUBLE), rtol=0.15)
+    chain = dmcmc(lambda x, s: ramp, noisy, 0.2, noise=Noise(range(4)), skip=1, burn_in=0)
+    x, levels = next(chain)
+    assert x.isfinite().all()
+    assert ((levels > 0.1) & (levels < 0.4)).all()
 
 
 def test_dmcmc_visits_every_level_as_often_as_it_should():

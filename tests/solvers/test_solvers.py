@@ -67,15 +67,19 @@ IDENTITY_TOLERANCE = {
     "low-rank": (0.1, "shrinks every singular value by lam times the largest"),
     "ald": (0.08, "the last moves leave noise of the last level"),
     "dps": (0.15, "a step of fixed length stops near y, not on it"),
-    "dsg": (0.8, "guidance turns noise whose length is that of the prior's, and stops far from y in 60 steps"),
+    "dsg": (0.03, "the length of its noise is the prior's; all of it must turn, or 60 steps stop far from y"),
     "pigdm": (1e-3, "the gradient passes the Jacobian, which is 1 only at the end"),
     "pnpdm": (0.06, "ends with a draw from the prior's side, at the last level"),
-    "r2d2": (0.4, "its data are a hint: a tenth of the residual at a step"),
+    "r2d2": (0.05, "its data are a hint: a share of the residual at a step"),
     "reddiff": (0.1, "Adam's steps have a length"),
-    "sitcom": (1.15, "five Adam steps an input do not reach the data; test_methods.py shows that more do"),
+    "sitcom": (0.02, "twenty Adam steps an input come near; five do not reach the data"),
     "smrd": (1e-2, "weighs by what it has learnt so far, never by infinity"),
     "lgd": (0.15, "a step of fixed length stops near y, not on it"),
 }
+
+
+THOROUGH = {"dsg": {"guidance": 1.0}, "r2d2": {"strength": 0.3}, "sitcom": {"n_inner": 20}}
+"""Settings with which these answer the data; by default they leave more to the prior."""
 
 
 def ladder(name):
@@ -115,8 +119,10 @@ def test_identity_without_noise_returns_the_data(name):
     generator = torch.Generator().manual_seed(3)
     y = 0.3 * torch.randn(2, n, generator=generator, dtype=torch.float64)
     data = Gaussian(Dense(torch.eye(n, dtype=torch.float64), shape), y, 0.0)
-    x = sample(make(name), prior, fitted(name, data), ladder(name), noise=Noise([0, 1]))
+    solver = replace(make(name), **THOROUGH.get(name, {}))
+    x = sample(solver, prior, fitted(name, data), ladder(name), noise=Noise([0, 1]))
     tolerance = IDENTITY_TOLERANCE.get(name, (1e-6, ""))[0]
+    assert tolerance < y.abs().max() / 4  # neither the zero image nor the prior's mean passes
     assert (x.flatten(1) - y).abs().max() < tolerance
 
 
@@ -166,14 +172,14 @@ def test_without_data_samples_follow_the_prior_or_their_known_bias(name):
     if name in SPREAD:
         low, high, _ = SPREAD[name]
         assert low < share < high
-        assert not make(name).calibrated
+        assert not make(name).calibrated(levels)
         return
     expected = float(blind_variances(prior, name, levels).sum() / prior.covariance.trace())
     # 2000 samples in 6 dimensions: standard error of the ratio about sqrt(2 / 2000 / 3) = 1.8 %.
     assert abs(share / expected - 1) < 0.06
     # Who claims calibration has the prior's own variance, but for the finite number of steps.
     assert expected < 1.05
-    assert expected > 0.9 or not make(name).calibrated
+    assert expected > 0.9 or not make(name).calibrated(levels)
 
 
 @pytest.mark.parametrize("name", GENERAL)
@@ -266,7 +272,7 @@ def test_ddnm_satisfies_the_data_exactly():
 
 
 def test_ddnm_plus_leaves_the_noise_of_the_data_in_the_data():
-    """Noiseless DDNM reproduces the noise (residual 0); DDNM+ must not: residual about noise_std sqrt(m)."""
+    """Noiseless DDNM reproduces the noise (residual 0); DDNM+ must not: residual of the size of the noise, as of a draw."""
     prior = gaussian_prior()
     matrix = torch.linalg.qr(dense().T)[0].T.contiguous()  # orthonormal rows: all singular values 1
     generator = torch.Generator().manual_seed(0)
@@ -274,19 +280,15 @@ def test_ddnm_plus_leaves_the_noise_of_the_data_in_the_data():
     x = prior.mean.flatten() + torch.randn(300, 6, generator=generator, dtype=torch.float64) @ root.T
     y = x @ matrix.T + 0.1 * torch.randn(300, 3, generator=generator, dtype=torch.float64)
     data = Gaussian(Dense(matrix), y, 0.1)
-    exact = torch.stack([prior.posterior(matrix, v, 0.1)[0] for v in y])
     few = karras(20.0, 0.01, 20)  # every step below noise_std pulls a little further towards y: few of them
-    z = sample(DDNMPlus(eta=1.0), prior, data, few, noise=Noise(range(300)))
-    plain = sample(DDNM(eta=1.0), prior, data, few, noise=Noise(range(300)))
+    z = sample(DDNMPlus(), prior, data, few, noise=Noise(range(300)))
+    plain = sample(DDNM(), prior, data, few, noise=Noise(range(300)))
     assert data.residual(plain).abs().max() < 1e-12
-    # The posterior mean's own residual, within a factor of 2.
-    size = float(data.residual(z).norm() / (y - exact @ matrix.T).norm())
-    assert 0.5 < size < 2.0
-    # In the measured subspace it is nearer to the posterior mean than the noisy data are (measured: 0.54).
-    near = ((z.flatten(1) - exact) @ matrix.T).norm() / ((plain.flatten(1) - exact) @ matrix.T).norm()
-    assert near < 0.7
-    free = sample(DDNMPlus(eta=1.0), prior, replace(data, noise_std=0.0), few, noise=Noise(range(300)))
-    assert torch.allclose(free, plain, atol=1e-9)
+    # In noise levels; a draw from the posterior has 1 (measured: 0.68).
+    assert 0.5 < float(data.residual(z).square().mean().sqrt()) / 0.1 < 1.0
+    # Without noise it is DDNM, whose noise keeps the unmeasured part of the old.
+    free = sample(DDNMPlus(), prior, replace(data, noise_std=0.0), few, noise=Noise(range(300)))
+    assert data.residual(free).abs().max() < 1e-9
 
 
 def test_dds_limits():
@@ -671,19 +673,27 @@ def _image(name, network, data):
 
 
 @pytest.mark.parametrize("name", GENERAL)
-def test_single_precision_agrees_between_batches_and_devices(name, scans):
-    """With a network for a prior: to 1e-4 of the maximum alone and in company, to 1e-3 on a GPU (whose TF32 is off)."""
+def test_single_precision_agrees_between_batches(name, scans):
+    """With a network for a prior: to 1e-4 of the maximum alone and in company."""
     network, found = scans
     data = found[1 if SOLVERS[name].requires.operator is Spectral else 4]
     together = _image(name, network, data)
     alone = _image(name, network, replace(data, y=data.y[:1]))
     assert float((together[:1] - alone).abs().max()) < 1e-4 * float(together.abs().max())
     assert torch.equal(together, _image(name, network, data))
-    if torch.cuda.is_available():
-        there = replace(data, A=copy.deepcopy(data.A).cuda(), y=data.y.cuda())
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # matrix products have it off
-            moved = _image(name, copy.deepcopy(network).cuda(), there).cpu()
-        assert float((moved - together).abs().max()) < 1e-3 * float(together.abs().max())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: compares it with the CPU")
+@pytest.mark.parametrize("name", GENERAL)
+def test_a_gpu_agrees_with_the_cpu(name, scans):
+    """To 1e-3 of the maximum, with TF32 off."""
+    network, found = scans
+    data = found[1 if SOLVERS[name].requires.operator is Spectral else 4]
+    here = _image(name, network, data)
+    there = replace(data, A=copy.deepcopy(data.A).cuda(), y=data.y.cuda())
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # matrix products have it off
+        moved = _image(name, copy.deepcopy(network).cuda(), there).cpu()
+    assert float((moved - here).abs().max()) < 1e-3 * float(here.abs().max())
 
 
 def test_the_slope_of_the_misfit_is_the_same_by_either_way():
