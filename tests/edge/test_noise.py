@@ -179,7 +179,9 @@ def test_a_scan_that_is_much_louder_than_the_data_is_reported(three):
 
 
 def test_covariances_that_cannot_be_known_are_refused_by_name():
-    with pytest.raises(InputError, match=r"a\.h5: a noise scan of 20 samples cannot tell the covariance of 24 coils"):
+    with pytest.raises(
+        InputError, match=r"a\.h5: a noise scan of 20 samples is too short for the covariance of 24 coils"
+    ):
         noise_covariance(gaussian((24, 20)), "a.h5")
     for scan, words in (
         (np.complex64(1), "has shape"),
@@ -238,7 +240,7 @@ def test_samples_off_the_grid(tmp_path):
 
 
 def test_the_noise_of_real_files_is_what_it_was(data_folder):
-    """Before slices, coils and zeros were told apart: these have none of them."""
+    """As before slices, coils and zeros were distinguished: these have none of them."""
     for name, std in (("brain_gre_16ch_96.h5", 28.0275087), ("brain_t1_8ch_sliceA.cfl", 1.22455235)):
         data = load_kspace(data_folder / "kspace" / name)
         assert estimate_noise_std(data.kspace, data.mask) == pytest.approx(std, rel=1e-6)
