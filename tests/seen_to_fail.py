@@ -176,6 +176,7 @@ BREAKS = [
     ),
     ("solvers/scoremri.py", "sigma_next, 1.0, noise)", "sigma_next, 1.0, noise) * 1.01", "solvers/test_methods.py"),
     ("solvers/ddrm.py", "(self.eta_b * n) ** 2", "n**2", "solvers/test_methods.py"),
+    ("solvers/pc.py", "2 * e - (e / sigma) ** 2 if", "2 * e if", "solvers/test_methods.py"),
     ("solvers/pc.py", "e = per_item(2 * snr**2", "e = per_item(snr**2", "solvers/test_methods.py"),
     ("operators/ct.py", "/ 2 / counts)[which]", "/ 2)[which]", "operators/test_bad_input.py"),
     ("data/dicom.py", "order = np.argsort(places", "order = np.argsort(-places", "edge/test_dicom.py"),

@@ -45,12 +45,18 @@ def predictor(
     return mean if sigma_next == 0 else mean + q * drop**0.5 * noise.like(x)
 
 
-def corrector(x: Tensor, sigma: float, *, prior: Prior, noise: Noise, snr: float) -> Tensor:
-    """A Langevin move, ``x + e score + sqrt(2 e) z`` with ``e = 2 (snr |z| / |score|)^2`` per item; none without a score."""
+def corrector(x: Tensor, sigma: float, *, prior: Prior, noise: Noise, snr: float, held: bool = False) -> Tensor:
+    """A Langevin move, ``x + e score + sqrt(2 e) z`` with ``e = 2 (snr |z| / |score|)^2`` per item; none without a score.
+
+    ``held``: for the large moves that few levels need, ``e`` is at most ``sigma^2`` and the noise that of
+    :func:`medrecon.solvers.base.annealed`, ``sqrt(2 e - e^2 / sigma^2)``, which leaves an image at its level.
+    """
     slope, z = score(prior, x, sigma), noise.like(x)
     size = dot(slope, slope)
     e = per_item(2 * snr**2 * torch.where(size > 0, dot(z, z) / torch.where(size > 0, size, 1.0), 0.0), x)
-    return x + e * slope + (2 * e) ** 0.5 * z
+    if held:
+        e = e.clamp(max=sigma**2)
+    return x + e * slope + (2 * e - (e / sigma) ** 2 if held else 2 * e) ** 0.5 * z
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ class ScoreMed(Solver):
         ``n_corrector + 1`` network evaluations and as many ``A^+`` a step.
 
     Deviation:
-        the predictor is the ancestral step, see :class:`medrecon.solvers.scoremri.ScoreMRI`;
+        predictor and corrector leave the noise of the level, see :class:`medrecon.solvers.scoremri.ScoreMRI`;
         written with the pseudo-inverse: for ``A = P(Lambda) T`` with T unitary (MRI of one coil) it is the paper's; CT
         and several coils need no invertible T this way.
     """
@@ -60,7 +60,7 @@ class ScoreMed(Solver):
         x = state
         for _ in range(self.n_corrector):
             x = projected(x, data, sigma, self.strength, self.n_cg, noise)
-            x = corrector(x, sigma, prior=prior, noise=noise, snr=self.snr)
+            x = corrector(x, sigma, prior=prior, noise=noise, snr=self.snr, held=True)
         x = projected(x, data, sigma, self.strength, self.n_cg, noise)
         x0 = prior(x, sigma)
         x = renoise(x0, (x - x0) / sigma, sigma, sigma_next, 1.0, noise)
