@@ -12,6 +12,7 @@ from typing import Any
 import monai
 import numpy as np
 import torch
+from monai.data import MetaTensor
 
 import medrecon
 from medrecon.bundle import find_bundle, load_config, metadata, parsed
@@ -165,6 +166,7 @@ def reconstruct(
     samples: int = 1,
     seed: int = 0,
     noise_std: float | None = None,
+    noise_source: str = "given",
     settings: Mapping[str, Any] | None = None,
     condition: str | None = None,
     guidance: float = 1.0,
@@ -188,6 +190,8 @@ def reconstruct(
         samples: posterior samples per slice.
         seed: of all random numbers.
         noise_std: of ``kspace``, per real component; default: estimated from the outermost sampled k-space.
+        noise_source: of ``noise_std``, for the record. A level from a ``noise scan`` was compared with k-space when the file was
+            read, see :func:`medrecon.data.kspace.loud_scan`, and is not compared again.
         settings: hyper-parameters of the solver, e.g. ``{"gamma": 5.0}``.
         condition: what the prior is told about the images, e.g. their contrast; the bundle's config lists its labels.
         guidance: how much the condition counts, see :func:`medrecon.priors.guided`.
@@ -214,7 +218,6 @@ def reconstruct(
     kspace = np.ascontiguousarray(kspace * mask)
     if noise_std is not None and not 0 <= noise_std < float("inf"):
         raise InputError(f"the noise must be a finite number that is not negative; got {noise_std}")
-    noise_source = "given"
     if noise_std is None:
         noise_std, noise_source = noise_level(kspace, mask)
     numbers = range(len(kspace))[slices]
@@ -270,7 +273,7 @@ def reconstruct(
             torch.from_numpy(np.array(sets, dtype=np.complex64)), maps_source, (said,) if dead.any() else ()
         )
     out = inferer(
-        torch.from_numpy(chosen)[None].to(where),
+        MetaTensor(torch.from_numpy(chosen)[None].to(where), meta={"noise_source": noise_source}),
         network,
         mask=torch.from_numpy(np.atleast_2d(mask))[None].to(where),
         maps=estimated.maps[None].to(where),

@@ -199,6 +199,7 @@ def run(arguments: argparse.Namespace) -> None:
             samples=arguments.samples,
             seed=arguments.seed,
             noise_std=noise_std,
+            noise_source=noise_source,
             settings=settings,
             condition=arguments.condition,
             guidance=arguments.guidance,
@@ -211,7 +212,6 @@ def run(arguments: argparse.Namespace) -> None:
         )
     record = {
         **result.record,
-        "noise_source": noise_source,
         "input": str(data.path),
         "warnings": [*data.warnings, *result.record["warnings"]],
         "spacing_mm": data.spacing,

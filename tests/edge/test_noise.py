@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import medrecon
+from medrecon.bundle import find_bundle, load_config
 from medrecon.cli import main
 from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError
@@ -176,6 +177,26 @@ def test_a_scan_that_is_much_louder_than_the_data_is_reported(three):
     assert data.noise is not None
     assert "if they differ in scale" in data.warnings[0]
     assert load_kspace(three(noise=gaussian((4, 500), STD))[0]).warnings == ()
+
+
+@pytest.mark.parametrize("way", ["command line", "bundle"])
+def test_a_loud_scan_is_reported_once(three, tmp_path, way, caplog):
+    """By the reader; a level that is given is compared with k-space by the reconstruction."""
+    path, kspace, mask = three(noise=gaussian((4, 500), 50 * STD))
+    (text,) = load_kspace(path).warnings
+    caplog.clear()
+    if way == "bundle":
+        more = {"solver": "zero-filled", "output_format": "h5", "device": torch.device("cpu")}
+        config = load_config(find_bundle("brain_mri"), kspace=str(path), output_dir=str(tmp_path / "o"), **more)
+        config.get_parsed_content("run")
+    else:
+        assert main(["recon", str(path), "-o", str(tmp_path / "o"), "--solver", "zero-filled"]) == 0
+    record = json.loads((tmp_path / "o" / "three.json").read_text())
+    assert record["noise_source"] == "noise scan"
+    assert record["warnings"] == [text.replace(str(path), "three.h5")]
+    assert [r.message for r in caplog.records if "outermost" in r.message] == [text]
+    (given,) = medrecon.reconstruct(kspace, mask, solver="zero-filled", noise_std=50 * STD).record["warnings"]
+    assert "times what the outermost k-space shows" in given
 
 
 def test_covariances_that_cannot_be_known_are_refused_by_name():
