@@ -356,7 +356,7 @@ def _decoding(header: Dataset) -> Iterator[None]:
             yield
     except Exception as error:  # decoders raise many kinds
         raise InputError(
-            f"{header.filename}: its pixels cannot be decoded ({told(error)}); export it uncompressed"
+            f"{header.filename}: its pixels cannot be decoded ({told(error)}); export it again, uncompressed"
         ) from error
 
 

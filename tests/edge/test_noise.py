@@ -165,7 +165,7 @@ def test_unusable_noise_scans(three, tmp_path, capsys, words):
     assert loaded["noise_std"] == estimate_noise_std(kspace, mask)
     capsys.readouterr()
     assert main(["recon", str(path), "-o", str(tmp_path / "w"), "--whiten"]) == 2
-    assert "no noise scan to whiten by that can be used" in capsys.readouterr().err
+    assert "holds no usable noise scan" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
     with pytest.raises(InputError, match="no noise scan"):
         PrewhitenCoilsd("image")(loaded)
