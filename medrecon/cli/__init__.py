@@ -47,11 +47,20 @@ def _sentence(error: OSError | MemoryError) -> str:
     return f"{where}{error.strerror or error}; check the path and its permissions"
 
 
+def _log_to_standard_error() -> None:
+    """Our own warnings, one handler however often a process calls :func:`main`."""
+    logger = logging.getLogger("medrecon")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("medrecon: warning: %(message)s"))
+    logger.addHandler(handler)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0: done, 1: done in part, 2: bad input, told in one sentence on standard error."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(format="medrecon: %(levelname)s: %(message)s", level=logging.WARNING)
-    logging.addLevelName(logging.WARNING, "warning")
+    _log_to_standard_error()
     try:
         return COMMANDS[arguments.command].run(arguments) or 0
     except InputError as error:
