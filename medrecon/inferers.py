@@ -453,8 +453,16 @@ class PosteriorInferer(SliceInferer):
                     "level that fits the data"
                 )
         record["warnings"] += self._doubts(numbers, fits, std, believed, unit)
+        empty = [
+            n for n, k, image in zip(numbers, array, images.movedim(1, 0), strict=True) if k.any() and not image.any()
+        ]
         if not images.any():
             record["warnings"].append("k-space holds no signal above its noise, so the image is empty; check the input")
+        elif empty:
+            record["warnings"].append(
+                f"k-space of slice {', '.join(map(str, empty))} holds no signal above its noise, so its image is empty; check "
+                "the input"
+            )
         return MetaTensor(images[None], meta={"record": json.dumps(record)})
 
 

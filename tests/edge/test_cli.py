@@ -301,6 +301,14 @@ def test_evaluate(scan, tmp_path, capsys):
         scaled["reconstruction"] = 2 * file["reconstruction"][()]
     assert score(tmp_path / "scaled.h5")["psnr"] < 15
     assert score(tmp_path / "scaled.h5", "--fit-scale")["psnr"] >= good["psnr"] - 1e-3
+    # Complex images are judged by their magnitude (the real part was), phases not at all.
+    call("recon", tmp_path / "u.h5", "-o", tmp_path / "c", "--solver", "tv", "--part", "complex")
+    call("recon", tmp_path / "u.h5", "-o", tmp_path / "p", "--solver", "tv", "--part", "mag-phase")
+    capsys.readouterr()
+    # The magnitude of rounded parts is rounded otherwise.
+    assert score(tmp_path / "c" / "u.nii.gz") == pytest.approx(good, rel=1e-5)
+    assert score(tmp_path / "p" / "u_part-mag.nii.gz") == good
+    refused(capsys, "evaluate", tmp_path / "p" / "u_part-phase.nii.gz", "--reference", full, words=["no magnitude"])
     # The formulas, by hand.
     from medrecon.data.espirit import combined_reference
 
