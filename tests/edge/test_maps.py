@@ -187,6 +187,15 @@ def test_the_reference_of_a_small_matrix_has_no_holes(data_folder, side):
     assert reference[plain > 0.3 * plain.max()].all()
 
 
+def test_a_centre_that_was_not_measured_is_reported():
+    """One coil needs no calibration, so nothing else would notice."""
+    kspace, *_ = few_lines(20, accel=1, coils=1)
+    away = np.abs(np.arange(SHAPE[1]) - SHAPE[1] // 2)
+    for mask, lost in ((away > 1, True), (away > 0, False), (away % 3 == 1, False)):
+        record = medrecon.reconstruct(kspace * mask, mask, solver="cg-sense").record
+        assert any("centre of k-space was not measured" in text for text in record["warnings"]) == lost
+
+
 def test_a_slice_of_noise_among_others_is_named():
     kspace, mask, *_ = few_lines(20)
     rng = np.random.default_rng(1)
