@@ -377,11 +377,14 @@ class PosteriorInferer(SliceInferer):
         return Gaussian(A, kspace / unit.view(-1, 1, 1, 1), noise_std / unit), scale
 
     def _doubts(
-        self, numbers: Sequence[int], fits: Sequence[Fit], std: float, believed: float, unit: float
+        self, numbers: Sequence[int], fits: Sequence[Fit], std: float, believed: float, unit: float, compared: bool
     ) -> list[str]:
-        """Warnings on images that do not explain their data, and on a noise level that is not that of the data."""
+        """Warnings on images that do not explain their data, and on a noise level that is not that of the data.
+
+        ``compared`` leaves the latter out.
+        """
         texts = []
-        if believed > 0 and std > 3 * believed:
+        if not compared and believed > 0 and std > 3 * believed:
             texts.append(
                 f"the noise level {std:.3g} is {std / believed:.3g} times what the outermost k-space shows ({believed:.3g}), "
                 "so the image may be too smooth; check the noise level"
@@ -411,7 +414,8 @@ class PosteriorInferer(SliceInferer):
         """Reconstruct one volume.
 
         Args:
-            inputs: k-space ``(1, slices, coils, y, x)`` complex, zero where not sampled.
+            inputs: k-space ``(1, slices, coils, y, x)`` complex, zero where not sampled. The noise level is compared with it,
+                unless its meta say that ``noise_source`` is a noise scan, which was compared when the file was read.
             network: the prior's network; may be ``None`` for a classical solver.
             mask: ``(1, 1 or y, x)`` bool, true where sampled; checked against ``inputs``.
             maps: coil sensitivities ``(1, slices, coils, y, x)``, all ones for single-coil data.
@@ -424,6 +428,9 @@ class PosteriorInferer(SliceInferer):
         """
         if len(inputs) != 1:
             raise ValueError(f"PosteriorInferer takes one volume at a time (batch_size 1); got {len(inputs)}")
+        # Collating makes a list of it.
+        source = inputs.meta.get("noise_source") if isinstance(inputs, MetaTensor) else None
+        compared = source in ("noise scan", ["noise scan"])
         kspace, maps, mask = (_plain(t)[0] for t in (inputs, maps, mask))
         array = kspace.cpu().numpy()
         check_scale(array, "k-space")
@@ -452,7 +459,7 @@ class PosteriorInferer(SliceInferer):
                     f"the image of slice {number} is empty though its k-space holds signal; give other coil maps, or a noise "
                     "level that fits the data"
                 )
-        record["warnings"] += self._doubts(numbers, fits, std, believed, unit)
+        record["warnings"] += self._doubts(numbers, fits, std, believed, unit, compared)
         record["warnings"] += _lost(array, sampling, images, numbers)
         return MetaTensor(images[None], meta={"record": json.dumps(record)})
 

@@ -12,11 +12,12 @@ from typing import Any
 import monai
 import numpy as np
 import torch
+from monai.data import MetaTensor
 
 import medrecon
 from medrecon.bundle import find_bundle, load_config, metadata, parsed
 from medrecon.data.errors import InputError, warn
-from medrecon.data.espirit import CoilMaps, coil_maps, trusted_noise
+from medrecon.data.espirit import CoilMaps, Espirit, coil_maps, trusted_noise
 from medrecon.data.kspace import check_scale, common_mask, sampling_mask
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
@@ -65,30 +66,17 @@ def _grouped(items: Sequence[tuple[int, str]], n: int) -> list[str]:
 def estimate_maps(
     kspace: np.ndarray,
     mask: np.ndarray,
-    name: str = "k-space",
-    kernel: int = 6,
-    threshold: float = 0.02,
-    crop: float = 0.8,
     noise_std: float = 0.0,
-    sets: int = 1,
+    name: str = "k-space",
+    settings: Espirit = Espirit(),  # noqa: B008 - frozen
     rss: bool = False,
     numbers: Sequence[int] | None = None,
 ) -> CoilMaps:
-    """Maps of every slice of ``(slices, coils, y, x)``, the method and warnings; see :func:`medrecon.data.espirit.coil_maps`.
+    """Maps of every slice of ``(slices, coils, y, x)``, the method and warnings.
 
-    Args:
-        kspace: see above.
-        mask: see there, as the arguments that follow.
-        name: see there.
-        kernel: see there.
-        threshold: see there.
-        crop: see there.
-        noise_std: see there.
-        sets: see there.
-        rss: see there.
-        numbers: indices of the slices in their volume, for warnings.
+    Arguments: see :func:`medrecon.data.espirit.coil_maps`; ``numbers`` are the slices' indices in their volume, for warnings.
     """
-    found = [coil_maps(k, mask, kernel, threshold, crop, name, noise_std, sets, rss) for k in kspace]
+    found = [coil_maps(k, mask, noise_std, name, settings, rss) for k in kspace]
     numbers = range(len(kspace)) if numbers is None else numbers
     # Slices without signal have no maps, so nothing was estimated there.
     seen = [(number, one) for number, one in zip(numbers, found, strict=True) if one.maps.any()]
@@ -114,9 +102,9 @@ def sensitivity_maps(
 
     ``(slices, sets, coils, y, x)`` for more than one set.
 
-    Arguments: see :func:`medrecon.data.espirit.coil_maps`.
+    Arguments: see :func:`medrecon.data.espirit.espirit_maps`.
     """
-    return estimate_maps(kspace, mask, name, kernel, threshold, crop, noise_std, sets).maps
+    return estimate_maps(kspace, mask, noise_std, name, Espirit(kernel, threshold, crop, sets)).maps
 
 
 def magnitudes(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None]:
@@ -178,6 +166,7 @@ def reconstruct(
     samples: int = 1,
     seed: int = 0,
     noise_std: float | None = None,
+    noise_source: str = "given",
     settings: Mapping[str, Any] | None = None,
     condition: str | None = None,
     guidance: float = 1.0,
@@ -201,6 +190,8 @@ def reconstruct(
         samples: posterior samples per slice.
         seed: of all random numbers.
         noise_std: of ``kspace``, per real component; default: estimated from the outermost sampled k-space.
+        noise_source: of ``noise_std``, for the record. A level from a ``noise scan`` was compared with k-space when the file was
+            read, see :func:`medrecon.data.kspace.loud_scan`, and is not compared again.
         settings: hyper-parameters of the solver, e.g. ``{"gamma": 5.0}``.
         condition: what the prior is told about the images, e.g. their contrast; the bundle's config lists its labels.
         guidance: how much the condition counts, see :func:`medrecon.priors.guided`.
@@ -227,7 +218,6 @@ def reconstruct(
     kspace = np.ascontiguousarray(kspace * mask)
     if noise_std is not None and not 0 <= noise_std < float("inf"):
         raise InputError(f"the noise must be a finite number that is not negative; got {noise_std}")
-    noise_source = "given"
     if noise_std is None:
         noise_std, noise_source = noise_level(kspace, mask)
     numbers = range(len(kspace))[slices]
@@ -258,7 +248,7 @@ def reconstruct(
 
     if maps is None:
         believed = trusted_noise(noise_std, kspace, mask)
-        estimated = estimate_maps(chosen, mask, name, noise_std=believed, rss=solver == "zero-filled", numbers=numbers)
+        estimated = estimate_maps(chosen, mask, believed, name, rss=solver == "zero-filled", numbers=numbers)
     else:
         maps = np.asarray(maps)
         if maps.shape not in (kspace.shape, kspace.shape[1:]):
@@ -283,7 +273,7 @@ def reconstruct(
             torch.from_numpy(np.array(sets, dtype=np.complex64)), maps_source, (said,) if dead.any() else ()
         )
     out = inferer(
-        torch.from_numpy(chosen)[None].to(where),
+        MetaTensor(torch.from_numpy(chosen)[None].to(where), meta={"noise_source": noise_source}),
         network,
         mask=torch.from_numpy(np.atleast_2d(mask))[None].to(where),
         maps=estimated.maps[None].to(where),

@@ -163,7 +163,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = "given"
     if arguments.whiten:
         if data.noise is None:
-            raise InputError(f"{data.path}: holds no noise scan to whiten by that can be used; leave out --whiten")
+            raise InputError(f"{data.path}: holds no usable noise scan, which --whiten needs; leave it out")
         white, std = prewhiten(data.kspace, noise_covariance(data.noise, str(data.path)), str(data.path))
         data = replace(data, kspace=white, noise=None)
         more["whitened"] = True
@@ -199,6 +199,7 @@ def run(arguments: argparse.Namespace) -> None:
             samples=arguments.samples,
             seed=arguments.seed,
             noise_std=noise_std,
+            noise_source=noise_source,
             settings=settings,
             condition=arguments.condition,
             guidance=arguments.guidance,
@@ -211,7 +212,6 @@ def run(arguments: argparse.Namespace) -> None:
         )
     record = {
         **result.record,
-        "noise_source": noise_source,
         "input": str(data.path),
         "warnings": [*data.warnings, *result.record["warnings"]],
         "spacing_mm": data.spacing,

@@ -57,7 +57,7 @@ def noise_covariance(scan: np.ndarray, name: str = "k-space") -> np.ndarray:
     flat = scan.reshape(len(scan), -1) if scan.ndim else scan[None, None]
     if scan.ndim and flat.shape[1] <= len(flat):
         raise InputError(
-            f"{name}: a noise scan of {flat.shape[1]} samples cannot tell the covariance of {len(flat)} coils; "
+            f"{name}: a noise scan of {flat.shape[1]} samples is too short for the covariance of {len(flat)} coils; "
             "do without whitening"
         )
     fault = scan_fault(scan, len(flat))

@@ -9,7 +9,7 @@ import filecmp
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -356,7 +356,7 @@ def _decoding(header: Dataset) -> Iterator[None]:
             yield
     except Exception as error:  # decoders raise many kinds
         raise InputError(
-            f"{header.filename}: its pixels cannot be decoded ({told(error)}); export it uncompressed"
+            f"{header.filename}: its pixels cannot be decoded ({told(error)}); export it again, uncompressed"
         ) from error
 
 
@@ -386,7 +386,7 @@ def _stored(header: Dataset) -> np.ndarray:
         return stored.reshape(-1, *stored.shape[-2:])
 
 
-def _agreed(headers: Sequence[Dataset], decode: Callable[[Dataset], np.ndarray]) -> np.ndarray:
+def _agreed(headers: Sequence[Dataset]) -> np.ndarray:
     """The pixels of a file, or of a copy of it where it is damaged.
 
     Raises:
@@ -398,7 +398,7 @@ def _agreed(headers: Sequence[Dataset], decode: Callable[[Dataset], np.ndarray])
         if found and filecmp.cmp(str(found[0][0].filename), str(header.filename), shallow=False):
             continue
         try:
-            found.append((header, decode(header)))
+            found.append((header, _stored(header)))
         except InputError as error:
             errors.append(error)
     for other, pixels in found[1:]:
@@ -446,7 +446,7 @@ def _pixels(
     for file, members in by_file.items():
         header = frames[members[0]].header
         try:
-            stored = _agreed([header, *copies.get(file, ())], _stored)
+            stored = _agreed([header, *copies.get(file, ())])
             with _decoding(header):
                 images = [_values(frames[i], stored[frames[i].index]) for i in members]
                 if any(image.shape != shape or not np.isfinite(image).all() for image in images):

@@ -13,7 +13,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block, centred
 from medrecon.data.noise import estimate_noise_std
 
-__all__ = ["CoilMaps", "coil_maps", "combined_reference", "espirit_maps", "holds_signal", "trusted_noise"]
+__all__ = ["CoilMaps", "Espirit", "coil_maps", "combined_reference", "espirit_maps", "holds_signal", "trusted_noise"]
 
 
 _ENOUGH = 96**2
@@ -157,6 +157,23 @@ def espirit_maps(
 
 
 @dataclass(frozen=True)
+class Espirit:
+    """Settings of ESPIRiT.
+
+    Args:
+        kernel: side of the calibration kernel in samples.
+        threshold: fraction of the largest singular value below which others are noise.
+        crop: eigenvalue below which maps are zero.
+        sets: how many sets of maps.
+    """
+
+    kernel: int = 6
+    threshold: float = 0.02
+    crop: float = 0.8
+    sets: int = 1
+
+
+@dataclass(frozen=True)
 class CoilMaps:
     """Coil maps and where they come from.
 
@@ -225,15 +242,17 @@ def _divided(images: np.ndarray) -> Tensor:
     return torch.from_numpy((images / np.where(size > 0, size, 1.0)).astype(np.complex64))
 
 
+def _one_of(maps: Tensor, sets: int) -> Tensor:
+    """The first of several sets of maps, of which the others are 0."""
+    return maps if sets == 1 else torch.stack([maps, *[torch.zeros_like(maps)] * (sets - 1)])
+
+
 def coil_maps(
     kspace: np.ndarray,
     mask: np.ndarray,
-    kernel: int = 6,
-    threshold: float = 0.02,
-    crop: float = 0.8,
-    name: str = "k-space",
     noise_std: float = 0.0,
-    sets: int = 1,
+    name: str = "k-space",
+    settings: Espirit = Espirit(),
     rss: bool = False,
 ) -> CoilMaps:
     """Maps of one slice that cover its signal and explain it: by ESPIRiT, or where that fails by what comes next.
@@ -245,13 +264,10 @@ def coil_maps(
 
     Args:
         kspace: ``(coils, y, x)``, zero where not sampled.
-        mask: see :func:`espirit_maps`, as the arguments that follow.
-        kernel: see there.
-        threshold: see there.
-        crop: see there.
-        name: see there.
+        mask: see :func:`espirit_maps`.
         noise_std: see there; see :func:`trusted_noise`.
-        sets: see there.
+        name: of the data, in errors.
+        settings: of ESPIRiT.
         rss: whether a calibration region of fewer than 4 lines gives the zero-filled coil images over the root of their sum of
             squares, with which the zero-filled image is that root, instead of an error.
 
@@ -260,29 +276,40 @@ def coil_maps(
     """
     if len(kspace) == 1:
         return CoilMaps(torch.ones(kspace.shape, dtype=torch.complex64), SINGLE_COIL)
-    least = min(_LEAST, kernel)
-    rows, columns = _calibration(mask, kspace.shape[1:], kernel)
+    least = min(_LEAST, settings.kernel)
+    rows, columns = _calibration(mask, kspace.shape[1:], settings.kernel)
     height, width = rows.stop - rows.start, columns.stop - columns.start
     unit = magnitude_unit(kspace)
     kspace, noise_std = kspace * (1 / unit), noise_std / unit
+    if min(height, width) >= least:
+        return _covering(kspace, mask, noise_std, name, settings, (rows, columns))
+    what = f"{name}: the fully sampled centre is {height} x {width}, too small to estimate coil sensitivities"
+    if not rss:
+        raise InputError(
+            f"{what} (at least {least} x {least}); give the maps with --maps, or choose the solver zero-filled"
+        )
+    text = f"{what}; the image is the root of the coils' sum of squares"
+    return CoilMaps(_one_of(_divided(from_kspace(kspace)), settings.sets), COIL_IMAGES, (text,))
 
-    def single(maps: Tensor) -> Tensor:
-        return maps if sets == 1 else torch.stack([maps, *[torch.zeros_like(maps)] * (sets - 1)])
 
-    if min(height, width) < least:
-        what = f"{name}: the fully sampled centre is {height} x {width}, too small to estimate coil sensitivities"
-        if not rss:
-            raise InputError(
-                f"{what} (at least {least} x {least}); give the maps with --maps, or choose the solver zero-filled"
-            )
-        text = f"{what}; the image is the root of the coils' sum of squares"
-        return CoilMaps(single(_divided(from_kspace(kspace))), COIL_IMAGES, (text,))
-    tries = [(side, crop) for side in range(min(kernel, height, width), 1, -1)] + [(2, 0.0)]
-    low = _low_resolution(kspace, rows, columns)
-    floor = 2 * noise_std**2 * len(kspace) * float((_taper(rows, columns) ** 2).sum()) / low[0].size
-    fault = f"{name}: ESPIRiT with {kernel} x {kernel} kernels finds no maps that fit all of the object in a calibration region "
-    fault += f"of {height} x {width}"
-    for side, cut in tries:
+def _covering(
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    noise_std: float,
+    name: str,
+    settings: Espirit,
+    region: tuple[slice, slice],
+) -> CoilMaps:
+    """The first maps that cover and explain the signal, of smaller and smaller kernels; see :func:`coil_maps`."""
+    kernel, threshold, crop, sets = settings.kernel, settings.threshold, settings.crop, settings.sets
+    height, width = (part.stop - part.start for part in region)
+    low = _low_resolution(kspace, *region)
+    floor = 2 * noise_std**2 * len(kspace) * float((_taper(*region) ** 2).sum()) / low[0].size
+    fault = (
+        f"{name}: ESPIRiT with {kernel} x {kernel} kernels finds no maps that fit all of the object in a calibration region "
+        f"of {height} x {width}"
+    )
+    for side, cut in [(side, crop) for side in range(min(kernel, height, width), 1, -1)] + [(2, 0.0)]:
         maps = espirit_maps(kspace, mask, side, threshold, cut, name, noise_std, sets)
         if not maps.any() and not holds_signal(kspace, noise_std):
             return CoilMaps(maps, "ESPIRiT")
@@ -294,7 +321,7 @@ def coil_maps(
         text = f"{fault}; they come from {side} x {side} kernels and may be less accurate"
         return CoilMaps(maps, f"ESPIRiT ({side} x {side} kernels)", (text,))
     text = f"{fault}; they are low-resolution images of the coils, so aliasing may remain; check the noise level"
-    return CoilMaps(single(_divided(low)), LOW_RESOLUTION, (text,))
+    return CoilMaps(_one_of(_divided(low), sets), LOW_RESOLUTION, (text,))
 
 
 def combined_reference(kspace: np.ndarray, calibration: int = 24, crop: float = 0.9) -> np.ndarray:
@@ -314,6 +341,6 @@ def combined_reference(kspace: np.ndarray, calibration: int = 24, crop: float = 
         mask = np.zeros(k.shape[1:], dtype=bool)
         mask[tuple(centred(n, min(calibration, n)) for n in k.shape[1:])] = True
         noise_std = estimate_noise_std(k[None], np.ones(k.shape[1:], dtype=bool))
-        maps = coil_maps(k * mask, mask, crop=crop, noise_std=noise_std, rss=True).maps.numpy()
+        maps = coil_maps(k * mask, mask, noise_std, settings=Espirit(crop=crop), rss=True).maps.numpy()
         images.append(np.abs((maps.conj() * coils).sum(0)))
     return np.stack(images).astype(np.float32)

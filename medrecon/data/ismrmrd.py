@@ -93,6 +93,8 @@ def _geometry(
     ):
         return numbers, None, "slices differ in direction"
     positions = np.array([one["position"] for one in first], float)
+    if not np.isfinite(positions).all():
+        return numbers, None, "positions are no numbers"
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
     step = signs[2] * normal * thickness
@@ -419,7 +421,7 @@ def _centres(
 
 
 def _is_whole(heads: np.ndarray, n: int) -> np.ndarray:
-    """True for lines of ``n`` samples whose centre is not told, or is that of a line twice as long."""
+    """True for lines of ``n`` samples whose centre is not given, or is that of a line twice as long."""
     total, middle = heads["number_of_samples"], heads["center_sample"]
     return (total == n) & ((middle == 0) | (middle >= total)) & (heads["discard_pre"] + heads["discard_post"] == 0)
 
@@ -449,12 +451,20 @@ def _is_stripped(heads: np.ndarray, encoded: tuple[int, float], recon: tuple[int
 def _encoded(
     encoding: Any,  # noqa: ANN401 - of the generated schema
     heads: np.ndarray,
+    extra: np.ndarray,
     gridded: bool,
     path: Path,
 ) -> dict[str, Any]:
     """Matrix, field of view and what is kept of the readout, as fields of :class:`Scan`.
 
-    ``gridded`` says whether lines are sampled evenly along the readout, as many samples as they are long.
+    Where the readout's oversampling was removed, the centres of whole lines are set to their middle.
+
+    Args:
+        encoding: of the header.
+        heads: of the image's acquisitions.
+        extra: of the calibration lines.
+        gridded: whether lines are sampled evenly along the readout, as many samples as they are long.
+        path: of the file.
     """
     space, recon = encoding.encodedSpace, encoding.reconSpace
     shape = [int(getattr(space.matrixSize, axis)) for axis in "xyz"]
@@ -471,7 +481,8 @@ def _encoded(
                 f"of {wide:g} mm is used, though the header says {shape[0]} samples in {field[0]:g} mm; if they are of low "
                 "resolution instead, correct the header's matrix sizes",
             )
-            heads["center_sample"][_is_whole(heads, n)] = n // 2
+            for part in (heads, extra):
+                part["center_sample"][_is_whole(part, n)] = n // 2
             shape[0], field[0], kept = n, wide, n
     return {"shape": tuple(shape), "field": tuple(field), "kept": kept, "warnings": warnings}
 
@@ -498,7 +509,8 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
         kind = str(getattr(encoding.trajectory, "value", encoding.trajectory))
         siemens, bands = _siemens(header), _multiband(encoding)
         readout = _readout(encoding, imaging["head"], path)
-        held = _encoded(encoding, imaging["head"], kind.lower() == "cartesian" and readout is None, path)
+        gridded = kind.lower() == "cartesian" and readout is None
+        held = _encoded(encoding, imaging["head"], extra["head"], gridded, path)
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds

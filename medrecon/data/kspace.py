@@ -466,26 +466,32 @@ def _read_fastmri(path: Path) -> KSpace:
         header = None if header is None else scrubbed(header)
     except (ElementTree.ParseError, TypeError):
         header = None
-    held = _finish(
-        path,
-        kspace,
-        "fastMRI HDF5",
-        data.get("mask"),
-        noise=data.get("noise"),
-        affine=affine,
-        header=header,
-        attributes=attributes,
+    return _by_header(
+        _finish(
+            path,
+            kspace,
+            "fastMRI HDF5",
+            data.get("mask"),
+            noise=data.get("noise"),
+            affine=affine,
+            header=header,
+            attributes=attributes,
+        )
     )
-    spacing, misfit = voxel_size(header, held.kspace.shape[2:]) if affine is None else (_sides(affine), "")
-    kspace, mask, said = readout_cropped(held.kspace, held.mask, header, affine is not None)
-    doubts = (f"{path}: {misfit}",) if misfit else ()
+
+
+def _by_header(data: KSpace) -> KSpace:
+    """With voxel size and recon field of view (of the readout) by the header, and a warning where it does not fit."""
+    shape, affine = data.kspace.shape[2:], data.affine
+    spacing, misfit = voxel_size(data.header, shape) if affine is None else (_sides(affine), "")
+    kspace, mask, said = readout_cropped(data.kspace, data.mask, data.header, affine is not None)
     return replace(
-        held,
+        data,
         kspace=kspace,
         mask=mask,
         spacing=spacing,
-        attributes=attributes | said,
-        warnings=held.warnings + doubts,
+        attributes=data.attributes | said,
+        warnings=data.warnings + ((f"{data.path}: {misfit}",) if misfit else ()),
     )
 
 

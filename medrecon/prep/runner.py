@@ -111,8 +111,8 @@ def _array(value: object) -> np.ndarray:
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
-def _about(value: object, array: np.ndarray) -> dict[str, Any]:
-    """Shape, type and geometry of an array."""
+def _about(value: object, array: np.ndarray, source: Path) -> dict[str, Any]:
+    """Shape, type, geometry and warnings of an array; files are named from the source folder on."""
     about: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
     if isinstance(value, MetaTensor):
         known = bool(value.meta.get("affine_known", True))
@@ -125,8 +125,7 @@ def _about(value: object, array: np.ndarray) -> dict[str, Any]:
         if "noise_source" in value.meta:
             about["meta"] = {"noise_source": str(value.meta["noise_source"])}
         if value.meta.get("warnings"):
-            path = str(value.meta.get("filename_or_obj", ""))  # the folder is no part of the data set
-            texts = [str(text).replace(path, Path(path).name) if path else str(text) for text in value.meta["warnings"]]
+            texts = [str(text).replace(f"{source}{os.sep}", "") for text in value.meta["warnings"]]
             about.setdefault("meta", {})["warnings"] = texts
     return about
 
@@ -169,10 +168,8 @@ def _prepared(work: _Work) -> dict[str, Any]:
             )
         write = write | {name: key for name, key in optional.items() if key in out}
         arrays = {name: _array(out[key]) for name, key in write.items()}
-        row["arrays"] = {name: _about(out[key], arrays[name]) for name, key in write.items()}
+        row["arrays"] = {name: _about(out[key], arrays[name], source) for name, key in write.items()}
         notes = [str(w.message).split("\n")[0][:200] for w in heard if issubclass(w.category, UserWarning)]
-        doubts = [text for key in write.values() for text in getattr(out[key], "meta", {}).get("warnings", [])]
-        notes += [text.replace(f"{source}{os.sep}", "") for text in doubts]
         if any(about.get("affine_known") is False for about in row["arrays"].values()):
             notes.append("orientation unknown")
         notes += [text for about in row["arrays"].values() for text in about.get("meta", {}).get("warnings", [])]

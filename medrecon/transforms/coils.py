@@ -180,12 +180,11 @@ class PrewhitenCoilsd(MapTransform):
                 f"there is no noise scan under {self.scan_key!r}, so the coils cannot be whitened; leave it out"
             )
         scan = as_array(out[self.scan_key])
+        covariance = noise_covariance(scan, next((_name(out[key]) for key in self.key_iterator(out)), "k-space"))
         for key in self.key_iterator(out):
-            covariance = noise_covariance(scan, _name(out[key]))
             white, out[self.noise_key] = prewhiten(as_array(out[key]), covariance, _name(out[key]))
             out[key] = as_before(out[key], white, noise_source="noise scan")
         flat = scan.reshape(1, len(scan), -1, 1)
-        covariance = noise_covariance(scan)
         out[self.scan_key] = as_before(out[self.scan_key], prewhiten(flat, covariance)[0].reshape(scan.shape))
         return out
 

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, Transform
 from torch import Tensor
 
 from medrecon.data.errors import InputError, warn
-from medrecon.data.espirit import combined_reference, trusted_noise
+from medrecon.data.espirit import Espirit, combined_reference, trusted_noise
 from medrecon.data.geometry import affine_of_slices
 from medrecon.data.kspace import KSpace, load_kspace, sampled, undersampled, unlike
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
@@ -286,7 +286,8 @@ class EstimateSensitivityMaps(Transform):
     def __init__(
         self, kernel: int = 6, threshold: float = 0.02, crop: float = 0.8, sets: int = 1, rss: bool = False
     ) -> None:
-        self.settings = {"kernel": kernel, "threshold": threshold, "crop": crop, "sets": sets, "rss": rss}
+        self.settings = Espirit(kernel, threshold, crop, sets)
+        self.rss = rss
 
     def __call__(
         self, kspace: Tensor, mask: Tensor | None = None, noise_std: float = 0.0, name: str = "k-space"
@@ -299,7 +300,7 @@ class EstimateSensitivityMaps(Transform):
         name = str(kspace.meta.get("filename_or_obj", name)) if isinstance(kspace, MetaTensor) else name
         mask_array = mask_of(kspace, mask)
         believed = trusted_noise(noise_std, array, mask_array)
-        found = estimate_maps(array, mask_array, name, noise_std=believed, **self.settings)
+        found = estimate_maps(array, mask_array, believed, name, self.settings, self.rss)
         return MetaTensor(found.maps, meta={"maps_source": found.source, "warnings": list(found.warnings)})
 
 

@@ -106,7 +106,7 @@ def write_reconstruction(
         folder: made if it is not there.
         stem: name of the files without suffix.
         volume: ``(slices, y, x)``, magnitudes or HU.
-        record: provenance, JSON-able; of ``input``, in ``warnings`` too, only the file's name is kept, since folders may tell of
+        record: provenance, JSON-able; of ``input``, in ``warnings`` too, only the file's name is kept, since folders may name
             patients.
         samples: ``(n, slices, y, x)`` of the same kind, if there are several.
         spacing: voxel size ``(z, y, x)`` in mm.

@@ -69,7 +69,7 @@ def test_whitening_refuses_what_it_cannot_use():
         prewhiten(k, np.eye(4))
     with pytest.raises(InputError, match="positive definite"):
         prewhiten(k, np.diag([1.0, 1.0, 0.0]))
-    with pytest.raises(InputError, match="2 samples cannot tell the covariance of 3 coils"):
+    with pytest.raises(InputError, match="2 samples is too short for the covariance of 3 coils"):
         noise_covariance(gaussian((3, 2)))
 
 

@@ -250,4 +250,4 @@ def test_whitened_and_compressed_coils_on_the_command_line(scan, tmp_path, capsy
     with h5py.File(path, "r+") as file:
         del file["noise"]
     assert main(["recon", str(path), *out]) == 2
-    assert "no noise scan to whiten by" in capsys.readouterr().err
+    assert "holds no usable noise scan" in capsys.readouterr().err

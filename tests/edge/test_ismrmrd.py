@@ -255,6 +255,11 @@ def test_unknown_orientation_is_said(tmp_path):
     data = load_kspace(path)
     assert data.affine is None
     assert "missing" in data.attributes["orientation"]
+    path.unlink()
+    path, *_ = stack(tmp_path, positions=[(0, 0, 0), (0, np.nan, 5)])
+    data = load_kspace(path)  # an affine of NaN was written
+    assert data.affine is None
+    assert "positions are no numbers" in data.attributes["orientation"]
 
 
 def test_one_of_several_contrasts_is_asked_for(tmp_path):

@@ -14,7 +14,7 @@ from medrecon.bundle import find_bundle, load_config
 from medrecon.cli import main
 from medrecon.data.coils import Combination, combine_coils, compress_coils, from_kspace, prewhiten
 from medrecon.data.errors import InputError
-from medrecon.data.espirit import coil_maps, combined_reference, espirit_maps, trusted_noise
+from medrecon.data.espirit import Espirit, coil_maps, combined_reference, espirit_maps, trusted_noise
 from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import centred, undersampling_mask
 from medrecon.data.noise import estimate_noise_std
@@ -143,12 +143,12 @@ def test_signal_at_one_sample_gives_maps_everywhere():
 
 def test_maps_of_singular_values_below_the_noise_are_low_resolution_images():
     kspace, mask, *_ = few_lines(20)
-    found = coil_maps(kspace[0], mask, threshold=2.0, noise_std=0.002)  # no singular value is twice the largest
+    found = coil_maps(kspace[0], mask, 0.002, settings=Espirit(threshold=2.0))  # no singular value is twice the largest
     assert found.source.startswith("low-resolution")
     size = found.maps.abs().square().sum(0)
     assert torch.allclose(size, torch.ones_like(size), atol=1e-5)
     assert "aliasing may remain" in found.warnings[0]
-    two = coil_maps(kspace[0], mask, threshold=2.0, noise_std=0.002, sets=2).maps
+    two = coil_maps(kspace[0], mask, 0.002, settings=Espirit(threshold=2.0, sets=2)).maps
     assert torch.equal(two[0], found.maps) and not two[1].any()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import medrecon
+from medrecon.bundle import find_bundle, load_config
 from medrecon.cli import main
 from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError
@@ -164,7 +165,7 @@ def test_unusable_noise_scans(three, tmp_path, capsys, words):
     assert loaded["noise_std"] == estimate_noise_std(kspace, mask)
     capsys.readouterr()
     assert main(["recon", str(path), "-o", str(tmp_path / "w"), "--whiten"]) == 2
-    assert "no noise scan to whiten by that can be used" in capsys.readouterr().err
+    assert "holds no usable noise scan" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
     with pytest.raises(InputError, match="no noise scan"):
         PrewhitenCoilsd("image")(loaded)
@@ -178,8 +179,30 @@ def test_a_scan_that_is_much_louder_than_the_data_is_reported(three):
     assert load_kspace(three(noise=gaussian((4, 500), STD))[0]).warnings == ()
 
 
+@pytest.mark.parametrize("way", ["command line", "bundle"])
+def test_a_loud_scan_is_reported_once(three, tmp_path, way, caplog):
+    """By the reader; a level that is given is compared with k-space by the reconstruction."""
+    path, kspace, mask = three(noise=gaussian((4, 500), 50 * STD))
+    (text,) = load_kspace(path).warnings
+    caplog.clear()
+    if way == "bundle":
+        more = {"solver": "zero-filled", "output_format": "h5", "device": torch.device("cpu")}
+        config = load_config(find_bundle("brain_mri"), kspace=str(path), output_dir=str(tmp_path / "o"), **more)
+        config.get_parsed_content("run")
+    else:
+        assert main(["recon", str(path), "-o", str(tmp_path / "o"), "--solver", "zero-filled"]) == 0
+    record = json.loads((tmp_path / "o" / "three.json").read_text())
+    assert record["noise_source"] == "noise scan"
+    assert record["warnings"] == [text.replace(str(path), "three.h5")]
+    assert [r.message for r in caplog.records if "outermost" in r.message] == [text]
+    (given,) = medrecon.reconstruct(kspace, mask, solver="zero-filled", noise_std=50 * STD).record["warnings"]
+    assert "times what the outermost k-space shows" in given
+
+
 def test_covariances_that_cannot_be_known_are_refused_by_name():
-    with pytest.raises(InputError, match=r"a\.h5: a noise scan of 20 samples cannot tell the covariance of 24 coils"):
+    with pytest.raises(
+        InputError, match=r"a\.h5: a noise scan of 20 samples is too short for the covariance of 24 coils"
+    ):
         noise_covariance(gaussian((24, 20)), "a.h5")
     for scan, words in (
         (np.complex64(1), "has shape"),
@@ -238,7 +261,7 @@ def test_samples_off_the_grid(tmp_path):
 
 
 def test_the_noise_of_real_files_is_what_it_was(data_folder):
-    """Before slices, coils and zeros were told apart: these have none of them."""
+    """As before slices, coils and zeros were distinguished: these have none of them."""
     for name, std in (("brain_gre_16ch_96.h5", 28.0275087), ("brain_t1_8ch_sliceA.cfl", 1.22455235)):
         data = load_kspace(data_folder / "kspace" / name)
         assert estimate_noise_std(data.kspace, data.mask) == pytest.approx(std, rel=1e-6)

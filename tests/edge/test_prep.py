@@ -324,6 +324,19 @@ def test_relative_folders_on_a_cluster_and_one_that_workers_cannot_see(tmp_path,
         assert "does not see" in report.failed[0]["error"]
 
 
+def test_warnings_of_a_series_are_written_once_without_folders(tmp_path):
+    """A damaged file is reported by its path from the source on, as the manifest names its files; folders may name patients."""
+    write_series(tmp_path / "in" / "s", oblique(), numbers(), "{k}.dcm")
+    last = tmp_path / "in" / "s" / "5.dcm"
+    last.write_bytes(last.read_bytes()[:-300])
+    assert prepare(tmp_path / "in", tmp_path / "out", load_recipe("dicom")).made == 1
+    row = prepared(tmp_path / "out")[0]
+    (text,) = row["warnings"]
+    assert text.startswith("s/5.dcm: its pixels cannot be decoded")
+    assert text.endswith("; left out")
+    assert row["arrays"]["image"]["meta"]["warnings"] == [text]
+
+
 def test_one_damaged_dicom_file_spoils_nothing_but_its_series(tmp_path, capsys):
     source = tmp_path / "in"
     for k in range(3):

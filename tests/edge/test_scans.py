@@ -209,7 +209,7 @@ def test_the_same_sentence_in_log_info_and_sidecar(tmp_path, caplog, capsys):
     with caplog.at_level(logging.WARNING, logger="medrecon"):
         assert main(["recon", str(path), "-o", str(tmp_path / "o"), "--solver", "zero-filled"]) == 0
     assert [r.message for r in caplog.records].count(text) == 1
-    without_folder = text.replace(str(path), "k.npz")  # folders may tell of patients
+    without_folder = text.replace(str(path), "k.npz")  # folders may name patients
     assert without_folder in json.loads((tmp_path / "o" / "k.json").read_text())["warnings"]
     assert str(tmp_path) not in (tmp_path / "o" / "k.json").read_text()
     (tmp_path / "in").mkdir()
@@ -248,11 +248,11 @@ def test_datasets_of_one_file_are_named_and_selected(tmp_path, capsys):
     path = several(
         tmp_path / "m.h5", dataset=(xml, noise_lines(COILS)), dataset_1=(xml, lines_of(k)), dataset_2=(xml, two)
     )
-    told = (
+    expected = (
         r"dataset \(a noise scan\), dataset_1 \(12 lines of 3 coils\), dataset_2 \(12 lines of 3 coils\); select one, e.g. "
         "dataset=dataset_1"
     )
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=expected):
         load_kspace(path)
     for choice in ("dataset_2", 2, "2"):
         data = load_kspace(path, {"dataset": choice})
@@ -347,7 +347,7 @@ def test_oversampling_that_was_removed_before(tmp_path):
     xml = header((48, 20, 1), (96, 40, 5), recon=((24, 20, 1), (48, 40, 5)))
     whole = load_kspace(write(tmp_path / "a.h5", xml, lines_of(full)))
     assert whole.warnings == ()
-    for name, centre in (("told", 12), ("stale", 24), ("untold", 0)):
+    for name, centre in (("given", 12), ("stale", 24), ("missing", 0)):
         data = load_kspace(
             write(
                 tmp_path / f"{name}.h5",
@@ -362,6 +362,13 @@ def test_oversampling_that_was_removed_before(tmp_path):
         (text,) = data.warnings
         assert "lines of 24 samples are taken as free of the readout's oversampling" in text
         assert "48 samples in 96 mm" in text
+    # Calibration lines with the header's centre, too.
+    lines = [
+        line(small[:, :, y], [ismrmrd.ACQ_IS_PARALLEL_CALIBRATION] if y == 9 else [], centre=24, kspace_encode_step_1=y)
+        for y in range(20)
+    ]
+    data = load_kspace(write(tmp_path / "calibration.h5", xml, lines))
+    assert np.allclose(data.kspace, whole.kspace, atol=1e-5)
     # A partial echo ends where a whole line ends.
     part = [line(small[:, 6:, y], centre=6, kspace_encode_step_1=y) for y in range(20)]
     data = load_kspace(write(tmp_path / "p.h5", xml, part))

@@ -62,7 +62,7 @@ def mixture():
 
 
 def share_of_the_first(x, direction):
-    """Components lie ten standard deviations apart: the sign tells which."""
+    """Components lie ten standard deviations apart: the sign decides which."""
     return float((x.flatten(1) @ direction > 0).double().mean())
 
 
