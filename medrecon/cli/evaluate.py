@@ -66,13 +66,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     from medrecon.data.errors import InputError, warn
     from medrecon.data.espirit import combined_reference
-    from medrecon.data.kspace import load_kspace
+    from medrecon.data.kspace import load_kspace, undersampled
 
     image = _magnitude(arguments.reconstruction)
     full = load_kspace(arguments.reference, dict(arguments.select))
     for text in full.warnings:
         warn(text)
-    if full.gaps:
+    if undersampled(full.kspace, full.mask):
         raise InputError(f"{full.path}: is undersampled itself; a reference must be fully sampled")
     slices, _, y, x = full.kspace.shape
     if image.shape != (slices, y, x):
