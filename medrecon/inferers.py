@@ -460,8 +460,7 @@ class PosteriorInferer(SliceInferer):
                     "level that fits the data"
                 )
         record["warnings"] += self._doubts(numbers, fits, std, believed, unit, compared)
-        if not images.any():
-            record["warnings"].append("k-space holds no signal above its noise, so the image is empty; check the input")
+        record["warnings"] += _lost(array, sampling, images, numbers)
         return MetaTensor(images[None], meta={"record": json.dumps(record)})
 
 
@@ -557,6 +556,30 @@ class TomographyInferer(SliceInferer):
         record |= {"views": lines.shape[1], "detectors": lines.shape[2], "pitch_mm": pitch, "offset_pixels": offset,
                    "photons": photons or None, "spacing_mm": spacing, "water_per_mm": self.water}  # fmt: skip
         return MetaTensor(images[None], meta={"record": json.dumps(record)})
+
+
+def _lost(kspace: np.ndarray, sampling: np.ndarray, images: Tensor, numbers: Sequence[int]) -> list[str]:
+    """Sentences on what images lack because it was not measured: contrast, or whole slices.
+
+    Args:
+        kspace: ``(slices, coils, y, x)``.
+        sampling: ``(1 or y, x)`` bool.
+        images: ``(samples, slices, y, x)``.
+        numbers: of the slices.
+    """
+    texts = []
+    middle = tuple(slice(max(n // 2 - 1, 0), n // 2 + 2) for n in kspace.shape[-2:])
+    if not np.broadcast_to(sampling, kspace.shape[-2:])[middle].any():
+        texts.append("the centre of k-space was not measured, so the contrast of large areas is lost; check the mask")
+    each = zip(numbers, kspace, images.movedim(1, 0), strict=True)
+    empty = ", ".join(str(number) for number, k, image in each if k.any() and not image.any())
+    if not images.any():
+        texts.append("k-space holds no signal above its noise, so the image is empty; check the input")
+    elif empty:
+        texts.append(
+            f"k-space of slice {empty} holds no signal above its noise, so its image is empty; check the input"
+        )
+    return texts
 
 
 def _plain(x: Tensor) -> Tensor:

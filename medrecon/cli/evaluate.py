@@ -31,7 +31,7 @@ def _image(path: str):  # noqa: ANN202 - numpy is imported inside
     if path.lower().endswith((".h5", ".hdf5")):
         return np.asarray(load_array(path, "reconstruction"))
     try:
-        volume = np.asarray(nib.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+        volume = np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:
@@ -39,6 +39,23 @@ def _image(path: str):  # noqa: ANN202 - numpy is imported inside
             f"{path}: not a readable NIfTI image ({error}); give the output of 'medrecon recon'"
         ) from error
     return volume.transpose(2, 1, 0) if volume.ndim == 3 else volume
+
+
+def _magnitude(path: str):  # noqa: ANN202 - numpy is imported inside
+    """What :func:`_image` reads, the magnitude of complex numbers.
+
+    Raises:
+        InputError: for negative numbers, which no magnitude has.
+    """
+    import numpy as np
+
+    from medrecon.data.errors import InputError
+
+    image = _image(path)
+    image = np.abs(image) if np.iscomplexobj(image) else image
+    if (image < 0).any():
+        raise InputError(f"{path}: holds negative numbers, so it is no magnitude image; give the magnitude")
+    return image.astype(np.float32)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -49,13 +66,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     from medrecon.data.errors import InputError, warn
     from medrecon.data.espirit import combined_reference
-    from medrecon.data.kspace import load_kspace
+    from medrecon.data.kspace import load_kspace, undersampled
 
-    image = _image(arguments.reconstruction)
+    image = _magnitude(arguments.reconstruction)
     full = load_kspace(arguments.reference, dict(arguments.select))
     for text in full.warnings:
         warn(text)
-    if full.gaps:
+    if undersampled(full.kspace, full.mask):
         raise InputError(f"{full.path}: is undersampled itself; a reference must be fully sampled")
     slices, _, y, x = full.kspace.shape
     if image.shape != (slices, y, x):

@@ -93,6 +93,8 @@ def _geometry(
     ):
         return numbers, None, "slices differ in direction"
     positions = np.array([one["position"] for one in first], float)
+    if not np.isfinite(positions).all():
+        return numbers, None, "positions are no numbers"
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
     step = signs[2] * normal * thickness

@@ -339,7 +339,7 @@ def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None =
         raise InputError(f"{path}: k-space is all zeros; there is nothing to reconstruct")
     warnings = tuple(rest.pop("warnings", ()))  # type: ignore[call-overload]
     kspace, more = _without_padding(path, kspace, rest.get("attributes") or {})  # type: ignore[arg-type]
-    warnings += more + _rounding(path, kspace)
+    warnings += more
     stored = mask is not None
     if mask is None:
         mask = sampled(kspace)
@@ -347,6 +347,7 @@ def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None =
         mask, more = _stored_mask(path, kspace, mask)
         warnings += more
         kspace = kspace * mask
+    warnings += _rounding(path, kspace)
     differs = unlike(kspace, mask)
     if differs:
         warnings += (f"{path}: {differs}",)

@@ -301,6 +301,21 @@ def test_evaluate(scan, tmp_path, capsys):
         scaled["reconstruction"] = 2 * file["reconstruction"][()]
     assert score(tmp_path / "scaled.h5")["psnr"] < 15
     assert score(tmp_path / "scaled.h5", "--fit-scale")["psnr"] >= good["psnr"] - 1e-3
+    # Samples that happen to be 0, as whole numbers have them, are no gaps.
+    with h5py.File(full) as file, h5py.File(tmp_path / "zeros.h5", "w") as zeros:
+        kspace = file["kspace"][()]
+        kspace[..., [3, 40, 61], [50, 7, 55]] = 0
+        zeros["kspace"] = kspace
+    assert call("evaluate", tmp_path / "n" / "u.nii.gz", "--reference", tmp_path / "zeros.h5")[0] == 0
+    capsys.readouterr()
+    # Complex images are judged by their magnitude (the real part was), phases not at all.
+    call("recon", tmp_path / "u.h5", "-o", tmp_path / "c", "--solver", "tv", "--part", "complex")
+    call("recon", tmp_path / "u.h5", "-o", tmp_path / "p", "--solver", "tv", "--part", "mag-phase")
+    capsys.readouterr()
+    # The magnitude of rounded parts is rounded otherwise.
+    assert score(tmp_path / "c" / "u.nii.gz") == pytest.approx(good, rel=1e-5)
+    assert score(tmp_path / "p" / "u_part-mag.nii.gz") == good
+    refused(capsys, "evaluate", tmp_path / "p" / "u_part-phase.nii.gz", "--reference", full, words=["no magnitude"])
     # The formulas, by hand.
     from medrecon.data.espirit import combined_reference
 

@@ -255,6 +255,11 @@ def test_unknown_orientation_is_said(tmp_path):
     data = load_kspace(path)
     assert data.affine is None
     assert "missing" in data.attributes["orientation"]
+    path.unlink()
+    _, lines, _ = stack(tmp_path, positions=[(0, np.nan, 0), (0, 0, 5)])
+    data = load_kspace(write(tmp_path / "one.h5", header((16, 16, 1), (160, 160, 5)), lines[:16]))
+    assert data.affine is None  # it was one of NaN
+    assert "positions are no numbers" in data.attributes["orientation"]
 
 
 def test_one_of_several_contrasts_is_asked_for(tmp_path):

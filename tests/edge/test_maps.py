@@ -152,6 +152,62 @@ def test_maps_of_singular_values_below_the_noise_are_low_resolution_images():
     assert torch.equal(two[0], found.maps) and not two[1].any()
 
 
+@pytest.mark.parametrize("coils", [2, 4])
+def test_maps_explain_the_object_where_noise_counts_as_signal(coils):
+    """Without a noise level every eigenvalue of few noisy coils is 1 and the maps are arbitrary: their share was 1 / coils."""
+    kspace, mask, image, planted = few_lines(20, noise=0.1, coils=coils)
+    right, wrong = (coil_maps(kspace[0], mask, noise_std=std) for std in (0.1, 0.0))
+    assert right.source.startswith("ESPIRiT")
+    assert wrong.source == "low-resolution (ESPIRiT failed)"
+    assert "check the noise level" in wrong.warnings[0]
+    # The noise of the calibration region's images is 0.1 * sqrt(2 * 96 * 20 * 3/16 / (96 * 88)) = 0.04 of the brightest.
+    for found in (right, wrong):
+        cosine = np.abs((found.maps.numpy().conj() * planted).sum(0))[image > 0.5]
+        assert np.mean(cosine**2) > 0.9
+
+
+def test_a_real_scan_without_a_noise_level_has_its_image(data_folder):
+    """The two coils of a Siemens scan: with arbitrary maps the image had 22.7 dB."""
+    kspace = load_kspace(data_folder / "kspace" / "siemens" / "gre_real.mrd").kspace
+    result = medrecon.reconstruct(kspace, solver="cg-sense", noise_std=0.0)
+    plain = combine_coils(kspace)
+    assert psnr(result.image, plain) > 30
+    assert result.record["maps_source"] == "low-resolution (ESPIRiT failed)"
+
+
+@pytest.mark.parametrize("side", [6, 12])
+def test_the_reference_of_a_small_matrix_has_no_holes(data_folder, side):
+    """ESPIRiT's crop left nothing of 6 x 6 and lost a quarter of 12 x 12 samples of a real head."""
+    kspace = load_kspace(data_folder / "kspace" / "brain_t1_8ch_sliceA.h5").kspace
+    small = kspace[(..., *(centred(n, side) for n in kspace.shape[2:]))]
+    plain, reference = combine_coils(small), combined_reference(small)
+    # The combined image is at most the root of the sum of squares, and 0.9 of it in energy if coils agree to cosines of 0.95.
+    assert (reference <= plain * (1 + 1e-5)).all()
+    assert (reference**2).sum() > 0.9 * (plain**2).sum()
+    assert reference[plain > 0.3 * plain.max()].all()
+
+
+def test_a_centre_that_was_not_measured_is_reported():
+    """One coil needs no calibration, so nothing else would notice."""
+    kspace, *_ = few_lines(20, accel=1, coils=1)
+    away = np.abs(np.arange(SHAPE[1]) - SHAPE[1] // 2)
+    for mask, lost in ((away > 1, True), (away > 0, False), (away % 3 == 1, False)):
+        record = medrecon.reconstruct(kspace * mask, mask, solver="cg-sense").record
+        assert any("centre of k-space was not measured" in text for text in record["warnings"]) == lost
+
+
+def test_a_slice_of_noise_among_others_is_named():
+    kspace, mask, *_ = few_lines(20)
+    rng = np.random.default_rng(1)
+    noise = 0.002 * (rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape)) * mask
+    nothing = np.zeros_like(kspace)
+    result = medrecon.reconstruct(
+        np.concatenate([kspace, noise, nothing]).astype(np.complex64), mask, solver="cg-sense"
+    )
+    assert result.image[0].any() and not result.image[1:].any()
+    assert [text[:21] for text in result.record["warnings"]] == ["k-space of slice 1 ho"]
+
+
 # No calibration
 
 

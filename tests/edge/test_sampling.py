@@ -217,6 +217,8 @@ def test_rounding_in_place_of_zeros_is_reported(scan, tmp_path):
     loaded = load_kspace(save(tmp_path / "through.h5", through))
     assert any("rounding" in text for text in loaded.warnings)
     assert load_kspace(path).warnings == ()
+    # With the mask, as the sentence advises, the rounding is no data.
+    assert load_kspace(save(tmp_path / "masked.h5", through, stored(path)[1])).warnings == ()
 
 
 # Slices and coils that were sampled otherwise than others
