@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from medrecon import __version__
 from medrecon.cli import demo, evaluate, info, prep, recon, solvers, undersample
@@ -47,22 +48,24 @@ def _sentence(error: OSError | MemoryError) -> str:
     return f"{where}{error.strerror or error}; check the path and its permissions"
 
 
-def _log_to_standard_error() -> None:
-    """Our own warnings, one handler however often a process calls :func:`main`."""
-    logger = logging.getLogger("medrecon")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    handler = logging.StreamHandler()
+@contextmanager
+def _warnings_on_standard_error() -> Iterator[None]:
+    """Print our own warnings while a command runs."""
+    logger, handler = logging.getLogger("medrecon"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("medrecon: warning: %(message)s"))
     logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0: done, 1: done in part, 2: bad input, told in one sentence on standard error."""
     arguments = _parser().parse_args(argv)
-    _log_to_standard_error()
     try:
-        return COMMANDS[arguments.command].run(arguments) or 0
+        with _warnings_on_standard_error():
+            return COMMANDS[arguments.command].run(arguments) or 0
     except InputError as error:
         if arguments.debug:
             raise
