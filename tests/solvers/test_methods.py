@@ -495,6 +495,7 @@ def test_tmpd_needs_its_solve_to_converge():
     assert errors[0][0] > 2 * errors[1][0]
 
 
+@pytest.mark.slow
 def test_pigdm_is_exact_for_white_images_and_close_for_others():
     white_prior = white(0.4)
     prior, data, mean, covariance = repeated(3000, prior=white_prior)
@@ -518,6 +519,7 @@ def test_daps_is_exact_for_white_images_and_too_wide_as_published():
     assert 1.4 < float(published.var(0).sum() / covariance.trace()) < 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 def test_daps_by_langevin_moves_is_daps(momentum):
     """The inner sampler reaches the law of the exact draw."""
@@ -552,6 +554,7 @@ def test_a_drawn_image_follows_its_law():
     assert float((torch.cov(z.T) - covariance).norm() / covariance.norm()) < 0.04
 
 
+@pytest.mark.slow
 def test_pnpdm_reaches_its_smoothed_law():
     """At one level: p(x) N(y; A x, noise_std^2 + sigma^2 A A^T)."""
     rho, matrix = 0.3, dense()

@@ -68,8 +68,9 @@ def prior(dtype):
     return GaussianPrior(torch.full(SHAPE, 0.3, dtype=dtype), covariance.to(dtype))
 
 
+QUICK = ("one coil", "dense", "coils")
 PAIRS = [
-    (name, operator)
+    pytest.param(name, operator, marks=() if operator in QUICK else pytest.mark.slow)
     for name in GENERAL
     for operator in OPERATORS
     if name not in UNLIKE and not (SOLVERS[name].requires.operator is Spectral and operator in ("blur", "coils"))
