@@ -9,6 +9,7 @@ import filecmp
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError, SelectionError, told
+from medrecon.data.errors import InputError, SelectionError, redacted
 from medrecon.data.images import Image, volume_number
-from medrecon.data.stacks import Frame, advice, axes, describe, geometry, numbers, same_value, show, split
+from medrecon.data.limits import BoundedReader, check_claim, reading
+from medrecon.data.names import natural
+from medrecon.data.stacks import ADVISED, Frame, advice, axes, describe, geometry, numbers, same_value, show, split
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -29,11 +32,6 @@ _SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".dic")
 """Of files that may lack the preamble by which DICOM is known."""
 _DIRECTORY = "1.2.840.10008.1.3.10"
 """Media Storage Directory: an index of files, not an image."""
-
-
-def natural(path: str | Path) -> list:
-    """Names with numbers in their order: slice2 before slice10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def _header(path: Path) -> Dataset | None:
@@ -57,7 +55,8 @@ def _header(path: Path) -> Dataset | None:
             raise ValueError("it is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = dcmread(path, stop_before_pixels=True, force=not marked)
+            with _DicomFile(str(path)) as file:
+                header = dcmread(file, stop_before_pixels=True, force=not marked)
             if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
                 return None
             if not marked and not ("SOPClassUID" in header and "Rows" in header):
@@ -77,9 +76,28 @@ def _header(path: Path) -> Dataset | None:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except Exception as error:  # pydicom raises many kinds on damaged files
         if not marked and not named:
-            raise _UnknownFileError(f"{path}: is not DICOM, or damaged ({told(error)}); export it again") from error
-        raise InputError(f"{path}: damaged DICOM file ({told(error)}); export it again") from error
+            raise _UnknownFileError(f"{path}: is not DICOM, or damaged ({redacted(error)}); export it again") from error
+        raise InputError(f"{path}: damaged DICOM file ({redacted(error)}); export it again") from error
     return header
+
+
+class _DicomFile(BoundedReader):
+    """A file for pydicom, which reads it to its end at once only to unpack it (the deflated transfer syntax)."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most ``size`` bytes.
+
+        Raises:
+            InputError: if what is read to the end unpacks to far more than it stores.
+        """
+        data = super().read(size)
+        if size is None or size < 0:
+            machine, packed, total = zlib.decompressobj(-zlib.MAX_WBITS), data, 0
+            while packed and not machine.eof:
+                total += len(machine.decompress(packed, 2**20))
+                packed = machine.unconsumed_tail
+                check_claim(total, len(data), self.name, "its deflated part")
+        return data
 
 
 class _UnknownFileError(InputError):
@@ -189,8 +207,33 @@ def _leaves(group: Dataset | None) -> dict[str, Any]:
     return held
 
 
+def _check_size(header: Dataset) -> int:
+    """The number of frames of a file whose size agrees with its header.
+
+    Raises:
+        InputError: if it announces more than the file can hold.
+        ValueError: if it announces no pixels.
+    """
+    sizes = [int(header.get(keyword) or 1) for keyword in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated")]
+    sizes += [int(header.get("Rows") or 0), int(header.get("Columns") or 0)]
+    if min(sizes) < 1:
+        raise ValueError("it announces an image without pixels")
+    n, colours, bits, rows, columns = sizes
+    claimed, stored = -(-n * colours * bits * rows * columns // 8), os.path.getsize(header.filename)
+    syntax = header.file_meta.TransferSyntaxUID
+    packed = syntax.is_private or syntax.is_encapsulated or syntax.is_deflated
+    # Native YBR_FULL_422 stores two thirds of this; a compressed frame takes at least the 8 bytes of its item.
+    if (n > stored) if packed else (claimed > stored and colours == 1):
+        raise InputError(
+            f"{header.filename}: its header announces {n} frame{'s' if n > 1 else ''} of {rows} x {columns} ({claimed} bytes), but "
+            f"the file has {stored} bytes; export it again"
+        )
+    check_claim(claimed, stored, header.filename)
+    return n
+
+
 def _frames(header: Dataset) -> list[Frame]:
-    n = int(header.get("NumberOfFrames") or 1)
+    n = _check_size(header)
     shared = header.get("SharedFunctionalGroupsSequence")
     own = header.get("PerFrameFunctionalGroupsSequence")
     common = _leaves(shared[0]) if shared else {}
@@ -330,20 +373,15 @@ def _values(frame: Frame, stored: np.ndarray) -> np.ndarray:
 
 
 def _told(frame: Frame) -> dict[str, str | float]:
-    """What of a header is worth knowing, nothing of the patient."""
+    """What of a header is worth knowing: the modality and numbers of this list, nothing of the patient and no free text."""
     told: dict[str, str | float] = {}
-    for keyword in (
-        "Modality",
-        "SeriesDescription",
-        "SeriesNumber",
-        "EchoTime",
-        "RepetitionTime",
-        "MagneticFieldStrength",
-        "KVP",
-    ):
+    modality = str(frame.get("Modality") or "")
+    if re.fullmatch(r"[A-Z0-9_]{1,16}", modality):
+        told["Modality"] = modality
+    for keyword in ("SeriesNumber", "EchoTime", "RepetitionTime", "MagneticFieldStrength", "KVP"):
         value = frame.get(keyword)
-        if value not in (None, ""):
-            told[keyword] = float(value) if isinstance(value, int | float) else str(value)
+        if isinstance(value, int | float) and np.isfinite(value):
+            told[keyword] = float(value)
     return told
 
 
@@ -356,7 +394,7 @@ def _decoding(header: Dataset) -> Iterator[None]:
             yield
     except Exception as error:  # decoders raise many kinds
         raise InputError(
-            f"{header.filename}: its pixels cannot be decoded ({told(error)}); export it again, uncompressed"
+            f"{header.filename}: its pixels cannot be decoded ({redacted(error)}); export it again, uncompressed"
         ) from error
 
 
@@ -364,7 +402,8 @@ def _whole(header: Dataset) -> Dataset:
     """The data set of a header with its pixels."""
     from pydicom import dcmread
 
-    dataset = dcmread(header.filename, force=True)
+    with _DicomFile(str(header.filename)) as file:
+        dataset = dcmread(file, force=True)
     dataset.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
     return dataset
 
@@ -382,8 +421,57 @@ def _stored(header: Dataset) -> np.ndarray:
             expected = n * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
             if len(dataset.PixelData) >= 2 * max(expected, 1):
                 raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header announces {expected}")
+        else:
+            _check_codestreams(dataset)
         stored = dataset.pixel_array
         return stored.reshape(-1, *stored.shape[-2:])
+
+
+def _check_codestreams(dataset: Dataset) -> None:
+    """Compare the sizes in compressed images with the header's: decoders take memory for theirs.
+
+    Raises:
+        ValueError: if one differs.
+    """
+    if "PixelData" not in dataset or not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    from pydicom.encaps import generate_frames
+
+    n, size = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
+    for frame in generate_frames(dataset.PixelData, number_of_frames=n):
+        own = _codestream_size(frame)
+        if own is not None and own != size:
+            raise ValueError(f"a compressed image is {own[0]} x {own[1]}, but its header announces {size[0]} x {size[1]}")
+
+
+def _codestream_size(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns by a JPEG, JPEG-LS or JPEG 2000 stream, ``None`` if it is of another kind.
+
+    Raises:
+        ValueError: if it is cut off before its size, or of more than four components.
+    """
+    at = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if at >= 0:
+        if len(frame) < at + 42:
+            raise ValueError("a JPEG 2000 image ends in its header")
+        right, bottom, left, top = (int.from_bytes(frame[k : k + 4], "big") for k in range(at + 8, at + 24, 4))
+        if int.from_bytes(frame[at + 40 : at + 42], "big") > 4:
+            raise ValueError("a JPEG 2000 image has more than four components")
+        return bottom - top, right - left
+    if frame[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(frame):
+        if frame[at] != 0xFF:
+            raise ValueError("a JPEG image has a damaged header")
+        kind = frame[at + 1]
+        if kind == 0xFF:  # padding
+            at += 1
+            continue
+        if kind == 0xF7 or (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)):
+            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+        at += 2 + (0 if 0xD0 <= kind <= 0xD8 or kind == 1 else int.from_bytes(frame[at + 2 : at + 4], "big"))
+    raise ValueError("a JPEG image ends in its header")
 
 
 def _agreed(headers: Sequence[Dataset]) -> np.ndarray:
@@ -486,13 +574,12 @@ def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | 
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     series, damaged = _scan(paths)
     try:
-        return _read(paths, name, select or {}, series, damaged)
+        with reading(name, "export it again"):
+            return _read(paths, name, select or {}, series, damaged)
     except InputError as error:
         if damaged and error not in damaged:
             raise type(error)(f"{error} ({len(damaged)} damaged files were left out, e.g. {damaged[0]})") from error
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # values of the wrong kind
-        raise InputError(f"{name}: a damaged DICOM header ({told(error)}); export it again") from error
 
 
 def _framed(
@@ -518,8 +605,8 @@ def _framed(
             except InputError as error:
                 damaged.append(error)
                 continue
-            except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-                damaged.append(InputError(f"{path}: damaged DICOM file ({told(error)}); export it again"))
+            except Exception as error:
+                damaged.append(InputError(f"{path}: damaged DICOM file ({redacted(error)}); export it again"))
                 continue
             first[key] = header
             frames.setdefault(uid, []).extend(found)
@@ -540,15 +627,16 @@ def _selected(frames_of: dict[str, list[Frame]], name: str, select: Mapping[str,
         kept = {u: [f for f in frames if same_value(f.get(keyword), wanted)] for u, frames in frames_of.items()}
         kept = {u: frames for u, frames in kept.items() if frames}
         if not kept:
+            text = f"{name}: no image with {keyword}={'' if wanted is None else wanted}"
+            if keyword not in ADVISED:  # its values may be of the patient
+                raise InputError(f"{text}; select by another attribute, e.g. SeriesNumber")
             held = list(dict.fromkeys(show(f.get(keyword)) for frames in frames_of.values() for f in frames))
-            raise InputError(
-                f"{name}: no image with {keyword}={'' if wanted is None else wanted}; there are {', '.join(held[:8])}"
-                f"{', ...' if len(held) > 8 else ''}"
-            )
+            raise InputError(f"{text}; there are {', '.join(held[:8])}{', ...' if len(held) > 8 else ''}")
         frames_of = kept
     if len(frames_of) > 1:
         held = [
-            f"{show(f[0].get('SeriesNumber'))} ({f[0].get('SeriesDescription') or 'no description'}, {len(f)} images)"
+            f"{show(f[0].get('SeriesNumber'))} ({show(f[0].get('Modality'))}, {len(f)} images of {f[0].get('Rows')} x "
+            f"{f[0].get('Columns')})"
             for f in frames_of.values()
         ]
         uid, largest = max(frames_of.items(), key=lambda item: len(item[1]))
