@@ -11,17 +11,17 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5l, h5o, h5t
+from h5py import h5d, h5l, h5t
 
 from medrecon.data.errors import InputError, told
-from medrecon.data.limits import FREE, check_claim, inflated, open_bounded
+from medrecon.data.limits import FREE, BoundedReader, check_claim, inflated, open_bounded
 
 __all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "text_of"]
 
@@ -60,50 +60,95 @@ def open_hdf5(path: str | Path, below: str = "/") -> Iterator[h5py.File]:
 def _refuse_outside(file: h5py.File, path: str | Path, below: str) -> None:
     """See :func:`open_hdf5`."""
     parts = [part for part in below.split("/") if part]
+    links: list[tuple[str, int, int]] = []
     for k, part in enumerate(parts):
         above = file["/".join(parts[:k])] if k else file["/"]
-        if part in above.id.links:
-            _check_link("/".join(parts[: k + 1]), above.id.links.get_info(part.encode("utf-8", "surrogateescape")).type, file, path)
+        if part not in above.id.links:
+            break
+        info = above.id.links.get_info(part.encode("utf-8", "surrogateescape"))
+        links.append(("/".join(parts[: k + 1]), info.type, info.u))
+        _check_links(file, path, links[-1:])
     group = file["/".join(parts)] if parts else file["/"]
     if not isinstance(group, h5py.Group):
-        return _check_storage(group.id, below, path)
-    found: list[tuple[bytes, Any]] = []
+        return
+    top = len(links)
 
     def visit(name: bytes, info: Any) -> bool | None:  # noqa: ANN401 - of the C library, which errors do not cross
-        found.append((name, info.type))
-        return True if len(found) > _MOST else None
+        links.append(("/".join([*parts, name.decode("utf-8", "replace")]), info.type, info.u))
+        return True if len(links) > _MOST else None
 
     group.id.links.visit(visit, info=True)
-    if len(found) > _MOST:
+    if len(links) > _MOST:
         raise InputError(f"{path}: holds more than {_MOST} datasets and groups; give a file with the data alone")
-    for name, kind in found:
-        _check_link("/".join([*parts, name.decode("utf-8", "replace")]), kind, file, path, group.id, name)
+    _check_links(file, path, links[top:])
 
 
-def _check_link(
-    shown: str, kind: int, file: h5py.File, path: str | Path, parent: Any = None, name: bytes | None = None  # noqa: ANN401
-) -> None:
-    """Refuse links that lead out of the file, and datasets whose data lie outside."""
-    if kind == h5l.TYPE_EXTERNAL:
-        raise _outside(path, shown, "an external link")
-    if kind == h5l.TYPE_SOFT:
-        return
-    if kind != h5l.TYPE_HARD:
-        raise _outside(path, shown, "a link of an unknown kind")
-    try:
-        item = h5o.open(parent or file.id, name if name is not None else shown.encode("utf-8", "surrogateescape"))
-    except Exception:
-        return  # what cannot be opened now cannot be read later
-    if isinstance(item, h5d.DatasetID):
-        _check_storage(item, shown, path)
+def _check_links(file: h5py.File, path: str | Path, links: Sequence[tuple[str, int, int]]) -> None:
+    """Refuse links (name, kind, address) that lead out of the file, and datasets whose data lie outside.
+
+    Headers are read here rather than by the library, which would already follow what they say.
+    """
+    seen: set[int] = set()
+    widths = file.id.get_create_plist().get_sizes()
+    with open_bounded(path) as content:
+        for name, kind, address in links:
+            if kind == h5l.TYPE_SOFT:
+                continue
+            if kind != h5l.TYPE_HARD:
+                raise _outside(path, name, "an external link" if kind == h5l.TYPE_EXTERNAL else "a link of an unknown kind")
+            if address in seen:
+                continue
+            seen.add(address)
+            for message, data in _messages(content, address, file.userblock_size, widths):
+                if message == 0x07:
+                    raise _outside(path, name, "stored externally")
+                if message == 0x08 and len(data) > 1 and data[0] >= 3 and data[1] == 3:
+                    raise _outside(path, name, "a virtual dataset")
 
 
-def _check_storage(dataset: h5d.DatasetID, name: str, path: str | Path) -> None:
-    held = dataset.get_create_plist()
-    if held.get_layout() == h5d.VIRTUAL:
-        raise _outside(path, name, "a virtual dataset")
-    if held.get_layout() != h5d.CHUNKED and held.get_external_count() > 0:
-        raise _outside(path, name, "external storage")
+def _messages(file: BoundedReader, address: int, base: int, widths: tuple[int, int]) -> Iterator[tuple[int, bytes]]:
+    """Type and content of the messages of an object's header; see the HDF5 File Format Specification, IV.A.1.
+
+    Args:
+        file: the file.
+        address: of the header, from ``base``.
+        base: bytes of the user block.
+        widths: bytes of an address and of a length.
+
+    Raises:
+        ValueError: for what is no header.
+    """
+    file.seek(base + address)
+    head = file.read(64)
+    modern = head[:5] == b"OHDR\x02"
+    if modern:
+        flags, at = head[5], 6
+        at += 16 * bool(flags & 0x20) + 4 * bool(flags & 0x10)
+        width = 1 << (flags & 3)
+        first, order = at + width, 2 * bool(flags & 0x04)
+        size = int.from_bytes(head[at:first], "little")
+    elif head[:1] == b"\x01" and len(head) > 16:
+        first, size, order = 16, int.from_bytes(head[8:12], "little"), 0
+    else:
+        raise ValueError("an object without a header")
+    blocks, taken = [(address + first, size)], 0
+    while blocks:
+        start, size = blocks.pop()
+        file.seek(base + start)
+        block, at = file.read(size), 0
+        taken += 1
+        if taken > 4096:
+            raise ValueError("a header without an end")
+        step = 4 + order if modern else 8
+        while at + step <= len(block):
+            kind = block[at] if modern else int.from_bytes(block[at : at + 2], "little")
+            n = int.from_bytes(block[at + 1 : at + 3] if modern else block[at + 2 : at + 4], "little")
+            data = block[at + step : at + step + n]
+            at += step + n
+            if kind == 0x10 and len(data) >= sum(widths):
+                place, length = (int.from_bytes(part, "little") for part in (data[: widths[0]], data[widths[0] : sum(widths)]))
+                blocks.append((place + 4, length - 8) if modern else (place, length))  # without mark and checksum
+            yield kind, data
 
 
 def _outside(path: str | Path, name: str, what: str) -> InputError:
