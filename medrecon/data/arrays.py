@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.lib import format as npy
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, redacted
 from medrecon.data.hdf5 import open_hdf5, read_dataset
 from medrecon.data.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
 
@@ -71,7 +71,9 @@ def numpy_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray]
     except _NotNumbersError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:
-        raise InputError(f"{path}: not a readable NumPy file ({told(error)}); save it again with numpy.savez") from error
+        raise InputError(
+            f"{path}: not a readable NumPy file ({redacted(error)}); save it again with numpy.savez"
+        ) from error
     return held, list(members)
 
 
@@ -101,7 +103,9 @@ def numpy_array(path: Path) -> np.ndarray:
     except _NotNumbersError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:
-        raise InputError(f"{path}: not a readable NumPy file ({told(error)}); save it again with numpy.save") from error
+        raise InputError(
+            f"{path}: not a readable NumPy file ({redacted(error)}); save it again with numpy.save"
+        ) from error
 
 
 # MATLAB
@@ -179,5 +183,5 @@ def matlab_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray
         raise
     except Exception as error:
         raise InputError(
-            f"{path}: not a readable MATLAB file ({told(error)}); save it again, e.g. with -v7.3"
+            f"{path}: not a readable MATLAB file ({redacted(error)}); save it again, e.g. with -v7.3"
         ) from error

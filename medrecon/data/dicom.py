@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medrecon.data.decoding import decoded
 from medrecon.data.errors import InputError, SelectionError, redacted
 from medrecon.data.images import Image, volume_number
 from medrecon.data.limits import BoundedReader, check_claim, reading
@@ -225,8 +226,8 @@ def _check_size(header: Dataset) -> int:
     # Native YBR_FULL_422 stores two thirds of this; a compressed frame takes at least the 8 bytes of its item.
     if (n > stored) if packed else (claimed > stored and colours == 1):
         raise InputError(
-            f"{header.filename}: its header announces {n} frame{'s' if n > 1 else ''} of {rows} x {columns} ({claimed} bytes), but "
-            f"the file has {stored} bytes; export it again"
+            f"{header.filename}: its header announces {n} frame{'s' if n > 1 else ''} of {rows} x {columns} ({claimed} bytes), "
+            f"but the file has {stored} bytes; export it again"
         )
     check_claim(claimed, stored, header.filename)
     return n
@@ -392,6 +393,8 @@ def _decoding(header: Dataset) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except InputError:
+        raise
     except Exception as error:  # decoders raise many kinds
         raise InputError(
             f"{header.filename}: its pixels cannot be decoded ({redacted(error)}); export it again, uncompressed"
@@ -415,63 +418,17 @@ def _stored(header: Dataset) -> np.ndarray:
         InputError: if they cannot be decoded, or are more than twice what the header announces.
     """
     with _decoding(header):
-        dataset = _whole(header)
-        if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and "PixelData" in dataset:
-            n = int(dataset.get("NumberOfFrames") or 1) * int(dataset.get("SamplesPerPixel") or 1)
-            expected = n * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
-            if len(dataset.PixelData) >= 2 * max(expected, 1):
-                raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header announces {expected}")
+        n = int(header.get("NumberOfFrames") or 1) * int(header.get("SamplesPerPixel") or 1)
+        expected = n * int(header.Rows) * int(header.Columns) * int(header.get("BitsAllocated") or 8) // 8
+        if header.file_meta.TransferSyntaxUID.is_encapsulated:
+            # Some decoders give 16 bits for 8.
+            stored = decoded(str(header.filename), str(header.file_meta.TransferSyntaxUID), 2 * expected)
         else:
-            _check_codestreams(dataset)
-        stored = dataset.pixel_array
+            dataset = _whole(header)
+            if "PixelData" in dataset and len(dataset.PixelData) >= 2 * max(expected, 1):
+                raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header announces {expected}")
+            stored = dataset.pixel_array
         return stored.reshape(-1, *stored.shape[-2:])
-
-
-def _check_codestreams(dataset: Dataset) -> None:
-    """Compare the sizes in compressed images with the header's: decoders take memory for theirs.
-
-    Raises:
-        ValueError: if one differs.
-    """
-    if "PixelData" not in dataset or not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        return
-    from pydicom.encaps import generate_frames
-
-    n, size = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
-    for frame in generate_frames(dataset.PixelData, number_of_frames=n):
-        own = _codestream_size(frame)
-        if own is not None and own != size:
-            raise ValueError(f"a compressed image is {own[0]} x {own[1]}, but its header announces {size[0]} x {size[1]}")
-
-
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns by a JPEG, JPEG-LS or JPEG 2000 stream, ``None`` if it is of another kind.
-
-    Raises:
-        ValueError: if it is cut off before its size, or of more than four components.
-    """
-    at = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if at >= 0:
-        if len(frame) < at + 42:
-            raise ValueError("a JPEG 2000 image ends in its header")
-        right, bottom, left, top = (int.from_bytes(frame[k : k + 4], "big") for k in range(at + 8, at + 24, 4))
-        if int.from_bytes(frame[at + 40 : at + 42], "big") > 4:
-            raise ValueError("a JPEG 2000 image has more than four components")
-        return bottom - top, right - left
-    if frame[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(frame):
-        if frame[at] != 0xFF:
-            raise ValueError("a JPEG image has a damaged header")
-        kind = frame[at + 1]
-        if kind == 0xFF:  # padding
-            at += 1
-            continue
-        if kind == 0xF7 or (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)):
-            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
-        at += 2 + (0 if 0xD0 <= kind <= 0xD8 or kind == 1 else int.from_bytes(frame[at + 2 : at + 4], "big"))
-    raise ValueError("a JPEG image ends in its header")
 
 
 def _agreed(headers: Sequence[Dataset]) -> np.ndarray:
@@ -509,6 +466,10 @@ def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np
         from nibabel.nicom.dicomwrappers import wrapper_from_data  # warns that it is experimental
 
         dataset = _whole(header)
+        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            pixels = _stored(header)
+            dataset.file_meta.TransferSyntaxUID = _plain(header)
+            dataset.BitsAllocated, dataset.PixelData = 8 * pixels.itemsize, pixels.tobytes()
         if dataset.get("RescaleSlope") == 0:
             dataset.RescaleSlope = 1
         wrapper: Any = wrapper_from_data(dataset)

@@ -219,7 +219,9 @@ def _gridded(
             gain = float(np.sqrt((np.abs(pixels) ** 2).sum(axis=2).mean()))
         points, linear, used, matrices = known[key]
         _check_middle(head, points)
-        shift = float(np.dot(head["position"].astype(float), head["read_dir"].astype(float))) / field if siemens else 0.0
+        shift = (
+            float(np.dot(head["position"].astype(float), head["read_dir"].astype(float))) / field if siemens else 0.0
+        )
         factors = off_centre(points, linear, shift)[used]
         out.append((samples * (factors.conj() if backward else factors)) @ matrices[backward].T)
     return out, gain

@@ -17,7 +17,11 @@ def told(error: BaseException) -> str:
 
 def redacted(error: BaseException) -> str:
     """A foreign error on one line without the values that it quotes, which may be of the patient."""
-    return re.sub(r"""b?'[^']*'|b?"[^"]*"|\^?\w+\^\w+""", "'...'", told(error))
+    text = " ".join(str(error).split())
+    for mark in "'\"":  # from the first mark to the last: what is quoted may hold marks itself
+        first, _, rest = text.partition(mark)
+        text = f"{first}...{rest.rpartition(mark)[2]}" if mark in rest else text
+    return re.sub(r"\w*\^[\w^]*", "...", text)[:200] or type(error).__name__
 
 
 def listed(names: Iterable[object]) -> str:

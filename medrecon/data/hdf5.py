@@ -95,7 +95,9 @@ def _check_links(file: h5py.File, path: str | Path, links: Sequence[tuple[str, i
             if kind == h5l.TYPE_SOFT:
                 continue
             if kind != h5l.TYPE_HARD:
-                raise _outside(path, name, "an external link" if kind == h5l.TYPE_EXTERNAL else "a link of an unknown kind")
+                raise _outside(
+                    path, name, "an external link" if kind == h5l.TYPE_EXTERNAL else "a link of an unknown kind"
+                )
             if address in seen:
                 continue
             seen.add(address)
@@ -146,7 +148,9 @@ def _messages(file: BoundedReader, address: int, base: int, widths: tuple[int, i
             data = block[at + step : at + step + n]
             at += step + n
             if kind == 0x10 and len(data) >= sum(widths):
-                place, length = (int.from_bytes(part, "little") for part in (data[: widths[0]], data[widths[0] : sum(widths)]))
+                place, length = (
+                    int.from_bytes(part, "little") for part in (data[: widths[0]], data[widths[0] : sum(widths)])
+                )
                 blocks.append((place + 4, length - 8) if modern else (place, length))  # without mark and checksum
             yield kind, data
 
@@ -172,8 +176,8 @@ def check_dataset(dataset: h5py.Dataset) -> None:
         if code not in _FILTERS:
             known = label.decode("ascii", "replace").strip("\0 ") if isinstance(label, bytes) else ""
             raise InputError(
-                f"{path}: '{dataset.name}' is compressed by filter {code}{f' ({known})' if known.isalnum() else ''}, which is not "
-                "read; store it with gzip, e.g. by h5repack -f GZIP=4"
+                f"{path}: '{dataset.name}' is compressed by filter {code}{f' ({known})' if known.isalnum() else ''}, which is "
+                "not read; store it with gzip, e.g. by h5repack -f GZIP=4"
             )
     if len(set(codes)) < len(codes) or (1 in codes and set(codes[codes.index(1) + 1 :]) - {3}):
         raise InputError(f"{path}: '{dataset.name}' has filters in a senseless order; store it with gzip alone")
@@ -190,7 +194,6 @@ def check_dataset(dataset: h5py.Dataset) -> None:
 
 def _check_chunks(dataset: h5py.Dataset, chunk: int, codes: list[int], path: str) -> None:
     """Refuse compressed chunks that are longer than what they unpack to: the library would take memory for all of it."""
-
     chunks: list[tuple] = []
     dataset.id.chunk_iter(lambda info: chunks.append((info.chunk_offset, info.filter_mask, info.size)))
     if any(length > 2 * chunk + 1024 for *_, length in chunks):
@@ -291,7 +294,9 @@ def _check_lists(dataset: h5py.Dataset) -> None:
     except Exception as error:
         raise InputError(f"{path}: '{dataset.name}' cannot be read ({told(error)}); convert it again") from error
     if taken > os.path.getsize(path):
-        raise InputError(f"{path}: the elements of '{dataset.name}' are longer than the file; it is damaged, convert it again")
+        raise InputError(
+            f"{path}: the elements of '{dataset.name}' are longer than the file; it is damaged, convert it again"
+        )
 
 
 def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever the file holds

@@ -20,8 +20,8 @@ from medrecon.data.centre import centre_warnings
 from medrecon.data.coils import to_kspace
 from medrecon.data.errors import InputError, listed
 from medrecon.data.files import write_whole
-from medrecon.data.header import fitted, readout_cropped, voxel_size
 from medrecon.data.hdf5 import open_hdf5, read_dataset, text_of
+from medrecon.data.header import fitted, readout_cropped, voxel_size
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd, scrubbed
 from medrecon.data.limits import open_bounded, reading
 from medrecon.data.masks import achieved_acceleration, acs_block

@@ -16,7 +16,7 @@ import nibabel.openers
 import numpy as np
 
 from medrecon.data.attributes import sidecar_attributes
-from medrecon.data.errors import InputError, SelectionError, told
+from medrecon.data.errors import InputError, SelectionError, redacted
 from medrecon.data.images import Image, nifti_stem, volume_number
 from medrecon.data.limits import check_claim, open_bounded, reading
 
@@ -77,7 +77,7 @@ def _opened(path: Path) -> tuple[Any, Any]:
     except InputError:
         raise
     except Exception as error:  # nibabel, zlib and numpy raise many kinds on damaged files
-        raise InputError(f"{path}: not a readable NIfTI file ({told(error)}); copy it again") from error
+        raise InputError(f"{path}: not a readable NIfTI file ({redacted(error)}); copy it again") from error
     return image, stored
 
 
@@ -128,7 +128,7 @@ def _volume(path: Path, select: Mapping[str, str | int | float]) -> _File:
         data = np.asanyarray(image.dataobj[(..., *(int(i) for i in at))] if at else image.dataobj)
         affine, sides, warnings = _place(image.header, stored)
     except Exception as error:  # as above
-        raise InputError(f"{path}: not a readable NIfTI file ({told(error)}); copy it again") from error
+        raise InputError(f"{path}: not a readable NIfTI file ({redacted(error)}); copy it again") from error
     if data.dtype.names or data.dtype.kind not in "biufc":
         raise InputError(f"{path}: holds {data.dtype} values; give real or complex numbers")
     data = data.reshape(*data.shape, *[1] * (3 - data.ndim)).transpose(2, 1, 0)
@@ -136,9 +136,10 @@ def _volume(path: Path, select: Mapping[str, str | int | float]) -> _File:
     if not np.isfinite(data).all():
         raise InputError(f"{path}: holds NaN or Inf; mask them out first")
     if affine is None:
-        spacing = (sides[2], sides[1], sides[0]) if min(sides) > 0 and np.isfinite(sides).all() else None
+        spacing = (sides[2], sides[1], sides[0]) if min(sides) > 0 and max(sides) < 1e7 else None
         return _File(data, spacing, None, volumes, warnings)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    sizes = np.abs(affine[:3])
+    if not (np.isfinite(affine).all() and sizes.max() < 1e7) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise InputError(f"{path}: its affine cannot be inverted; write sform and qform again")
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
     return _File(data, (z, y, x), affine, volumes, warnings)

@@ -144,7 +144,9 @@ def load_noncartesian(
         return _finish(path, held, kind, matrix)
 
 
-def _held(path: Path, given: Path | np.ndarray | None, select: Mapping[str, int | str] | None) -> tuple[dict[str, Any], str]:
+def _held(
+    path: Path, given: Path | np.ndarray | None, select: Mapping[str, int | str] | None
+) -> tuple[dict[str, Any], str]:
     """What a file of any format holds, and the format."""
     if path.suffix.lower() in (".cfl", ".hdr"):
         if given is None:

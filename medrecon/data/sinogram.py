@@ -173,11 +173,7 @@ def _data_exchange(path: Path) -> dict[str, np.ndarray]:
             angles = np.deg2rad(angles)
         counts = _real(file, "exchange/data")
         white = _real(file, "exchange/data_white")
-        dark = (
-            _real(file, "exchange/data_dark")
-            if "exchange/data_dark" in file
-            else np.zeros((1, 1, 1))
-        )
+        dark = _real(file, "exchange/data_dark") if "exchange/data_dark" in file else np.zeros((1, 1, 1))
         if counts.ndim != 3 or len(counts) != len(angles):
             raise ValueError(
                 f"exchange/data is {counts.shape}, with {len(angles)} angles; expected (views, slices, detectors)"

@@ -15,7 +15,19 @@ from medrecon.data.errors import InputError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["ADVISED", "Frame", "Stack", "advice", "axes", "describe", "geometry", "numbers", "same_value", "show", "split"]
+__all__ = [
+    "ADVISED",
+    "Frame",
+    "Stack",
+    "advice",
+    "axes",
+    "describe",
+    "geometry",
+    "numbers",
+    "same_value",
+    "show",
+    "split",
+]
 
 _MIXED = (
     "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "InversionTime", "FlipAngle", "KVP",

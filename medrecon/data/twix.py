@@ -143,7 +143,6 @@ def _readout(meas: str, samples: int, path: Path) -> Readout | None:
     Raises:
         InputError: for a gradient that is neither a trapezoid nor has sinusoidal ramps.
     """
-
     mode = _parameter(meas, "alRegridMode", 1)
     if mode <= 1:
         return None
