@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path, PurePath
@@ -173,7 +174,9 @@ def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     """
     store = "choose another bundle, or store weights with medrecon.bundle.save_weights"
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused anyway
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (*DAMAGE, pickle.UnpicklingError) as error:
         raise InputError(
             f"{path}: not a state dictionary of tensors that can be loaded without running code; {store}"
@@ -277,6 +280,9 @@ def parsed(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
     Raises:
         InputError: our own one-sentence errors freed from MONAI's wrapping, and of others the innermost, with its kind.
     """
+    about = parser.about if isinstance(parser, Config) else "the config"
+    if key not in parser:
+        raise InputError(f"{about}: has no item {key!r}; correct it")
     try:
         return parser.get_parsed_content(key)
     except Exception as error:  # MONAI's own, of many kinds, and whatever the code in a config raises
@@ -285,7 +291,6 @@ def parsed(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
             cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
         if isinstance(cause, InputError):
             raise cause from None
-        about = parser.about if isinstance(parser, Config) else "the config"
         raise InputError(
             f"{about}: its {key!r} cannot be made ({type(cause).__name__}: {told(cause)}); correct its settings"
         ) from error

@@ -149,7 +149,7 @@ def make_solver(name: str, settings: Mapping[str, Any] | None = None) -> Solver:
             raise InputError(f"setting {key!r} of solver {name!r} must be {kind}; got {_short(value)}")
     try:
         return solver(**(settings or {}))
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, TypeError) as error:
         raise InputError(f"solver {name!r}: {told(error)}") from error
 
 

@@ -142,7 +142,7 @@ def finish_record(record: Mapping[str, Any], root: str | Path, mask: np.ndarray,
 
 
 def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu") and not name.startswith("cuda"):
+    if not isinstance(name, str) or (name not in ("auto", "cpu") and not name.startswith("cuda")):
         raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("no CUDA device is available; choose --device cpu")
