@@ -430,6 +430,7 @@ def _read_fastmri(path: Path) -> KSpace:
             if key in file
         }
         attributes = hdf5_attributes(file)
+        odd = any(key in file.attrs and key not in attributes for key in ("padding_left", "padding_right"))
     kspace = data["kspace"]
     # Known by its names as well: real numbers alone may be anything.
     if (
@@ -462,6 +463,7 @@ def _read_fastmri(path: Path) -> KSpace:
             affine=affine,
             header=header,
             attributes=attributes,
+            warnings=(f"{path}: padding_left and padding_right are not two numbers; they are not used",) if odd else (),
         )
     )
 
