@@ -27,7 +27,7 @@ from medrecon.bundle import parsed
 from medrecon.data.errors import InputError, told
 from medrecon.prep.cases import Case
 from medrecon.prep.recipes import parser_of
-from medrecon.prep.shards import pack, read_rows, stage, staged_path, write_lines
+from medrecon.prep.shards import check_staged, pack, read_rows, stage, staged_path, write_lines
 
 __all__ = ["Report", "prepare", "split_of"]
 
@@ -384,6 +384,7 @@ def prepare(
         raise InputError(f"{destination}: cannot be made ({error.strerror}); choose another output folder") from error
     with _alone(destination):
         _same_task(destination, {"recipe": json.loads(text), "split": list(shares), "seed": seed})
+        check_staged(destination)
         packed, staged = read_rows(destination)
         before = {**packed, **staged}
         failed: list[dict[str, Any]] = []
