@@ -41,7 +41,7 @@ try:
 except ImportError:  # not on every system
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["check_writable", "holds", "locked", "new_file", "recover", "sha256", "write_whole"]
+__all__ = ["check_writable", "holds", "locked", "new_file", "only_run", "recover", "sha256", "write_whole"]
 
 _HIDDEN = re.compile(r"(\.medrecon-([0-9a-f]{16})-[0-9a-f]{16})(?:\.run|-\d+\.(?:part|old))")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
@@ -160,6 +160,34 @@ def locked(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder}: another run is writing there; wait for it, or choose another folder")
         yield
     finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def only_run(path: Path, problem: str) -> Iterator[None]:
+    """Hold a lock file, which is removed at the end; its lock ends with the process, on other machines too.
+
+    Args:
+        path: of the file.
+        problem: start of the sentence for whoever finds it locked.
+
+    Raises:
+        InputError: if another process holds it.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if _lock(descriptor) is False:
+            os.close(descriptor)
+            raise InputError(f"{problem}; wait for it, or choose another folder")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.lstat(), os.fstat(descriptor)):
+                break
+        os.close(descriptor)  # its holder has removed it meanwhile
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # before its lock ends, so nobody else's is removed
         os.close(descriptor)
 
 
