@@ -41,7 +41,17 @@ try:
 except ImportError:  # not on every system
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["check_writable", "holds", "locked", "new_file", "only_run", "recover", "sha256", "write_whole"]
+__all__ = [
+    "check_writable",
+    "holds",
+    "locked",
+    "new_file",
+    "not_described",
+    "only_run",
+    "recover",
+    "sha256",
+    "write_whole",
+]
 
 _HIDDEN = re.compile(r"(\.medrecon-([0-9a-f]{16})-[0-9a-f]{16})(?:\.run|-\d+\.(?:part|old))")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
@@ -64,6 +74,18 @@ def holds(path: Path, digest: str) -> bool:
         return stat.S_ISREG(path.lstat().st_mode) and sha256(path) == digest
     except OSError:
         return False
+
+
+def not_described(image: Path, sidecar: Path) -> str | None:
+    """A sentence if ``sidecar`` is one of this package and describes another content of ``image``; ``None`` otherwise."""
+    try:
+        digests = json.loads(sidecar.read_bytes())["sha256"]
+        described = next(digest for name, digest in digests.items() if name.rpartition("/")[2] == image.name)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, StopIteration):
+        return None
+    if described == sha256(image):
+        return None
+    return f"{image}: is not the image that {sidecar.name} describes (its SHA-256 differs); do not rely on that file"
 
 
 @functools.cache
@@ -259,6 +281,10 @@ class _Set:
         _write(self.descriptor, text.encode())
         _sync_folder(self.home)
 
+    def end_journal(self) -> None:
+        """All is done, or taken back: hidden files are of no more use."""
+        os.ftruncate(self.descriptor, 0)
+
     def end(self) -> None:
         """Remove all hidden files, the one with the lock last."""
         for name in os.listdir(self.home):
@@ -316,6 +342,12 @@ def _stat(path: Path) -> list[int] | None:
     except FileNotFoundError:
         return None
     return [held.st_ino, held.st_size, held.st_mtime_ns]
+
+
+def _is_empty(target: Path) -> bool:
+    """Whether a file without content holds the name, as where a run died that had no links."""
+    held = _stat(target)
+    return held is not None and held[1] == 0
 
 
 def _is_ours(target: Path, entry: _Entry) -> bool:
@@ -386,11 +418,11 @@ def _appear(files: _Set, entries: Sequence[_Entry], again: bool = False) -> None
             for folder in folders:
                 _sync_folder(folder)
         folders.add(target.parent)
-        if again and (_is_ours(target, entry) or (entry.shared and os.path.lexists(target))):
+        reserved = again and not entry.replace and _is_empty(target)
+        if again and (_is_ours(target, entry) or (entry.shared and os.path.lexists(target) and not reserved)):
             continue
         if entry.before is not None and not os.path.lexists(old):
             _second_name(target, old)
-        reserved = again and not entry.shared and os.path.lexists(target)
         try:
             _place(part, target, entry.replace or reserved)
         except FileExistsError:
@@ -433,8 +465,10 @@ def _publish(files: _Set, entries: Sequence[_Entry], leftovers: Callable[[], Map
             files.keep = True
             _take_back(files, entries)
             files.keep = False
+            files.end_journal()
             raise
         _discard(files.home, extra)
+        files.end_journal()
 
 
 def _discard(home: Path, extra: Mapping[str, str]) -> None:
@@ -481,9 +515,8 @@ def _finish(files: _Set) -> None:
         target = files.home / entry.target
         if entry.shared or _is_ours(target, entry):
             return True
-        now = _stat(target)
-        reserved = now is not None and now[1] == 0 and entry.before is None and not entry.replace
-        return (now == entry.before or reserved) and holds(files.home / entry.part, entry.digest)
+        unchanged = _stat(target) == entry.before or (not entry.replace and _is_empty(target))
+        return unchanged and holds(files.home / entry.part, entry.digest)
 
     if all(map(possible, entries)):
         _appear(files, entries, again=True)
@@ -522,10 +555,11 @@ def _recover_one(home: Path, name: str, tag: str, parts: Sequence[Path]) -> None
         files = _Set(home, name, -1 if descriptor is None else descriptor, [])
         if not _same_host(tag):
             known = descriptor is not None and _journal(files) is not None
-            if known or any(_age(path) < _FOREIGN_SECONDS for path in (run, *parts)):
+            if known or any(_age(path) < _FOREIGN_SECONDS for path in (run, *parts) if os.path.lexists(path)):
                 return
         elif descriptor is not None:
             _finish(files)
+            files.end_journal()
         for path in (*parts, run):
             if _is_own(path):
                 path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -123,8 +124,9 @@ def _unreadable(path: Path, error: BaseException) -> InputError:
     """What to do about a shard: one that is damaged can be made again, one that cannot be read now must stay."""
     if _is_content(error):
         return InputError(f"{path}: damaged shard ({told(error)}); move it away and run 'medrecon prep' again")
-    reason = getattr(error, "strerror", None) or told(error)
-    return InputError(f"{path}: cannot be read now ({' '.join(str(reason).split())[:200]}); see to that and run again")
+    number = getattr(error, "errno", None)
+    reason = os.strerror(number) if number is not None else told(error)
+    return InputError(f"{path}: cannot be read now ({reason}), but may be whole; mend that and run again")
 
 
 def _files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
