@@ -27,7 +27,7 @@ from medrecon.bundle import parsed
 from medrecon.data.errors import InputError, told
 from medrecon.data.files import only_run
 from medrecon.prep.cases import Case
-from medrecon.prep.recipes import parser_of
+from medrecon.prep.recipes import check_recipe, parser_of
 from medrecon.prep.shards import check_staged, pack, read_rows, stage, staged_path, write_lines
 
 __all__ = ["Report", "prepare", "split_of"]
@@ -352,6 +352,7 @@ def prepare(
         )
     if workers < 1:
         raise InputError(f"there must be at least one worker; got {workers}")
+    check_recipe(recipe)
     text = json.dumps(recipe, sort_keys=True)
     cases: list[Case] = _made(parser_of(recipe, source, seed), "cases")
     _transform(text, str(source), seed)
@@ -434,10 +435,14 @@ def _changed(row: Mapping[str, Any], case: Case, source: Path) -> str | None:
 
 
 def _made(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
-    """A part of a recipe; what is wrong with it in one sentence."""
-    try:
-        return parsed(parser, key)
-    except InputError:
-        raise
-    except Exception as error:  # MONAI's own, of many kinds
-        raise InputError(f"the recipe's {key!r} cannot be made ({_sentence(error)}); see its settings") from error
+    """A part of a recipe.
+
+    Raises:
+        InputError: if it cannot be made, or is of the wrong kind.
+    """
+    part = parsed(parser, key)
+    if key == "cases" and not (isinstance(part, list) and all(isinstance(case, Case) for case in part)):
+        raise InputError(f"the recipe's 'cases' make a {type(part).__name__}, not a list of cases; see data_prep")
+    if key == "transform" and not callable(part):
+        raise InputError(f"the recipe's 'transform' makes a {type(part).__name__}, not a transform; see data_prep")
+    return part
