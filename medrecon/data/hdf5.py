@@ -23,7 +23,7 @@ from h5py import h5d, h5l, h5t
 from medrecon.data.errors import InputError, told
 from medrecon.data.limits import FREE, BoundedReader, check_claim, inflated, open_bounded
 
-__all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "text_of"]
+__all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "refuse_outside", "text_of"]
 
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 _MOST = 200_000
@@ -49,7 +49,7 @@ def open_hdf5(path: str | Path, below: str = "/") -> Iterator[h5py.File]:
         raise InputError(f"{path}: not a readable HDF5 file ({told(error)}); check that it is complete") from error
     with file:
         try:
-            _refuse_outside(file, path, below)
+            refuse_outside(file, path, below)
         except InputError:
             raise
         except Exception as error:
@@ -57,8 +57,17 @@ def open_hdf5(path: str | Path, below: str = "/") -> Iterator[h5py.File]:
         yield file
 
 
-def _refuse_outside(file: h5py.File, path: str | Path, below: str) -> None:
-    """See :func:`open_hdf5`."""
+def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
+    """Refuse an open file that refers to data outside, see :func:`open_hdf5`.
+
+    Args:
+        file: opened for reading, of which nothing was read yet.
+        path: of it.
+        below: the group that will be read; links elsewhere are not looked at.
+
+    Raises:
+        InputError: naming the file and the link or dataset.
+    """
     parts = [part for part in below.split("/") if part]
     links: list[tuple[str, int, int]] = []
     for k, part in enumerate(parts):
@@ -68,7 +77,7 @@ def _refuse_outside(file: h5py.File, path: str | Path, below: str) -> None:
         info = above.id.links.get_info(part.encode("utf-8", "surrogateescape"))
         links.append(("/".join(parts[: k + 1]), info.type, info.u))
         _check_links(file, path, links[-1:])
-    group = file["/".join(parts)] if parts else file["/"]
+    group = file.get("/".join(parts)) if parts else file["/"]
     if not isinstance(group, h5py.Group):
         return
     top = len(links)

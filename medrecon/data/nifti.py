@@ -17,6 +17,7 @@ import numpy as np
 
 from medrecon.data.attributes import sidecar_attributes
 from medrecon.data.errors import InputError, SelectionError, redacted
+from medrecon.data.files import not_described
 from medrecon.data.images import Image, nifti_stem, volume_number
 from medrecon.data.limits import check_claim, open_bounded, reading
 
@@ -225,7 +226,10 @@ def _image(
     """See :func:`read_nifti`."""
     first = _volume(path, select)
     array, spacing, affine, warnings = first.data, first.spacing, first.affine, first.warnings
-    attributes = _sidecar(path.with_name(nifti_stem(path) + ".json"))
+    sidecar = path.with_name(nifti_stem(path) + ".json")
+    attributes = _sidecar(sidecar)
+    problem = not_described(path, sidecar) if sidecar.is_file() else None
+    warnings = warnings if problem is None else (*warnings, problem)
     other = phase if phase is not None else imaginary
     if other is not None:
         if phase is not None and imaginary is not None:
