@@ -18,7 +18,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5l, h5t
+from h5py import h5d, h5l, h5o, h5t
 
 from medrecon.data.errors import InputError, told
 from medrecon.data.limits import FREE, BoundedReader, check_claim, inflated, open_bounded
@@ -357,23 +357,37 @@ def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:  # noqa: 
 
 
 def _text_lengths(item: h5py.Group | h5py.Dataset, name: str) -> list[int]:
-    """What the messages of a file that are of attributes of this name state as the length of their text.
+    """What the messages for attributes of this name state as the length of their text.
 
-    An attribute message is: version, flags, three sizes of two bytes (name, type, space), in version 3 the character set, then
-    name, type, space (in version 1 padded to eights) and data; see the HDF5 File Format Specification, IV.A.2.m.
+    They lie in the object's header; of objects with many attributes elsewhere, so the file is searched for them.
     """
-    found, word = [], name.encode() + b"\0"
-    with open(item.file.filename, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    path, word = item.file.filename, name.encode() + b"\0"
+    with open_bounded(path) as file:
+        messages = _messages(
+            file, h5o.get_info(item.id).addr, item.file.userblock_size, item.file.id.get_create_plist().get_sizes()
+        )
+        own = [n for kind, data in messages if kind == 0x0C and (n := _text_length(data, word)) is not None]
+    if own:
+        return own
+    found = []
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(word)
         while at >= 0:
-            for version, head in ((1, 8), (2, 8), (3, 9)):
-                start = at - head
-                if start < 0 or data[start] != version:
-                    continue
-                sizes = [int.from_bytes(data[start + k : start + k + 2], "little") for k in (2, 4, 6)]
-                if sizes[0] < len(word):
-                    continue
-                place = at + sum(-(-n // 8) * 8 if version == 1 else n for n in sizes)
-                found.append(int.from_bytes(data[place : place + 4], "little"))
+            found += [_text_length(data[max(at - head, 0) : at + 2**16], word) for head in (8, 9)]
             at = data.find(word, at + 1)
-    return found
+    return [n for n in found if n is not None]
+
+
+def _text_length(message: bytes, word: bytes) -> int | None:
+    """The length of the text of an attribute message, ``None`` if it is of another attribute.
+
+    Such a message is: version, flags, three sizes of two bytes (name, type, space), in version 3 the character set, then name,
+    type and space (in version 1 padded to eights) and data; see the HDF5 File Format Specification, IV.A.2.m.
+    """
+    version = message[0] if message else 0
+    head = {1: 8, 2: 8, 3: 9}.get(version)
+    if head is None or not message.startswith(word, head):
+        return None
+    sizes = [int.from_bytes(message[k : k + 2], "little") for k in (2, 4, 6)]
+    place = head + sum(-(-n // 8) * 8 if version == 1 else n for n in sizes)
+    return int.from_bytes(message[place : place + 4], "little")
