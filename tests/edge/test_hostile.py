@@ -16,9 +16,10 @@ import numpy as np
 import pydicom
 import pytest
 import scipy.sparse
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from medrecon.cli import main
+from medrecon.data.arrays import matlab_arrays
 from medrecon.data.errors import InputError, redacted
 from medrecon.data.hdf5 import open_hdf5, read_attribute
 from medrecon.data.images import load_image
@@ -234,6 +235,7 @@ def bombs(folder):
 
 LOADER = """
 import json, resource, sys
+from medrecon.data.arrays import matlab_arrays
 from medrecon.data.errors import InputError, redacted
 from medrecon.data.images import load_image
 from medrecon.data.kspace import load_kspace
@@ -420,6 +422,51 @@ def test_matlab_files_of_other_things(tmp_path):
             (tmp_path / "cut.mat").write_bytes(content[:n])
             with pytest.raises(InputError, match=r"cut.mat: (not a readable MATLAB file|no variable 'kspace')"):
                 load_kspace(tmp_path / "cut.mat")
+
+
+@pytest.mark.parametrize("fmt", ["4", "5"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_matlab_numbers_of_every_kind_are_scipys(tmp_path, fmt, packed):
+    rng, path = np.random.default_rng(0), tmp_path / "a.mat"
+    kinds = (
+        ("f8", "f4", "i4", "i2", "u2", "u1")
+        if fmt == "4"
+        else ("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
+    )
+    held = {
+        f"v{k}": rng.integers(0, 100, (3, 4) if fmt == "4" else (3, 4, 2)).astype(kind) for k, kind in enumerate(kinds)
+    }
+    held |= {
+        "complex": rng.normal(size=(5, 2)) + 1j,
+        "one": np.float64(3),
+        "single": (rng.normal(size=(2, 2)) + 2j).astype("c8"),
+    }
+    held |= {"flags": np.array([[True, False]]), "small": np.array([[1, 2]], "u1"), "empty": np.zeros((0, 3))}
+    savemat(path, held, format=fmt, do_compression=packed and fmt == "5")
+    other = loadmat(path)
+    for key in held:
+        array = load_array(path, key) if key != "empty" else matlab_arrays(path, (key,))[0][key]
+        array = array if array.ndim < 3 else array.transpose(1, 2, 0)
+        assert np.array_equal(array, other[key]), key
+        assert array.dtype.kind == other[key].dtype.kind
+    assert set(matlab_arrays(path, ())[1]) == set(held)
+
+
+def test_matlab_files_of_other_machines(tmp_path):
+    """Big-endian files, as scipy's own tests have them, made here byte by byte."""
+
+    def element(kind, data):
+        return struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    k = (np.arange(6).reshape(3, 2) + 1j * np.arange(6, 12).reshape(3, 2)).astype("c16")
+    parts = element(6, struct.pack(">II", 0x806, 0)) + element(5, struct.pack(">ii", 3, 2)) + element(1, b"kspace")
+    parts += element(9, k.real.T.astype(">f8").tobytes()) + element(2, k.imag.T.astype("u1").tobytes())
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\x01\x00MI" + element(14, parts))
+    assert np.array_equal(load_array(tmp_path / "a.mat", "kspace"), k)
+    assert np.array_equal(loadmat(tmp_path / "a.mat")["kspace"], k)
+    head = struct.pack(">5i", 1000, 3, 2, 1, 7) + b"kspace\0"
+    (tmp_path / "b.mat").write_bytes(head + k.real.T.astype(">f8").tobytes() + k.imag.T.astype(">f8").tobytes())
+    assert np.array_equal(load_array(tmp_path / "b.mat", "kspace"), k)
 
 
 def test_text_is_no_noise_scan(tmp_path):
