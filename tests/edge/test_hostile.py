@@ -544,7 +544,7 @@ def test_texts_of_attributes_wherever_they_lie(tmp_path, libver, others):
             file.attrs[f"other{k}"] = "x" * k
         file.attrs.update(acquisition="AXT2", fixed=np.bytes_(b"abc"), number=3, several=[1, 2])
     with open_hdf5(tmp_path / "a.h5") as file:
-        assert read_attribute(file, "acquisition") == "AXT2"
+        assert read_attribute(file, "acquisition") == b"AXT2"
         assert read_attribute(file, "fixed") == b"abc"
         assert read_attribute(file, "number") == 3
         assert read_attribute(file, "several") is read_attribute(file, "none") is None
@@ -555,18 +555,21 @@ def test_texts_of_attributes_wherever_they_lie(tmp_path, libver, others):
     (tmp_path / "a.h5").write_bytes(content[:at] + struct.pack("<I", 2**32 - 8) + content[at + 4 :])
     if libver == "latest":  # whose checksums see it
         return
-    with open_hdf5(tmp_path / "a.h5") as file, pytest.raises(ValueError, match="acquisition of / is damaged"):
+    with (
+        open_hdf5(tmp_path / "a.h5") as file,
+        pytest.raises(ValueError, match="a text or list is not where it should be"),
+    ):
         read_attribute(file, "acquisition")
 
 
 def test_an_attribute_that_claims_4_gb(tmp_path):
     path = exchange(tmp_path / "a.h5", np.ones((4, 1, 8)), theta_units="rad")
     with h5py.File(path) as file:
-        assert read_attribute(file["exchange/theta"], "units") == "rad"
+        assert read_attribute(file["exchange/theta"], "units") == b"rad"
     content = path.read_bytes()
     at = content.index(struct.pack("<I", 3), content.index(b"units\0"))  # the length of "rad"
     path.write_bytes(content[:at] + struct.pack("<I", 2**32 - 8) + content[at + 4 :])
-    with pytest.raises(InputError, match="attribute units of /exchange/theta is damaged"):
+    with pytest.raises(InputError, match="a text or list is not where it should be"):
         load_sinogram(path, 1.0)
 
 
