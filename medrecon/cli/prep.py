@@ -56,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from medrecon.cli.options import Progress, quiet, value
     from medrecon.data.errors import InputError
+    from medrecon.workers import warm_up
 
+    warm_up(arguments.workers)  # beside the imports here
     quiet()
     from medrecon.prep import load_recipe, prepare
 

@@ -21,7 +21,7 @@ from medrecon.data.dicom import UnknownFileError, identity, image_header, natura
 from medrecon.data.errors import DAMAGE, InputError, told, warn
 from medrecon.prep.journal import Journal
 from medrecon.prep.people import Key
-from medrecon.prep.workers import Pool, Task, perform
+from medrecon.workers import Pool, Task, perform
 
 __all__ = ["Case", "dicom_series", "files", "finding", "stamp_of"]
 

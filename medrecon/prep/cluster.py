@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from medrecon.data.errors import InputError, told
-from medrecon.prep.workers import Pool, Task
+from medrecon.workers import Pool, Task
 
 __all__ = ["connected", "run"]
 
@@ -38,23 +38,32 @@ def connected(address: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError as error:
         raise InputError("--dask needs dask.distributed; install it with: pip install distributed") from error
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)  # what happens is told in one sentence
-    client = None
-    try:
+    with _silence():
         try:
             client = Client(address, timeout=15)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{address}: no dask scheduler answers ({told(error)}); start one, or leave --dask out"
             ) from error
-        yield client
-    finally:
-        if client is not None:
+        try:
+            yield client
+        finally:
             with suppress(Exception):
                 client.close(timeout=2)
-        logger.setLevel(level)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Dask logs tracebacks of what is one sentence here."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ("distributed", "tornado")]
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    try:
+        for logger in levels:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def run(client: Any, tasks: Iterable[Task], timeout: float) -> Iterator[tuple[Task, dict[str, Any]]]:  # noqa: ANN401

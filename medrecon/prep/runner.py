@@ -22,7 +22,7 @@ from medrecon.prep.people import Key, without_names, write_sources
 from medrecon.prep.preparing import made, transform_of, unwritable
 from medrecon.prep.recipes import parser_of
 from medrecon.prep.shards import pack, read_rows, write_lines
-from medrecon.prep.workers import Pool, Task
+from medrecon.workers import Pool, Task
 
 __all__ = ["Report", "prepare", "split_of"]
 

@@ -28,14 +28,16 @@ from typing import Any, NamedTuple
 
 from medrecon.data.errors import InputError, told
 
-__all__ = ["Pool", "Task"]
+__all__ = ["Pool", "Task", "warm_up"]
 
 _BYTES = 1 << 24
 """A task may take the time limit once, and again for each 16 MB of its files."""
 _TICK = 1.0
+_IMPORTS = ("medrecon.prep.preparing", "medrecon.transforms", "pydicom", "nibabel")
+"""What children are likely to need."""
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from medrecon.prep.workers import serve; serve(int(sys.argv[1]))"
+    "from medrecon.workers import serve; serve(int(sys.argv[1]))"
 )
 _HAVE_FORK = hasattr(os, "fork") and hasattr(socket, "send_fds")
 
@@ -110,14 +112,10 @@ class _Server:
         return int(answer)
 
     def close(self) -> None:
-        """End it, with its children."""
+        """End it; its children have ended."""
         self.control.close()
-        if self.owner == os.getpid():
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
 _SERVERS: dict[bool, _Server] = {}
@@ -128,6 +126,13 @@ def _server(single: bool) -> _Server:
     if found is None or found.owner != os.getpid() or found.process.poll() is not None:
         found = _SERVERS[single] = _Server(single)
     return found
+
+
+def warm_up(workers: int) -> None:
+    """Start the server of a :class:`Pool` of so many children now, so that it imports while this process does other things."""
+    if _HAVE_FORK and sys.executable:
+        with suppress(OSError):
+            _server(workers > 1)
 
 
 @atexit.register
@@ -306,7 +311,7 @@ def serve(descriptor: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # sent to all processes of a terminal; the caller decides
-    for module in ("medrecon.prep.runner", "medrecon.transforms", "pydicom", "nibabel"):
+    for module in _IMPORTS:
         with suppress(ImportError):
             importlib.import_module(module)
     gc.freeze()
