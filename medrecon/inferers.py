@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from medrecon.data.coils import magnitude_unit
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, told
 from medrecon.data.espirit import holds_signal, trusted_noise
 from medrecon.data.kspace import check_scale, sampling_mask
 from medrecon.likelihood import Gaussian
@@ -44,7 +45,9 @@ __all__ = [
     "PosteriorInferer",
     "SliceInferer",
     "TomographyInferer",
+    "as_number",
     "fast_dtype",
+    "find_solver",
     "make_solver",
 ]
 
@@ -97,35 +100,96 @@ class DenoisingInferer(Inferer):
         return self.objective.prior(network, self.multiple, fast_dtype(inputs.device))(inputs, args[0])
 
 
+def find_solver(name: object) -> type[Solver]:
+    """The class of a solver by its name in ``SOLVERS``.
+
+    Raises:
+        InputError: for an unknown name, naming the nearest, or one that takes no data.
+    """
+    if not isinstance(name, str) or name not in SOLVERS:
+        usable = [key for key, solver in SOLVERS.items() if not is_unconditional(solver)]
+        near = get_close_matches(str(name)[:100], usable, n=1, cutoff=0.0)[0]
+        raise InputError(f"unknown solver {_short(name)}; did you mean {near!r}? ('medrecon solvers' lists all)")
+    if is_unconditional(SOLVERS[name]):
+        raise InputError(f"solver {name!r} draws images of the prior alone; choose one that takes data, such as 'dds'")
+    return SOLVERS[name]
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Whether a value is of the type that a setting is annotated with."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    numeric = whole or isinstance(value, float)
+    return {
+        "int": whole,
+        "float": numeric,
+        "float | None": numeric or value is None,
+        "bool": isinstance(value, bool),
+    }.get(kind, isinstance(value, str))
+
+
 def make_solver(name: str, settings: Mapping[str, Any] | None = None) -> Solver:
     """The solver ``name`` of ``SOLVERS`` with some hyper-parameters changed.
 
     Raises:
-        InputError: for an unknown solver (naming the nearest) or setting (naming those that exist), or a bad value.
+        InputError: for an unknown solver or setting (naming the nearest), or a bad value.
     """
-    if name not in SOLVERS:
-        near = get_close_matches(name, SOLVERS, n=1, cutoff=0.0)[0]
-        raise InputError(f"unknown solver {name!r}; did you mean {near!r}? ('medrecon solvers' lists all)")
-    if is_unconditional(SOLVERS[name]):
-        raise InputError(f"solver {name!r} draws images of the prior alone; choose one that takes data, such as 'dds'")
-    known = {f.name: f for f in fields(SOLVERS[name]) if "Operator" not in str(f.type)}
+    solver = find_solver(name)
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InputError(
+            f"settings of solver {name!r} are names and values, such as {{'gamma': 5.0}}; got {_short(settings)}"
+        )
+    known = {f.name: f for f in fields(solver) if "Operator" not in str(f.type)}
     for key, value in (settings or {}).items():
         if key not in known:
-            raise InputError(f"solver {name!r} has no setting {key!r}; it has {', '.join(known) or 'none'}")
+            near = get_close_matches(str(key), known, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"solver {name!r} has no setting {key!r}; it has {', '.join(known) or 'none'}{hint}")
         kind = str(known[key].type)
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = {
-            "int": isinstance(value, int) and not isinstance(value, bool),
-            "float": numeric,
-            "float | None": numeric or value is None,
-            "bool": isinstance(value, bool),
-        }.get(kind, isinstance(value, str))
-        if not fits:
-            raise InputError(f"setting {key!r} of solver {name!r} must be {kind}; got {value!r}")
+        if not _fits(value, kind):
+            raise InputError(f"setting {key!r} of solver {name!r} must be {kind}; got {_short(value)}")
     try:
-        return SOLVERS[name](**(settings or {}))
-    except ValueError as error:
-        raise InputError(str(error)) from error
+        return solver(**(settings or {}))
+    except (ValueError, OverflowError, TypeError) as error:
+        raise InputError(f"solver {name!r}: {told(error)}") from error
+
+
+def _short(value: object) -> str:
+    """A value in a message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits, values that hold themselves
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _check_count(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+        raise InputError(f"{name} must be a whole number from {least} to {most}; got {_short(value)}")
+
+
+def as_number(name: str, value: object, positive: bool = False) -> float:
+    """A number that single precision can hold and that is not negative (or, with ``positive``, not 0 either).
+
+    Raises:
+        InputError: for anything else, naming the argument.
+    """
+    value = value.item() if isinstance(value, np.ndarray | Tensor) and value.ndim == 0 else value
+    fits = isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= float(np.finfo(np.float32).max)
+    if not fits or (positive and not value):
+        kind = "above 0" if positive else "not negative"
+        raise InputError(f"{name} must be a number that is finite (at most 3.4e38) and {kind}; got {_short(value)}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _check_symmetries(symmetries: Mapping[str, Any]) -> None:
+    """Refuse other arguments than those of :func:`medrecon.priors.equivariant`."""
+    wrong = set(symmetries) - {"flip", "shift", "phase"}
+    if wrong:
+        raise InputError(f"symmetries are flip, shift and phase; got {', '.join(map(_short, wrong))}")
+    flip = symmetries.get("flip", ())
+    if not isinstance(flip, list | tuple) or any(axis not in (-2, -1, 2, 3) for axis in flip):
+        raise InputError(f"flip of symmetries is a list of the axes -2 and -1; got {_short(flip)}")
+    _check_count("shift of symmetries", symmetries.get("shift", 0), 0, 1_000_000)
 
 
 class SliceInferer(Inferer):
@@ -181,12 +245,19 @@ class SliceInferer(Inferer):
         start_sigma: float | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        if n_steps < 1 or samples < 1:
-            raise InputError(f"steps and samples must be at least 1; got {n_steps} and {samples}")
+        _check_count("n_steps", n_steps, 1, 1_000_000)
+        _check_count("samples", samples, 1, 1_000_000)
+        _check_count("seed", seed, 0, 2**63 - 1)
+        as_number("guidance", guidance)
+        for name, level in (("sigma_max", sigma_max), ("sigma_min", sigma_min), ("start_sigma", start_sigma)):
+            if level is not None:
+                as_number(name, level, positive=True)
+        find_solver(solver)
         self.name = solver
         suited = dict((tuned or {}).get(solver, {}))
         first = suited.pop("sigma_max", 8.0)
         sigma_max = first if sigma_max is None else sigma_max
+        make_solver(solver, settings)  # names the setting as it was given
         self.solver = make_solver(solver, suited | dict(settings or {}))
         self.samples = samples
         self.seed = seed
@@ -195,18 +266,17 @@ class SliceInferer(Inferer):
         self.dtype = dtype
         known = [label for label in labels if label]
         if condition and condition not in known:
-            raise InputError(f"this prior knows the conditions {', '.join(known) or 'none'}; got {condition!r}")
-        if not 0 <= guidance < float("inf"):
-            raise InputError(f"guidance must be finite and not negative; got {guidance}")
+            near = get_close_matches(str(condition), known, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            held = ", ".join(known) or "none"
+            raise InputError(f"this prior knows the conditions {held}; got {_short(condition)}{hint}")
         self.condition = condition or None
         self.guidance = guidance
         self.label = list(labels).index(condition) if condition else None
         self.by_channel = by_channel
         self.symmetries = dict(symmetries or {})
-        try:
-            equivariant(lambda x, sigma: x, **self.symmetries)
-        except TypeError as error:
-            raise InputError(f"symmetries are flip, shift and phase ({error})") from error
+        _check_symmetries(self.symmetries)
+        _check_count("multiple", multiple, 1, 1_000_000)
         self.chunk = chunk
         self.progress = progress
         learned = self.solver.requires.prior
@@ -439,7 +509,8 @@ class PosteriorInferer(SliceInferer):
         unit = magnitude_unit(array)  # squares of very large or small numbers are no numbers
         kspace = kspace * mask * (1 / unit)
         # Single precision on every way: collating makes it a float32 tensor or leaves a Python float.
-        std = float(torch.as_tensor(noise_std).float().flatten()[0])
+        given = noise_std.flatten()[0] if isinstance(noise_std, Tensor) else noise_std
+        std = float(np.float32(as_number("noise_std", given)))
         numbers = list(range(len(kspace))) if slices is None else [int(index) for index in slices]
 
         def problem(part: slice) -> tuple[Gaussian, Tensor]:

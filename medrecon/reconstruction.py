@@ -13,6 +13,7 @@ import monai
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from torch import nn
 
 import medrecon
 from medrecon.bundle import find_bundle, load_config, metadata, parsed
@@ -21,7 +22,7 @@ from medrecon.data.espirit import CoilMaps, Espirit, coil_maps, trusted_noise
 from medrecon.data.kspace import check_scale, common_mask, sampling_mask
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
-from medrecon.inferers import PosteriorInferer
+from medrecon.inferers import PosteriorInferer, as_number, find_solver
 
 __all__ = [
     "Reconstruction",
@@ -141,7 +142,7 @@ def finish_record(record: Mapping[str, Any], root: str | Path, mask: np.ndarray,
 
 
 def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu") and not name.startswith("cuda"):
+    if not isinstance(name, str) or (name not in ("auto", "cpu") and not name.startswith("cuda")):
         raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("no CUDA device is available; choose --device cpu")
@@ -216,8 +217,8 @@ def reconstruct(
         raise InputError(f"{name}: k-space is all zeros; there is nothing to reconstruct")
     mask = sampling_mask(kspace, mask, name, alike=False)
     kspace = np.ascontiguousarray(kspace * mask)
-    if noise_std is not None and not 0 <= noise_std < float("inf"):
-        raise InputError(f"the noise must be a finite number that is not negative; got {noise_std}")
+    if noise_std is not None:
+        noise_std = as_number("noise_std", noise_std)
     if noise_std is None:
         noise_std, noise_source = noise_level(kspace, mask)
     numbers = range(len(kspace))[slices]
@@ -228,23 +229,28 @@ def reconstruct(
 
     # Settings are judged before the long work: maps, weights, steps.
     root = find_bundle(bundle)
-    overrides = {"solver": solver, "settings": dict(settings or {}), "samples": samples, "seed": seed}
+    for one in (solver, *([] if start is None else [start])):
+        find_solver(one)
+    values: dict[str, Any] = {"solver": solver, "settings": {} if settings is None else settings}
+    values |= {"samples": samples, "seed": seed, "device": (where := _device(device))}
+    if steps is not None:
+        values["n_steps"] = steps
     if start is not None or start_sigma is not None:
-        overrides |= {"start": start, "start_sigma": start_sigma}
-    parser = load_config(root, **overrides, **({} if steps is None else {"n_steps": steps}))
-    where = _device(device)
-    parser["device"] = where
+        values |= {"start": start, "start_sigma": start_sigma}
+    config = load_config(root, **values)
     if guidance != 1 and not condition:
         raise InputError("guidance says how much a condition counts; give a condition as well")
     if condition:
-        if parser.get("condition") is None:
+        if "condition" not in config:
             raise InputError(f"the prior of bundle {root.name} takes no condition; leave it out")
-        parser["condition"], parser["guidance"] = condition, guidance
-    inferer = parsed(parser, "inferer")
+        config.bind(condition=condition, guidance=guidance)
+    inferer = parsed(config, "inferer")
     if not isinstance(inferer, PosteriorInferer):
         raise InputError(f"bundle {root.name} does not reconstruct k-space; run its configs/inference.yaml instead")
     inferer.progress = progress
-    network = parsed(parser, "network") if inferer.solver.requires.prior else None
+    network = parsed(config, "network") if inferer.solver.requires.prior else None
+    if network is not None and not isinstance(network, nn.Module):
+        raise InputError(f"bundle {root.name}: its 'network' is a {type(network).__name__}; correct its inference.yaml")
 
     if maps is None:
         believed = trusted_noise(noise_std, kspace, mask)

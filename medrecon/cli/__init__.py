@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from medrecon import __version__
 from medrecon.cli import demo, evaluate, info, prep, recon, solvers, undersample
-from medrecon.data.errors import InputError
+from medrecon.cli.streams import lasting
+from medrecon.data.errors import InputError, told
 
 __all__ = ["main"]
 
@@ -41,11 +43,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sentence(error: OSError | MemoryError) -> str:
-    """What the system refused, with the file where it names one."""
+    """What the system refused, with the file where it names one, and what to do where that is clear."""
     if isinstance(error, MemoryError):
         return f"out of memory ({error}); reconstruct fewer slices or samples at a time"
+    advice = {
+        errno.ENOSPC: "free space, or write to another disk",
+        errno.EDQUOT: "free space, or write to another disk",
+        errno.EACCES: "check its permissions",
+        errno.EPERM: "check its permissions",
+        errno.EROFS: "write to another folder",
+        errno.ENOENT: "check the path",
+        errno.ENAMETOOLONG: "give a shorter name",
+    }.get(error.errno or 0)
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}; check the path and its permissions"
+    return f"{where}{told(error.strerror or error)}{f'; {advice}' if advice else ''}"
 
 
 @contextmanager
@@ -61,8 +72,20 @@ def _warnings_on_standard_error() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0: done, 1: done in part, 2: bad input, told in one sentence on standard error."""
-    arguments = _parser().parse_args(argv)
+    """Run one command; 0: done, 1: done in part, 2: bad input, told in one sentence on standard error.
+
+    Whoever reads the output may stop before its end: the work goes on, and the code is that of the work.
+    """
+    try:
+        with lasting():
+            return _run(_parser().parse_args(argv))
+    except OSError as error:  # of the standard streams themselves
+        with suppress(OSError, AttributeError):
+            print(f"medrecon: error: {_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         with _warnings_on_standard_error():
             return COMMANDS[arguments.command].run(arguments) or 0

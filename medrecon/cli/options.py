@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import warnings
 from collections.abc import Callable
 from types import TracebackType
@@ -57,7 +58,7 @@ def value(text: str) -> object:
 
     try:
         return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, or nested without end
         return text
 
 
@@ -66,6 +67,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module="monai")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache lies, in a home that cannot be written
 
 
 def set_up(arguments: argparse.Namespace) -> None:

@@ -102,9 +102,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _visible(text: str) -> str:
-    """Names of files may hold anything: on one line, with nothing that moves the cursor, as any terminal can show it."""
-    import sys
-
-    text = "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    """Names of files may hold anything: on one line, with nothing that moves the cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -18,9 +18,13 @@ def run(arguments: argparse.Namespace) -> None:
     from dataclasses import fields
 
     from medrecon.bundle import find_bundle, load_config
+    from medrecon.data.errors import InputError
     from medrecon.solvers import SOLVERS
 
-    tuned = load_config(find_bundle(arguments.bundle)).get("tuned") or {} if arguments.bundle else {}
+    config = load_config(find_bundle(arguments.bundle)) if arguments.bundle else {}
+    tuned = config.get("tuned") or {}
+    if not isinstance(tuned, dict) or not all(isinstance(suited, dict) for suited in tuned.values()):
+        raise InputError(f"{arguments.bundle}: 'tuned' in its inference.yaml must be settings by solver; correct it")
     for name, solver in SOLVERS.items():
         print(f"{name:12} {(solver.__doc__ or '').strip().splitlines()[0]}")
         if arguments.settings:

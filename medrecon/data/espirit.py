@@ -1,4 +1,4 @@
-"""Coil sensitivities by ESPIRiT with sigpy, and what to do where it fails: arrays in, tensors out."""
+"""Coil sensitivities by ESPIRiT, and what to do where it fails: arrays in, tensors out."""
 
 from __future__ import annotations
 
@@ -116,8 +116,6 @@ def espirit_maps(
     Reference: Uecker et al., ESPIRiT, MRM 71 (2014); steps as in ``sigpy.mri.app.EspiritCalib``, which takes square
         calibration regions only.
     """
-    import sigpy as sp
-
     shape = kspace.shape[1:]
     rows, columns = _calibration(mask, shape, kernel)
     height, width = rows.stop - rows.start, columns.stop - columns.start
@@ -135,7 +133,7 @@ def espirit_maps(
     calibration = kspace[:, rows, columns]
     if not calibration.any():
         return empty
-    blocks = sp.array_to_blocks(calibration, [kernel, kernel], [1, 1])
+    blocks = np.lib.stride_tricks.sliding_window_view(calibration, (kernel, kernel), axis=(1, 2))
     matrix = blocks.reshape(coils, -1, kernel**2).transpose(1, 0, 2).reshape(-1, coils * kernel**2)
     # Eigenvectors of the Gram matrix: the right singular vectors, whatever the number of blocks.
     values, vectors = np.linalg.eigh(matrix.conj().T @ matrix)
@@ -330,11 +328,9 @@ def combined_reference(kspace: np.ndarray, calibration: int = 24, crop: float = 
     Maps by :func:`coil_maps` from the central ``calibration`` square (or what there is of it), zero outside them; the magnitude
     for a single coil. ``(slices, y, x)`` float32.
     """
-    import sigpy as sp
-
     images = []
     for k in kspace:
-        coils = sp.ifft(k, axes=(-2, -1))
+        coils = from_kspace(k, (-2, -1))
         if len(k) == 1:
             images.append(np.abs(coils[0]))
             continue

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -46,9 +49,28 @@ def _equispaced(shape: tuple[int, int], acs: int, accel: float, rng: np.random.G
     return mask
 
 
-def _poisson(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Generator) -> np.ndarray:
-    from sigpy.mri import poisson
+def _sigpy_poisson() -> Callable[..., np.ndarray]:
+    """The function of sigpy, which numba compiles.
 
+    Numba refuses to work where it finds no folder for its cache: a read-only installation, without a home. Then it gets one that
+    only this user can write, for this process alone: what is read from a cache is code.
+    """
+    try:
+        from sigpy.mri import poisson
+    except RuntimeError as error:
+        if "cannot cache function" not in str(error):
+            raise
+        import numba
+
+        folder = tempfile.mkdtemp(prefix="medrecon-numba-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
+        from sigpy.mri import poisson
+    return poisson
+
+
+def _poisson(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Generator) -> np.ndarray:
+    poisson = _sigpy_poisson()
     seed = int(rng.integers(2**31))
     calibration = tuple(min(acs, n - 2) for n in shape)  # sigpy divides by what is left outside
     mask = np.abs(poisson(shape, accel, calib=calibration, crop_corner=False, seed=seed)) > 0

@@ -35,13 +35,17 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno
 
 
 def made(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
-    """A part of a recipe; what is wrong with it in one sentence."""
-    try:
-        return parsed(parser, key)
-    except InputError:
-        raise
-    except Exception as error:  # MONAI's own, of many kinds
-        raise InputError(f"the recipe's {key!r} cannot be made ({sentence(error)}); see its settings") from error
+    """A part of a recipe.
+
+    Raises:
+        InputError: if it cannot be made, or is of the wrong kind.
+    """
+    part = parsed(parser, key)
+    if key == "cases" and not (isinstance(part, list) and all(isinstance(case, Case) for case in part)):
+        raise InputError(f"the recipe's 'cases' make a {type(part).__name__}, not a list of cases; see data_prep")
+    if key == "transform" and not callable(part):
+        raise InputError(f"the recipe's 'transform' makes a {type(part).__name__}, not a transform; see data_prep")
+    return part
 
 
 @functools.lru_cache(maxsize=4)

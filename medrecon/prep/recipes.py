@@ -8,13 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-from monai.bundle import ConfigParser
+from medrecon.bundle import Config, parsed, read_yaml
+from medrecon.data.errors import InputError, told
 
-from medrecon.bundle import parsed
-from medrecon.data.errors import InputError
-
-__all__ = ["find_recipe", "load_recipe", "names", "parser_of"]
+__all__ = ["check_recipe", "find_recipe", "load_recipe", "names", "parser_of"]
 
 
 def _shelves() -> list[Path]:
@@ -35,7 +32,7 @@ def find_recipe(name: str | Path) -> Path:
     """
     if Path(name).suffix.lower() in (".yaml", ".yml", ".json"):
         if not Path(name).is_file():
-            raise InputError(f"{name}: no such recipe")
+            raise InputError(f"{name}: no such recipe; give the path of a YAML file, or one of {', '.join(names())}")
         return Path(name)
     for shelf in _shelves():
         if (shelf / f"{name}.yaml").is_file():
@@ -44,34 +41,71 @@ def find_recipe(name: str | Path) -> Path:
     raise InputError(f"no recipe {str(name)!r}; did you mean {near[0]!r}? There are {', '.join(names())}")
 
 
-def load_recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A recipe as plain data, with some of its items replaced.
+_CODE = ("about", "imports", "cases", "transform", "write", "optional")
+"""Items of a recipe that are not settings."""
+_CHANGED = "_changed_"
+"""Item with the names of those whose values are the user's: data, whatever they look like."""
 
-    A recipe is code: only use those that you trust.
+
+def load_recipe(name: str | Path, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A recipe as plain data, with some of its settings replaced.
+
+    A recipe is code: only use those that you trust. The changes are data: ``$``, ``@`` and ``%`` are characters in them.
 
     Raises:
-        InputError: if it cannot be read, lacks ``cases``, ``transform`` or ``write``, or has no item to replace.
+        InputError: if it cannot be read, lacks ``cases``, ``transform`` or ``write``, holds other things than plain data, or
+            has no setting to replace.
     """
     path = find_recipe(name)
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())[:150]})") from error
-    missing = [key for key in ("cases", "transform", "write") if not isinstance(recipe, dict) or key not in recipe]
-    if missing:
-        raise InputError(f"{path}: not a recipe; it lacks {', '.join(missing)}")
+    recipe = read_yaml(path, "a recipe")
     for key, value in (changes or {}).items():
-        if key not in recipe or key in ("cases", "transform", "write"):
-            free = [k for k in recipe if k not in ("about", "imports", "cases", "transform", "write")]
-            raise InputError(f"{path}: has no setting {key!r}; it has {', '.join(free) or 'none'}")
+        if key not in recipe or key in (*_CODE, _CHANGED):
+            free = [k for k in recipe if k not in (*_CODE, _CHANGED)]
+            near = get_close_matches(str(key), free, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{path}: has no setting {key!r}; it has {', '.join(free) or 'none'}{hint}")
         recipe[key] = value
-    json.dumps(recipe)  # nothing but plain data, which travels to workers
+    if changes:
+        recipe[_CHANGED] = sorted(changes)
+    check_recipe(recipe, str(path))
     return recipe
 
 
-def parser_of(recipe: Mapping[str, Any], source: str | Path, seed: int = 0) -> ConfigParser:
+def check_recipe(recipe: Mapping[str, Any], name: str = "the recipe") -> None:
+    """Refuse a recipe that lacks items, has some of the wrong kind, or cannot travel to workers.
+
+    Raises:
+        InputError: naming the item.
+    """
+    missing = [key for key in ("cases", "transform", "write") if key not in recipe]
+    if missing:
+        raise InputError(f"{name}: not a recipe; it lacks {', '.join(missing)}")
+    for key, value in recipe.items():
+        try:
+            json.dumps(value, sort_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            reason = f"{type(value).__name__}; {told(error)}"
+            raise InputError(f"{name}: {key!r} is not plain data ({reason}); quote dates and the like") from error
+    for key in ("write", "optional"):
+        names = recipe.get(key) or {}
+        if not isinstance(names, dict) or not all(isinstance(v, str) for pair in names.items() for v in pair):
+            raise InputError(
+                f"{name}: {key!r} must be names of what is written and keys of the transform's output, such as "
+                f"{{image: image}}; got {str(names)[:100]}"
+            )
+    for key in ("cases", "transform"):
+        if not isinstance(recipe[key], dict | str) or (isinstance(recipe[key], dict) and "_target_" not in recipe[key]):
+            raise InputError(
+                f"{name}: {key!r} must have a '_target_', or be a reference or expression; got {str(recipe[key])[:100]}"
+            )
+
+
+def parser_of(recipe: Mapping[str, Any], source: str | Path, seed: int = 0) -> Config:
     """Ready to make ``cases`` and ``transform``; a recipe may refer to ``@source`` and ``@seed``."""
-    parser = ConfigParser({**recipe, "source": str(source), "seed": seed})
+    changed = {key: recipe[key] for key in recipe.get(_CHANGED) or ()}
+    code = {key: value for key, value in recipe.items() if key != _CHANGED}
+    parser = Config({**code, **dict.fromkeys(changed), "source": None, "seed": None}, "the recipe")
+    parser.bind(source=str(source), seed=seed, **changed)
     if "imports" in recipe:
         parsed(parser, "imports")
     return parser

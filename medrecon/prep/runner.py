@@ -20,7 +20,7 @@ from medrecon.prep.cases import Case, finding, stamp_of
 from medrecon.prep.journal import Journal
 from medrecon.prep.people import Key, without_names, write_sources
 from medrecon.prep.preparing import made, transform_of, unwritable
-from medrecon.prep.recipes import parser_of
+from medrecon.prep.recipes import check_recipe, parser_of
 from medrecon.prep.shards import pack, read_rows, write_lines
 from medrecon.workers import Pool, Task
 
@@ -192,6 +192,7 @@ def prepare(
         InputError: if there are no cases, or the folder was made otherwise.
     """
     source, destination = Path(source).absolute(), Path(destination).absolute()
+    check_recipe(recipe)
     _check(workers, shares, timeout, recipe)
     text = json.dumps(recipe, sort_keys=True)
     transform_of(text, str(source), seed)

@@ -146,11 +146,13 @@ def objective(parameterization: str, sigma_data: float = 0.25, **law: float) -> 
         **law: other arguments of the class, such as the noise levels of the training.
 
     Raises:
-        ValueError: for another name, or an argument that the class does not have.
+        ValueError: for another name, a ``sigma_data`` that is no positive number, or an argument that the class does not have.
     """
     known: dict[str, Callable[..., Objective]] = {"edm": EDM, "ddpm": DDPM, "flow": RectifiedFlow}
-    if parameterization not in known:
+    if not isinstance(parameterization, str) or parameterization not in known:
         raise ValueError(f"parameterization must be one of {', '.join(known)}; got {parameterization!r}")
+    if not isinstance(sigma_data, int | float) or not 0 < sigma_data < float("inf"):
+        raise ValueError(f"sigma_data must be a number above 0; got {sigma_data!r}")
     try:
         return known[parameterization](**({"sigma_data": sigma_data} if parameterization == "edm" else {}), **law)
     except TypeError as error:
