@@ -132,7 +132,7 @@ def test_a_cluster_that_runs_already(tmp_path):
     from distributed import LocalCluster
 
     source = scans(tmp_path / "in", 3)
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
         report = prepare(source, tmp_path / "out", load_recipe("kspace"), dask=cluster.scheduler_address)
     assert (report.made, report.failed) == (3, [])
     with pytest.raises(InputError, match="no dask scheduler answers"):
@@ -281,7 +281,7 @@ def test_relative_folders_on_a_cluster_and_one_that_workers_cannot_see(tmp_path,
         n_workers=1,
         threads_per_worker=2,
         processes=True,
-        dashboard_address=None,
+        dashboard_address=":0",
         local_directory=str(tmp_path / "elsewhere"),
     ) as cluster:
         monkeypatch.chdir(tmp_path)
