@@ -9,6 +9,7 @@ Children end with their caller, also when that is killed: the server sees its so
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -285,7 +286,7 @@ class Pool:
         self.children.remove(child)
         child.stream.close()
         try:
-            os.kill(child.pid, signal.SIGKILL)  # of one that died already, the server keeps the exit code
+            _kill(child.pid)  # of one that died already, the server keeps the exit code
             code = _server(self.workers > 1).ask({"wait": child.pid})
         except OSError:
             return "with the server of worker processes"
@@ -298,6 +299,13 @@ class Pool:
         """End idle children, which frees their memory."""
         for child in [c for c in self.children if c.task is None]:
             self._bury(child)
+
+
+def _kill(pid: int) -> None:
+    """Kill a child and the processes that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
 
 
 # In the server and its children
@@ -333,7 +341,7 @@ def serve(descriptor: int) -> None:
             control.sendall(f"{answer}\n".encode())
     for pid in children:
         with suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+            _kill(pid)
             os.waitpid(pid, 0)
     for path, line in last.items():
         with suppress(OSError):  # without O_CREAT: the caller has removed it if all went well
@@ -368,6 +376,9 @@ def _forked(control: socket.socket, descriptor: int, request: Mapping[str, Any])
         return pid
     try:
         control.close()
+        os.setpgid(0, 0)
+        with suppress(OSError, AttributeError):  # on Linux: end with the server, even in the middle of a task
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         sys.path[:] = request["path"]
         with suppress(OSError):
             os.chdir(request["folder"])

@@ -22,23 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _image(path: str):  # noqa: ANN202 - numpy is imported inside
     """Magnitude ``(slices, y, x)`` of either output format."""
-    import nibabel as nib
-    import numpy as np
+    from pathlib import Path
 
-    from medrecon.data.errors import InputError
+    from medrecon.data.images import is_nifti, load_image
     from medrecon.data.kspace import load_array
 
-    if path.lower().endswith((".h5", ".hdf5")):
-        return np.asarray(load_array(path, "reconstruction"))
-    try:
-        volume = np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except Exception as error:
-        raise InputError(
-            f"{path}: not a readable NIfTI image ({error}); give the output of 'medrecon recon'"
-        ) from error
-    return volume.transpose(2, 1, 0) if volume.ndim == 3 else volume
+    return load_image(path).array if is_nifti(Path(path)) else load_array(path, "reconstruction")
 
 
 def _magnitude(path: str):  # noqa: ANN202 - numpy is imported inside
@@ -61,14 +50,21 @@ def _magnitude(path: str):  # noqa: ANN202 - numpy is imported inside
 def run(arguments: argparse.Namespace) -> None:
     """Print the scores."""
     import json
+    import re
+    from pathlib import Path
 
     import numpy as np
 
     from medrecon.data.errors import InputError, warn
     from medrecon.data.espirit import combined_reference
+    from medrecon.data.files import not_described
     from medrecon.data.kspace import load_kspace, undersampled
 
     image = _magnitude(arguments.reconstruction)
+    where = Path(arguments.reconstruction)
+    problem = not_described(where, where.with_name(re.sub(r"(\.nii)?\.[^.]+$", "", where.name) + ".json"))
+    if problem is not None:
+        warn(problem)
     full = load_kspace(arguments.reference, dict(arguments.select))
     for text in full.warnings:
         warn(text)

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
-
 from medrecon.data.dicom import UnknownFileError, identity, image_header, natural
-from medrecon.data.errors import DAMAGE, InputError, told, warn
+from medrecon.data.errors import DAMAGE, InputError, redacted, told, warn
+from medrecon.data.hdf5 import open_hdf5, read_attribute, text_of
 from medrecon.prep.journal import Journal
 from medrecon.prep.people import Key
 from medrecon.workers import Pool, Task, perform
@@ -188,7 +187,8 @@ def _walk(source: Path) -> Iterator[tuple[str, str | None]]:
     seen = set()
     for folder, folders, names in os.walk(source, followlinks=True, onerror=stop):
         real = os.path.realpath(folder)
-        if real in seen or {"recipe.json", "manifest.jsonl"} <= set(names) or ".staged" in folders:
+        prepared = "recipe.json" in names and {".lock", "manifest.jsonl", "shards", ".staged"} & {*names, *folders}
+        if real in seen or prepared:
             folders.clear()
             continue
         seen.add(real)
@@ -283,11 +283,12 @@ def _add(
 def attribute_of(path: str, name: str) -> dict[str, Any]:
     """Of an HDF5 file, as ``value``; ``None`` where it has none."""
     try:
-        with h5py.File(path, "r") as file:
-            value = file.attrs.get(name)
+        with open_hdf5(path) as file:
+            value = read_attribute(file, name)
     except DAMAGE as reason:
-        return {"error": f"{path}: cannot be read ({told(reason)}), so its subject is not known"}
-    return {"value": None if value is None else str(value.decode() if isinstance(value, bytes) else value)}
+        return {"error": f"{path}: cannot be read ({redacted(reason)}), so its subject is not known"}
+    text = text_of(value)
+    return {"value": text.decode("utf-8", "replace") if text is not None else None if value is None else str(value)}
 
 
 def _renamed(case: Case) -> Case:

@@ -23,6 +23,7 @@ from monai.transforms import Randomizable
 
 import medrecon
 from medrecon.bundle import parsed
+from medrecon.data import decoding
 from medrecon.data.errors import InputError, told
 from medrecon.prep.cases import Case, stamp_of
 from medrecon.prep.people import without_names
@@ -69,12 +70,13 @@ def prepare_case(work: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         work: ``recipe`` (JSON), ``source``, ``destination``, ``seed``, and of the case ``case``, ``subject``, ``split``,
-            ``inputs`` and ``pseudonyms``.
+            ``inputs`` and ``pseudonyms``; ``seconds`` that decoding a file may take.
 
     Returns:
         case, subject and split, and what was ``logged``, with names; with an ``error``, with names, if the case cannot be
         prepared, or with ``stop`` if none can be written.
     """
+    decoding.SECONDS = work["seconds"]  # so that a decoder that hangs costs its file, not the case
     case = Case(work["case"], work["subject"], work["inputs"], pseudonyms=work["pseudonyms"])
     brief = {key: work[key] for key in ("case", "subject", "split")}
     row: dict[str, Any] = {**brief, "source": case.shown}

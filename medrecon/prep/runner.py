@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from medrecon.data.errors import InputError, told, warn
+from medrecon.data.files import only_run
 from medrecon.prep import cluster
 from medrecon.prep.cases import Case, finding, stamp_of
 from medrecon.prep.journal import Journal
 from medrecon.prep.people import Key, without_names, write_sources
 from medrecon.prep.preparing import made, transform_of, unwritable
 from medrecon.prep.recipes import check_recipe, parser_of
-from medrecon.prep.shards import pack, read_rows, write_lines
+from medrecon.prep.shards import check_staged, pack, read_rows, write_lines
 from medrecon.workers import Pool, Task
 
 __all__ = ["Report", "prepare", "split_of"]
@@ -71,7 +71,7 @@ def _alone(destination: Path) -> Iterator[None]:
     missing = [p for p in (destination, *destination.parents) if not p.exists()]
     try:
         destination.mkdir(parents=True, exist_ok=True)
-        with _lock(destination):
+        with only_run(destination / ".lock", f"{destination}: another run is writing there"):
             yield
     except OSError as error:
         raise InputError(
@@ -81,34 +81,6 @@ def _alone(destination: Path) -> Iterator[None]:
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
-
-
-@contextmanager
-def _lock(destination: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # not on every system
-        yield
-        return
-    path = destination / ".lock"
-    while True:
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"{destination}: another run is writing there; wait for it, or choose another folder"
-                ) from error
-            except OSError:  # a file system without locks
-                pass
-            else:
-                if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    continue  # the run that had it has just removed it
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
 
 
 @dataclass(frozen=True)
@@ -260,6 +232,7 @@ class _Run:
         self.failed: list[dict[str, Any]] = []
 
     def __call__(self, cases: Sequence[Case], dask: str | None, shard_bytes: int, sources: Path | None) -> Report:
+        check_staged(self.destination)
         packed, staged = read_rows(self.destination)
         before = {**packed, **staged}
         self._compare([case for case in cases if case.error is None and case.name in before], before)
@@ -358,6 +331,7 @@ class _Run:
             "split": self._split(case),
             "inputs": dict(case.inputs),
             "pseudonyms": dict(case.pseudonyms),
+            "seconds": min(self.pool.timeout / 2, 60.0),
         }
         size = 0
         for path in case.paths(self.source):
