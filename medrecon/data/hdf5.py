@@ -36,7 +36,7 @@ def open_hdf5(path: str | Path, below: str = "/") -> Iterator[h5py.File]:
 
     Args:
         path: of the file.
-        below: the group that will be read; links elsewhere are not looked at.
+        below: the group that will be read; links elsewhere are not looked at, and soft links in it are refused.
 
     Raises:
         InputError: if it is no HDF5 file, is damaged, or refers to data outside the file.
@@ -63,7 +63,7 @@ def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
     Args:
         file: opened for reading, of which nothing was read yet.
         path: of it.
-        below: the group that will be read; links elsewhere are not looked at.
+        below: the group that will be read; links elsewhere are not looked at, and soft links in it are refused.
 
     Raises:
         InputError: naming the file and the link or dataset.
@@ -72,11 +72,12 @@ def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
     links: list[tuple[str, int, int]] = []
     for k, part in enumerate(parts):
         above = file["/".join(parts[:k])] if k else file["/"]
-        if part not in above.id.links:
+        word = part.encode("utf-8", "surrogateescape")
+        if not isinstance(above, h5py.Group) or not above.id.links.exists(word):
             break
-        info = above.id.links.get_info(part.encode("utf-8", "surrogateescape"))
+        info = above.id.links.get_info(word)
         links.append(("/".join(parts[: k + 1]), info.type, info.u))
-        _check_links(file, path, links[-1:])
+        _check_links(file, path, links[-1:], False)
     group = file.get("/".join(parts)) if parts else file["/"]
     if not isinstance(group, h5py.Group):
         return
@@ -89,24 +90,24 @@ def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
     group.id.links.visit(visit, info=True)
     if len(links) > _MOST:
         raise InputError(f"{path}: holds more than {_MOST} datasets and groups; give a file with the data alone")
-    _check_links(file, path, links[top:])
+    _check_links(file, path, links[top:], not parts)
 
 
-def _check_links(file: h5py.File, path: str | Path, links: Sequence[tuple[str, int, int]]) -> None:
+def _check_links(file: h5py.File, path: str | Path, links: Sequence[tuple[str, int, int]], soft: bool) -> None:
     """Refuse links (name, kind, address) that lead out of the file, and datasets whose data lie outside.
 
+    Soft links stay in the file, of which all links are known then; where one group alone is looked through they are refused, too.
     Headers are read here rather than by the library, which would already follow what they say.
     """
     seen: set[int] = set()
     widths = file.id.get_create_plist().get_sizes()
     with open_bounded(path) as content:
         for name, kind, address in links:
-            if kind == h5l.TYPE_SOFT:
+            if kind == h5l.TYPE_SOFT and soft:
                 continue
             if kind != h5l.TYPE_HARD:
-                raise _outside(
-                    path, name, "an external link" if kind == h5l.TYPE_EXTERNAL else "a link of an unknown kind"
-                )
+                names = {h5l.TYPE_EXTERNAL: "an external link", h5l.TYPE_SOFT: "a soft link"}
+                raise _outside(path, name, names.get(kind, "a link of an unknown kind"))
             if address in seen:
                 continue
             seen.add(address)

@@ -51,7 +51,7 @@ def linked(file, name, shape, dtype, outside):
 def softly_linked(file, name, shape, dtype, outside):
     """A soft link that leads through an external one."""
     file["elsewhere"] = h5py.ExternalLink(str(outside), "/")
-    file[name] = h5py.SoftLink("/elsewhere/secret")
+    file[name] = h5py.SoftLink(f"{file.name}/elsewhere/secret")
 
 
 def virtual(file, name, shape, dtype, outside):
@@ -127,6 +127,22 @@ def test_soft_and_hard_links_that_stay_in_the_file_are_followed(tmp_path):
         file["kspace"] = h5py.SoftLink("/group/data")
         file["again"] = file["group"]
     assert np.array_equal(load_kspace(tmp_path / "a.h5").kspace, measured(0))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_group_of_many_is_looked_through_alone(tmp_path, way):
+    with h5py.File(tmp_path / "outside.h5", "w") as file:
+        file["secret"] = np.ones(4, "f4")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["good/data"] = np.ones(4)
+        way(file.create_group("bad"), "data", (4,), "f4", tmp_path / "outside.h5")
+        file["ugly"] = h5py.SoftLink("/bad")
+        file["worse"] = h5py.ExternalLink(str(tmp_path / "outside.h5"), "/")
+    with open_hdf5(tmp_path / "a.h5", "good") as file:
+        assert np.array_equal(file["good/data"], np.ones(4))
+    for below in ("bad", "worse", "bad/data", "worse/secret"):
+        with pytest.raises(InputError, match="lie outside"), open_hdf5(tmp_path / "a.h5", below):
+            pass
 
 
 def test_filters_that_would_be_loaded_are_named(tmp_path):
