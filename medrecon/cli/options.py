@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "add_compute", "add_select", "quiet", "set_up", "value"]
+__all__ = ["Progress", "add_compute", "add_select", "choice", "quiet", "set_up", "value"]
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +22,14 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
 def add_select(parser: argparse.ArgumentParser) -> None:
     """``--select``, into a dictionary."""
     parser.add_argument(
-        "--select", type=_choice, action="append", default=[], metavar="NAME=VALUE",
+        "--select", type=choice, action="append", default=[], metavar="NAME=VALUE",
         help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set, dataset; DICOM: any attribute, NAME= for "
         "those without it; DICOM and NIfTI: volume, counted from 0); repeatable",
     )  # fmt: skip
 
 
-def _choice(text: str) -> tuple[str, int | str]:
+def choice(text: str) -> tuple[str, int | str]:
+    """``NAME=VALUE``."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")

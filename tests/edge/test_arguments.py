@@ -173,6 +173,8 @@ def test_changes_of_a_recipe_are_data(scan, tmp_path):
     assert prepare(tmp_path / "in", tmp_path / "out", recipe, workers=1).kept == 1
     with pytest.raises(InputError, match="no regular expression"):
         prepare(tmp_path / "in", tmp_path / "other", load_recipe("kspace", {"pattern": ["@source"]}))
+    with pytest.raises(InputError, match="holds no file"):
+        prepare(tmp_path / "in", tmp_path / "other", load_recipe("kspace", {"pattern": "%no-such-file.yaml"}))
     with pytest.raises(InputError, match="did you mean 'pattern'"):
         load_recipe("kspace", {"patern": "a"})
 
