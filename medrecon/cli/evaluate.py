@@ -61,14 +61,21 @@ def _magnitude(path: str):  # noqa: ANN202 - numpy is imported inside
 def run(arguments: argparse.Namespace) -> None:
     """Print the scores."""
     import json
+    import re
+    from pathlib import Path
 
     import numpy as np
 
     from medrecon.data.errors import InputError, warn
     from medrecon.data.espirit import combined_reference
+    from medrecon.data.files import not_described
     from medrecon.data.kspace import load_kspace, undersampled
 
     image = _magnitude(arguments.reconstruction)
+    where = Path(arguments.reconstruction)
+    problem = not_described(where, where.with_name(re.sub(r"(\.nii)?\.[^.]+$", "", where.name) + ".json"))
+    if problem is not None:
+        warn(problem)
     full = load_kspace(arguments.reference, dict(arguments.select))
     for text in full.warnings:
         warn(text)

@@ -162,7 +162,7 @@ def run(arguments: argparse.Namespace) -> None:
         "label": arguments.solver,
     }
     paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1, sources, **names)
-    check_writable(paths, arguments.overwrite)
+    check_writable(paths, arguments.overwrite, Path(arguments.output))
     # Before coils are mixed, which hides what one of them lacks.
     measured = data.mask
     if arguments.mask:

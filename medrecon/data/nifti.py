@@ -16,6 +16,7 @@ import nibabel.openers
 import numpy as np
 
 from medrecon.data.errors import InputError, SelectionError, told
+from medrecon.data.files import not_described
 from medrecon.data.images import Image, nifti_stem, volume_number
 
 __all__ = ["read_nifti"]
@@ -185,6 +186,8 @@ def read_nifti(
             attributes = {key: held[key] for key in wanted if isinstance(held.get(key), str | int | float)}
         except (ValueError, AttributeError, OSError, zlib.error):
             attributes = {}  # somebody else's file
+        problem = not_described(path, sidecar)
+        warnings = warnings if problem is None else (*warnings, problem)
     other = phase if phase is not None else imaginary
     if other is not None:
         if phase is not None and imaginary is not None:

@@ -53,7 +53,8 @@ def _walk(source: Path) -> Iterator[str]:
     seen = set()
     for folder, folders, names in os.walk(source, followlinks=True, onerror=stop):
         real = os.path.realpath(folder)
-        if real in seen or {"recipe.json", ".lock"} <= set(names):
+        prepared = "recipe.json" in names and {".lock", "manifest.jsonl", "shards", ".staged"} & {*names, *folders}
+        if real in seen or prepared:
             folders.clear()
             continue
         seen.add(real)

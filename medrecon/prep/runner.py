@@ -11,7 +11,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +25,10 @@ from monai.transforms import Randomizable
 import medrecon
 from medrecon.bundle import parsed
 from medrecon.data.errors import InputError, told
+from medrecon.data.files import only_run
 from medrecon.prep.cases import Case
 from medrecon.prep.recipes import check_recipe, parser_of
-from medrecon.prep.shards import pack, read_rows, stage, staged_path, write_lines
+from medrecon.prep.shards import check_staged, pack, read_rows, stage, staged_path, write_lines
 
 __all__ = ["Report", "prepare", "split_of"]
 
@@ -287,24 +288,9 @@ def _under_way(client: Any, todo: Sequence[_Work]) -> Iterator[tuple[_Work, dict
                 raise InputError(f"the dask cluster stopped ({told(error)}); run again to go on") from error
 
 
-@contextmanager
-def _alone(destination: Path) -> Iterator[None]:
-    """No two runs write into one folder; a lock that dies with its process."""
-    try:
-        import fcntl
-    except ImportError:  # not on every system
-        yield
-        return
-    with (destination / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{destination}: another run is writing there; wait for it, or choose another folder"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
-        yield
+def _alone(destination: Path) -> AbstractContextManager[None]:
+    """No two runs write into one folder; a lock that ends with its process."""
+    return only_run(destination / ".lock", f"{destination}: another run is writing there")
 
 
 def _same_task(destination: Path, task: Mapping[str, Any]) -> None:
@@ -385,6 +371,7 @@ def prepare(
         raise InputError(f"{destination}: cannot be made ({error.strerror}); choose another output folder") from error
     with _alone(destination):
         _same_task(destination, {"recipe": json.loads(text), "split": list(shares), "seed": seed})
+        check_staged(destination)
         packed, staged = read_rows(destination)
         before = {**packed, **staged}
         failed: list[dict[str, Any]] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import numpy as np
 from medrecon.data.errors import InputError
 from medrecon.data.files import write_whole
 from medrecon.writers.bids import bids_files, dataset_description
+from medrecon.writers.earlier import earlier_files, owner
 from medrecon.writers.formats import hdf5_bytes, mrd_bytes, nifti_bytes, png_bytes, with_signal
 
 if TYPE_CHECKING:
@@ -60,7 +63,8 @@ def output_paths(
     """The files that :func:`write_reconstruction` makes, image first, sidecar last.
 
     Raises:
-        InputError: for an unknown format, one that cannot hold what is asked for, or if a file is one of ``sources``.
+        InputError: for an unknown format, one that cannot hold what is asked for, or if a file is one of ``sources``, or
+            of another name's reconstruction.
     """
     if fmt not in FORMATS:
         raise InputError(f"unknown output format {fmt!r}; choose one of {', '.join(FORMATS)}")
@@ -79,6 +83,9 @@ def output_paths(
     for path in paths:
         if path.exists() and any(path.samefile(source) for source in inputs):
             raise InputError(f"{path}: would replace its own input; choose another output folder")
+        other = owner(folder, stem, path) if bids is None and os.path.lexists(path) else None
+        if other is not None:
+            raise InputError(f"{path}: belongs to {other.name}; choose another output folder")
     return paths
 
 
@@ -100,7 +107,7 @@ def write_reconstruction(
     label: str = "medrecon",
     modality: str = "MR",
 ) -> list[Path]:
-    """Write a reconstruction and its sidecar, all or nothing.
+    """Write a reconstruction and its sidecar, all or nothing; the sidecar appears last and holds the images' SHA-256.
 
     Args:
         folder: made if it is not there.
@@ -111,7 +118,7 @@ def write_reconstruction(
         samples: ``(n, slices, y, x)`` of the same kind, if there are several.
         spacing: voxel size ``(z, y, x)`` in mm.
         fmt: ``nifti``, ``h5`` (as in fastMRI's files), ``dicom`` (a derived series), ``mrd`` or ``png`` (8 bits).
-        overwrite: replace existing files.
+        overwrite: replace existing files, and remove what the old sidecar lists besides, in whatever format, if it is unchanged.
         affine: from the indices (x, y, slice) to mm in RAS, where it is known; the sidecar repeats it.
         phase: ``(slices, y, x)`` in rad, for the other parts.
         part: ``mag``, ``mag-phase`` (two files) or ``complex`` (NIfTI's complex64).
@@ -161,37 +168,13 @@ def write_reconstruction(
     else:
         images = [whole] if part != "mag-phase" else [volume, phase]
         contents = [nifti_bytes(v, spacing, affine) for v in (*images, samples) if v is not None]
+    names = record["files"]
+    record["sha256"] = {name: hashlib.sha256(one).hexdigest() for name, one in zip(names, contents, strict=True)}
     contents.append((json.dumps(record, indent=2) + "\n").encode())
-    files = dict(zip(paths, contents, strict=True))
-    if bids is not None and not (folder / "dataset_description.json").exists():
-        files = {folder / "dataset_description.json": dataset_description(), **files}
-    before = _earlier(folder, stem, fmt, bids, label) if overwrite else set()
-    write_whole(files, overwrite)
-    for path in before - set(paths):  # of an earlier run, which the new sidecar would contradict
-        path.unlink(missing_ok=True)
+    shared = {} if bids is None else {folder / "dataset_description.json": dataset_description()}
+
+    def leftovers() -> dict[Path, str]:
+        return earlier_files(folder, stem, paths, bids, label, PARTS)
+
+    write_whole(dict(zip(paths, contents, strict=True)), overwrite, folder, shared, leftovers if overwrite else None)
     return paths
-
-
-def _earlier(folder: Path, stem: str, fmt: str, bids: str | None, label: str) -> set[Path]:
-    """What an earlier run of the same name and format may have left; other formats stay, and the sidecar names its own files."""
-    if bids is not None:
-        return {folder / name for part in PARTS for name in bids_files(bids, label, True, part)}
-    if fmt == "dicom":
-        slices = {path for path in (folder / stem).glob("[0-9][0-9][0-9][0-9].dcm") if _is_ours(path)}
-        return slices | {path for path in [folder / f"{stem}_spread.dcm"] if path.is_file() and _is_ours(path)}
-    if fmt == "png":
-        return {folder / f"{stem}.png", *folder.glob(f"{stem}_[0-9][0-9][0-9].png")}
-    if fmt == "nifti":
-        return {folder / f"{stem}{end}.nii.gz" for end in ("", "_samples", "_part-mag", "_part-phase")}
-    return set()
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a DICOM file was written here; others' are never removed."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        return dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer"]).get("Manufacturer") == "medrecon"
-    except (OSError, InvalidDicomError, ValueError, EOFError):
-        return False

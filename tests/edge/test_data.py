@@ -483,23 +483,28 @@ def test_outputs_appear_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_a_failed_rename_takes_the_others_back(tmp_path, monkeypatch):
-    import os
+    real = {name: getattr(os, name) for name in ("link", "replace")}
 
-    replace = os.replace
+    def failing(name):
+        def call(source, target, **more):
+            if str(target).endswith("b.bin"):
+                raise OSError(5, "Input/output error")
+            real[name](source, target, **more)
 
-    def second_fails(source, target):
-        if str(target).endswith("b.bin"):
-            raise OSError(5, "Input/output error")
-        replace(source, target)
+        return call
+
+    def second_fails(patch):
+        for name in real:
+            patch.setattr(os, name, failing(name))
 
     contents = {tmp_path / "new" / "a.bin": b"1", tmp_path / "new" / "b.bin": b"2"}
     with monkeypatch.context() as patch, pytest.raises(InputError, match="Input/output error"):
-        patch.setattr("os.replace", second_fails)
+        second_fails(patch)
         write_whole(contents)
     assert list(tmp_path.iterdir()) == []
     write_whole(contents)
     with monkeypatch.context() as patch, pytest.raises(InputError, match="Input/output error"):
-        patch.setattr("os.replace", second_fails)
+        second_fails(patch)
         write_whole({path: b"new" for path in contents}, overwrite=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {"a.bin": b"1", "b.bin": b"2"}
 

@@ -24,7 +24,7 @@ from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.prep import LoadPreparedd, files, load_recipe, prepare, prepared
 from medrecon.prep.recipes import names
 from medrecon.prep.runner import split_of
-from medrecon.prep.shards import stage
+from medrecon.prep.shards import checksum, stage
 from medrecon.transforms import UndersampleKSpaced
 from medrecon.writers import nifti_bytes
 
@@ -74,6 +74,7 @@ def test_what_is_written_is_what_was_measured(tmp_path):
         assert row["arrays"]["kspace"] == {
             "shape": [2, 3, 24, 20], "dtype": "complex64", "affine_known": False, "affine": None, "spacing_mm": None,
             "meta": {"noise_source": "outermost k-space"},
+            "sha256": checksum(held[row["case"], "kspace"]),
         }  # fmt: skip
         assert row["warnings"] == ["orientation unknown"]
         assert len(row["sha256"]) == 64
