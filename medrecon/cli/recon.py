@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bids", metavar="NAME", help="name NIfTI files as BIDS derivatives, e.g. sub-01_acq-mprage_T1w"
     )
     parser.add_argument(
-        "--like", metavar="SERIES", help="DICOM series whose patient, study and, if need be, positions --format dicom copies"
+        "--like",
+        metavar="SERIES",
+        help="DICOM series whose patient, study and, if need be, positions --format dicom copies",
     )
     parser.add_argument(
         "--like-select", type=choice, action="append", default=[], metavar="NAME=VALUE",

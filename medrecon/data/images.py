@@ -31,7 +31,7 @@ class Image:
         affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not tell.
         attributes: what else is worth knowing; nothing of the patient.
         warnings: see :class:`medrecon.data.kspace.KSpace`.
-        headers: of a DICOM series, the data sets of its slices in order, without pixels.
+        headers: of a DICOM series, the data sets of its slices in order, without pixels; of frames, as classic images have them.
     """
 
     array: np.ndarray

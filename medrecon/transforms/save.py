@@ -101,7 +101,7 @@ class SaveReconstructiond(_Save):
         fmt: see :func:`medrecon.writers.write_reconstruction`.
         overwrite: replace existing files.
         allow_missing_keys: as in MONAI.
-        like: folder of a DICOM series that lends patient and study to ``dicom``, and its place where k-space does not tell it.
+        like: folder of a DICOM series whose patient and study ``dicom`` copies, and its positions where k-space has none.
         deidentify: see :func:`medrecon.writers.write_reconstruction`.
         like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
         mask_key: of the mask.
@@ -159,7 +159,7 @@ class SaveHounsfieldd(_Save):
         fmt: see :func:`medrecon.writers.write_reconstruction`.
         overwrite: replace existing files.
         allow_missing_keys: as in MONAI.
-        like: folder of a DICOM series of the same slices, which lends patient, study and place.
+        like: folder of a DICOM series of the same slices, whose patient, study and positions are copied.
         deidentify: see :func:`medrecon.writers.write_reconstruction`.
         like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
     """
