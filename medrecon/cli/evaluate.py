@@ -22,23 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _image(path: str):  # noqa: ANN202 - numpy is imported inside
     """Magnitude ``(slices, y, x)`` of either output format."""
-    import nibabel as nib
-    import numpy as np
+    from pathlib import Path
 
-    from medrecon.data.errors import InputError
+    from medrecon.data.images import is_nifti, load_image
     from medrecon.data.kspace import load_array
 
-    if path.lower().endswith((".h5", ".hdf5")):
-        return np.asarray(load_array(path, "reconstruction"))
-    try:
-        volume = np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except Exception as error:
-        raise InputError(
-            f"{path}: not a readable NIfTI image ({error}); give the output of 'medrecon recon'"
-        ) from error
-    return volume.transpose(2, 1, 0) if volume.ndim == 3 else volume
+    return load_image(path).array if is_nifti(Path(path)) else load_array(path, "reconstruction")
 
 
 def _magnitude(path: str):  # noqa: ANN202 - numpy is imported inside

@@ -9,6 +9,7 @@ import filecmp
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError, SelectionError, told
+from medrecon.data.decoding import decoded
+from medrecon.data.errors import InputError, SelectionError, redacted
 from medrecon.data.images import Image, volume_number
-from medrecon.data.stacks import Frame, advice, axes, describe, geometry, numbers, same_value, show, split
+from medrecon.data.limits import BoundedReader, check_claim, reading
+from medrecon.data.names import natural
+from medrecon.data.stacks import ADVISED, Frame, advice, axes, describe, geometry, numbers, same_value, show, split
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -29,11 +33,6 @@ _SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".dic")
 """Of files that may lack the preamble by which DICOM is known."""
 _DIRECTORY = "1.2.840.10008.1.3.10"
 """Media Storage Directory: an index of files, not an image."""
-
-
-def natural(path: str | Path) -> list:
-    """Names with numbers in their order: slice2 before slice10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def _header(path: Path) -> Dataset | None:
@@ -57,7 +56,8 @@ def _header(path: Path) -> Dataset | None:
             raise ValueError("it is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = dcmread(path, stop_before_pixels=True, force=not marked)
+            with _DicomFile(str(path)) as file:
+                header = dcmread(file, stop_before_pixels=True, force=not marked)
             if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
                 return None
             if not marked and not ("SOPClassUID" in header and "Rows" in header):
@@ -77,9 +77,28 @@ def _header(path: Path) -> Dataset | None:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except Exception as error:  # pydicom raises many kinds on damaged files
         if not marked and not named:
-            raise _UnknownFileError(f"{path}: is not DICOM, or damaged ({told(error)}); export it again") from error
-        raise InputError(f"{path}: damaged DICOM file ({told(error)}); export it again") from error
+            raise _UnknownFileError(f"{path}: is not DICOM, or damaged ({redacted(error)}); export it again") from error
+        raise InputError(f"{path}: damaged DICOM file ({redacted(error)}); export it again") from error
     return header
+
+
+class _DicomFile(BoundedReader):
+    """A file for pydicom, which reads it to its end at once only to unpack it (the deflated transfer syntax)."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most ``size`` bytes.
+
+        Raises:
+            InputError: if what is read to the end unpacks to far more than it stores.
+        """
+        data = super().read(size)
+        if size is None or size < 0:
+            machine, packed, total = zlib.decompressobj(-zlib.MAX_WBITS), data, 0
+            while packed and not machine.eof:
+                total += len(machine.decompress(packed, 2**20))
+                packed = machine.unconsumed_tail
+                check_claim(total, len(data), self.name, "its deflated part")
+        return data
 
 
 class _UnknownFileError(InputError):
@@ -189,8 +208,33 @@ def _leaves(group: Dataset | None) -> dict[str, Any]:
     return held
 
 
+def _check_size(header: Dataset) -> int:
+    """The number of frames of a file whose size agrees with its header.
+
+    Raises:
+        InputError: if it announces more than the file can hold.
+        ValueError: if it announces no pixels.
+    """
+    sizes = [int(header.get(keyword) or 1) for keyword in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated")]
+    sizes += [int(header.get("Rows") or 0), int(header.get("Columns") or 0)]
+    if min(sizes) < 1:
+        raise ValueError("it announces an image without pixels")
+    n, colours, bits, rows, columns = sizes
+    claimed, stored = -(-n * colours * bits * rows * columns // 8), os.path.getsize(header.filename)
+    syntax = header.file_meta.TransferSyntaxUID
+    packed = syntax.is_private or syntax.is_encapsulated or syntax.is_deflated
+    # Native YBR_FULL_422 stores two thirds of this; a compressed frame takes at least the 8 bytes of its item.
+    if (n > stored) if packed else (claimed > stored and colours == 1):
+        raise InputError(
+            f"{header.filename}: its header announces {n} frame{'s' if n > 1 else ''} of {rows} x {columns} ({claimed} bytes), "
+            f"but the file has {stored} bytes; export it again"
+        )
+    check_claim(claimed, stored, header.filename)
+    return n
+
+
 def _frames(header: Dataset) -> list[Frame]:
-    n = int(header.get("NumberOfFrames") or 1)
+    n = _check_size(header)
     shared = header.get("SharedFunctionalGroupsSequence")
     own = header.get("PerFrameFunctionalGroupsSequence")
     common = _leaves(shared[0]) if shared else {}
@@ -330,20 +374,15 @@ def _values(frame: Frame, stored: np.ndarray) -> np.ndarray:
 
 
 def _told(frame: Frame) -> dict[str, str | float]:
-    """What of a header is worth knowing, nothing of the patient."""
+    """What of a header is worth knowing: the modality and numbers of this list, nothing of the patient and no free text."""
     told: dict[str, str | float] = {}
-    for keyword in (
-        "Modality",
-        "SeriesDescription",
-        "SeriesNumber",
-        "EchoTime",
-        "RepetitionTime",
-        "MagneticFieldStrength",
-        "KVP",
-    ):
+    modality = str(frame.get("Modality") or "")
+    if re.fullmatch(r"[A-Z0-9_]{1,16}", modality):
+        told["Modality"] = modality
+    for keyword in ("SeriesNumber", "EchoTime", "RepetitionTime", "MagneticFieldStrength", "KVP"):
         value = frame.get(keyword)
-        if value not in (None, ""):
-            told[keyword] = float(value) if isinstance(value, int | float) else str(value)
+        if isinstance(value, int | float) and np.isfinite(value):
+            told[keyword] = float(value)
     return told
 
 
@@ -354,9 +393,11 @@ def _decoding(header: Dataset) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except InputError:
+        raise
     except Exception as error:  # decoders raise many kinds
         raise InputError(
-            f"{header.filename}: its pixels cannot be decoded ({told(error)}); export it again, uncompressed"
+            f"{header.filename}: its pixels cannot be decoded ({redacted(error)}); export it again, uncompressed"
         ) from error
 
 
@@ -364,7 +405,8 @@ def _whole(header: Dataset) -> Dataset:
     """The data set of a header with its pixels."""
     from pydicom import dcmread
 
-    dataset = dcmread(header.filename, force=True)
+    with _DicomFile(str(header.filename)) as file:
+        dataset = dcmread(file, force=True)
     dataset.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
     return dataset
 
@@ -376,13 +418,16 @@ def _stored(header: Dataset) -> np.ndarray:
         InputError: if they cannot be decoded, or are more than twice what the header announces.
     """
     with _decoding(header):
-        dataset = _whole(header)
-        if not dataset.file_meta.TransferSyntaxUID.is_encapsulated and "PixelData" in dataset:
-            n = int(dataset.get("NumberOfFrames") or 1) * int(dataset.get("SamplesPerPixel") or 1)
-            expected = n * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
-            if len(dataset.PixelData) >= 2 * max(expected, 1):
+        n = int(header.get("NumberOfFrames") or 1) * int(header.get("SamplesPerPixel") or 1)
+        expected = n * int(header.Rows) * int(header.Columns) * int(header.get("BitsAllocated") or 8) // 8
+        if header.file_meta.TransferSyntaxUID.is_encapsulated:
+            # Some decoders give 16 bits for 8.
+            stored = decoded(str(header.filename), str(header.file_meta.TransferSyntaxUID), 2 * expected)
+        else:
+            dataset = _whole(header)
+            if "PixelData" in dataset and len(dataset.PixelData) >= 2 * max(expected, 1):
                 raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header announces {expected}")
-        stored = dataset.pixel_array
+            stored = dataset.pixel_array
         return stored.reshape(-1, *stored.shape[-2:])
 
 
@@ -421,6 +466,10 @@ def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np
         from nibabel.nicom.dicomwrappers import wrapper_from_data  # warns that it is experimental
 
         dataset = _whole(header)
+        if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+            pixels = _stored(header)
+            dataset.file_meta.TransferSyntaxUID = _plain(header)
+            dataset.BitsAllocated, dataset.PixelData = 8 * pixels.itemsize, pixels.tobytes()
         if dataset.get("RescaleSlope") == 0:
             dataset.RescaleSlope = 1
         wrapper: Any = wrapper_from_data(dataset)
@@ -486,13 +535,12 @@ def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | 
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     series, damaged = _scan(paths)
     try:
-        return _read(paths, name, select or {}, series, damaged)
+        with reading(name, "export it again"):
+            return _read(paths, name, select or {}, series, damaged)
     except InputError as error:
         if damaged and error not in damaged:
             raise type(error)(f"{error} ({len(damaged)} damaged files were left out, e.g. {damaged[0]})") from error
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # values of the wrong kind
-        raise InputError(f"{name}: a damaged DICOM header ({told(error)}); export it again") from error
 
 
 def _framed(
@@ -518,8 +566,8 @@ def _framed(
             except InputError as error:
                 damaged.append(error)
                 continue
-            except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-                damaged.append(InputError(f"{path}: damaged DICOM file ({told(error)}); export it again"))
+            except Exception as error:
+                damaged.append(InputError(f"{path}: damaged DICOM file ({redacted(error)}); export it again"))
                 continue
             first[key] = header
             frames.setdefault(uid, []).extend(found)
@@ -540,15 +588,16 @@ def _selected(frames_of: dict[str, list[Frame]], name: str, select: Mapping[str,
         kept = {u: [f for f in frames if same_value(f.get(keyword), wanted)] for u, frames in frames_of.items()}
         kept = {u: frames for u, frames in kept.items() if frames}
         if not kept:
+            text = f"{name}: no image with {keyword}={'' if wanted is None else wanted}"
+            if keyword not in ADVISED:  # its values may be of the patient
+                raise InputError(f"{text}; select by another attribute, e.g. SeriesNumber")
             held = list(dict.fromkeys(show(f.get(keyword)) for frames in frames_of.values() for f in frames))
-            raise InputError(
-                f"{name}: no image with {keyword}={'' if wanted is None else wanted}; there are {', '.join(held[:8])}"
-                f"{', ...' if len(held) > 8 else ''}"
-            )
+            raise InputError(f"{text}; there are {', '.join(held[:8])}{', ...' if len(held) > 8 else ''}")
         frames_of = kept
     if len(frames_of) > 1:
         held = [
-            f"{show(f[0].get('SeriesNumber'))} ({f[0].get('SeriesDescription') or 'no description'}, {len(f)} images)"
+            f"{show(f[0].get('SeriesNumber'))} ({show(f[0].get('Modality'))}, {len(f)} images of {f[0].get('Rows')} x "
+            f"{f[0].get('Columns')})"
             for f in frames_of.values()
         ]
         uid, largest = max(frames_of.items(), key=lambda item: len(item[1]))

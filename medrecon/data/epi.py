@@ -115,7 +115,7 @@ def resampling(points: np.ndarray, n: int, kept: int) -> np.ndarray:
     width = min(n, int(n / np.abs(np.diff(points)).max() + 1e-6))
     if width < kept:
         raise ValueError(f"its samples are {n / width:.3g} cycles apart, too sparse for {kept} of {n} pixels")
-    if len(points) * n > 2**24:
+    if len(points) * n > 2**19:  # 512 samples of a matrix of 1024, whose inverse takes seconds
         raise ValueError(f"its lines have {len(points)} samples in a matrix of {n}, too many for a readout")
     # Two unknowns a pixel stand for objects anywhere; the cut-off leaves out what the samples do not determine.
     x = (np.arange(2 * width) - width + 0.5) / (2 * n)
@@ -180,22 +180,16 @@ class Straightened(NamedTuple):
     noise_gain: float
 
 
-def _operators(
-    head: np.ndarray, readout: Readout, n: int, kept: int, field: float, siemens: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """The matrices ``(n, samples)`` of forward and backward lines like the one with this header."""
+def _check_middle(head: np.ndarray, points: np.ndarray) -> None:
+    """Refuse a line whose header has its centre elsewhere than its gradient.
+
+    Raises:
+        ValueError: naming both.
+    """
     total, middle = int(head["number_of_samples"]), int(head["center_sample"])
-    points, linear = sample_points(readout, total, n)
     nearest = np.abs(points).argmin()
     if 0 < middle < total and abs(middle - nearest) > 2:
         raise ValueError(f"sample {middle} is the centre of its lines, but sample {nearest} by the gradient")
-    shift = float(np.dot(head["position"].astype(float), head["read_dir"].astype(float))) / field if siemens else 0.0
-    used = slice(int(head["discard_pre"]), total - int(head["discard_post"]))
-    factors = off_centre(points, linear, shift)[used]
-    return (
-        resampling(points[used], n, kept) * factors,
-        resampling(-points[used], n, kept) * factors.conj(),
-    )
 
 
 def _gridded(
@@ -213,12 +207,23 @@ def _gridded(
                 raise ValueError(f"lines of {samples.shape[1]} samples in a matrix of {n} are partial echoes")
             out.append(samples[:, ::-1] if backward else samples)
             continue
-        key = total, before, after, tuple(head["position"]), tuple(head["read_dir"])
+        key = total, before, after
         if key not in known:
-            known[key] = _operators(head, readout, n, kept, field, siemens)
-            pixels = from_kspace(np.stack(known[key]), (1,))[:, n // 2 - kept // 2 :][:, :kept]
+            if len(known) == 4:
+                raise ValueError("its lines are of more than four kinds")
+            points, linear = sample_points(readout, total, n)
+            used = slice(before, total - after)
+            matrices = resampling(points[used], n, kept), resampling(-points[used], n, kept)
+            known[key] = points, linear, used, matrices
+            pixels = from_kspace(np.stack(matrices), (1,))[:, n // 2 - kept // 2 :][:, :kept]
             gain = float(np.sqrt((np.abs(pixels) ** 2).sum(axis=2).mean()))
-        out.append(samples @ known[key][backward].T)
+        points, linear, used, matrices = known[key]
+        _check_middle(head, points)
+        shift = (
+            float(np.dot(head["position"].astype(float), head["read_dir"].astype(float))) / field if siemens else 0.0
+        )
+        factors = off_centre(points, linear, shift)[used]
+        out.append((samples * (factors.conj() if backward else factors)) @ matrices[backward].T)
     return out, gain
 
 

@@ -1,22 +1,33 @@
 """The one exception for input that cannot be used."""
 
 import logging
-import tokenize
-import zipfile
-import zlib
+import re
+from collections.abc import Iterable
 
-__all__ = ["DAMAGE", "InputError", "NotCartesianError", "SelectionError", "told", "warn"]
+__all__ = ["DAMAGE", "InputError", "NotCartesianError", "SelectionError", "listed", "redacted", "told", "warn"]
 
-DAMAGE = (
-    OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, EOFError,
-    SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-"""What libraries raise where a file's bytes are wrong."""
+DAMAGE = (Exception,)
+"""What libraries raise where a file's bytes are wrong: errors of every kind, some derived from ``Exception`` alone."""
 
 
 def told(error: BaseException) -> str:
     """A foreign error on one line, never empty."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def redacted(error: BaseException) -> str:
+    """A foreign error on one line without the values that it quotes, which may be of the patient."""
+    text = " ".join(str(error).split())
+    for mark in "'\"":  # from the first mark to the last: what is quoted may hold marks itself
+        first, _, rest = text.partition(mark)
+        text = f"{first}...{rest.rpartition(mark)[2]}" if mark in rest else text
+    return re.sub(r"\w*\^[\w^]*", "...", text)[:200] or type(error).__name__
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names from a file in a message: a few, short and printable."""
+    shown = ["".join(c if c.isprintable() else "?" for c in str(name))[:40] for name in names]
+    return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "") or "nothing"
 
 
 def warn(text: str) -> None:

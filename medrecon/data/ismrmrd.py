@@ -17,7 +17,10 @@ import numpy as np
 from medrecon.data.centre import SEVERAL, peak_offset
 from medrecon.data.coils import crop_field_of_view, from_kspace
 from medrecon.data.epi import REVERSE, Readout, straightened
-from medrecon.data.errors import DAMAGE, InputError, NotCartesianError, told
+from medrecon.data.errors import DAMAGE, InputError, NotCartesianError, redacted, told
+from medrecon.data.hdf5 import check_dataset, open_hdf5, read_dataset, text_of
+from medrecon.data.limits import check_claim
+from medrecon.data.names import natural
 
 __all__ = [
     "COUNTERS",
@@ -37,7 +40,6 @@ _NOISE, _CALIBRATION, _BOTH = (1 << bit for bit in (18, 19, 20))
 PHASE_CORRECTION = 1 << 23
 # Navigators, phase correction, feedback, dummies, surface coils, phase stabilisation.
 _OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
-_PRIVATE = ("subjectInformation", "studyInformation", "measurementInformation", "waveformInformation", "userParameters")
 
 
 def acquisition_groups(file: h5py.File) -> list[str]:
@@ -49,7 +51,7 @@ def acquisition_groups(file: h5py.File) -> list[str]:
             found.append(name)
 
     file.visititems(visit)
-    return sorted(found, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+    return sorted(found, key=natural)
 
 
 def is_ismrmrd(file: h5py.File) -> bool:
@@ -57,20 +59,103 @@ def is_ismrmrd(file: h5py.File) -> bool:
     return bool(acquisition_groups(file))
 
 
-def scrubbed(header: bytes) -> bytes:
-    """An XML header without what tells of patient, study, place and time.
+_SPACE = {"matrixSize": dict.fromkeys("xyz", "number"), "fieldOfView_mm": dict.fromkeys("xyz", "number")}
+_LIMIT = dict.fromkeys(("minimum", "maximum", "center"), "number")
+_FACTOR = dict.fromkeys(("kspace_encoding_step_1", "kspace_encoding_step_2"), "number")
+_PARAMETER = {"name": "gradient", "value": "number"}
+_KEPT: dict[str, Any] = {
+    "version": "number",
+    "experimentalConditions": {"H1resonanceFrequency_Hz": "number"},
+    "acquisitionSystemInformation": {
+        "systemVendor": "text", "systemModel": "text", "systemFieldStrength_T": "number",
+        "relativeReceiverNoiseBandwidth": "number", "receiverChannels": "number",
+        "coilLabel": {"coilNumber": "number", "coilName": "text"},
+    },
+    "encoding": {
+        "encodedSpace": _SPACE, "reconSpace": _SPACE,
+        "encodingLimits": dict.fromkeys(
+            ("kspace_encoding_step_0", "kspace_encoding_step_1", "kspace_encoding_step_2", "average", "slice", "contrast",
+             "phase", "repetition", "set", "segment", *(f"user_{k}" for k in range(8))),
+            _LIMIT,
+        ),
+        "trajectory": "kind",
+        "trajectoryDescription": {
+            "identifier": "text", "userParameterLong": _PARAMETER, "userParameterDouble": _PARAMETER,
+        },
+        "parallelImaging": {
+            "accelerationFactor": _FACTOR, "calibrationMode": "kind", "interleavingDimension": "kind",
+            "multiband": {"spacing": {"dZ": "number"}, "deltaKz": "number", "multiband_factor": "number",
+                          "calibration": "kind", "calibration_encoding": "number"},
+        },
+        "echoTrainLength": "number",
+    },
+    "sequenceParameters": dict.fromkeys(("TR", "TE", "TI", "flipAngle_deg", "echo_spacing"), "number"),
+}  # fmt: skip
+"""Elements of an ISMRMRD header that are kept, and what may stand in them. Subject, study, measurement, institution, station,
+serial number, user parameters, comments and attributes are not among them."""
+_GRADIENT = ("rampUpTime", "rampDownTime", "flatTopTime", "acqDelayTime", "dwellTime", "numSamples", "numberOfNavigators", "etl",
+             "echoSpacing")  # fmt: skip
+"""Parameters of an EPI readout by siemens_to_ismrmrd."""
+_WORDS = {
+    "number": r"[-+0-9.eE]{1,40}",
+    "kind": r"[A-Za-z][A-Za-z0-9_-]{0,31}",
+    "text": r"[^\x00-\x1f<>]{0,64}",
+    "gradient": "|".join(_GRADIENT),
+}
+
+
+def _kept(element: ElementTree.Element, rule: Mapping[str, Any]) -> None:
+    """Remove from an element what ``rule`` does not list."""
+    element.attrib.clear()
+    for child in list(element):
+        inner = rule.get(child.tag.rpartition("}")[2]) if isinstance(child.tag, str) else None
+        if isinstance(inner, str):
+            child.attrib.clear()
+            if len(child) or not re.fullmatch(_WORDS[inner], (child.text or "").strip()):
+                inner = None
+        elif inner is not None:
+            _kept(child, inner)
+            child.text = None
+            if inner is _PARAMETER and len(child) != 2:  # of a name that is not known
+                inner = None
+        if inner is None:
+            element.remove(child)
+        else:
+            child.tail = None
+
+
+def _parsed(header: bytes) -> ElementTree.Element:
+    """An XML header without a document type, whose entities could name files or unpack without end.
 
     Raises:
         ElementTree.ParseError: if it is no XML.
+        ValueError: for a document type, or a header of more than 16 MiB.
     """
-    root = ElementTree.fromstring(header)
-    for child in list(root):
-        if child.tag.rpartition("}")[2] in _PRIVATE:
-            root.remove(child)
-    system = root.find("{*}acquisitionSystemInformation")
-    for child in list(system) if system is not None else []:
-        if child.tag.rpartition("}")[2] in ("institutionName", "stationName", "deviceID", "deviceSerialNumber"):
-            system.remove(child)  # type: ignore[union-attr]
+    if len(header) > 2**24:
+        raise ValueError("an XML header of more than 16 MiB")
+    parser = ElementTree.XMLParser(target=_WithoutDoctype())
+    parser.feed(header)
+    return parser.close()
+
+
+class _WithoutDoctype(ElementTree.TreeBuilder):
+    """A tree of XML that declares no entities."""
+
+    def doctype(self, *_: object) -> None:
+        """Refuse it."""
+        raise ValueError("an XML header with a document type")
+
+
+def scrubbed(header: bytes) -> bytes:
+    """An XML header with what reconstruction needs (:data:`_KEPT`), and nothing else.
+
+    Raises:
+        ElementTree.ParseError: if it is no XML.
+        ValueError: if it has a document type.
+    """
+    root = _parsed(header)
+    _kept(root, _KEPT)
+    root.text = None
     return ElementTree.tostring(root)
 
 
@@ -139,6 +224,8 @@ def _on_grid(
     """k-space ``(slices, coils, x, y, z)``, how often each line was measured ``(slices, y, z)``, and the rows that were, of x."""
     nx, ny, nz = shape
     coils = int(rows["head"]["active_channels"][0])
+    measured = sum(one.nbytes for one in rows["data"])
+    check_claim(8 * len(order) * coils * nx * ny * nz, measured, path, f"the encoded matrix {nx} x {ny} x {nz}")
     kspace = np.zeros((len(order), coils, nx, ny, nz), np.complex64)
     count = np.zeros((len(order), ny, nz), int)
     read = np.zeros(nx, bool)
@@ -289,7 +376,11 @@ def _flags(heads: np.ndarray) -> np.ndarray:
 
 def _heads(file: h5py.File, name: str) -> np.ndarray:
     """Of all acquisitions of a group; their samples are not read."""
-    return file[name]["data"].fields("head")[()]
+    table = file[name]["data"]
+    if not isinstance(table, h5py.Dataset) or table.ndim != 1:
+        raise ValueError(f"its acquisitions in {name} are not a table")
+    check_dataset(table)
+    return table.fields("head")[()]
 
 
 def _is_image(heads: np.ndarray) -> np.ndarray:
@@ -330,7 +421,7 @@ def _selected(file: h5py.File, wanted: int | str | None, path: Path) -> tuple[st
     names = acquisition_groups(file)
     if wanted is not None:
         found = [name for name in names if name.strip("/") == str(wanted).strip("/")]
-        if not found and str(wanted).isdigit():
+        if not found and re.fullmatch("[0-9]+", str(wanted)):
             found = [name for name in names if re.search(rf"(^|\D){wanted}$", name)]
         if len(found) != 1:
             what = f"several datasets end in {wanted}" if found else f"there is no dataset {wanted}"
@@ -348,12 +439,14 @@ def _selected(file: h5py.File, wanted: int | str | None, path: Path) -> tuple[st
 
 def _labels(xml: bytes) -> list[str]:
     """Names of the coils in the header, in order."""
-    return [label.text or "" for label in ElementTree.fromstring(xml).iterfind(".//{*}coilLabel/{*}coilName")]
+    return [label.text or "" for label in _parsed(xml).iterfind(".//{*}coilLabel/{*}coilName")]
 
 
 def _xml(file: h5py.File, name: str) -> bytes:
-    xml = file[name]["xml"][0]
-    return xml if isinstance(xml, bytes) else str(xml).encode()
+    xml = text_of(read_dataset(file[name], "xml"))
+    if xml is None:
+        raise ValueError(f"the header of {name} is not one text")
+    return xml
 
 
 def _borrowed(file: h5py.File, name: str, names: list[str], coils: int) -> tuple[np.ndarray | None, str]:
@@ -493,9 +586,10 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
 
     notes = {}
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             name, names = _selected(file, select.get("dataset"), path)
-            xml, rows = _xml(file, name), file[name]["data"][()]
+            _heads(file, name)  # checks the table
+            xml, rows = scrubbed(_xml(file, name)), file[name]["data"][()]
             rows["head"]["scan_counter"] = np.arange(len(rows))
             imaging, extra, noise_rows = _sorted_out(rows, path)
             if not len(noise_rows):
@@ -514,7 +608,7 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
-        raise InputError(f"{path}: damaged ISMRMRD file ({told(error)}); convert it again") from error
+        raise InputError(f"{path}: damaged ISMRMRD file ({redacted(error)}); convert it again") from error
     if not len(rows) or min(held["shape"]) < 1 or min(held["field"]) <= 0:
         raise InputError(
             f"{path}: no acquisitions, or an empty matrix {held['shape']} or field of view {held['field']}; convert it again"
@@ -529,7 +623,7 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
     centres, more, doubts = _centres(encoding.encodingLimits, imaging["head"], held["shape"], private, path)
     return Scan(
         imaging, calibration_of(imaging, extra), noise_rows,
-        shape=held["shape"], field=held["field"], centres=centres, kept=held["kept"], kind=kind, header=scrubbed(xml),
+        shape=held["shape"], field=held["field"], centres=centres, kept=held["kept"], kind=kind, header=xml,
         siemens=siemens, readout=readout, navigators=rows[(_flags(rows["head"]) & np.uint64(PHASE_CORRECTION)) > 0],
         notes=notes | more, warnings=held["warnings"] + doubts,
     )  # fmt: skip

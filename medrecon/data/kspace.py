@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,12 +14,16 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
+from medrecon.data.arrays import matlab_arrays, numpy_array, numpy_arrays
+from medrecon.data.attributes import hdf5_attributes, permitted
 from medrecon.data.centre import centre_warnings
 from medrecon.data.coils import to_kspace
-from medrecon.data.errors import DAMAGE, InputError, told
+from medrecon.data.errors import InputError, listed
 from medrecon.data.files import write_whole
+from medrecon.data.hdf5 import open_hdf5, read_dataset, text_of
 from medrecon.data.header import fitted, readout_cropped, voxel_size
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd, scrubbed
+from medrecon.data.limits import open_bounded, reading
 from medrecon.data.masks import achieved_acceleration, acs_block
 from medrecon.data.noise import estimate_noise_std, noise_scan_std, scan_fault
 from medrecon.data.twix import read_twix
@@ -57,7 +62,7 @@ class KSpace:
         spacing: voxel size ``(z, y, x)`` in mm, or ``None`` where the file does not tell.
         affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not tell.
         header: the ISMRMRD header without personal data, or ``None``.
-        attributes: small scalars of the file, but those of the patient.
+        attributes: of the file those that :mod:`medrecon.data.attributes` lists, and what was decided in reading it.
         warnings: sentences on what may make the image wrong but could not be decided; ``info``, log and sidecar repeat them.
     """
 
@@ -403,47 +408,29 @@ def _stored_mask(path: Path, kspace: np.ndarray, mask: np.ndarray) -> tuple[np.n
     return _reduced(held & checked), (warning,) if n else ()
 
 
-def _dataset(file: h5py.File, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    if not isinstance(file[key], h5py.Dataset):
-        raise InputError(f"{file.filename}: '{key}' is a group, not a dataset; expected the fastMRI layout")
-    return file[key][()]  # type: ignore[index]
-
-
 def _read_hdf5(path: Path, select: Mapping[str, int | str] | None) -> KSpace:
     """FastMRI's layout, or ISMRMRD's."""
-    try:
-        with h5py.File(path, "r") as file:
-            acquisitions = is_ismrmrd(file)
-        if not acquisitions:
-            if select:
-                raise InputError(f"{path}: nothing can be selected in this format; leave it out")
-            return _read_fastmri(path)
-        held = read_ismrmrd(path, select)
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({told(error)}); check that it is complete") from error
+    with open_hdf5(path) as file:
+        acquisitions = is_ismrmrd(file)
+    if not acquisitions:
+        if select:
+            raise InputError(f"{path}: nothing can be selected in this format; leave it out")
+        return _read_fastmri(path)
+    held = read_ismrmrd(path, select)
     return _finish(path, held.pop("kspace"), "ISMRMRD", held.pop("mask"), **held)
 
 
 def _read_fastmri(path: Path) -> KSpace:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if "kspace" not in file or not isinstance(file["kspace"], h5py.Dataset):
-            held = ", ".join(file) or "nothing"
-            raise InputError(f"{path}: no dataset 'kspace' (it holds {held}); expected the fastMRI layout")
-        try:
-            data: dict[str, Any] = {
-                key: _dataset(file, key)
-                for key in ("kspace", "mask", "noise", "affine", "ismrmrd_header")
-                if key in file
-            }
-        except OSError as error:
-            raise InputError(f"{path}: damaged HDF5 file ({error}); copy it again") from error
-        attributes = {
-            key: value.item() if isinstance(value, np.generic) else value
-            for key, value in file.attrs.items()
-            if isinstance(value, str | int | float | np.number | np.bool_) and not key.lower().startswith("patient")
+            raise InputError(f"{path}: no dataset 'kspace' (it holds {listed(file)}); expected the fastMRI layout")
+        data: dict[str, Any] = {
+            key: read_dataset(file, key)
+            for key in ("kspace", "mask", "noise", "affine", "ismrmrd_header")
+            if key in file
         }
+        attributes = hdf5_attributes(file)
+        odd = any(key in file.attrs and key not in attributes for key in ("padding_left", "padding_right"))
     kspace = data["kspace"]
     # Known by its names as well: real numbers alone may be anything.
     if (
@@ -457,14 +444,14 @@ def _read_fastmri(path: Path) -> KSpace:
         kspace = kspace[:, None]
     affine = data.get("affine")
     if affine is not None:
-        affine = np.asarray(affine, dtype=float)
+        affine = np.asarray(affine)
+        affine = affine.astype(float) if affine.dtype.kind in "iuf" else np.empty(0)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or min(_sides(affine)) == 0:
             raise InputError(f"{path}: 'affine' is no 4 x 4 matrix from (x, y, slice) to mm; leave it out")
-    header = data.get("ismrmrd_header")
-    header = header.encode() if isinstance(header, str) else header
+    header = text_of(data.get("ismrmrd_header"))
     try:
         header = None if header is None else scrubbed(header)
-    except (ElementTree.ParseError, TypeError):
+    except (ElementTree.ParseError, ValueError, LookupError):  # of an unknown encoding, too
         header = None
     return _by_header(
         _finish(
@@ -476,6 +463,7 @@ def _read_fastmri(path: Path) -> KSpace:
             affine=affine,
             header=header,
             attributes=attributes,
+            warnings=(f"{path}: padding_left and padding_right are not two numbers; they are not used",) if odd else (),
         )
     )
 
@@ -527,24 +515,35 @@ def _beside(path: Path, suffix: str) -> Path:
 def read_cfl_array(path: Path) -> np.ndarray:
     """The array of a BART pair, with BART's axes in reverse (the first axis varies fastest in the file)."""
     header, samples = _beside(path, ".hdr"), _beside(path, ".cfl")
+    for file in (header, samples):
+        if not file.is_file():
+            raise InputError(f"{file}: no such file; BART data need both {header.name} and {samples.name}")
+    dims = _cfl_dims(header)
+    n, size = math.prod(dims), samples.stat().st_size
+    if not n:
+        raise InputError(f"{header}: an axis of length 0 ({' x '.join(map(str, dims))}); export the pair again")
+    if size != 8 * n:
+        raise InputError(f"{samples}: {size} bytes, but the header promises {8 * n} ({n} samples); copy the pair again")
+    return np.fromfile(samples, dtype="<c8", count=n).astype(np.complex64, copy=False).reshape(dims[::-1])
+
+
+def _cfl_dims(header: Path) -> list[int]:
+    """The sizes of a BART header, without the ones at their end."""
+    with open_bounded(header) as file:
+        content = file.read(2**16)
     try:
-        lines = header.read_text().splitlines()
-        data = np.fromfile(samples, dtype=np.complex64)
+        lines = content.decode().splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{header}: not a text file; is this a BART header?") from error
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{error.filename}: no such file; BART data need both {header.name} and {samples.name}"
-        ) from error
     sizes = next((line for line in lines if line.strip() and not line.startswith("#")), "")
-    if not re.fullmatch(r"\s*\d+(\s+\d+)*\s*", sizes):
+    if not re.fullmatch(r"\s*[0-9]{1,18}(\s+[0-9]{1,18})*\s*", sizes):
         raise InputError(f"{header}: no line of dimensions; is this a BART header?")
     dims = [int(n) for n in sizes.split()]
-    if data.size != np.prod(dims):
-        raise InputError(
-            f"{samples}: {data.size} samples, but the header promises {np.prod(dims)}; copy the pair again"
-        )
-    return data.reshape(dims[::-1])
+    while len(dims) > 1 and dims[-1] == 1:
+        dims.pop()
+    if len(dims) > 16:
+        raise InputError(f"{header}: {len(dims)} axes, but BART has 16; is this a BART header?")
+    return dims
 
 
 def _read_cfl_slices(path: Path) -> np.ndarray:
@@ -568,19 +567,14 @@ def _read_cfl(path: Path) -> KSpace:
 
 
 def _numpy_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    try:
-        with path.open("rb") as file:  # numpy leaves a damaged file open
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded, {}
-            held = {name: loaded[name] for name in loaded.files if name in (key, "mask", "noise")}
-            names = ", ".join(loaded.files)
-    except DAMAGE as error:
-        raise InputError(
-            f"{path}: not a readable NumPy file ({told(error)}); save it again with numpy.save or numpy.savez"
-        ) from error
+    """The array of an npy file, or ``key`` of an npz file, by what the file is; and of an npz file its mask and noise scan."""
+    with open_bounded(path) as file:
+        zipped = file.read(2) == b"PK"
+    if not zipped:
+        return numpy_array(path), {}
+    held, names = numpy_arrays(path, (key, "mask", "noise"))
     if key not in held:
-        raise InputError(f"{path}: no array '{key}' (it holds {names}); name it '{key}'")
+        raise InputError(f"{path}: no array '{key}' (it holds {listed(names)}); name it '{key}'")
     return held[key], held
 
 
@@ -589,31 +583,10 @@ def _read_numpy(path: Path) -> KSpace:
     return _finish(path, kspace, "NumPy", held.get("mask"), noise=held.get("noise"))
 
 
-def _matlab_arrays(path: Path, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Those of ``keys`` that a MATLAB file holds, with MATLAB's axes, and the names of all."""
-    from scipy.io import loadmat, whosmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        if h5py.is_hdf5(path):  # version 7.3: axes reversed, complex numbers as pairs
-            with h5py.File(path, "r") as file:
-                names = [name for name in file if not name.startswith("#")]
-                held = {key: np.asarray(_dataset(file, key)).T for key in keys if key in file}
-            return {k: v["real"] + 1j * v["imag"] if v.dtype.names else v for k, v in held.items()}, names
-        names = [name for name, *_ in whosmat(path)]
-        return loadmat(path, variable_names=[key for key in keys if key in names]), names
-    except InputError:
-        raise
-    except (*DAMAGE, MatReadError) as error:
-        raise InputError(
-            f"{path}: not a readable MATLAB file ({told(error)}); save it again, e.g. with -v7.3"
-        ) from error
-
-
 def _read_matlab(path: Path) -> KSpace:
-    held, names = _matlab_arrays(path, ("kspace", "mask", "noise"))
+    held, names = matlab_arrays(path, ("kspace", "mask", "noise"))
     if "kspace" not in held:
-        raise InputError(f"{path}: no variable 'kspace' (it holds {', '.join(names) or 'nothing'}); name it 'kspace'")
+        raise InputError(f"{path}: no variable 'kspace' (it holds {listed(names)}); name it 'kspace'")
     kspace = held["kspace"]
     if kspace.ndim > 4:
         raise InputError(f"{path}: kspace has size {kspace.shape}; give (y, x, coils, slices)")
@@ -679,8 +652,9 @@ def load_kspace(path: str | Path, select: Mapping[str, int | str] | None = None)
     read = FORMATS[path.suffix.lower()][0]
     if select and read not in (_read_hdf5, _read_twix):
         raise InputError(f"{path}: nothing can be selected in this format; leave it out")
-    data = read(path, select) if read in (_read_hdf5, _read_twix) else read(path)
-    return replace(data, warnings=data.warnings + centre_warnings(data.kspace, str(path), data.format))
+    with reading(path):
+        data = read(path, select) if read in (_read_hdf5, _read_twix) else read(path)
+        return replace(data, warnings=data.warnings + centre_warnings(data.kspace, str(path), data.format))
 
 
 def load_array(path: str | Path, key: str) -> np.ndarray:
@@ -692,28 +666,32 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
         InputError: naming the file, what is wrong and what to do.
     """
     path = _existing(path)
+    with reading(path):
+        array = np.asarray(_array(path, key))
+        if array.dtype.kind not in "biufc" or 0 in array.shape:
+            raise InputError(f"{path}: '{key}' is {array.dtype} {array.shape}, not numbers; store an array of numbers")
+        if array.dtype.kind in "fc" and not np.isfinite(array).all():
+            raise InputError(f"{path}: '{key}' holds NaN or Inf; export it again")
+    return array
+
+
+def _array(path: Path, key: str) -> np.ndarray:
+    """See :func:`load_array`."""
     if path.suffix.lower() in (".cfl", ".hdr"):
         array = _read_cfl_slices(path)
         return array[0] if len(array) == 1 else array
     if path.suffix.lower() in (".npz", ".npy"):
         return _numpy_array(path, key)[0]
     if path.suffix.lower() == ".mat":
-        held, names = _matlab_arrays(path, (key,))
+        held, names = matlab_arrays(path, (key,))
         if key not in held:
-            raise InputError(f"{path}: no variable '{key}' (it holds {', '.join(names) or 'nothing'}); name it '{key}'")
+            raise InputError(f"{path}: no variable '{key}' (it holds {listed(names)}); name it '{key}'")
         array = held[key]
         return array if array.ndim < 3 else array.transpose(*range(array.ndim)[:1:-1], 0, 1)
-    try:
-        with h5py.File(path, "r") as file:
-            if key not in file:
-                raise InputError(
-                    f"{path}: no dataset '{key}' (it holds {', '.join(file) or 'nothing'}); name it '{key}'"
-                )
-            return _dataset(file, key)
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({told(error)}); check that it is complete") from error
+    with open_hdf5(path) as file:
+        if key not in file:
+            raise InputError(f"{path}: no dataset '{key}' (it holds {listed(file)}); name it '{key}'")
+        return read_dataset(file, key)
 
 
 def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> None:
@@ -736,7 +714,7 @@ def save_fastmri(path: str | Path, data: KSpace, overwrite: bool = False) -> Non
         if data.noise is not None:
             file["noise"] = data.noise
         for key, value in data.attributes.items():
-            if key not in ("max", "norm"):  # of the reference image
+            if key not in ("max", "norm") and permitted(key, value) is not None:  # those two are of the reference image
                 file.attrs[key] = value
         file.attrs["acceleration"] = achieved_acceleration(data.mask)
     write_whole({Path(path): buffer.getvalue()}, overwrite)

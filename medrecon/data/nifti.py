@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import nibabel.imageglobals
 import nibabel.openers
 import numpy as np
 
-from medrecon.data.errors import InputError, SelectionError, told
+from medrecon.data.attributes import sidecar_attributes
+from medrecon.data.errors import InputError, SelectionError, redacted
 from medrecon.data.files import not_described
 from medrecon.data.images import Image, nifti_stem, volume_number
+from medrecon.data.limits import check_claim, open_bounded, reading
 
 __all__ = ["read_nifti"]
 
@@ -44,6 +46,17 @@ class _File:
     warnings: tuple[str, ...]
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what nibabel logs about odd headers out of the output; what matters is checked here."""
+    logger = nib.imageglobals.logger
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _opened(path: Path) -> tuple[Any, Any]:
     """The image, and its header as it is stored: nibabel sets codes that it does not know to 0.
 
@@ -53,21 +66,44 @@ def _opened(path: Path) -> tuple[Any, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with nib.imageglobals.LoggingOutputSuppressor():
+        with _silent():
             # Not nib.load, which changes the case of suffixes.
             with nib.openers.ImageOpener(str(path), "rb") as file:
-                size = file.read(4)
-            kind = (
-                nib.Nifti2Image if 540 in (int.from_bytes(size, end) for end in ("little", "big")) else nib.Nifti1Image
-            )
+                block = file.read(540)
+            second = 540 in (int.from_bytes(block[:4], end) for end in ("little", "big"))
+            kind = nib.Nifti2Image if second else nib.Nifti1Image
+            stored = kind.header_class(block[: kind.header_class.template_dtype.itemsize], check=False)
+            _check_size(path, stored)  # before extensions are read, too
             image: Any = kind.from_file_map({"image": nib.FileHolder(filename=str(path))})
-            with image.file_map["image"].get_prepare_fileobj("rb") as file:
-                stored = type(image.header).from_fileobj(file, check=False)
-        if int(stored["vox_offset"]) < int(stored["sizeof_hdr"]):
-            raise ValueError(f"its data would begin inside its header, at byte {int(stored['vox_offset'])}")
+    except InputError:
+        raise
     except Exception as error:  # nibabel, zlib and numpy raise many kinds on damaged files
-        raise InputError(f"{path}: not a readable NIfTI file ({told(error)}); copy it again") from error
+        raise InputError(f"{path}: not a readable NIfTI file ({redacted(error)}); copy it again") from error
     return image, stored
+
+
+def _check_size(path: Path, header: Any) -> None:  # noqa: ANN401 - of nibabel
+    """Compare what a header announces with the file.
+
+    Raises:
+        InputError: for more than the file holds, or a packed one can.
+        ValueError: for impossible sizes.
+    """
+    start, shape = int(header["vox_offset"]), header.get_data_shape()
+    if start < int(header["sizeof_hdr"]):
+        raise ValueError(f"its data would begin inside its header, at byte {start}")
+    if any(n < 0 for n in shape):
+        raise ValueError(f"its shape {shape} is impossible")
+    size, stored = math.prod(shape) * header.get_data_dtype().itemsize + start, path.stat().st_size
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if packed:
+        check_claim(size, stored, path)
+    elif size > stored:
+        raise InputError(
+            f"{path}: its header announces {' x '.join(map(str, shape))} voxels ({size} bytes), but the file has {stored} "
+            "bytes; copy it again"
+        )
 
 
 def _volume(path: Path, select: Mapping[str, str | int | float]) -> _File:
@@ -93,7 +129,7 @@ def _volume(path: Path, select: Mapping[str, str | int | float]) -> _File:
         data = np.asanyarray(image.dataobj[(..., *(int(i) for i in at))] if at else image.dataobj)
         affine, sides, warnings = _place(image.header, stored)
     except Exception as error:  # as above
-        raise InputError(f"{path}: not a readable NIfTI file ({told(error)}); copy it again") from error
+        raise InputError(f"{path}: not a readable NIfTI file ({redacted(error)}); copy it again") from error
     if data.dtype.names or data.dtype.kind not in "biufc":
         raise InputError(f"{path}: holds {data.dtype} values; give real or complex numbers")
     data = data.reshape(*data.shape, *[1] * (3 - data.ndim)).transpose(2, 1, 0)
@@ -101,9 +137,10 @@ def _volume(path: Path, select: Mapping[str, str | int | float]) -> _File:
     if not np.isfinite(data).all():
         raise InputError(f"{path}: holds NaN or Inf; mask them out first")
     if affine is None:
-        spacing = (sides[2], sides[1], sides[0]) if min(sides) > 0 and np.isfinite(sides).all() else None
+        spacing = (sides[2], sides[1], sides[0]) if min(sides) > 0 and max(sides) < 1e7 else None
         return _File(data, spacing, None, volumes, warnings)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    sizes = np.abs(affine[:3])
+    if not (np.isfinite(affine).all() and sizes.max() < 1e7) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise InputError(f"{path}: its affine cannot be inverted; write sform and qform again")
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
     return _File(data, (z, y, x), affine, volumes, warnings)
@@ -127,6 +164,18 @@ def _place(header: Any, stored: Any) -> tuple[np.ndarray | None, list[float], tu
         return None, sides, warnings
     affine[:3] *= unit
     return affine, sides, warnings
+
+
+def _sidecar(path: Path) -> dict[str, str | float]:
+    """The permitted attributes of a BIDS sidecar, of 1 MiB at most; none where it is not one."""
+    if not path.is_file():
+        return {}
+    try:
+        with open_bounded(path) as file:
+            held = json.loads(file.read(2**20))
+        return sidecar_attributes(held) if isinstance(held, dict) else {}
+    except (ValueError, OSError, RecursionError):
+        return {}  # somebody else's file
 
 
 def _radians(phase: np.ndarray, path: Path) -> np.ndarray:
@@ -167,27 +216,20 @@ def read_nifti(
     Raises:
         InputError: for what cannot be read, or files that do not fit each other.
     """
-    select = select or {}
+    with reading(path, "copy it again"):
+        return _image(path, phase, imaginary, select or {})
+
+
+def _image(
+    path: Path, phase: str | Path | None, imaginary: str | Path | None, select: Mapping[str, str | int | float]
+) -> Image:
+    """See :func:`read_nifti`."""
     first = _volume(path, select)
     array, spacing, affine, warnings = first.data, first.spacing, first.affine, first.warnings
-    attributes: dict[str, str | float] = {}
     sidecar = path.with_name(nifti_stem(path) + ".json")
-    if sidecar.is_file():
-        try:
-            held = json.loads(sidecar.read_text())
-            wanted = (
-                "Modality",
-                "MagneticFieldStrength",
-                "EchoTime",
-                "RepetitionTime",
-                "FlipAngle",
-                "SeriesDescription",
-            )
-            attributes = {key: held[key] for key in wanted if isinstance(held.get(key), str | int | float)}
-        except (ValueError, AttributeError, OSError, zlib.error):
-            attributes = {}  # somebody else's file
-        problem = not_described(path, sidecar)
-        warnings = warnings if problem is None else (*warnings, problem)
+    attributes = _sidecar(sidecar)
+    problem = not_described(path, sidecar) if sidecar.is_file() else None
+    warnings = warnings if problem is None else (*warnings, problem)
     other = phase if phase is not None else imaginary
     if other is not None:
         if phase is not None and imaginary is not None:

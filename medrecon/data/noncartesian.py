@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from medrecon.data.errors import DAMAGE, InputError, told
+from medrecon.data.arrays import numpy_array, numpy_arrays
+from medrecon.data.errors import InputError, listed
+from medrecon.data.hdf5 import open_hdf5
 from medrecon.data.ismrmrd import is_ismrmrd, read_noncartesian
 from medrecon.data.kspace import loud_scan, read_cfl_array, usable_scan
+from medrecon.data.limits import check_claim, reading
 from medrecon.data.noise import outermost_std
 
 __all__ = ["NonCartesian", "load_noncartesian", "outer_noise_std"]
@@ -33,7 +36,7 @@ class NonCartesian:
         spacing: voxel size ``(z, y, x)`` in mm, or ``None`` where the file does not tell.
         affine: from the indices (x, y, slice) to mm in RAS, or ``None`` where the file does not tell.
         header: the raw ISMRMRD header, scrubbed, or ``None``.
-        attributes: what else is worth knowing.
+        attributes: what was decided in reading the file; nothing of the patient.
         warnings: sentences on what may make the image wrong but could not be decided; ``info``, log and sidecar repeat them.
     """
 
@@ -133,54 +136,46 @@ def load_noncartesian(
     if isinstance(given, Path) and not given.is_file():
         raise InputError(f"{given}: no such file")
     if isinstance(given, Path) and given.suffix.lower() == ".npy":
-        try:
-            given = np.load(given, allow_pickle=False)
-        except DAMAGE as error:
-            raise InputError(f"{trajectory}: not a readable NumPy file ({told(error)}); save it again") from error
+        given = numpy_array(given)
     if isinstance(given, Path) and path.suffix.lower() not in (".cfl", ".hdr"):
         raise InputError(f"{given}: a trajectory is given as .npy here")
-    held: dict[str, Any]
+    with reading(path):
+        held, kind = _held(path, given, select)
+        return _finish(path, held, kind, matrix)
+
+
+def _held(
+    path: Path, given: Path | np.ndarray | None, select: Mapping[str, int | str] | None
+) -> tuple[dict[str, Any], str]:
+    """What a file of any format holds, and the format."""
     if path.suffix.lower() in (".cfl", ".hdr"):
         if given is None:
             raise InputError(f"{path}: BART keeps the trajectory in a pair of its own; give that too")
-        if isinstance(given, Path):
-            samples, points = _bart(path, given)
-        else:
-            samples, points = _bart_samples(path), given
-        held = {"samples": samples, "trajectory": points}
-        kind = "BART cfl"
-    elif path.suffix.lower() == ".npz":
-        held, kind = _numpy(path, given if isinstance(given, np.ndarray) else None), "NumPy"
-    else:
-        held, kind = _hdf5(path, select, given if isinstance(given, np.ndarray) else None), "ISMRMRD"
-    return _finish(path, held, kind, matrix)
+        samples, points = _bart(path, given) if isinstance(given, Path) else (_bart_samples(path), given)
+        return {"samples": samples, "trajectory": points}, "BART cfl"
+    array = given if isinstance(given, np.ndarray) else None
+    if path.suffix.lower() == ".npz":
+        return _numpy(path, array), "NumPy"
+    return _hdf5(path, select, array), "ISMRMRD"
 
 
 def _numpy(path: Path, given: np.ndarray | None) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            held = {key: archive[key] for key in ("kspace", "trajectory", "matrix", "noise") if key in archive}
-    except DAMAGE as error:
-        raise InputError(f"{path}: not a readable npz file ({told(error)}); save it again with numpy.savez") from error
+    held: dict[str, Any]
+    held, names = numpy_arrays(path, ("kspace", "trajectory", "matrix", "noise"))
     if given is not None:
         held["trajectory"] = given
     for key in ("kspace", "trajectory"):
         if key not in held:
-            raise InputError(f"{path}: no array '{key}' (it holds {', '.join(held) or 'nothing'}); name it '{key}'")
+            raise InputError(f"{path}: no array '{key}' (it holds {listed(names)}); name it '{key}'")
     held["samples"] = held.pop("kspace")
     return held
 
 
 def _hdf5(path: Path, select: Mapping[str, int | str] | None, given: np.ndarray | None) -> dict[str, Any]:
-    try:
-        with h5py.File(path, "r") as file:
-            if not is_ismrmrd(file):
-                raise InputError(f"{path}: not ISMRMRD; non-Cartesian HDF5 is read in that format only")
-        return read_noncartesian(path, select, given)
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({told(error)}); check that it is complete") from error
+    with open_hdf5(path) as file:
+        if not is_ismrmrd(file):
+            raise InputError(f"{path}: not ISMRMRD; non-Cartesian HDF5 is read in that format only")
+    return read_noncartesian(path, select, given)
 
 
 def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] | None) -> NonCartesian:
@@ -219,6 +214,7 @@ def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] |
             f"{path}: the trajectory reaches {', '.join(f'{r:.4g}' for r in reach)} cycles per field of view, beyond half of "
             f"the matrix {size}; give it in cycles per field of view, or a larger matrix"
         )
+    check_claim(8 * math.prod(size), samples.nbytes, path, f"the matrix {size}")
     # Rounding may put the ends beyond the band.
     half = np.array(size, np.float32) / 2
     points = np.ascontiguousarray(np.clip(points, -half, half), np.float32)

@@ -8,7 +8,10 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from medrecon.data.errors import DAMAGE, InputError, told
+from medrecon.data.arrays import numpy_arrays
+from medrecon.data.errors import InputError, told
+from medrecon.data.hdf5 import open_hdf5, read_attribute, read_dataset, text_of
+from medrecon.data.limits import reading
 
 __all__ = ["Sinogram", "counted", "load_sinogram"]
 
@@ -75,6 +78,12 @@ def load_sinogram(path: str | Path, pitch: float | None = None, centre: float | 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; {_NEEDS}")
+    with reading(path, _NEEDS):
+        return _checked(path, pitch, centre)
+
+
+def _checked(path: Path, pitch: float | None, centre: float | None) -> Sinogram:
+    """See :func:`load_sinogram`."""
     try:
         held = _data_exchange(path) if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".nxs") else _archive(path)
         lines = np.asarray(held["sino"], dtype=np.float32)
@@ -82,7 +91,7 @@ def load_sinogram(path: str | Path, pitch: float | None = None, centre: float | 
         numbers = {key: float(held[key]) for key in ("centre", "pitch_mm", "photons") if key in held}
     except InputError:
         raise
-    except DAMAGE as error:
+    except Exception as error:
         raise InputError(f"{path}: cannot be used as a sinogram ({told(error)}); {_NEEDS}") from error
     if lines.ndim == 2:
         lines = lines[None]
@@ -114,8 +123,7 @@ def load_sinogram(path: str | Path, pitch: float | None = None, centre: float | 
 
 def _archive(path: Path) -> dict[str, np.ndarray]:
     """Of an npz file what :func:`load_sinogram` knows."""
-    with open(path, "rb") as file, np.load(file) as archive:
-        held = {key: archive[key] for key in ("sino", "theta_rad", "centre", "pitch_mm", "photons") if key in archive}
+    held, _ = numpy_arrays(path, ("sino", "theta_rad", "centre", "pitch_mm", "photons"))
     missing = [key for key in ("sino", "theta_rad") if key not in held]
     if missing:
         raise ValueError(f"holds no {' and no '.join(missing)}")
@@ -138,28 +146,34 @@ _LENGTHS = {
 
 
 def _unit(dataset: h5py.Dataset, otherwise: str) -> str:
-    unit = dataset.attrs.get("units", otherwise)
-    return (unit.decode() if isinstance(unit, bytes) else str(unit)).strip().lower()
+    """The unit of a dataset, one word; other text is no unit."""
+    text = text_of(read_attribute(dataset, "units")) if "units" in dataset.attrs else otherwise.encode()
+    word = (text or b"").decode("utf-8", "replace").strip().lower()
+    return word if len(word) <= 16 else ""
+
+
+def _real(file: h5py.File, key: str, dtype: type = np.float32) -> np.ndarray:
+    """A dataset of real numbers."""
+    array = np.asarray(read_dataset(file, key))
+    if array.dtype.kind not in "biuf" or not array.size:
+        raise ValueError(f"{key} is {array.dtype} {array.shape}, not real numbers")
+    return array.astype(dtype)
 
 
 def _data_exchange(path: Path) -> dict[str, np.ndarray]:
     """Line integrals of counts, flats and darks; angles; pixel size, where it is told."""
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         missing = [f"exchange/{key}" for key in ("data", "data_white", "theta") if f"exchange/{key}" not in file]
         if missing:
             raise ValueError(f"holds no {' and no '.join(missing)}")
         theta = file["exchange/theta"]
-        angles = np.asarray(theta[()], float).ravel()
+        angles = _real(file, "exchange/theta", float).ravel()
         unit = _unit(theta, "deg")
         if not unit.startswith("rad"):
             angles = np.deg2rad(angles)
-        counts = np.asarray(file["exchange/data"][()], np.float32)
-        white = np.asarray(file["exchange/data_white"][()], np.float32)
-        dark = (
-            np.asarray(file["exchange/data_dark"][()], np.float32)
-            if "exchange/data_dark" in file
-            else np.zeros((1, 1, 1))
-        )
+        counts = _real(file, "exchange/data")
+        white = _real(file, "exchange/data_white")
+        dark = _real(file, "exchange/data_dark") if "exchange/data_dark" in file else np.zeros((1, 1, 1))
         if counts.ndim != 3 or len(counts) != len(angles):
             raise ValueError(
                 f"exchange/data is {counts.shape}, with {len(angles)} angles; expected (views, slices, detectors)"
@@ -181,6 +195,6 @@ def _data_exchange(path: Path) -> dict[str, np.ndarray]:
                 length = _LENGTHS.get(_unit(file[key], ""))
                 if length is None:
                     raise ValueError(f"{key} is in {_unit(file[key], 'no unit')!r}; give the pitch in mm yourself")
-                held["pitch_mm"] = np.asarray(file[key][()], float).ravel()[0] * length
+                held["pitch_mm"] = float(_real(file, key, float).ravel()[0]) * length
                 break
     return held

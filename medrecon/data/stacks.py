@@ -15,7 +15,19 @@ from medrecon.data.errors import InputError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Frame", "Stack", "advice", "axes", "describe", "geometry", "numbers", "same_value", "show", "split"]
+__all__ = [
+    "ADVISED",
+    "Frame",
+    "Stack",
+    "advice",
+    "axes",
+    "describe",
+    "geometry",
+    "numbers",
+    "same_value",
+    "show",
+    "split",
+]
 
 _MIXED = (
     "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "InversionTime", "FlipAngle", "KVP",
@@ -34,13 +46,13 @@ _ORDER = (
 """Sort keys of the images at one position, before their numbers."""
 _TIMES = ("TriggerTime", "AcquisitionTime", "ContentTime")
 """Sort keys after the numbers: gated scans measure the trigger time from the last heartbeat, not from the start."""
-_ADVISED = (
+ADVISED = (
     "SeriesNumber", "EchoTime", "EffectiveEchoTime", "EchoNumbers", "ImageType", "FrameType", "ComplexImageComponent",
     "DiffusionBValue", "DiffusionDirectionality", "InversionTime", "FlipAngle", "KVP", "ConvolutionKernel",
     "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "NominalCardiacTriggerDelayTime",
     "FrameReferenceTime", *_ACQUISITIONS, "StackID", "AcquisitionTime", "ContentTime", "InstanceNumber",
 )  # fmt: skip
-"""Attributes to select by, the most telling first."""
+"""Attributes to select by, the most distinctive first; messages show their values, and no others."""
 
 
 @dataclass(eq=False)
@@ -465,7 +477,7 @@ def advice(stacks: Sequence[Sequence[Frame]], numbered: bool = True) -> str:
         numbered: whether they can be selected by number as well.
     """
     number = f"volume=0 (numbered from 0 to {len(stacks) - 1})" if numbered else ""
-    held = {k: found for k in _ADVISED if (found := _uniform(stacks, k)) is not None}
+    held = {k: found for k in ADVISED if (found := _uniform(stacks, k)) is not None}
     tokens = {k: t for k, found in held.items() if (t := _tokens(found)) is not None}
     pairs = combinations([k for k in tokens if k in _LABELS], 2)
     for keywords in (*((k,) for k in tokens), *pairs):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import math
+import re
+import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medrecon.data.epi import REVERSE, Readout
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, redacted
 from medrecon.data.ismrmrd import Scan, calibration_of, chosen, on_grid, refuse_multiband
+from medrecon.data.limits import BoundedReader
 
 __all__ = ["read_twix"]
 
@@ -21,17 +23,107 @@ _SERVICE = ("PHASCOR", "RTFEEDBACK", "HPFEEDBACK", "REFPHASESTABSCAN", "PHASESTA
             "RETRO_DUMMYSCAN", "B1_CONTROLLOOP", "PACE")  # fmt: skip
 
 
-def _number(tree: Mapping, *keys: str | int, otherwise: float | None = None) -> float:
-    """A leaf of the protocol."""
-    held: Any = tree
-    for key in keys:
-        try:
-            held = held[key]
-        except (KeyError, IndexError, TypeError):
-            if otherwise is None:
-                raise ValueError(f"its protocol lacks {'.'.join(map(str, keys))}") from None
-            return otherwise
-    return float(held)
+_LONGEST = 2**26
+"""Bytes of a measurement's header; scanners write 0.1 to 1 MB."""
+
+
+def _measurements(file: BoundedReader, size: int) -> tuple[bool, list[tuple[int, int]]]:
+    """Whether a file is of VD or later, and where its measurements begin and end.
+
+    Raises:
+        ValueError: if one does not lie in the file.
+    """
+    first, second = struct.unpack("<II", file.read(8))
+    if first >= 10000 or second > 64:
+        return False, [(0, size)]
+    found = []
+    for _ in range(second):
+        _, _, start, length = struct.unpack("<IIQQ", file.read(152)[:24])
+        if second == 1 and length == 0:
+            length = size - start
+        if not 0 < start < start + length <= size:
+            raise ValueError("a measurement is cut off")
+        found.append((start, start + length))
+    return True, found
+
+
+def _buffers(file: BoundedReader, start: int, end: int) -> tuple[int, dict[str, str]]:
+    """Where the data of a measurement begin, and the texts of its header by name.
+
+    Raises:
+        ValueError: if the header does not lie in the measurement.
+    """
+    file.seek(start)
+    length, count = struct.unpack("<II", file.read(8))
+    if not 8 <= length <= min(end - start, _LONGEST):
+        raise ValueError("its header is cut off")
+    block, at, held = file.read(length - 8), 0, {}
+    for _ in range(min(count, 64)):
+        match = re.compile(rb"(\w{4,64})\0(.{4})", re.DOTALL).search(block, at, at + 96)
+        if match is None:
+            break
+        n = int.from_bytes(match[2], "little")
+        held[match[1].decode("latin1")] = block[match.end() : match.end() + n].decode("latin1")
+        at = match.end() + n
+    return start + length, held
+
+
+def _protocol(text: str) -> dict[str, str]:
+    """The settings of a MeasYaps header, ``name = value`` a line, by their whole names."""
+    _, begin, rest = text.partition("### ASCCONV BEGIN")
+    body = rest.partition("### ASCCONV END")[0] if begin else ""
+    pairs = (line.partition("=") for line in body.splitlines())
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def _number(protocol: Mapping[str, str], name: str, otherwise: float | None = None) -> float:
+    """A number of the protocol.
+
+    Raises:
+        ValueError: if it is not there (without ``otherwise``) or is no number.
+    """
+    if name not in protocol:
+        if otherwise is None:
+            raise ValueError(f"its protocol lacks {name}")
+        return otherwise
+    value = protocol[name]
+    number = float(int(value, 16)) if value.lower().startswith("0x") else float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is no number")
+    return number
+
+
+def _parameter(text: str, name: str, otherwise: float) -> float:
+    """The first number of a parameter of an XProtocol."""
+    for kind in ("Long", "Double", "String"):
+        _, found, rest = text.partition(f'<Param{kind}."{name}">')
+        if not found:
+            continue
+        body = rest[:4096].lstrip()
+        words = re.sub(r"<\w+>\s*[0-9]*", "", body[1:].partition("}")[0]).replace('"', " ").split()
+        return float(words[0]) if words else otherwise
+    return otherwise
+
+
+def _blocks(file: BoundedReader, start: int, end: int, modern: bool) -> Iterator[Any]:
+    """The measurement data blocks of one measurement, each of which lies in it.
+
+    Raises:
+        ValueError: if one is cut off.
+    """
+    from twixtools.mdb import Mdb
+
+    while start + 128 < end:
+        file.seek(start)
+        mdb = Mdb(file, modern)
+        if mdb.is_flag_set("ACQEND"):
+            return
+        length = int(mdb.dma_len)
+        if not 0 < length <= end - start:
+            raise ValueError("a line is cut off")
+        if not mdb.is_flag_set("SYNCDATA"):
+            yield mdb
+        start += length
 
 
 def _rotation(quaternion: Sequence[float]) -> np.ndarray:
@@ -45,19 +137,13 @@ def _rotation(quaternion: Sequence[float]) -> np.ndarray:
         return quat_to_rotmat(*[float(q) for q in quaternion])
 
 
-def _readout(meas: Mapping, samples: int, path: Path) -> Readout | None:
+def _readout(meas: str, samples: int, path: Path) -> Readout | None:
     """The readout gradient if it was sampled on its ramps.
 
     Raises:
         InputError: for a gradient that is neither a trapezoid nor has sinusoidal ramps.
     """
-
-    def first(key: str, otherwise: float) -> float:
-        values = np.atleast_1d(meas.get(key, otherwise)).ravel()
-        words = str(values[0]).split() if len(values) else []
-        return float(words[0]) if words else otherwise
-
-    mode = first("alRegridMode", 1)
+    mode = _parameter(meas, "alRegridMode", 1)
     if mode <= 1:
         return None
     if mode not in (2, 4):
@@ -66,9 +152,9 @@ def _readout(meas: Mapping, samples: int, path: Path) -> Readout | None:
             "or another EPI pipeline, e.g. Gadgetron"
         )
     up, flat, down, delay = (
-        first(f"alRegrid{key}Time", 0) for key in ("Rampup", "Flattop", "Rampdown", "DelaySamples")
+        _parameter(meas, f"alRegrid{key}Time", 0) for key in ("Rampup", "Flattop", "Rampdown", "DelaySamples")
     )
-    return Readout(up, flat, down, delay, first("aflRegridADCDuration", 0) / max(samples, 1), mode == 4)
+    return Readout(up, flat, down, delay, _parameter(meas, "aflRegridADCDuration", 0) / max(samples, 1), mode == 4)
 
 
 def _row(mdb: Any, dwell: float, dtype: np.dtype, at: int) -> np.ndarray:  # noqa: ANN401
@@ -113,7 +199,7 @@ def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict
         InputError: without twixtools (an extra), for what cannot be read, and for what is not Cartesian.
     """
     try:
-        import twixtools
+        import twixtools  # noqa: F401
     except ImportError as error:
         raise InputError(f"{path}: twix files need twixtools; install it with: pip install twixtools") from error
     from ismrmrd.hdf5 import acquisition_header_dtype
@@ -121,55 +207,52 @@ def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict
     dtype = np.dtype([("head", acquisition_header_dtype), ("traj", object), ("data", object)])
     select = dict(select or {})
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            scans = twixtools.read_twix(
-                str(path), parse_pmu=False, parse_geometry=False, verbose=False, keep_syncdata=False
-            )
-        imaging, reference, noise, navigators = [], [], [], []
-        for scan in scans:
-            protocol = scan["hdr"]["MeasYaps"]
-            dwell = _number(protocol, "sRXSPEC", "alDwellTime", 0, otherwise=0.0) / 1000
-            for at, mdb in enumerate(scan["mdb"]):
-                if mdb.is_flag_set("ACQEND") or mdb.is_flag_set("SYNCDATA"):
-                    continue
-                if mdb.is_flag_set("NOISEADJSCAN"):
-                    noise.append(_row(mdb, dwell, dtype, at))
-                elif scan is scans[-1] and mdb.is_flag_set("PHASCOR"):
-                    navigators.append(_row(mdb, dwell, dtype, at))
-                elif scan is scans[-1] and not any(mdb.is_flag_set(flag) for flag in _SERVICE):
-                    only = mdb.is_flag_set("PATREFSCAN") and not mdb.is_flag_set("PATREFANDIMASCAN")
-                    (reference if only else imaging).append(
-                        (_row(mdb, dwell, dtype, at), mdb.mdh.CenterLin, mdb.mdh.CenterPar)
-                    )
-        protocol, meas = scans[-1]["hdr"]["MeasYaps"], scans[-1]["hdr"].get("Meas", {})
-        space, place = ("sKSpace",), ("sSliceArray", "asSlice", 0)
-        depth = _number(protocol, *space, "ucDimension") == 4
-        base = int(_number(protocol, *space, "lBaseResolution"))
+        with BoundedReader(str(path)) as file:
+            modern, spans = _measurements(file, path.stat().st_size)
+            imaging, reference, noise, navigators = [], [], [], []
+            protocol, meas = {}, ""
+            for start, end in spans:
+                first, buffers = _buffers(file, start, end)
+                protocol, meas = _protocol(buffers.get("MeasYaps", "")), buffers.get("Meas", "")
+                dwell = _number(protocol, "sRXSPEC.alDwellTime[0]", otherwise=0.0) / 1000
+                last = (start, end) == spans[-1]
+                for at, mdb in enumerate(_blocks(file, first, end, modern)):
+                    if mdb.is_flag_set("NOISEADJSCAN"):
+                        noise.append(_row(mdb, dwell, dtype, at))
+                    elif last and mdb.is_flag_set("PHASCOR"):
+                        navigators.append(_row(mdb, dwell, dtype, at))
+                    elif last and not any(mdb.is_flag_set(flag) for flag in _SERVICE):
+                        only = mdb.is_flag_set("PATREFSCAN") and not mdb.is_flag_set("PATREFANDIMASCAN")
+                        (reference if only else imaging).append(
+                            (_row(mdb, dwell, dtype, at), mdb.mdh.CenterLin, mdb.mdh.CenterPar)
+                        )
+        place = "sSliceArray.asSlice[0]"
+        depth = _number(protocol, "sKSpace.ucDimension") == 4
+        base = int(_number(protocol, "sKSpace.lBaseResolution"))
         # Readouts are sampled twice as densely as asked for; where none is longer than the matrix, they were not.
         dense = 2 if any(row["head"]["number_of_samples"][0] > base for row, *_ in imaging) else 1
         shape = (
             dense * base,
-            int(_number(protocol, *space, "lPhaseEncodingLines")),
-            int(_number(protocol, *space, "lPartitions", otherwise=1)) if depth else 1,
+            int(_number(protocol, "sKSpace.lPhaseEncodingLines")),
+            int(_number(protocol, "sKSpace.lPartitions", otherwise=1)) if depth else 1,
         )
         field = (
-            dense * _number(protocol, *place, "dReadoutFOV"),
-            _number(protocol, *place, "dPhaseFOV")
-            * (1 + _number(protocol, *space, "dPhaseOversamplingForDialog", otherwise=0)),
-            _number(protocol, *place, "dThickness")
-            * (1 + (_number(protocol, *space, "dSliceOversamplingForDialog", otherwise=0) if depth else 0)),
+            dense * _number(protocol, f"{place}.dReadoutFOV"),
+            _number(protocol, f"{place}.dPhaseFOV")
+            * (1 + _number(protocol, "sKSpace.dPhaseOversamplingForDialog", otherwise=0)),
+            _number(protocol, f"{place}.dThickness")
+            * (1 + (_number(protocol, "sKSpace.dSliceOversamplingForDialog", otherwise=0) if depth else 0)),
         )
         kind = {1: "cartesian", 2: "radial", 4: "spiral", 8: "blade"}.get(
-            int(_number(protocol, *space, "ucTrajectory", otherwise=1)), "unknown"
+            int(_number(protocol, "sKSpace.ucTrajectory", otherwise=1)), "unknown"
         )
         readout = _readout(meas, imaging[0][0]["head"]["number_of_samples"][0], path) if imaging else None
-        bands = int(_number(protocol, "sSliceAcceleration", "lMultiBandFactor", otherwise=1))
+        bands = int(_number(protocol, "sSliceAcceleration.lMultiBandFactor", otherwise=1))
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
         raise InputError(
-            f"{path}: not a readable twix file ({told(error)}); export it again, or convert it to ISMRMRD"
+            f"{path}: not a readable twix file ({redacted(error)}); export it again, or convert it to ISMRMRD"
         ) from error
     if not imaging:
         raise InputError(f"{path}: holds no imaging lines; only noise, reference or service scans")

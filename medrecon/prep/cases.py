@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
-
 from medrecon.data.dicom import find_series, identity, natural
 from medrecon.data.errors import DAMAGE, InputError, told
+from medrecon.data.hdf5 import open_hdf5, read_attribute, text_of
 
 __all__ = ["Case", "dicom_series", "files"]
 
@@ -116,9 +115,12 @@ def files(source: str | Path, pattern: str, subject_attribute: str | None = None
 
 def _attribute(path: Path, name: str) -> str | None:
     """Of an HDF5 file, ``None`` where it has none."""
-    with h5py.File(path, "r") as file:
-        value = file.attrs.get(name)
-    return None if value is None else str(value.decode() if isinstance(value, bytes) else value)
+    with open_hdf5(path) as file:
+        value = read_attribute(file, name)
+    text = text_of(value)
+    return (
+        str(value) if text is None and value is not None else None if text is None else text.decode("utf-8", "replace")
+    )
 
 
 def _pseudonym(value: str) -> str:

@@ -26,6 +26,7 @@ from monai.transforms import MapTransform
 
 from medrecon.data.errors import DAMAGE, InputError, told, warn
 from medrecon.data.files import new_file, recover, write_whole
+from medrecon.data.hdf5 import refuse_outside
 
 __all__ = ["LoadPreparedd", "check_staged", "pack", "prepared", "read_rows", "stage", "staged_path", "write_lines"]
 
@@ -108,15 +109,17 @@ def _is_content(error: BaseException) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def _opened(path: Path, below: str = "/") -> Iterator[h5py.File]:
     """An HDF5 file; a FIFO or a folder of that name is refused before anything waits for it.
 
     Raises:
         _DamagedError: if it is no regular file.
+        InputError: if what is ``below`` a group refers to data outside the file.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise _DamagedError("it is not a regular file")
     with h5py.File(path, "r") as file:
+        refuse_outside(file, path, below)
         yield file
 
 
@@ -212,7 +215,7 @@ def pack(destination: Path, staged: Mapping[str, Mapping[str, Any]], limit: int)
             path = folder / f"{split}-{max(numbers, default=-1) + 1:05d}.h5"
             with new_file(path) as part, h5py.File(part, "w") as shard:
                 for case in taken:
-                    with h5py.File(staged_path(destination, case), "r") as file:
+                    with _opened(staged_path(destination, case)) as file:
                         file.copy(file["/"], shard, name=group_of(case))
             for case in taken:
                 staged_path(destination, case).unlink()
@@ -272,7 +275,7 @@ class LoadPreparedd(MapTransform):
         out: dict[Hashable, Any] = {key: data[key] for key in ("case", "subject", "split")}
         path = Path(data["prepared"])
         try:
-            with _opened(path) as file:
+            with _opened(path, group_of(data["case"])) as file:
                 group = file.get(group_of(data["case"]))
                 if not isinstance(group, h5py.Group):
                     raise _DamagedError(f"case {data['case']} is missing")

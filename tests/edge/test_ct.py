@@ -212,7 +212,7 @@ def test_data_exchange_files_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match="no exchange/theta"):
         load_sinogram(path, 1.0)
     (tmp_path / "e.h5").write_bytes(path.read_bytes()[:900])
-    with pytest.raises(InputError, match="cannot be used as a sinogram"):
+    with pytest.raises(InputError, match="not a readable HDF5 file"):
         load_sinogram(tmp_path / "e.h5", 1.0)
 
 

@@ -117,7 +117,7 @@ def test_several_series_or_echoes_must_be_told_apart(tmp_path):
     volume = numbers()
     write_series(tmp_path / "s" / "a", oblique(), volume, SeriesNumber=3, SeriesDescription="first")
     write_series(tmp_path / "s" / "b", oblique(), volume + 1, SeriesNumber=4)
-    with pytest.raises(InputError, match=r"2 series: 3 \(first, 6 images\), 4 .* SeriesNumber=3"):
+    with pytest.raises(InputError, match=r"2 series: 3 \(MR, 6 images of 20 x 16\), 4 .* SeriesNumber=3"):
         load_image(tmp_path / "s")
     assert np.array_equal(load_image(tmp_path / "s", {"SeriesNumber": 4}).array, volume + 1)
     with pytest.raises(InputError, match="no image with SeriesNumber=5; there are 3, 4"):
@@ -379,7 +379,7 @@ def test_a_written_series_is_where_and_what_it_was(tmp_path):
     spread = load_image(tmp_path / "x_spread.dcm")  # a multi-frame object
     assert np.array_equal(spread.array, samples.std(axis=0, dtype=np.float64).astype(np.float32))
     assert np.abs(spread.affine - affine).max() < 1e-9
-    assert "not calibrated" in spread.attributes["SeriesDescription"]
+    assert "not calibrated" in spread.headers[0].SeriesDescription
     record = json.loads((tmp_path / "x.json").read_text())
     assert record["input"] == "scan.h5"
     assert "DOE" not in (tmp_path / "x.json").read_text()

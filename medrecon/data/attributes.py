@@ -1,0 +1,70 @@
+"""Attributes that are read from files, shown and copied: those of this list, and no others.
+
+Whatever else a file holds may be of the patient (MRN, birth_date, operator, dates, free text under any name), so it is not read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+
+from medrecon.data.hdf5 import read_attribute, text_of
+from medrecon.data.masks import KINDS
+
+__all__ = ["hdf5_attributes", "permitted", "sidecar_attributes"]
+
+_NUMBERS = ("acceleration", "num_low_frequency", "padding_left", "padding_right", "max", "norm", "mask_seed")
+"""Of fastMRI's files and of those that ``medrecon undersample`` writes."""
+_SIDECAR = ("MagneticFieldStrength", "EchoTime", "RepetitionTime", "FlipAngle")
+"""Numbers of a BIDS sidecar."""
+
+
+def _number(value: Any) -> float | None:  # noqa: ANN401
+    try:
+        number = value.item() if hasattr(value, "item") else value
+        return number if isinstance(number, int | float) and math.isfinite(number) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def permitted(name: str, value: Any) -> str | float | None:  # noqa: ANN401
+    """The value of an HDF5 attribute that may pass, or ``None``.
+
+    Numbers of the list; ``acquisition``, fastMRI's name of a contrast such as AXT2, as one word; ``mask_kind`` if it is one.
+    """
+    if name in _NUMBERS:
+        return _number(value)
+    text = text_of(value)
+    if text is None:
+        return None
+    word = text.decode("utf-8", "replace")
+    if name == "acquisition":
+        return word if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,31}", word) else None
+    return word if name == "mask_kind" and word in KINDS else None
+
+
+def hdf5_attributes(file: h5py.Group) -> dict[str, str | float]:
+    """The permitted attributes of a group; others are not even read."""
+    out: dict[str, str | float] = {}
+    for name in (*_NUMBERS, "acquisition", "mask_kind"):
+        value = permitted(name, read_attribute(file, name))
+        if value is not None:
+            out[name] = value
+    return out
+
+
+def sidecar_attributes(held: Mapping[str, Any]) -> dict[str, str | float]:
+    """The permitted attributes of a BIDS sidecar."""
+    out: dict[str, str | float] = {}
+    for name in _SIDECAR:
+        number = None if isinstance(held.get(name), bool) else _number(held.get(name))
+        if number is not None:
+            out[name] = number
+    modality = held.get("Modality")
+    if isinstance(modality, str) and re.fullmatch(r"[A-Z]{1,4}", modality):
+        out["Modality"] = modality
+    return out

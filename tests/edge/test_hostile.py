@@ -1,0 +1,514 @@
+"""Files that lie: data outside the file, sizes that are not there, names of patients, values of the wrong kind."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import h5py
+import ismrmrd
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import scipy.sparse
+from scipy.io import savemat
+
+from medrecon.cli import main
+from medrecon.data.errors import InputError, redacted
+from medrecon.data.hdf5 import open_hdf5, read_attribute
+from medrecon.data.images import load_image
+from medrecon.data.ismrmrd import scrubbed
+from medrecon.data.kspace import load_array, load_kspace, read_cfl_array
+from medrecon.data.names import natural
+from medrecon.data.sinogram import load_sinogram
+
+from .test_ct import exchange
+from .test_dicom import numbers, oblique, write_series
+from .test_ismrmrd import header, line
+from .test_ismrmrd import write as write_lines
+from .test_prep import measured
+
+ROOT = Path(__file__).parents[2]
+SECRET = np.arange(1, 2001, dtype=np.uint8)
+
+
+# Data outside the file
+
+
+def stored_externally(file, name, shape, dtype, outside):
+    file.create_dataset(name, shape, dtype, external=[(str(outside), 0, h5py.h5f.UNLIMITED)])
+
+
+def linked(file, name, shape, dtype, outside):
+    file[name] = h5py.ExternalLink(str(outside), "/secret")
+
+
+def softly_linked(file, name, shape, dtype, outside):
+    """A soft link that leads through an external one."""
+    file["elsewhere"] = h5py.ExternalLink(str(outside), "/")
+    file[name] = h5py.SoftLink(f"{file.name}/elsewhere/secret")
+
+
+def virtual(file, name, shape, dtype, outside):
+    layout = h5py.VirtualLayout(shape, dtype)
+    layout[...] = h5py.VirtualSource(str(outside), "secret", shape)
+    file.create_virtual_dataset(name, layout)
+
+
+def nested(file, name, shape, dtype, outside):
+    """A virtual dataset of a virtual dataset of the same file."""
+    virtual(file, "inner", shape, dtype, outside)
+    layout = h5py.VirtualLayout(shape, dtype)
+    layout[...] = h5py.VirtualSource(".", "inner", shape)
+    file.create_virtual_dataset(name, layout)
+
+
+def deep(file, name, shape, dtype, outside):
+    """Behind a header with so many attributes that it goes on elsewhere in the file."""
+    for k in range(40):
+        file.attrs[f"a{k}"] = np.arange(20)
+    stored_externally(file, name, shape, dtype, outside)
+
+
+WAYS = (stored_externally, linked, softly_linked, virtual, nested, deep)
+PAIR = np.dtype([("real", "<f4"), ("imag", "<f4")])
+DOORS = {
+    "fastmri": ("a.h5", "kspace", (2, 3, 8, 6), "c8", load_kspace),
+    "mask": ("a.h5", "mask", (6,), "u1", lambda path: load_array(path, "mask")),
+    "maps": ("a.h5", "maps", (3, 8, 6), "c8", lambda path: load_array(path, "maps")),
+    "ismrmrd": ("a.mrd", "dataset/data", (4,), "u1", load_kspace),
+    "matlab": ("a.mat", "kspace", (2, 3, 8, 6), PAIR, load_kspace),
+    "exchange": ("a.h5", "exchange/data", (4, 1, 8), "f4", lambda path: load_sinogram(path, 1.0)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_data_outside_an_hdf5_file_are_refused_at_every_door(tmp_path, door, way, libver):
+    name, key, shape, dtype, load = DOORS[door]
+    outside = tmp_path / "outside.h5"
+    with h5py.File(outside, "w") as file:
+        file["secret"] = np.ones(shape, dtype) if dtype != PAIR else np.ones(shape, "c8").view(PAIR)
+    path = tmp_path / name
+    if door == "exchange":
+        exchange(path, np.ones((4, 1, 8)))
+        with h5py.File(path, "r+") as file:
+            del file[key]
+    with h5py.File(path, "r+" if door == "exchange" else "w", libver=libver) as file:
+        way(file, key, shape, dtype, outside)
+        if door == "ismrmrd":
+            file.create_dataset("dataset/xml", data=[b"<x/>"], dtype=h5py.string_dtype())
+    with pytest.raises(
+        InputError, match=r"(elsewhere|inner|kspace|mask|maps|data)' is .*lie outside the file"
+    ) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_link_to_a_pipe_blocks_nothing(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"] = h5py.ExternalLink(str(tmp_path / "pipe"), "x")
+    with pytest.raises(InputError, match="'kspace' is an external link"):
+        load_kspace(tmp_path / "a.h5")
+    with pytest.raises(InputError, match="no such file"), open_hdf5(tmp_path / "pipe"):
+        pass
+
+
+def test_soft_and_hard_links_that_stay_in_the_file_are_followed(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["group/data"] = measured(0)
+        file["kspace"] = h5py.SoftLink("/group/data")
+        file["again"] = file["group"]
+    assert np.array_equal(load_kspace(tmp_path / "a.h5").kspace, measured(0))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_group_of_many_is_looked_through_alone(tmp_path, way):
+    with h5py.File(tmp_path / "outside.h5", "w") as file:
+        file["secret"] = np.ones(4, "f4")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["good/data"] = np.ones(4)
+        way(file.create_group("bad"), "data", (4,), "f4", tmp_path / "outside.h5")
+        file["ugly"] = h5py.SoftLink("/bad")
+        file["worse"] = h5py.ExternalLink(str(tmp_path / "outside.h5"), "/")
+    with open_hdf5(tmp_path / "a.h5", "good") as file:
+        assert np.array_equal(file["good/data"], np.ones(4))
+    for below in ("bad", "worse", "bad/data", "worse/secret"):
+        with pytest.raises(InputError, match="lie outside"), open_hdf5(tmp_path / "a.h5", below):
+            pass
+
+
+def test_filters_that_would_be_loaded_are_named(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        held = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        held.set_chunk((1, 3, 8, 6))
+        held.set_filter(32001, h5py.h5z.FLAG_OPTIONAL)
+        space = h5py.h5s.create_simple((1, 3, 8, 6))
+        made = h5py.h5d.create(file.id, b"kspace", h5py.h5t.py_create(np.dtype("c8")), space, held)
+        made.write_direct_chunk((0, 0, 0, 0), bytes(8 * 3 * 48))
+    with pytest.raises(InputError, match=r"filter 32001.*h5repack -f GZIP=4"):
+        load_kspace(tmp_path / "a.h5")
+
+
+# Sizes that are not there
+
+
+def zeros_npy(shape, dtype="<c8"):
+    head = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head
+
+
+def long_list(path):
+    """An acquisition that claims 4 G samples: the length of its list is changed where it lies in the file."""
+    k = measured(0, slices=1)[0]
+    write_lines(path, header((24, 20, 1), (24, 20, 5)), [line(k[:, :, y], kspace_encode_step_1=y) for y in range(20)])
+    with h5py.File(path) as file:
+        data = file["dataset/data"].id
+        at = data.get_chunk_info(3).byte_offset + data.get_type().get_member_offset(2)
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(struct.pack("<I", 2**32 - 8))
+
+
+def long_text(path):
+    """A header that claims 4 GB of text."""
+    with h5py.File(path, "w") as file:
+        file["kspace"] = measured(0)
+        file.create_dataset("ismrmrd_header", data="<x/>", dtype=h5py.string_dtype())
+        at = file["ismrmrd_header"].id.get_offset()
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(struct.pack("<I", 2**32 - 8))
+
+
+def bombs(folder):
+    """Files of a few kB that claim gigabytes."""
+    with h5py.File(folder / "fill.h5", "w") as file:
+        file.create_dataset("kspace", (2, 8, 40000, 40000), "c8", chunks=(1, 1, 64, 64))
+    with h5py.File(folder / "late.h5", "w") as file:
+        file.create_dataset("kspace", (2, 8, 40000, 40000), "c8")
+    with h5py.File(folder / "chunk.h5", "w") as file:
+        file.create_dataset(
+            "kspace", (1, 1, 8, 8), "c8", chunks=(1, 1, 2**14, 2**14), maxshape=(None,) * 4, compression="gzip"
+        )
+    with h5py.File(folder / "deflate.h5", "w") as file:
+        made = file.create_dataset("kspace", (1, 1, 8, 8), "c8", chunks=(1, 1, 8, 8), compression="gzip")
+        made.id.write_direct_chunk((0, 0, 0, 0), __import__("zlib").compress(bytes(2**30), 1))
+    long_list(folder / "list.mrd")
+    long_text(folder / "text.h5")
+    (folder / "a.npy").write_bytes(zeros_npy((2, 8, 40000, 40000)))
+    with (
+        zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as file,
+        file.open("kspace.npy", "w", force_zip64=True) as one,
+    ):
+        one.write(zeros_npy((2, 8, 2**13, 2**10)))
+        for _ in range(64):
+            one.write(bytes(2**24))
+    (folder / "a.hdr").write_text("# Dimensions\n99999999999 99999999999 1 8\n")
+    (folder / "a.cfl").write_bytes(bytes(64))
+    for name in ("a.nii", "b.nii.gz"):
+        image = nib.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4))
+        raw = bytearray(image.to_bytes())
+        raw[40:56] = struct.pack("<8h", 4, 30000, 30000, 30000, 100, 1, 1, 1)
+        (folder / name).write_bytes(__import__("gzip").compress(raw) if name.endswith("gz") else bytes(raw))
+    far = bytearray(nib.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4)).to_bytes())
+    far[108:112] = struct.pack("<f", 3e9)  # the data begin far behind an extension
+    (folder / "c.nii.gz").write_bytes(__import__("gzip").compress(far))
+    for name, change in (("frames", {"NumberOfFrames": "2000000000"}), ("rows", {"Rows": 65535, "Columns": 65535})):
+        write_series(folder / name, oblique(), numbers((1, 8, 8)), name + ".dcm", **change)
+    write_series(folder / "packed", oblique(), numbers((1, 8, 8)), "0.dcm")
+    ds = pydicom.dcmread(folder / "packed" / "0.dcm")
+    ds.compress(pydicom.uid.JPEGLSLossless)
+    at = bytes(ds.PixelData).index(b"\xff\xf7")
+    ds["PixelData"]._value = ds.PixelData[: at + 5] + b"\xff\xff\xff\xff" + ds.PixelData[at + 9 :]
+    ds.save_as(folder / "packed" / "0.dcm")
+    return [p for p in sorted(folder.iterdir()) if p.suffix != ".cfl"]
+
+
+LOADER = """
+import json, resource, sys
+from medrecon.data.errors import InputError, redacted
+from medrecon.data.images import load_image
+from medrecon.data.kspace import load_kspace
+from scipy.io import loadmat
+import pydicom, nibabel, ismrmrd
+base = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (base + 2**30,) * 2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[1:]:
+    load = load_image if path.endswith((".nii", ".gz", "frames", "rows", "packed")) else load_kspace
+    try:
+        load(path)
+        said = "read"
+    except InputError as error:
+        said = str(error)
+    print(json.dumps([path, said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))
+"""
+
+
+def test_no_memory_is_taken_for_sizes_that_are_not_in_the_file(tmp_path):
+    paths = bombs(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, *map(str, paths)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    rows = [json.loads(text) for text in done.stdout.splitlines()]
+    assert len(rows) == len(paths), done.stderr
+    for path, said, taken in rows:
+        assert said.startswith(path.removesuffix(".hdr")), (path, said)
+        assert "more memory" not in said, said  # refused for what it claims, not by the limit of memory
+        assert taken < 300_000, (path, said, taken)  # kB: libraries are still being loaded, and 2**28 bytes are allowed
+
+
+def test_real_sizes_pass(tmp_path):
+    """A blank volume of 200 MB packs a thousandfold, and eightfold undersampled k-space tenfold: both are files that exist."""
+    blank = nib.Nifti1Image(np.zeros((512, 512, 200), np.int8), np.eye(4))
+    nib.save(blank, tmp_path / "a.nii.gz")
+    assert (tmp_path / "a.nii.gz").stat().st_size < 250_000
+    assert load_image(tmp_path / "a.nii.gz").array.shape == (200, 512, 512)
+
+
+# People
+
+PRIVATE = {
+    "MRN": "MRN-77", "birth_date": "1970-01-01", "operator": "Op Smith", "study_date": "2020-01-02", "patient_id": "ID-4711",
+    "institution": "Ward 7", "device_serial": "SN-123", "protocol": "jane head", "acquisition": "Jane Doe^T2", "comment": "Doe",
+}  # fmt: skip
+
+
+def private(text):
+    return [value for value in PRIVATE.values() if value in text]
+
+
+def test_attributes_pass_by_a_list(tmp_path, capsys):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["kspace"] = measured(0)
+        file.attrs.update(
+            **PRIVATE, acceleration=1.0, padding_left=0, padding_right=20, num_low_frequency=np.array([4])
+        )
+        file["kspace"].attrs.update(PRIVATE)
+    data = load_kspace(path)
+    assert data.attributes == {"acceleration": 1.0, "padding_left": 0, "padding_right": 20, "num_low_frequency": 4}
+    assert main(["info", str(path)]) == 0
+    assert main(["info", "--json", str(path)]) == 0
+    assert main(["undersample", str(path), "-o", str(tmp_path / "u.h5"), "--acs", "4"]) == 0
+    said = capsys.readouterr()
+    assert not private(said.out + said.err)
+    with h5py.File(tmp_path / "u.h5") as file:
+        assert set(file.attrs) == {
+            "acceleration",
+            "padding_left",
+            "padding_right",
+            "num_low_frequency",
+            "mask_kind",
+            "mask_seed",
+        }
+    assert not private((tmp_path / "u.h5").read_bytes().decode("latin1"))
+    assert load_kspace(tmp_path / "u.h5").attributes["mask_kind"] == "gaussian1d"
+    with h5py.File(path, "r+") as file:
+        file.attrs["acquisition"] = "AXT2"
+    assert load_kspace(path).attributes["acquisition"] == "AXT2"
+
+
+def test_sidecars_and_series_pass_by_a_list(tmp_path, capsys):
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    held = {
+        **PRIVATE,
+        "SeriesDescription": "jane head",
+        "PatientName": "Doe",
+        "EchoTime": 0.01,
+        "Modality": "MR",
+        "FlipAngle": "Doe",
+    }
+    (tmp_path / "a.json").write_text(json.dumps(held))
+    assert load_image(tmp_path / "a.nii.gz").attributes == {"EchoTime": 0.01, "Modality": "MR"}
+    write_series(
+        tmp_path / "s", oblique(), numbers(), SeriesDescription="jane head", ProtocolName="Doe", EchoTime="2.5"
+    )
+    assert load_image(tmp_path / "s").attributes == {"Modality": "MR", "SeriesNumber": 3.0, "EchoTime": 2.5}
+    assert main(["info", str(tmp_path / "s")]) == 0
+    # What is asked for and is not there is answered with values of the list alone.
+    assert main(["info", str(tmp_path / "s"), "--select", "PatientName=x"]) == 2
+    assert main(["info", str(tmp_path / "s"), "--select", "EchoTime=7"]) == 2
+    write_series(tmp_path / "s" / "two", oblique(), numbers(), SeriesNumber=4, SeriesDescription="jane head")
+    assert main(["info", str(tmp_path / "s")]) == 2
+    said = capsys.readouterr()
+    assert "there are 2.5" in said.err
+    assert not [word for word in ("Doe", "Jane", "jane", "ID-4711", "19700101") if word in said.out + said.err]
+
+
+def test_errors_do_not_quote_a_damaged_header(tmp_path):
+    """What libraries raise quotes what they could not use."""
+    write_series(
+        tmp_path / "s", oblique(), numbers((2, 8, 8)), "{k}.dcm", RescaleSlope="1.0000000000", RescaleIntercept="0"
+    )
+    for k in range(2):
+        path = tmp_path / "s" / f"{k}.dcm"
+        content = path.read_bytes()
+        at = content.index(b"\x28\x00\x53\x10DS")  # RescaleSlope
+        n = int.from_bytes(content[at + 6 : at + 8], "little")
+        path.write_bytes(content[: at + 8] + b"Doe^Jane 4711".ljust(n)[:n] + content[at + 8 + n :])
+    with pytest.raises(InputError) as caught:
+        load_image(tmp_path / "s")
+    assert "Doe" not in str(caught.value)
+    assert redacted(ValueError("could not convert string to float: 'O'Neill 4711'")).endswith("float: ...")
+    assert redacted(KeyError("Doe")) == "..."
+    assert redacted(ValueError("value Doe^Jane is invalid")) == "value ... is invalid"
+
+
+def test_an_ismrmrd_header_keeps_what_reconstruction_needs(tmp_path):
+    full = header((24, 20, 1), (24, 20, 5))
+    full.acquisitionSystemInformation.stationName = "Doe"
+    full.acquisitionSystemInformation.deviceSerialNumber = "SN-123"
+    full.measurementInformation = ismrmrd.xsd.measurementInformationType(protocolName="Doe", patientPosition="HFS")
+    full.encoding[0].trajectoryDescription = ismrmrd.xsd.trajectoryDescriptionType(
+        identifier="EPI", comment="Doe", userParameterString=[ismrmrd.xsd.userParameterStringType(name="who", value="Doe")],
+        userParameterLong=[
+            ismrmrd.xsd.userParameterLongType(name="flatTopTime", value=100),
+            ismrmrd.xsd.userParameterLongType(name="Doe", value=1)
+        ],
+    )  # fmt: skip
+    xml = full.toXML("utf-8").replace("<version>", "<!-- Doe --><version>")
+    xml = xml.replace("<encoding>", '<studyOfDoe>Doe</studyOfDoe><encoding who="Doe">')
+    out = scrubbed(xml.encode())
+    assert not [word for word in (b"Doe", b"Jane", b"SN-123", b"Ward", b"HFS", b"who") if word in out]
+    root = ElementTree.fromstring(out)
+    for tag in ("matrixSize/{*}x", "fieldOfView_mm/{*}z", "trajectory", "kspace_encoding_step_1/{*}center", "systemVendor",
+                "systemFieldStrength_T", "H1resonanceFrequency_Hz", "userParameterLong/{*}value"):  # fmt: skip
+        assert root.find(f".//{{*}}{tag}").text
+    ismrmrd.xsd.CreateFromDocument(out)  # still a header by the schema
+    assert scrubbed(out) == out
+
+
+@pytest.mark.parametrize("entity", ['SYSTEM "/etc/hostname"', '"' + 10 * "x" + '"'], ids=["a file", "a text"])
+def test_headers_with_entities_are_refused(tmp_path, entity):
+    k = measured(0, slices=1)[0]
+    xml = header((24, 20, 1), (24, 20, 5)).toXML("utf-8")
+    xml = xml.replace("?>", f"?><!DOCTYPE a [<!ENTITY b {entity}>]>", 1).replace("maker", "&b;")
+    with ismrmrd.Dataset(str(tmp_path / "a.mrd"), "dataset", create_if_needed=True) as dataset:
+        dataset.write_xml_header(xml)
+        for y in range(20):
+            dataset.append_acquisition(line(k[:, :, y], kspace_encode_step_1=y))
+    with pytest.raises(InputError, match="an XML header with a document type"):
+        load_kspace(tmp_path / "a.mrd")
+
+
+# Values of the wrong kind
+
+
+def test_matlab_files_of_other_things(tmp_path):
+    k = measured(0).transpose(2, 3, 1, 0)
+    savemat(tmp_path / "sparse.mat", {"kspace": scipy.sparse.csc_matrix(np.eye(6) + 1j)})
+    with pytest.raises(InputError, match=r"'kspace' is a sparse matrix; save full\(kspace\)"):
+        load_kspace(tmp_path / "sparse.mat")
+    for name, value in (("cell", np.array([1, "a"], object)), ("text", "text"), ("struct", {"a": 1})):
+        savemat(tmp_path / f"{name}.mat", {"kspace": value})
+        with pytest.raises(InputError, match="'kspace' does not hold numbers"):
+            load_kspace(tmp_path / f"{name}.mat")
+    for packed in (False, True):
+        savemat(tmp_path / "whole.mat", {"kspace": k}, do_compression=packed)
+        assert np.array_equal(load_kspace(tmp_path / "whole.mat").kspace, measured(0))
+        content = (tmp_path / "whole.mat").read_bytes()
+        for n in (10, 130, 1000, len(content) - 3):
+            (tmp_path / "cut.mat").write_bytes(content[:n])
+            with pytest.raises(InputError, match=r"cut.mat: (not a readable MATLAB file|no variable 'kspace')"):
+                load_kspace(tmp_path / "cut.mat")
+
+
+def test_text_is_no_noise_scan(tmp_path):
+    savemat(tmp_path / "a.mat", {"kspace": measured(0).transpose(2, 3, 1, 0), "mask": np.ones((1, 20))})
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"], file["noise"] = measured(0), "a text"
+    data = load_kspace(tmp_path / "a.h5")
+    assert data.noise is None
+    assert "the noise scan is" in data.warnings[0]
+    savemat(tmp_path / "b.mat", {"kspace": measured(0).transpose(2, 3, 1, 0), "noise": "a text"})
+    with pytest.raises(InputError, match="'noise' does not hold numbers"):
+        load_kspace(tmp_path / "b.mat")
+
+
+def test_types_of_other_machines_have_the_same_values(tmp_path):
+    k = measured(0)
+    for name, dtype in (("big", ">c8"), ("double", ">c16"), ("long", np.clongdouble)):
+        np.save(tmp_path / f"{name}.npy", k.astype(dtype))
+        assert np.array_equal(load_kspace(tmp_path / f"{name}.npy").kspace, k)
+    np.savez(tmp_path / "half.npz", kspace=k, mask=np.ones(20, np.float16))
+    assert load_kspace(tmp_path / "half.npz").mask.all()
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(k))
+    assert np.array_equal(load_kspace(tmp_path / "fortran.npy").kspace, k)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array([{"a": 1}], object), "Python objects, which are never loaded"),
+        (np.zeros(3, [("a", "f4"), ("b", "i4")]), "which are no numbers"),
+        (np.array(["a"]), "which are no numbers"),
+        (np.zeros((2, 3, 0, 5), complex), "k-space has shape"),
+        (np.array(["2020-01-01"], "datetime64[D]"), "which are no numbers"),
+    ],
+    ids=["objects", "compound", "text", "empty", "dates"],
+)  # fmt: skip
+def test_arrays_that_are_no_kspace(tmp_path, array, words):
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    np.savez(tmp_path / "a.npz", allow_pickle=True, kspace=array)
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(InputError, match=words):
+            load_kspace(tmp_path / name)
+
+
+def test_negative_and_overflowing_sizes(tmp_path):
+    (tmp_path / "a.npy").write_bytes(zeros_npy((-1, 4)) + bytes(64))
+    with pytest.raises(InputError, match=r"its shape \(-1, 4\) is impossible"):
+        load_kspace(tmp_path / "a.npy")
+    (tmp_path / "b.cfl").write_bytes(bytes(64))
+    for sizes, words in (("4294967296 4294967296 1 1", "the header promises"), ("0 8", "an axis of length 0"),
+                         ("9" * 40, "no line of dimensions"), ("\u0663 \u0664", "no line of dimensions"),
+                         ("-2 -4", "no line of dimensions"), ("8 " + "1 " * 60, ""),
+                         ("2 2 2" + " 2" * 17, "20 axes")):  # fmt: skip
+        (tmp_path / "b.hdr").write_text(f"# Dimensions\n{sizes}\n")
+        if not words:
+            assert read_cfl_array(tmp_path / "b.hdr").shape == (8,)
+            continue
+        with pytest.raises(InputError, match=words):
+            load_kspace(tmp_path / "b.cfl")
+
+
+def test_nan_in_maps_and_masks_is_refused(tmp_path):
+    for name, save in (("a.npy", np.save), ("a.npz", lambda p, a: np.savez(p, maps=a))):
+        save(tmp_path / name, np.full((2, 4, 4), np.nan + 1j))
+        with pytest.raises(InputError, match="'maps' holds NaN or Inf"):
+            load_array(tmp_path / name, "maps")
+
+
+def test_an_attribute_that_claims_4_gb(tmp_path):
+    path = exchange(tmp_path / "a.h5", np.ones((4, 1, 8)), theta_units="rad")
+    with h5py.File(path) as file:
+        assert read_attribute(file["exchange/theta"], "units") == "rad"
+    content = path.read_bytes()
+    at = content.index(struct.pack("<I", 3), content.index(b"units\0"))  # the length of "rad"
+    path.write_bytes(content[:at] + struct.pack("<I", 2**32 - 8) + content[at + 4 :])
+    with pytest.raises(InputError, match="attribute units of /exchange/theta is damaged"):
+        load_sinogram(path, 1.0)
+
+
+def test_numbers_in_names_of_any_script():
+    names = ["s10", "s2", "s²", "s٣", "s" + "9" * 5000, "s02"]
+    assert sorted(names, key=natural) == ["s02", "s2", "s10", "s" + "9" * 5000, "s²", "s٣"]
+
+
+def test_a_short_fuzz_of_all_readers():
+    """The first inputs of the long run, see tests/fuzz.py."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "--count", "150", "--workers", "1"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "150 inputs" in done.stdout
