@@ -22,6 +22,15 @@ def data_folder():
     return DATA
 
 
+@pytest.fixture(scope="session", autouse=True)
+def settings_folder(tmp_path_factory):
+    """Keys are made here, not among the user's settings; processes that tests start inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("settings")
+        patch.setenv("XDG_CONFIG_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
 def third_party_warnings():
     """Warnings that MONAI raises about itself are not ours to fail on."""

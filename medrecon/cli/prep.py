@@ -28,6 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the recipe; repeatable"
     )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60,
+        metavar="S",
+        help="seconds a case may take, and again for each 16 MB (default: 60)",
+    )
+    parser.add_argument("--retry", action="store_true", help="try files again whose reader crashed or hung")
+    parser.add_argument(
+        "--key",
+        metavar="FILE",
+        help="key of the pseudonyms of people and DICOM files (default: medrecon/prep.key among the user's settings)",
+    )
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -43,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from medrecon.cli.options import Progress, quiet, value
     from medrecon.data.errors import InputError
+    from medrecon.workers import warm_up
 
+    warm_up(arguments.workers)  # beside the imports here
     quiet()
     from medrecon.prep import load_recipe, prepare
 
@@ -57,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--shard-mb must be at least 1; got {arguments.shard_mb}")
 
     def told(row: dict) -> None:
-        print(f"medrecon: skipped {row['case']}: {row['error']}", file=sys.stderr)
+        print(_visible(f"medrecon: skipped {row['case']}: {row.get('said', row['error'])}"), file=sys.stderr)
 
     with Progress("prep") as progress:
         report = prepare(
@@ -71,6 +86,21 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.shard_mb << 20,
             progress,
             told,
+            arguments.timeout,
+            arguments.retry,
+            arguments.key,
         )
-    print(f"{arguments.output}: {report.made} cases prepared, {report.kept} were there, {len(report.failed)} failed")
+    counts = f"{report.made} cases prepared, {report.kept} were there, {len(report.failed)} failed"
+    print(_visible(f"{arguments.output}: {counts}"))
+    if report.sources is not None:
+        print(
+            _visible(
+                f"which files the cases are made of stands in {report.sources}; do not give that file or the key away"
+            )
+        )
     return 1 if report.failed else 0
+
+
+def _visible(text: str) -> str:
+    """Names of files may hold anything: on one line, with nothing that moves the cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

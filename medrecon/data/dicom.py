@@ -27,7 +27,7 @@ from medrecon.data.stacks import ADVISED, Frame, advice, axes, describe, geometr
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["find_series", "identity", "natural", "read_dicom"]
+__all__ = ["UnknownFileError", "find_series", "identity", "image_header", "natural", "read_dicom"]
 
 _SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".dic")
 """Of files that may lack the preamble by which DICOM is known."""
@@ -77,7 +77,7 @@ def _header(path: Path) -> Dataset | None:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except Exception as error:  # pydicom raises many kinds on damaged files
         if not marked and not named:
-            raise _UnknownFileError(f"{path}: is not DICOM, or damaged ({redacted(error)}); export it again") from error
+            raise UnknownFileError(f"{path}: is not DICOM, or damaged ({redacted(error)}); export it again") from error
         raise InputError(f"{path}: damaged DICOM file ({redacted(error)}); export it again") from error
     return header
 
@@ -101,7 +101,7 @@ class _DicomFile(BoundedReader):
         return data
 
 
-class _UnknownFileError(InputError):
+class UnknownFileError(InputError):
     """A file without suffix that is neither text nor readable."""
 
 
@@ -152,11 +152,11 @@ def _scan(paths: Sequence[Path]) -> tuple[dict[str, list[tuple[Path, Dataset]]],
     """The images by SeriesInstanceUID, in the order of their names, and the errors of files that cannot be read."""
     series: dict[str, list[tuple[Path, Dataset]]] = {}
     errors: list[InputError] = []
-    unknown: list[_UnknownFileError] = []
+    unknown: list[UnknownFileError] = []
     for file in _files(paths):
         try:
             header = _header(file)
-        except _UnknownFileError as error:
+        except UnknownFileError as error:
             unknown.append(error)
             continue
         except InputError as error:
@@ -180,6 +180,17 @@ def find_series(path: str | Path | Sequence[Path]) -> dict[str, list[tuple[Path,
     if errors:
         raise errors[0]
     return series
+
+
+def image_header(path: Path) -> Dataset | None:
+    """The header of a DICOM image, ``None`` for a file that is something else.
+
+    Raises:
+        UnknownFileError: for a file without suffix that is neither text nor readable.
+        InputError: for a damaged DICOM file.
+    """
+    header = _header(path)
+    return header if header is not None and "Rows" in header else None
 
 
 def identity(header: Dataset) -> tuple[str, ...]:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import os
-import threading
-import time
-import warnings
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from monai.transforms import Randomizable
 
-import medrecon
-from medrecon.bundle import parsed
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, told, warn
 from medrecon.data.files import only_run
-from medrecon.prep.cases import Case
+from medrecon.prep import cluster
+from medrecon.prep.cases import Case, finding, stamp_of
+from medrecon.prep.journal import Journal
+from medrecon.prep.people import Key, without_names, write_sources
+from medrecon.prep.preparing import made, transform_of, unwritable
 from medrecon.prep.recipes import check_recipe, parser_of
-from medrecon.prep.shards import check_staged, pack, read_rows, stage, staged_path, write_lines
+from medrecon.prep.shards import check_staged, pack, read_rows, write_lines
+from medrecon.workers import Pool, Task
 
 __all__ = ["Report", "prepare", "split_of"]
 
@@ -42,12 +36,15 @@ class Report:
     Args:
         made: cases prepared now.
         kept: cases that an earlier run had prepared.
-        failed: rows of those that could not be, with their ``error``.
+        failed: rows of those that could not be, with their ``error``; and, if names of files have pseudonyms there,
+            ``said``: the same with names, for the owner's terminal alone.
+        sources: the file, beside the key, that says which files cases with pseudonyms are made of.
     """
 
     made: int
     kept: int
     failed: list[dict[str, Any]]
+    sources: Path | None = None
 
 
 def split_of(subject: str, shares: Sequence[float], seed: int = 0) -> str:
@@ -68,246 +65,60 @@ def split_of(subject: str, shares: Sequence[float], seed: int = 0) -> str:
     return SPLITS[max(k for k, share in enumerate(shares) if share > 0)]
 
 
-class _Work(NamedTuple):
-    """What a worker needs to know."""
-
-    recipe: str
-    source: str
-    destination: str
-    case: Case
-    split: str
-    seed: int
-
-
-@functools.lru_cache(maxsize=4)
-def _transform(recipe: str, source: str, seed: int) -> tuple[Callable, dict[str, str], dict[str, str], str | None]:
-    """A worker makes it once: the transform, what it must make, what it may make, and how that is stored."""
-    held = json.loads(recipe)
-    return (
-        _made(parser_of(held, source, seed), "transform"),
-        held["write"],
-        held.get("optional") or {},
-        held.get("compression"),
-    )
-
-
-def _checksum(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _stamp(paths: Sequence[Path]) -> str:
-    """Sizes and times of change of all files: what tells at once that a source is as it was."""
-    stats = [path.stat() for path in paths]
-    return hashlib.sha256(json.dumps([[s.st_size, s.st_mtime_ns] for s in stats]).encode()).hexdigest()
-
-
-def _array(value: object) -> np.ndarray:
-    if isinstance(value, MetaTensor):
-        value = value.as_tensor()
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
-def _about(value: object, array: np.ndarray, source: Path) -> dict[str, Any]:
-    """Shape, type, geometry and warnings of an array; files are named from the source folder on."""
-    about: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
-    if isinstance(value, MetaTensor):
-        known = bool(value.meta.get("affine_known", True))
-        spacing = np.asarray(value.meta["spacing"]).tolist() if value.meta.get("spacing_known") else None
-        about |= {
-            "affine_known": known,
-            "affine": value.affine.cpu().numpy().astype(float).tolist() if known else None,
-            "spacing_mm": spacing,
-        }
-        if "noise_source" in value.meta:
-            about["meta"] = {"noise_source": str(value.meta["noise_source"])}
-        if value.meta.get("warnings"):
-            texts = [str(text).replace(f"{source}{os.sep}", "") for text in value.meta["warnings"]]
-            about.setdefault("meta", {})["warnings"] = texts
-    return about
-
-
-_LOCK = threading.Lock()
-"""A transform has one random state, and warnings are one process's: of a worker's threads one prepares at a time."""
-
-
-def _prepare(work: _Work) -> dict[str, Any]:
-    """Prepare and stage one case; the row of the manifest, or one with an ``error``."""
-    with _LOCK:
-        return _prepared(work)
-
-
-def _prepared(work: _Work) -> dict[str, Any]:
-    case, source = work.case, Path(work.source)
-    row: dict[str, Any] = {
-        "case": case.name,
-        "subject": case.subject,
-        "split": work.split,
-        "source": {key: value if isinstance(value, str) else list(value) for key, value in case.inputs.items()},
-    }
-    try:
-        paths = case.paths(source)
-        row |= {"stamp": _stamp(paths), "sha256": _checksum(paths)}
-        transform, write, optional, compression = _transform(work.recipe, work.source, work.seed)
-        if isinstance(transform, Randomizable):
-            transform.set_random_state(zlib.crc32(f"{work.seed}:{case.name}".encode("utf-8", "surrogateescape")))
-        data: dict[str, Any] = {
-            key: str(source / value) if isinstance(value, str) else [str(source / p) for p in value]
-            for key, value in case.inputs.items()
-        }
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always", UserWarning)
-            out: Any = transform({**data, "case": case.name, "subject": case.subject})
-        missing = [key for key in write.values() if key not in out]
-        if missing:
-            raise InputError(
-                f"{paths[0]}: the recipe makes no {', '.join(missing)}; it makes {', '.join(map(str, out))}"
-            )
-        write = write | {name: key for name, key in optional.items() if key in out}
-        arrays = {name: _array(out[key]) for name, key in write.items()}
-        row["arrays"] = {name: _about(out[key], arrays[name], source) for name, key in write.items()}
-        notes = [str(w.message).split("\n")[0][:200] for w in heard if issubclass(w.category, UserWarning)]
-        if any(about.get("affine_known") is False for about in row["arrays"].values()):
-            notes.append("orientation unknown")
-        notes += [text for about in row["arrays"].values() for text in about.get("meta", {}).get("warnings", [])]
-        row["warnings"] = sorted(set(notes))
-        row["medrecon"] = medrecon.__version__
-        stage(staged_path(Path(work.destination), case.name), arrays, row, compression)
-    except Exception as error:  # whatever it is, the next case goes on
-        row["error"] = _sentence(error)
-    return row
-
-
-def _sentence(error: BaseException) -> str:
-    """Ours as they are, freed from MONAI's wrapping; of others the innermost, with its kind."""
-    cause: BaseException = error
-    while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__) is not None:
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    return str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(cause)}"
-
-
-def _one_thread() -> None:
-    """Of a worker: processes share the cores, threads in each would fight for them."""
-    torch.set_num_threads(1)
-
-
 @contextmanager
-def _cluster(workers: int, address: str | None) -> Iterator[Any]:
-    """A client of dask.distributed: of a cluster that runs, or of one that lives as long as this run."""
+def _alone(destination: Path) -> Iterator[None]:
+    """No two runs write into one folder; a lock that ends with its process. Folders made in vain are removed."""
+    missing = [p for p in (destination, *destination.parents) if not p.exists()]
     try:
-        import dask
-        from distributed import Client, LocalCluster
-    except ImportError as error:
+        destination.mkdir(parents=True, exist_ok=True)
+        with only_run(destination / ".lock", f"{destination}: another run is writing there"):
+            yield
+    except OSError as error:
         raise InputError(
-            "several workers need dask.distributed; install it with: pip install distributed, or give --workers 1"
+            f"{destination}: cannot be written ({error.strerror or told(error)}); free space or choose another output folder"
         ) from error
-    if address is not None:
-        try:
-            client = Client(address, timeout=15)
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{address}: no dask scheduler answers ({error}); start one, or leave --dask out"
-            ) from error
-        with client:
-            yield client
-        return
-    kept = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(kept, "1"))  # what the workers inherit
-    try:
-        with (
-            dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-            LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            client.run(_one_thread)
-            yield client
     finally:
-        for name, value in kept.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
-def _results(todo: Sequence[_Work], workers: int, address: str | None) -> Iterator[dict[str, Any]]:
-    """Rows as they come; no more cases are under way than there are threads, so memory does not grow with the data set."""
-    if not todo or (address is None and workers == 1):
-        yield from map(_prepare, todo)
-        return
-    with _cluster(workers, address) as client:
-        suspects: list[_Work] = []
-        for work, row in _under_way(client, todo):
-            if row is None:  # its worker died, of it or of another case that was there
-                suspects.append(work)
-            else:
-                yield row
-        for suspect in suspects:  # alone, one after another
-            for work, row in _under_way(client, [suspect]):
-                case = {"case": work.case.name, "subject": work.case.subject, "split": work.split}
-                yield row or {**case, "error": "its worker died of it; is there enough memory?"}
+@dataclass(frozen=True)
+class _Folder:
+    """The destination: what it is made of, and whose key names its cases."""
 
+    path: Path
+    before: dict[str, Any] | None
 
-def _under_way(client: Any, todo: Sequence[_Work]) -> Iterator[tuple[_Work, dict[str, Any] | None]]:  # noqa: ANN401
-    """Every case with its row, or ``None`` if its worker died."""
-    from distributed import TimeoutError as TooLate
-    from distributed import wait
-
-    waiting = iter(todo)
-    running: dict[Any, _Work] = {}
-    idle = 0
-    while True:
-        threads = sum(client.nthreads().values())
-        idle = 0 if threads else idle + 1
-        if idle > 60:  # half a minute without any worker
-            raise InputError("the dask scheduler has no workers; start some, or leave --dask out")
-        while len(running) < threads and (work := next(waiting, None)) is not None:
-            running[client.submit(_prepare, work, pure=False, retries=0)] = work
-        if not running:
-            if threads:
-                return
-            time.sleep(0.5)
-            continue
+    @classmethod
+    def read(cls, path: Path) -> _Folder:
+        file = path / "recipe.json"
+        if not file.exists():
+            return cls(path, None)
         try:
-            done = wait(list(running), timeout=0.5 if not threads else 5, return_when="FIRST_COMPLETED").done
-        except TooLate:
-            continue
-        for future in done:
-            work = running.pop(future)
-            try:
-                yield work, future.result()
-            except Exception as error:
-                if type(error).__name__ == "KilledWorker":
-                    yield work, None
-                    continue
-                raise InputError(f"the dask cluster stopped ({told(error)}); run again to go on") from error
-
-
-def _alone(destination: Path) -> AbstractContextManager[None]:
-    """No two runs write into one folder; a lock that ends with its process."""
-    return only_run(destination / ".lock", f"{destination}: another run is writing there")
-
-
-def _same_task(destination: Path, task: Mapping[str, Any]) -> None:
-    """Write down what the folder is made of, or refuse to mix it with something else."""
-    path = destination / "recipe.json"
-    if path.exists():
-        try:
-            before = json.loads(path.read_text())
+            before = json.loads(file.read_text())
+            if not isinstance(before, dict):
+                raise ValueError("it holds no task")
         except ValueError as error:
-            raise InputError(f"{path}: damaged ({error}); choose another folder") from error
-        differs = [key for key in task if before.get(key) != task[key]]
+            raise InputError(f"{file}: damaged ({error}); choose another folder") from error
+        return cls(path, before)
+
+    def task(self, wanted: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
+        """What the folder is made of from now on; what would be mixed with something else is refused."""
+        if self.before is None:
+            identity = {} if fingerprint is None else {"key": fingerprint, "id": secrets.token_hex(4)}
+            return {**wanted, **identity}
+        differs = [key for key in wanted if self.before.get(key) != wanted[key]]
         if differs:
             raise InputError(
-                f"{destination}: was prepared with another {', '.join(differs)}; give the same, or choose another folder"
+                f"{self.path}: was prepared with another {', '.join(differs)}; give the same, or choose another folder"
             )
-        return
-    write_lines(path, [task])
+        if fingerprint is not None and self.before.get("key") is None:
+            raise InputError(
+                f"{self.path}: was prepared by an older medrecon, which wrote names from headers and of DICOM files; choose "
+                "another folder, and delete this one rather than give it away"
+            )
+        return self.before
 
 
 def prepare(
@@ -321,11 +132,15 @@ def prepare(
     shard_bytes: int = 1 << 30,
     progress: Callable[[int, int], None] | None = None,
     failure: Callable[[dict[str, Any]], None] | None = None,
+    timeout: float = 60.0,
+    retry: bool = False,
+    key: str | Path | None = None,
 ) -> Report:
     """Prepare a data set: shards in HDF5, and a manifest with a row a case.
 
-    A run that was killed goes on where it was; files that have come since are added; what failed is tried again. Subjects keep
-    their split whatever comes. The order and number of workers change nothing in what is written of a case.
+    A run that was killed goes on where it was; files that have come since are added; what failed is tried again, but for files
+    whose reader crashed or hung. Subjects keep their split whatever comes. The order and number of workers change nothing in what
+    is written of a case.
 
     Args:
         source: folder of the data.
@@ -338,6 +153,9 @@ def prepare(
         shard_bytes: about how large a shard may be.
         progress: called with (cases done, cases in all).
         failure: called with every row that failed.
+        timeout: seconds that a case may take, and again for each 16 MB of its files.
+        retry: try files again whose reader crashed or hung.
+        key: file of the key of pseudonyms, made where it is missing; default: the user's own.
 
     Returns:
         what was done; failures stand in ``failed.jsonl`` too.
@@ -346,103 +164,215 @@ def prepare(
         InputError: if there are no cases, or the folder was made otherwise.
     """
     source, destination = Path(source).absolute(), Path(destination).absolute()
+    check_recipe(recipe)
+    _check(workers, shares, timeout, recipe)
+    text = json.dumps(recipe, sort_keys=True)
+    transform_of(text, str(source), seed)
+    if source.resolve() == destination.resolve():
+        raise InputError(f"{destination}: is the source; choose another output folder")
+    stray = [p.name for p in destination.iterdir()] if destination.is_dir() else []
+    if stray and "recipe.json" not in stray and not all(name.startswith(".") for name in stray):
+        raise InputError(f"{destination}: holds other things ({', '.join(sorted(stray)[:3])}); choose an empty folder")
+    with _alone(destination):
+        folder = _Folder.read(destination)
+        secret = Key(key, (folder.before or {}).get("key"), destination)
+        journal, finished = Journal(destination, retry), False
+        try:
+            with Pool(workers, timeout, (journal.path, journal.over)) as pool:
+                with finding(secret, pool, journal):
+                    cases: list[Case] = made(parser_of(recipe, source, seed), "cases")
+                if not cases:
+                    raise InputError(f"{source}: holds no file that the recipe looks for; see its 'cases' in data_prep")
+                wanted = {"recipe": json.loads(text), "split": list(shares), "seed": seed}
+                task = folder.task(wanted, secret.fingerprint)
+                shown = {case.name: case.inputs for case in cases if case.pseudonyms}
+                sources = write_sources(secret, task["id"], shown) if shown else None
+                if folder.before is None:
+                    write_lines(destination / "recipe.json", [task])
+                run = _Run(source, destination, text, shares, seed, pool, journal, progress, failure)
+                report = run(cases, dask, shard_bytes, sources)
+                finished = True
+                return report
+        finally:
+            journal.close(finished)
+
+
+def _check(workers: int, shares: Sequence[float], timeout: float, recipe: Mapping[str, Any]) -> None:
     if not 1 <= len(shares) <= 3 or not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
         raise InputError(
             f"splits are one to three shares that make 1, such as .8/.1/.1; got {'/'.join(map(str, shares))}"
         )
     if workers < 1:
         raise InputError(f"there must be at least one worker; got {workers}")
-    check_recipe(recipe)
-    text = json.dumps(recipe, sort_keys=True)
-    cases: list[Case] = _made(parser_of(recipe, source, seed), "cases")
-    _transform(text, str(source), seed)
+    if not timeout > 0:
+        raise InputError(f"the time limit must be more than 0 s; got {timeout}")
     if recipe.get("compression") not in (None, "gzip", "lzf"):
         raise InputError(f"compression is gzip, lzf or null; got {recipe['compression']!r}")
-    if not cases:
-        raise InputError(f"{source}: holds no file that the recipe looks for; see its 'cases' in data_prep")
-    if source.resolve() == destination.resolve():
-        raise InputError(f"{destination}: is the source; choose another output folder")
-    stray = [p.name for p in destination.iterdir()] if destination.is_dir() else []
-    if stray and "recipe.json" not in stray and not all(name.startswith(".") for name in stray):
-        raise InputError(f"{destination}: holds other things ({', '.join(sorted(stray)[:3])}); choose an empty folder")
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{destination}: cannot be made ({error.strerror}); choose another output folder") from error
-    with _alone(destination):
-        _same_task(destination, {"recipe": json.loads(text), "split": list(shares), "seed": seed})
-        check_staged(destination)
-        packed, staged = read_rows(destination)
+
+
+class _Run:
+    """One run over the cases of a data set."""
+
+    def __init__(
+        self,
+        source: Path,
+        destination: Path,
+        recipe: str,
+        shares: Sequence[float],
+        seed: int,
+        pool: Pool,
+        journal: Journal,
+        progress: Callable[[int, int], None] | None,
+        failure: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        self.source, self.destination, self.recipe = source, destination, recipe
+        self.shares, self.seed = shares, seed
+        self.pool, self.journal = pool, journal
+        self.progress, self.failure = progress, failure
+        self.failed: list[dict[str, Any]] = []
+
+    def __call__(self, cases: Sequence[Case], dask: str | None, shard_bytes: int, sources: Path | None) -> Report:
+        check_staged(self.destination)
+        packed, staged = read_rows(self.destination)
         before = {**packed, **staged}
-        failed: list[dict[str, Any]] = []
-
-        def fail(row: dict[str, Any]) -> None:
-            failed.append(row)
-            if failure is not None:
-                failure(row)
-
-        todo = []
-        for case in cases:
-            row = before.get(case.name)
-            if case.error is not None:
-                fail({"case": case.name, "subject": case.subject, "error": case.error})
-            elif row is None:
-                split = split_of(case.subject, shares, seed)
-                todo.append(_Work(text, str(source), str(destination), case, split, seed))
-            elif (problem := _changed(row, case, source)) is not None:
-                fail({key: row[key] for key in ("case", "subject", "split")} | {"error": problem})
+        self._compare([case for case in cases if case.error is None and case.name in before], before)
+        todo, last = self._to_do(cases, before)
         try:
-            for done, row in enumerate(_results(todo, workers, dask), 1):
-                if "error" in row:
-                    fail(row)
-                if progress is not None:
-                    progress(done, len(todo))
+            self._prepare(todo, last, dask)
         except InputError:
-            if not any(read_rows(destination)):  # nothing is there that another recipe would not fit
-                (destination / "recipe.json").unlink()
+            if not any(read_rows(self.destination)):  # nothing is there that another recipe would not fit
+                (self.destination / "recipe.json").unlink()
             raise
-        _, staged = read_rows(destination)
-        told_of = {row["case"] for row in failed}
-        for work in todo:
-            if work.case.name not in staged and work.case.name not in told_of:
-                lost = f"its worker does not see {destination}; give a folder that all machines share"
-                fail({"case": work.case.name, "subject": work.case.subject, "split": work.split, "error": lost})
+        _, staged = read_rows(self.destination)
+        told_of = {row["case"] for row in self.failed}
+        for case in (*todo, *last):
+            if case.name not in staged and case.name not in told_of:
+                self._fail(case, f"its worker does not see {self.destination}; give a folder that all machines share")
         try:
-            pack(destination, staged, shard_bytes)
+            pack(self.destination, staged, shard_bytes)
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"{destination}: shards could not be written ({told(error)}); free space and run again"
+                f"{self.destination}: shards could not be written ({unwritable(error) or told(error)}); free space and run again"
             ) from error
-        packed, _ = read_rows(destination)
+        packed, _ = read_rows(self.destination)
         with suppress(OSError):
-            (destination / ".staged").rmdir()
-        write_lines(destination / "manifest.jsonl", [packed[name] for name in sorted(packed)])
-        write_lines(destination / "failed.jsonl", sorted(failed, key=lambda row: row["case"]))
-        return Report(len(packed) - len(before), len(before), failed)
+            (self.destination / ".staged").rmdir()
+        write_lines(self.destination / "manifest.jsonl", [packed[name] for name in sorted(packed)])
+        rows = [{key: value for key, value in row.items() if key != "said"} for row in self.failed]
+        write_lines(self.destination / "failed.jsonl", sorted(rows, key=lambda row: row["case"]))
+        return Report(len(packed) - len(before), len(before), self.failed, sources)
 
+    def _fail(self, case: Case, error: str, **more: object) -> dict[str, Any]:
+        row = {"case": case.name, "subject": case.subject, "split": self._split(case), "error": self._text(case, error)}
+        row |= more
+        if case.pseudonyms:
+            row["said"] = self._text(case, error, shown=True)
+        self.failed.append(row)
+        if self.failure is not None:
+            self.failure(row)
+        return row
 
-def _changed(row: Mapping[str, Any], case: Case, source: Path) -> str | None:
-    """Why a case that is there already is not what its files would give."""
-    paths = case.paths(source)
-    try:
-        if row["source"] == dict(case.inputs) and _stamp(paths) == row["stamp"]:
+    def _text(self, case: Case, text: str, shown: bool = False) -> str:
+        return without_names(text, self.source, case.pseudonyms, case.inputs, shown)
+
+    def _split(self, case: Case) -> str:
+        return split_of(case.split_by or case.subject, self.shares, self.seed)
+
+    def _stamp(self, case: Case) -> str | None:
+        try:
+            return stamp_of(case.paths(self.source))
+        except OSError:
             return None
-        if _checksum(paths) == row["sha256"]:
-            return None  # copied, or touched
-    except OSError as error:
-        return f"{error.filename or paths[0]}: can no longer be read ({error.strerror}); its prepared case stays"
-    return f"{paths[0]}: has changed since it was prepared; prepare the data set into another folder"
 
+    def _compare(self, cases: Iterable[Case], before: Mapping[str, Mapping[str, Any]]) -> None:
+        """Report cases whose files are not what they were prepared from; files with another stamp are read again."""
+        doubtful = []
+        for case in cases:
+            row, paths = before[case.name], case.paths(self.source)
+            if row["source"] != case.shown or self._stamp(case) != row["stamp"]:
+                size = sum(path.stat().st_size for path in paths if path.is_file())
+                arguments = {"paths": [str(path) for path in paths]}
+                doubtful.append(Task("medrecon.prep.preparing:digest", arguments, size, case))
+        for task, answer in self.pool.run(doubtful):
+            case = task.about
+            if answer.get("sha256") == before[case.name]["sha256"]:
+                continue  # copied, or touched
+            path = case.paths(self.source)[0]
+            if "sha256" in answer:
+                self._fail(case, f"{path}: has changed since it was prepared; prepare the data set into another folder")
+            else:
+                reason = answer.get("error") or answer.get("lost")
+                self._fail(case, f"{path}: can no longer be read ({reason}); its prepared case stays")
 
-def _made(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
-    """A part of a recipe.
+    def _to_do(self, cases: Iterable[Case], before: Mapping[str, Any]) -> tuple[list[Case], list[Case]]:
+        """The cases to prepare, and those that come last, alone, since a run ended with them; others fail."""
+        todo, last = [], []
+        for case in cases:
+            if case.error is not None:
+                more = {} if case.lost is None else dict(zip(("header", "lost"), case.lost, strict=True))
+                self._fail(case, case.error, **more)
+            elif case.name not in before:
+                stamp = self._stamp(case) if case.name in self.journal.lost or self.journal.deaths[case.name] else None
+                reason = self.journal.known(case.name, stamp)
+                if reason is not None:
+                    self._fail(case, reason, lost=stamp)
+                else:
+                    (last if self.journal.deaths[case.name] else todo).append(case)
+        return todo, last
 
-    Raises:
-        InputError: if it cannot be made, or is of the wrong kind.
-    """
-    part = parsed(parser, key)
-    if key == "cases" and not (isinstance(part, list) and all(isinstance(case, Case) for case in part)):
-        raise InputError(f"the recipe's 'cases' make a {type(part).__name__}, not a list of cases; see data_prep")
-    if key == "transform" and not callable(part):
-        raise InputError(f"the recipe's 'transform' makes a {type(part).__name__}, not a transform; see data_prep")
-    return part
+    def _task(self, case: Case) -> Task:
+        work = {
+            "recipe": self.recipe,
+            "source": str(self.source),
+            "destination": str(self.destination),
+            "seed": self.seed,
+            "case": case.name,
+            "subject": case.subject,
+            "split": self._split(case),
+            "inputs": dict(case.inputs),
+            "pseudonyms": dict(case.pseudonyms),
+            "seconds": min(self.pool.timeout / 2, 60.0),
+        }
+        size = 0
+        for path in case.paths(self.source):
+            with suppress(OSError):
+                size += path.stat().st_size
+        return Task("medrecon.prep.preparing:prepare_case", {"work": work}, size, case)
+
+    def _prepare(self, todo: Sequence[Case], last: Sequence[Case], dask: str | None) -> None:
+        total = len(todo) + len(last)
+        for done, (task, answer) in enumerate(self._answers(todo, last, dask), 1):
+            case: Case = task.about
+            row = None
+            if "stop" in answer:
+                raise InputError(
+                    f"{self.destination}: cannot be written ({answer['stop']}); free space, or check its permissions, and run "
+                    "again to go on"
+                )
+            if "lost" in answer:
+                row = self._fail(
+                    case, f"{case.paths(self.source)[0]}: its reader {answer['lost']}", lost=self._stamp(case)
+                )
+            elif "error" in answer:
+                self._fail(case, answer["error"])
+            for text in answer.get("logged", ()):
+                warn(self._text(case, text, shown=True))
+            self.journal.done(case.name, row)
+            if self.progress is not None:
+                self.progress(done, total)
+
+    def _answers(
+        self, todo: Sequence[Case], last: Sequence[Case], dask: str | None
+    ) -> Iterator[tuple[Task, dict[str, Any]]]:
+        if dask is not None and (todo or last):
+            with cluster.connected(dask) as client:
+                yield from cluster.run(client, map(self._task, (*todo, *last)), self.pool.timeout)
+            return
+
+        def began(task: Task) -> None:
+            self.journal.began(task.about.name)
+
+        yield from self.pool.run(map(self._task, todo), began)
+        for case in last:
+            warn(f"{case.name}: an earlier run ended with all its processes while it was read; it is tried alone")
+            yield from self.pool.run([self._task(case)], began)

@@ -40,7 +40,11 @@ class _DamagedError(ValueError):
 
 def group_of(case: str) -> str:
     """A case's name as HDF5 can have it, one to one."""
-    return case.replace("%", "%25").replace("/", "%2F")
+    name = case.replace("%", "%25").replace("/", "%2F")
+    name = "".join(
+        f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name
+    )  # bytes that are not UTF-8
+    return "%2E" if name == "." else name
 
 
 def staged_path(destination: Path, case: str) -> Path:

@@ -1,0 +1,400 @@
+"""Child processes that read files: a reader that crashes or hangs costs its own task, never the run.
+
+A server process imports everything once and starts no threads; children are forked from it, so a new one is ready within
+milliseconds, and no locks or threads of the caller are copied. Every child works on one task at a time and is replaced when it
+dies. Requests and answers are JSON, a line each, over a socket: what a damaged file does to a child cannot reach the caller.
+Children end with their caller, also when that is killed: the server sees its socket close, kills them and ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from medrecon.data.errors import InputError, told
+
+__all__ = ["Pool", "Task", "warm_up"]
+
+_BYTES = 1 << 24
+"""A task may take the time limit once, and again for each 16 MB of its files."""
+_TICK = 1.0
+_IMPORTS = ("medrecon.prep.preparing", "medrecon.transforms", "pydicom", "nibabel")
+"""What children are likely to need."""
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from medrecon.workers import serve; serve(int(sys.argv[1]))"
+)
+_HAVE_FORK = hasattr(os, "fork") and hasattr(socket, "send_fds")
+
+
+class Task(NamedTuple):
+    """What a child does.
+
+    Args:
+        call: ``module:function`` of medrecon; it returns a dictionary that JSON can hold.
+        arguments: of the function, which JSON can hold.
+        size: bytes of the files that it reads; large files get more time.
+        about: what the caller wants to have beside the answer.
+    """
+
+    call: str
+    arguments: dict[str, Any]
+    size: int = 0
+    about: Any = None
+
+
+@dataclass
+class _Child:
+    stream: socket.socket
+    pid: int
+    task: Task | None = None
+    seconds: float = 0.0
+    answer: bytearray = field(default_factory=bytearray)
+
+
+def perform(call: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of a call, or its ``error``."""
+    try:
+        module, _, name = call.partition(":")
+        return getattr(importlib.import_module(module), name)(**arguments)
+    except (Exception, SystemExit) as error:
+        return {"error": str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {told(error)}"}
+
+
+class _Server:
+    """The process that children are forked from; started at the first need, it ends with this one.
+
+    Args:
+        single: whether libraries in it use one thread.
+    """
+
+    def __init__(self, single: bool) -> None:
+        self.owner = os.getpid()
+        self.control, theirs = socket.socketpair()
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        command = [sys.executable, "-W", "ignore", "-c", _START, str(theirs.fileno()), json.dumps(sys.path)]
+        self.process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env={**os.environ, **(dict.fromkeys(names, "1") if single else {})},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        theirs.close()
+
+    def ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> int:
+        """The answer to a request.
+
+        Raises:
+            OSError: if it has ended.
+        """
+        line = json.dumps(request).encode() + b"\n"
+        sent = socket.send_fds(self.control, [line], descriptors) if descriptors else 0
+        self.control.sendall(line[sent:])
+        answer = bytearray()
+        while not answer.endswith(b"\n"):
+            block = self.control.recv(4096)
+            if not block:
+                raise OSError("the server of worker processes has ended")
+            answer += block
+        return int(answer)
+
+    def close(self) -> None:
+        """End it; its children have ended."""
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+
+
+_SERVERS: dict[bool, _Server] = {}
+
+
+def _server(single: bool) -> _Server:
+    found = _SERVERS.get(single)
+    if found is None or found.owner != os.getpid() or found.process.poll() is not None:
+        found = _SERVERS[single] = _Server(single)
+    return found
+
+
+def warm_up(workers: int) -> None:
+    """Start the server of a :class:`Pool` of so many children now, so that it imports while this process does other things."""
+    if _HAVE_FORK and sys.executable:
+        with suppress(OSError):
+            _server(workers > 1)
+
+
+@atexit.register
+def _close_servers() -> None:
+    while _SERVERS:
+        server = _SERVERS.popitem()[1]
+        if server.owner == os.getpid():
+            server.close()
+
+
+class Pool:
+    """Children that perform tasks.
+
+    Where the system cannot fork (Windows), tasks run in this process: nothing protects it, and there is no time limit.
+
+    Args:
+        workers: how many children; libraries in one of several use one thread.
+        timeout: seconds that a task may take, and again for each 16 MB of its files; not while the machine sleeps.
+        at_end: a file, and a line that is appended to it, if it is there, when this process is killed.
+    """
+
+    def __init__(self, workers: int = 1, timeout: float = 60.0, at_end: tuple[Path, str] | None = None) -> None:
+        self.workers = workers
+        self.timeout = timeout
+        self.at_end = at_end
+        self.children: list[_Child] = []
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill all children."""
+        while self.children:
+            self._bury(self.children[-1])
+        if self.at_end is not None and (self.workers > 1) in _SERVERS:
+            with suppress(OSError):
+                _server(self.workers > 1).ask({"forget": str(self.at_end[0])})
+
+    def run(
+        self, tasks: Iterable[Task], started: Callable[[Task], None] | None = None
+    ) -> Iterator[tuple[Task, dict[str, Any]]]:
+        """Tasks with their answers, as they come; of a task whose child crashed or was too slow, the answer is ``lost``: why.
+
+        A task whose child crashed is tried again at the end, alone in a new child: an earlier task may have damaged the first
+        one, or another one may have used up the memory.
+
+        Args:
+            tasks: read one by one, as children become free.
+            started: called before a task starts.
+        """
+        if not _HAVE_FORK or not sys.executable:
+            for task in tasks:
+                if started is not None:
+                    started(task)
+                yield task, perform(task.call, task.arguments)
+            return
+        suspects = []
+        for task, answer in self._run(tasks, self.workers, started):
+            if "crashed" in answer:
+                suspects.append(task)
+            else:
+                yield task, answer
+        for suspect in suspects:
+            self._dismiss()
+            for task, answer in self._run([suspect], 1, started):
+                yield task, {"lost": answer["crashed"]} if "crashed" in answer else answer
+
+    def _run(
+        self, tasks: Iterable[Task], workers: int, started: Callable[[Task], None] | None
+    ) -> Iterator[tuple[Task, dict[str, Any]]]:
+        waiting = iter(tasks)
+        while True:
+            idle = [child for child in self.children if child.task is None]
+            busy = len(self.children) - len(idle)
+            while busy < workers and (task := next(waiting, None)) is not None:
+                if started is not None:
+                    started(task)
+                self._give(idle.pop() if idle else self._new(), task)
+                busy += 1
+            if not busy:
+                return
+            for child in self._ready():
+                task = child.task
+                answer = self._received(child)
+                if answer is not None and task is not None:
+                    yield task, answer
+
+    def _ready(self) -> list[_Child]:
+        """Busy children that have answered or died, or whose time is over; waits for a moment."""
+        busy = [child for child in self.children if child.task is not None]
+        begin = time.monotonic()
+        streams, _, _ = select.select([child.stream for child in busy], [], [], _TICK)
+        passed = min(time.monotonic() - begin, 2 * _TICK)  # more: this process was stopped, and its children too
+        for child in busy:
+            child.seconds += passed
+        return [child for child in busy if child.stream in streams or child.seconds > self._limit(child)]
+
+    def _limit(self, child: _Child) -> float:
+        return self.timeout * (1 + (child.task.size if child.task else 0) / _BYTES)
+
+    def _received(self, child: _Child) -> dict[str, Any] | None:
+        """The answer of a child, ``None`` if it is not complete yet."""
+        limit = self._limit(child)
+        late = child.seconds > limit
+        try:
+            block = b"" if late and not select.select([child.stream], [], [], 0)[0] else child.stream.recv(1 << 20)
+        except OSError:
+            block = b""
+        child.answer += block
+        if child.answer.endswith(b"\n"):
+            answer = json.loads(child.answer)
+            child.task, child.answer = None, bytearray()
+            return answer
+        if block and not late:
+            return None
+        reason = self._bury(child)
+        return {"lost": f"took longer than {limit:.0f} s"} if late else {"crashed": f"crashed ({reason})"}
+
+    def _give(self, child: _Child, task: Task) -> None:
+        child.task, child.seconds = task, 0.0
+        line = json.dumps({"call": task.call, "arguments": task.arguments}).encode() + b"\n"
+        with suppress(OSError):  # it died; its answer is read as empty
+            child.stream.sendall(line)
+
+    def _new(self) -> _Child:
+        """Another child."""
+        ours, theirs = socket.socketpair()
+        request = {
+            "path": sys.path,
+            "folder": os.getcwd(),
+            "at_end": self.at_end and [str(self.at_end[0]), self.at_end[1]],
+        }
+        try:
+            pid = _server(self.workers > 1).ask(request, [theirs.fileno()])
+        except OSError as error:
+            ours.close()
+            raise InputError(
+                "no worker process can be started; is there enough memory? Other reasons: python -c 'import medrecon.prep'"
+            ) from error
+        finally:
+            theirs.close()
+        self.children.append(_Child(ours, pid))
+        return self.children[-1]
+
+    def _bury(self, child: _Child) -> str:
+        """End a child; how it ended."""
+        self.children.remove(child)
+        child.stream.close()
+        try:
+            _kill(child.pid)  # of one that died already, the server keeps the exit code
+            code = _server(self.workers > 1).ask({"wait": child.pid})
+        except OSError:
+            return "with the server of worker processes"
+        if code >= 0:
+            return f"exit status {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"{name}; is there enough memory?" if name == "SIGKILL" else name
+
+    def _dismiss(self) -> None:
+        """End idle children, which frees their memory."""
+        for child in [c for c in self.children if c.task is None]:
+            self._bury(child)
+
+
+def _kill(pid: int) -> None:
+    """Kill a child and the processes that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+
+
+# In the server and its children
+
+
+def serve(descriptor: int) -> None:
+    """Fork children on request until the caller ends; then kill them.
+
+    Requests are JSON, a line each. With a socket: fork a child for it; the answer is its process id. ``wait``: a process id; the
+    answer is its exit code. ``forget``: a file, to which nothing is appended at the end.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a terminal; the caller decides
+    for module in _IMPORTS:
+        with suppress(ImportError):
+            importlib.import_module(module)
+    gc.freeze()
+    control = socket.socket(fileno=descriptor)
+    children: set[int] = set()
+    last: dict[str, str] = {}
+    with suppress(OSError):
+        while (received := _request(control)) is not None:
+            request, descriptors = received
+            if descriptors:
+                answer = _forked(control, descriptors[0], request)
+                children.add(answer)
+                last |= dict([request["at_end"]]) if request["at_end"] else {}
+            elif "wait" in request:
+                answer = _waited(request["wait"])
+                children.discard(request["wait"])
+            else:
+                answer = int(last.pop(request["forget"], None) is not None)
+            control.sendall(f"{answer}\n".encode())
+    for pid in children:
+        with suppress(OSError):
+            _kill(pid)
+            os.waitpid(pid, 0)
+    for path, line in last.items():
+        with suppress(OSError):  # without O_CREAT: the caller has removed it if all went well
+            file = os.open(path, os.O_WRONLY | os.O_APPEND)
+            os.write(file, f"{line}\n".encode())
+    os._exit(0)
+
+
+def _request(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next line, and the descriptors that came with it; ``None`` at the end."""
+    line, found = bytearray(), []
+    while not line.endswith(b"\n"):
+        block, descriptors, _, _ = socket.recv_fds(control, 65536, 1)
+        if not block:
+            return None
+        line += block
+        found += descriptors
+    return json.loads(line), found
+
+
+def _waited(pid: int) -> int:
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return 0
+
+
+def _forked(control: socket.socket, descriptor: int, request: Mapping[str, Any]) -> int:
+    pid = os.fork()
+    if pid:
+        os.close(descriptor)
+        return pid
+    try:
+        control.close()
+        os.setpgid(0, 0)
+        with suppress(OSError, AttributeError):  # on Linux: end with the server, even in the middle of a task
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        sys.path[:] = request["path"]
+        with suppress(OSError):
+            os.chdir(request["folder"])
+        _child(socket.socket(fileno=descriptor))
+    finally:
+        os._exit(0)
+
+
+def _child(stream: socket.socket) -> None:
+    """Perform tasks until the caller closes the socket."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with suppress(OSError):  # where memory runs out, a child is killed and not its caller
+        Path("/proc/self/oom_score_adj").write_text("500")
+    with suppress(OSError), stream.makefile("rwb") as file:
+        for line in file:
+            task = json.loads(line)
+            answer = perform(task["call"], task["arguments"])
+            file.write(json.dumps(answer).encode() + b"\n")
+            file.flush()
