@@ -31,6 +31,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ import torch
 from medrecon.cli import main as medrecon
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.prep import LoadPreparedd, prepared
-from tests.attacks.kill import HIDDEN, child
+from tests.attacks.kill import HIDDEN, child, start_readers
 from tests.conftest import blobs
 
 Files = dict[str, bytes]
@@ -227,19 +228,21 @@ class Prep:
     def command(self, source: Path, out: Path, workers: int) -> list[str]:
         return ["prep", str(source), "-o", str(out), "--recipe", "kspace", "--workers", str(workers), "--shard-mb", "1"]
 
+    def run(self, source: Path, out: Path, workers: int, **how: Any) -> tuple[int, int, float]:
+        argv = self.command(source, out, workers)
+        return child(lambda: medrecon(argv), self.log, before=lambda: start_readers(workers), **how)
+
     def undisturbed(self, again: bool, workers: int) -> tuple[Files, Files, int, float, float]:
         """What was there before, and files, calls, seconds of the run and of its writing."""
         if (again, workers) not in self.made:
             out = self.folder / "whole"
             shutil.rmtree(out, ignore_errors=True)
             if again:
-                code, _, _ = child(lambda: medrecon(self.command(self.few, out, 1)), self.log)
+                code, _, _ = self.run(self.few, out, 1)
                 assert code == 0, self.log.read_text()
             before = tree(out) if again else {}
             start = time.perf_counter()
-            code, calls, writing = child(
-                lambda: medrecon(self.command(self.source, out, workers)), self.log, count=True
-            )
+            code, calls, writing = self.run(self.source, out, workers, count=True)
             assert code == 0, self.log.read_text()
             self.made[again, workers] = before, tree(out), calls, time.perf_counter() - start, writing
         return self.made[again, workers]
@@ -254,11 +257,10 @@ class Prep:
         for name, content in before.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(content)
-        argv = self.command(self.source, out, workers)
         state = ""
         for _ in range(rng.choice([1, 1, 2])):
             how = rng.choice(["run", "writing", "call"])
-            code, _, _ = child(lambda: medrecon(argv), self.log, **moment(rng, how, seconds, writing, calls))
+            code, _, _ = self.run(self.source, out, workers, **moment(rng, how, seconds, writing, calls))
             at = f"prep{' again' if again else ''}, {workers} workers, {how}"
             assert code in (0, -9), f"{at}: exit code {code}: {self.log.read_text()}"
             for path in out.glob("shards/*.h5") if out.exists() else ():
@@ -270,7 +272,7 @@ class Prep:
             n_shards = len(list(out.glob("shards/*.h5"))) if out.exists() else 0
             n_staged = len(list(out.glob(".staged/*.h5"))) if out.exists() else 0
             state = f"{'some' if n_staged else 'no'} cases staged, {'some' if n_shards else 'no'} shards"
-        code, _, _ = child(lambda: medrecon(self.command(self.source, out, 1)), self.log)
+        code, _, _ = self.run(self.source, out, 1)
         assert code == 0, f"{at}: the next run failed: {self.log.read_text()}"
         held = tree(out)
         assert held.keys() == whole.keys(), f"{at}: files differ: {sorted(held.keys() ^ whole.keys())}"
