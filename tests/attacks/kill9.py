@@ -1,6 +1,6 @@
 """Kill ``medrecon recon`` and ``medrecon prep`` at random moments; nothing may be lost, half-written or left behind.
 
-    python -m tests.attacks.kill9 [--trials 200] [--seed 0] [--workers 2] [--only recon|prep]
+    python -m tests.attacks.kill9 [--trials 200] [--seed 0] [--first 0] [--workers 2] [--only recon|prep]
 
 Not collected by pytest. Moments are drawn in three ways: uniformly over the run, uniformly over its writing, and at a random call
 of the operating system in its writing (before it, after it, or in the middle of a write). What is asserted, of ``recon``:
@@ -296,6 +296,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial, e.g. of one to repeat")
     parser.add_argument("--workers", type=int, default=2, help="of a tenth of the trials of prep")
     parser.add_argument("--only", choices=("recon", "prep"))
     arguments = parser.parse_args()
@@ -321,7 +322,7 @@ def main() -> int:
                         medrecon(kind.command(warm / fmt, fmt, "zero-filled", overwrite=True))
                 else:
                     medrecon(kind.command(kind.few, warm / "prep", 1))
-        for number in range(arguments.trials):
+        for number in range(arguments.first, arguments.first + arguments.trials):
             rng = random.Random(f"{arguments.seed} {number}")
             kind = list(kinds.values())[number % len(kinds)]
             try:
