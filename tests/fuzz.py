@@ -644,7 +644,7 @@ def _rebuilt(data: bytes, rng: np.random.Generator, other: bytes) -> bytes:
         elif kind == 11:
             file.create_dataset(name, (n,), [("real", "<f4"), ("imag", "S4"), ("more", "<i8", (3,))])
         elif kind == 12:
-            file.create_dataset(name, data=np.zeros((12, 2000, 2000), "i1"), compression="gzip", compression_opts=9)
+            file.create_dataset(name, data=np.zeros((12, 500, 500), "i1"), compression="gzip", compression_opts=9)
         elif kind == 13:
             file.create_group(name)
         elif kind == 14:
