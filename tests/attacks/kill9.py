@@ -30,11 +30,13 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from medrecon import workers as medrecon_workers
 from medrecon.cli import main as medrecon
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.prep import LoadPreparedd, prepared
@@ -223,8 +225,18 @@ class Prep:
         self.few = few
         self.made: dict[tuple[bool, int], tuple[Files, Files, int, float, float]] = {}
 
-    def command(self, source: Path, out: Path, workers: int) -> list[str]:
-        return ["prep", str(source), "-o", str(out), "--recipe", "kspace", "--workers", str(workers), "--shard-mb", "1"]
+    def command(self, source: Path, out: Path, workers: int, *more: str) -> list[str]:
+        start = ["prep", str(source), "-o", str(out), "--recipe", "kspace", "--shard-mb", "1"]
+        return [*start, "--workers", str(max(workers, 1)), *more]
+
+    def run(self, command: list[str], workers: int) -> Callable[[], int]:
+        """With ``workers`` children, or none: the process that is killed then does all the work, and starts in a moment."""
+
+        def work() -> int:
+            medrecon_workers._HAVE_FORK = workers > 0
+            return medrecon(command)
+
+        return work
 
     def undisturbed(self, again: bool, workers: int) -> tuple[Files, Files, int, float, float]:
         """What was there before, and files, calls, seconds of the run and of its writing."""
@@ -232,12 +244,12 @@ class Prep:
             out = self.folder / "whole"
             shutil.rmtree(out, ignore_errors=True)
             if again:
-                code, _, _ = child(lambda: medrecon(self.command(self.few, out, 1)), self.log)
+                code, _, _ = child(self.run(self.command(self.few, out, 0), 0), self.log)
                 assert code == 0, self.log.read_text()
             before = tree(out) if again else {}
             start = time.perf_counter()
             code, calls, writing = child(
-                lambda: medrecon(self.command(self.source, out, workers)), self.log, count=True
+                self.run(self.command(self.source, out, workers), workers), self.log, count=True
             )
             assert code == 0, self.log.read_text()
             self.made[again, workers] = before, tree(out), calls, time.perf_counter() - start, writing
@@ -246,7 +258,7 @@ class Prep:
     def trial(self, rng: random.Random) -> str:
         """One kill, or two in a row."""
         again = rng.random() < 0.3
-        workers = self.workers if rng.random() < 0.1 else 1
+        workers = rng.choice([0] * 17 + [1, 1, self.workers])
         before, whole, calls, seconds, writing = self.undisturbed(again, workers)
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
@@ -257,7 +269,7 @@ class Prep:
         state = ""
         for _ in range(rng.choice([1, 1, 2])):
             how = rng.choice(["run", "writing", "call"])
-            code, _, _ = child(lambda: medrecon(argv), self.log, **moment(rng, how, seconds, writing, calls))
+            code, _, _ = child(self.run(argv, workers), self.log, **moment(rng, how, seconds, writing, calls))
             at = f"prep{' again' if again else ''}, {workers} workers, {how}"
             assert code in (0, -9), f"{at}: exit code {code}: {self.log.read_text()}"
             for path in out.glob("shards/*.h5") if out.exists() else ():
@@ -269,7 +281,9 @@ class Prep:
             n_shards = len(list(out.glob("shards/*.h5"))) if out.exists() else 0
             n_staged = len(list(out.glob(".staged/*.h5"))) if out.exists() else 0
             state = f"{'some' if n_staged else 'no'} cases staged, {'some' if n_shards else 'no'} shards"
-        code, _, _ = child(lambda: medrecon(self.command(self.source, out, 1)), self.log)
+        # Without children nobody is left to say that it was not a case that killed the run.
+        more = [] if workers else ["--retry"]
+        code, _, _ = child(self.run(self.command(self.source, out, workers, *more), workers), self.log)
         assert code == 0, f"{at}: the next run failed: {self.log.read_text()}"
         held = tree(out)
         assert held.keys() == whole.keys(), f"{at}: files differ: {sorted(held.keys() ^ whole.keys())}"
@@ -293,7 +307,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="of a tenth of the trials of prep")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="of one in twenty trials of prep; one in ten has one worker"
+    )
     parser.add_argument("--only", choices=("recon", "prep"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # a forked child has no other threads
@@ -317,7 +333,7 @@ def main() -> int:
                         medrecon(kind.command(warm / fmt, fmt, "tv", overwrite=False))
                         medrecon(kind.command(warm / fmt, fmt, "zero-filled", overwrite=True))
                 else:
-                    medrecon(kind.command(kind.few, warm / "prep", 1))
+                    kind.run(kind.command(kind.few, warm / "prep", 0), 0)()
         for number in range(arguments.trials):
             rng = random.Random(f"{arguments.seed} {number}")
             kind = list(kinds.values())[number % len(kinds)]
