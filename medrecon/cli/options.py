@@ -9,26 +9,27 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "add_compute", "add_select", "quiet", "set_up", "value"]
+__all__ = ["Progress", "add_compute", "add_select", "choice", "natural", "quiet", "set_up", "value"]
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:
     """``--device``, ``--seed`` and ``--threads``."""
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--seed", type=_natural, default=0, help="of all random numbers (default: 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="of all random numbers (default: 0)")
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: all cores)")
 
 
 def add_select(parser: argparse.ArgumentParser) -> None:
     """``--select``, into a dictionary."""
     parser.add_argument(
-        "--select", type=_choice, action="append", default=[], metavar="NAME=VALUE",
+        "--select", type=choice, action="append", default=[], metavar="NAME=VALUE",
         help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set, dataset; DICOM: any attribute, NAME= for "
         "those without it; DICOM and NIfTI: volume, counted from 0); repeatable",
     )  # fmt: skip
 
 
-def _choice(text: str) -> tuple[str, int | str]:
+def choice(text: str) -> tuple[str, int | str]:
+    """``NAME=VALUE``."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
@@ -40,12 +41,13 @@ def _choice(text: str) -> tuple[str, int | str]:
 
 def _positive(text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not 1 <= value <= 4096:
+        raise argparse.ArgumentTypeError("must be from 1 to 4096")
     return value
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """A seed."""
     value = int(text)
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError("must be from 0 to 4294967295")

@@ -16,7 +16,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IN, -o and everything else."""
-    from medrecon.cli.options import add_compute, add_select
+    from medrecon.cli.options import add_compute, add_select, choice
 
     parser.add_argument(
         "input", metavar="IN", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .mat, .npz, .npy"
@@ -49,8 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bids", metavar="NAME", help="name NIfTI files as BIDS derivatives, e.g. sub-01_acq-mprage_T1w"
     )
     parser.add_argument(
-        "--like", metavar="SERIES", help="DICOM series that lends patient and study to --format dicom, and its place"
+        "--like",
+        metavar="SERIES",
+        help="DICOM series whose patient, study and, if need be, positions --format dicom copies",
     )
+    parser.add_argument(
+        "--like-select", type=choice, action="append", default=[], metavar="NAME=VALUE",
+        help="of several series or volumes in --like, as --select; repeatable",
+    )  # fmt: skip
     parser.add_argument(
         "--deidentify", action="store_true", help="take from --like what the Basic profile of DICOM PS3.15 leaves"
     )
@@ -94,32 +100,36 @@ def _settings(pairs: list[str]) -> dict[str, object]:
     return settings
 
 
-def _place(arguments: argparse.Namespace, data: KSpace) -> tuple[np.ndarray | None, tuple[Dataset, ...]]:
-    """The affine of the slices that are asked for, and the headers of ``--like``."""
+def _place(
+    arguments: argparse.Namespace, data: KSpace
+) -> tuple[np.ndarray | None, tuple[Dataset, ...], tuple[str, ...]]:
+    """The affine of the slices that are asked for, and the headers and warnings of ``--like``."""
     from medrecon.data.errors import InputError
     from medrecon.data.geometry import affine_of_slices
     from medrecon.data.images import load_like
 
-    affine, headers = data.affine, ()
+    affine, headers, doubts, other = data.affine, (), (), ""
+    shape = (len(data.kspace), *data.kspace.shape[2:])
     if arguments.deidentify and arguments.format != "dicom":
         raise InputError("--deidentify is for --format dicom; other formats hold nothing of the patient")
+    if arguments.like_select and not arguments.like:
+        raise InputError("--like-select selects from --like; give --like as well")
     if arguments.like:
         if arguments.format != "dicom":
-            raise InputError("--like lends a DICOM series' patient and study; give --format dicom as well")
-        series = load_like(arguments.like)
-        headers = series.headers
-        if not headers:
-            raise InputError(f"{arguments.like}: is no DICOM series; give a folder of DICOM files")
-        if affine is None and series.array.shape == (len(data.kspace), *data.kspace.shape[2:]):
+            raise InputError("--like is for --format dicom; give --format dicom as well")
+        series = load_like(arguments.like, dict(arguments.like_select))
+        headers, doubts = series.headers, series.warnings
+        if affine is None and series.array.shape == shape:
             affine = series.affine
+        other = f" (--like has {' x '.join(map(str, series.array.shape))}, the data {' x '.join(map(str, shape))})"
     if arguments.format == "dicom" and affine is None:
         raise InputError(
-            f"{data.path}: does not tell where its slices lie, which DICOM needs; give --like with a series of the same slices "
-            "and matrix, or write NIfTI"
+            f"{data.path}: does not give the position of its slices, which DICOM needs; give --like with a series of the same "
+            f"slices and matrix that has positions{other}, or write NIfTI"
         )
     if arguments.format == "mrd" and data.spacing is None:
-        raise InputError(f"{data.path}: does not tell the size of its voxels, which MRD images need; write NIfTI")
-    return affine_of_slices(affine, arguments.slices, len(data.kspace)), headers
+        raise InputError(f"{data.path}: does not give the size of its voxels, which MRD images need; write NIfTI")
+    return affine_of_slices(affine, arguments.slices, len(data.kspace)), headers, doubts
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -142,7 +152,9 @@ def run(arguments: argparse.Namespace) -> None:
     data = load_kspace(arguments.input, dict(arguments.select))
     for text in data.warnings:
         warn(text)
-    affine, headers = _place(arguments, data)
+    affine, headers, doubts = _place(arguments, data)
+    for text in doubts:
+        warn(text)
     sources = [path for path in (data.path, arguments.maps, arguments.mask) if path]
     sources += [header.filename for header in headers]
     names = {
@@ -213,7 +225,7 @@ def run(arguments: argparse.Namespace) -> None:
     record = {
         **result.record,
         "input": str(data.path),
-        "warnings": [*data.warnings, *result.record["warnings"]],
+        "warnings": [*data.warnings, *doubts, *result.record["warnings"]],
         "spacing_mm": data.spacing,
         **more,
     }

@@ -9,7 +9,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IN, -o and the mask's parameters."""
-    from medrecon.cli.options import add_select
+    from medrecon.cli.options import add_select, natural
 
     parser.add_argument("input", metavar="IN", help="fully sampled k-space: as for recon")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="fastMRI layout with a dataset 'mask'")
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--acs", type=int, default=24, help="fully sampled columns, or side of the square (default: 24)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the mask (default: 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="of the mask (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     add_select(parser)
 

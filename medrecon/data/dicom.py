@@ -293,6 +293,13 @@ def _uneven(frames: list[Frame], at: np.ndarray, places: np.ndarray, name: str) 
     choice = _even_parts(frames, at, places, ("AcquisitionNumber", "ImageType", "SliceThickness"))
     if choice:
         return SelectionError(text + choice)
+    k = int(np.argmax(steps))
+    if 0 < k < len(steps) - 1 and _even(at[: k + 1], places[: k + 1]) and _even(at[k + 1 :], places[k + 1 :]):
+        return InputError(
+            f"{name}: two stacks, which differ in ImagePositionPatient alone: {k + 1} slices from {places[0]:.1f} to "
+            f"{places[k]:.1f} mm along their normal, and {len(places) - k - 1} from {places[k + 1]:.1f} to {places[-1]:.1f} mm; "
+            "give the files of one stack"
+        )
     return InputError(f"{text}; export the series again, or give the files of one stack")
 
 
@@ -665,12 +672,68 @@ def _read(
             frames, spacing, affine, notes, more = _placed(frames, name)
         doubts += [*more, *_unlike(frames)]
         about = notes | about
-        headers = tuple({id(frame.header): frame.header for frame in frames}.values())
+        headers = tuple(_header_of(frame) for frame in frames)
     doubts += [f"{error}; left out" for error in damaged[:10]]
     if len(damaged) > 10:
         doubts.append(f"{len(damaged) - 10} more damaged files were left out")
     about |= _told(frames[0])
     return Image(array, path, "DICOM", spacing, affine, about, headers, tuple(doubts))
+
+
+_CLASSIC = {
+    "EchoTime": ("EchoTime", "EffectiveEchoTime"),
+    "EchoTrainLength": ("EchoTrainLength", "RFEchoTrainLength"),
+    "InversionTime": ("InversionTime", "InversionTimes"),
+    "ImagingFrequency": ("ImagingFrequency", "TransmitterFrequency"),
+    "ImagedNucleus": ("ImagedNucleus", "ResonantNucleus"),
+    "ImageLaterality": ("ImageLaterality", "FrameLaterality"),
+} | {
+    keyword: (keyword,)
+    for keyword in (
+        "RepetitionTime", "FlipAngle", "PixelBandwidth", "MagneticFieldStrength", "KVP", "ImagePositionPatient",
+        "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
+    )
+}  # fmt: skip
+"""Attributes of classic images, and what enhanced ones call them in their functional groups."""
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
+
+def _scanning_sequence(frame: Frame) -> list[str]:
+    """ScanningSequence of an enhanced MR frame, which says the same by several attributes (PS3.3 C.8.13.4 and C.8.13.5.3)."""
+    kinds = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(str(frame.get("EchoPulseSequence")), [])
+    kinds = kinds + (["IR"] if frame.get("InversionRecovery") == "YES" else [])
+    return kinds + (["EP"] if frame.get("EchoPlanarPulseSequence") == "YES" else [])
+
+
+def _header_of(frame: Frame) -> Dataset:
+    """The data set of a slice: its file's, or of a file with several frames one as a classic image would have it.
+
+    Functional groups are left out, and what they say of the frame stands where classic images have it. The number of the frame
+    is ``ReferencedFrameNumber``, by which others refer to it.
+    """
+    from pydicom import Dataset
+    from pydicom.valuerep import format_number_as_ds
+
+    header = frame.header
+    if not frame.own and int(header.get("NumberOfFrames") or 1) == 1:
+        return header
+    flat = Dataset({element.tag: element for element in header if element.keyword not in (*_GROUPS, "NumberOfFrames")})
+    for keyword, names in _CLASSIC.items():
+        value = next((frame.own[name] for name in names if name in frame.own), None)
+        several = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        if value is None or (len(several) > 1 and keyword == "InversionTime"):
+            continue
+        if keyword == "EchoTrainLength":
+            several = [int(one) for one in several]
+        elif keyword not in ("ImagedNucleus", "ImageLaterality"):
+            several = [format_number_as_ds(float(one)) for one in several]
+        setattr(flat, keyword, several[0] if len(several) == 1 else several)
+    kinds = _scanning_sequence(frame)
+    if kinds and "ScanningSequence" not in flat:
+        flat.ScanningSequence = kinds
+    flat.ReferencedFrameNumber = frame.index + 1
+    flat.filename = header.filename  # type: ignore[attr-defined]
+    return flat
 
 
 def _unlike(frames: Sequence[Frame]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ class Image:
         affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not tell.
         attributes: what else is worth knowing; nothing of the patient.
         warnings: see :class:`medrecon.data.kspace.KSpace`.
-        headers: of a DICOM series, the data sets of its slices in order, without pixels.
+        headers: of a DICOM series, the data sets of its slices in order, without pixels; of frames, as classic images have them.
     """
 
     array: np.ndarray
@@ -126,15 +127,25 @@ def load_image(
     return read_dicom(paths, select)
 
 
-def load_like(path: str | Path) -> Image:
+def load_like(path: str | Path, select: Mapping[str, str | int | float] | None = None) -> Image:
     """Read the DICOM series that a new one shall resemble.
 
+    Args:
+        path: see :func:`load_image`.
+        select: see :func:`load_image`.
+
+    Returns:
+        the series; its warnings do not name the folder.
+
     Raises:
-        InputError: as :func:`load_image`; where one of several must be selected, the advice is to give its files alone.
+        InputError: as :func:`load_image`, or if it is no DICOM series.
     """
     try:
-        return load_image(path)
+        series = load_image(path, select)
     except SelectionError as error:
-        what = re.match(r": (holds \d+ series|a series of [^,;]*)", str(error).removeprefix(str(path)))
-        held = what[1] if what else "holds several series or volumes"
-        raise InputError(f"{path}: {held}; give a folder with the files of one of them alone") from error
+        advice = re.sub(r"\bselect one\b", "select one by --like-select", str(error), count=1)
+        raise SelectionError(advice) from error
+    if not series.headers:
+        raise InputError(f"{path}: is no DICOM series; give a folder of DICOM files")
+    texts = (text.replace(f"{path}{os.sep}", "").replace(str(path), "it") for text in series.warnings)
+    return replace(series, warnings=tuple(f"the series that was given as --like: {text}" for text in texts))

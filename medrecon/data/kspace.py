@@ -621,7 +621,7 @@ FORMATS: dict[str, tuple[Callable[..., KSpace], str]] = {
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if path.suffix.lower() not in FORMATS and path.with_name(path.name + ".cfl").is_file():
+    if path.name and path.suffix.lower() not in FORMATS and path.with_name(path.name + ".cfl").is_file():
         path = path.with_name(path.name + ".cfl")
     if path.is_dir():
         raise InputError(f"{path}: a folder; give one file of k-space")

@@ -50,7 +50,8 @@ ADVISED = (
     "SeriesNumber", "EchoTime", "EffectiveEchoTime", "EchoNumbers", "ImageType", "FrameType", "ComplexImageComponent",
     "DiffusionBValue", "DiffusionDirectionality", "InversionTime", "FlipAngle", "KVP", "ConvolutionKernel",
     "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "NominalCardiacTriggerDelayTime",
-    "FrameReferenceTime", *_ACQUISITIONS, "StackID", "AcquisitionTime", "ContentTime", "InstanceNumber",
+    "FrameReferenceTime", *_ACQUISITIONS, "StackID", "Rows", "Columns", "PhotometricInterpretation", "SequenceName",
+    "ScanningSequence", "AcquisitionTime", "ContentTime", "SliceThickness", "InstanceNumber",
 )  # fmt: skip
 """Attributes to select by, the most distinctive first; messages show their values, and no others."""
 
@@ -421,23 +422,28 @@ def _undecided(frames: Sequence[Frame], positions: np.ndarray) -> str:
 
 
 def describe(stacks: Sequence[Stack]) -> str:
-    """Several stacks of one series, in words."""
-    n = len(stacks)
-    exact, near = zip(*(geometry(stack.frames[0]) for stack in stacks), strict=True)
-    sizes = list(dict.fromkeys(e[0] for e in exact))
-    if len(sizes) > 1:
-        held = ", ".join(f"{y} x {x}" for y, x in sizes[:4]) + (", ..." if len(sizes) > 4 else "")
-        return f"{n} stacks of different matrix sizes ({held})"
+    """Several stacks of one series, in words, with the attribute of the geometry in which they differ."""
+    n, firsts = len(stacks), [stack.frames[0] for stack in stacks]
+    exact, near = zip(*(geometry(frame) for frame in firsts), strict=True)
+    if len({e[0] for e in exact}) > 1:
+        return f"{n} stacks of different matrix sizes ({_each(f'{y} x {x}' for y, x in (e[0] for e in exact))})"
     if len({e[4] for e in exact}) > 1:
         return f"{n} stacks, some grey and some in colour"
     if len({e[1:4] for e in exact}) > 1:
-        return f"{n} stacks, some of them without a position, or mosaics"
+        return f"{n} stacks, some of them without ImagePositionPatient or PixelSpacing, or mosaics"
     turns = np.array([a[:6] for a in near])
     if np.abs(turns - turns[0]).max() > 1e-3:
-        return f"{n} stacks in different directions, as in a localizer"
+        held = _each("/".join(f"{c:.3g}" for c in turn + 0.0) for turn in turns)
+        return f"{n} stacks in different directions, as in a localizer: ImageOrientationPatient is {held}"
     if np.ptp(np.array([a[6:] for a in near]), axis=0).max() > 1e-4:
-        return f"{n} stacks of different pixel sizes"
+        held = _each(show(frame.get("PixelSpacing")) for frame in firsts)
+        return f"{n} stacks of different pixel sizes: PixelSpacing is {held}"
     return f"{n} mosaics, each a whole volume" if exact[0][3] else f"{n} volumes"
+
+
+def _each(values: Iterable[str]) -> str:
+    held = list(dict.fromkeys(values))
+    return ", ".join(held[:4]) + (", ..." if len(held) > 4 else "")
 
 
 def _uniform(stacks: Sequence[Sequence[Frame]], keyword: str) -> list[tuple[str, ...]] | None:

@@ -35,9 +35,11 @@ class _Save(MapTransform):
         allow_missing_keys: bool = False,
         like: str | None = None,
         deidentify: bool = False,
+        like_select: Mapping[str, str | int | float] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.like = like
+        self.like_select = dict(like_select or {})
         self.deidentify = deidentify
         self.output_dir = output_dir
         self.bundle_root = bundle_root
@@ -57,10 +59,12 @@ class _Save(MapTransform):
         meta = data[self.source_key].meta
         source = Path(str(meta["filename_or_obj"]))
         affine = data[self.source_key].affine.cpu().numpy() if meta.get("affine_known") else None
-        headers = ()
+        headers, doubts = (), ()
         if self.like is not None:
-            series = load_like(self.like)
-            headers = series.headers
+            series = load_like(self.like, self.like_select)
+            headers, doubts = series.headers, series.warnings
+            for text in doubts:
+                warn(text)
             affine = series.affine if affine is None and series.array.shape == image.shape else affine
         sources = [source, *(header.filename for header in headers)]
         output_paths(
@@ -73,7 +77,7 @@ class _Save(MapTransform):
             {
                 **record,
                 "input": str(source),
-                "warnings": [*(meta.get("warnings") or []), *(record.get("warnings") or [])],
+                "warnings": [*(meta.get("warnings") or []), *doubts, *(record.get("warnings") or [])],
             },
             samples,
             spacing,
@@ -97,8 +101,9 @@ class SaveReconstructiond(_Save):
         fmt: see :func:`medrecon.writers.write_reconstruction`.
         overwrite: replace existing files.
         allow_missing_keys: as in MONAI.
-        like: folder of a DICOM series that lends patient and study to ``dicom``, and its place where k-space does not tell it.
+        like: folder of a DICOM series whose patient and study ``dicom`` copies, and its positions where k-space has none.
         deidentify: see :func:`medrecon.writers.write_reconstruction`.
+        like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
         mask_key: of the mask.
         part: ``mag``, ``mag-phase`` or ``complex``.
         maps_key: of the coil maps; where their meta name no method, the record says that they were given.
@@ -154,8 +159,9 @@ class SaveHounsfieldd(_Save):
         fmt: see :func:`medrecon.writers.write_reconstruction`.
         overwrite: replace existing files.
         allow_missing_keys: as in MONAI.
-        like: folder of a DICOM series of the same slices, which lends patient, study and place.
+        like: folder of a DICOM series of the same slices, whose patient, study and positions are copied.
         deidentify: see :func:`medrecon.writers.write_reconstruction`.
+        like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

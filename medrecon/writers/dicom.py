@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset, FileMetaDataset
+from pydicom import Dataset, FileMetaDataset, config
+from pydicom.datadict import dictionary_VR
+from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-from pydicom.valuerep import format_number_as_ds
+from pydicom.valuerep import format_number_as_ds, validate_value
 
 import medrecon
 from medrecon.data.errors import InputError
@@ -67,8 +69,8 @@ def deidentified(headers: Sequence[Dataset]) -> list[Dataset]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             anonymize_dataset(copy)
-        for element in copy:  # the library's date in the year 1, which is no date of DICOM's
-            if element.VR == "DA" and element.value == "00010101":
+        for element in copy:  # the library puts the year 1 and midnight where a value may be empty
+            if element.VR in ("DA", "TM", "DT"):
                 element.value = ""
         copies.append(copy)
     return copies
@@ -79,11 +81,25 @@ def _text(value: Any) -> Any:  # noqa: ANN401
     return str(value) if type(value).__name__ == "PersonName" else value
 
 
+def _is_valid(keyword: str, value: Any) -> bool:  # noqa: ANN401
+    """Whether a value is one of its kind in DICOM; source series of scanners hold ages like ``0Y``."""
+    vr = dictionary_VR(keyword)
+    if vr not in ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM"):
+        return True  # UIDs of a study or frame of reference are what others have, whatever they are
+    try:
+        for one in value if isinstance(value, MultiValue) else [value]:
+            validate_value(vr, str(one), config.RAISE)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
 def _copied(target: Dataset, source: Dataset | None, keywords: Sequence[str], required: bool = False) -> None:
     for keyword in keywords:
         value = None if source is None else source.get(keyword)
-        if value not in (None, "") or required:
-            setattr(target, keyword, "" if value is None else _text(value))
+        value = _text(value) if value not in (None, "") and _is_valid(keyword, _text(value)) else None
+        if value is not None or required:
+            setattr(target, keyword, "" if value is None else value)
 
 
 def _ds(values: Sequence[float] | np.ndarray) -> list[str]:
@@ -198,10 +214,16 @@ def _common(
         common.PatientPosition = ""
     if modality == "MR":
         for keyword, otherwise in _MR_NEEDS.items():
-            value = None if first is None else first.get(keyword)
-            setattr(common, keyword, otherwise if value in (None, "") else value)
+            setattr(common, keyword, otherwise)
+        _copied(common, first, tuple(_MR_NEEDS))
+        # Present where, and only where, the magnetisation was inverted (PS3.3 C.8.3.1).
+        if "IR" not in (common.ScanningSequence or ""):
+            common.pop("InversionTime", None)
+        elif "InversionTime" not in common:
+            common.InversionTime = None
     else:
-        common.KVP = None if first is None else first.get("KVP")
+        common.KVP = None
+        _copied(common, first, ("KVP",))
         common.AcquisitionNumber = None
         common.RescaleIntercept, common.RescaleSlope, common.RescaleType = "0", "1", "HU"
         common.WindowCenter, common.WindowWidth = ["40", "-600"], ["400", "1500"]
@@ -214,8 +236,9 @@ def _common(
     common.SeriesNumber = 9001 if not number else 9000 + int(number) % 1000
     solver = (record.get("solver") or {}).get("name", "")
     common.SeriesDescription = f"medrecon {solver}".strip()[:64]
-    common.SeriesDate = common.ContentDate = common.InstanceCreationDate = now.strftime("%Y%m%d")
-    common.SeriesTime = common.ContentTime = common.InstanceCreationTime = now.strftime("%H%M%S")
+    if not deidentify:  # images are reconstructed on the day of the scan, or soon after
+        common.SeriesDate = common.ContentDate = common.InstanceCreationDate = now.strftime("%Y%m%d")
+        common.SeriesTime = common.ContentTime = common.InstanceCreationTime = now.strftime("%H%M%S")
     common.Manufacturer = "medrecon"
     common.ManufacturerModelName = "medrecon"
     common.SoftwareVersions = medrecon.__version__
@@ -239,10 +262,36 @@ def _common(
     common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
     common.BitsAllocated, common.BitsStored, common.HighBit = 16, 16, 15
     if deidentify:
-        common.PatientIdentityRemoved = "YES"
-        common.DeidentificationMethod = "PS3.15 E.1 Basic Application Confidentiality Profile"
-        common.DeidentificationMethodCodeSequence = [_code("113100", "Basic Application Confidentiality Profile")]
+        _declare_deidentified(common)
     return common
+
+
+def _declare_deidentified(dataset: Dataset) -> None:
+    """What PS3.15 E.1.1 and E.3.6 ask of data sets without identity, all dates and times of which were removed."""
+    dataset.PatientIdentityRemoved = "YES"
+    dataset.DeidentificationMethod = "PS3.15 E.1 Basic Application Confidentiality Profile"
+    dataset.DeidentificationMethodCodeSequence = [_code("113100", "Basic Application Confidentiality Profile")]
+    dataset.LongitudinalTemporalInformationModified = "REMOVED"
+
+
+def _remove_times(dataset: Dataset) -> None:
+    """Take dates and times out of a parametric map, as far as its modules (PS3.3) allow; others get values that say nothing."""
+    needed = {
+        "ContentDate": "19000101",
+        "ContentTime": "000000",
+        "StudyDate": "",
+        "StudyTime": "",
+        "PatientBirthDate": "",
+    }
+    for element in list(dataset):
+        if element.VR == "SQ":
+            for item in element.value:
+                _remove_times(item)
+        elif element.VR in ("DA", "TM", "DT"):
+            if element.keyword in needed:
+                element.value = needed[element.keyword]
+            else:
+                del dataset[element.tag]
 
 
 def _scale(slope: float) -> Dataset:
@@ -278,6 +327,8 @@ def _nearest(source: Sequence[Dataset], lps: np.ndarray, k: int) -> Dataset | No
     best = min(placed, key=lambda s: abs(np.array(s.ImagePositionPatient, float) @ normal - here))
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = best.SOPClassUID, best.SOPInstanceUID
+    if best.get("ReferencedFrameNumber"):  # of an object with several frames
+        item.ReferencedFrameNumber = best.ReferencedFrameNumber
     item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
     return item
 
@@ -347,6 +398,11 @@ def spread_map(spread: np.ndarray, series: Sequence[Slice], record: Mapping[str,
             content_label="SPREAD",
         )
     result.SeriesDescription = f"medrecon {label}"[:64]
+    if source[0].get("PatientIdentityRemoved") == "YES":
+        _declare_deidentified(result)
+        _remove_times(result)
+    if "BodyPartExamined" in source[0]:
+        result.BodyPartExamined = source[0].BodyPartExamined  # which says whether there are two sides
     if "Laterality" in source[0]:
         result.Laterality = source[0].Laterality  # highdicom leaves an empty one out
     buffer = io.BytesIO()

@@ -124,6 +124,29 @@ def test_no_option_of_the_command_line_is_evaluated(scan, tmp_path, capsys):
     assert not (tmp_path / "marker").exists()
 
 
+def test_empty_and_huge_arguments_are_one_sentence(scan, tmp_path, capsys):
+    path, _ = scan(full=True)
+    commands = [
+        ["recon", "", "-o", str(tmp_path / "o")],
+        ["evaluate", str(path), "--reference", ""],
+        ["undersample", "", "-o", str(tmp_path / "o.h5")],
+        ["recon", str(path), "-o", str(tmp_path / "o"), "--bundle", "a" * 5000],
+        ["recon", str(path), "-o", str(tmp_path / "o"), "--solver", "a" * 5000],
+        ["recon", "a" * 5000, "-o", str(tmp_path / "o")],
+    ]
+    for command in commands:
+        assert main(command) == 2
+        one_sentence(capsys)
+    for command in (
+        ["undersample", str(path), "-o", str(tmp_path / "o.h5"), "--seed", "9" * 20],
+        ["recon", str(path), "-o", str(tmp_path / "o"), "--threads", "9" * 20],
+    ):
+        with pytest.raises(SystemExit) as caught:  # of argparse, which names the option
+            main(command)
+        assert caught.value.code == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_names_are_corrected(scan):
     data = load_kspace(scan()[0])
 
@@ -173,6 +196,8 @@ def test_changes_of_a_recipe_are_data(scan, tmp_path):
     assert prepare(tmp_path / "in", tmp_path / "out", recipe, workers=1).kept == 1
     with pytest.raises(InputError, match="no regular expression"):
         prepare(tmp_path / "in", tmp_path / "other", load_recipe("kspace", {"pattern": ["@source"]}))
+    with pytest.raises(InputError, match="holds no file"):
+        prepare(tmp_path / "in", tmp_path / "other", load_recipe("kspace", {"pattern": "%no-such-file.yaml"}))
     with pytest.raises(InputError, match="did you mean 'pattern'"):
         load_recipe("kspace", {"patern": "a"})
 

@@ -586,6 +586,6 @@ def test_from_k_space_to_dicom_by_the_command_line(scan, tmp_path, capsys):
     assert image.headers[0].PatientID == "ID-4711"
     write_series(tmp_path / "like", affine, numbers((3, 40, 36)), "b{k}", SeriesNumber=9)
     assert main([*base[:3], str(tmp_path / "o2"), *base[4:], "--like", str(tmp_path / "like")]) == 2
-    assert "holds 2 series; give a folder with the files of one of them alone" in capsys.readouterr().err
+    assert "select one by --like-select, e.g. SeriesNumber=3" in capsys.readouterr().err
     assert main(["recon", str(path), "-o", str(tmp_path / "n"), "--like", str(tmp_path / "like")]) == 2
     assert "give --format dicom" in capsys.readouterr().err
