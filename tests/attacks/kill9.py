@@ -1,6 +1,6 @@
 """Kill ``medrecon recon`` and ``medrecon prep`` at random moments; nothing may be lost, half-written or left behind.
 
-    python -m tests.attacks.kill9 [--trials 200] [--seed 0] [--workers 2] [--only recon|prep]
+    python -m tests.attacks.kill9 [--trials 200] [--seed 0] [--first 0] [--workers 2] [--only recon|prep]
 
 Not collected by pytest. Moments are drawn in three ways: uniformly over the run, uniformly over its writing, and at a random call
 of the operating system in its writing (before it, after it, or in the middle of a write). What is asserted, of ``recon``:
@@ -30,17 +30,16 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from medrecon import workers as medrecon_workers
 from medrecon.cli import main as medrecon
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.prep import LoadPreparedd, prepared
-from tests.attacks.kill import HIDDEN, child
+from tests.attacks.kill import HIDDEN, child, start_readers
 from tests.conftest import blobs
 
 Files = dict[str, bytes]
@@ -174,7 +173,7 @@ class Recon:
         code, _, _ = child(lambda: medrecon(after), self.log)
         assert code == 0, f"{at}: the next run failed: {self.log.read_text()}"
         held = tree(out)
-        assert {k: held.pop(k) for k in others} == others, f"{at}: files of others were changed"
+        assert {k: held.pop(k, None) for k in others} == others, f"{at}: files of others were changed"
         held = {k: v for k, v in held.items() if "next" not in k and "sub-02" not in k}
         if bids and not old:
             held.setdefault("dataset_description.json", new["dataset_description.json"])
@@ -203,6 +202,7 @@ class Recon:
 
         for name, content in held.items():
             if name.endswith(".json") and name != "dataset_description.json":
+                assert "sha256" in json.loads(content), f"{at}: {name} holds no checksums"
                 for image, digest in json.loads(content)["sha256"].items():
                     assert hashlib.sha256(held[image]).hexdigest() == digest, (
                         f"{at}: {image} is not what {name} describes"
@@ -225,18 +225,12 @@ class Prep:
         self.few = few
         self.made: dict[tuple[bool, int], tuple[Files, Files, int, float, float]] = {}
 
-    def command(self, source: Path, out: Path, workers: int, *more: str) -> list[str]:
-        start = ["prep", str(source), "-o", str(out), "--recipe", "kspace", "--shard-mb", "1"]
-        return [*start, "--workers", str(max(workers, 1)), *more]
+    def command(self, source: Path, out: Path, workers: int) -> list[str]:
+        return ["prep", str(source), "-o", str(out), "--recipe", "kspace", "--workers", str(workers), "--shard-mb", "1"]
 
-    def run(self, command: list[str], workers: int) -> Callable[[], int]:
-        """With ``workers`` children, or none: the process that is killed then does all the work, and starts in a moment."""
-
-        def work() -> int:
-            medrecon_workers._HAVE_FORK = workers > 0
-            return medrecon(command)
-
-        return work
+    def run(self, source: Path, out: Path, workers: int, **how: Any) -> tuple[int, int, float]:
+        argv = self.command(source, out, workers)
+        return child(lambda: medrecon(argv), self.log, before=lambda: start_readers(workers), **how)
 
     def undisturbed(self, again: bool, workers: int) -> tuple[Files, Files, int, float, float]:
         """What was there before, and files, calls, seconds of the run and of its writing."""
@@ -244,13 +238,11 @@ class Prep:
             out = self.folder / "whole"
             shutil.rmtree(out, ignore_errors=True)
             if again:
-                code, _, _ = child(self.run(self.command(self.few, out, 0), 0), self.log)
+                code, _, _ = self.run(self.few, out, 1)
                 assert code == 0, self.log.read_text()
             before = tree(out) if again else {}
             start = time.perf_counter()
-            code, calls, writing = child(
-                self.run(self.command(self.source, out, workers), workers), self.log, count=True
-            )
+            code, calls, writing = self.run(self.source, out, workers, count=True)
             assert code == 0, self.log.read_text()
             self.made[again, workers] = before, tree(out), calls, time.perf_counter() - start, writing
         return self.made[again, workers]
@@ -258,18 +250,17 @@ class Prep:
     def trial(self, rng: random.Random) -> str:
         """One kill, or two in a row."""
         again = rng.random() < 0.3
-        workers = rng.choice([0] * 17 + [1, 1, self.workers])
+        workers = self.workers if rng.random() < 0.1 else 1
         before, whole, calls, seconds, writing = self.undisturbed(again, workers)
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         for name, content in before.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(content)
-        argv = self.command(self.source, out, workers)
         state = ""
         for _ in range(rng.choice([1, 1, 2])):
             how = rng.choice(["run", "writing", "call"])
-            code, _, _ = child(self.run(argv, workers), self.log, **moment(rng, how, seconds, writing, calls))
+            code, _, _ = self.run(self.source, out, workers, **moment(rng, how, seconds, writing, calls))
             at = f"prep{' again' if again else ''}, {workers} workers, {how}"
             assert code in (0, -9), f"{at}: exit code {code}: {self.log.read_text()}"
             for path in out.glob("shards/*.h5") if out.exists() else ():
@@ -281,9 +272,7 @@ class Prep:
             n_shards = len(list(out.glob("shards/*.h5"))) if out.exists() else 0
             n_staged = len(list(out.glob(".staged/*.h5"))) if out.exists() else 0
             state = f"{'some' if n_staged else 'no'} cases staged, {'some' if n_shards else 'no'} shards"
-        # Without children nobody is left to say that it was not a case that killed the run.
-        more = [] if workers else ["--retry"]
-        code, _, _ = child(self.run(self.command(self.source, out, workers, *more), workers), self.log)
+        code, _, _ = self.run(self.source, out, 1)
         assert code == 0, f"{at}: the next run failed: {self.log.read_text()}"
         held = tree(out)
         assert held.keys() == whole.keys(), f"{at}: files differ: {sorted(held.keys() ^ whole.keys())}"
@@ -307,9 +296,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--workers", type=int, default=2, help="of one in twenty trials of prep; one in ten has one worker"
-    )
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial, e.g. of one to repeat")
+    parser.add_argument("--workers", type=int, default=2, help="of a tenth of the trials of prep")
     parser.add_argument("--only", choices=("recon", "prep"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # a forked child has no other threads
@@ -333,8 +321,8 @@ def main() -> int:
                         medrecon(kind.command(warm / fmt, fmt, "tv", overwrite=False))
                         medrecon(kind.command(warm / fmt, fmt, "zero-filled", overwrite=True))
                 else:
-                    kind.run(kind.command(kind.few, warm / "prep", 0), 0)()
-        for number in range(arguments.trials):
+                    medrecon(kind.command(kind.few, warm / "prep", 1))
+        for number in range(arguments.first, arguments.first + arguments.trials):
             rng = random.Random(f"{arguments.seed} {number}")
             kind = list(kinds.values())[number % len(kinds)]
             try:
