@@ -345,7 +345,7 @@ def serve(descriptor: int) -> None:
             os.waitpid(pid, 0)
     for path, line in last.items():
         with suppress(OSError):  # without O_CREAT: the caller has removed it if all went well
-            file = os.open(path, os.O_WRONLY | os.O_APPEND)
+            file = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
             os.write(file, f"{line}\n".encode())
     os._exit(0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 import zipfile
@@ -16,7 +15,7 @@ from numpy.lib import format as npy
 
 from medrecon.data.errors import InputError, redacted
 from medrecon.data.hdf5 import open_hdf5, read_dataset
-from medrecon.data.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
+from medrecon.data.limits import FREE, RATIO, check_claim, inflated, open_bounded
 
 __all__ = ["matlab_arrays", "numpy_array", "numpy_arrays"]
 
@@ -108,44 +107,115 @@ def numpy_array(path: Path) -> np.ndarray:
         ) from error
 
 
-# MATLAB
+# MATLAB: versions 4 and 5 are read here, since scipy's compiled reader crashes on damaged files
 
 
-def _version5(file: BoundedReader, size: int) -> BinaryIO:
-    """A MATLAB file of version 5 with its elements unpacked, none longer than what unpacks.
+_STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+"""Types of stored numbers by their code in a tag; integers that fit are stored in fewer bytes than their variable's."""
+_NUMERIC = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
+"""Types of numeric variables by their class."""
+_PRECISIONS = ("f8", "f4", "i4", "i2", "u2", "u1")
+"""Types of version 4."""
+
+
+def _element(data: memoryview, at: int, order: str) -> tuple[int, memoryview, int]:
+    """Type and content of the element at ``at``, and where the next begins.
 
     Raises:
-        ValueError: for elements that are cut off or unpack to far more than they store.
+        ValueError: if it is cut off.
     """
-    head = file.read(128)
-    if len(head) < 128 or head[126:128] not in (b"IM", b"MI"):
-        file.seek(0)
-        return file  # of version 4, without compression
-    order = "<" if head[126:128] == b"IM" else ">"
-    parts, packed, most = [head], False, FREE + RATIO * size
-    while len(tag := file.read(8)) == 8:
-        kind, length = struct.unpack(order + "II", tag)
-        if length > size - file.tell():
-            raise ValueError("it is cut off")
-        content = file.read(length)
+    if len(data) < at + 8:
+        raise ValueError("it is cut off")
+    kind, size = struct.unpack(order + "II", data[at : at + 8])
+    if kind >> 16:  # up to four bytes within the tag
+        return kind & 0xFFFF, data[at + 4 : at + 4 + min(kind >> 16, 4)], at + 8
+    if size > len(data) - at - 8:
+        raise ValueError("it is cut off")
+    return kind, data[at + 8 : at + 8 + size], at + 8 + (size if kind == 15 else -(-size // 8) * 8)
+
+
+def _values(kind: int, content: memoryview, order: str, n: int, dtype: str) -> np.ndarray:
+    """``n`` stored numbers as their variable's type."""
+    if kind not in _STORED:
+        raise ValueError(f"numbers of type {kind} are not known")
+    stored = np.dtype(order + _STORED[kind])
+    if len(content) != n * stored.itemsize:
+        raise ValueError(f"it announces {n} numbers, but {len(content) // stored.itemsize} are stored")
+    return np.frombuffer(content, stored).astype(dtype)
+
+
+def _matrix(data: memoryview, order: str, keys: Sequence[str]) -> tuple[str, np.ndarray | int | None]:
+    """Name and value of a variable of version 5: numbers, the class of anything else, ``None`` if it is not one of ``keys``.
+
+    MAT-File Format (The MathWorks, R2024), "Level 5 MAT-File Format".
+    """
+    _, flags, at = _element(data, 0, order)
+    _, sizes, at = _element(data, at, order)
+    _, label, at = _element(data, at, order)
+    word = struct.unpack(order + "I", flags[:4])[0]
+    name, kind = bytes(label).decode("latin1"), word & 0xFF
+    if name not in keys:
+        return name, None
+    if kind not in _NUMERIC:
+        return name, kind
+    shape = np.frombuffer(sizes, order + "i4").tolist()
+    if not 2 <= len(shape) <= 32 or min(shape) < 0:
+        raise ValueError(f"the shape {shape} of '{name}' is impossible")
+    n, parts = math.prod(shape), []
+    for _ in range(2 if word & 0x800 else 1):
+        code, content, at = _element(data, at, order)
+        parts.append(_values(code, content, order, n, _NUMERIC[kind]))
+    values = parts[0] if len(parts) == 1 else parts[0] + 1j * parts[1]
+    return name, values.reshape(shape, order="F")
+
+
+def _version5(data: memoryview, keys: Sequence[str]) -> dict[str, np.ndarray | int | None]:
+    """The variables of a file of version 5, see :func:`_matrix`."""
+    order, at, most, held = "<" if data[126:128] == b"IM" else ">", 128, FREE + RATIO * len(data), {}
+    while at < len(data):
+        kind, content, at = _element(data, at, order)
         if kind == 15:  # compressed
-            content = inflated(content, most)
-            most -= len(content)
-            packed = True
-            parts.append(content)
-        else:
-            parts += [tag, content]
-    if not packed:
-        file.seek(0)
-        return file
-    return io.BytesIO(b"".join(parts))
+            unpacked = inflated(bytes(content), most)
+            most -= len(unpacked)
+            kind, content, _ = _element(memoryview(unpacked), 0, order)
+        if kind == 14:
+            name, value = _matrix(content, order, keys)
+            held[name] = value
+    return held
+
+
+def _version4(data: memoryview, keys: Sequence[str]) -> dict[str, np.ndarray | int | None]:
+    """The variables of a file of version 4, as :func:`_version5` returns them."""
+    at, held = 0, {}
+    while at < len(data):
+        order = "<" if 0 <= struct.unpack("<i", data[at : at + 4])[0] < 5000 else ">"
+        code, rows, columns, imaginary, n = struct.unpack(order + "5i", data[at : at + 20])
+        machine, rest = divmod(code, 1000)
+        zero, rest = divmod(rest, 100)
+        precision, kind = divmod(rest, 10)
+        if machine not in (0, 1) or zero or precision > 5 or kind > 2 or min(rows, columns) < 0 or not 0 < n < 256:
+            raise ValueError("it is of no known version")
+        dtype, size = np.dtype(order + _PRECISIONS[precision]), rows * columns
+        name, at = bytes(data[at + 20 : at + 19 + n]).decode("latin1"), at + 20 + n
+        parts = []
+        for _ in range(2 if imaginary and not kind else 1):
+            if size * dtype.itemsize > len(data) - at:
+                raise ValueError("it is cut off")
+            parts.append(data[at : at + size * dtype.itemsize])
+            at += size * dtype.itemsize
+        if name not in keys or kind:
+            held[name] = {0: None, 1: 4, 2: 5}[kind]  # text and sparse matrices as classes of version 5
+            continue
+        real, *other = (np.frombuffer(part, dtype).reshape((rows, columns), order="F") for part in parts)
+        held[name] = real + 1j * other[0] if other else real
+    return held
 
 
 def _numbers(value: Any, key: str, path: Path) -> np.ndarray:  # noqa: ANN401 - whatever MATLAB stores
-    from scipy.sparse import issparse
-
-    if issparse(value):
-        raise InputError(f"{path}: '{key}' is a sparse matrix; save full({key})")
+    if isinstance(value, int):
+        if value == 5:
+            raise InputError(f"{path}: '{key}' is a sparse matrix; save full({key})")
+        raise InputError(f"{path}: '{key}' does not hold numbers; save an array of numbers under that name")
     array = np.asarray(value)
     if array.dtype.names and set(array.dtype.names) == {"real", "imag"}:
         array = array["real"] + 1j * array["imag"]
@@ -160,8 +230,6 @@ def matlab_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray
     Raises:
         InputError: if it is no MATLAB file, is damaged, or a variable does not hold numbers.
     """
-    from scipy.io import loadmat, whosmat
-
     try:
         if h5py.is_hdf5(path):  # version 7.3: axes reversed, complex numbers as pairs
             with open_hdf5(path) as file:
@@ -169,16 +237,10 @@ def matlab_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray
                 held = {key: _numbers(read_dataset(file, key), key, path).T for key in keys if key in file}
             return held, names
         with open_bounded(path) as stored:
-            size = path.stat().st_size
-            content = _version5(stored, size)
-            shapes = whosmat(content)
-            names = [name for name, *_ in shapes]
-            for name, shape, _ in shapes:
-                if name in keys:
-                    check_claim(math.prod(shape), size, path, f"'{name}'")
-            content.seek(0)
-            variables = loadmat(content, variable_names=[key for key in keys if key in names])
-            return {key: _numbers(variables[key], key, path) for key in keys if key in variables}, names
+            data = memoryview(stored.read())
+        variables = _version5(data, keys) if data[126:128] in (b"IM", b"MI") else _version4(data, keys)
+        found = {key: _numbers(variables[key], key, path) for key in keys if key in variables}
+        return found, [name for name in variables if name]
     except InputError:
         raise
     except Exception as error:

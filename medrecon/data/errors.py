@@ -17,7 +17,7 @@ def told(error: BaseException) -> str:
 
 def redacted(error: BaseException) -> str:
     """A foreign error on one line without the values that it quotes, which may be of the patient."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).partition("Traceback (most")[0].split())
     for mark in "'\"":  # from the first mark to the last: what is quoted may hold marks itself
         first, _, rest = text.partition(mark)
         text = f"{first}...{rest.rpartition(mark)[2]}" if mark in rest else text

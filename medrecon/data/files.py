@@ -173,15 +173,19 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InputError: if it is not free within a minute.
     """
-    if fcntl is None:
+    descriptor = None
+    with suppress(OSError):  # a folder that may be written but not read
+        descriptor = os.open(folder, os.O_RDONLY)
+    if fcntl is None or descriptor is None:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
         if _lock(descriptor, _PATIENCE_SECONDS) is False:
             raise InputError(f"{folder}: another run is writing there; wait for it, or choose another folder")
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process forked meanwhile has it too
         os.close(descriptor)
 
 
@@ -253,6 +257,7 @@ class _Set:
         name: start of the hidden files' names.
         descriptor: of the locked ``.run`` file.
         made: folders made for it, innermost first.
+        count: how many hidden files with content there may be.
         keep: whether hidden files stay for the next run, since what was there could not be restored.
     """
 
@@ -260,11 +265,13 @@ class _Set:
     name: str
     descriptor: int
     made: list[Path]
+    count: int = 0
     keep: bool = False
 
     def new(self, k: int, target: Path, replace: bool) -> tuple[Path, int]:
         """The ``k``-th hidden file, with the permissions that ``target`` has or gets, and its descriptor."""
         self.made[:0] = _make(target.parent)
+        self.count = max(self.count, k + 1)
         part = self.home / f"{self.name}-{k}.part"
         if replace and target.is_file() and not target.is_symlink():
             descriptor = _create(part, 0o600)
@@ -287,9 +294,9 @@ class _Set:
 
     def end(self) -> None:
         """Remove all hidden files, the one with the lock last."""
-        for name in os.listdir(self.home):
-            if name.startswith(f"{self.name}-") and _HIDDEN.fullmatch(name):
-                (self.home / name).unlink(missing_ok=True)
+        for k in range(self.count):
+            for end in ("part", "old"):
+                (self.home / f"{self.name}-{k}.{end}").unlink(missing_ok=True)
         (self.home / f"{self.name}.run").unlink(missing_ok=True)
 
 
@@ -333,6 +340,9 @@ def _begun(home: Path) -> Iterator[_Set]:
             files.end()
     finally:
         os.close(files.descriptor)
+        if fcntl is None and not files.keep:  # Windows removes no open files
+            with suppress(OSError):
+                files.end()
 
 
 def _stat(path: Path) -> list[int] | None:
@@ -428,7 +438,7 @@ def _appear(files: _Set, entries: Sequence[_Entry], again: bool = False) -> None
         except FileExistsError:
             if not entry.shared:
                 raise
-    _sync_folder(files.home / entries[-1].target / "..")
+    _sync_folder((files.home / entries[-1].target).parent)
 
 
 def _take_back(files: _Set, entries: Sequence[_Entry]) -> None:
@@ -584,9 +594,10 @@ def _found(home: Path) -> dict[tuple[str, str], list[Path]]:
 
 def _recover_all(home: Path) -> None:
     """Do what :func:`recover` does, with the lock on ``home``."""
-    for (name, tag), parts in _found(home).items():
-        with suppress(OSError):
-            _recover_one(home, name, tag, parts)
+    with suppress(OSError):  # a folder that may be written but not read
+        for (name, tag), parts in _found(home).items():
+            with suppress(OSError):
+                _recover_one(home, name, tag, parts)
 
 
 def recover(home: Path) -> None:
@@ -698,8 +709,9 @@ def write_whole(
             f"{error.filename}: was made by another run meanwhile; choose another name, or give --overwrite to replace it"
         ) from error
     except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{path}: could not be written ({reason}); free space or choose another folder") from error
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
+        advice = f"{'free space or ' if full else ''}choose another folder"
+        raise InputError(f"{path}: could not be written ({error.strerror or error}); {advice}") from error
 
 
 @contextmanager

@@ -18,12 +18,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5l, h5t
+from h5py import h5d, h5l, h5o, h5t
 
 from medrecon.data.errors import InputError, told
 from medrecon.data.limits import FREE, BoundedReader, check_claim, inflated, open_bounded
 
-__all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "refuse_outside", "text_of"]
+__all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "read_table", "refuse_outside", "text_of"]
 
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 _MOST = 200_000
@@ -194,7 +194,6 @@ def check_dataset(dataset: h5py.Dataset) -> None:
     stored = min(int(dataset.id.get_storage_size()), size)
     item = dataset.id.get_type().get_size()
     check_claim(math.prod(dataset.shape) * item, stored, path, f"'{dataset.name}'")
-    _check_lists(dataset)
     if held.get_layout() == h5d.CHUNKED:
         chunk = math.prod(held.get_chunk()) * item
         check_claim(chunk, stored, path, f"a chunk of '{dataset.name}'")
@@ -220,29 +219,6 @@ def _check_chunks(dataset: h5py.Dataset, chunk: int, codes: list[int], path: str
             raise InputError(f"{path}: '{dataset.name}' is damaged ({told(error)}); copy it again") from error
 
 
-def _parts(kind: h5t.TypeID, at: int = 0) -> list[tuple[int, int]]:
-    """Where in an element the lengths of its lists and texts of variable length lie, and the bytes of what they count.
-
-    Raises:
-        ValueError: for references, and for lists of lists.
-    """
-    if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
-        return [(at, 1)]
-    if isinstance(kind, h5t.TypeVlenID):
-        inner = kind.get_super()
-        if not isinstance(inner, h5t.TypeFloatID | h5t.TypeIntegerID):
-            raise ValueError("lists of lists are not read")
-        return [(at, inner.get_size())]
-    if isinstance(kind, h5t.TypeCompoundID):
-        each = ((kind.get_member_type(k), at + kind.get_member_offset(k)) for k in range(kind.get_nmembers()))
-        return [part for inner, place in each for part in _parts(inner, place)]
-    if isinstance(kind, h5t.TypeReferenceID):
-        raise ValueError("references are not read")
-    if isinstance(kind, h5t.TypeArrayID) and _parts(kind.get_super()):
-        raise ValueError("lists of lists are not read")
-    return []
-
-
 def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
     """The elements of a dataset as they lie in the file, unpacked, chunk by chunk.
 
@@ -255,7 +231,11 @@ def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
     if held.get_layout() == h5d.COMPACT:
         raise ValueError("lists in the header of a dataset are not read")
     codes = [held.get_filter(k)[0] for k in range(held.get_nfilters())]
-    item = dataset.id.get_type().get_size()
+    kind, width = dataset.id.get_type(), dataset.file.id.get_create_plist().get_sizes()[0]
+    if width != 8:
+        raise ValueError("lists in a file with addresses of other than 8 bytes are not read")
+    # Types say how large texts are in memory; in the file they are a length, an address and a number. Lists are as large in both.
+    item = 16 if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str() else kind.get_size()
     with open_bounded(path) as file:
         if held.get_layout() == h5d.CONTIGUOUS:
             start = dataset.id.get_offset()
@@ -284,29 +264,111 @@ def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
             yield data
 
 
-def _check_lists(dataset: h5py.Dataset) -> None:
-    """Refuse texts and lists of variable length that are longer than the file: the library would take memory for them first.
+class _Heap:
+    """Texts and lists of variable length, which lie in collections of the file ("global heap").
+
+    They are read here: the library takes memory for any length that a descriptor claims, and does not return from some damaged
+    collections. See the HDF5 File Format Specification, III.E.
+    """
+
+    def __init__(self, file: h5py.File, content: BoundedReader) -> None:
+        self.content = content
+        self.base = file.userblock_size
+        self.width, self.size = file.id.get_create_plist().get_sizes()
+        self.held: dict[int, dict[int, memoryview]] = {}
+
+    def get(self, descriptor: bytes, unit: int) -> memoryview:
+        """The bytes that a descriptor (length, address of the collection, number) points to, of elements of ``unit`` bytes.
+
+        Raises:
+            ValueError: if they are not there.
+        """
+        n, address = (int.from_bytes(part, "little") for part in (descriptor[:4], descriptor[4 : 4 + self.width]))
+        number = int.from_bytes(descriptor[4 + self.width : 8 + self.width], "little")
+        if not n:
+            return memoryview(b"")
+        if address not in self.held:
+            self.held[address] = self._collection(address)
+        data = self.held[address].get(number)
+        if data is None or len(data) != n * unit:
+            raise ValueError("a text or list is not where it should be, or of another length")
+        return data
+
+    def _collection(self, address: int) -> dict[int, memoryview]:
+        self.content.seek(self.base + address)
+        head = self.content.read(8 + self.size)
+        if head[:5] != b"GCOL\x01":
+            raise ValueError("a heap of texts and lists is damaged")
+        data, at, found = memoryview(self.content.read(int.from_bytes(head[8:], "little") - len(head))), 0, {}
+        while at + 8 + self.size <= len(data):
+            number, n = (
+                int.from_bytes(part, "little") for part in (data[at : at + 2], data[at + 8 : at + 8 + self.size])
+            )
+            if not number:  # the rest is free
+                break
+            at += 8 + self.size
+            found[number] = data[at : at + n]
+            at += -(-n // 8) * 8
+        return found
+
+
+def _list_type(kind: h5t.TypeID) -> np.dtype | None:
+    """The type of the elements of lists of numbers, ``None`` for what is not of variable length.
 
     Raises:
-        InputError: naming the file.
+        ValueError: for references, texts, and lists of anything but numbers.
+    """
+    if isinstance(kind, h5t.TypeVlenID):
+        if not isinstance(kind.get_super(), h5t.TypeFloatID | h5t.TypeIntegerID):
+            raise ValueError("lists of lists are not read")
+        return kind.get_super().dtype
+    if kind.dtype.hasobject:
+        raise ValueError("references, texts, and lists inside other parts of a table are not read")
+    return None
+
+
+def read_table(dataset: h5py.Dataset) -> np.ndarray:
+    """A table, of which some parts are lists of numbers of variable length, as ``h5py`` returns it.
+
+    Args:
+        dataset: of one axis and a compound type.
+
+    Raises:
+        InputError: if it is no such table or is damaged; its lists together may not be longer than the file.
     """
     path = dataset.file.filename
+    check_dataset(dataset)
     try:
-        kind = dataset.id.get_type()
-        parts = _parts(kind)
-        if not parts:
-            return
-        item, taken = kind.get_size(), 0
-        for block in _raw(dataset):
-            rows = np.frombuffer(block[: len(block) // item * item], np.uint8).reshape(-1, item)
-            for at, unit in parts:
-                taken += int(np.ascontiguousarray(rows[:, at : at + 4]).view("<u4").sum(dtype=np.uint64)) * unit
+        kind, n = dataset.id.get_type(), dataset.shape[0] if dataset.ndim == 1 else 0
+        if dataset.ndim != 1 or not isinstance(kind, h5t.TypeCompoundID):
+            raise ValueError("it is not a table")
+        raw = np.frombuffer(b"".join(_raw(dataset)), np.uint8)
+        item = kind.get_size()
+        if len(raw) < n * item:
+            raise ValueError("rows are missing")
+        raw, taken = raw[: n * item].reshape(n, item), 0
+        members = range(kind.get_nmembers())
+        types = {k: _list_type(kind.get_member_type(k)) for k in members}
+        names = [kind.get_member_name(k).decode() for k in members]
+        plain = [(names[k], kind.get_member_type(k).dtype if types[k] is None else object) for k in members]
+        out = np.empty(n, plain)
+        with open_bounded(path) as content:
+            heap = _Heap(dataset.file, content)
+            for k in members:
+                at, size, dtype = kind.get_member_offset(k), kind.get_member_type(k).get_size(), types[k]
+                part = np.ascontiguousarray(raw[:, at : at + size])
+                if dtype is None:
+                    out[names[k]] = part.view(plain[k][1]).reshape(n, *plain[k][1].shape)
+                    continue
+                for row in range(n):
+                    data = heap.get(part[row].tobytes(), dtype.itemsize)
+                    taken += len(data)
+                    out[names[k]][row] = np.frombuffer(data, dtype)
+                if taken > os.path.getsize(path):
+                    raise ValueError("its lists are longer than the file")
+        return out
     except Exception as error:
         raise InputError(f"{path}: '{dataset.name}' cannot be read ({told(error)}); convert it again") from error
-    if taken > os.path.getsize(path):
-        raise InputError(
-            f"{path}: the elements of '{dataset.name}' are longer than the file; it is damaged, convert it again"
-        )
 
 
 def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
@@ -320,10 +382,16 @@ def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever 
         raise InputError(f"{path}: '{key}' is a group, not a dataset; name the array itself '{key}'")
     if item.shape is None:
         raise InputError(f"{path}: '{key}' is empty; export the data again")
-    if item.dtype.hasobject and math.prod(item.shape) > 1:
-        raise InputError(f"{path}: '{key}' does not hold numbers; store an array of numbers")
     check_dataset(item)
-    return item[()]
+    if not item.dtype.hasobject:
+        return item[()]
+    if math.prod(item.shape) != 1 or not isinstance(item.id.get_type(), h5t.TypeStringID):
+        raise InputError(f"{path}: '{key}' does not hold numbers; store an array of numbers")
+    try:
+        with open_bounded(path) as content:
+            return bytes(_Heap(file.file, content).get(b"".join(_raw(item)), 1))
+    except Exception as error:
+        raise InputError(f"{path}: '{key}' cannot be read ({told(error)}); store it again") from error
 
 
 def text_of(value: object) -> bytes | None:
@@ -336,9 +404,10 @@ def text_of(value: object) -> bytes | None:
 
 
 def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    """One number or short text of an attribute; ``None`` where it is anything else, or is not there.
+    """One number or text of an attribute; ``None`` where it is anything else, or is not there.
 
-    The library takes memory for the length that a text claims, so that is looked up in the file first.
+    Raises:
+        ValueError: if it is damaged.
     """
     if name not in item.attrs:
         return None
@@ -347,33 +416,47 @@ def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:  # noqa: 
         return None
     kind = about.get_type()
     if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
-        lengths = _text_lengths(item, name)
-        if not lengths or max(lengths) > 2**16:
+        with open_bounded(item.file.filename) as content:
+            heap = _Heap(item.file, content)
+            texts = {bytes(heap.get(one, 1)) for one in _descriptors(item, name, content)}
+        if len(texts) != 1:
             raise ValueError(f"the attribute {name} of {item.name} is damaged")
-    elif not isinstance(kind, h5t.TypeStringID | h5t.TypeIntegerID | h5t.TypeFloatID):
+        return texts.pop()
+    if not isinstance(kind, h5t.TypeStringID | h5t.TypeIntegerID | h5t.TypeFloatID):
         return None
     value = item.attrs[name]
     return value.reshape(-1)[0] if isinstance(value, np.ndarray) else value
 
 
-def _text_lengths(item: h5py.Group | h5py.Dataset, name: str) -> list[int]:
-    """What the messages of a file that are of attributes of this name state as the length of their text.
+def _descriptors(item: h5py.Group | h5py.Dataset, name: str, content: BoundedReader) -> list[bytes]:
+    """Where the text of an attribute lies, see :class:`_Heap`.
 
-    An attribute message is: version, flags, three sizes of two bytes (name, type, space), in version 3 the character set, then
-    name, type, space (in version 1 padded to eights) and data; see the HDF5 File Format Specification, IV.A.2.m.
+    That is in the object's header; of objects with many attributes it is elsewhere, so the file is searched for it.
     """
-    found, word = [], name.encode() + b"\0"
-    with open(item.file.filename, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    word, widths = name.encode() + b"\0", item.file.id.get_create_plist().get_sizes()
+    messages = _messages(content, h5o.get_info(item.id).addr, item.file.userblock_size, widths)
+    own = [one for kind, data in messages if kind == 0x0C and (one := _descriptor(data, word)) is not None]
+    if own:
+        return own[:1]
+    found = []
+    with mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(word)
         while at >= 0:
-            for version, head in ((1, 8), (2, 8), (3, 9)):
-                start = at - head
-                if start < 0 or data[start] != version:
-                    continue
-                sizes = [int.from_bytes(data[start + k : start + k + 2], "little") for k in (2, 4, 6)]
-                if sizes[0] < len(word):
-                    continue
-                place = at + sum(-(-n // 8) * 8 if version == 1 else n for n in sizes)
-                found.append(int.from_bytes(data[place : place + 4], "little"))
+            found += [_descriptor(data[max(at - head, 0) : at + 2**16], word) for head in (8, 9)]
             at = data.find(word, at + 1)
-    return found
+    return [one for one in found if one is not None]
+
+
+def _descriptor(message: bytes, word: bytes) -> bytes | None:
+    """The data of an attribute message, ``None`` if it is of another attribute.
+
+    Such a message is: version, flags, three sizes of two bytes (name, type, space), in version 3 the character set, then name,
+    type and space (in version 1 padded to eights) and data; see the HDF5 File Format Specification, IV.A.2.m.
+    """
+    version = message[0] if message else 0
+    head = {1: 8, 2: 8, 3: 9}.get(version)
+    if head is None or not message.startswith(word, head):
+        return None
+    sizes = [int.from_bytes(message[k : k + 2], "little") for k in (2, 4, 6)]
+    place = head + sum(-(-n // 8) * 8 if version == 1 else n for n in sizes)
+    return message[place : place + 16]

@@ -18,7 +18,7 @@ from medrecon.data.centre import SEVERAL, peak_offset
 from medrecon.data.coils import crop_field_of_view, from_kspace
 from medrecon.data.epi import REVERSE, Readout, straightened
 from medrecon.data.errors import DAMAGE, InputError, NotCartesianError, redacted, told
-from medrecon.data.hdf5 import check_dataset, open_hdf5, read_dataset, text_of
+from medrecon.data.hdf5 import open_hdf5, read_dataset, read_table, text_of
 from medrecon.data.limits import check_claim
 from medrecon.data.names import natural
 
@@ -374,13 +374,16 @@ def _flags(heads: np.ndarray) -> np.ndarray:
     return heads["flags"].astype(np.uint64)
 
 
+def _table(file: h5py.File, name: str) -> np.ndarray:
+    """All acquisitions of a group."""
+    if not isinstance(file[name]["data"], h5py.Dataset):
+        raise ValueError(f"the acquisitions in {name} are not a table")
+    return read_table(file[name]["data"])
+
+
 def _heads(file: h5py.File, name: str) -> np.ndarray:
-    """Of all acquisitions of a group; their samples are not read."""
-    table = file[name]["data"]
-    if not isinstance(table, h5py.Dataset) or table.ndim != 1:
-        raise ValueError(f"its acquisitions in {name} are not a table")
-    check_dataset(table)
-    return table.fields("head")[()]
+    """Of all acquisitions of a group."""
+    return _table(file, name)["head"]
 
 
 def _is_image(heads: np.ndarray) -> np.ndarray:
@@ -459,7 +462,7 @@ def _borrowed(file: h5py.File, name: str, names: list[str], coils: int) -> tuple
         try:
             heads, labels = _heads(file, other), _labels(_xml(file, other))
             noise = (_flags(heads) & np.uint64(_NOISE)) > 0
-            rows = file[other]["data"][np.flatnonzero(noise)] if noise.any() else None
+            rows = _table(file, other)[noise] if noise.any() else None
         except (*DAMAGE, ElementTree.ParseError):
             said = said or f"that of {other} is not used: it is damaged"
             continue
@@ -588,8 +591,7 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
     try:
         with open_hdf5(path) as file:
             name, names = _selected(file, select.get("dataset"), path)
-            _heads(file, name)  # checks the table
-            xml, rows = scrubbed(_xml(file, name)), file[name]["data"][()]
+            xml, rows = scrubbed(_xml(file, name)), _table(file, name)
             rows["head"]["scan_counter"] = np.arange(len(rows))
             imaging, extra, noise_rows = _sorted_out(rows, path)
             if not len(noise_rows):

@@ -41,7 +41,7 @@ class Journal:
         else:
             self._read(destination)
         try:
-            self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             raise InputError(
                 f"{destination}: cannot be written ({error.strerror}); choose another output folder"

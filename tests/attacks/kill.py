@@ -6,10 +6,13 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from medrecon import workers
 
 CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink", "rmdir", "mkdir", "ftruncate", "listdir")
 HIDDEN = ".medrecon-"
@@ -52,6 +55,34 @@ def hook(kill_at: int, after: bool, report: Callable[[str], None]) -> Callable[[
     return lambda: count
 
 
+class ForkedServer(workers._Server):
+    """The server of reading processes, forked from this process, which has imported everything, instead of a new one."""
+
+    def __init__(self, single: bool) -> None:
+        self.owner = os.getpid()
+        self.control, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if not self.pid:
+            self.control.close()
+            workers.serve(theirs.detach())
+        theirs.close()
+        self.process = self  # type: ignore[assignment]
+
+    def poll(self) -> None:
+        return None
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        os.waitpid(self.pid, 0)
+
+
+def start_readers(n: int) -> None:
+    """What ``medrecon prep`` does at its start, without new imports."""
+    workers._SERVERS[n > 1] = ForkedServer(n > 1)
+
+
 def child(
     work: Callable[[], int],
     log: Path,
@@ -60,6 +91,7 @@ def child(
     kill_at: int = 0,
     after: bool = False,
     count: bool = False,
+    before: Callable[[], object] = lambda: None,
 ) -> tuple[int, int, float]:
     """Run ``work`` in a forked child and its own process group.
 
@@ -71,6 +103,7 @@ def child(
         kill_at: see :func:`hook`.
         after: see :func:`hook`.
         count: count the calls, without a kill.
+        before: called in the child before calls are counted.
 
     Returns:
         exit code (-9: killed), number of calls, seconds from the first hidden file (``delay`` without it: from the start).
@@ -86,6 +119,7 @@ def child(
             os.dup2(output, 1)
             os.dup2(output, 2)
             tell, end = os.write, os._exit
+            before()
             counted = None
             if kill_at or count or from_writing:
                 counted = hook(kill_at, after, lambda text: tell(writing, f"{text}\n".encode()))  # type: ignore[arg-type,return-value]

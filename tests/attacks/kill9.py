@@ -1,6 +1,6 @@
 """Kill ``medrecon recon`` and ``medrecon prep`` at random moments; nothing may be lost, half-written or left behind.
 
-    python -m tests.attacks.kill9 [--trials 200] [--seed 0] [--workers 2] [--only recon|prep]
+    python -m tests.attacks.kill9 [--trials 200] [--seed 0] [--first 0] [--workers 2] [--only recon|prep]
 
 Not collected by pytest. Moments are drawn in three ways: uniformly over the run, uniformly over its writing, and at a random call
 of the operating system in its writing (before it, after it, or in the middle of a write). What is asserted, of ``recon``:
@@ -31,6 +31,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ import torch
 from medrecon.cli import main as medrecon
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.prep import LoadPreparedd, prepared
-from tests.attacks.kill import HIDDEN, child
+from tests.attacks.kill import HIDDEN, child, start_readers
 from tests.conftest import blobs
 
 Files = dict[str, bytes]
@@ -172,7 +173,7 @@ class Recon:
         code, _, _ = child(lambda: medrecon(after), self.log)
         assert code == 0, f"{at}: the next run failed: {self.log.read_text()}"
         held = tree(out)
-        assert {k: held.pop(k) for k in others} == others, f"{at}: files of others were changed"
+        assert {k: held.pop(k, None) for k in others} == others, f"{at}: files of others were changed"
         held = {k: v for k, v in held.items() if "next" not in k and "sub-02" not in k}
         if bids and not old:
             held.setdefault("dataset_description.json", new["dataset_description.json"])
@@ -201,6 +202,7 @@ class Recon:
 
         for name, content in held.items():
             if name.endswith(".json") and name != "dataset_description.json":
+                assert "sha256" in json.loads(content), f"{at}: {name} holds no checksums"
                 for image, digest in json.loads(content)["sha256"].items():
                     assert hashlib.sha256(held[image]).hexdigest() == digest, (
                         f"{at}: {image} is not what {name} describes"
@@ -226,19 +228,21 @@ class Prep:
     def command(self, source: Path, out: Path, workers: int) -> list[str]:
         return ["prep", str(source), "-o", str(out), "--recipe", "kspace", "--workers", str(workers), "--shard-mb", "1"]
 
+    def run(self, source: Path, out: Path, workers: int, **how: Any) -> tuple[int, int, float]:
+        argv = self.command(source, out, workers)
+        return child(lambda: medrecon(argv), self.log, before=lambda: start_readers(workers), **how)
+
     def undisturbed(self, again: bool, workers: int) -> tuple[Files, Files, int, float, float]:
         """What was there before, and files, calls, seconds of the run and of its writing."""
         if (again, workers) not in self.made:
             out = self.folder / "whole"
             shutil.rmtree(out, ignore_errors=True)
             if again:
-                code, _, _ = child(lambda: medrecon(self.command(self.few, out, 1)), self.log)
+                code, _, _ = self.run(self.few, out, 1)
                 assert code == 0, self.log.read_text()
             before = tree(out) if again else {}
             start = time.perf_counter()
-            code, calls, writing = child(
-                lambda: medrecon(self.command(self.source, out, workers)), self.log, count=True
-            )
+            code, calls, writing = self.run(self.source, out, workers, count=True)
             assert code == 0, self.log.read_text()
             self.made[again, workers] = before, tree(out), calls, time.perf_counter() - start, writing
         return self.made[again, workers]
@@ -253,11 +257,10 @@ class Prep:
         for name, content in before.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_bytes(content)
-        argv = self.command(self.source, out, workers)
         state = ""
         for _ in range(rng.choice([1, 1, 2])):
             how = rng.choice(["run", "writing", "call"])
-            code, _, _ = child(lambda: medrecon(argv), self.log, **moment(rng, how, seconds, writing, calls))
+            code, _, _ = self.run(self.source, out, workers, **moment(rng, how, seconds, writing, calls))
             at = f"prep{' again' if again else ''}, {workers} workers, {how}"
             assert code in (0, -9), f"{at}: exit code {code}: {self.log.read_text()}"
             for path in out.glob("shards/*.h5") if out.exists() else ():
@@ -269,7 +272,7 @@ class Prep:
             n_shards = len(list(out.glob("shards/*.h5"))) if out.exists() else 0
             n_staged = len(list(out.glob(".staged/*.h5"))) if out.exists() else 0
             state = f"{'some' if n_staged else 'no'} cases staged, {'some' if n_shards else 'no'} shards"
-        code, _, _ = child(lambda: medrecon(self.command(self.source, out, 1)), self.log)
+        code, _, _ = self.run(self.source, out, 1)
         assert code == 0, f"{at}: the next run failed: {self.log.read_text()}"
         held = tree(out)
         assert held.keys() == whole.keys(), f"{at}: files differ: {sorted(held.keys() ^ whole.keys())}"
@@ -293,6 +296,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial, e.g. of one to repeat")
     parser.add_argument("--workers", type=int, default=2, help="of a tenth of the trials of prep")
     parser.add_argument("--only", choices=("recon", "prep"))
     arguments = parser.parse_args()
@@ -318,7 +322,7 @@ def main() -> int:
                         medrecon(kind.command(warm / fmt, fmt, "zero-filled", overwrite=True))
                 else:
                     medrecon(kind.command(kind.few, warm / "prep", 1))
-        for number in range(arguments.trials):
+        for number in range(arguments.first, arguments.first + arguments.trials):
             rng = random.Random(f"{arguments.seed} {number}")
             kind = list(kinds.values())[number % len(kinds)]
             try:

@@ -30,7 +30,7 @@ import torch
 
 from medrecon.cli import main as medrecon
 from medrecon.prep import LoadPreparedd, prepared
-from tests.attacks.kill import HIDDEN
+from tests.attacks.kill import HIDDEN, start_readers
 from tests.attacks.kill9 import FORMATS, Recon, scan, tree
 
 
@@ -50,6 +50,7 @@ def together(work: list[Callable[[], int]], folder: Path, rng: random.Random) ->
                 os.dup2(output, 2)
                 os.read(reading, 1)  # until all have been made
                 time.sleep(delay)
+                start_readers(1)
                 code = one()
             except BaseException:
                 import traceback

@@ -457,3 +457,39 @@ def test_undersampling_into_one_name_twice(scan, tmp_path, monkeypatch, capsys):
     assert "u.h5: was made by another run meanwhile" in err
     assert err.count("\n") == 1
     assert (tmp_path / "u.h5").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not say which file a descriptor is of")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_everything_is_synced_in_the_order_that_a_power_cut_needs(tmp_path, monkeypatch, overwrite):
+    """Contents and journal before any name; names of images before the sidecar's; that at last."""
+    contents = {tmp_path / "s" / "1.dcm": b"1", tmp_path / "s" / "2.dcm": b"2", tmp_path / "s.json": b"3"}
+    if overwrite:
+        write_whole(dict.fromkeys(contents, b"old"), home=tmp_path)
+    calls = []
+    real = {name: getattr(os, name) for name in ("fsync", "link", "replace")}
+
+    def sync(descriptor):
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        calls.append(("sync", ".run" if name.endswith(".run") else Path(name).suffix or Path(name).name))
+        real["fsync"](descriptor)
+
+    def appear(name):
+        def call(source, target, **more):
+            if not str(target).endswith(".old"):
+                calls.append(("name", Path(target).name))
+            real[name](source, target, **more)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", sync)
+    for name in ("link", "replace"):
+        monkeypatch.setattr(os, name, appear(name))
+    write_whole(contents, overwrite, tmp_path)
+    calls = [call for call in calls if call != ("sync", tmp_path.parent.name)]
+    home = ("sync", tmp_path.name)
+    start = calls.index(("sync", ".part"))
+    assert calls[start:] == [
+        *[("sync", ".part")] * 3, ("sync", ".run"), home, ("name", "1.dcm"), ("name", "2.dcm"), ("sync", "s"),
+        ("name", "s.json"), home,
+    ]  # fmt: skip

@@ -16,9 +16,10 @@ import numpy as np
 import pydicom
 import pytest
 import scipy.sparse
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from medrecon.cli import main
+from medrecon.data.arrays import matlab_arrays
 from medrecon.data.errors import InputError, redacted
 from medrecon.data.hdf5 import open_hdf5, read_attribute
 from medrecon.data.images import load_image
@@ -234,6 +235,7 @@ def bombs(folder):
 
 LOADER = """
 import json, resource, sys
+from medrecon.data.arrays import matlab_arrays
 from medrecon.data.errors import InputError, redacted
 from medrecon.data.images import load_image
 from medrecon.data.kspace import load_kspace
@@ -422,6 +424,51 @@ def test_matlab_files_of_other_things(tmp_path):
                 load_kspace(tmp_path / "cut.mat")
 
 
+@pytest.mark.parametrize("fmt", ["4", "5"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_matlab_numbers_of_every_kind_are_scipys(tmp_path, fmt, packed):
+    rng, path = np.random.default_rng(0), tmp_path / "a.mat"
+    kinds = (
+        ("f8", "f4", "i4", "i2", "u2", "u1")
+        if fmt == "4"
+        else ("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
+    )
+    held = {
+        f"v{k}": rng.integers(0, 100, (3, 4) if fmt == "4" else (3, 4, 2)).astype(kind) for k, kind in enumerate(kinds)
+    }
+    held |= {
+        "complex": rng.normal(size=(5, 2)) + 1j,
+        "one": np.float64(3),
+        "single": (rng.normal(size=(2, 2)) + 2j).astype("c8"),
+    }
+    held |= {"flags": np.array([[True, False]]), "small": np.array([[1, 2]], "u1"), "empty": np.zeros((0, 3))}
+    savemat(path, held, format=fmt, do_compression=packed and fmt == "5")
+    other = loadmat(path)
+    for key in held:
+        array = load_array(path, key) if key != "empty" else matlab_arrays(path, (key,))[0][key]
+        array = array if array.ndim < 3 else array.transpose(1, 2, 0)
+        assert np.array_equal(array, other[key]), key
+        assert array.dtype.kind == other[key].dtype.kind
+    assert set(matlab_arrays(path, ())[1]) == set(held)
+
+
+def test_matlab_files_of_other_machines(tmp_path):
+    """Big-endian files, as scipy's own tests have them, made here byte by byte."""
+
+    def element(kind, data):
+        return struct.pack(">II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    k = (np.arange(6).reshape(3, 2) + 1j * np.arange(6, 12).reshape(3, 2)).astype("c16")
+    parts = element(6, struct.pack(">II", 0x806, 0)) + element(5, struct.pack(">ii", 3, 2)) + element(1, b"kspace")
+    parts += element(9, k.real.T.astype(">f8").tobytes()) + element(2, k.imag.T.astype("u1").tobytes())
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\x01\x00MI" + element(14, parts))
+    assert np.array_equal(load_array(tmp_path / "a.mat", "kspace"), k)
+    assert np.array_equal(loadmat(tmp_path / "a.mat")["kspace"], k)
+    head = struct.pack(">5i", 1000, 3, 2, 1, 7) + b"kspace\0"
+    (tmp_path / "b.mat").write_bytes(head + k.real.T.astype(">f8").tobytes() + k.imag.T.astype(">f8").tobytes())
+    assert np.array_equal(load_array(tmp_path / "b.mat", "kspace"), k)
+
+
 def test_text_is_no_noise_scan(tmp_path):
     savemat(tmp_path / "a.mat", {"kspace": measured(0).transpose(2, 3, 1, 0), "mask": np.ones((1, 20))})
     with h5py.File(tmp_path / "a.h5", "w") as file:
@@ -488,14 +535,41 @@ def test_nan_in_maps_and_masks_is_refused(tmp_path):
             load_array(tmp_path / name, "maps")
 
 
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("others", [0, 40])
+def test_texts_of_attributes_wherever_they_lie(tmp_path, libver, others):
+    """Many attributes are not in the header of their object, but in a heap of their own."""
+    with h5py.File(tmp_path / "a.h5", "w", libver=libver) as file:
+        for k in range(others):
+            file.attrs[f"other{k}"] = "x" * k
+        file.attrs.update(acquisition="AXT2", fixed=np.bytes_(b"abc"), number=3, several=[1, 2])
+    with open_hdf5(tmp_path / "a.h5") as file:
+        assert read_attribute(file, "acquisition") == b"AXT2"
+        assert read_attribute(file, "fixed") == b"abc"
+        assert read_attribute(file, "number") == 3
+        assert read_attribute(file, "several") is read_attribute(file, "none") is None
+    content = (tmp_path / "a.h5").read_bytes()
+    at = content.index(struct.pack("<I", 4), content.index(b"acquisition\0") + 12)
+    while content[at + 4 : at + 12] == bytes(8):  # an address follows the length
+        at = content.index(struct.pack("<I", 4), at + 1)
+    (tmp_path / "a.h5").write_bytes(content[:at] + struct.pack("<I", 2**32 - 8) + content[at + 4 :])
+    if libver == "latest":  # whose checksums see it
+        return
+    with (
+        open_hdf5(tmp_path / "a.h5") as file,
+        pytest.raises(ValueError, match="a text or list is not where it should be"),
+    ):
+        read_attribute(file, "acquisition")
+
+
 def test_an_attribute_that_claims_4_gb(tmp_path):
     path = exchange(tmp_path / "a.h5", np.ones((4, 1, 8)), theta_units="rad")
     with h5py.File(path) as file:
-        assert read_attribute(file["exchange/theta"], "units") == "rad"
+        assert read_attribute(file["exchange/theta"], "units") == b"rad"
     content = path.read_bytes()
     at = content.index(struct.pack("<I", 3), content.index(b"units\0"))  # the length of "rad"
     path.write_bytes(content[:at] + struct.pack("<I", 2**32 - 8) + content[at + 4 :])
-    with pytest.raises(InputError, match="attribute units of /exchange/theta is damaged"):
+    with pytest.raises(InputError, match="a text or list is not where it should be"):
         load_sinogram(path, 1.0)
 
 
@@ -507,8 +581,8 @@ def test_numbers_in_names_of_any_script():
 def test_a_short_fuzz_of_all_readers():
     """The first inputs of the long run, see tests/fuzz.py."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--count", "150", "--workers", "1"],
+        [sys.executable, "-m", "tests.fuzz", "--count", "76", "--workers", "1"],
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "150 inputs" in done.stdout
+    assert "76 inputs" in done.stdout
