@@ -1,10 +1,11 @@
 """How many files a second ``medrecon prep`` prepares, with one worker and with two.
 
-    python benchmarks/prep.py [--files 48] [--slices 8]
+    python benchmarks/prep.py [--files 48] [--slices 8] [--read]
 
 Copies of the real slice A (``brain_t1_8ch_sliceA.npz``), several slices a file, through the recipe ``kspace`` (load, noise
 level, adaptive combination, write). Time of the whole run, start of the workers included; then of a second run that finds
-everything done.
+everything done. ``--read`` leaves the noise level and the combination out: what remains is reading, checksums and writing, so the
+cost of the child processes is seen.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=48)
     parser.add_argument("--slices", type=int, default=8)
+    parser.add_argument("--read", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # one worker is one thread
     kspace = np.repeat(load_kspace(DATA / "kspace" / "brain_t1_8ch_sliceA.npz").kspace, arguments.slices, axis=0)
@@ -39,6 +41,9 @@ def main() -> None:
         for k in range(arguments.files):
             np.save(source / f"scan{k:03d}.npy", kspace * np.float32(1 + k))
         recipe = load_recipe("kspace")
+        if arguments.read:
+            recipe["transform"] = {"_target_": "medrecon.transforms.LoadKSpaced", "keys": "image"}
+            recipe["write"] = {"kspace": "image"}
         print(
             f"{arguments.files} files, {megabytes:.0f} MB\n\n"
             "| workers | seconds | files a second | MB a second | again, s |\n|---|---|---|---|---|"

@@ -92,6 +92,7 @@ class _Server:
         self.process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env={**os.environ, **(dict.fromkeys(names, "1") if single else {})},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,  # who kills this process's group does not kill it; it sees that, and ends
         )  # fmt: skip
         theirs.close()
 

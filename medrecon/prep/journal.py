@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from medrecon.data.errors import InputError
 __all__ = ["Journal"]
 
 _AGAIN = "; give --retry to try it again"
+_PATIENCE = 0.5
 
 
 class Journal:
@@ -48,6 +50,15 @@ class Journal:
             ) from error
 
     def _read(self, destination: Path) -> None:
+        under_way = self._under_way(destination)
+        if under_way:  # the server of a run that was killed just now is about to end its part
+            time.sleep(_PATIENCE)
+            under_way = self._under_way(destination)
+        for cases in under_way.values():
+            self.deaths.update(cases)
+
+    def _under_way(self, destination: Path) -> dict[str, set[str]]:
+        """Of every run that has not ended its part, the cases that it had begun; what was lost is noted."""
         under_way: dict[str, set[str]] = {}
         for path in (destination / "failed.jsonl", self.path):
             for line in _lines(path):
@@ -59,8 +70,7 @@ class Journal:
                     under_way.get(str(line.get("run")), set()).discard(str(line["done"]))
                 elif "over" in line:
                     under_way.pop(str(line.get("run")), None)
-        for cases in under_way.values():
-            self.deaths.update(cases)
+        return under_way
 
     @property
     def over(self) -> str:
