@@ -21,13 +21,17 @@ import numpy as np
 from h5py import h5d, h5l, h5o, h5t
 
 from medrecon.data.errors import InputError, told
-from medrecon.data.limits import FREE, BoundedReader, check_claim, inflated, open_bounded
+from medrecon.data.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
 
 __all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "read_table", "refuse_outside", "text_of"]
 
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 _MOST = 200_000
 """Links of a file that are looked through."""
+_DEEPEST = 64
+"""Groups within groups; the library calls itself for each."""
+_CHUNK = 4096
+"""Bytes that the library takes for a chunk, stored or not, in reading a dataset."""
 
 
 @contextmanager
@@ -85,9 +89,11 @@ def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
 
     def visit(name: bytes, info: Any) -> bool | None:  # noqa: ANN401 - of the C library, which errors do not cross
         links.append(("/".join([*parts, name.decode("utf-8", "replace")]), info.type, info.u))
-        return True if len(links) > _MOST else None
+        return True if len(links) > _MOST or name.count(b"/") > _DEEPEST else None
 
     group.id.links.visit(visit, info=True)
+    if links and links[-1][0].count("/") > _DEEPEST + len(parts):
+        raise InputError(f"{path}: holds groups in more than {_DEEPEST} groups; give a file with the data alone")
     if len(links) > _MOST:
         raise InputError(f"{path}: holds more than {_MOST} datasets and groups; give a file with the data alone")
     _check_links(file, path, links[top:], not parts)
@@ -197,6 +203,12 @@ def check_dataset(dataset: h5py.Dataset) -> None:
     if held.get_layout() == h5d.CHUNKED:
         chunk = math.prod(held.get_chunk()) * item
         check_claim(chunk, stored, path, f"a chunk of '{dataset.name}'")
+        pieces = math.prod(-(-n // c) for n, c in zip(dataset.shape, held.get_chunk(), strict=True))
+        if _CHUNK * pieces > FREE + RATIO * size:
+            raise InputError(
+                f"{path}: '{dataset.name}' is divided into {pieces} chunks, few of which are stored; store it in one piece, "
+                "e.g. by h5repack -l CONTI"
+            )
         if filters:
             _check_chunks(dataset, chunk, codes, path)
 

@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -658,6 +659,45 @@ def test_infinite_parts_of_complex_numbers_stay_what_they_are(tmp_path):
     held, _ = matlab_arrays(tmp_path / "a.mat", ["kspace"])
     assert held["kspace"].view(float).tolist() == [[0.0, np.inf, 0.0, 1.0]]
     assert np.signbit(held["kspace"].real[0, 0])
+
+
+def test_files_that_cost_the_library_more_than_they_hold(tmp_path):
+    """The library takes 4 kB for every chunk, 0.4 s for the extensions of 1 MB, and the square of the depth for groups."""
+    kspace = np.ones((1, 1, 8, 8), np.complex64)
+    with h5py.File(tmp_path / "chunks.h5", "w") as file:
+        file.create_dataset("kspace", (1, 1, 2000, 2000), np.complex64, chunks=(1, 1, 2, 2))[0, 0, 0, 0] = 1
+    with h5py.File(tmp_path / "deep.h5", "w") as file:
+        file["kspace"], at = kspace, file.id
+        for _ in range(3000):
+            at = h5py.h5g.create(at, b"g")
+    for name, words in (("chunks", "divided into 1000000 chunks"), ("deep", "groups in more than 64 groups")):
+        with pytest.raises(InputError, match=words):
+            load_kspace(tmp_path / f"{name}.h5")
+
+    image = nib.Nifti1Image(np.full((4, 4, 4), 7, np.int16), np.diag([2, 3, 4, 1]))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"nobody reads this"))
+    image.to_filename(tmp_path / "one.nii")
+    content = bytearray((tmp_path / "one.nii").read_bytes())
+    held = load_image(tmp_path / "one.nii")
+    assert (held.array == 7).all()
+    assert held.spacing == (4.0, 3.0, 2.0)
+    struct.pack_into("<f", content, 108, 2.0**25)
+    extensions = (struct.pack("<ii", 16, 6) + bytes(8)) * (2**21 - 22)
+    (tmp_path / "many.nii").write_bytes(content[:352] + extensions + content[-128:])
+    begun = time.monotonic()
+    assert (load_image(tmp_path / "many.nii").array == 7).all()
+    assert time.monotonic() - begun < 5
+
+
+def test_dicom_that_ends_within_a_sequence_is_damaged(tmp_path):
+    """The library raises an OSError that is none of the system's."""
+    inner = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + inner * 30)
+    with pytest.raises(InputError, match="damaged DICOM file") as caught:
+        load_image(tmp_path / "a.dcm")
+    assert "permissions" not in str(caught.value)
 
 
 def test_numbers_in_names_of_any_script():
