@@ -143,6 +143,8 @@ def write_sources(key: Key, identity: str, sources: Mapping[str, Mapping[str, An
     return path
 
 
+_HELD = re.compile(r" \(it holds .*\)")
+"""Names of arrays and groups in a file, which anybody may have chosen."""
 _VALUES = (
     (re.compile(r"(['\"])(?:(?!\1).)*\1"), "..."),  # what a library quotes of a header
     (re.compile(r"\b((?:Acquisition|Content|Study|Series)(?:Date|Time)+)(?: \([^)]*\)|=\S+)"), r"\1"),
@@ -164,6 +166,8 @@ def without_names(
         keep: words that may be quoted.
         shown: for the owner's terminal: names of files stay, relative to ``source``, and nothing quoted from headers.
     """
+    if not shown:
+        text = _HELD.sub("", text)
     if not pseudonyms:
         return text.replace(f"{source}{os.sep}", "")
     names: dict[str, str] = {str(source): "the source"}

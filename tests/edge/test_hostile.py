@@ -700,6 +700,29 @@ def test_dicom_that_ends_within_a_sequence_is_damaged(tmp_path):
     assert "permissions" not in str(caught.value)
 
 
+def test_names_of_arrays_stay_out_of_what_prep_writes(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "a.npz", Meier=np.ones(3))
+    np.savez(tmp_path / "in" / "b.npz", kspace=np.ones((2, 8, 8), complex))
+    code = main(
+        [
+            "prep",
+            str(tmp_path / "in"),
+            "-o",
+            str(tmp_path / "out"),
+            "--recipe",
+            "kspace",
+            "--key",
+            str(tmp_path / "key"),
+        ]
+    )
+    assert code == 1
+    assert "Meier" in capsys.readouterr().err  # for the owner
+    said = (tmp_path / "out" / "failed.jsonl").read_text()
+    assert "a.npz: no array 'kspace'; name it 'kspace'" in said
+    assert all(b"Meier" not in p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
+
+
 def test_numbers_in_names_of_any_script():
     names = ["s10", "s2", "s²", "s٣", "s" + "9" * 5000, "s02"]
     assert sorted(names, key=natural) == ["s02", "s2", "s10", "s" + "9" * 5000, "s²", "s٣"]
