@@ -37,7 +37,8 @@ _TICK = 1.0
 _IMPORTS = ("medrecon.prep.preparing", "medrecon.transforms", "pydicom", "nibabel")
 """What children are likely to need."""
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    # Python looks for modules in the current folder first, which may be one of data.
+    "import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv[2]); "
     "from medrecon.workers import serve; serve(int(sys.argv[1]))"
 )
 _HAVE_FORK = hasattr(os, "fork") and hasattr(socket, "send_fds")

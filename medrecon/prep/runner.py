@@ -36,7 +36,7 @@ class Report:
     Args:
         made: cases prepared now.
         kept: cases that an earlier run had prepared.
-        failed: rows of those that could not be, with their ``error``; and, if names of files have pseudonyms there,
+        failed: rows of those that could not be, with their ``error``; and, as names may be left out or have pseudonyms there,
             ``said``: the same with names, for the owner's terminal alone.
         sources: the file, beside the key, that says which files cases with pseudonyms are made of.
     """
@@ -265,8 +265,7 @@ class _Run:
     def _fail(self, case: Case, error: str, **more: object) -> dict[str, Any]:
         row = {"case": case.name, "subject": case.subject, "split": self._split(case), "error": self._text(case, error)}
         row |= more
-        if case.pseudonyms:
-            row["said"] = self._text(case, error, shown=True)
+        row["said"] = self._text(case, error, shown=True)
         self.failed.append(row)
         if self.failure is not None:
             self.failure(row)

@@ -723,6 +723,21 @@ def test_names_of_arrays_stay_out_of_what_prep_writes(tmp_path, capsys):
     assert all(b"Meier" not in p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
 
 
+def test_modules_that_lie_beside_the_data_are_not_run(tmp_path):
+    """Python looks for modules in the current folder if it is started by ``-c``, as the children of prep are."""
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "b.npz", kspace=np.ones((2, 8, 8), complex))
+    for name in ("json", "numpy", "h5py", "torch", "yaml", "monai", "pydicom", "nibabel", "select", "zlib"):
+        (tmp_path / f"{name}.py").write_text("open('run', 'a').close()\nraise SystemExit(1)\n")
+    start = f"import sys; sys.path[0] = {str(ROOT)!r}; from medrecon.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", start, "prep", "in", "-o", "out", "--recipe", "kspace", "--key", "key"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_numbers_in_names_of_any_script():
     names = ["s10", "s2", "s²", "s٣", "s" + "9" * 5000, "s02"]
     assert sorted(names, key=natural) == ["s02", "s2", "s10", "s" + "9" * 5000, "s²", "s٣"]
