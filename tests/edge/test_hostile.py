@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -586,3 +587,25 @@ def test_a_short_fuzz_of_all_readers():
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "78 inputs" in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_decoder_that_hangs_is_given_up_and_does_not_outlive_its_caller(tmp_path):
+    """A pipe into which nobody writes stands for an image that is decoded forever."""
+    os.mkfifo(tmp_path / "pipe")
+    script = (
+        "import sys; from medrecon.data import decoding; decoding.SECONDS = float(sys.argv[2]);"
+        "print(decoding._decoder._started().pid, flush=True); decoding.decoded(sys.argv[1], '1.2', 9)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "pipe")]
+    late = subprocess.run([*command, "0.2"], capture_output=True, text=True, timeout=60, check=False)
+    assert "ValueError: the decoder did not end within 0.2 s" in late.stderr
+    with subprocess.Popen([*command, "1.5"], stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout is not None
+        decoder = Path(f"/proc/{int(caller.stdout.readline())}/stat")
+        time.sleep(0.7)
+        caller.kill()
+    until = time.monotonic() + 20
+    while decoder.exists() and ") Z " not in decoder.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
