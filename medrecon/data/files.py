@@ -665,7 +665,9 @@ def check_writable(paths: Sequence[Path], overwrite: bool, home: Path | None = N
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise InputError(f"{path.parent}: cannot be written ({error.strerror or error}); {_advice(error)}") from error
+            raise InputError(
+                f"{path.parent}: cannot be written ({error.strerror or error}); {_advice(error)}"
+            ) from error
 
 
 def write_whole(

@@ -187,7 +187,9 @@ def _walk(source: Path) -> Iterator[tuple[str, str | None]]:
         if error.errno not in (errno.EACCES, errno.EPERM) or Path(error.filename) == source:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror}); mend that and run again") from error
         name = Path(error.filename).relative_to(source).as_posix()
-        warn(f"{name}: this folder may not be read ({error.strerror}), so nothing in it is prepared; check its permissions")
+        warn(
+            f"{name}: this folder may not be read ({error.strerror}), so nothing in it is prepared; check its permissions"
+        )
 
     seen = set()
     for folder, folders, names in os.walk(source, followlinks=True, onerror=refused):

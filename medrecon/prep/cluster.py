@@ -36,12 +36,13 @@ def connected(address: str) -> Iterator[Any]:
     """
     try:
         from distributed import Client
+        from distributed import TimeoutError as LateError  # before Python 3.11 another one than the built-in
     except ImportError as error:
         raise InputError("--dask needs dask.distributed; install it with: pip install distributed") from error
     with _silence():
         try:
             client = Client(address, timeout=15)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, LateError) as error:
             raise InputError(
                 f"{address}: no dask scheduler answers ({told(error)}); start one, or leave --dask out"
             ) from error
@@ -74,6 +75,7 @@ def run(client: Any, tasks: Iterable[Task], timeout: float) -> Iterator[tuple[Ta
     Raises:
         InputError: if the scheduler stops answering, or has had no workers for half a minute.
     """
+    from distributed import TimeoutError as LateError
     from distributed import wait
 
     waiting = iter(tasks)
@@ -93,7 +95,7 @@ def run(client: Any, tasks: Iterable[Task], timeout: float) -> Iterator[tuple[Ta
                 return
             time.sleep(0.5)
             continue
-        with suppress(TimeoutError), _scheduler():
+        with _scheduler(), suppress(LateError):
             wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
         for future in [future for future in running if future.done()]:
             yield running.pop(future), _answer(future)
@@ -123,13 +125,9 @@ def _answer(future: Any) -> dict[str, Any]:  # noqa: ANN401
 
 @contextmanager
 def _scheduler() -> Iterator[None]:
-    """One sentence for whatever dask raises; ``TimeoutError`` of a wait passes."""
+    """One sentence for whatever dask raises: also a ``TimeoutError``, which is an ``OSError`` that others take for the disk's."""
     try:
         yield
-    except TimeoutError as error:
-        if type(error) is not TimeoutError:
-            raise InputError(_GONE.format(told(error))) from error
-        raise
     except Exception as error:
         raise InputError(_GONE.format(f"{type(error).__name__}: {told(error)}"[:160])) from error
     except BaseException as error:  # asyncio's CancelledError

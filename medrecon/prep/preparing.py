@@ -67,7 +67,9 @@ def sentence(error: BaseException, plain: Callable[[str], str]) -> str:
     cause: BaseException = error
     while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__) is not None:
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    return str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(plain(str(cause)) or cause)}"
+    return (
+        str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(plain(str(cause)) or cause)}"
+    )
 
 
 def prepare_case(work: Mapping[str, Any]) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def prepared(destination: str | Path, split: str | None = None) -> list[dict[str
     path = destination / "manifest.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        if not all(isinstance(row, dict) and _KEYS <= row.keys() for row in rows):
+        if not all(isinstance(row, dict) and row.keys() >= _KEYS for row in rows):
             raise ValueError("a row that is not of a case")
     except OSError as error:
         raise InputError(f"{path}: no manifest; run 'medrecon prep' first, to its end") from error

@@ -594,6 +594,30 @@ def test_texts_without_names():
 # A cluster that dies
 
 
+def test_a_scheduler_that_does_not_answer_in_time_is_not_taken_for_a_full_disk(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    from medrecon.prep import cluster
+
+    class Client:
+        status, scheduler, answers = "running", type("", (), {"ncores": None}), [1, 1, None]
+
+        def sync(self, *_, **__):
+            if (threads := self.answers.pop(0)) is None:
+                raise distributed.TimeoutError
+            return {"worker": threads}
+
+        def submit(self, *_, **__):
+            return type("", (), {"done": lambda _: False})()
+
+    def wait(*_, **__):
+        raise distributed.TimeoutError  # every second, while nothing is done
+
+    monkeypatch.setattr(distributed, "wait", wait)
+    with pytest.raises(InputError, match=r"the dask scheduler stopped answering \(TimeoutError: TimeoutError\)"):
+        list(cluster.run(Client(), [Task("os:abort", {})], 1.0))
+    assert not Client.answers
+
+
 @pytest.mark.slow
 def test_a_scheduler_that_dies_is_one_sentence(tmp_path):
     pytest.importorskip("distributed")
