@@ -50,6 +50,7 @@ from medrecon.data.images import load_image
 from medrecon.data.kspace import load_array, load_kspace
 from medrecon.data.noncartesian import load_noncartesian
 from medrecon.data.sinogram import load_sinogram
+from medrecon.data.slices import load_slices
 from medrecon.writers.formats import mrd_bytes
 from tests.conftest import blobs
 from tests.edge import test_ct, test_dicom, test_ismrmrd, test_noncartesian, test_twix, test_volumes
@@ -222,6 +223,12 @@ def sinogram(path):
     )
 
 
+def training(path):
+    np.savez(
+        path, img=np.random.default_rng(0).integers(0, 99, (3, 6, 5)).astype(np.uint16), subject=np.array(list("abc"))
+    )
+
+
 def exchange(path):
     test_ct.exchange(
         path, np.random.default_rng(1).uniform(0, 3, (6, 2, 8)), theta_units="rad", x_pixel_size=(5.0, "um")
@@ -341,6 +348,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], None], tuple[Reader, ...]]] = {
     "npz dtypes": ("types.npz", odd_dtypes, (K, mask)),
     "spokes": ("spokes.npz", spokes, (N,)),
     "sinogram": ("sino.npz", sinogram, (S,)),
+    "slices": ("slices.npz", training, (load_slices,)),
     "exchange": ("exchange.h5", exchange, (S,)),
     "nifti": ("whole.nii", nifti, (any_volume,)),
     "nifti gz": ("gz.nii.gz", nifti, (any_volume,)),
@@ -636,7 +644,7 @@ def _rebuilt(data: bytes, rng: np.random.Generator, other: bytes) -> bytes:
         elif kind == 11:
             file.create_dataset(name, (n,), [("real", "<f4"), ("imag", "S4"), ("more", "<i8", (3,))])
         elif kind == 12:
-            file.create_dataset(name, data=np.zeros((12, 2000, 2000), "i1"), compression="gzip", compression_opts=9)
+            file.create_dataset(name, data=np.zeros((12, 500, 500), "i1"), compression="gzip", compression_opts=9)
         elif kind == 13:
             file.create_group(name)
         elif kind == 14:
@@ -663,7 +671,8 @@ def make(
     other_bytes = next(iter(other.values()))
     victim = list(files)[rng.integers(len(files))]
     structured = {
-        "npz": _rezipped, "npz packed": _rezipped, "npz dtypes": _rezipped, "spokes": _rezipped, "sinogram": _rezipped,
+        "npz": _rezipped, "npz packed": _rezipped, "npz dtypes": _rezipped, "spokes": _rezipped, "slices": _rezipped,
+        "sinogram": _rezipped,
         "nifti gz": _regzipped, "nifti complex": _regzipped, "mat packed": _repacked, **dict.fromkeys(_HDF5, _rebuilt),
         **{key: _tampered for key in SEEDS if key.startswith("dicom")},
     }.get(name)  # fmt: skip

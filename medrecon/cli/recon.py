@@ -73,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start", metavar="SOLVER", help="begin with the estimate of a solver without a prior, e.g. cg-sense"
     )
     parser.add_argument("--start-sigma", type=float, metavar="S", help="noise level of that beginning, e.g. 0.1")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace existing outputs, and what else their sidecar lists"
+    )
     add_select(parser)
     add_compute(parser)
 

@@ -27,17 +27,17 @@ class _NotNumbersError(ValueError):
     """A good array of something else."""
 
 
-def _array(file: BinaryIO, stored: int) -> np.ndarray:
+def _array(file: BinaryIO, stored: int, kinds: str = "biufc") -> np.ndarray:
     """One array in NumPy's format, of ``stored`` bytes with its header.
 
     Raises:
-        ValueError: if it does not hold numbers, or is longer than what is stored.
+        ValueError: if it is not of these kinds of types, or is longer than what is stored.
     """
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version[0]}.{version[1]} of the format is not of numbers")
     shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
-    if dtype.kind not in "biufc" or dtype.subdtype is not None:
+    if dtype.kind not in kinds or not dtype.itemsize or dtype.subdtype is not None:
         what = "Python objects, which are never loaded" if dtype.hasobject else f"{dtype} values"
         raise _NotNumbersError(f"holds {what}, which are no numbers; save an array of numbers")
     if any(n < 0 for n in shape) or len(shape) > 32:
@@ -52,11 +52,20 @@ def _array(file: BinaryIO, stored: int) -> np.ndarray:
         if not n:
             raise ValueError("it is cut off")
         held += n
+    if dtype.kind == "U" and (np.frombuffer(data, dtype.byteorder + "u4") > 0x10FFFF).any():
+        raise ValueError("it holds text that is none")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def numpy_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Those of ``keys`` that an npz file holds, and the names of all arrays.
+def numpy_arrays(
+    path: Path, keys: Sequence[str] | None, kinds: str = "biufc"
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Those of ``keys`` that an npz file holds (all for ``None``), and the names of all arrays.
+
+    Args:
+        path: of the file.
+        keys: names of arrays.
+        kinds: of types that are read, by numpy's letters: numbers, or text as well.
 
     Raises:
         InputError: if it is no npz file, is damaged, or unpacks to far more than it stores.
@@ -64,7 +73,9 @@ def numpy_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray]
     try:
         with open_bounded(path) as file, zipfile.ZipFile(file) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            held = {key: _member(archive, members[key], path) for key in keys if key in members}
+            held = {
+                key: _member(archive, name, path, kinds) for key, name in members.items() if keys is None or key in keys
+            }
     except InputError:
         raise
     except _NotNumbersError as error:
@@ -76,14 +87,14 @@ def numpy_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray]
     return held, list(members)
 
 
-def _member(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+def _member(archive: zipfile.ZipFile, name: str, path: Path, kinds: str) -> np.ndarray:
     about = archive.getinfo(name)
     if about.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that numpy does not write")
     check_claim(about.file_size, min(about.compress_size, path.stat().st_size), path, f"'{name}'")
     with archive.open(about) as file:
         try:
-            array = _array(file, about.file_size)  # type: ignore[arg-type]
+            array = _array(file, about.file_size, kinds)  # type: ignore[arg-type]
         except _NotNumbersError as error:
             raise _NotNumbersError(f"'{name.removesuffix('.npy')}' {error}") from error
         file.read()  # to the end, where the checksum is compared

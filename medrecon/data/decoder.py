@@ -7,6 +7,7 @@ input, a path and a transfer syntax, it answers with a line of JSON (an error, o
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -74,8 +75,8 @@ def decode(path: str, syntax: str) -> np.ndarray:
     """
     import pydicom
 
-    with open(path, "rb") as file:
-        dataset = pydicom.dcmread(file, force=True)
+    with open(path, "rb") as file:  # from memory, of which no element takes more than is there
+        dataset = pydicom.dcmread(io.BytesIO(file.read()), force=True)
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     check_codestreams(dataset)
     return dataset.pixel_array

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError
+from medrecon.data.arrays import numpy_arrays
+from medrecon.data.errors import InputError, told
 
 __all__ = ["load_slices", "sampling_weights", "share", "subject_weights"]
 
@@ -39,29 +38,19 @@ def load_slices(
     """
     rows: list[dict[str, Any]] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file; it should be an npz archive of training slices")
         try:
-            with open(path, "rb") as file, np.load(file) as archive:
-                data = {key: archive[key] for key in archive.files}
+            data, _ = numpy_arrays(Path(path), None, "biufcUS")
             images = data.pop("img")
             if images.ndim != 3 or images.dtype.kind not in "ui" or images.max(initial=0) > 32767:
                 raise ValueError(f"img is {images.dtype} of shape {images.shape}, or exceeds 32767")
             for key, values in data.items():
                 if values.shape != (len(images),):
                     raise ValueError(f"{key} has shape {values.shape} for {len(images)} slices")
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file; it should be an npz archive of training slices") from error
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            EOFError,
-            AttributeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except Exception as error:
             raise InputError(
-                f"{path}: not an npz archive with integer 'img' (n, y, x) and one value a slice ({error})"
+                f"{path}: not an npz archive with integer 'img' (n, y, x) and one value a slice ({told(error)})"
             ) from error
         if images.dtype != np.uint8:
             images = images.astype(np.int16)  # torch has few operations for uint16

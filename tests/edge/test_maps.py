@@ -322,22 +322,37 @@ def test_files_of_any_scale(tmp_path, scale):
             file["affine"] = np.diag([1.0, 1.0, 2.0, 1.0])
         code, images[factor], _ = recon(path, tmp_path / f"o{factor}", "--steps", 3, "--whiten", "--compress", 6)
         assert code == 0
-        arguments = ["recon", str(path), "-o", str(tmp_path / f"o{factor}"), "--solver", "cg-sense", "--format"]
-        for fmt in ("nifti", "dicom", "png"):
-            assert main([*arguments, fmt, "--overwrite"]) in (0, None)
-    out = [tmp_path / f"o{factor}" for factor in (1.0, scale)]
+        for fmt in (
+            "nifti",
+            "dicom",
+            "png",
+        ):  # one folder each: a name has one sidecar, which names the files of one run
+            arguments = [
+                "recon",
+                str(path),
+                "-o",
+                str(tmp_path / f"{fmt}{factor}"),
+                "--solver",
+                "cg-sense",
+                "--format",
+                fmt,
+            ]
+            assert main(arguments) in (0, None)
+    out = {fmt: [tmp_path / f"{fmt}{factor}" for factor in (1.0, scale)] for fmt in ("nifti", "dicom", "png")}
     stem = [f"scan{factor}" for factor in (1.0, scale)]
     # The bfloat16 network enlarges the rounding of its input.
     assert np.abs(images[scale].astype(float) / scale - images[1.0]).max() < 0.02 * images[1.0].max()
-    one, many = (np.asarray(nib.load(o / f"{s}.nii.gz").dataobj, float) for o, s in zip(out, stem, strict=True))
+    one, many = (
+        np.asarray(nib.load(o / f"{s}.nii.gz").dataobj, float) for o, s in zip(out["nifti"], stem, strict=True)
+    )
     assert np.allclose(many / scale, one, atol=1e-4 * one.max())
-    one, many = (pydicom.dcmread(o / s / "0001.dcm") for o, s in zip(out, stem, strict=True))
+    one, many = (pydicom.dcmread(o / s / "0001.dcm") for o, s in zip(out["dicom"], stem, strict=True))
     assert np.abs(one.pixel_array.astype(int) - many.pixel_array).max() <= 4  # of 32767
     slopes = [d.RealWorldValueMappingSequence[0].RealWorldValueSlope for d in (one, many)]
     assert slopes[1] / slopes[0] == pytest.approx(scale, rel=1e-4)
     from PIL import Image
 
-    one, many = (np.asarray(Image.open(o / f"{s}.png"), int) for o, s in zip(out, stem, strict=True))
+    one, many = (np.asarray(Image.open(o / f"{s}.png"), int) for o, s in zip(out["png"], stem, strict=True))
     assert np.abs(one - many).max() <= 1
     assert one.max() == 255
 
