@@ -86,9 +86,10 @@ def _header(path: Path) -> Dataset | None:
                 raise ValueError("it ends before its image")
             if ("Rows" in header) != ("Columns" in header):
                 raise ValueError("it gives half of the size of its image")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
-    except Exception as error:  # pydicom raises many kinds on damaged files
+    except Exception as error:  # pydicom raises many kinds on damaged files, of OSError as well
+        if isinstance(error, OSError) and error.errno is not None:
+            advice = "check its permissions" if isinstance(error, PermissionError) else "copy it again"
+            raise InputError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
         if not marked and not named:
             raise UnknownFileError(f"{path}: is not DICOM, or damaged ({redacted(error)}); export it again") from error
         raise InputError(f"{path}: damaged DICOM file ({redacted(error)}); export it again") from error
