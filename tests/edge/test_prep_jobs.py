@@ -427,7 +427,7 @@ def test_unreadable_files_without_suffix_are_not_passed_over_in_silence(tmp_path
 
 # People
 
-SECRETS = (b"Doe", b"Jane", b"4711", b"19700101", b"20200102", b"Mueller", b"HANS", b"Who^", b"1.2.3.4.5.6.7")
+SECRETS = (b"Doe", b"Jane", b"ID-4711", b"19700101", b"20200102", b"Mueller", b"HANS", b"Who^", b"1.2.3.4.5.6.7")
 
 
 def patients(folder):
@@ -451,7 +451,7 @@ def test_nobody_is_named(tmp_path, settings_folder, capsys):
     for secret in SECRETS:
         assert secret not in held, secret
     assert str(source).encode() not in held
-    for secret in ("4711", "Doe^Jane", "1.2.3.4.5.6.7"):  # values from headers; the owner sees paths
+    for secret in ("ID-4711", "Doe^Jane", "1.2.3.4.5.6.7"):  # values from headers; the owner sees paths
         assert secret not in printed.err + printed.out
     assert "Mueller_HANS_19700101/cut/Doe_3.dcm: damaged DICOM file" in printed.err
     # The owner finds the files.
