@@ -110,7 +110,7 @@ def _threads(client: Any) -> int:  # noqa: ANN401
     if client.status != "running":
         raise InputError(_GONE.format("the connection is closed"))
     with _scheduler():
-        return sum(client.sync(client.scheduler.ncores, callback_timeout=15).values())
+        return sum(client.sync(client.scheduler.ncores, callback_timeout=60).values())
 
 
 def _answer(future: Any) -> dict[str, Any]:  # noqa: ANN401
