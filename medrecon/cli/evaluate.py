@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     from medrecon.data.errors import InputError, warn
     from medrecon.data.espirit import combined_reference
     from medrecon.data.files import not_described
-    from medrecon.data.kspace import load_kspace, undersampled
+    from medrecon.data.kspace import load_kspace, one_sided, undersampled
 
     image = _magnitude(arguments.reconstruction)
     where = Path(arguments.reconstruction)
@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
         warn(text)
     if undersampled(full.kspace, full.mask):
         raise InputError(f"{full.path}: is undersampled itself; a reference must be fully sampled")
+    for text in one_sided(full.kspace, full.mask, str(full.path)):
+        warn(text)
     slices, _, y, x = full.kspace.shape
     if image.shape != (slices, y, x):
         raise InputError(

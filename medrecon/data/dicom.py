@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medrecon.data.decoding import decoded
-from medrecon.data.errors import InputError, SelectionError, redacted
+from medrecon.data.errors import InputError, SelectionError, advised, redacted
 from medrecon.data.images import Image, volume_number
 from medrecon.data.limits import BoundedReader, check_claim, reading
 from medrecon.data.names import natural
@@ -73,9 +73,10 @@ def _header(path: Path) -> Dataset | None:
                 raise ValueError("it ends before its image")
             if ("Rows" in header) != ("Columns" in header):
                 raise ValueError("it gives half of the size of its image")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
     except Exception as error:  # pydicom raises many kinds on damaged files
+        if isinstance(error, OSError) and error.errno:  # of the system, not of the content
+            advice = advised(error, "copy it again")
+            raise InputError(f"{path}: cannot be read ({os.strerror(error.errno)}); {advice}") from error
         if not marked and not named:
             raise UnknownFileError(f"{path}: is not DICOM, or damaged ({redacted(error)}); export it again") from error
         raise InputError(f"{path}: damaged DICOM file ({redacted(error)}); export it again") from error
@@ -126,7 +127,9 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     """
 
     def stop(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror or error}); {advised(error, 'copy it again')}"
+        ) from error
 
     found: list[Path] = []
     seen: set[str] = set()
@@ -499,6 +502,28 @@ def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np
     return np.ascontiguousarray(data.transpose(2, 0, 1), np.float32), (z, y, x), affine
 
 
+def _mosaic_of(headers: Sequence[Dataset]) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+    """:func:`_mosaic` of a file, or of a copy of it where it is damaged.
+
+    Raises:
+        InputError: if none can be decoded, or two differ.
+    """
+    found, errors = [], []
+    for header in headers:
+        try:
+            found.append((header, _mosaic(header)))
+        except InputError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    for other, held in found[1:]:
+        if not np.array_equal(held[0], found[0][1][0]):
+            raise _CopiesError(
+                f"{other.filename} and {found[0][0].filename}: have one SOPInstanceUID and different pixels; remove the wrong one"
+            )
+    return found[0][1]
+
+
 def _pixels(
     frames: list[Frame], copies: Mapping[int, Sequence[Dataset]]
 ) -> tuple[np.ndarray | None, list[int], list[InputError]]:
@@ -658,7 +683,7 @@ def _read(
     # Of files that were given one by one: a name for the series, not for its first slice.
     path = paths[0] if len(paths) == 1 else paths[0].parent / str(first.header.get("SeriesInstanceUID", "series"))
     if "MOSAIC" in (first.get("ImageType") or []):
-        array, spacing, affine = _mosaic(first.header)
+        array, spacing, affine = _mosaic_of([first.header, *copies.get(id(first.header), ())])
         headers: tuple[Dataset, ...] = (first.header,)
     else:
         frames, spacing, affine, notes, more = _placed(frames, name)

@@ -16,6 +16,7 @@ import nibabel.openers
 import numpy as np
 
 from medrecon.data.attributes import sidecar_attributes
+from medrecon.data.contents import absent
 from medrecon.data.errors import InputError, SelectionError, redacted
 from medrecon.data.files import not_described
 from medrecon.data.images import Image, nifti_stem, volume_number
@@ -64,7 +65,7 @@ def _opened(path: Path) -> tuple[Any, Any]:
         InputError: if it is not NIfTI.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {absent(path)}")
     try:
         with _silent():
             # Not nib.load, which changes the case of suffixes.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrecon.data.dicom import UnknownFileError, identity, image_header, natural
-from medrecon.data.errors import DAMAGE, InputError, redacted, told, warn
+from medrecon.data.errors import DAMAGE, InputError, advised, redacted, told, warn
 from medrecon.data.hdf5 import open_hdf5, read_attribute, text_of
 from medrecon.prep.journal import Journal
 from medrecon.prep.people import Key
@@ -182,7 +182,9 @@ def _walk(source: Path) -> Iterator[tuple[str, str | None]]:
     """
 
     def stop(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror or error}); {advised(error, 'copy it again')}"
+        ) from error
 
     seen = set()
     for folder, folders, names in os.walk(source, followlinks=True, onerror=stop):

@@ -222,7 +222,7 @@ def test_recon_refuses_in_one_sentence_and_leaves_nothing(scan, tmp_path, capsys
     np.save(tmp_path / "maps.npy", loop_coils((40, 36), 3))
     bad(path, "--maps", tmp_path / "maps.npy", words=["maps.npy", "one map per coil"])
     np.save(tmp_path / "mask.npy", np.zeros(36, bool))
-    bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "samples nothing"])
+    bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "0 everywhere"])
     np.save(tmp_path / "mask.npy", np.ones(36, bool))
     bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "does not hold"])
     np.save(tmp_path / "maps.npy", np.full((4, 40, 36), np.nan, np.complex64))

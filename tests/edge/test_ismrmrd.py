@@ -300,7 +300,7 @@ def test_what_cannot_be_used_is_named(tmp_path):
         (tmp_path / "e.h5").write_bytes(whole[:cut])
         with pytest.raises(InputError):
             load_kspace(tmp_path / "e.h5")
-    with pytest.raises(InputError, match="nothing can be selected"):
+    with pytest.raises(InputError, match="nothing can be selected in this format"):
         np.save(tmp_path / "k.npy", noise(2, 8, 8))
         load_kspace(tmp_path / "k.npy", {"contrast": 0})
 
