@@ -269,7 +269,7 @@ class SliceInferer(Inferer):
             near = get_close_matches(str(condition), known, n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             held = ", ".join(known) or "none"
-            raise InputError(f"this prior knows the conditions {held}; got {_short(condition)}{hint}")
+            raise InputError(f"this prior takes the conditions {held}; got {_short(condition)}{hint}")
         self.condition = condition or None
         self.guidance = guidance
         self.label = list(labels).index(condition) if condition else None

@@ -113,7 +113,9 @@ def _place(
     affine, headers, doubts, other = data.affine, (), (), ""
     shape = (len(data.kspace), *data.kspace.shape[2:])
     if arguments.deidentify and arguments.format != "dicom":
-        raise InputError("--deidentify is for --format dicom; other formats hold nothing of the patient")
+        raise InputError(
+            "--deidentify is for --format dicom, since other formats hold nothing of the patient; leave it out"
+        )
     if arguments.like_select and not arguments.like:
         raise InputError("--like-select selects from --like; give --like as well")
     if arguments.like:

@@ -101,9 +101,11 @@ def _other_kind(key: str, names: set[str]) -> str | None:
         advice = "the raw data that it was made of" if raw else f"a file of {asked}"
         return f"holds a reconstructed image, not {asked}; give {advice}"
     if key != "maps" and names & set(_MAPS):
-        return f"holds coil maps, not {asked}; give them as maps (--maps), beside the file of k-space"
+        return f"holds coil maps, not {asked}; give them as maps (medrecon recon --maps), beside the file of k-space"
     if key != "mask" and names & set(_MASK):
-        return f"holds a sampling mask, not {asked}; give it as mask (--mask), beside the file of k-space"
+        return (
+            f"holds a sampling mask, not {asked}; give it as mask (medrecon recon --mask), beside the file of k-space"
+        )
     if key != "reconstruction" and names & set(_IMAGE):
         advice = "raw data, or simulate some with medrecon.transforms.SimulateKSpace" if raw else f"a file of {asked}"
         return f"holds an image, not {asked}; give {advice}"
@@ -161,7 +163,7 @@ def bart_advice(sampled: np.ndarray, dims: Sequence[int], key: str) -> str | Non
     if not large:
         return None
     if 4 in large and key == "kspace":
-        return "k-space has no axis of maps, so these seem to be coil maps; give them as maps (--maps), beside k-space"
+        return "k-space has no axis of maps, so they seem to be coil maps; give them as maps (medrecon recon --maps)"
     if large & {6, 7, 8, 12}:
         return "these axes do not hold images of their own, and are not supported; reconstruct with 'bart pics'"
     commands = ["bart avg -w 16384"] if 14 in large else []

@@ -232,7 +232,7 @@ def _check_size(header: Dataset) -> int:
     sizes = [int(header.get(keyword) or 1) for keyword in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated")]
     sizes += [int(header.get("Rows") or 0), int(header.get("Columns") or 0)]
     if min(sizes) < 1:
-        raise ValueError("it announces an image without pixels")
+        raise ValueError("its image has no pixels")
     n, colours, bits, rows, columns = sizes
     claimed, stored = -(-n * colours * bits * rows * columns // 8), os.path.getsize(header.filename)
     syntax = header.file_meta.TransferSyntaxUID
@@ -240,7 +240,7 @@ def _check_size(header: Dataset) -> int:
     # Native YBR_FULL_422 stores two thirds of this; a compressed frame takes at least the 8 bytes of its item.
     if (n > stored) if packed else (claimed > stored and colours == 1):
         raise InputError(
-            f"{header.filename}: its header announces {n} frame{'s' if n > 1 else ''} of {rows} x {columns} ({claimed} bytes), "
+            f"{header.filename}: its header says {n} frame{'s' if n > 1 else ''} of {rows} x {columns} ({claimed} bytes), "
             f"but the file has {stored} bytes; export it again"
         )
     check_claim(claimed, stored, header.filename)
@@ -253,7 +253,7 @@ def _frames(header: Dataset) -> list[Frame]:
     own = header.get("PerFrameFunctionalGroupsSequence")
     common = _leaves(shared[0]) if shared else {}
     if own is not None and len(own) != n:
-        raise InputError(f"{header.filename}: announces {n} frames and describes {len(own)}; export it again")
+        raise InputError(f"{header.filename}: says that it has {n} frames, but describes {len(own)}; export it again")
     return [Frame(header, i, {**common, **(_leaves(own[i]) if own is not None else {})}) for i in range(n)]
 
 
@@ -447,7 +447,7 @@ def _stored(header: Dataset) -> np.ndarray:
         else:
             dataset = _whole(header)
             if "PixelData" in dataset and len(dataset.PixelData) >= 2 * max(expected, 1):
-                raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header announces {expected}")
+                raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header says {expected}")
             stored = dataset.pixel_array
         return stored.reshape(-1, *stored.shape[-2:])
 

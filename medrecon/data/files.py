@@ -490,7 +490,7 @@ def _discard(home: Path, extra: Mapping[str, str]) -> None:
         try:
             path.unlink()
         except OSError as error:
-            warn(f"{path}: of an earlier run, could not be removed ({error.strerror or error}); remove it")
+            warn(f"{path}: is of an earlier run and could not be removed ({error.strerror or error}); remove it")
         if path.parent != home:
             _remove([path.parent])
 

@@ -244,7 +244,7 @@ def _on_grid(
         if not (0 <= y < ny and 0 <= z < nz and first >= 0 and 0 < n <= nx - first):
             raise InputError(
                 f"{path}: an acquisition of {n} samples (step {index['kspace_encode_step_1']}, {index['kspace_encode_step_2']}, "
-                f"centre {middle}) lies outside the encoded matrix {nx} x {ny} x {nz}; the header does not fit the data"
+                f"centre {middle}) lies outside the encoded matrix {nx} x {ny} x {nz}; correct the header, or convert again"
             )
         samples = data.view(np.complex64).reshape(coils, total)[:, before : before + n]
         if int(head["flags"]) & REVERSE:  # measured from the other end, so the discarded ones lie there too
@@ -264,7 +264,9 @@ def _sorted_out(rows: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray, n
     service = (flags & np.uint64(_NOISE | _OTHER)) > 0
     imaging = rows[image]
     if not len(imaging):
-        raise InputError(f"{path}: holds no imaging acquisitions; only noise, calibration or navigators")
+        raise InputError(
+            f"{path}: holds noise, calibration or navigator lines alone, and none of an image; give the file of the scan itself"
+        )
     return imaging, rows[~service & ~image], noise_rows
 
 
@@ -622,7 +624,7 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
     if len(np.unique(imaging["head"]["active_channels"])) > 1:
         raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
-        raise InputError(f"{path}: holds several encoding spaces; export one scan")
+        raise InputError(f"{path}: holds several encoding spaces; export one scan alone")
     refuse_multiband(bands, path)
     imaging = imaging[chosen(imaging["head"], select, path, ("dataset",))]
     private = siemens and kind.lower() in ("cartesian", "epi")
@@ -814,9 +816,11 @@ def on_grid(scan: Scan, path: Path, select: Mapping[str, int | str]) -> dict[str
         spacing = (float(np.linalg.norm(affine[:3, 2])) if affine is not None else field[2], *pixel)
     else:
         if len(order) > 1:
-            raise InputError(f"{path}: {len(order)} slabs; export one 3-D scan")
+            raise InputError(f"{path}: holds {len(order)} 3-D slabs; export one of them alone")
         if not read.all():
-            raise InputError(f"{path}: a 3-D scan with partial echoes; zero-fill or complete the readout first")
+            raise InputError(
+                f"{path}: holds a 3-D scan with partial echoes, which is not supported; export it with whole readouts"
+            )
         warnings += _readout_warnings(kspace[0], kept, path)
         first = shape[0] // 2 - kept // 2
         kspace = from_kspace(kspace[0], (1,))[:, first : first + kept].swapaxes(0, 1)

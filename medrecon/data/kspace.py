@@ -231,7 +231,7 @@ def unlike(kspace: np.ndarray, mask: np.ndarray) -> str | None:
         if n:
             return (
                 f"slice {number} lacks {n} of the {claimed.sum()} samples that other slices hold; reconstruct slices that were "
-                f"sampled alike by themselves (--slices A:B){_or_floats(one)}"
+                f"sampled alike by themselves (medrecon recon --slices A:B){_or_floats(one)}"
             )
         for coil, own in enumerate(held):
             n = _absent(claimed & union, own, one[coil]) if own.any() else 0
@@ -294,7 +294,7 @@ def loud_scan(path: Path, scan: np.ndarray, outermost: float) -> tuple[str, ...]
         return ()
     return (
         f"{path}: the noise scan has a standard deviation of {std:.3g}, the outermost k-space of {outermost:.3g}; if they differ "
-        f"in scale, give the noise level of k-space, {outermost:.3g} (--noise-std)",
+        f"in scale, give the noise level of k-space, {outermost:.3g} (medrecon recon --noise-std)",
     )
 
 

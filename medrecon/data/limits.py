@@ -37,7 +37,7 @@ def check_claim(claimed: int, stored: int, name: object, what: str = "its header
     """
     if claimed > FREE + RATIO * stored:
         raise InputError(
-            f"{name}: {what} announces {_size(claimed)}, but only {_size(stored)} are stored; the file is damaged or cut "
+            f"{name}: {what} says {_size(claimed)}, but only {_size(stored)} are stored; the file is damaged or cut "
             "off, copy it again"
         )
 

@@ -102,7 +102,7 @@ def _check_size(path: Path, header: Any) -> None:  # noqa: ANN401 - of nibabel
         check_claim(size, stored, path)
     elif size > stored:
         raise InputError(
-            f"{path}: its header announces {' x '.join(map(str, shape))} voxels ({size} bytes), but the file has {stored} "
+            f"{path}: its header says {' x '.join(map(str, shape))} voxels ({size} bytes), but the file has {stored} "
             "bytes; copy it again"
         )
 
@@ -244,7 +244,7 @@ def _image(
                 f"{other}: has {second.shape} (slices, y, x), but {path} {array.shape}; give a matching pair"
             )
         if affine is not None and where is not None and not np.allclose(affine, where, atol=1e-3):
-            raise InputError(f"{other}: lies elsewhere than {path}; give a matching pair")
+            raise InputError(f"{other}: has a different affine than {path}; give a matching pair")
         if phase is not None:
             array = (array * np.exp(1j * _radians(second, Path(other)))).astype(np.complex64)
         else:

@@ -192,7 +192,9 @@ def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] |
     if points.dtype.kind not in "iufc" or (
         numeric.size and (numeric.dtype.kind not in "iuf" or not np.isfinite(numeric).all())
     ):
-        raise InputError(f"{path}: trajectory or matrix are no numbers; give (shots, readout, 2 or 3) and (y, x)")
+        raise InputError(
+            f"{path}: its trajectory or matrix does not hold numbers; give (shots, readout, 2 or 3) and (y, x)"
+        )
     if not np.iscomplexobj(samples) or samples.ndim not in (3, 4) or 0 in samples.shape:
         raise InputError(
             f"{path}: k-space is {samples.dtype} {samples.shape}; expected complex (slices, coils, shots, readout)"

@@ -243,7 +243,7 @@ def files(
     try:
         expression = re.compile(pattern, re.DOTALL)
     except (re.error, TypeError) as error:
-        raise InputError(f"the pattern {pattern!r} is no regular expression ({error}); change it") from error
+        raise InputError(f"the pattern {pattern!r} is not a regular expression ({error}); correct it") from error
     matches = {path: (match, problem) for path, problem in _walk(source) if (match := expression.fullmatch(path))}
     subjects: dict[str, dict[str, Any]] = {}
     if subject_attribute is not None:
