@@ -150,7 +150,7 @@ def compress_coils(
     Reference: Buehrer et al., MRM 57 (2007); Huang et al., MRI 26 (2008); Zhang et al., MRM 69 (2013) (geometric).
     """
     if n < 1:
-        raise InputError(f"coils can be compressed to 1 or more virtual ones, not {n}; give a larger number")
+        raise InputError(f"coils can be compressed to 1 or more virtual ones; got {n}")
     if method not in get_args(Compression):
         raise InputError(f"unknown compression {method!r}; choose one of {', '.join(get_args(Compression))}")
     coils = kspace.shape[1]

@@ -628,7 +628,7 @@ def _problem(path: Path, overwrite: bool) -> str | None:
     if stat.S_ISDIR(mode):
         return "a folder stands where the output should go; choose another name"
     if not overwrite:
-        return "already exists; give --overwrite to replace it"
+        return "already exists; replace it with overwrite (--overwrite)"
     if stat.S_ISLNK(mode):
         return None  # the link is replaced, not what it points to
     if not stat.S_ISREG(mode):
@@ -706,7 +706,7 @@ def write_whole(
             _publish(files, entries, leftovers)
     except FileExistsError as error:
         raise InputError(
-            f"{error.filename}: was made by another run meanwhile; choose another name, or give --overwrite to replace it"
+            f"{error.filename}: was made by another run meanwhile; choose another name, or replace it (--overwrite)"
         ) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))

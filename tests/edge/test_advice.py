@@ -19,7 +19,8 @@ from medrecon.data.kspace import load_array, load_kspace, one_sided, sampling_ma
 from medrecon.data.noncartesian import load_noncartesian
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.writers.formats import mrd_bytes
-from tests.edge.test_ismrmrd import header, line, write
+
+from .test_ismrmrd import header, line, write
 
 RNG = np.random.default_rng(5)
 
