@@ -256,7 +256,7 @@ for path in sys.argv[1:]:
 """
 
 
-OURS = "announces|promises|a compressed image is|not where it should be|too long|unpack to more"
+OURS = " says |a compressed image is|not where it should be|too long|unpack to more"
 
 
 def test_no_memory_is_taken_for_sizes_that_are_not_in_the_file(tmp_path):
