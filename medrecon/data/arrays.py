@@ -34,8 +34,12 @@ def _array(file: BinaryIO, stored: int, kinds: str = "biufc") -> np.ndarray:
         ValueError: if it is not of these kinds of types, or is longer than what is stored.
     """
     version = npy.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version[0]}.{version[1]} of the format is not of numbers")
+    if version not in (
+        (1, 0),
+        (2, 0),
+        (3, 0),
+    ):  # the last two differ in the encoding of names, which numbers have none of
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
     shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     if dtype.kind not in kinds or not dtype.itemsize or dtype.subdtype is not None:
         what = "Python objects, which are never loaded" if dtype.hasobject else f"{dtype} values, not numbers"
@@ -176,8 +180,16 @@ def _matrix(data: memoryview, order: str, keys: Sequence[str]) -> tuple[str, np.
     for _ in range(2 if word & 0x800 else 1):
         code, content, at = _element(data, at, order)
         parts.append(_values(code, content, order, n, _NUMERIC[kind]))
-    values = parts[0] if len(parts) == 1 else parts[0] + 1j * parts[1]
-    return name, values.reshape(shape, order="F")
+    return name, _joined(parts).reshape(shape, order="F")
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Real numbers, or complex ones of a real and an imaginary part."""
+    if len(parts) == 1:
+        return parts[0]
+    out = np.empty(parts[0].shape, np.result_type(parts[0].dtype, np.complex64))
+    out.real, out.imag = parts  # a sum would make NaN of Inf
+    return out
 
 
 def _version5(data: memoryview, keys: Sequence[str]) -> dict[str, np.ndarray | int | None]:
@@ -217,8 +229,7 @@ def _version4(data: memoryview, keys: Sequence[str]) -> dict[str, np.ndarray | i
         if name not in keys or kind:
             held[name] = {0: None, 1: 4, 2: 5}[kind]  # text and sparse matrices as classes of version 5
             continue
-        real, *other = (np.frombuffer(part, dtype).reshape((rows, columns), order="F") for part in parts)
-        held[name] = real + 1j * other[0] if other else real
+        held[name] = _joined([np.frombuffer(part, dtype) for part in parts]).reshape((rows, columns), order="F")
     return held
 
 
@@ -229,7 +240,7 @@ def _numbers(value: Any, key: str, path: Path) -> np.ndarray:  # noqa: ANN401 - 
         raise InputError(f"{path}: '{key}' does not hold numbers; save an array of numbers under that name")
     array = np.asarray(value)
     if array.dtype.names and set(array.dtype.names) == {"real", "imag"}:
-        array = array["real"] + 1j * array["imag"]
+        array = _joined([array["real"], array["imag"]])
     if array.dtype.kind not in "biufc":
         raise InputError(f"{path}: '{key}' does not hold numbers; save an array of numbers under that name")
     return array

@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 
+from medrecon.data.errors import DAMAGE
 from medrecon.data.hdf5 import read_attribute, text_of
 from medrecon.data.masks import KINDS
 
@@ -48,10 +49,13 @@ def permitted(name: str, value: Any) -> str | float | None:  # noqa: ANN401
 
 
 def hdf5_attributes(file: h5py.Group) -> dict[str, str | float]:
-    """The permitted attributes of a group; others are not even read."""
+    """The permitted attributes of a group that can be read; others are not even read."""
     out: dict[str, str | float] = {}
     for name in (*_NUMBERS, "acquisition", "mask_kind"):
-        value = permitted(name, read_attribute(file, name))
+        try:
+            value = permitted(name, read_attribute(file, name))
+        except DAMAGE:  # none of them changes the image
+            continue
         if value is not None:
             out[name] = value
     return out

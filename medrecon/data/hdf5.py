@@ -22,13 +22,17 @@ from h5py import h5d, h5l, h5o, h5t
 
 from medrecon.data.contents import absent
 from medrecon.data.errors import InputError, advised, told
-from medrecon.data.limits import FREE, BoundedReader, check_claim, inflated, open_bounded
+from medrecon.data.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
 
 __all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "read_table", "refuse_outside", "text_of"]
 
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 _MOST = 200_000
 """Links of a file that are looked through."""
+_DEEPEST = 64
+"""Groups within groups; the library calls itself for each."""
+_CHUNK = 4096
+"""Bytes that the library takes for a chunk, stored or not, in reading a dataset."""
 
 
 @contextmanager
@@ -94,9 +98,11 @@ def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
 
     def visit(name: bytes, info: Any) -> bool | None:  # noqa: ANN401 - of the C library, which errors do not cross
         links.append(("/".join([*parts, name.decode("utf-8", "replace")]), info.type, info.u))
-        return True if len(links) > _MOST else None
+        return True if len(links) > _MOST or name.count(b"/") > _DEEPEST else None
 
     group.id.links.visit(visit, info=True)
+    if links and links[-1][0].count("/") > _DEEPEST + len(parts):
+        raise InputError(f"{path}: holds groups in more than {_DEEPEST} groups; give a file with the data alone")
     if len(links) > _MOST:
         raise InputError(f"{path}: holds more than {_MOST} datasets and groups; give a file with the data alone")
     _check_links(file, path, links[top:], not parts)
@@ -206,6 +212,12 @@ def check_dataset(dataset: h5py.Dataset) -> None:
     if held.get_layout() == h5d.CHUNKED:
         chunk = math.prod(held.get_chunk()) * item
         check_claim(chunk, stored, path, f"a chunk of '{dataset.name}'")
+        pieces = math.prod(-(-n // c) for n, c in zip(dataset.shape, held.get_chunk(), strict=True))
+        if _CHUNK * pieces > FREE + RATIO * size:
+            raise InputError(
+                f"{path}: '{dataset.name}' is divided into {pieces} chunks, few of which are stored; store it in one piece, "
+                "e.g. by h5repack -l CONTI"
+            )
         if filters:
             _check_chunks(dataset, chunk, codes, path)
 
@@ -235,17 +247,19 @@ def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
         ValueError: where these bytes cannot be found.
     """
     held, path = dataset.id.get_create_plist(), dataset.file.filename
-    if dataset.file.userblock_size:
-        raise ValueError("lists in a file with a user block are not read")
-    if held.get_layout() == h5d.COMPACT:
-        raise ValueError("lists in the header of a dataset are not read")
     codes = [held.get_filter(k)[0] for k in range(held.get_nfilters())]
-    kind, width = dataset.id.get_type(), dataset.file.id.get_create_plist().get_sizes()[0]
-    if width != 8:
+    kind, base = dataset.id.get_type(), dataset.file.userblock_size
+    widths = dataset.file.id.get_create_plist().get_sizes()
+    if widths[0] != 8:
         raise ValueError("lists in a file with addresses of other than 8 bytes are not read")
     # Types say how large texts are in memory; in the file they are a length, an address and a number. Lists are as large in both.
     item = 16 if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str() else kind.get_size()
     with open_bounded(path) as file:
+        if held.get_layout() == h5d.COMPACT:
+            for message, data in _messages(file, h5o.get_info(dataset.id).addr, base, widths):
+                if message == 0x08 and len(data) > 4 and data[0] >= 3 and data[1] == 0:
+                    yield data[4 : 4 + int.from_bytes(data[2:4], "little")]
+            return
         if held.get_layout() == h5d.CONTIGUOUS:
             start = dataset.id.get_offset()
             if start is None:
@@ -254,23 +268,58 @@ def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
             yield file.read(math.prod(dataset.shape) * item)
             return
         chunks: list[tuple] = []
-        dataset.id.chunk_iter(lambda info: chunks.append((info.byte_offset, info.filter_mask, info.size)))
+        dataset.id.chunk_iter(
+            lambda info: chunks.append((info.byte_offset, info.chunk_offset, info.filter_mask, info.size))
+        )
         size = math.prod(held.get_chunk()) * item
-        for start, mask, length in chunks:
-            file.seek(start)
-            data = file.read(length)
-            for k, code in reversed(list(enumerate(codes))):
-                if mask & (1 << k):
-                    continue
-                if code == 3:
-                    data = data[:-4]
-                elif code == 1:
-                    data = inflated(data, size + 4)
-                elif code == 2:
-                    data = np.frombuffer(data[: len(data) // item * item], np.uint8).reshape(item, -1).T.tobytes()
-                else:
-                    raise ValueError("lists compressed by lzf are not read")
-            yield data
+        for start, offset, mask, length in chunks:
+            if base:  # versions of the library differ in whether they count it
+                data = dataset.id.read_direct_chunk(offset)[1]
+            else:
+                file.seek(start)
+                data = file.read(length)
+            yield _unfiltered(data, [code for k, code in enumerate(codes) if not mask & (1 << k)], size, item)
+
+
+def _unfiltered(data: bytes, codes: Sequence[int], size: int, item: int) -> bytes:
+    """A chunk of ``size`` bytes, of elements of ``item`` bytes, before the filters ``codes``."""
+    for code in reversed(codes):
+        if code == 3:
+            data = data[:-4]
+        elif code == 1:
+            data = inflated(data, size + 4)
+        elif code == 2:
+            data = np.frombuffer(data[: len(data) // item * item], np.uint8).reshape(item, -1).T.tobytes()
+        else:
+            data = _unpacked_lzf(data, size + 4)
+    return data
+
+
+def _unpacked_lzf(data: bytes, most: int) -> bytes:
+    """Unpack LZF: runs of bytes as they are, and copies of what was unpacked up to 8192 bytes before (LibLZF's format).
+
+    Raises:
+        ValueError: if it is damaged or holds more than ``most`` bytes.
+    """
+    out, at = bytearray(), 0
+    try:
+        while at < len(data):
+            control, at = data[at], at + 1
+            if control < 32:
+                out += data[at : at + control + 1]
+                at += control + 1
+                continue
+            n, high = control >> 5, control & 31
+            if n == 7:
+                n, at = 7 + data[at], at + 1
+            start, at = len(out) - (high << 8) - data[at] - 1, at + 1
+            if start < 0 or len(out) > most:
+                raise ValueError("compressed data that are damaged")
+            for k in range(start, start + n + 2):  # a copy may reach into itself
+                out.append(out[k])
+    except IndexError as error:
+        raise ValueError("compressed data that end early") from error
+    return bytes(out)
 
 
 class _Heap:
@@ -404,11 +453,15 @@ def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever 
 
 
 def text_of(value: object) -> bytes | None:
-    """One text of a dataset or an attribute as bytes; ``None`` for anything else."""
+    """One text of a dataset or an attribute as bytes, also as a list of bytes; ``None`` for anything else."""
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 1:
+        return value.tobytes()
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
+    if isinstance(value, np.void) and value.dtype.names is None:  # bytes that nobody explains
+        return value.tobytes()
     return bytes(value) if isinstance(value, bytes) else None
 
 

@@ -44,13 +44,12 @@ _OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
 
 def acquisition_groups(file: h5py.File) -> list[str]:
     """Names of the groups that hold a header and acquisitions, wherever in the file, in the order of their numbers."""
-    found = ["/"] if "xml" in file and "data" in file else []
-
-    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Group) and "xml" in item and "data" in item:
-            found.append(name)
-
-    file.visititems(visit)
+    names: set[str] = set()
+    file.id.links.visit(lambda name: names.add(name.decode("utf-8", "surrogateescape")))
+    groups = [name.removesuffix("/xml") for name in names if name.endswith("/xml")]
+    found = [name for name in groups if f"{name}/data" in names and f"{name}/xml" in file and f"{name}/data" in file]
+    if "xml" in file and "data" in file:
+        found.append("/")
     return sorted(found, key=natural)
 
 

@@ -495,10 +495,9 @@ def _read_fastmri(path: Path) -> KSpace:
         if "kspace" not in file or not isinstance(file["kspace"], h5py.Dataset):
             raise lacking(path, "kspace", about_hdf5(file), file)
         data: dict[str, Any] = {
-            key: read_dataset(file, key)
-            for key in ("kspace", "mask", "noise", "affine", "ismrmrd_header")
-            if key in file
+            key: read_dataset(file, key) for key in ("kspace", "mask", "noise", "affine") if key in file
         }
+        header, lost = _optional_header(file)
         attributes = hdf5_attributes(file)
         odd = any(key in file.attrs and key not in attributes for key in ("padding_left", "padding_right"))
     kspace = data["kspace"]
@@ -520,11 +519,6 @@ def _read_fastmri(path: Path) -> KSpace:
             raise InputError(
                 f"{path}: 'affine' is not a 4 x 4 matrix of numbers that can be inverted; correct it, or leave it out of the file"
             )
-    header = text_of(data.get("ismrmrd_header"))
-    try:
-        header = None if header is None else scrubbed(header)
-    except (ElementTree.ParseError, ValueError, LookupError):  # of an unknown encoding, too
-        header = None
     return _by_header(
         _finish(
             path,
@@ -535,9 +529,29 @@ def _read_fastmri(path: Path) -> KSpace:
             affine=affine,
             header=header,
             attributes=attributes,
-            warnings=(f"{path}: padding_left and padding_right are not two numbers; they are not used",) if odd else (),
+            warnings=tuple(f"{path}: {text}" for text in (*([_ODD_PADDING] if odd else []), *lost)),
         )
     )
+
+
+_ODD_PADDING = "padding_left and padding_right are not two numbers; they are not used"
+
+
+def _optional_header(file: h5py.File) -> tuple[bytes | None, tuple[str, ...]]:
+    """The header of a file in fastMRI's layout without personal data, or ``None`` and what is to be said of it.
+
+    Raises:
+        InputError: if its text is damaged.
+    """
+    if "ismrmrd_header" not in file:
+        return None, ()
+    item, header = file["ismrmrd_header"], None
+    if isinstance(item, h5py.Dataset) and item.shape is not None and (item.size == 1 or item.dtype == np.uint8):
+        header = text_of(read_dataset(file, "ismrmrd_header"))
+    with suppress(ElementTree.ParseError, ValueError, LookupError):  # also of an unknown encoding
+        if header is not None:
+            return scrubbed(header), ()
+    return None, ("its ismrmrd_header cannot be read, so it is not used; the voxel size may not be known",)
 
 
 def _by_header(data: KSpace) -> KSpace:

@@ -38,7 +38,7 @@ def check_claim(claimed: int, stored: int, name: object, what: str = "its header
     if claimed > FREE + RATIO * stored:
         raise InputError(
             f"{name}: {what} says {_size(claimed)}, but only {_size(stored)} are stored; the file is damaged or cut "
-            "off, copy it again"
+            "off, copy it again, or, if it holds little but one value, store it uncompressed"
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import nibabel.arrayproxy
 import nibabel.imageglobals
 import nibabel.openers
 import numpy as np
@@ -74,8 +75,10 @@ def _opened(path: Path) -> tuple[Any, Any]:
             second = 540 in (int.from_bytes(block[:4], end) for end in ("little", "big"))
             kind = nib.Nifti2Image if second else nib.Nifti1Image
             stored = kind.header_class(block[: kind.header_class.template_dtype.itemsize], check=False)
-            _check_size(path, stored)  # before extensions are read, too
-            image: Any = kind.from_file_map({"image": nib.FileHolder(filename=str(path))})
+            _check_size(path, stored)
+            # Not from_file_map, which reads extensions, however many.
+            header = kind.header_class(block[: kind.header_class.template_dtype.itemsize])
+            image: Any = kind(nib.arrayproxy.ArrayProxy(str(path), header), None, header)
     except InputError:
         raise
     except Exception as error:  # nibabel, zlib and numpy raise many kinds on damaged files

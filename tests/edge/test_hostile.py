@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,7 +23,7 @@ from scipy.io import loadmat, savemat
 from medrecon.cli import main
 from medrecon.data.arrays import matlab_arrays
 from medrecon.data.errors import InputError, redacted
-from medrecon.data.hdf5 import open_hdf5, read_attribute
+from medrecon.data.hdf5 import open_hdf5, read_attribute, read_table
 from medrecon.data.images import load_image
 from medrecon.data.ismrmrd import scrubbed
 from medrecon.data.kspace import load_array, load_kspace, read_cfl_array
@@ -576,6 +577,127 @@ def test_an_attribute_that_claims_4_gb(tmp_path):
     path.write_bytes(content[:at] + struct.pack("<I", 2**32 - 8) + content[at + 4 :])
     with pytest.raises(InputError, match="a text or list is not where it should be"):
         load_sinogram(path, 1.0)
+
+
+HEADER = (
+    b'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding><encodedSpace><matrixSize><x>6</x><y>4</y><z>1</z>'
+    b"</matrixSize><fieldOfView_mm><x>12</x><y>12</y><z>5</z></fieldOfView_mm></encodedSpace><reconSpace><matrixSize><x>6</x>"
+    b"<y>4</y><z>1</z></matrixSize><fieldOfView_mm><x>12</x><y>12</y><z>5</z></fieldOfView_mm></reconSpace></encoding>"
+    b"</ismrmrdHeader>"
+)
+
+
+def with_header(path, how, **more):
+    """A file in fastMRI's layout whose header is stored in one of HDF5's ways."""
+    text = h5py.string_dtype()
+    with h5py.File(path, "w", **more) as file:
+        file["kspace"] = (1 + np.arange(2 * 3 * 6 * 4).reshape(2, 3, 6, 4) % 7).astype(np.complex64)
+        if how == "compact":
+            held = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            held.set_layout(h5py.h5d.COMPACT)
+            kind, space = h5py.h5t.py_create(text, logical=True), h5py.h5s.create(h5py.h5s.SCALAR)
+            h5py.Dataset(h5py.h5d.create(file.id, b"ismrmrd_header", kind, space, held))[()] = HEADER
+        elif how in ("lzf", "gzip"):
+            file.create_dataset("ismrmrd_header", data=[HEADER] * 3, dtype=text, chunks=(3,), compression=how)
+            del file["ismrmrd_header"]
+            file.create_dataset(
+                "ismrmrd_header", data=[HEADER], dtype=text, chunks=(40,), maxshape=(None,), compression=how
+            )
+        else:
+            file["ismrmrd_header"] = {"plain": HEADER, "opaque": np.void(HEADER), "bytes": np.frombuffer(HEADER, "u1")}[
+                how
+            ]
+    return path
+
+
+@pytest.mark.parametrize("user_block", [0, 512])
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("how", ["plain", "compact", "lzf", "gzip", "opaque", "bytes"])
+def test_a_header_stored_in_any_way_is_read(tmp_path, how, libver, user_block):
+    data = load_kspace(with_header(tmp_path / "a.h5", how, libver=libver, userblock_size=user_block))
+    assert data.spacing == (5.0, 2.0, 3.0)
+    assert data.warnings == ()
+
+
+def test_tables_compressed_by_lzf_are_those_that_the_library_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    kind = np.dtype([("head", [("a", "<u2"), ("b", "<f4", 3)]), ("data", h5py.vlen_dtype("<f4"))])
+    rows = np.zeros(300, kind)
+    rows["head"]["a"], rows["head"]["b"] = rng.integers(0, 9, 300), rng.normal(size=(300, 3)).round()
+    for k in range(300):
+        rows["data"][k] = np.arange(k % 5, dtype="<f4")
+    for shuffle in (False, True):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("data", data=rows, chunks=(150,), compression="lzf", shuffle=shuffle)
+        with h5py.File(tmp_path / "a.h5") as file:
+            held, expected = read_table(file["data"]), file["data"][()]
+        assert (held["head"] == expected["head"]).all()
+        assert all(np.array_equal(a, b) for a, b in zip(held["data"], expected["data"], strict=True))
+
+
+def test_a_header_that_cannot_be_read_costs_the_voxel_size_alone(tmp_path):
+    path = with_header(tmp_path / "a.h5", "plain")
+    with h5py.File(path, "a") as file:
+        del file["ismrmrd_header"]
+        file["ismrmrd_header"] = h5py.Empty("S4")
+    data = load_kspace(path)
+    assert data.spacing is None
+    assert "ismrmrd_header cannot be read" in data.warnings[0]
+
+
+def test_two_groups_with_one_attribute_of_many(tmp_path):
+    """Which text is whose cannot be decided outside the header; the file is read without it."""
+    path = with_header(tmp_path / "a.h5", "plain", track_order=True)
+    with h5py.File(path, "a") as file:
+        for group, word in ((file, "AXT2"), (file.create_group("other", track_order=True), "SAGT1")):
+            group.attrs.update({f"other{k}": "x" * k for k in range(30)} | {"acquisition": word, "max": 3.0})
+    assert load_kspace(path).attributes == {"max": 3.0}
+
+
+def test_infinite_parts_of_complex_numbers_stay_what_they_are(tmp_path):
+    scipy.io.savemat(tmp_path / "a.mat", {"kspace": np.array([[complex(-0.0, np.inf), 1j]])})
+    held, _ = matlab_arrays(tmp_path / "a.mat", ["kspace"])
+    assert held["kspace"].view(float).tolist() == [[0.0, np.inf, 0.0, 1.0]]
+    assert np.signbit(held["kspace"].real[0, 0])
+
+
+def test_files_that_cost_the_library_more_than_they_hold(tmp_path):
+    """The library takes 4 kB for every chunk, 0.4 s for the extensions of 1 MB, and the square of the depth for groups."""
+    kspace = np.ones((1, 1, 8, 8), np.complex64)
+    with h5py.File(tmp_path / "chunks.h5", "w") as file:
+        file.create_dataset("kspace", (1, 1, 2000, 2000), np.complex64, chunks=(1, 1, 2, 2))[0, 0, 0, 0] = 1
+    with h5py.File(tmp_path / "deep.h5", "w") as file:
+        file["kspace"], at = kspace, file.id
+        for _ in range(3000):
+            at = h5py.h5g.create(at, b"g")
+    for name, words in (("chunks", "divided into 1000000 chunks"), ("deep", "groups in more than 64 groups")):
+        with pytest.raises(InputError, match=words):
+            load_kspace(tmp_path / f"{name}.h5")
+
+    image = nib.Nifti1Image(np.full((4, 4, 4), 7, np.int16), np.diag([2, 3, 4, 1]))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b"nobody reads this"))
+    image.to_filename(tmp_path / "one.nii")
+    content = bytearray((tmp_path / "one.nii").read_bytes())
+    held = load_image(tmp_path / "one.nii")
+    assert (held.array == 7).all()
+    assert held.spacing == (4.0, 3.0, 2.0)
+    struct.pack_into("<f", content, 108, 2.0**25)
+    extensions = (struct.pack("<ii", 16, 6) + bytes(8)) * (2**21 - 22)
+    (tmp_path / "many.nii").write_bytes(content[:352] + extensions + content[-128:])
+    begun = time.monotonic()
+    assert (load_image(tmp_path / "many.nii").array == 7).all()
+    assert time.monotonic() - begun < 5
+
+
+def test_dicom_that_ends_within_a_sequence_is_damaged(tmp_path):
+    """The library raises an OSError that is none of the system's."""
+    inner = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + inner * 30)
+    with pytest.raises(InputError, match="damaged DICOM file") as caught:
+        load_image(tmp_path / "a.dcm")
+    assert "permissions" not in str(caught.value)
 
 
 def test_numbers_in_names_of_any_script():
