@@ -22,7 +22,20 @@ from medrecon.data.errors import InputError, SelectionError, advised, redacted
 from medrecon.data.images import Image, volume_number
 from medrecon.data.limits import BoundedReader, check_claim, reading
 from medrecon.data.names import natural
-from medrecon.data.stacks import ADVISED, Frame, advice, axes, describe, geometry, numbers, same_value, show, split
+from medrecon.data.stacks import (
+    ADVISED,
+    FARTHEST,
+    Frame,
+    advice,
+    axes,
+    describe,
+    geometry,
+    is_code,
+    numbers,
+    same_value,
+    show,
+    split,
+)
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -368,6 +381,8 @@ def _placed(
             notes["slice_thickness"] = "unknown: 1 mm taken"
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2], affine[:3, 3] = right * pixel[1], down * pixel[0], step, at[0]
+    if not np.abs(affine).max() < FARTHEST:
+        raise InputError(f"{name}: its positions or pixel sizes are impossible; export it again")
     spacing = (float(np.linalg.norm(step)), float(pixel[0]), float(pixel[1]))
     return frames, spacing, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, notes, doubts
 
@@ -495,8 +510,10 @@ def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np
             dataset.RescaleSlope = 1
         wrapper: Any = wrapper_from_data(dataset)
         data, affine = wrapper.get_data(), np.array(wrapper.affine, float)
-        if data.ndim != 3 or not np.isfinite(affine).all():
+        if not wrapper.is_mosaic or data.ndim != 3 or not np.abs(affine).max() < FARTHEST:
             raise ValueError("its Siemens header does not describe a mosaic")
+        if not np.isfinite(data.astype(np.float32)).all():
+            raise ValueError("its values are too large, or NaN")
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine[:, [1, 0, 2, 3]]  # nibabel's axes are row, column, slice
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
     return np.ascontiguousarray(data.transpose(2, 0, 1), np.float32), (z, y, x), affine
@@ -677,7 +694,8 @@ def _read(
     first = frames[0]
     for frame in frames:
         if int(frame.get("SamplesPerPixel") or 1) > 1 or str(frame.get("PhotometricInterpretation")).startswith("PAL"):
-            raise InputError(f"{name}: holds colour images ({frame.get('PhotometricInterpretation')}); give grey ones")
+            kind = str(frame.get("PhotometricInterpretation"))
+            raise InputError(f"{name}: holds colour images{f' ({kind})' if is_code(kind) else ''}; give grey ones")
     if any((_scale(frame) or (1.0, 0.0))[0] == 0 for frame in frames):
         doubts.append("RescaleSlope is 0, which is not valid; 1 is taken instead")
     # Of files that were given one by one: a name for the series, not for its first slice.

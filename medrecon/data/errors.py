@@ -21,9 +21,13 @@ DAMAGE = (Exception,)
 """What libraries raise where a file's bytes are wrong: errors of every kind, some derived from ``Exception`` alone."""
 
 
-def told(error: BaseException) -> str:
-    """A foreign error on one line, never empty."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
+"""In memory; it differs from run to run."""
+
+
+def told(error: BaseException | str) -> str:
+    """A foreign error, or its text, on one line, never empty."""
+    return " ".join(_ADDRESS.sub("", str(error)).split())[:200] or type(error).__name__
 
 
 def advised(error: OSError, otherwise: str) -> str:
@@ -46,7 +50,7 @@ def advised(error: OSError, otherwise: str) -> str:
 
 def redacted(error: BaseException) -> str:
     """A foreign error on one line without the values that it quotes, which may be of the patient."""
-    text = " ".join(str(error).partition("Traceback (most")[0].split())
+    text = " ".join(_ADDRESS.sub("", str(error)).partition("Traceback (most")[0].split())
     for mark in "'\"":  # from the first mark to the last: what is quoted may hold marks itself
         first, _, rest = text.partition(mark)
         text = f"{first}...{rest.rpartition(mark)[2]}" if mark in rest else text

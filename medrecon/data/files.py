@@ -636,6 +636,14 @@ def _problem(path: Path, overwrite: bool) -> str | None:
     return None if mode & 0o222 else "is read-only; make it writable, or choose another folder"
 
 
+def _advice(error: OSError) -> str:
+    """What to do about what the system refused."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "close other programs, or raise the limit of open files (ulimit -n)"
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
+    return f"{'free space or ' if full else ''}choose another output folder"
+
+
 def check_writable(paths: Sequence[Path], overwrite: bool, home: Path | None = None) -> None:
     """Fail now rather than after the work: existing outputs, folders that cannot be written. Makes nothing.
 
@@ -657,8 +665,9 @@ def check_writable(paths: Sequence[Path], overwrite: bool, home: Path | None = N
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{path.parent}: cannot be written ({reason}); choose another output folder") from error
+            raise InputError(
+                f"{path.parent}: cannot be written ({error.strerror or error}); {_advice(error)}"
+            ) from error
 
 
 def write_whole(
@@ -709,9 +718,7 @@ def write_whole(
             f"{error.filename}: was made by another run meanwhile; choose another name, or replace it (--overwrite)"
         ) from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
-        advice = f"{'free space or ' if full else ''}choose another folder"
-        raise InputError(f"{path}: could not be written ({error.strerror or error}); {advice}") from error
+        raise InputError(f"{path}: could not be written ({error.strerror or error}); {_advice(error)}") from error
 
 
 @contextmanager

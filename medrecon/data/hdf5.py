@@ -206,6 +206,8 @@ def check_dataset(dataset: h5py.Dataset) -> None:
             )
     if len(set(codes)) < len(codes) or (1 in codes and set(codes[codes.index(1) + 1 :]) - {3}):
         raise InputError(f"{path}: '{dataset.name}' has filters in a senseless order; store it with gzip alone")
+    if not _is_plain(dataset.id.get_type()):
+        raise InputError(f"{path}: '{dataset.name}' holds numbers of an unusual format; store usual ones, e.g. float32")
     stored = min(int(dataset.id.get_storage_size()), size)
     item = dataset.id.get_type().get_size()
     check_claim(math.prod(dataset.shape) * item, stored, path, f"'{dataset.name}'")
@@ -220,6 +222,22 @@ def check_dataset(dataset: h5py.Dataset) -> None:
             )
         if filters:
             _check_chunks(dataset, chunk, codes, path)
+
+
+def _is_plain(kind: h5t.TypeID) -> bool:
+    """Whether the members of a compound type are as large for numpy as in the file.
+
+    Some odd floating-point numbers are not, and h5py would write them beyond the end of their array.
+    """
+    if not isinstance(kind, h5t.TypeCompoundID):
+        return True
+    for k in range(kind.get_nmembers()):
+        inner, at = kind.get_member_type(k), kind.get_member_offset(k)
+        listed = isinstance(inner, h5t.TypeVlenID | h5t.TypeStringID | h5t.TypeReferenceID)
+        size = inner.get_size()
+        if at + size > kind.get_size() or not (listed or (inner.dtype.itemsize == size and _is_plain(inner))):
+            return False
+    return True
 
 
 def _check_chunks(dataset: h5py.Dataset, chunk: int, codes: list[int], path: str) -> None:

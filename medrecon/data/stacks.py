@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADVISED",
+    "FARTHEST",
     "Frame",
     "Stack",
     "advice",
     "axes",
     "describe",
     "geometry",
+    "is_code",
     "numbers",
     "same_value",
     "show",
@@ -54,6 +57,12 @@ ADVISED = (
     "ScanningSequence", "AcquisitionTime", "ContentTime", "SliceThickness", "InstanceNumber",
 )  # fmt: skip
 """Attributes to select by, the most distinctive first; messages show their values, and no others."""
+_CODED = {
+    "ImageType", "FrameType", "ComplexImageComponent", "DiffusionDirectionality", "PhotometricInterpretation", "ScanningSequence",
+}  # fmt: skip
+"""Of these, the ones whose values are codes: anything else that stands there is not shown."""
+FARTHEST = 1e7
+"""mm from the origin; positions farther out are damaged."""
 
 
 @dataclass(eq=False)
@@ -135,6 +144,11 @@ def _values(value: Any) -> tuple[str, ...]:  # noqa: ANN401
 def show(value: Any) -> str:  # noqa: ANN401
     """An attribute in a message."""
     return "/".join(_values(value)) or "none"
+
+
+def is_code(text: str) -> bool:
+    """Whether a text is a code of DICOM (VR CS): capitals, digits, spaces and underscores."""
+    return re.fullmatch(r"[A-Z0-9_ ]{0,16}", text) is not None
 
 
 def _float(text: object) -> float | None:
@@ -452,6 +466,8 @@ def _uniform(stacks: Sequence[Sequence[Frame]], keyword: str) -> list[tuple[str,
     for frames in stacks:
         found = _values(frames[0].get(keyword))
         if any(_values(frame.get(keyword)) != found for frame in frames[1:]):
+            return None
+        if keyword in _CODED and not all(is_code(one) for one in found):
             return None
         out.append(found)
     return out if len(set(out)) > 1 else None

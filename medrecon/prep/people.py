@@ -120,10 +120,14 @@ def _write_private(path: Path, text: str, overwrite: bool = False) -> None:
     with _private():
         try:
             write_whole({path: text.encode()}, overwrite)
-        except InputError:
+        except InputError as error:
             if not overwrite and path.exists():  # another run was faster
                 return
-            raise
+            reason = getattr(error.__cause__, "strerror", None) or "it is no regular file"
+            raise InputError(
+                f"{path}: of the key of pseudonyms, cannot be written ({reason}); give --key FILE, in a folder of yours "
+                "outside the output"
+            ) from error
 
 
 def write_sources(key: Key, identity: str, sources: Mapping[str, Mapping[str, Any]]) -> Path:

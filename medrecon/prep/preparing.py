@@ -57,12 +57,19 @@ def transform_of(recipe: str, source: str, seed: int) -> tuple[Callable, dict[st
     return transform, held["write"], held.get("optional") or {}, held.get("compression")
 
 
-def sentence(error: BaseException) -> str:
-    """Our errors as they are, freed from MONAI's wrapping; of others the innermost, with its kind."""
+def sentence(error: BaseException, plain: Callable[[str], str]) -> str:
+    """Our errors as they are, freed from MONAI's wrapping; of others the innermost, with its kind.
+
+    Args:
+        error: of a reader or a transform.
+        plain: takes names out of a foreign error's text, before that is cut: half a name is found by nobody.
+    """
     cause: BaseException = error
     while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__) is not None:
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    return str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(cause)}"
+    return (
+        str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(plain(str(cause)) or cause)}"
+    )
 
 
 def prepare_case(work: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +85,7 @@ def prepare_case(work: Mapping[str, Any]) -> dict[str, Any]:
     """
     decoding.SECONDS = work["seconds"]  # so that a decoder that hangs costs its file, not the case
     case = Case(work["case"], work["subject"], work["inputs"], pseudonyms=work["pseudonyms"])
+    plain = functools.partial(without_names, source=Path(work["source"]), pseudonyms=case.pseudonyms, keep=case.inputs)
     brief = {key: work[key] for key in ("case", "subject", "split")}
     row: dict[str, Any] = {**brief, "source": case.shown}
     logged = _Kept()
@@ -86,16 +94,14 @@ def prepare_case(work: Mapping[str, Any]) -> dict[str, Any]:
     try:
         arrays, compression = _arrays(case, Path(work["source"]), work["recipe"], work["seed"], row)
     except Exception as error:  # whatever it is, the next case goes on
-        return brief | {"error": sentence(error)}
+        return brief | {"error": sentence(error, plain)}
     finally:
         logger.removeHandler(logged)
     try:
         stage(staged_path(Path(work["destination"]), case.name), arrays, row, compression)
     except Exception as error:
         reason = unwritable(error)
-        return brief | (
-            {"error": _plain(sentence(error), case, work["source"])} if reason is None else {"stop": reason}
-        )
+        return brief | ({"error": sentence(error, plain)} if reason is None else {"stop": reason})
     return brief | {"logged": sorted(set(logged.texts))}
 
 
@@ -171,8 +177,8 @@ def _arrays(
     write = write | {name: key for name, key in optional.items() if key in out}
     arrays = {name: _array(out[key]) for name, key in write.items()}
     row["arrays"] = {name: _about(out[key], arrays[name], case, source) for name, key in write.items()}
-    notes = [str(w.message).split("\n")[0][:200] for w in heard if issubclass(w.category, UserWarning)]
-    notes = [_plain(text, case, source) for text in notes]
+    notes = [_plain(str(w.message), case, source) for w in heard if issubclass(w.category, UserWarning)]
+    notes = [text.split("\n")[0][:200] for text in notes]
     if any(about.get("affine_known") is False for about in row["arrays"].values()):
         notes.append("orientation unknown")
     notes += [text for about in row["arrays"].values() for text in about.get("meta", {}).get("warnings", [])]

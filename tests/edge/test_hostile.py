@@ -541,6 +541,31 @@ def test_nan_in_maps_and_masks_is_refused(tmp_path):
             load_array(tmp_path / name, "maps")
 
 
+def test_numbers_of_odd_formats_are_not_written_beyond_their_array(tmp_path):
+    """For h5py such a float of four bytes is one of eight, and the members of a pair overlap."""
+    odd = h5py.h5t.IEEE_F32LE.copy()
+    odd.set_ebias(123)
+    pair = h5py.h5t.create(h5py.h5t.COMPOUND, 8)
+    pair.insert(b"real", 0, odd)
+    pair.insert(b"imag", 4, h5py.h5t.IEEE_F32LE)
+    with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as file:
+        h5py.h5d.create(file.id, b"kspace", pair, h5py.h5s.create_simple((2, 3, 10, 12)))
+        file["kspace"].id.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ones((2, 3, 10, 12), PAIR), pair)
+    with pytest.raises(InputError, match="'/kspace' holds numbers of an unusual format"):
+        load_kspace(tmp_path / "a.mat")
+
+
+def test_places_that_are_nowhere(tmp_path):
+    write_series(tmp_path / "s", oblique(), numbers((1, 8, 8)), ImagePositionPatient=["1e300", "0", "0"])
+    with pytest.raises(InputError, match="positions or pixel sizes are impossible"):
+        load_image(tmp_path / "s")
+    affine = np.eye(4)
+    affine[0, 0] = 1e30
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), affine), tmp_path / "a.nii")
+    with pytest.raises(InputError, match="affine cannot be inverted"):
+        load_image(tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
 @pytest.mark.parametrize("others", [0, 40])
 def test_texts_of_attributes_wherever_they_lie(tmp_path, libver, others):
@@ -713,3 +738,25 @@ def test_a_short_fuzz_of_all_readers():
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "78 inputs" in done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_decoder_that_hangs_is_given_up_and_does_not_outlive_its_caller(tmp_path):
+    """A pipe into which nobody writes stands for an image that is decoded forever."""
+    os.mkfifo(tmp_path / "pipe")
+    script = (
+        "import sys; from medrecon.data import decoding; decoding.SECONDS = float(sys.argv[2]);"
+        "print(decoding._decoder._started().pid, flush=True); decoding.decoded(sys.argv[1], '1.2', 9)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "pipe")]
+    late = subprocess.run([*command, "0.2"], capture_output=True, text=True, timeout=60, check=False)
+    assert "ValueError: the decoder did not end within 0.2 s" in late.stderr
+    with subprocess.Popen([*command, "1.5"], stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout is not None
+        decoder = Path(f"/proc/{int(caller.stdout.readline())}/stat")
+        time.sleep(0.7)
+        caller.kill()
+    until = time.monotonic() + 20
+    while decoder.exists() and ") Z " not in decoder.read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
