@@ -139,7 +139,7 @@ def test_arrays_in_npz_and_what_is_wrong_with_them(tmp_path):
         load_noncartesian(tmp_path / "t.npy")
     for bad in ({"matrix": ["a", "b"]}, {"matrix": [np.nan, 4]}, {"trajectory": points.astype(str)}):
         np.savez(tmp_path / "c.npz", **{"kspace": samples, "trajectory": points, **bad})
-        with pytest.raises(InputError, match="not hold numbers|not numbers"):
+        with pytest.raises(InputError, match=r"not hold numbers|not numbers"):
             load_noncartesian(tmp_path / "c.npz")
     path = write(tmp_path / "r.h5", [blobs(SHAPE)], points)
     with h5py.File(path, "r+") as file:
