@@ -110,7 +110,8 @@ def _checked(path: Path, pitch: float | None, centre: float | None) -> Sinogram:
         )
     if pitch is None and "pitch_mm" not in numbers:
         raise InputError(
-            f"{path}: does not give the spacing of its detector pixels; add pitch_mm to the file, or give the pitch in mm"
+            f"{path}: does not give the spacing of its detector pixels; give the pitch in mm, or store it as pitch_mm (npz) or "
+            "x_pixel_size (HDF5)"
         )
     pitch = numbers["pitch_mm"] if pitch is None else pitch
     photons, middle = numbers.get("photons", 0.0), (lines.shape[2] - 1) / 2
