@@ -59,12 +59,13 @@ _FOREIGN_SECONDS = 86400.0
 _PATIENCE_SECONDS = 60.0
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
+def sha256(*paths: Path) -> str:
+    """SHA-256 of the contents of files, one after another."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

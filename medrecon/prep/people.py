@@ -56,7 +56,7 @@ class Key:
 
     @property
     def fingerprint(self) -> str | None:
-        """What tells keys apart without giving them away; ``None`` before the key was used."""
+        """It differs between keys and does not give them away; ``None`` before the key was used."""
         return None if self.secret is None else self._of("fingerprint", "")
 
     def pseudonym(self, kind: str, name: str) -> str:

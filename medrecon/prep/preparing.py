@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import functools
-import hashlib
 import json
 import logging
 import os
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,13 @@ import medrecon
 from medrecon.bundle import parsed
 from medrecon.data import decoding
 from medrecon.data.errors import InputError, told
+from medrecon.data.files import sha256
 from medrecon.prep.cases import Case, stamp_of
 from medrecon.prep.people import without_names
 from medrecon.prep.recipes import parser_of
 from medrecon.prep.shards import stage, staged_path
 
 __all__ = ["digest", "made", "prepare_case", "transform_of", "unwritable"]
-
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOENT}
 
 
 def made(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
@@ -108,7 +105,7 @@ def prepare_case(work: Mapping[str, Any]) -> dict[str, Any]:
 def digest(paths: list[str]) -> dict[str, Any]:
     """SHA-256 of files, one after another."""
     try:
-        return {"sha256": _checksum([Path(path) for path in paths])}
+        return {"sha256": sha256(*map(Path, paths))}
     except OSError as error:
         return {"error": error.strerror or told(error)}
 
@@ -125,13 +122,13 @@ class _Kept(logging.Handler):
 
 
 def unwritable(error: BaseException) -> str | None:
-    """What the system says if nothing can be written, e.g. on a full disk; ``None`` if the case itself is at fault."""
+    """What the system says of an error in writing, e.g. on a full disk; ``None`` if the case itself is at fault."""
     cause: BaseException | None = error
     while cause is not None:
         number = getattr(cause, "errno", None)
         if number is None and (found := re.search(r"errno = (\d+)", str(cause))):  # of HDF5
             number = int(found[1])
-        if number in _DISK:
+        if number is not None:
             return os.strerror(number)
         cause = cause.__cause__ or cause.__context__
     return None
@@ -139,15 +136,6 @@ def unwritable(error: BaseException) -> str | None:
 
 def _plain(text: str, case: Case, source: str | Path) -> str:
     return without_names(text, Path(source), case.pseudonyms, case.inputs)
-
-
-def _checksum(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _arrays(
@@ -158,7 +146,7 @@ def _arrays(
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: is gone, or no file any more; run again when it is back")
-    row |= {"stamp": stamp_of(paths), "sha256": _checksum(paths)}
+    row |= {"stamp": stamp_of(paths), "sha256": sha256(*paths)}
     transform, write, optional, compression = transform_of(recipe, str(source), seed)
     if isinstance(transform, Randomizable):
         transform.set_random_state(zlib.crc32(f"{seed}:{case.name}".encode("utf-8", "surrogateescape")))

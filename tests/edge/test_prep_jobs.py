@@ -324,6 +324,10 @@ def test_no_disk_space_in_any_phase(tmp_path, monkeypatch):
         assert not out.exists() if phase == "write_lines" else True
         assert prepare(source, out, load_recipe("kspace")).kept == (3 if phase == "pack" else 0)
         assert len(rows(out)) == 3
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / ".staged").touch()  # whatever the system says, no case is at fault
+    with pytest.raises(InputError, match=r"taken: cannot be written \(File exists\)"):
+        prepare(source, tmp_path / "taken", load_recipe("kspace"))
 
 
 def test_files_that_change_or_vanish_while_they_are_read(tmp_path):
