@@ -36,11 +36,8 @@ _BYTES = 1 << 24
 _TICK = 1.0
 _IMPORTS = ("medrecon.prep.preparing", "medrecon.transforms", "pydicom", "nibabel")
 """What children are likely to need."""
-_START = (
-    # Python looks for modules in the current folder first, which may be one of data.
-    "import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv[2]); "
-    "from medrecon.workers import serve; serve(int(sys.argv[1]))"
-)
+_START = "import sys; sys.path[:] = sys.argv[2:]; from medrecon.workers import serve; serve(int(sys.argv[1]))"
+"""The path is set before anything is imported: at first it starts with the current folder, perhaps one of untrusted files."""
 _HAVE_FORK = hasattr(os, "fork") and hasattr(socket, "send_fds")
 
 
@@ -89,7 +86,7 @@ class _Server:
         self.owner = os.getpid()
         self.control, theirs = socket.socketpair()
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        command = [sys.executable, "-W", "ignore", "-c", _START, str(theirs.fileno()), json.dumps(sys.path)]
+        command = [sys.executable, "-W", "ignore", "-c", _START, str(theirs.fileno()), *map(str, sys.path)]
         self.process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env={**os.environ, **(dict.fromkeys(names, "1") if single else {})},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -249,9 +246,12 @@ class Pool:
             block = b""
         child.answer += block
         if child.answer.endswith(b"\n"):
-            answer = json.loads(child.answer)
-            child.task, child.answer = None, bytearray()
-            return answer
+            with suppress(ValueError, RecursionError):
+                answer = dict(json.loads(child.answer))
+                child.task, child.answer = None, bytearray()
+                return answer
+            self._bury(child)
+            return {"crashed": "crashed (its answer is garbled)"}
         if block and not late:
             return None
         reason = self._bury(child)

@@ -51,7 +51,7 @@ def _shares(text: str) -> tuple[float, ...]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0: all cases are prepared; 1: some failed, and were told of."""
+    """0: all cases are prepared; 1: some failed, and were reported."""
     import sys
 
     from medrecon.cli.options import Progress, quiet, value
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.shard_mb < 1:
         raise InputError(f"--shard-mb must be at least 1; got {arguments.shard_mb}")
 
-    def told(row: dict) -> None:
+    def report_failure(row: dict) -> None:
         print(_visible(f"medrecon: skipped {row['case']}: {row.get('said', row['error'])}"), file=sys.stderr)
 
     with Progress("prep") as progress:
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.dask,
             arguments.shard_mb << 20,
             progress,
-            told,
+            report_failure,
             arguments.timeout,
             arguments.retry,
             arguments.key,

@@ -1,7 +1,8 @@
 """A process of its own that decodes compressed DICOM images: decoders are C++ and can take their process down.
 
 Run by :func:`medrecon.data.decoding.decoded`, as a script that knows nothing of the package. For every line of JSON on its
-input, a path and a transfer syntax, it answers with a line of JSON (an error, or type and shape) and the bytes of the pixels.
+input (a path, a transfer syntax, and the seconds that it may take), it answers with a line of JSON (an error, or type and shape)
+and the bytes of the pixels. Its own alarm ends it where decoding takes longer, also when nobody waits for the answer any more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -62,9 +64,7 @@ def check_codestreams(dataset: Any) -> None:  # noqa: ANN401 - of pydicom
     for frame in generate_frames(dataset.PixelData, number_of_frames=n):
         own = codestream_size(frame)
         if own is not None and own != size:
-            raise ValueError(
-                f"a compressed image is {own[0]} x {own[1]}, but its header announces {size[0]} x {size[1]}"
-            )
+            raise ValueError(f"a compressed image is {own[0]} x {own[1]}, but its header says {size[0]} x {size[1]}")
 
 
 def decode(path: str, syntax: str) -> np.ndarray:
@@ -82,12 +82,20 @@ def decode(path: str, syntax: str) -> np.ndarray:
     return dataset.pixel_array
 
 
+def _end_after(seconds: float) -> None:
+    """Let the system end this process; 0: not any more. Windows cannot."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 def serve() -> None:
     """Answer until the input ends."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what decoders print is no answer
     for line in sys.stdin:
-        path, syntax = json.loads(line)
+        path, syntax, seconds = json.loads(line)
+        _end_after(seconds)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -95,6 +103,7 @@ def serve() -> None:
             about, content = {"dtype": pixels.dtype.str, "shape": pixels.shape}, pixels.tobytes()
         except Exception as error:
             about, content = {"error": " ".join(str(error).split())[:500] or type(error).__name__}, b""
+        _end_after(0.0)
         with contextlib.suppress(BrokenPipeError):
             out.write(json.dumps(about).encode() + b"\n" + content)
             out.flush()

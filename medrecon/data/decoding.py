@@ -7,11 +7,10 @@ import contextlib
 import json
 import math
 import os
-import select
+import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -59,32 +58,29 @@ class _Decoder:
 
     def _answer(self, process: subprocess.Popen, path: str, syntax: str, most: int) -> np.ndarray:
         assert process.stdin is not None
-        deadline = time.monotonic() + SECONDS
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps([path, syntax]).encode() + b"\n")
+            process.stdin.write(json.dumps([path, syntax, SECONDS]).encode() + b"\n")
         head = b""
         while not head.endswith(b"\n") and len(head) < 4096:
-            head += self._read(process, 1, deadline)
+            head += self._read(process, 1)
         about = json.loads(head)
         if "error" in about:
             raise _RefusedError(about["error"])
         dtype, shape = np.dtype(about["dtype"]), tuple(about["shape"])
         size = dtype.itemsize * math.prod(shape)
         if size > most:
-            raise ValueError(f"they are {size} bytes, but the header announces {most}")
+            raise ValueError(f"they are {size} bytes, but the header says {most}")
         content = bytearray()
         while len(content) < size:
-            content += self._read(process, min(size - len(content), 2**20), deadline)
+            content += self._read(process, min(size - len(content), 2**20))
         return np.frombuffer(content, dtype).reshape(shape)
 
-    def _read(self, process: subprocess.Popen, n: int, deadline: float) -> bytes:
+    def _read(self, process: subprocess.Popen, n: int) -> bytes:
         assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))
-        if not ready:
-            raise ValueError(f"the decoder did not end within {SECONDS:g} s")
         data = process.stdout.read(n)
         if not data:
-            raise ValueError("the decoder crashed")
+            late = hasattr(signal, "SIGALRM") and process.wait() == -signal.SIGALRM
+            raise ValueError(f"the decoder did not end within {SECONDS:g} s" if late else "the decoder crashed")
         return data
 
     def stop(self) -> None:

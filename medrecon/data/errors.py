@@ -1,23 +1,56 @@
 """The one exception for input that cannot be used."""
 
+import errno
 import logging
 import re
 from collections.abc import Iterable
 
-__all__ = ["DAMAGE", "InputError", "NotCartesianError", "SelectionError", "listed", "redacted", "told", "warn"]
+__all__ = [
+    "DAMAGE",
+    "InputError",
+    "NotCartesianError",
+    "SelectionError",
+    "advised",
+    "listed",
+    "redacted",
+    "told",
+    "warn",
+]
 
 DAMAGE = (Exception,)
 """What libraries raise where a file's bytes are wrong: errors of every kind, some derived from ``Exception`` alone."""
 
 
-def told(error: BaseException) -> str:
-    """A foreign error on one line, never empty."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
+"""In memory; it differs from run to run."""
+
+
+def told(error: BaseException | str) -> str:
+    """A foreign error, or its text, on one line, never empty."""
+    return " ".join(_ADDRESS.sub("", str(error)).split())[:200] or type(error).__name__
+
+
+def advised(error: OSError, otherwise: str) -> str:
+    """What to do where the system refused a file for that reason."""
+    advice = {
+        errno.ENOSPC: "free space, or write to another disk",
+        errno.EDQUOT: "free space, or write to another disk",
+        errno.EACCES: "check its permissions",
+        errno.EPERM: "check its permissions",
+        errno.EROFS: "write to another folder",
+        errno.ENOENT: "check the path",
+        errno.ENOTDIR: "check the path",
+        errno.ELOOP: "check the path",
+        errno.ENAMETOOLONG: "give a shorter name",
+        errno.EIO: "check the disk, or copy it again",
+        errno.EMFILE: "allow more open files (ulimit -n)",
+    }
+    return advice.get(error.errno or 0, otherwise)
 
 
 def redacted(error: BaseException) -> str:
     """A foreign error on one line without the values that it quotes, which may be of the patient."""
-    text = " ".join(str(error).partition("Traceback (most")[0].split())
+    text = " ".join(_ADDRESS.sub("", str(error)).partition("Traceback (most")[0].split())
     for mark in "'\"":  # from the first mark to the last: what is quoted may hold marks itself
         first, _, rest = text.partition(mark)
         text = f"{first}...{rest.rpartition(mark)[2]}" if mark in rest else text

@@ -59,12 +59,13 @@ _FOREIGN_SECONDS = 86400.0
 _PATIENCE_SECONDS = 60.0
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
+def sha256(*paths: Path) -> str:
+    """SHA-256 of the contents of files, one after another."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -490,7 +491,7 @@ def _discard(home: Path, extra: Mapping[str, str]) -> None:
         try:
             path.unlink()
         except OSError as error:
-            warn(f"{path}: of an earlier run, could not be removed ({error.strerror or error}); remove it")
+            warn(f"{path}: is of an earlier run and could not be removed ({error.strerror or error}); remove it")
         if path.parent != home:
             _remove([path.parent])
 
@@ -628,12 +629,20 @@ def _problem(path: Path, overwrite: bool) -> str | None:
     if stat.S_ISDIR(mode):
         return "a folder stands where the output should go; choose another name"
     if not overwrite:
-        return "already exists; give --overwrite to replace it"
+        return "already exists; replace it with overwrite (--overwrite)"
     if stat.S_ISLNK(mode):
         return None  # the link is replaced, not what it points to
     if not stat.S_ISREG(mode):
         return "is not a regular file; choose another name"
     return None if mode & 0o222 else "is read-only; make it writable, or choose another folder"
+
+
+def _advice(error: OSError) -> str:
+    """What to do about what the system refused."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "close other programs, or raise the limit of open files (ulimit -n)"
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
+    return f"{'free space or ' if full else ''}choose another output folder"
 
 
 def check_writable(paths: Sequence[Path], overwrite: bool, home: Path | None = None) -> None:
@@ -657,8 +666,9 @@ def check_writable(paths: Sequence[Path], overwrite: bool, home: Path | None = N
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"{path.parent}: cannot be written ({reason}); choose another output folder") from error
+            raise InputError(
+                f"{path.parent}: cannot be written ({error.strerror or error}); {_advice(error)}"
+            ) from error
 
 
 def write_whole(
@@ -706,12 +716,10 @@ def write_whole(
             _publish(files, entries, leftovers)
     except FileExistsError as error:
         raise InputError(
-            f"{error.filename}: was made by another run meanwhile; choose another name, or give --overwrite to replace it"
+            f"{error.filename}: was made by another run meanwhile; choose another name, or replace it (--overwrite)"
         ) from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
-        advice = f"{'free space or ' if full else ''}choose another folder"
-        raise InputError(f"{path}: could not be written ({error.strerror or error}); {advice}") from error
+        raise InputError(f"{path}: could not be written ({error.strerror or error}); {_advice(error)}") from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADVISED",
+    "FARTHEST",
     "Frame",
     "Stack",
     "advice",
     "axes",
     "describe",
     "geometry",
+    "is_code",
     "numbers",
     "same_value",
     "show",
@@ -54,6 +57,12 @@ ADVISED = (
     "ScanningSequence", "AcquisitionTime", "ContentTime", "SliceThickness", "InstanceNumber",
 )  # fmt: skip
 """Attributes to select by, the most distinctive first; messages show their values, and no others."""
+_CODED = {
+    "ImageType", "FrameType", "ComplexImageComponent", "DiffusionDirectionality", "PhotometricInterpretation", "ScanningSequence",
+}  # fmt: skip
+"""Of these, the ones whose values are codes: anything else that stands there is not shown."""
+FARTHEST = 1e7
+"""mm from the origin; positions farther out are damaged."""
 
 
 @dataclass(eq=False)
@@ -135,6 +144,11 @@ def _values(value: Any) -> tuple[str, ...]:  # noqa: ANN401
 def show(value: Any) -> str:  # noqa: ANN401
     """An attribute in a message."""
     return "/".join(_values(value)) or "none"
+
+
+def is_code(text: str) -> bool:
+    """Whether a text is a code of DICOM (VR CS): capitals, digits, spaces and underscores."""
+    return re.fullmatch(r"[A-Z0-9_ ]{0,16}", text) is not None
 
 
 def _float(text: object) -> float | None:
@@ -453,6 +467,8 @@ def _uniform(stacks: Sequence[Sequence[Frame]], keyword: str) -> list[tuple[str,
         found = _values(frames[0].get(keyword))
         if any(_values(frame.get(keyword)) != found for frame in frames[1:]):
             return None
+        if keyword in _CODED and not all(is_code(one) for one in found):
+            return None
         out.append(found)
     return out if len(set(out)) > 1 else None
 
@@ -475,6 +491,16 @@ def _listed(keyword: str, tokens: Sequence[str]) -> str:
     return f"{keyword} ({shown}{f', or none: {keyword}=' if '' in each else ''})"
 
 
+def _numbered_apart(stacks: Sequence[Sequence[Frame]]) -> str:
+    """Of stacks that no other attribute distinguishes, the ranges of InstanceNumber, if they do not overlap."""
+    found = [[_float(frame.header.get("InstanceNumber")) for frame in frames] for frames in stacks]
+    if any(n is None for own in found for n in own):
+        return ""
+    ends = [(min(own), max(own)) for own in found]  # type: ignore[type-var]
+    apart = all(a[1] < b[0] for a, b in pairwise(sorted(ends)))  # type: ignore[operator]
+    return f", which differ in InstanceNumber ({_each(f'{a:g} to {b:g}' for a, b in ends)})" if apart else ""
+
+
 def advice(stacks: Sequence[Sequence[Frame]], numbered: bool = True) -> str:
     """How to select one of several stacks: by one attribute, or two, that are enough, and by number.
 
@@ -495,5 +521,5 @@ def advice(stacks: Sequence[Sequence[Frame]], numbered: bool = True) -> str:
             of_each = " of each" if len(keywords) > 1 else ""
             return f", which differ in {which}; select one{of_each}, e.g. {example}{f', or {number}' if number else ''}"
     some = [_listed(k, ["/".join(v) for v in held[k]]) for k in held if k in _LABELS][:2]
-    which = f", which differ in {' and '.join(some)}" if some else ""
+    which = f", which differ in {' and '.join(some)}" if some else _numbered_apart(stacks)
     return f"{which}; select one, e.g. {number}" if number else f"{which}; give the files of one alone"

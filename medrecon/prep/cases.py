@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrecon.data.dicom import UnknownFileError, identity, image_header, natural
-from medrecon.data.errors import DAMAGE, InputError, redacted, told, warn
+from medrecon.data.errors import DAMAGE, InputError, advised, redacted, told, warn
 from medrecon.data.hdf5 import open_hdf5, read_attribute, text_of
 from medrecon.prep.journal import Journal
 from medrecon.prep.people import Key
@@ -177,15 +177,23 @@ def _walk(source: Path) -> Iterator[tuple[str, str | None]]:
 
     Links to folders are followed, every folder once. Folders that ``medrecon prep`` wrote are passed over.
 
+    A folder that belongs to others is passed over with a warning, such as the ``lost+found`` of a disk.
+
     Raises:
-        InputError: for a folder that cannot be read.
+        InputError: for a folder that cannot be read for another reason, and for ``source`` itself.
     """
 
-    def stop(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+    def refused(error: OSError) -> None:
+        if error.errno not in (errno.EACCES, errno.EPERM) or Path(error.filename) == source:
+            advice = advised(error, "mend that and run again")
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); {advice}") from error
+        name = Path(error.filename).relative_to(source).as_posix()
+        warn(
+            f"{name}: this folder may not be read ({error.strerror}), so nothing in it is prepared; check its permissions"
+        )
 
     seen = set()
-    for folder, folders, names in os.walk(source, followlinks=True, onerror=stop):
+    for folder, folders, names in os.walk(source, followlinks=True, onerror=refused):
         real = os.path.realpath(folder)
         prepared = "recipe.json" in names and {".lock", "manifest.jsonl", "shards", ".staged"} & {*names, *folders}
         if real in seen or prepared:
@@ -241,7 +249,7 @@ def files(
     try:
         expression = re.compile(pattern, re.DOTALL)
     except (re.error, TypeError) as error:
-        raise InputError(f"the pattern {pattern!r} is no regular expression ({error}); change it") from error
+        raise InputError(f"the pattern {pattern!r} is not a regular expression ({error}); correct it") from error
     matches = {path: (match, problem) for path, problem in _walk(source) if (match := expression.fullmatch(path))}
     subjects: dict[str, dict[str, Any]] = {}
     if subject_attribute is not None:

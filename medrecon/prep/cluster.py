@@ -36,14 +36,17 @@ def connected(address: str) -> Iterator[Any]:
     """
     try:
         from distributed import Client
+        from distributed import TimeoutError as LateError  # before Python 3.11 another one than the built-in
     except ImportError as error:
-        raise InputError("--dask needs dask.distributed; install it with: pip install distributed") from error
+        raise InputError(
+            "a dask scheduler (--dask) needs dask.distributed; install it with: pip install distributed"
+        ) from error
     with _silence():
         try:
             client = Client(address, timeout=15)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, LateError) as error:
             raise InputError(
-                f"{address}: no dask scheduler answers ({told(error)}); start one, or leave --dask out"
+                f"{address}: no dask scheduler answers ({told(error)}); start one, or leave the scheduler (--dask) out"
             ) from error
         try:
             yield client
@@ -74,6 +77,7 @@ def run(client: Any, tasks: Iterable[Task], timeout: float) -> Iterator[tuple[Ta
     Raises:
         InputError: if the scheduler stops answering, or has had no workers for half a minute.
     """
+    from distributed import TimeoutError as LateError
     from distributed import wait
 
     waiting = iter(tasks)
@@ -83,7 +87,7 @@ def run(client: Any, tasks: Iterable[Task], timeout: float) -> Iterator[tuple[Ta
         threads = _threads(client)
         idle = None if threads else idle or time.monotonic()
         if idle is not None and time.monotonic() - idle > 30:
-            raise InputError("the dask scheduler has no workers; start some, or leave --dask out")
+            raise InputError("the dask scheduler has no workers; start some, or leave the scheduler (--dask) out")
         while len(running) < threads and (task := next(waiting, None)) is not None:
             with _scheduler():
                 future = client.submit(_perform, *task[:3], timeout, pure=False)
@@ -93,7 +97,7 @@ def run(client: Any, tasks: Iterable[Task], timeout: float) -> Iterator[tuple[Ta
                 return
             time.sleep(0.5)
             continue
-        with suppress(TimeoutError), _scheduler():
+        with _scheduler(), suppress(LateError):
             wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
         for future in [future for future in running if future.done()]:
             yield running.pop(future), _answer(future)
@@ -108,7 +112,7 @@ def _threads(client: Any) -> int:  # noqa: ANN401
     if client.status != "running":
         raise InputError(_GONE.format("the connection is closed"))
     with _scheduler():
-        return sum(client.sync(client.scheduler.ncores, callback_timeout=15).values())
+        return sum(client.sync(client.scheduler.ncores, callback_timeout=60).values())
 
 
 def _answer(future: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -123,13 +127,9 @@ def _answer(future: Any) -> dict[str, Any]:  # noqa: ANN401
 
 @contextmanager
 def _scheduler() -> Iterator[None]:
-    """One sentence for whatever dask raises; ``TimeoutError`` of a wait passes."""
+    """One sentence for whatever dask raises: also a ``TimeoutError``, which is an ``OSError`` that others take for the disk's."""
     try:
         yield
-    except TimeoutError as error:
-        if type(error) is not TimeoutError:
-            raise InputError(_GONE.format(told(error))) from error
-        raise
     except Exception as error:
         raise InputError(_GONE.format(f"{type(error).__name__}: {told(error)}"[:160])) from error
     except BaseException as error:  # asyncio's CancelledError

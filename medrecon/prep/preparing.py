@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import functools
-import hashlib
 import json
 import logging
 import os
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,13 @@ import medrecon
 from medrecon.bundle import parsed
 from medrecon.data import decoding
 from medrecon.data.errors import InputError, told
+from medrecon.data.files import sha256
 from medrecon.prep.cases import Case, stamp_of
 from medrecon.prep.people import without_names
 from medrecon.prep.recipes import parser_of
 from medrecon.prep.shards import stage, staged_path
 
 __all__ = ["digest", "made", "prepare_case", "transform_of", "unwritable"]
-
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOENT}
 
 
 def made(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
@@ -57,12 +54,19 @@ def transform_of(recipe: str, source: str, seed: int) -> tuple[Callable, dict[st
     return transform, held["write"], held.get("optional") or {}, held.get("compression")
 
 
-def sentence(error: BaseException) -> str:
-    """Our errors as they are, freed from MONAI's wrapping; of others the innermost, with its kind."""
+def sentence(error: BaseException, plain: Callable[[str], str]) -> str:
+    """Our errors as they are, freed from MONAI's wrapping; of others the innermost, with its kind.
+
+    Args:
+        error: of a reader or a transform.
+        plain: takes names out of a foreign error's text, before that is cut: half a name is found by nobody.
+    """
     cause: BaseException = error
     while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__) is not None:
         cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    return str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(cause)}"
+    return (
+        str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(plain(str(cause)) or cause)}"
+    )
 
 
 def prepare_case(work: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +82,7 @@ def prepare_case(work: Mapping[str, Any]) -> dict[str, Any]:
     """
     decoding.SECONDS = work["seconds"]  # so that a decoder that hangs costs its file, not the case
     case = Case(work["case"], work["subject"], work["inputs"], pseudonyms=work["pseudonyms"])
+    plain = functools.partial(without_names, source=Path(work["source"]), pseudonyms=case.pseudonyms, keep=case.inputs)
     brief = {key: work[key] for key in ("case", "subject", "split")}
     row: dict[str, Any] = {**brief, "source": case.shown}
     logged = _Kept()
@@ -86,23 +91,21 @@ def prepare_case(work: Mapping[str, Any]) -> dict[str, Any]:
     try:
         arrays, compression = _arrays(case, Path(work["source"]), work["recipe"], work["seed"], row)
     except Exception as error:  # whatever it is, the next case goes on
-        return brief | {"error": sentence(error)}
+        return brief | {"error": sentence(error, plain)}
     finally:
         logger.removeHandler(logged)
     try:
         stage(staged_path(Path(work["destination"]), case.name), arrays, row, compression)
     except Exception as error:
         reason = unwritable(error)
-        return brief | (
-            {"error": _plain(sentence(error), case, work["source"])} if reason is None else {"stop": reason}
-        )
+        return brief | ({"error": sentence(error, plain)} if reason is None else {"stop": reason})
     return brief | {"logged": sorted(set(logged.texts))}
 
 
 def digest(paths: list[str]) -> dict[str, Any]:
     """SHA-256 of files, one after another."""
     try:
-        return {"sha256": _checksum([Path(path) for path in paths])}
+        return {"sha256": sha256(*map(Path, paths))}
     except OSError as error:
         return {"error": error.strerror or told(error)}
 
@@ -119,13 +122,13 @@ class _Kept(logging.Handler):
 
 
 def unwritable(error: BaseException) -> str | None:
-    """What the system says if nothing can be written, e.g. on a full disk; ``None`` if the case itself is at fault."""
+    """What the system says of an error in writing, e.g. on a full disk; ``None`` if the case itself is at fault."""
     cause: BaseException | None = error
     while cause is not None:
         number = getattr(cause, "errno", None)
         if number is None and (found := re.search(r"errno = (\d+)", str(cause))):  # of HDF5
             number = int(found[1])
-        if number in _DISK:
+        if number is not None:
             return os.strerror(number)
         cause = cause.__cause__ or cause.__context__
     return None
@@ -133,15 +136,6 @@ def unwritable(error: BaseException) -> str | None:
 
 def _plain(text: str, case: Case, source: str | Path) -> str:
     return without_names(text, Path(source), case.pseudonyms, case.inputs)
-
-
-def _checksum(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _arrays(
@@ -152,7 +146,7 @@ def _arrays(
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: is gone, or no file any more; run again when it is back")
-    row |= {"stamp": stamp_of(paths), "sha256": _checksum(paths)}
+    row |= {"stamp": stamp_of(paths), "sha256": sha256(*paths)}
     transform, write, optional, compression = transform_of(recipe, str(source), seed)
     if isinstance(transform, Randomizable):
         transform.set_random_state(zlib.crc32(f"{seed}:{case.name}".encode("utf-8", "surrogateescape")))
@@ -171,8 +165,8 @@ def _arrays(
     write = write | {name: key for name, key in optional.items() if key in out}
     arrays = {name: _array(out[key]) for name, key in write.items()}
     row["arrays"] = {name: _about(out[key], arrays[name], case, source) for name, key in write.items()}
-    notes = [str(w.message).split("\n")[0][:200] for w in heard if issubclass(w.category, UserWarning)]
-    notes = [_plain(text, case, source) for text in notes]
+    notes = [_plain(str(w.message), case, source) for w in heard if issubclass(w.category, UserWarning)]
+    notes = [text.split("\n")[0][:200] for text in notes]
     if any(about.get("affine_known") is False for about in row["arrays"].values()):
         notes.append("orientation unknown")
     notes += [text for about in row["arrays"].values() for text in about.get("meta", {}).get("warnings", [])]

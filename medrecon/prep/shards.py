@@ -32,6 +32,8 @@ __all__ = ["LoadPreparedd", "check_staged", "pack", "prepared", "read_rows", "st
 
 _SHARD = re.compile(r"(?:train|val|test)-\d{5,}\.h5")
 _STAGED = re.compile(r"[0-9a-f]{32}\.h5")
+_KEYS = {"case", "subject", "split", "arrays", "shard"}
+"""What every row of a manifest has."""
 
 
 class _DamagedError(ValueError):
@@ -244,9 +246,11 @@ def prepared(destination: str | Path, split: str | None = None) -> list[dict[str
     path = destination / "manifest.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if not all(isinstance(row, dict) and row.keys() >= _KEYS for row in rows):
+            raise ValueError("a row that is not of a case")
     except OSError as error:
         raise InputError(f"{path}: no manifest; run 'medrecon prep' first, to its end") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged manifest ({error}); run 'medrecon prep' again") from error
     rows = [row for row in rows if split is None or row["split"] == split]
     if not rows:
@@ -283,12 +287,18 @@ class LoadPreparedd(MapTransform):
                 group = file.get(group_of(data["case"]))
                 if not isinstance(group, h5py.Group):
                     raise _DamagedError(f"case {data['case']} is missing")
+                written = _row(group)["arrays"]
                 for key in self.keys:
                     if key not in data["arrays"]:
                         if self.allow_missing_keys:
                             continue
                         raise InputError(f"{data['case']}: holds no {key!r}; it holds {', '.join(data['arrays'])}")
                     about = data["arrays"][key]
+                    if json.dumps(about) != json.dumps(written.get(key)):
+                        raise InputError(
+                            f"{path}: describes {key!r} of {data['case']} otherwise than the manifest; run 'medrecon prep' "
+                            "again, which writes the manifest from the shards"
+                        )
                     out[key] = _tensor(_array(group, str(key), about.get("sha256")), about, data["case"])
         except InputError:
             raise

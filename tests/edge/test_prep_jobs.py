@@ -1,5 +1,6 @@
 """Long jobs: no file stops them, nobody is named in what they write, and what was interrupted goes on."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+from medrecon import workers
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.prep import LoadPreparedd, cases, dicom_series, files, load_recipe, prepare, prepared
@@ -117,6 +119,42 @@ def test_what_an_earlier_task_did_to_its_child_is_not_held_against_the_next():
     with Pool(1, timeout=30) as pool:
         (_, answer) = (answer for _, answer in pool.run([Task(f"{HERE}:poison", {}), Task(f"{HERE}:slow", {})]))
     assert answer == {"fine": True}
+
+
+def garbled():
+    """A reader that writes where it should not."""
+    for descriptor in range(3, 40):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"garbled\n")
+    return {}
+
+
+def test_an_answer_that_is_none_costs_its_task_alone():
+    with Pool(1, timeout=30) as pool:
+        for call, wanted in (("garbled", {"lost": "crashed (its answer is garbled)"}), ("slow", {"fine": True})):
+            (_, answer), *_ = pool.run([Task(f"{HERE}:{call}", {})])
+            assert answer == wanted
+
+
+def test_the_server_takes_no_module_from_the_current_folder(tmp_path, monkeypatch):
+    """Such as ``json.py``, planted in a data set."""
+    for name in ("json", "socket", "os", "types"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    package = tmp_path / "package" / "medrecon"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "workers.py").write_text(
+        "import json, os, socket, sys\n"
+        "def serve(descriptor):\n"
+        "    socket.socket(fileno=descriptor).sendall(b'%d\\n' % (sys.path[-1] == 'last'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(package.parent), *filter(None, sys.path), "last"])
+    server = workers._Server(False)
+    try:
+        assert server.ask({}) == 1
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -286,6 +324,10 @@ def test_no_disk_space_in_any_phase(tmp_path, monkeypatch):
         assert not out.exists() if phase == "write_lines" else True
         assert prepare(source, out, load_recipe("kspace")).kept == (3 if phase == "pack" else 0)
         assert len(rows(out)) == 3
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / ".staged").touch()  # whatever the system says, no case is at fault
+    with pytest.raises(InputError, match=r"taken: cannot be written \(File exists\)"):
+        prepare(source, tmp_path / "taken", load_recipe("kspace"))
 
 
 def test_files_that_change_or_vanish_while_they_are_read(tmp_path):
@@ -389,7 +431,7 @@ def test_unreadable_files_without_suffix_are_not_passed_over_in_silence(tmp_path
 
 # People
 
-SECRETS = (b"Doe", b"Jane", b"4711", b"19700101", b"20200102", b"Mueller", b"HANS", b"Who^", b"1.2.3.4.5.6.7")
+SECRETS = (b"Doe", b"Jane", b"ID-4711", b"19700101", b"20200102", b"Mueller", b"HANS", b"Who^", b"1.2.3.4.5.6.7")
 
 
 def patients(folder):
@@ -413,7 +455,7 @@ def test_nobody_is_named(tmp_path, settings_folder, capsys):
     for secret in SECRETS:
         assert secret not in held, secret
     assert str(source).encode() not in held
-    for secret in ("4711", "Doe^Jane", "1.2.3.4.5.6.7"):  # values from headers; the owner sees paths
+    for secret in ("ID-4711", "Doe^Jane", "1.2.3.4.5.6.7"):  # values from headers; the owner sees paths
         assert secret not in printed.err + printed.out
     assert "Mueller_HANS_19700101/cut/Doe_3.dcm: damaged DICOM file" in printed.err
     # The owner finds the files.
@@ -439,7 +481,7 @@ def test_pseudonyms_need_the_key(tmp_path, monkeypatch):
     assert a["split"] == c["split"]  # by the patient, not by the key
     assert not {str(v) for v in a["source"]["image"]} & {str(v) for v in c["source"]["image"]}
     for wrong in (tmp_path / "two.key", tmp_path / "new.key"):
-        with pytest.raises(InputError, match=r"prepared with another key than .*; give its file with --key"):
+        with pytest.raises(InputError, match=r"prepared with another key than .*; give that key file .--key."):
             prepare(source, tmp_path / "a", recipe, key=wrong)
     assert not (tmp_path / "new.key").exists()
     shutil.move(tmp_path / "a", tmp_path / "moved")
@@ -496,6 +538,43 @@ def test_files_that_are_called_after_patients(tmp_path):
     assert [c.split_by for c in files(tmp_path / "in", r".*s0\.npz", pseudonyms=True)] == ["Doe_Jane/s0.npz"]
 
 
+def test_a_name_is_taken_out_before_a_text_is_cut(tmp_path):
+    """An error or a warning of a library with a path that is longer than what is kept of it."""
+    scans(tmp_path / "in" / ("x" * 90) / "Doe  Jane" / ("Doe" * 30), 1)
+    code = "__import__('warnings').warn(f'look at {p}'), 0"
+    recipe = {**recipe_of(code), "cases": {**load_recipe("kspace")["cases"], "pseudonyms": True}}
+    assert prepare(tmp_path / "in", tmp_path / "out", recipe).made == 1
+    assert b"look at" in everything(tmp_path / "out")
+    assert b"Doe" not in everything(tmp_path / "out")
+    recipe = {**recipe, **recipe_of("open(p + ', which is not there')"), "cases": recipe["cases"]}
+    (row,) = prepare(tmp_path / "in", tmp_path / "out2", recipe).failed
+    assert "FileNotFoundError" in row["error"]
+    assert b"Doe" not in everything(tmp_path / "out2")
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over_and_a_key_that_cannot_be_made_says_so(
+    tmp_path, monkeypatch, caplog
+):
+    source = scans(tmp_path / "in", 2)
+    (source / "lost+found").mkdir()
+    number, scandir = [13], os.scandir
+
+    def refusing(path):
+        if str(path).endswith("lost+found"):
+            raise OSError(number[0], os.strerror(number[0]), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert len(files(source, r".*\.npz")) == 2
+    assert "lost+found: this folder may not be read (Permission denied)" in caplog.text
+    number[0] = 5  # perhaps only now: cases would be incomplete
+    with pytest.raises(InputError, match=r"lost\+found: cannot be read \(Input/output error\)"):
+        files(source, r".*\.npz")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/key: of the key of pseudonyms, .*; give --key FILE"):
+        Key(tmp_path / "file" / "key").pseudonym("file", "a")
+
+
 def test_texts_without_names():
     pseudonyms = {"Doe Jane/19700101/1.dcm": "0f"}
     source = Path("/data/src")
@@ -517,6 +596,30 @@ def test_texts_without_names():
 
 
 # A cluster that dies
+
+
+def test_a_scheduler_that_does_not_answer_in_time_is_not_taken_for_a_full_disk(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    from medrecon.prep import cluster
+
+    class Client:
+        status, scheduler, answers = "running", type("", (), {"ncores": None}), [1, 1, None]
+
+        def sync(self, *_, **__):
+            if (threads := self.answers.pop(0)) is None:
+                raise distributed.TimeoutError
+            return {"worker": threads}
+
+        def submit(self, *_, **__):
+            return type("", (), {"done": lambda _: False})()
+
+    def wait(*_, **__):
+        raise distributed.TimeoutError  # every second, while nothing is done
+
+    monkeypatch.setattr(distributed, "wait", wait)
+    with pytest.raises(InputError, match=r"the dask scheduler stopped answering \(TimeoutError: TimeoutError\)"):
+        list(cluster.run(Client(), [Task("os:abort", {})], 1.0))
+    assert not Client.answers
 
 
 @pytest.mark.slow

@@ -83,6 +83,18 @@ def test_arrays_of_another_case_or_shape_are_noticed(tmp_path):
         LoadPreparedd("image")(items[1])
 
 
+def test_a_manifest_that_is_not_of_its_shards_is_noticed(tmp_path):
+    item, other, _ = prepared(packed(tmp_path))
+    about = {**item["arrays"]["image"], "affine_known": True, "affine": np.eye(4).tolist()}
+    for arrays in ({**item["arrays"], "image": about}, other["arrays"]):
+        with pytest.raises(InputError, match=r"describes 'image' of a/1\.npz otherwise than the manifest"):
+            LoadPreparedd("image")({**item, "arrays": arrays})
+    for line in ("[]", "{}", "3", '{"case": "a", "split": "train"}', "[" * 100_000):
+        (tmp_path / "manifest.jsonl").write_text(f"{line}\n")
+        with pytest.raises(InputError, match="damaged manifest"):
+            prepared(tmp_path)
+
+
 def test_a_changed_row_is_noticed(tmp_path):
     packed(tmp_path)
     path = tmp_path / "shards" / "train-00001.h5"
