@@ -149,8 +149,11 @@ def write_sources(key: Key, identity: str, sources: Mapping[str, Mapping[str, An
     return path
 
 
-_HELD = re.compile(r" \(it holds .*\)")
-"""Names of arrays and groups in a file, which anybody may have chosen."""
+_HELD = (
+    (re.compile(r" \(it (?:holds|has no '\w+', but) .*\)"), ""),
+    (re.compile(r"; if '.*' is (.*), rename it to '(\w+)'"), r"; rename what is \1 to '\2'"),
+)
+"""Names of arrays and groups in a file, which anybody may have chosen; see :func:`medrecon.data.contents.lacking`."""
 _VALUES = (
     (re.compile(r"(['\"])(?:(?!\1).)*\1"), "..."),  # what a library quotes of a header
     (re.compile(r"\b((?:Acquisition|Content|Study|Series)(?:Date|Time)+)(?: \([^)]*\)|=\S+)"), r"\1"),
@@ -173,7 +176,8 @@ def without_names(
         shown: for the owner's terminal: names of files stay, relative to ``source``, and nothing quoted from headers.
     """
     if not shown:
-        text = _HELD.sub("", text)
+        for pattern, replacement in _HELD:
+            text = pattern.sub(replacement, text)
     if not pseudonyms:
         return text.replace(f"{source}{os.sep}", "")
     names: dict[str, str] = {str(source): "the source"}

@@ -728,6 +728,8 @@ def test_dicom_that_ends_within_a_sequence_is_damaged(tmp_path):
 def test_names_of_arrays_stay_out_of_what_prep_writes(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     np.savez(tmp_path / "in" / "a.npz", Meier=np.ones(3))
+    np.savez(tmp_path / "in" / "c.npz", Meier=np.ones((2, 8, 8), complex))
+    np.savez(tmp_path / "in" / "d.npz", Meier=np.ones(3), sino=np.ones((9, 9)), theta=np.ones(9))
     np.savez(tmp_path / "in" / "b.npz", kspace=np.ones((2, 8, 8), complex))
     code = main(
         [
@@ -744,7 +746,7 @@ def test_names_of_arrays_stay_out_of_what_prep_writes(tmp_path, capsys):
     assert code == 1
     assert "Meier" in capsys.readouterr().err  # for the owner
     said = (tmp_path / "out" / "failed.jsonl").read_text()
-    assert "a.npz: no array 'kspace'; name it 'kspace'" in said
+    assert len(said.splitlines()) == 3
     assert all(b"Meier" not in p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
 
 
