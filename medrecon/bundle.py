@@ -17,7 +17,7 @@ import yaml
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from medrecon.data.errors import DAMAGE, InputError, told
+from medrecon.data.errors import DAMAGE, InputError, advised, told
 from medrecon.data.files import write_whole
 
 __all__ = [
@@ -217,7 +217,9 @@ def load_weights(network: nn.Module, root: str | Path) -> nn.Module:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); {advised(error, 'copy it again')}"
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise InputError(

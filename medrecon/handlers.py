@@ -145,11 +145,15 @@ def start_from(network: nn.Module, path: str | Path | None) -> nn.Module:
         state = state.get("average", state)
         state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, EOFError) as error:
-        raise InputError(f"{path}: holds no weights to start from ({error})") from error
+        raise InputError(
+            f"{path}: holds no weights to start from ({error}); give a state dict or a checkpoint"
+        ) from error
     own = network.state_dict()
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     if not fitting:
-        raise InputError(f"{path}: none of its weights fits the network; check network_def, or start from nothing")
+        raise InputError(
+            f"{path}: none of its weights fits the network; correct network_def, or leave these weights out"
+        )
     logging.getLogger(__name__).info("%s: %d of %d weights taken", path, len(fitting), len(own))
     network.load_state_dict({**own, **fitting})
     return network

@@ -269,7 +269,7 @@ class SliceInferer(Inferer):
             near = get_close_matches(str(condition), known, n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             held = ", ".join(known) or "none"
-            raise InputError(f"this prior knows the conditions {held}; got {_short(condition)}{hint}")
+            raise InputError(f"this prior takes the conditions {held}; got {_short(condition)}{hint}")
         self.condition = condition or None
         self.guidance = guidance
         self.label = list(labels).index(condition) if condition else None
@@ -456,8 +456,9 @@ class PosteriorInferer(SliceInferer):
         texts = []
         if not compared and believed > 0 and std > 3 * believed:
             texts.append(
-                f"the noise level {std:.3g} is {std / believed:.3g} times what the outermost k-space shows ({believed:.3g}), "
-                "so the image may be too smooth; check the noise level"
+                f"the noise level {std:.3g} is {std / believed:.3g} times what the outermost k-space shows ({believed:.3g}), so "
+                f"{'the image may be too smooth' if self.solver.requires.prior else 'residual_over_noise is too small'}; check "
+                "the noise level"
             )
         # On real heads at accelerations of 4 to 8 it was below 0.13, or 0.2 where nothing is fitted; with empty maps it is 0.9.
         limit = 0.5 if isinstance(self.solver, ZeroFilled) else 0.15

@@ -145,7 +145,7 @@ def _device(name: str) -> torch.device:
     if not isinstance(name, str) or (name not in ("auto", "cpu") and not name.startswith("cuda")):
         raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("no CUDA device is available; choose --device cpu")
+        raise InputError("no CUDA device is available; choose the device cpu")
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.empty(1, device=device)
@@ -214,7 +214,7 @@ def reconstruct(
     if not np.isfinite(kspace).all():
         raise InputError(f"{name}: k-space holds NaN or Inf; export the data again")
     if not kspace.any():
-        raise InputError(f"{name}: k-space is all zeros; there is nothing to reconstruct")
+        raise InputError(f"{name}: k-space is all zeros; give other data")
     mask = sampling_mask(kspace, mask, name, alike=False)
     kspace = np.ascontiguousarray(kspace * mask)
     if noise_std is not None:
@@ -239,7 +239,7 @@ def reconstruct(
         values |= {"start": start, "start_sigma": start_sigma}
     config = load_config(root, **values)
     if guidance != 1 and not condition:
-        raise InputError("guidance says how much a condition counts; give a condition as well")
+        raise InputError("guidance weighs a condition; give a condition as well")
     if condition:
         if "condition" not in config:
             raise InputError(f"the prior of bundle {root.name} takes no condition; leave it out")
@@ -289,7 +289,9 @@ def reconstruct(
     images = out.as_tensor()[0]
     image, several = magnitudes(images)
     if not np.isfinite(image).all():
-        raise InputError(f"{name}: the reconstruction diverged; choose smaller steps (--set) or another solver")
+        raise InputError(
+            f"{name}: the reconstruction diverged (NaN or Inf); change the settings of solver {solver!r}, or choose another"
+        )
     record = finish_record(
         json.loads(out.meta["record"]), root, mask, noise_source=noise_source, maps_source=estimated.source
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from medrecon import __version__
 from medrecon.cli import demo, evaluate, info, prep, recon, solvers, undersample
 from medrecon.cli.streams import lasting
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, advised, told
 
 __all__ = ["main"]
 
@@ -46,16 +45,8 @@ def _sentence(error: OSError | MemoryError) -> str:
     """What the system refused, with the file where it names one, and what to do where that is clear."""
     if isinstance(error, MemoryError):
         return f"out of memory ({error}); reconstruct fewer slices or samples at a time"
-    advice = {
-        errno.ENOSPC: "free space, or write to another disk",
-        errno.EDQUOT: "free space, or write to another disk",
-        errno.EACCES: "check its permissions",
-        errno.EPERM: "check its permissions",
-        errno.EROFS: "write to another folder",
-        errno.ENOENT: "check the path",
-        errno.ENAMETOOLONG: "give a shorter name",
-    }.get(error.errno or 0)
     where = f"{error.filename}: " if error.filename else ""
+    advice = advised(error, "")
     return f"{where}{told(error.strerror or error)}{f'; {advice}' if advice else ''}"
 
 

@@ -43,7 +43,7 @@ def _magnitude(path: str):  # noqa: ANN202 - numpy is imported inside
     image = _image(path)
     image = np.abs(image) if np.iscomplexobj(image) else image
     if (image < 0).any():
-        raise InputError(f"{path}: holds negative numbers, so it is no magnitude image; give the magnitude")
+        raise InputError(f"{path}: holds negative numbers, so it is not a magnitude image; give the magnitude")
     return image.astype(np.float32)
 
 
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     from medrecon.data.errors import InputError, warn
     from medrecon.data.espirit import combined_reference
     from medrecon.data.files import not_described
-    from medrecon.data.kspace import load_kspace, undersampled
+    from medrecon.data.kspace import load_kspace, one_sided, undersampled
 
     image = _magnitude(arguments.reconstruction)
     where = Path(arguments.reconstruction)
@@ -69,7 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
     for text in full.warnings:
         warn(text)
     if undersampled(full.kspace, full.mask):
-        raise InputError(f"{full.path}: is undersampled itself; a reference must be fully sampled")
+        raise InputError(f"{full.path}: is undersampled itself; give a fully sampled reference")
+    for text in one_sided(full.kspace, full.mask, str(full.path)):
+        warn(text)
     slices, _, y, x = full.kspace.shape
     if image.shape != (slices, y, x):
         raise InputError(

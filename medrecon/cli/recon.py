@@ -113,7 +113,9 @@ def _place(
     affine, headers, doubts, other = data.affine, (), (), ""
     shape = (len(data.kspace), *data.kspace.shape[2:])
     if arguments.deidentify and arguments.format != "dicom":
-        raise InputError("--deidentify is for --format dicom; other formats hold nothing of the patient")
+        raise InputError(
+            "--deidentify is for --format dicom, since other formats hold nothing of the patient; leave it out"
+        )
     if arguments.like_select and not arguments.like:
         raise InputError("--like-select selects from --like; give --like as well")
     if arguments.like:
@@ -142,7 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
     from medrecon.data.coils import compress_coils, noise_covariance, prewhiten
     from medrecon.data.errors import InputError, warn
     from medrecon.data.files import check_writable
-    from medrecon.data.kspace import common_mask, load_array, load_kspace, sampling_mask
+    from medrecon.data.kspace import common_mask, load_array, load_kspace, rounding, sampling_mask
     from medrecon.data.noise import noise_level
     from medrecon.writers import output_paths, write_reconstruction
 
@@ -152,6 +154,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.maps and (arguments.whiten or arguments.compress):
         raise InputError("--maps belong to the coils as they were measured; leave out --whiten and --compress")
     data = load_kspace(arguments.input, dict(arguments.select))
+    stored = load_array(arguments.mask, "mask") if arguments.mask else None
+    if stored is not None:  # which is what the warning of rounding asks for
+        asked = rounding(data.path, data.kspace)
+        data = replace(data, warnings=tuple(text for text in data.warnings if text not in asked))
     for text in data.warnings:
         warn(text)
     affine, headers, doubts = _place(arguments, data)
@@ -169,22 +175,25 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable(paths, arguments.overwrite, Path(arguments.output))
     # Before coils are mixed, which hides what one of them lacks.
     measured = data.mask
-    if arguments.mask:
-        stored = load_array(arguments.mask, "mask")
+    if stored is not None:
         measured = sampling_mask(data.kspace, stored, str(data.path), arguments.mask, alike=False)
+        left = rounding(data.path, data.kspace * measured)
+        data = replace(data, warnings=data.warnings + left)
+        for text in left:
+            warn(text)
     mask = common_mask(data.kspace[arguments.slices], measured, str(data.path))
     more: dict[str, object] = {}
     given = "given"
     if arguments.whiten:
         if data.noise is None:
-            raise InputError(f"{data.path}: holds no usable noise scan, which --whiten needs; leave it out")
+            raise InputError(f"{data.path}: holds no usable noise scan, which --whiten needs; leave --whiten out")
         white, std = prewhiten(data.kspace, noise_covariance(data.noise, str(data.path)), str(data.path))
         data = replace(data, kspace=white, noise=None)
         more["whitened"] = True
         if arguments.noise_std is None:
             arguments.noise_std, given = std, "noise scan"
     if arguments.compress is not None:
-        fewer, share = compress_coils(data.kspace, mask, arguments.compress)
+        fewer, share = compress_coils(data.kspace, mask, arguments.compress, name=str(data.path))
         data = replace(data, kspace=fewer, noise=None)
         more |= {"virtual_coils": fewer.shape[1], "coil_energy": round(share, 6)}
     maps = load_array(arguments.maps, "maps") if arguments.maps else None

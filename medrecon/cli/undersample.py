@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from medrecon.data.errors import InputError, warn
     from medrecon.data.files import check_writable
-    from medrecon.data.kspace import load_kspace, save_fastmri, undersampled
+    from medrecon.data.kspace import load_kspace, one_sided, save_fastmri, undersampled
     from medrecon.data.masks import achieved_acceleration, undersampling_mask
 
     output = Path(arguments.output)
@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
             f"{full.path}: is undersampled already (acceleration {achieved_acceleration(full.mask):.2f}); "
             "give fully sampled data"
         )
+    for text in one_sided(full.kspace, full.mask, str(full.path)):
+        warn(text)
     mask = np.logical_and(mask, full.mask)  # zero padding is not sampled
     attributes = {**full.attributes, "mask_kind": arguments.kind, "mask_seed": arguments.seed}
     save_fastmri(

@@ -42,13 +42,13 @@ def _array(file: BinaryIO, stored: int, kinds: str = "biufc") -> np.ndarray:
         raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
     shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     if dtype.kind not in kinds or not dtype.itemsize or dtype.subdtype is not None:
-        what = "Python objects, which are never loaded" if dtype.hasobject else f"{dtype} values"
-        raise _NotNumbersError(f"holds {what}, which are no numbers; save an array of numbers")
+        what = "Python objects, which are never loaded" if dtype.hasobject else f"{dtype} values, not numbers"
+        raise _NotNumbersError(f"holds {what}; save an array of numbers")
     if any(n < 0 for n in shape) or len(shape) > 32:
         raise ValueError(f"its shape {shape} is impossible")
     size = math.prod(shape) * dtype.itemsize
     if size > stored - file.tell():
-        raise ValueError(f"its header announces {size} bytes of shape {shape}, but fewer are stored")
+        raise ValueError(f"its header says {size} bytes of shape {shape}, but fewer are stored")
     data = bytearray(size)
     view, held = memoryview(data), 0
     while held < size:
@@ -155,7 +155,7 @@ def _values(kind: int, content: memoryview, order: str, n: int, dtype: str) -> n
         raise ValueError(f"numbers of type {kind} are not known")
     stored = np.dtype(order + _STORED[kind])
     if len(content) != n * stored.itemsize:
-        raise ValueError(f"it announces {n} numbers, but {len(content) // stored.itemsize} are stored")
+        raise ValueError(f"it says {n} numbers, but {len(content) // stored.itemsize} are stored")
     return np.frombuffer(content, stored).astype(dtype)
 
 

@@ -58,11 +58,11 @@ def noise_covariance(scan: np.ndarray, name: str = "k-space") -> np.ndarray:
     if scan.ndim and flat.shape[1] <= len(flat):
         raise InputError(
             f"{name}: a noise scan of {flat.shape[1]} samples is too short for the covariance of {len(flat)} coils; "
-            "do without whitening"
+            "leave whitening out"
         )
     fault = scan_fault(scan, len(flat))
     if fault:
-        raise InputError(f"{name}: the noise scan {fault}, so its covariance is unknown; do without whitening")
+        raise InputError(f"{name}: the noise scan {fault}, so its covariance is unknown; leave whitening out")
     flat = flat.astype(np.complex128)
     flat = flat - flat.mean(axis=1, keepdims=True)
     return flat @ flat.conj().T / (flat.shape[1] - 1)
@@ -78,8 +78,8 @@ def _factor(covariance: np.ndarray, name: str) -> np.ndarray:
     except np.linalg.LinAlgError:
         pass
     raise InputError(
-        f"{name}: the noise covariance is not positive definite; some coils are copies or mixtures of others, so do without "
-        "whitening"
+        f"{name}: the noise covariance is not positive definite; some coils are copies or mixtures of others, so leave "
+        "whitening out"
     )
 
 
@@ -115,7 +115,7 @@ def prewhiten(kspace: np.ndarray, covariance: np.ndarray, name: str = "k-space")
     if len(silent) or not noisy.any():
         raise InputError(
             f"{name}: the noise covariance is not positive definite: coil {', '.join(map(str, silent)) or 0} has no noise; "
-            "do without whitening"
+            "leave whitening out"
         )
     factor = _factor(covariance[np.ix_(noisy, noisy)], name)
     size = float(np.sqrt(variance[noisy].mean()))
@@ -127,7 +127,7 @@ def prewhiten(kspace: np.ndarray, covariance: np.ndarray, name: str = "k-space")
 
 
 def compress_coils(
-    kspace: np.ndarray, mask: np.ndarray, n: int, method: Compression = "svd"
+    kspace: np.ndarray, mask: np.ndarray, n: int, method: Compression = "svd", name: str = "k-space"
 ) -> tuple[np.ndarray, float]:
     """Fewer virtual coils that hold most of the signal; noise that was white stays white and as strong.
 
@@ -139,6 +139,7 @@ def compress_coils(
         mask: ``(x,)`` or ``(y, x)``; its fully sampled centre tells the mixture.
         n: number of virtual coils; as many or more than there are change nothing.
         method: see above.
+        name: of the data, in errors.
 
     Returns:
         k-space ``(slices, n, y, x)`` and the share of the energy of the centre that it holds.
@@ -149,23 +150,27 @@ def compress_coils(
     Reference: Buehrer et al., MRM 57 (2007); Huang et al., MRI 26 (2008); Zhang et al., MRM 69 (2013) (geometric).
     """
     if n < 1:
-        raise InputError(f"coils can be compressed to one or more; got {n}")
+        raise InputError(f"coils can be compressed to 1 or more virtual ones; got {n}")
     if method not in get_args(Compression):
         raise InputError(f"unknown compression {method!r}; choose one of {', '.join(get_args(Compression))}")
     coils = kspace.shape[1]
     if n >= coils:
         return kspace, 1.0
     unit = magnitude_unit(kspace)
-    mixed, share = _compressed(kspace * (1 / unit), np.broadcast_to(mask, kspace.shape[-2:]), n, method)
+    mixed, share = _compressed(kspace * (1 / unit), np.broadcast_to(mask, kspace.shape[-2:]), n, method, name)
     return (mixed * unit).astype(kspace.dtype), share
 
 
-def _compressed(kspace: np.ndarray, whole: np.ndarray, n: int, method: Compression) -> tuple[np.ndarray, float]:
+def _compressed(
+    kspace: np.ndarray, whole: np.ndarray, n: int, method: Compression, name: str
+) -> tuple[np.ndarray, float]:
     coils = kspace.shape[1]
     rows, columns = acs_block(whole)
     signal = kspace.any(axis=(1, 2, 3))  # empty slices would change the rounding
     if not kspace[signal][..., rows, columns].any():
-        raise InputError("coil compression needs a fully sampled centre of k-space, and there is none; do without it")
+        raise InputError(
+            f"{name}: has no fully sampled centre, which coil compression needs; leave the compression out"
+        )
     if method == "svd":
         centre = kspace[signal][..., rows, columns]
         matrix = np.moveaxis(centre, 1, 0).reshape(coils, -1)
@@ -173,7 +178,9 @@ def _compressed(kspace: np.ndarray, whole: np.ndarray, n: int, method: Compressi
         mixed = np.einsum("nc,scyx->snyx", vectors[:, ::-1][:, :n].conj().T, kspace)
         return mixed.astype(kspace.dtype), float(values[-n:].sum() / values.sum())
     if (whole.any(axis=0) != whole.all(axis=0)).any():
-        raise InputError("geometric coil compression needs whole rows (a readout) at every sampled column; choose svd")
+        raise InputError(
+            f"{name}: its rows (the readout) were not sampled whole, which geometric coil compression needs; choose svd"
+        )
     hybrid = from_kspace(kspace, (-2,))
     # (y, coils, slices * columns of the centre)
     local = np.moveaxis(hybrid[signal][..., columns], (2, 1), (0, 1)).reshape(kspace.shape[2], coils, -1)
@@ -186,7 +193,9 @@ def _compressed(kspace: np.ndarray, whole: np.ndarray, n: int, method: Compressi
     return to_kspace(mixed, (-2,)).astype(kspace.dtype), float(values[:, -n:].sum() / values.sum())
 
 
-def crop_field_of_view(kspace: np.ndarray, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def crop_field_of_view(
+    kspace: np.ndarray, mask: np.ndarray, shape: tuple[int, int], name: str = "k-space"
+) -> np.ndarray:
     """K-space of the middle ``shape`` ``(y, x)`` of the image, ``(slices, coils, *shape)``; pixels keep their size.
 
     Raises:
@@ -196,13 +205,15 @@ def crop_field_of_view(kspace: np.ndarray, mask: np.ndarray, shape: tuple[int, i
     for axis, (n, kept) in enumerate(zip(kspace.shape[-2:], shape, strict=True)):
         if not 1 <= kept <= n:
             raise InputError(
-                f"a field of view of {kspace.shape[-2]} x {kspace.shape[-1]} cannot be cropped to {shape[0]} x {shape[1]}"
+                f"{name}: its field of view of {kspace.shape[-2]} x {kspace.shape[-1]} pixels cannot be cropped to {shape[0]} x "
+                f"{shape[1]}; give a smaller one"
             )
         if kept == n:
             continue
         if (whole.any(axis=axis) != whole.all(axis=axis)).any():
             raise InputError(
-                f"{('rows', 'columns')[axis]} were not sampled whole, so the field of view cannot be cropped along them"
+                f"{name}: its {('rows', 'columns')[axis]} were not sampled whole, so the field of view cannot be cropped along "
+                "them; crop the image instead"
             )
         first = n // 2 - kept // 2
         image = from_kspace(kspace, (axis - 2,)).take(range(first, first + kept), axis=axis - 2)
@@ -211,7 +222,7 @@ def crop_field_of_view(kspace: np.ndarray, mask: np.ndarray, shape: tuple[int, i
     return kspace
 
 
-def remove_oversampling(kspace: np.ndarray, mask: np.ndarray, factor: float = 2.0) -> np.ndarray:
+def remove_oversampling(kspace: np.ndarray, mask: np.ndarray, factor: float = 2.0, name: str = "k-space") -> np.ndarray:
     """Keep the middle of the readout (rows), ``(slices, coils, y / factor, x)``: the outer part holds nothing but noise.
 
     Raises:
@@ -220,8 +231,10 @@ def remove_oversampling(kspace: np.ndarray, mask: np.ndarray, factor: float = 2.
     rows = kspace.shape[-2]
     kept = round(rows / factor)
     if factor < 1 or kept < 1 or abs(kept * factor - rows) > 1e-6 * rows:
-        raise InputError(f"{rows} rows do not divide by an oversampling of {factor:g}")
-    return crop_field_of_view(kspace, mask, (kept, kspace.shape[-1]))
+        raise InputError(
+            f"{name}: its {rows} rows are no multiple of an oversampling of {factor:g}; give the factor of the scan"
+        )
+    return crop_field_of_view(kspace, mask, (kept, kspace.shape[-1]), name)
 
 
 def combine_coils(

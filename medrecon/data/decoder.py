@@ -64,9 +64,7 @@ def check_codestreams(dataset: Any) -> None:  # noqa: ANN401 - of pydicom
     for frame in generate_frames(dataset.PixelData, number_of_frames=n):
         own = codestream_size(frame)
         if own is not None and own != size:
-            raise ValueError(
-                f"a compressed image is {own[0]} x {own[1]}, but its header announces {size[0]} x {size[1]}"
-            )
+            raise ValueError(f"a compressed image is {own[0]} x {own[1]}, but its header says {size[0]} x {size[1]}")
 
 
 def decode(path: str, syntax: str) -> np.ndarray:

@@ -69,7 +69,7 @@ class _Decoder:
         dtype, shape = np.dtype(about["dtype"]), tuple(about["shape"])
         size = dtype.itemsize * math.prod(shape)
         if size > most:
-            raise ValueError(f"they are {size} bytes, but the header announces {most}")
+            raise ValueError(f"they are {size} bytes, but the header says {most}")
         content = bytearray()
         while len(content) < size:
             content += self._read(process, min(size - len(content), 2**20))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medrecon.data.decoding import decoded
-from medrecon.data.errors import InputError, SelectionError, redacted
+from medrecon.data.errors import InputError, SelectionError, advised, redacted
 from medrecon.data.images import Image, volume_number
 from medrecon.data.limits import BoundedReader, check_claim, reading
 from medrecon.data.names import natural
@@ -86,10 +86,10 @@ def _header(path: Path) -> Dataset | None:
                 raise ValueError("it ends before its image")
             if ("Rows" in header) != ("Columns" in header):
                 raise ValueError("it gives half of the size of its image")
-    except Exception as error:  # pydicom raises many kinds on damaged files, of OSError as well
-        if isinstance(error, OSError) and error.errno is not None:
-            advice = "check its permissions" if isinstance(error, PermissionError) else "copy it again"
-            raise InputError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
+    except Exception as error:  # pydicom raises many kinds on damaged files
+        if isinstance(error, OSError) and error.errno:  # of the system, not of the content
+            advice = advised(error, "copy it again")
+            raise InputError(f"{path}: cannot be read ({os.strerror(error.errno)}); {advice}") from error
         if not marked and not named:
             raise UnknownFileError(f"{path}: is not DICOM, or damaged ({redacted(error)}); export it again") from error
         raise InputError(f"{path}: damaged DICOM file ({redacted(error)}); export it again") from error
@@ -140,7 +140,9 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     """
 
     def stop(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror or error}); {advised(error, 'copy it again')}"
+        ) from error
 
     found: list[Path] = []
     seen: set[str] = set()
@@ -243,7 +245,7 @@ def _check_size(header: Dataset) -> int:
     sizes = [int(header.get(keyword) or 1) for keyword in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated")]
     sizes += [int(header.get("Rows") or 0), int(header.get("Columns") or 0)]
     if min(sizes) < 1:
-        raise ValueError("it announces an image without pixels")
+        raise ValueError("its image has no pixels")
     n, colours, bits, rows, columns = sizes
     claimed, stored = -(-n * colours * bits * rows * columns // 8), os.path.getsize(header.filename)
     syntax = header.file_meta.TransferSyntaxUID
@@ -251,7 +253,7 @@ def _check_size(header: Dataset) -> int:
     # Native YBR_FULL_422 stores two thirds of this; a compressed frame takes at least the 8 bytes of its item.
     if (n > stored) if packed else (claimed > stored and colours == 1):
         raise InputError(
-            f"{header.filename}: its header announces {n} frame{'s' if n > 1 else ''} of {rows} x {columns} ({claimed} bytes), "
+            f"{header.filename}: its header says {n} frame{'s' if n > 1 else ''} of {rows} x {columns} ({claimed} bytes), "
             f"but the file has {stored} bytes; export it again"
         )
     check_claim(claimed, stored, header.filename)
@@ -264,7 +266,7 @@ def _frames(header: Dataset) -> list[Frame]:
     own = header.get("PerFrameFunctionalGroupsSequence")
     common = _leaves(shared[0]) if shared else {}
     if own is not None and len(own) != n:
-        raise InputError(f"{header.filename}: announces {n} frames and describes {len(own)}; export it again")
+        raise InputError(f"{header.filename}: says that it has {n} frames, but describes {len(own)}; export it again")
     return [Frame(header, i, {**common, **(_leaves(own[i]) if own is not None else {})}) for i in range(n)]
 
 
@@ -460,7 +462,7 @@ def _stored(header: Dataset) -> np.ndarray:
         else:
             dataset = _whole(header)
             if "PixelData" in dataset and len(dataset.PixelData) >= 2 * max(expected, 1):
-                raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header announces {expected}")
+                raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header says {expected}")
             stored = dataset.pixel_array
         return stored.reshape(-1, *stored.shape[-2:])
 
@@ -515,6 +517,28 @@ def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine[:, [1, 0, 2, 3]]  # nibabel's axes are row, column, slice
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
     return np.ascontiguousarray(data.transpose(2, 0, 1), np.float32), (z, y, x), affine
+
+
+def _mosaic_of(headers: Sequence[Dataset]) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+    """:func:`_mosaic` of a file, or of a copy of it where it is damaged.
+
+    Raises:
+        InputError: if none can be decoded, or two differ.
+    """
+    found, errors = [], []
+    for header in headers:
+        try:
+            found.append((header, _mosaic(header)))
+        except InputError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    for other, held in found[1:]:
+        if not np.array_equal(held[0], found[0][1][0]):
+            raise _CopiesError(
+                f"{other.filename} and {found[0][0].filename}: have one SOPInstanceUID and different pixels; remove the wrong one"
+            )
+    return found[0][1]
 
 
 def _pixels(
@@ -677,7 +701,7 @@ def _read(
     # Of files that were given one by one: a name for the series, not for its first slice.
     path = paths[0] if len(paths) == 1 else paths[0].parent / str(first.header.get("SeriesInstanceUID", "series"))
     if "MOSAIC" in (first.get("ImageType") or []):
-        array, spacing, affine = _mosaic(first.header)
+        array, spacing, affine = _mosaic_of([first.header, *copies.get(id(first.header), ())])
         headers: tuple[Dataset, ...] = (first.header,)
     else:
         frames, spacing, affine, notes, more = _placed(frames, name)

@@ -1,10 +1,21 @@
 """The one exception for input that cannot be used."""
 
+import errno
 import logging
 import re
 from collections.abc import Iterable
 
-__all__ = ["DAMAGE", "InputError", "NotCartesianError", "SelectionError", "listed", "redacted", "told", "warn"]
+__all__ = [
+    "DAMAGE",
+    "InputError",
+    "NotCartesianError",
+    "SelectionError",
+    "advised",
+    "listed",
+    "redacted",
+    "told",
+    "warn",
+]
 
 DAMAGE = (Exception,)
 """What libraries raise where a file's bytes are wrong: errors of every kind, some derived from ``Exception`` alone."""
@@ -17,6 +28,24 @@ _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 def told(error: BaseException | str) -> str:
     """A foreign error, or its text, on one line, never empty."""
     return " ".join(_ADDRESS.sub("", str(error)).split())[:200] or type(error).__name__
+
+
+def advised(error: OSError, otherwise: str) -> str:
+    """What to do where the system refused a file for that reason."""
+    advice = {
+        errno.ENOSPC: "free space, or write to another disk",
+        errno.EDQUOT: "free space, or write to another disk",
+        errno.EACCES: "check its permissions",
+        errno.EPERM: "check its permissions",
+        errno.EROFS: "write to another folder",
+        errno.ENOENT: "check the path",
+        errno.ENOTDIR: "check the path",
+        errno.ELOOP: "check the path",
+        errno.ENAMETOOLONG: "give a shorter name",
+        errno.EIO: "check the disk, or copy it again",
+        errno.EMFILE: "allow more open files (ulimit -n)",
+    }
+    return advice.get(error.errno or 0, otherwise)
 
 
 def redacted(error: BaseException) -> str:

@@ -126,7 +126,7 @@ def espirit_maps(
     if min(height, width) < kernel:
         raise InputError(
             f"{name}: the fully sampled centre is {height} x {width}, too small to estimate coil sensitivities "
-            f"(at least {kernel} x {kernel}); give the maps with --maps"
+            f"(at least {kernel} x {kernel}); give coil maps (medrecon recon --maps)"
         )
     unit = magnitude_unit(kspace[:, rows, columns])  # squares of very large or small numbers are no numbers
     kspace, noise_std = kspace * (1 / unit), noise_std / unit
@@ -284,7 +284,7 @@ def coil_maps(
     what = f"{name}: the fully sampled centre is {height} x {width}, too small to estimate coil sensitivities"
     if not rss:
         raise InputError(
-            f"{what} (at least {least} x {least}); give the maps with --maps, or choose the solver zero-filled"
+            f"{what} (at least {least} x {least}); give coil maps (medrecon recon --maps), or choose the solver zero-filled"
         )
     text = f"{what}; the image is the root of the coils' sum of squares"
     return CoilMaps(_one_of(_divided(from_kspace(kspace)), settings.sets), COIL_IMAGES, (text,))

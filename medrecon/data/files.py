@@ -491,7 +491,7 @@ def _discard(home: Path, extra: Mapping[str, str]) -> None:
         try:
             path.unlink()
         except OSError as error:
-            warn(f"{path}: of an earlier run, could not be removed ({error.strerror or error}); remove it")
+            warn(f"{path}: is of an earlier run and could not be removed ({error.strerror or error}); remove it")
         if path.parent != home:
             _remove([path.parent])
 
@@ -629,7 +629,7 @@ def _problem(path: Path, overwrite: bool) -> str | None:
     if stat.S_ISDIR(mode):
         return "a folder stands where the output should go; choose another name"
     if not overwrite:
-        return "already exists; give --overwrite to replace it"
+        return "already exists; replace it with overwrite (--overwrite)"
     if stat.S_ISLNK(mode):
         return None  # the link is replaced, not what it points to
     if not stat.S_ISREG(mode):
@@ -716,7 +716,7 @@ def write_whole(
             _publish(files, entries, leftovers)
     except FileExistsError as error:
         raise InputError(
-            f"{error.filename}: was made by another run meanwhile; choose another name, or give --overwrite to replace it"
+            f"{error.filename}: was made by another run meanwhile; choose another name, or replace it (--overwrite)"
         ) from error
     except OSError as error:
         raise InputError(f"{path}: could not be written ({error.strerror or error}); {_advice(error)}") from error

@@ -20,7 +20,8 @@ import h5py
 import numpy as np
 from h5py import h5d, h5l, h5o, h5t
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.contents import absent
+from medrecon.data.errors import InputError, advised, told
 from medrecon.data.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
 
 __all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "read_table", "refuse_outside", "text_of"]
@@ -46,11 +47,19 @@ def open_hdf5(path: str | Path, below: str = "/") -> Iterator[h5py.File]:
         InputError: if it is no HDF5 file, is damaged, or refers to data outside the file.
     """
     if not os.path.isfile(path):  # a pipe would block
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {absent(Path(path))}")
     try:
+        with open_bounded(path) as start:
+            signed = b"\x89HDF\r\n\x1a\n" in start.read(2**20)
         file = h5py.File(path, "r")
     except Exception as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({told(error)}); check that it is complete") from error
+        if isinstance(error, OSError) and error.errno:  # of the system, not of the content
+            what = f"cannot be read ({os.strerror(error.errno)}); {advised(error, 'copy it again')}"
+        elif signed:
+            what = f"not a readable HDF5 file ({told(error)}); copy it again"
+        else:
+            what = "not an HDF5 file; give one, or copy it again if it is damaged"
+        raise InputError(f"{path}: {what}") from error
     with file:
         try:
             refuse_outside(file, path, below)

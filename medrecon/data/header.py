@@ -12,7 +12,7 @@ import numpy as np
 
 from medrecon.data.coils import crop_field_of_view
 
-__all__ = ["Space", "fitted", "readout_cropped", "spaces", "voxel_size"]
+__all__ = ["Space", "fitted", "measured_columns", "readout_cropped", "spaces", "voxel_size"]
 
 
 class Space(NamedTuple):
@@ -48,6 +48,29 @@ def spaces(header: bytes | None) -> tuple[Space, Space] | None:
     except (ElementTree.ParseError, ValueError, OverflowError):
         return None
     return found[0], found[-1]
+
+
+def measured_columns(header: bytes | None, columns: int) -> tuple[int, int] | None:
+    """First column that was measured and the one after the last, by the header's limits of the phase encoding, or ``None``.
+
+    fastMRI's attributes ``padding_left`` and ``padding_right`` are these numbers.
+
+    Args:
+        header: of ISMRMRD, or ``None``.
+        columns: of k-space, which must be those of the encoded space.
+    """
+    found = spaces(header)
+    if found is None or header is None or found[0].matrix[1] != columns:
+        return None
+    limit = ElementTree.fromstring(header).find("{*}encoding/{*}encodingLimits/{*}kspace_encoding_step_1")
+    if limit is None:
+        return None
+    try:
+        centre, last = (int(limit.findtext(f"{{*}}{name}") or "") for name in ("center", "maximum"))
+    except ValueError:
+        return None
+    first = columns // 2 - centre
+    return (first, first + last + 1) if 0 <= first < first + last + 1 <= columns else None
 
 
 def voxel_size(header: bytes | None, shape: tuple[int, int]) -> tuple[tuple[float, float, float] | None, str]:

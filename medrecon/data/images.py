@@ -146,6 +146,6 @@ def load_like(path: str | Path, select: Mapping[str, str | int | float] | None =
         advice = re.sub(r"\bselect one\b", "select one by --like-select", str(error), count=1)
         raise SelectionError(advice) from error
     if not series.headers:
-        raise InputError(f"{path}: is no DICOM series; give a folder of DICOM files")
+        raise InputError(f"{path}: is not a DICOM series; give a folder of DICOM files")
     texts = (text.replace(f"{path}{os.sep}", "").replace(str(path), "it") for text in series.warnings)
     return replace(series, warnings=tuple(f"the series that was given as --like: {text}" for text in texts))

@@ -207,6 +207,8 @@ def chosen(heads: np.ndarray, select: Mapping[str, int | str], path: Path, also:
     for name in COUNTERS:
         found = np.unique(heads["idx"][name])
         if name in select:
+            if select[name] == "":
+                raise InputError(f"{path}: {name}= needs a number; it holds {', '.join(map(str, found))}")
             if select[name] not in found:
                 raise InputError(f"{path}: there is no {name} {select[name]}; it holds {', '.join(map(str, found))}")
             keep &= heads["idx"][name] == select[name]
@@ -241,7 +243,7 @@ def _on_grid(
         if not (0 <= y < ny and 0 <= z < nz and first >= 0 and 0 < n <= nx - first):
             raise InputError(
                 f"{path}: an acquisition of {n} samples (step {index['kspace_encode_step_1']}, {index['kspace_encode_step_2']}, "
-                f"centre {middle}) lies outside the encoded matrix {nx} x {ny} x {nz}; the header does not fit the data"
+                f"centre {middle}) lies outside the encoded matrix {nx} x {ny} x {nz}; correct the header, or convert again"
             )
         samples = data.view(np.complex64).reshape(coils, total)[:, before : before + n]
         if int(head["flags"]) & REVERSE:  # measured from the other end, so the discarded ones lie there too
@@ -261,7 +263,9 @@ def _sorted_out(rows: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray, n
     service = (flags & np.uint64(_NOISE | _OTHER)) > 0
     imaging = rows[image]
     if not len(imaging):
-        raise InputError(f"{path}: holds no imaging acquisitions; only noise, calibration or navigators")
+        raise InputError(
+            f"{path}: holds noise, calibration or navigator lines alone, and none of an image; give the file of the scan itself"
+        )
     return imaging, rows[~service & ~image], noise_rows
 
 
@@ -421,6 +425,8 @@ def _selected(file: h5py.File, wanted: int | str | None, path: Path) -> tuple[st
         InputError: if there is no such group, or one must be selected.
     """
     names = acquisition_groups(file)
+    if wanted == "":
+        raise InputError(f"{path}: dataset= needs a name; {_contents(file, names)}")
     if wanted is not None:
         found = [name for name in names if name.strip("/") == str(wanted).strip("/")]
         if not found and re.fullmatch("[0-9]+", str(wanted)):
@@ -617,7 +623,7 @@ def _scan(path: Path, select: Mapping[str, int | str]) -> Scan:
     if len(np.unique(imaging["head"]["active_channels"])) > 1:
         raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
-        raise InputError(f"{path}: holds several encoding spaces; export one scan")
+        raise InputError(f"{path}: holds several encoding spaces; export one scan alone")
     refuse_multiband(bands, path)
     imaging = imaging[chosen(imaging["head"], select, path, ("dataset",))]
     private = siemens and kind.lower() in ("cartesian", "epi")
@@ -673,6 +679,34 @@ def read_ismrmrd(path: Path, select: Mapping[str, int | str] | None = None) -> d
     """
     select = dict(select or {})
     return on_grid(_scan(path, select), path, select)
+
+
+def clipped(rows: np.ndarray, path: Path) -> tuple[str, ...]:
+    """A warning where the receiver was saturated: samples of a coil that all have its largest real or imaginary part.
+
+    Continuous signals reach their largest value once. At least 4 samples must agree, and at most 5 % of all, since simulated
+    points have constant magnitude; the largest value must be 100 times the smallest, since weak integers agree by chance.
+    """
+    total, coils = 0, int(rows["head"]["active_channels"][0])
+    top, count, least = np.zeros(coils), np.zeros(coils, int), np.inf
+    for head, data in zip(rows["head"], rows["data"], strict=True):
+        if int(head["active_channels"]) != coils:
+            return ()
+        size = np.abs(np.asarray(data)).reshape(coils, -1)
+        largest = size.max(axis=1, initial=0)
+        times = (size == largest[:, None]).sum(axis=1)
+        count = np.where(largest > top, times, count + np.where(largest == top, times, 0))
+        top = np.maximum(top, largest)
+        least = min(least, float(size[size > 0].min(initial=np.inf)))
+        total += size.shape[1]
+    held = np.flatnonzero((count >= 4) & (count <= 0.05 * total) & (top > 100 * least))
+    if not len(held):
+        return ()
+    names = ", ".join(map(str, held[:8])) + (", ..." if len(held) > 8 else "")
+    return (
+        f"{path}: coil {names} has {count[held].max()} samples of exactly its largest value "
+        f"({top[held].max():.4g}), as a saturated receiver gives, so contrast may be wrong; measure again with less gain",
+    )
 
 
 def refuse_multiband(bands: int, path: Path) -> None:
@@ -755,7 +789,9 @@ def on_grid(scan: Scan, path: Path, select: Mapping[str, int | str]) -> dict[str
             f"{path}: the trajectory is {scan.kind}, not Cartesian; {convert}load it with LoadNonCartesiand (with a trajectory "
             "where the file holds none) and reconstruct it with medrecon.operators.nufft_sense"
         )
+    saturated = clipped(scan.imaging, path)
     scan = _straightened(scan, path)
+    scan = scan._replace(warnings=scan.warnings + saturated)
     imaging, extra, shape, field = scan.imaging, scan.calibration, scan.shape, scan.field
     pixel = field[0] / shape[0], field[1] / shape[1]
     order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2], _signs(scan))
@@ -779,9 +815,11 @@ def on_grid(scan: Scan, path: Path, select: Mapping[str, int | str]) -> dict[str
         spacing = (float(np.linalg.norm(affine[:3, 2])) if affine is not None else field[2], *pixel)
     else:
         if len(order) > 1:
-            raise InputError(f"{path}: {len(order)} slabs; export one 3-D scan")
+            raise InputError(f"{path}: holds {len(order)} 3-D slabs; export one of them alone")
         if not read.all():
-            raise InputError(f"{path}: a 3-D scan with partial echoes; zero-fill or complete the readout first")
+            raise InputError(
+                f"{path}: holds a 3-D scan with partial echoes, which is not supported; export it with whole readouts"
+            )
         warnings += _readout_warnings(kspace[0], kept, path)
         first = shape[0] // 2 - kept // 2
         kspace = from_kspace(kspace[0], (1,))[:, first : first + kept].swapaxes(0, 1)

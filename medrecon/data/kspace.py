@@ -19,10 +19,11 @@ from medrecon.data.arrays import matlab_arrays, numpy_array, numpy_arrays
 from medrecon.data.attributes import hdf5_attributes, permitted
 from medrecon.data.centre import centre_warnings
 from medrecon.data.coils import to_kspace
-from medrecon.data.errors import InputError, listed
+from medrecon.data.contents import about_arrays, about_hdf5, absent, bart_advice, lacking
+from medrecon.data.errors import InputError, NotCartesianError
 from medrecon.data.files import write_whole
 from medrecon.data.hdf5 import open_hdf5, read_dataset, text_of
-from medrecon.data.header import fitted, readout_cropped, voxel_size
+from medrecon.data.header import fitted, measured_columns, readout_cropped, voxel_size
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd, scrubbed
 from medrecon.data.limits import open_bounded, reading
 from medrecon.data.masks import achieved_acceleration, acs_block
@@ -39,7 +40,9 @@ __all__ = [
     "load_array",
     "load_kspace",
     "loud_scan",
+    "one_sided",
     "read_cfl_array",
+    "rounding",
     "sampled",
     "sampling_mask",
     "save_fastmri",
@@ -165,15 +168,35 @@ def check_mask(mask: np.ndarray, shape: tuple[int, int], name: str) -> np.ndarra
         )
     flat = flat != 0
     if not flat.any():
-        raise InputError(f"{name}: the mask samples nothing; give one that is true where k-space was measured")
+        raise InputError(f"{name}: the mask is 0 everywhere; give one that is 1 where k-space was measured")
     return _reduced(flat)
+
+
+def _whole_numbers(kspace: np.ndarray) -> bool:
+    """Whether k-space was rounded to whole numbers."""
+    return all(np.abs(part).max() < 2**22 and (part == np.rint(part)).all() for part in (kspace.real, kspace.imag))
+
+
+def _quiet(claimed: np.ndarray, held: np.ndarray, kspace: np.ndarray) -> bool:
+    """Whether samples ``(y, x)`` that a mask has and whole-number k-space has not were rounded to 0.
+
+    Either as many others were rounded to 1, or of those as far out as most of the zeros nearly all: noise is weaker there.
+    """
+    if not _whole_numbers(kspace):
+        return False
+    size = np.abs(kspace).reshape(-1, *claimed.shape).max(axis=0)
+    zero, one = claimed & ~held, claimed & held & (size < 1.5)
+    if one.sum() >= zero.sum():
+        return True
+    radius = np.hypot(*np.meshgrid(*[(np.arange(n) - n // 2) / n for n in claimed.shape], indexing="ij"))
+    far = claimed & held & (radius >= np.median(radius[zero]))
+    return bool(far.any() and (one & far).sum() >= 0.9 * far.sum())
 
 
 def _absent(claimed: np.ndarray, held: np.ndarray, kspace: np.ndarray) -> int:
     """How many samples of a mask ``(y, x)`` k-space does not hold; 0 where these are but a few scattered zeros.
 
-    Scattered are at most 1 % of the samples that fill no line of the mask. Quiet samples of whole numbers round to 0; then at
-    least as many have rounded to 1.
+    Scattered are at most 1 % of the samples that fill no line of the mask, and weak samples of whole numbers, see :func:`_quiet`.
     """
     absent = claimed & ~held
     n = int(absent.sum())
@@ -185,10 +208,12 @@ def _absent(claimed: np.ndarray, held: np.ndarray, kspace: np.ndarray) -> int:
             return n
     if n <= 0.01 * claimed.sum():
         return 0
-    if all(np.abs(part).max() < 2**22 and (part == np.rint(part)).all() for part in (kspace.real, kspace.imag)):
-        ones = int((claimed & (np.abs(kspace).reshape(-1, *claimed.shape).max(axis=0) < 1.5)).sum()) - n
-        return 0 if ones >= n else n
-    return n
+    return 0 if _quiet(claimed, held, kspace) else n
+
+
+def _or_floats(kspace: np.ndarray) -> str:
+    """More advice on zeros in whole-number data, which may be weak samples."""
+    return ", or, if weak samples were rounded to 0, export floating-point data" if _whole_numbers(kspace) else ""
 
 
 def unlike(kspace: np.ndarray, mask: np.ndarray) -> str | None:
@@ -206,14 +231,14 @@ def unlike(kspace: np.ndarray, mask: np.ndarray) -> str | None:
         if n:
             return (
                 f"slice {number} lacks {n} of the {claimed.sum()} samples that other slices hold; reconstruct slices that were "
-                "sampled alike by themselves (medrecon recon --slices A:B)"
+                f"sampled alike by themselves (medrecon recon --slices A:B){_or_floats(one)}"
             )
         for coil, own in enumerate(held):
             n = _absent(claimed & union, own, one[coil]) if own.any() else 0
             if n:
                 return (
                     f"coil {coil} of slice {number} lacks {n} of the {claimed.sum()} samples that other coils hold; export the "
-                    "data without that coil"
+                    f"data without that coil{_or_floats(one)}"
                 )
     return None
 
@@ -222,6 +247,29 @@ def undersampled(kspace: np.ndarray, mask: np.ndarray) -> bool:
     """Whether ``(slices, coils, y, x)`` has gaps, in all slices or in some; zero padding and a few scattered zeros are none."""
     held = np.asarray(mask & kspace.any(axis=(0, 1)))
     return bool(_absent(bounding_box(held), held, kspace)) or unlike(kspace, held) is not None
+
+
+def one_sided(kspace: np.ndarray, mask: np.ndarray, name: str) -> tuple[str, ...]:
+    """A warning where k-space that shall be a reference was sampled farther on one side of its centre than on the other.
+
+    Fully sampled and zero-padded k-space reaches equally far on both sides, but for one sample. 5 % are allowed, since centres of
+    real scans are off by a few lines.
+    """
+    held = np.asarray(np.broadcast_to(mask, kspace.shape[-2:]) & kspace.any(axis=(0, 1)))
+    out = []
+    for axis, what in ((1, "rows"), (0, "columns")):
+        at = np.flatnonzero(held.any(axis=axis))
+        if not len(at):
+            continue
+        middle = held.shape[1 - axis] // 2
+        before, after = sorted((max(middle - int(at[0]), 0), max(int(at[-1]) - middle, 0)))
+        if before + 1 < 0.95 * after:
+            sides = f"{before} {what} on one side of the centre, {after} on the other"
+            out.append(
+                f"{name}: is partial Fourier or a partial echo ({sides}), so its image is blurred and not a full "
+                "reference; take k-space that was sampled on both sides"
+            )
+    return tuple(out)
 
 
 def common_mask(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space") -> np.ndarray:
@@ -246,7 +294,7 @@ def loud_scan(path: Path, scan: np.ndarray, outermost: float) -> tuple[str, ...]
         return ()
     return (
         f"{path}: the noise scan has a standard deviation of {std:.3g}, the outermost k-space of {outermost:.3g}; if they differ "
-        f"in scale, give the noise of k-space (--noise-std {outermost:.3g})",
+        f"in scale, give the noise level of k-space, {outermost:.3g} (medrecon recon --noise-std)",
     )
 
 
@@ -280,7 +328,7 @@ def sampling_mask(
         n = _absent(bounding_box(held) & checked, held, kspace)
         if n:
             raise InputError(
-                f"{of}: the mask claims {n} samples that {name} does not hold; give the mask it was sampled with"
+                f"{of}: the mask has {n} samples that are zero in {name}; give the mask it was sampled with{_or_floats(kspace)}"
             )
         checked = _reduced(held & checked)
     differs = unlike(kspace, checked) if alike else None
@@ -327,14 +375,21 @@ def _sides(affine: np.ndarray) -> tuple[float, float, float]:
     return z, y, x
 
 
+def _real_advice(array: np.ndarray) -> str:
+    """What to do with real numbers in place of k-space."""
+    if array.ndim > 2 and array.shape[-1] == 2 and array.dtype.kind == "f":
+        return "if its last axis holds real and imaginary parts, store the complex numbers; an image is not raw data"
+    return "an image or a sinogram is not raw data; give the complex samples"
+
+
 def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None = None, **rest: object) -> KSpace:
     """Check what every format must satisfy."""
     if not np.iscomplexobj(kspace):
-        raise InputError(
-            f"{path}: k-space is {kspace.dtype}, but must be complex; is this an image instead of raw data?"
-        )
+        raise InputError(f"{path}: k-space is {kspace.dtype} {kspace.shape}, not complex; {_real_advice(kspace)}")
     if kspace.ndim not in (2, 3, 4) or 0 in kspace.shape:
-        raise InputError(f"{path}: k-space has shape {kspace.shape}; expected (slices, coils, y, x)")
+        raise InputError(
+            f"{path}: k-space has shape {kspace.shape}; store (slices, coils, y, x), of several contrasts or frames each alone"
+        )
     while kspace.ndim < 4:
         kspace = kspace[None]
     check_scale(kspace, str(path))
@@ -342,10 +397,12 @@ def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None =
     if not np.isfinite(kspace.view(np.float32)).all():
         raise InputError(f"{path}: k-space holds NaN or Inf; export the data again")
     if not kspace.any():
-        raise InputError(f"{path}: k-space is all zeros; there is nothing to reconstruct")
+        raise InputError(f"{path}: k-space is all zeros; export the data again")
     warnings = tuple(rest.pop("warnings", ()))  # type: ignore[call-overload]
     kspace, more = _without_padding(path, kspace, rest.get("attributes") or {})  # type: ignore[arg-type]
     warnings += more
+    if kind == "fastMRI HDF5" and "padding_left" not in (rest.get("attributes") or {}):  # type: ignore[operator]
+        kspace = _without_rounding(kspace, measured_columns(rest.get("header"), kspace.shape[-1]))  # type: ignore[arg-type]
     stored = mask is not None
     if mask is None:
         mask = sampled(kspace)
@@ -353,7 +410,7 @@ def _finish(path: Path, kspace: np.ndarray, kind: str, mask: np.ndarray | None =
         mask, more = _stored_mask(path, kspace, mask)
         warnings += more
         kspace = kspace * mask
-    warnings += _rounding(path, kspace)
+    warnings += rounding(path, kspace)
     differs = unlike(kspace, mask)
     if differs:
         warnings += (f"{path}: {differs}",)
@@ -379,13 +436,25 @@ def _without_padding(
     if isinstance(left, str) or isinstance(right, str) or not 0 <= left < right <= len(columns):
         return kspace, ignored
     inside = (columns >= left) & (columns < right)
+    return (kspace * inside, ()) if _negligible(kspace, inside) else (kspace, ignored)
+
+
+def _negligible(kspace: np.ndarray, inside: np.ndarray) -> bool:
+    """Whether what columns hold outside is rounding beside what they hold inside."""
     held, padding = (np.abs(kspace[..., part]) for part in (inside, ~inside))
-    if not held.any() or padding.max(initial=0) > 1e-3 * np.median(held[held > 0]):
-        return kspace, ignored
-    return kspace * inside, ()
+    return bool(held.any() and padding.max(initial=0) <= 1e-3 * np.median(held[held > 0]))
 
 
-def _rounding(path: Path, kspace: np.ndarray) -> tuple[str, ...]:
+def _without_rounding(kspace: np.ndarray, measured: tuple[int, int] | None) -> np.ndarray:
+    """K-space with zeros outside the columns ``first, last + 1`` that were measured, where it holds rounding there."""
+    if measured is None:
+        return kspace
+    columns = np.arange(kspace.shape[-1])
+    inside = (columns >= measured[0]) & (columns < measured[1])
+    return kspace * inside if _negligible(kspace, inside) else kspace
+
+
+def rounding(path: Path, kspace: np.ndarray) -> tuple[str, ...]:
     """A warning where samples are so weak that they are rounding of what was zero, as a Fourier transform and back leaves it."""
     size = np.abs(kspace).max(axis=(0, 1))
     weak = (size > 0) & (size < 3e-8 * size.max())
@@ -415,7 +484,7 @@ def _read_hdf5(path: Path, select: Mapping[str, int | str] | None) -> KSpace:
         acquisitions = is_ismrmrd(file)
     if not acquisitions:
         if select:
-            raise InputError(f"{path}: nothing can be selected in this format; leave it out")
+            raise InputError(f"{path}: nothing can be selected in this format; leave the selection (--select) out")
         return _read_fastmri(path)
     held = read_ismrmrd(path, select)
     return _finish(path, held.pop("kspace"), "ISMRMRD", held.pop("mask"), **held)
@@ -424,7 +493,7 @@ def _read_hdf5(path: Path, select: Mapping[str, int | str] | None) -> KSpace:
 def _read_fastmri(path: Path) -> KSpace:
     with open_hdf5(path) as file:
         if "kspace" not in file or not isinstance(file["kspace"], h5py.Dataset):
-            raise InputError(f"{path}: no dataset 'kspace' (it holds {listed(file)}); expected the fastMRI layout")
+            raise lacking(path, "kspace", about_hdf5(file), file)
         data: dict[str, Any] = {
             key: read_dataset(file, key) for key in ("kspace", "mask", "noise", "affine") if key in file
         }
@@ -447,7 +516,9 @@ def _read_fastmri(path: Path) -> KSpace:
         affine = np.asarray(affine)
         affine = affine.astype(float) if affine.dtype.kind in "iuf" else np.empty(0)
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or min(_sides(affine)) == 0:
-            raise InputError(f"{path}: 'affine' is no 4 x 4 matrix from (x, y, slice) to mm; leave it out")
+            raise InputError(
+                f"{path}: 'affine' is not a 4 x 4 matrix of numbers that can be inverted; correct it, or leave it out of the file"
+            )
     return _by_header(
         _finish(
             path,
@@ -532,13 +603,13 @@ def read_cfl_array(path: Path) -> np.ndarray:
     header, samples = _beside(path, ".hdr"), _beside(path, ".cfl")
     for file in (header, samples):
         if not file.is_file():
-            raise InputError(f"{file}: no such file; BART data need both {header.name} and {samples.name}")
+            raise InputError(f"{file}: {absent(file)}; BART data need both {header.name} and {samples.name}")
     dims = _cfl_dims(header)
     n, size = math.prod(dims), samples.stat().st_size
     if not n:
         raise InputError(f"{header}: an axis of length 0 ({' x '.join(map(str, dims))}); export the pair again")
     if size != 8 * n:
-        raise InputError(f"{samples}: {size} bytes, but the header promises {8 * n} ({n} samples); copy the pair again")
+        raise InputError(f"{samples}: {size} bytes, but the header says {8 * n} ({n} samples); copy the pair again")
     return np.fromfile(samples, dtype="<c8", count=n).astype(np.complex64, copy=False).reshape(dims[::-1])
 
 
@@ -561,24 +632,23 @@ def _cfl_dims(header: Path) -> list[int]:
     return dims
 
 
-def _read_cfl_slices(path: Path) -> np.ndarray:
-    """BART's x, y, coils and slices as ``(slices, coils, y, x)``."""
+def _read_cfl_slices(path: Path, key: str) -> np.ndarray:
+    """BART's x, y, coils and slices as ``(slices, coils, y, x)``; ``key`` says what they are of."""
     array = read_cfl_array(path)
     dims = list(array.shape[::-1]) + [1] * (16 - array.ndim)
-    other = [
+    shown = [
         f"{name} ({n})"
         for k, (name, n) in enumerate(zip(_BART_AXES, dims, strict=False))
         if n > 1 and k not in (0, 1, 3, 13)
     ]
-    if other:
-        raise InputError(
-            f"{path}: BART axes {', '.join(other)} are not supported; extract 2-D slices with 'bart slice' first"
-        )
+    if shown:
+        sampled = array.reshape(-1, *dims[3::-1]).any(axis=(0, 1))
+        raise InputError(f"{path}: has BART axes {', '.join(shown)}; {bart_advice(sampled, dims, key)}")
     return array.reshape(dims[13], dims[3], dims[1], dims[0])
 
 
 def _read_cfl(path: Path) -> KSpace:
-    return _finish(path, _read_cfl_slices(path), "BART cfl")
+    return _finish(path, _read_cfl_slices(path, "kspace"), "BART cfl")
 
 
 def _numpy_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -589,8 +659,22 @@ def _numpy_array(path: Path, key: str) -> tuple[np.ndarray, dict[str, np.ndarray
         return numpy_array(path), {}
     held, names = numpy_arrays(path, (key, "mask", "noise"))
     if key not in held:
-        raise InputError(f"{path}: no array '{key}' (it holds {listed(names)}); name it '{key}'")
+        raise lacking(path, key, about_arrays(_numbers_of(numpy_arrays, path, names), names))
+    if key == "kspace" and "trajectory" in names:
+        raise NotCartesianError(
+            f"{path}: holds a trajectory, so its k-space is not Cartesian; load it with LoadNonCartesiand and reconstruct it "
+            "with medrecon.operators.nufft_sense"
+        )
     return held[key], held
+
+
+def _numbers_of(read: Callable[..., tuple[dict[str, np.ndarray], list[str]]], path: Path, names: list[str]) -> dict:
+    """The first arrays of a file that hold numbers, to say what they are."""
+    held: dict[str, np.ndarray] = {}
+    for name in names[:8]:
+        with suppress(InputError):
+            held |= read(path, (name,))[0]
+    return held
 
 
 def _read_numpy(path: Path) -> KSpace:
@@ -601,10 +685,12 @@ def _read_numpy(path: Path) -> KSpace:
 def _read_matlab(path: Path) -> KSpace:
     held, names = matlab_arrays(path, ("kspace", "mask", "noise"))
     if "kspace" not in held:
-        raise InputError(f"{path}: no variable 'kspace' (it holds {listed(names)}); name it 'kspace'")
+        raise lacking(path, "kspace", about_arrays(_numbers_of(matlab_arrays, path, names), names))
     kspace = held["kspace"]
     if kspace.ndim > 4:
-        raise InputError(f"{path}: kspace has size {kspace.shape}; give (y, x, coils, slices)")
+        raise InputError(
+            f"{path}: 'kspace' has size {kspace.shape}; store (y, x, coils, slices), one contrast or frame"
+        )
     kspace = kspace.reshape(*kspace.shape, *[1] * (4 - kspace.ndim)).transpose(3, 2, 0, 1)
     mask, noise = held.get("mask"), held.get("noise")
     if mask is not None and 1 in mask.shape:
@@ -641,9 +727,11 @@ def _existing(path: str | Path) -> Path:
     if path.is_dir():
         raise InputError(f"{path}: a folder; give one file of k-space")
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {absent(path)}")
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: unknown format {path.suffix or '(no suffix)'!r}; known are {', '.join(FORMATS)}")
+    if not path.stat().st_size:
+        raise InputError(f"{path}: is empty; copy or export it again")
     return path
 
 
@@ -666,7 +754,7 @@ def load_kspace(path: str | Path, select: Mapping[str, int | str] | None = None)
     path = _existing(path)
     read = FORMATS[path.suffix.lower()][0]
     if select and read not in (_read_hdf5, _read_twix):
-        raise InputError(f"{path}: nothing can be selected in this format; leave it out")
+        raise InputError(f"{path}: nothing can be selected in this format; leave the selection (--select) out")
     with reading(path):
         data = read(path, select) if read in (_read_hdf5, _read_twix) else read(path)
         return replace(data, warnings=data.warnings + centre_warnings(data.kspace, str(path), data.format))
@@ -693,19 +781,19 @@ def load_array(path: str | Path, key: str) -> np.ndarray:
 def _array(path: Path, key: str) -> np.ndarray:
     """See :func:`load_array`."""
     if path.suffix.lower() in (".cfl", ".hdr"):
-        array = _read_cfl_slices(path)
+        array = _read_cfl_slices(path, key)
         return array[0] if len(array) == 1 else array
     if path.suffix.lower() in (".npz", ".npy"):
         return _numpy_array(path, key)[0]
     if path.suffix.lower() == ".mat":
         held, names = matlab_arrays(path, (key,))
         if key not in held:
-            raise InputError(f"{path}: no variable '{key}' (it holds {listed(names)}); name it '{key}'")
+            raise lacking(path, key, about_arrays(_numbers_of(matlab_arrays, path, names), names))
         array = held[key]
         return array if array.ndim < 3 else array.transpose(*range(array.ndim)[:1:-1], 0, 1)
     with open_hdf5(path) as file:
         if key not in file:
-            raise InputError(f"{path}: no dataset '{key}' (it holds {listed(file)}); name it '{key}'")
+            raise lacking(path, key, about_hdf5(file), file)
         return read_dataset(file, key)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medrecon.data.errors import InputError, redacted
+from medrecon.data.errors import InputError, advised, redacted
 
 __all__ = ["FREE", "RATIO", "BoundedReader", "check_claim", "inflated", "open_bounded", "reading"]
 
@@ -37,7 +37,7 @@ def check_claim(claimed: int, stored: int, name: object, what: str = "its header
     """
     if claimed > FREE + RATIO * stored:
         raise InputError(
-            f"{name}: {what} announces {_size(claimed)}, but only {_size(stored)} are stored; the file is damaged or cut "
+            f"{name}: {what} says {_size(claimed)}, but only {_size(stored)} are stored; the file is damaged or cut "
             "off, copy it again, or, if it holds little but one value, store it uncompressed"
         )
 
@@ -103,4 +103,7 @@ def reading(path: object, advice: str = "copy or export it again") -> Iterator[N
     except MemoryError as error:
         raise InputError(f"{path}: needs more memory than there is; read it on a larger machine") from error
     except Exception as error:  # libraries raise all kinds on damaged files, some of which derive from Exception alone
+        if isinstance(error, OSError) and error.errno:  # of the system, not of the content
+            why = os.strerror(error.errno)
+            raise InputError(f"{path}: cannot be read ({why}); {advised(error, advice)}") from error
         raise InputError(f"{path}: cannot be read ({redacted(error)}); {advice}") from error

@@ -17,6 +17,7 @@ import nibabel.openers
 import numpy as np
 
 from medrecon.data.attributes import sidecar_attributes
+from medrecon.data.contents import absent
 from medrecon.data.errors import InputError, SelectionError, redacted
 from medrecon.data.files import not_described
 from medrecon.data.images import Image, nifti_stem, volume_number
@@ -65,7 +66,7 @@ def _opened(path: Path) -> tuple[Any, Any]:
         InputError: if it is not NIfTI.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {absent(path)}")
     try:
         with _silent():
             # Not nib.load, which changes the case of suffixes.
@@ -104,7 +105,7 @@ def _check_size(path: Path, header: Any) -> None:  # noqa: ANN401 - of nibabel
         check_claim(size, stored, path)
     elif size > stored:
         raise InputError(
-            f"{path}: its header announces {' x '.join(map(str, shape))} voxels ({size} bytes), but the file has {stored} "
+            f"{path}: its header says {' x '.join(map(str, shape))} voxels ({size} bytes), but the file has {stored} "
             "bytes; copy it again"
         )
 
@@ -246,7 +247,7 @@ def _image(
                 f"{other}: has {second.shape} (slices, y, x), but {path} {array.shape}; give a matching pair"
             )
         if affine is not None and where is not None and not np.allclose(affine, where, atol=1e-3):
-            raise InputError(f"{other}: lies elsewhere than {path}; give a matching pair")
+            raise InputError(f"{other}: has a different affine than {path}; give a matching pair")
         if phase is not None:
             array = (array * np.exp(1j * _radians(second, Path(other)))).astype(np.complex64)
         else:

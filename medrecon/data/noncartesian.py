@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from medrecon.data.arrays import numpy_array, numpy_arrays
-from medrecon.data.errors import InputError, listed
+from medrecon.data.contents import about_arrays, absent, lacking
+from medrecon.data.errors import InputError
 from medrecon.data.hdf5 import open_hdf5
 from medrecon.data.ismrmrd import is_ismrmrd, read_noncartesian
 from medrecon.data.kspace import loud_scan, read_cfl_array, usable_scan
@@ -131,10 +132,10 @@ def load_noncartesian(
     if path.suffix.lower() not in (".h5", ".hdf5", ".mrd", ".npz", ".cfl", ".hdr"):
         raise InputError(f"{path}: unknown format; non-Cartesian k-space is ISMRMRD (.h5, .mrd), BART (.cfl) or .npz")
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {absent(path)}")
     given = trajectory if trajectory is None or isinstance(trajectory, np.ndarray) else Path(trajectory)
     if isinstance(given, Path) and not given.is_file():
-        raise InputError(f"{given}: no such file")
+        raise InputError(f"{given}: {absent(given)}")
     if isinstance(given, Path) and given.suffix.lower() == ".npy":
         given = numpy_array(given)
     if isinstance(given, Path) and path.suffix.lower() not in (".cfl", ".hdr"):
@@ -166,7 +167,11 @@ def _numpy(path: Path, given: np.ndarray | None) -> dict[str, Any]:
         held["trajectory"] = given
     for key in ("kspace", "trajectory"):
         if key not in held:
-            raise InputError(f"{path}: no array '{key}' (it holds {listed(names)}); name it '{key}'")
+            if key == "kspace":
+                raise lacking(path, key, about_arrays({}, names))
+            raise InputError(
+                f"{path}: holds k-space without a trajectory; give its trajectory, or read it as Cartesian with LoadKSpaced"
+            )
     held["samples"] = held.pop("kspace")
     return held
 
@@ -187,7 +192,9 @@ def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] |
     if points.dtype.kind not in "iufc" or (
         numeric.size and (numeric.dtype.kind not in "iuf" or not np.isfinite(numeric).all())
     ):
-        raise InputError(f"{path}: trajectory or matrix are no numbers; give (shots, readout, 2 or 3) and (y, x)")
+        raise InputError(
+            f"{path}: its trajectory or matrix does not hold numbers; give (shots, readout, 2 or 3) and (y, x)"
+        )
     if not np.iscomplexobj(samples) or samples.ndim not in (3, 4) or 0 in samples.shape:
         raise InputError(
             f"{path}: k-space is {samples.dtype} {samples.shape}; expected complex (slices, coils, shots, readout)"
@@ -203,7 +210,7 @@ def _finish(path: Path, held: dict[str, Any], kind: str, matrix: Sequence[int] |
     if not (np.isfinite(samples).all() and np.isfinite(points).all()):
         raise InputError(f"{path}: holds NaN or Inf; export the data again")
     if not samples.any():
-        raise InputError(f"{path}: k-space is all zeros; there is nothing to reconstruct")
+        raise InputError(f"{path}: k-space is all zeros; export the data again")
     if points.shape[-1] == 3 and not np.any(points[..., 0]):  # a plane
         points = points[..., 1:]
     axes = points.shape[-1]

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from medrecon.data.arrays import numpy_arrays
+from medrecon.data.contents import absent
 from medrecon.data.errors import InputError, told
 from medrecon.data.hdf5 import open_hdf5, read_attribute, read_dataset, text_of
 from medrecon.data.limits import reading
@@ -77,7 +78,7 @@ def load_sinogram(path: str | Path, pitch: float | None = None, centre: float | 
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; {_NEEDS}")
+        raise InputError(f"{path}: {absent(path)}; {_NEEDS}")
     with reading(path, _NEEDS):
         return _checked(path, pitch, centre)
 
@@ -109,7 +110,8 @@ def _checked(path: Path, pitch: float | None, centre: float | None) -> Sinogram:
         )
     if pitch is None and "pitch_mm" not in numbers:
         raise InputError(
-            f"{path}: does not tell the distance of its detector pixels; add pitch_mm or give --pitch in mm"
+            f"{path}: does not give the spacing of its detector pixels; give the pitch in mm, or store it as pitch_mm (npz) or "
+            "x_pixel_size (HDF5)"
         )
     pitch = numbers["pitch_mm"] if pitch is None else pitch
     photons, middle = numbers.get("photons", 0.0), (lines.shape[2] - 1) / 2

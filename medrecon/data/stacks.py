@@ -491,6 +491,16 @@ def _listed(keyword: str, tokens: Sequence[str]) -> str:
     return f"{keyword} ({shown}{f', or none: {keyword}=' if '' in each else ''})"
 
 
+def _numbered_apart(stacks: Sequence[Sequence[Frame]]) -> str:
+    """Of stacks that no other attribute distinguishes, the ranges of InstanceNumber, if they do not overlap."""
+    found = [[_float(frame.header.get("InstanceNumber")) for frame in frames] for frames in stacks]
+    if any(n is None for own in found for n in own):
+        return ""
+    ends = [(min(own), max(own)) for own in found]  # type: ignore[type-var]
+    apart = all(a[1] < b[0] for a, b in pairwise(sorted(ends)))  # type: ignore[operator]
+    return f", which differ in InstanceNumber ({_each(f'{a:g} to {b:g}' for a, b in ends)})" if apart else ""
+
+
 def advice(stacks: Sequence[Sequence[Frame]], numbered: bool = True) -> str:
     """How to select one of several stacks: by one attribute, or two, that are enough, and by number.
 
@@ -511,5 +521,5 @@ def advice(stacks: Sequence[Sequence[Frame]], numbered: bool = True) -> str:
             of_each = " of each" if len(keywords) > 1 else ""
             return f", which differ in {which}; select one{of_each}, e.g. {example}{f', or {number}' if number else ''}"
     some = [_listed(k, ["/".join(v) for v in held[k]]) for k in held if k in _LABELS][:2]
-    which = f", which differ in {' and '.join(some)}" if some else ""
+    which = f", which differ in {' and '.join(some)}" if some else _numbered_apart(stacks)
     return f"{which}; select one, e.g. {number}" if number else f"{which}; give the files of one alone"

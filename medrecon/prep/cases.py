@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrecon.data.dicom import UnknownFileError, identity, image_header, natural
-from medrecon.data.errors import DAMAGE, InputError, redacted, told, warn
+from medrecon.data.errors import DAMAGE, InputError, advised, redacted, told, warn
 from medrecon.data.hdf5 import open_hdf5, read_attribute, text_of
 from medrecon.prep.journal import Journal
 from medrecon.prep.people import Key
@@ -185,7 +185,8 @@ def _walk(source: Path) -> Iterator[tuple[str, str | None]]:
 
     def refused(error: OSError) -> None:
         if error.errno not in (errno.EACCES, errno.EPERM) or Path(error.filename) == source:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); mend that and run again") from error
+            advice = advised(error, "mend that and run again")
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); {advice}") from error
         name = Path(error.filename).relative_to(source).as_posix()
         warn(
             f"{name}: this folder may not be read ({error.strerror}), so nothing in it is prepared; check its permissions"
@@ -248,7 +249,7 @@ def files(
     try:
         expression = re.compile(pattern, re.DOTALL)
     except (re.error, TypeError) as error:
-        raise InputError(f"the pattern {pattern!r} is no regular expression ({error}); change it") from error
+        raise InputError(f"the pattern {pattern!r} is not a regular expression ({error}); correct it") from error
     matches = {path: (match, problem) for path, problem in _walk(source) if (match := expression.fullmatch(path))}
     subjects: dict[str, dict[str, Any]] = {}
     if subject_attribute is not None:

@@ -38,13 +38,15 @@ def connected(address: str) -> Iterator[Any]:
         from distributed import Client
         from distributed import TimeoutError as LateError  # before Python 3.11 another one than the built-in
     except ImportError as error:
-        raise InputError("--dask needs dask.distributed; install it with: pip install distributed") from error
+        raise InputError(
+            "a dask scheduler (--dask) needs dask.distributed; install it with: pip install distributed"
+        ) from error
     with _silence():
         try:
             client = Client(address, timeout=15)
         except (OSError, ValueError, TypeError, LateError) as error:
             raise InputError(
-                f"{address}: no dask scheduler answers ({told(error)}); start one, or leave --dask out"
+                f"{address}: no dask scheduler answers ({told(error)}); start one, or leave the scheduler (--dask) out"
             ) from error
         try:
             yield client
@@ -85,7 +87,7 @@ def run(client: Any, tasks: Iterable[Task], timeout: float) -> Iterator[tuple[Ta
         threads = _threads(client)
         idle = None if threads else idle or time.monotonic()
         if idle is not None and time.monotonic() - idle > 30:
-            raise InputError("the dask scheduler has no workers; start some, or leave --dask out")
+            raise InputError("the dask scheduler has no workers; start some, or leave the scheduler (--dask) out")
         while len(running) < threads and (task := next(waiting, None)) is not None:
             with _scheduler():
                 future = client.submit(_perform, *task[:3], timeout, pure=False)

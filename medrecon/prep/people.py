@@ -29,7 +29,7 @@ def default_key() -> Path:
     try:
         return (Path(folder) if folder else Path.home() / ".config") / "medrecon" / "prep.key"
     except RuntimeError as error:
-        raise InputError("no home folder to keep the key of pseudonyms in; give --key FILE") from error
+        raise InputError("no home folder to keep the key of pseudonyms in; give a key file (--key FILE)") from error
 
 
 class Key:
@@ -79,7 +79,7 @@ class Key:
 
     def _other_key(self) -> InputError:
         return InputError(
-            f"{self.outside}: was prepared with another key than {self.path}; give its file with --key, or choose another "
+            f"{self.outside}: was prepared with another key than {self.path}; give that key file (--key), or choose another "
             "folder if it is lost"
         )
 
@@ -98,9 +98,11 @@ class Key:
             with path.open("rb") as file:
                 text = file.read(200).decode("ascii", "replace").strip()
         except OSError as error:
-            raise InputError(f"{path}: the key cannot be read ({error.strerror or error}); give --key FILE") from error
+            raise InputError(
+                f"{path}: the key cannot be read ({error.strerror or error}); give a key file (--key FILE)"
+            ) from error
         if not re.fullmatch("[0-9a-f]{64}", text):
-            raise InputError(f"{path}: not a key of 'medrecon prep'; give another file with --key")
+            raise InputError(f"{path}: not a key of 'medrecon prep'; give another key file (--key)")
         return bytes.fromhex(text)
 
 

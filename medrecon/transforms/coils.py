@@ -91,7 +91,7 @@ class PrewhitenCoils(Transform):
 
     def __call__(self, kspace: Tensor) -> Tensor:
         """K-space of the same shape and scale."""
-        return as_before(kspace, prewhiten(as_array(kspace), self.covariance)[0])
+        return as_before(kspace, prewhiten(as_array(kspace), self.covariance, _name(kspace))[0])
 
 
 class CompressCoils(Transform):
@@ -109,7 +109,7 @@ class CompressCoils(Transform):
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space ``(slices, n, y, x)``; a ``MetaTensor``'s meta tells the share of energy that it holds."""
         array = as_array(kspace)
-        small, share = compress_coils(array, mask_of(kspace, mask), self.n, self.method)
+        small, share = compress_coils(array, mask_of(kspace, mask), self.n, self.method, _name(kspace))
         return as_before(kspace, small, coil_energy=share)
 
 
@@ -126,7 +126,7 @@ class RemoveOversampling(Transform):
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space ``(slices, coils, y / factor, x)``."""
         array = as_array(kspace)
-        small = remove_oversampling(array, mask_of(kspace, mask), self.factor)
+        small = remove_oversampling(array, mask_of(kspace, mask), self.factor, _name(kspace))
         return cropped(kspace, small)
 
 
@@ -177,7 +177,7 @@ class PrewhitenCoilsd(MapTransform):
         out = dict(data)
         if self.scan_key not in out:
             raise InputError(
-                f"there is no noise scan under {self.scan_key!r}, so the coils cannot be whitened; leave it out"
+                f"there is no noise scan under the key {self.scan_key!r}, which whitening needs; leave the transform out"
             )
         scan = as_array(out[self.scan_key])
         covariance = noise_covariance(scan, next((_name(out[key]) for key in self.key_iterator(out)), "k-space"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from medrecon.data.errors import InputError, warn
 from medrecon.data.espirit import Espirit, combined_reference, trusted_noise
 from medrecon.data.geometry import affine_of_slices
-from medrecon.data.kspace import KSpace, load_kspace, sampled, undersampled, unlike
+from medrecon.data.kspace import KSpace, load_kspace, one_sided, sampled, undersampled, unlike
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.noise import noise_level, noise_scan_std
 from medrecon.data.noncartesian import load_noncartesian, outer_noise_std
@@ -216,6 +216,8 @@ class UndersampleKSpace(Transform):
         measured = sampled(array)
         if undersampled(array, measured):
             raise InputError(f"{name or 'k-space'}: is undersampled already; give fully sampled data")
+        for text in one_sided(array, measured, name or "k-space"):
+            warn(text)
         seed = zlib.crc32(f"{self.seed}:{case or Path(name).stem}".encode("utf-8", "surrogateescape"))
         try:
             mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed)

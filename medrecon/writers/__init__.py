@@ -75,7 +75,9 @@ def output_paths(
     folder = Path(folder)
     if bids is not None:
         if fmt != "nifti":
-            raise InputError(f"BIDS names go with NIfTI; leave out --bids, or choose nifti instead of {fmt}")
+            raise InputError(
+                f"BIDS names go with NIfTI; leave the BIDS name (--bids) out, or choose nifti instead of {fmt}"
+            )
         paths = [folder / name for name in bids_files(bids, label, samples, part)]
     else:
         paths = [folder / name for name in (*_names(stem, fmt, samples, slices, part), f"{stem}.json")]

@@ -149,7 +149,7 @@ def derived_series(
     """
     if affine is None:
         raise InputError(
-            f"{name}: DICOM needs to know where the image lies, which these data do not tell; write NIfTI, or give --like with a "
+            f"{name}: does not give the position of its image, which DICOM needs; write NIfTI, or give headers (--like) of a "
             "series of the same slices"
         )
     source = deidentified(like) if deidentify and like else list(like)

@@ -89,7 +89,7 @@ def mrd_bytes(
     import ismrmrd
 
     if spacing is None:
-        raise InputError("MRD images tell their field of view, which these data do not; choose another format")
+        raise InputError("the voxel size is not known, which MRD images need; choose another format")
     slices, ny, nx = volume.shape
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ (np.diag([*spacing[::-1], 1.0]) if affine is None else affine)
     axes = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)

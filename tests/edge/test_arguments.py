@@ -194,7 +194,7 @@ def test_changes_of_a_recipe_are_data(scan, tmp_path):
     recipe = load_recipe("kspace", {"pattern": r"$a\.h5|[$]a\.h5"})  # as an expression it would be a syntax error
     assert prepare(tmp_path / "in", tmp_path / "out", recipe).made == 1
     assert prepare(tmp_path / "in", tmp_path / "out", recipe, workers=1).kept == 1
-    with pytest.raises(InputError, match="no regular expression"):
+    with pytest.raises(InputError, match="not a regular expression"):
         prepare(tmp_path / "in", tmp_path / "other", load_recipe("kspace", {"pattern": ["@source"]}))
     with pytest.raises(InputError, match="holds no file"):
         prepare(tmp_path / "in", tmp_path / "other", load_recipe("kspace", {"pattern": "%no-such-file.yaml"}))

@@ -222,9 +222,9 @@ def test_recon_refuses_in_one_sentence_and_leaves_nothing(scan, tmp_path, capsys
     np.save(tmp_path / "maps.npy", loop_coils((40, 36), 3))
     bad(path, "--maps", tmp_path / "maps.npy", words=["maps.npy", "one map per coil"])
     np.save(tmp_path / "mask.npy", np.zeros(36, bool))
-    bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "samples nothing"])
+    bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "0 everywhere"])
     np.save(tmp_path / "mask.npy", np.ones(36, bool))
-    bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "does not hold"])
+    bad(path, "--mask", tmp_path / "mask.npy", words=["mask.npy", "that are zero"])
     np.save(tmp_path / "maps.npy", np.full((4, 40, 36), np.nan, np.complex64))
     bad(path, "--maps", tmp_path / "maps.npy", words=["maps", "NaN"])
     np.save(tmp_path / "mask.npy", ~data.mask)
@@ -315,7 +315,7 @@ def test_evaluate(scan, tmp_path, capsys):
     # The magnitude of rounded parts is rounded otherwise.
     assert score(tmp_path / "c" / "u.nii.gz") == pytest.approx(good, rel=1e-5)
     assert score(tmp_path / "p" / "u_part-mag.nii.gz") == good
-    refused(capsys, "evaluate", tmp_path / "p" / "u_part-phase.nii.gz", "--reference", full, words=["no magnitude"])
+    refused(capsys, "evaluate", tmp_path / "p" / "u_part-phase.nii.gz", "--reference", full, words=["not a magnitude"])
     # The formulas, by hand.
     from medrecon.data.espirit import combined_reference
 

@@ -200,7 +200,7 @@ def test_data_exchange_files_lose_flats_and_darks(tmp_path, units):
 
 def test_data_exchange_files_that_cannot_be_used(tmp_path):
     lines = np.ones((4, 1, 8))
-    with pytest.raises(InputError, match="distance of its detector pixels"):
+    with pytest.raises(InputError, match="spacing of its detector pixels"):
         load_sinogram(exchange(tmp_path / "a.h5", lines))
     with pytest.raises(InputError, match=r"in 'furlong'; give the pitch"):
         load_sinogram(exchange(tmp_path / "b.h5", lines, x_pixel_size=(1.0, "furlong")))

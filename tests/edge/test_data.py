@@ -238,7 +238,7 @@ def test_matlab_files_of_both_kinds(tmp_path, version):
     assert data.mask.tolist() == columns.astype(bool).tolist()
     assert np.array_equal(data.noise, noise)
     assert np.array_equal(load_array(path, "kspace"), k)
-    with pytest.raises(InputError, match=r"no variable 'maps' \(it holds kspace"):
+    with pytest.raises(InputError, match=r"holds k-space, not coil maps"):
         load_array(path, "maps")
     whole = path.read_bytes()
     for cut in (10, 200, len(whole) // 2):
@@ -416,21 +416,21 @@ def bad_files(folder):
         folder / "cut.npy": "NumPy",
         folder / "odd.xyz": "known are",
         folder / "half.hdr": "half.cfl",
-        folder / "short.cfl": "header promises",
+        folder / "short.cfl": "header says",
         folder / "deep.cfl": "axes z",
         folder / "other.npz": "'kspace'",
         folder / "zip.npz": "NumPy",
         folder / "binary.cfl": "not a text file",
-        h5("empty.h5", image=k.real): "no dataset 'kspace'",
-        h5("real.h5", kspace=k.real): "must be complex",
+        h5("empty.h5", image=k.real): "holds an image, not k-space",
+        h5("real.h5", kspace=k.real): "not complex",
         h5("nan.h5", kspace=nan): "NaN or Inf",
         h5("inf.h5", kspace=np.where(np.isnan(nan), np.inf, nan)): "NaN or Inf",
         h5("zeros.h5", kspace=k * 0): "all zeros",
-        h5("nothing.h5", kspace=k, mask=np.zeros(6, bool)): "samples nothing",
+        h5("nothing.h5", kspace=k, mask=np.zeros(6, bool)): "0 everywhere",
         h5("misfit.h5", kspace=k, mask=np.ones(7, bool)): "mask has shape",
-        h5("flat.h5", kspace=k[0, 0, 0]): "expected",
+        h5("flat.h5", kspace=k[0, 0, 0]): "store (slices, coils, y, x)",
         group: "is a group",
-        h5("hollow.h5", kspace=np.zeros((0, 2, 8, 6), np.complex64)): "expected",
+        h5("hollow.h5", kspace=np.zeros((0, 2, 8, 6), np.complex64)): "store (slices, coils, y, x)",
     }
 
 
@@ -452,7 +452,7 @@ def test_load_array(tmp_path):
     write_cfl(tmp_path / "m", maps[:, None])
     for suffix in (".h5", ".npy", ".npz", ".cfl"):
         assert np.array_equal(load_array(tmp_path / f"m{suffix}", "maps"), maps)
-    with pytest.raises(InputError, match="no dataset 'mask'"):
+    with pytest.raises(InputError, match="holds coil maps, not the sampling mask"):
         load_array(tmp_path / "m.h5", "mask")
 
 

@@ -146,5 +146,5 @@ def test_an_image_is_no_k_space_and_the_reverse(tmp_path):
         with pytest.raises(InputError):
             load_kspace(path)
     np.save(tmp_path / "real.npy", np.ones((4, 4)))
-    with pytest.raises(InputError, match="must be complex"):
+    with pytest.raises(InputError, match="not complex"):
         load_kspace(tmp_path / "real.npy")

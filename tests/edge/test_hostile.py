@@ -120,7 +120,7 @@ def test_a_link_to_a_pipe_blocks_nothing(tmp_path):
         file["kspace"] = h5py.ExternalLink(str(tmp_path / "pipe"), "x")
     with pytest.raises(InputError, match="'kspace' is an external link"):
         load_kspace(tmp_path / "a.h5")
-    with pytest.raises(InputError, match="no such file"), open_hdf5(tmp_path / "pipe"):
+    with pytest.raises(InputError, match="is a pipe or device"), open_hdf5(tmp_path / "pipe"):
         pass
 
 
@@ -257,7 +257,7 @@ for path in sys.argv[1:]:
 """
 
 
-OURS = "announces|promises|a compressed image is|not where it should be|too long|unpack to more"
+OURS = " says |a compressed image is|not where it should be|too long|unpack to more"
 
 
 def test_no_memory_is_taken_for_sizes_that_are_not_in_the_file(tmp_path):
@@ -426,7 +426,7 @@ def test_matlab_files_of_other_things(tmp_path):
         content = (tmp_path / "whole.mat").read_bytes()
         for n in (10, 130, 1000, len(content) - 3):
             (tmp_path / "cut.mat").write_bytes(content[:n])
-            with pytest.raises(InputError, match=r"cut.mat: (not a readable MATLAB file|no variable 'kspace')"):
+            with pytest.raises(InputError, match=r"cut.mat: (not a readable MATLAB file|no array .kspace.)"):
                 load_kspace(tmp_path / "cut.mat")
 
 
@@ -502,10 +502,10 @@ def test_types_of_other_machines_have_the_same_values(tmp_path):
     ("array", "words"),
     [
         (np.array([{"a": 1}], object), "Python objects, which are never loaded"),
-        (np.zeros(3, [("a", "f4"), ("b", "i4")]), "which are no numbers"),
-        (np.array(["a"]), "which are no numbers"),
+        (np.zeros(3, [("a", "f4"), ("b", "i4")]), "not numbers"),
+        (np.array(["a"]), "not numbers"),
         (np.zeros((2, 3, 0, 5), complex), "k-space has shape"),
-        (np.array(["2020-01-01"], "datetime64[D]"), "which are no numbers"),
+        (np.array(["2020-01-01"], "datetime64[D]"), "not numbers"),
     ],
     ids=["objects", "compound", "text", "empty", "dates"],
 )  # fmt: skip
@@ -522,7 +522,7 @@ def test_negative_and_overflowing_sizes(tmp_path):
     with pytest.raises(InputError, match=r"its shape \(-1, 4\) is impossible"):
         load_kspace(tmp_path / "a.npy")
     (tmp_path / "b.cfl").write_bytes(bytes(64))
-    for sizes, words in (("4294967296 4294967296 1 1", "the header promises"), ("0 8", "an axis of length 0"),
+    for sizes, words in (("4294967296 4294967296 1 1", "the header says"), ("0 8", "an axis of length 0"),
                          ("9" * 40, "no line of dimensions"), ("\u0663 \u0664", "no line of dimensions"),
                          ("-2 -4", "no line of dimensions"), ("8 " + "1 " * 60, ""),
                          ("2 2 2" + " 2" * 17, "20 axes")):  # fmt: skip

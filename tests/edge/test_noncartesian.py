@@ -125,7 +125,7 @@ def test_arrays_in_npz_and_what_is_wrong_with_them(tmp_path):
     noise = LoadNonCartesiand("image")({"image": tmp_path / "a.npz"})["noise_std"]
     assert 0.04 < noise < 0.12  # what signal reaches so far out makes it too large, never too small
     np.savez(tmp_path / "b.npz", kspace=samples)
-    with pytest.raises(InputError, match="no array 'trajectory'"):
+    with pytest.raises(InputError, match="without a trajectory"):
         load_noncartesian(tmp_path / "b.npz")
     np.save(tmp_path / "t.npy", points)
     assert load_noncartesian(tmp_path / "b.npz", tmp_path / "t.npy").matrix == (40, 32)
@@ -139,7 +139,7 @@ def test_arrays_in_npz_and_what_is_wrong_with_them(tmp_path):
         load_noncartesian(tmp_path / "t.npy")
     for bad in ({"matrix": ["a", "b"]}, {"matrix": [np.nan, 4]}, {"trajectory": points.astype(str)}):
         np.savez(tmp_path / "c.npz", **{"kspace": samples, "trajectory": points, **bad})
-        with pytest.raises(InputError, match="are no numbers"):
+        with pytest.raises(InputError, match=r"not hold numbers|not numbers"):
             load_noncartesian(tmp_path / "c.npz")
     path = write(tmp_path / "r.h5", [blobs(SHAPE)], points)
     with h5py.File(path, "r+") as file:

@@ -246,7 +246,7 @@ def test_patterns_name_subjects_keys_and_cases(tmp_path):
     ]
     (told, *_) = files(tmp_path, r"(?:.*/)?(?P<case>p\d)_t\d\.nii\.gz")
     assert "a second image of p1" in told.error
-    with pytest.raises(InputError, match="no regular expression"):
+    with pytest.raises(InputError, match="not a regular expression"):
         files(tmp_path, "(")
     (tmp_path / "link").symlink_to(tmp_path / "b")
     assert len(files(tmp_path, r"(?:.*/)?(?P<subject>p\d)_t\d\.nii\.gz")) == 3  # a folder is walked through once
@@ -371,8 +371,8 @@ def test_what_is_wrong_with_a_recipe_is_told_before_anything_is_written(tmp_path
     source = scans(tmp_path / "in", 2)
     for more, message in (
         (["--split", "nan/nan/nan"], "shares that make 1"),
-        (["--set", "pattern=("], "no regular expression"),
-        (["--set", "pattern=5"], "no regular expression"),
+        (["--set", "pattern=("], "not a regular expression"),
+        (["--set", "pattern=5"], "not a regular expression"),
         (["--set", "compression=foo"], "compression is gzip"),
         (["--dask", "tcp://127.0.0.1:1"], "no dask scheduler answers"),
     ):

@@ -481,7 +481,7 @@ def test_pseudonyms_need_the_key(tmp_path, monkeypatch):
     assert a["split"] == c["split"]  # by the patient, not by the key
     assert not {str(v) for v in a["source"]["image"]} & {str(v) for v in c["source"]["image"]}
     for wrong in (tmp_path / "two.key", tmp_path / "new.key"):
-        with pytest.raises(InputError, match=r"prepared with another key than .*; give its file with --key"):
+        with pytest.raises(InputError, match=r"prepared with another key than .*; give that key file .--key."):
             prepare(source, tmp_path / "a", recipe, key=wrong)
     assert not (tmp_path / "new.key").exists()
     shutil.move(tmp_path / "a", tmp_path / "moved")

@@ -285,7 +285,7 @@ def test_the_only_dataset_with_an_image_is_taken_and_named(tmp_path):
     assert np.allclose(data.kspace[0], k)
     assert (data.attributes["dataset"], data.attributes["noise scan"]) == ("dataset_2", "of dataset_1")
     assert noise_scan_std(data.noise) == pytest.approx(1, rel=0.02)
-    with pytest.raises(InputError, match="no imaging acquisitions"):
+    with pytest.raises(InputError, match="none of an image"):
         load_kspace(path, {"dataset": 1})
     assert "dataset" not in load_kspace(write(tmp_path / "one.h5", xml, lines_of(k))).attributes
     with pytest.raises(InputError, match="there is no dataset 1; it holds dataset"):

@@ -61,7 +61,9 @@ def write_volumes(folder, volumes, numbering="volumes", names=None, **attributes
 def test_a_real_series_of_two_volumes(data_folder, tmp_path):
     folder = data_folder / "dicom" / "ge_fmri"
     message = str(refusal(folder))
-    assert "a series of 2 volumes; select one, e.g. volume=0 (numbered from 0 to 1)" in message
+    assert (
+        "a series of 2 volumes, which differ in InstanceNumber (1 to 4, 43 to 46); select one, e.g. volume=0" in message
+    )
     for k, first in enumerate((1, 43)):
         image = load_image(folder, {"volume": k})
         stored = {ds.InstanceNumber: ds for ds in map(pydicom.dcmread, folder.glob("*.dcm"))}
@@ -458,7 +460,10 @@ def test_a_like_of_several_volumes_says_what_helps(scan, tmp_path, capsys):
         write_series(tmp_path / "like", oblique(), numbers((3, 40, 36)), f"{k}-{{k}}", order, SeriesInstanceUID=uid)
     command = ["recon", str(path), "-o", str(tmp_path / "o"), "--solver", "tv", "--format", "dicom", "--like"]
     assert main([*command, str(tmp_path / "like")]) == 2
-    message = "like: a series of 2 volumes; select one by --like-select, e.g. volume=0 (numbered from 0 to 1)"
+    message = (
+        "like: a series of 2 volumes, which differ in InstanceNumber (1 to 3, 4 to 6); select one by --like-select, "
+    )
+    message += "e.g. volume=0 (numbered from 0 to 1)"
     assert message in capsys.readouterr().err
     (tmp_path / "one").mkdir()
     for z in range(3):
