@@ -437,7 +437,7 @@ BREAKS = [
     ("data/ismrmrd.py", "target=_WithoutDoctype()", "", "edge/test_hostile.py"),
     ("data/dicom.py", "if keyword not in ADVISED:", "if False:", "edge/test_hostile.py"),
     ("data/dicom.py", "n = _check_size(header)", 'n = int(header.get("NumberOfFrames") or 1)', "edge/test_hostile.py"),
-    ("data/arrays.py", "parts[0] + 1j * parts[1]", "parts[0] - 1j * parts[1]", "edge/test_hostile.py"),
+    ("data/arrays.py", "out.real, out.imag = parts", "out.imag, out.real = parts", "edge/test_hostile.py"),
     ("data/nifti.py", "_check_size(path, stored)", "pass", "edge/test_hostile.py"),
     ("data/kspace.py", "if size != 8 * n:", "if False:", "edge/test_hostile.py"),
     ("data/decoder.py", "if own is not None and own != size:", "if False:", "edge/test_hostile.py"),
