@@ -17,7 +17,7 @@ from medrecon.data.errors import InputError
 __all__ = ["Journal"]
 
 _AGAIN = "; give --retry to try it again"
-_PATIENCE = 0.5
+_PATIENCE = 3.0
 
 
 class Journal:
@@ -50,10 +50,10 @@ class Journal:
             ) from error
 
     def _read(self, destination: Path) -> None:
-        under_way = self._under_way(destination)
-        if under_way:  # the server of a run that was killed just now is about to end its part
-            time.sleep(_PATIENCE)
-            under_way = self._under_way(destination)
+        until = time.monotonic() + _PATIENCE
+        # The server of a run that was killed just now is about to end its part.
+        while (under_way := self._under_way(destination)) and time.monotonic() < until:
+            time.sleep(0.1)
         for cases in under_way.values():
             self.deaths.update(cases)
 

@@ -63,6 +63,7 @@ class ForkedServer(workers._Server):
         self.control, theirs = socket.socketpair()
         self.pid = os.fork()
         if not self.pid:
+            os.setsid()  # like the real one: who kills the run's group does not kill it
             self.control.close()
             workers.serve(theirs.detach())
         theirs.close()
