@@ -17,7 +17,7 @@ import yaml
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from medrecon.data.errors import DAMAGE, InputError, advised, told
+from medrecon.data.errors import DAMAGE, InputError, advised, innermost, told
 from medrecon.data.files import write_whole
 
 __all__ = [
@@ -288,9 +288,7 @@ def parsed(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
     try:
         return parser.get_parsed_content(key)
     except Exception as error:  # MONAI's own, of many kinds, and whatever the code in a config raises
-        cause: BaseException = error
-        while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__) is not None:
-            cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+        cause = innermost(error)
         if isinstance(cause, InputError):
             raise cause from None
         raise InputError(

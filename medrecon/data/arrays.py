@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +16,7 @@ from numpy.lib import format as npy
 
 from medrecon.data.errors import InputError, redacted
 from medrecon.data.hdf5 import open_hdf5, read_dataset
-from medrecon.data.limits import FREE, RATIO, check_claim, inflated, open_bounded
+from medrecon.data.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
 
 __all__ = ["matlab_arrays", "numpy_array", "numpy_arrays"]
 
@@ -34,11 +35,8 @@ def _array(file: BinaryIO, stored: int, kinds: str = "biufc") -> np.ndarray:
         ValueError: if it is not of these kinds of types, or is longer than what is stored.
     """
     version = npy.read_magic(file)
-    if version not in (
-        (1, 0),
-        (2, 0),
-        (3, 0),
-    ):  # the last two differ in the encoding of names, which numbers have none of
+    # Versions 2 and 3 differ in the encoding of names, which numbers do not have.
+    if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
     shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     if dtype.kind not in kinds or not dtype.itemsize or dtype.subdtype is not None:
@@ -61,6 +59,22 @@ def _array(file: BinaryIO, stored: int, kinds: str = "biufc") -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
+@contextmanager
+def _numpy_file(path: Path, function: str) -> Iterator[BoundedReader]:
+    """A file that ``numpy.<function>`` has written; what is wrong with it in one sentence."""
+    try:
+        with open_bounded(path) as file:
+            yield file
+    except InputError:
+        raise
+    except _NotNumbersError as error:
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:
+        raise InputError(
+            f"{path}: not a readable NumPy file ({redacted(error)}); save it again with numpy.{function}"
+        ) from error
+
+
 def numpy_arrays(
     path: Path, keys: Sequence[str] | None, kinds: str = "biufc"
 ) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -74,20 +88,11 @@ def numpy_arrays(
     Raises:
         InputError: if it is no npz file, is damaged, or unpacks to far more than it stores.
     """
-    try:
-        with open_bounded(path) as file, zipfile.ZipFile(file) as archive:
-            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            held = {
-                key: _member(archive, name, path, kinds) for key, name in members.items() if keys is None or key in keys
-            }
-    except InputError:
-        raise
-    except _NotNumbersError as error:
-        raise InputError(f"{path}: {error}") from error
-    except Exception as error:
-        raise InputError(
-            f"{path}: not a readable NumPy file ({redacted(error)}); save it again with numpy.savez"
-        ) from error
+    with _numpy_file(path, "savez") as file, zipfile.ZipFile(file) as archive:
+        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        held = {
+            key: _member(archive, name, path, kinds) for key, name in members.items() if keys is None or key in keys
+        }
     return held, list(members)
 
 
@@ -111,15 +116,8 @@ def numpy_array(path: Path) -> np.ndarray:
     Raises:
         InputError: if it is no npy file, does not hold numbers, or is cut off.
     """
-    try:
-        with open_bounded(path) as file:
-            return _array(file, path.stat().st_size)
-    except _NotNumbersError as error:
-        raise InputError(f"{path}: {error}") from error
-    except Exception as error:
-        raise InputError(
-            f"{path}: not a readable NumPy file ({redacted(error)}); save it again with numpy.save"
-        ) from error
+    with _numpy_file(path, "save") as file:
+        return _array(file, path.stat().st_size)
 
 
 # MATLAB: versions 4 and 5 are read here, since scipy's compiled reader crashes on damaged files

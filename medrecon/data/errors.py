@@ -11,6 +11,7 @@ __all__ = [
     "NotCartesianError",
     "SelectionError",
     "advised",
+    "innermost",
     "listed",
     "redacted",
     "told",
@@ -23,6 +24,13 @@ DAMAGE = (Exception,)
 
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 """In memory; it differs from run to run."""
+
+
+def innermost(error: BaseException) -> BaseException:
+    """An error of ours, or else the first cause, freed from what libraries wrapped round it."""
+    while not isinstance(error, InputError) and (error.__cause__ or error.__context__) is not None:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return error
 
 
 def told(error: BaseException | str) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, told
 from medrecon.data.files import write_whole
 
 __all__ = ["Key", "default_key", "without_names", "write_sources"]
@@ -137,11 +137,23 @@ def write_sources(key: Key, identity: str, sources: Mapping[str, Mapping[str, An
         key: of the pseudonyms.
         identity: of the prepared folder.
         sources: of every case its files, relative to the source folder.
+
+    Raises:
+        InputError: if the file of an earlier run cannot be read; it is not replaced then.
     """
     path = key.path.with_name(f"{key.path.name}.sources-{identity}.jsonl")
     held: dict[str, Any] = {}
-    with suppress(OSError, ValueError, LookupError):
+    try:
         held = {row["case"]: row["source"] for row in map(json.loads, path.read_text().splitlines())}
+    except FileNotFoundError:
+        pass
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:  # replaced, it would forget files that are gone by now
+        raise InputError(f"{path}: cannot be read ({told(error)}); restore it, or move it away") from error
     if not sources.items() <= held.items():
         rows = sorted({**held, **sources}.items())
         text = "".join(json.dumps({"case": case, "source": source}) + "\n" for case, source in rows)

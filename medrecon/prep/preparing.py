@@ -22,7 +22,7 @@ from monai.transforms import Randomizable
 import medrecon
 from medrecon.bundle import parsed
 from medrecon.data import decoding
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, innermost, told
 from medrecon.data.files import sha256
 from medrecon.prep.cases import Case, stamp_of
 from medrecon.prep.people import without_names
@@ -61,9 +61,7 @@ def sentence(error: BaseException, plain: Callable[[str], str]) -> str:
         error: of a reader or a transform.
         plain: takes names out of a foreign error's text, before that is cut: half a name is found by nobody.
     """
-    cause: BaseException = error
-    while not isinstance(cause, InputError) and (cause.__cause__ or cause.__context__) is not None:
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    cause = innermost(error)
     return (
         str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(plain(str(cause)) or cause)}"
     )

@@ -21,7 +21,7 @@ from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.prep import LoadPreparedd, cases, dicom_series, files, load_recipe, prepare, prepared
 from medrecon.prep.journal import Journal
-from medrecon.prep.people import Key, without_names
+from medrecon.prep.people import Key, without_names, write_sources
 from medrecon.prep.shards import staged_path
 from medrecon.workers import Pool, Task
 
@@ -646,3 +646,15 @@ def test_a_scheduler_that_dies_is_one_sentence(tmp_path):
     assert b"the dask scheduler stopped answering" in err
     assert prepare(source, out, load_recipe("kspace")).kept >= 2
     assert len(rows(out)) == 40
+
+
+def test_what_earlier_runs_said_of_sources_is_never_replaced_unread(tmp_path):
+    """Files that are gone by now stand there alone."""
+    key = Key(tmp_path / "key")
+    path = write_sources(key, "id", {"a": {"image": "gone.dcm"}})
+    assert write_sources(key, "id", {"b": {"image": "b.dcm"}}) == path
+    assert [json.loads(line)["case"] for line in path.read_text().splitlines()] == ["a", "b"]
+    path.write_text(damaged := path.read_text()[:-9])
+    with pytest.raises(InputError, match=r"cannot be read .*; restore it, or move it away"):
+        write_sources(key, "id", {"c": {"image": "c.dcm"}})
+    assert path.read_text() == damaged
