@@ -33,8 +33,8 @@ INFERER = ("sigma_max", "sigma_min", "n_steps", "samples", "symmetries")
 SIGMA_MAX = [0.3, 0.7, 1.5, 4.0]
 GRIDS: dict[str, dict[str, list]] = {
     "cg-sense": {"lam": [0.00001, 0.0001, 0.0005, 0.003, 0.01, 0.03, 0.1], "n_iter": [10, 30, 100]},
-    "wavelet": {"lam": [0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01]},
-    "tv": {"lam": [0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.006], "n_iter": [30, 150]},
+    "wavelet": {"strength": [0.05, 0.1, 0.15, 0.2, 0.3, 0.5]},
+    "tv": {"strength": [0.02, 0.05, 0.1, 0.15, 0.2, 0.3], "n_iter": [30, 150]},
     "low-rank": {"lam": [0.0005, 0.002, 0.005, 0.02]},
     "fbp": {"kind": ["ramp", "shepp-logan", "cosine", "hann"]},
     "sirt": {"n_iter": [20, 50, 100, 200]},

@@ -35,6 +35,8 @@ class Wavelet:
         # pywt.wavedecn would stop here too; sigpy pads odd sizes to even ones first, which can only add a level.
         for _ in range(pywt.dwtn_max_level(shape, wavelet)):
             self.shapes.append(tuple((n + wavelet.dec_len - 1) // 2 for n in self.shapes[-1]))
+        # A shift by so many pixels moves every coefficient to its neighbour's place, and changes none (but at the edge).
+        self.period = 2 ** (len(self.shapes) - 1)
 
     def _analyse(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         x = x.movedim(axis, -1)

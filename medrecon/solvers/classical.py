@@ -5,6 +5,7 @@ Sparsity is joint over the channels: the magnitude of a complex image (two chann
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -42,9 +43,9 @@ def _clip(p: Tensor, limit: Tensor) -> Tensor:
     return torch.where(size > limit, p * (limit / torch.where(size > 0, size, 1.0)), p)
 
 
-def _momentum(x: Tensor, x_next: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """FISTA's next ``x``, ``z`` and ``t``; items whose momentum points uphill begin anew."""
-    uphill = dot(z - x_next, x_next - x) > 0
+def _momentum(x: Tensor, x_next: Tensor, z: Tensor, t: Tensor, restart: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """FISTA's next ``x``, ``z`` and ``t``; with ``restart``, items whose momentum points uphill begin anew."""
+    uphill = dot(z - x_next, x_next - x) > 0 if restart else torch.zeros_like(t, dtype=torch.bool)
     t = torch.where(uphill, 1.0, t)
     t_next = (1 + (1 + 4 * t**2).sqrt()) / 2
     z = x_next + per_item(torch.where(uphill, 0.0, (t - 1) / t_next), x) * (x_next - x)
@@ -54,6 +55,17 @@ def _momentum(x: Tensor, x_next: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, 
 def lipschitz(data: Gaussian) -> Tensor:
     """An upper bound of |A|^2 per item, ``(B,)``, 1 where A is 0."""
     return torch.where(data.gain > 0, data.gain, 1.0)
+
+
+def _weight(lam: float | None, strength: float, data: Gaussian) -> Tensor:
+    """``lam``, or without it ``strength`` times the noise of ``A^H y``, per item, ``(B,)``.
+
+    Noise below three thousandths of an image of unit scale counts as such, lest nothing be regularised.
+    """
+    if lam is not None:
+        return data.back.new_full((len(data.back),), lam)
+    size = lipschitz(data).sqrt()
+    return strength * size * torch.maximum(data.noise_std * torch.ones_like(size), 3e-3 * size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,25 +123,32 @@ class CGSense(Classical):
 
 @dataclass(frozen=True, kw_only=True)
 class L1Wavelet(Classical):
-    """Compressed sensing with wavelets: ``argmin_x |y - A x|^2 / 2 + lam |W x|_1``, by FISTA.
+    """Compressed sensing with wavelets: ``argmin_x |y - A x|^2 / 2 + lam |W x|_1``, by FISTA with cycle spinning.
 
     Args:
-        lam: weight of the sparsity, for images of unit scale.
+        lam: weight of the sparsity, for images of unit scale; ``None``: ``strength`` times the noise of ``A^H y``.
+        strength: see lam.
         wavelet: an orthogonal wavelet of PyWavelets.
         n_iter: iterations.
+        spin: shift the image by a random number of pixels before every transform, and back after it; what of the image follows
+            the grid of the wavelets then averages out.
 
     Deviation:
         ``W^H shrink(W x)`` is the exact proximal map for an orthogonal W; here W is an isometry onto more
-        coefficients than pixels, as in sigpy, and the map is a close approximation. The momentum restarts where it
-        points uphill (O'Donoghue and Candes, 2015).
+        coefficients than pixels, as in sigpy and BART, and the map is a close approximation. Without cycle spinning the momentum
+        restarts where it points uphill (O'Donoghue and Candes, 2015); with it the map changes at every iteration, and so
+        would the direction.
 
     Reference:
-        Lustig et al., Sparse MRI, MRM 58 (2007); Beck and Teboulle, FISTA, SIAM J. Imaging Sci. 2 (2009).
+        Lustig et al., Sparse MRI, MRM 58 (2007); Beck and Teboulle, FISTA, SIAM J. Imaging Sci. 2 (2009); Coifman and Donoho,
+        Translation-invariant de-noising (1995); Figueiredo and Nowak, IEEE TIP 12 (2003), for shifts at every iteration.
     """
 
-    lam: float = 0.005
+    lam: float | None = None
+    strength: float = 0.15
     wavelet: str = "db4"
     n_iter: int = 100
+    spin: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,13 +159,16 @@ class L1Wavelet(Classical):
         W = Wavelet(data.shape[2:], self.wavelet)
         size = lipschitz(data)
         step = per_item(1 / size, data.back)
-        x = z = data.back
+        x = z = step * data.back
         t = torch.ones(len(x), dtype=x.dtype, device=x.device)
+        threshold = (_weight(self.lam, self.strength, data) / size).view(-1, *[1] * x.ndim)
+        axes = list(range(2, x.ndim))
+        chance = random.Random(0)  # the same shifts for every item, whatever the batch
         for _ in range(self.n_iter):
-            bands = W.analysis(z - step * (data.A.normal(z) - data.back))
-            threshold = (self.lam / size).view(-1, *[1] * (x.ndim))
-            x_next = W.synthesis([_shrink(band, threshold, 2) for band in bands])
-            x, z, t = _momentum(x, x_next, z, t)
+            shifts = [chance.randrange(W.period) if self.spin else 0 for _ in axes]
+            bands = W.analysis((z - step * (data.A.normal(z) - data.back)).roll(shifts, axes))
+            x_next = W.synthesis([_shrink(band, threshold, 2) for band in bands]).roll([-n for n in shifts], axes)
+            x, z, t = _momentum(x, x_next, z, t, restart=not self.spin)
         return x
 
 
@@ -162,7 +184,8 @@ class TV(Classical):
     steps of the other two, which need several times as many products with ``A^H A``.
 
     Args:
-        lam: weight of the variation, for images of unit scale.
+        lam: weight of the variation, for images of unit scale; ``None``: ``strength`` times the noise of ``A^H y``.
+        strength: see lam.
         n_iter: iterations; sparse-view CT needs some hundred.
         n_inner: of each, conjugate-gradient steps from the last image (ADMM), or steps on the dual (FISTA).
         method: how the minimum is found.
@@ -176,7 +199,8 @@ class TV(Classical):
         TIP 18 (2009); Condat, J. Optim. Theory Appl. 158 (2013), with explicit steps on the data.
     """
 
-    lam: float = 0.003
+    lam: float | None = None
+    strength: float = 0.1
     n_iter: int = 30
     n_inner: int = 5
     method: Method = "admm"
@@ -190,7 +214,7 @@ class TV(Classical):
         x = data.A.pinv(data.y, 2 * self.n_inner, 1e-3 * lipschitz(data))
         threshold = 0.1 * _magnitude(x, 1).flatten(1).amax(1)
         threshold = torch.where(threshold > 0, threshold, 1.0)
-        rho = per_item(self.lam / threshold, x)
+        rho = per_item(_weight(self.lam, self.strength, data) / threshold, x)
         z = u = torch.zeros_like(D(x))
         for _ in range(self.n_iter):
             known = data.back + rho * D.adjoint(z - u)
@@ -205,7 +229,7 @@ class TV(Classical):
         bound = 4.0 * (len(data.shape) - 2)  # of |D|^2
         x = z = data.back / size
         p = torch.zeros_like(D(x))
-        limit = per_item(self.lam / lipschitz(data), p)
+        limit = per_item(_weight(self.lam, self.strength, data) / lipschitz(data), p)
         t = torch.ones(len(x), dtype=x.dtype, device=x.device)
         for _ in range(self.n_iter):
             v = z - (data.A.normal(z) - data.back) / size
@@ -223,9 +247,10 @@ class TV(Classical):
         x = data.back / size
         p = torch.zeros_like(D(x))
         s = per_item(lipschitz(data), p) / (4.0 * (len(data.shape) - 2))
+        limit = per_item(_weight(self.lam, self.strength, data), p)
         for _ in range(self.n_iter):
             x_next = x - 2 / 3 / size * (data.A.normal(x) - data.back + D.adjoint(p))
-            p = _clip(p + s * D(2 * x_next - x), torch.as_tensor(self.lam).to(p))
+            p = _clip(p + s * D(2 * x_next - x), limit)
             x = x_next
         return x
 

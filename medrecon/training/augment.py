@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from medrecon.operators.fourier import resampling_matrix
 
-__all__ = ["Augment", "anatomical_phase", "polynomial_field"]
+__all__ = ["Augment", "anatomical_phase", "demodulate", "polynomial_field", "random_field"]
 
 
 def _uniform(n: int, low: float, high: float, device: torch.device) -> Tensor:
@@ -61,6 +61,42 @@ def anatomical_phase(magnitude: Tensor, amplitude: Tensor, angle: Tensor, scale:
     return amplitude.view(view) * torch.fft.irfft2(spectrum, s=(ny, nx))
 
 
+def random_field(shape: Sequence[int], scale: Tensor) -> Tensor:
+    """Smooth Gaussian random fields of variance 1, periodic, ``(B, 1, y, x)``.
+
+    Args:
+        shape: ``(y, x)``.
+        scale: standard deviation in pixels of the Gaussian that smoothes white noise, ``(B,)``.
+    """
+    ky = torch.fft.fftfreq(shape[0], device=scale.device)[:, None]
+    kx = torch.fft.rfftfreq(shape[1], device=scale.device)[None, :]
+    band = (-2 * (math.pi * scale.view(-1, 1, 1, 1)) ** 2 * (ky**2 + kx**2)).exp()
+    noise = torch.randn((len(scale), 1, *shape), device=scale.device)
+    field = torch.fft.irfft2(torch.fft.rfft2(noise) * band, s=tuple(shape))
+    # The sum of the squares of a Gaussian filter, over all frequencies of the grid.
+    energy = torch.fft.irfft2(band.square().to(torch.complex64), s=tuple(shape))[..., :1, :1]
+    return field / energy.sqrt()
+
+
+def demodulate(x: Tensor, lines: Tensor) -> Tensor:
+    """Complex images ``(B, 1, y, x)`` without the phase of their own low-resolution image.
+
+    Coil maps that are estimated from calibration lines (:func:`medrecon.data.espirit.espirit_maps`) carry that phase, so it is
+    missing from the images that reconstructions meet.
+
+    Args:
+        x: complex.
+        lines: width of Hann's window over the centre of k-space, in samples along every axis, ``(B, 2)``.
+    """
+    windows = []
+    for n, width in zip(x.shape[2:], lines.unbind(1), strict=True):
+        distance = torch.fft.fftfreq(n, 1 / n, device=x.device) / width[:, None]
+        windows.append(torch.where(distance.abs() < 0.5, (math.pi * distance).cos() ** 2, 0.0))
+    window = windows[0][:, None, :, None] * windows[1][:, None, None, :]
+    low = torch.fft.ifft2(torch.fft.fft2(x) * window)
+    return x * torch.polar(torch.ones_like(low.real), -low.angle())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augment:
     """Random crops of a batch of magnitude slices, resampled, shaded and given a phase; everything on their device.
@@ -84,6 +120,11 @@ class Augment:
         quadratic: standard deviation of the quadratic phase, rad per 128 pixels squared.
         anatomical: standard deviation of the phase that follows the anatomy, rad per image unit.
         fat: standard deviation of the phase of the brightest tissue (chemical shift), rad.
+        field: standard deviation of a phase that varies over some centimetres, as near the air of the sinuses, rad.
+        demodulated: of complex images, the share that is left without the phase of its low-resolution image, as coil maps
+            leave them, see :func:`demodulate`.
+        calibration: range of the number of lines (of a slice as large as the input) that image comes from, log-uniform; half
+            of the slices have all lines along one axis, as where only the other is undersampled.
     """
 
     crop: int | Sequence[int] = 128
@@ -101,6 +142,9 @@ class Augment:
     quadratic: float = 1.0
     anatomical: float = 0.6
     fat: float = 0.3
+    field: float = 0.0
+    demodulated: float = 0.0
+    calibration: tuple[float, float] = (10.0, 48.0)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images ``(B, 1, y, x)`` of any real type to crops ``(n, C, crop, crop)``, float32.
@@ -145,7 +189,20 @@ class Augment:
         if self.kind == "magnitude":
             signed = (torch.rand(n, device=device) < self.signed).view(-1, 1, 1, 1)
             return torch.where(signed, x * phase.cos(), x.abs())
-        return torch.cat([x * phase.cos(), x * phase.sin()], dim=1)
+        x = torch.complex(x * phase.cos(), x * phase.sin())
+        if self.demodulated > 0:
+            share = crop / max(images.shape[2:]) / torch.where(resampled, common.exp(), 1.0)  # of the slice
+            taken = (torch.rand(n, device=device) < self.demodulated).view(-1, 1, 1, 1)
+            x = torch.where(taken, demodulate(x, share[:, None] * self._lines(n, images.shape[2:], device)), x)
+        return torch.cat([x.real, x.imag], dim=1)
+
+    def _lines(self, n: int, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Calibration lines along every axis of the slice, ``(n, 2)``."""
+        low, high = (math.log(value) for value in self.calibration)
+        lines = torch.stack([_uniform(n, low, high, device).exp() for _ in shape], dim=1)
+        # 0, 1: this axis has all lines; 2, 3: neither has.
+        full = torch.randint(4, (n, 1), device=device) == torch.arange(2, device=device)
+        return torch.where(full, torch.tensor(shape, device=device), lines)
 
     @staticmethod
     def _turned(x: Tensor) -> Tensor:
@@ -165,4 +222,8 @@ class Augment:
             threshold = _uniform(n, 0.6, 1.0, device).view(-1, 1, 1, 1)
             bright = F.hardsigmoid(20 * (x - threshold))
             phase = phase + self.fat * torch.randn(n, device=device).view(-1, 1, 1, 1) * bright
+        if self.field > 0:
+            amplitude = self.field * torch.randn(n, device=device).view(-1, 1, 1, 1)
+            scale = _uniform(n, math.log(8.0), math.log(40.0), device).exp()
+            phase = phase + amplitude * random_field(x.shape[2:], scale)
         return phase

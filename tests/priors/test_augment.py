@@ -2,10 +2,24 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from medrecon.training.augment import Augment, anatomical_phase, polynomial_field, resampling_matrix
+from medrecon.data.coils import from_kspace
+from medrecon.data.espirit import espirit_maps
+from medrecon.data.masks import centred
+from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.training.augment import (
+    Augment,
+    anatomical_phase,
+    demodulate,
+    polynomial_field,
+    random_field,
+    resampling_matrix,
+)
+
+from ..conftest import blobs
 
 
 def wave(n, frequency, positions):
@@ -90,3 +104,49 @@ def test_too_small_images_are_refused():
         Augment(crop=48)(torch.zeros(1, 1, 40, 40))
     with pytest.raises(ValueError, match="one channel"):
         Augment(crop=8)(torch.zeros(1, 2, 40, 40))
+
+
+def test_random_fields_are_smooth_and_of_variance_one():
+    torch.manual_seed(0)
+    scale = torch.tensor([3.0, 12.0]).repeat_interleave(400)
+    fields = random_field((64, 48), scale)[:, 0]
+    for i, width in ((0, 3.0), (400, 12.0)):
+        some = fields[i : i + 400]
+        # Of 400 fields with at least some dozen independent values each.
+        assert some.square().mean().item() == pytest.approx(1.0, abs=0.05)
+        # Smoothed by a Gaussian of width w, the correlation at a distance d is exp(-d^2 / (4 w^2)).
+        beside = (some * some.roll(4, 1)).mean() / some.square().mean()
+        assert beside.item() == pytest.approx(math.exp(-(4**2) / (4 * width**2)), abs=0.03)
+
+
+def test_demodulated_images_are_what_estimated_coil_maps_leave():
+    """ESPIRiT's maps carry the phase of the low-resolution image, so does its combination; here with one smooth coil pair."""
+    shape = (48, 40)
+    magnitude = torch.from_numpy(np.abs(blobs(shape))).float()[None, None]
+    phase = polynomial_field(shape, torch.tensor([[0.3, 1.0, -0.7, 0.5, 0.4, -0.6]]), 24.0)
+    x = torch.polar(magnitude, phase)
+    left = demodulate(x, torch.tensor([[48.0, 10.0]]))
+    assert torch.allclose(left.abs(), magnitude, atol=1e-6)
+    assert float(left.imag.square().sum() / left.abs().square().sum()) < 0.02
+    assert torch.allclose(demodulate(left * torch.polar(torch.tensor(1.0), torch.tensor(2.0)), torch.full((1, 2), 30.0)),
+                          demodulate(left, torch.full((1, 2), 30.0)), atol=1e-5)  # fmt: skip
+    maps = loop_coils(shape, 6)
+    kspace = simulate_kspace(x[0, 0].numpy(), maps, 1e-4, np.random.default_rng(0))
+    mask = np.zeros(shape[1], dtype=bool)
+    mask[centred(shape[1], 10)] = True
+    estimated = espirit_maps(kspace * mask, mask, noise_std=1e-4)
+    combined = (estimated.conj().resolve_conj() * torch.from_numpy(from_kspace(kspace))).sum(0)
+    inside = (estimated != 0).any(0) & (magnitude[0, 0] > 0.2)
+    turned = (combined * left[0, 0].conj())[inside]
+    # Both take the phase of a low-resolution image away; the maps' is weighted by the coils, which is smooth as well.
+    assert float(turned.angle().abs().median()) < 0.05
+
+
+def test_augmented_images_are_demodulated_in_the_share_that_is_asked_for():
+    torch.manual_seed(0)
+    image = torch.from_numpy(200 * np.abs(blobs((64, 64)))).float()[None, None].repeat(60, 1, 1, 1)
+    for share in (0.0, 0.5, 1.0):
+        out = Augment(crop=64, demodulated=share, anatomical=0.0, fat=0.0)(image)
+        real = (out[:, 1].square().sum((1, 2)) / out.square().sum((1, 2, 3))) < 0.05
+        # A random constant phase is real within 5 % in one of seven; the deviation of 60 draws is 4 more.
+        assert (share - 0.1) * 60 <= int(real.sum()) <= 60 * (share + (1 - share) * 0.4)

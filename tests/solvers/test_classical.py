@@ -60,10 +60,48 @@ def test_wavelet_reaches_sigpys_objective(problem):
 
     weights = np.broadcast_to(mask, SHAPE).astype(np.float32)
     theirs = L1WaveletRecon(kspace, maps, lam, weights=weights, max_iter=300, show_pbar=False).run()
-    ours = solve(L1Wavelet(lam=lam, n_iter=300), data)
+    ours = solve(L1Wavelet(lam=lam, n_iter=300, spin=False), data)
     # Two implementations of one iteration towards one fixed point: 0.1 % covers the different step lengths.
     assert objective(ours) == pytest.approx(objective(theirs), rel=1e-3)
     assert objective(ours) < 0.9 * objective(data.back[0, 0].numpy() + 1j * data.back[0, 1].numpy())
+
+
+def test_cycle_spinning_does_not_care_where_the_image_lies():
+    """An image moved by a pixel meets other wavelets, unless they move at every iteration; its k-space only turns."""
+    generator = np.random.default_rng(0)
+    truth = blobs(SHAPE) + 0.03 * (generator.normal(size=SHAPE) + 1j * generator.normal(size=SHAPE))
+    mask = undersampling_mask(SHAPE, "gaussian1d", 2.0, 8, 0)
+    A = sense(torch.ones(1, 1, *SHAPE, dtype=torch.complex64), torch.from_numpy(mask)[None, None, None])
+    differs = {}
+    for spin in (False, True):
+        images = []
+        for moved in ((0, 0), (1, 3)):
+            kspace = sp.fft(np.roll(truth, moved, (0, 1)), axes=(-2, -1))[None, None] * mask
+            data = Gaussian(A, torch.from_numpy(kspace.astype(np.complex64)), 0.03)
+            image = L1Wavelet(spin=spin).estimate(data)
+            images.append(image.roll([-n for n in moved], (2, 3)))
+        differs[spin] = float((images[1] - images[0]).norm() / images[0].norm())
+    # Not 0: of a hundred shifts the last few count most, and 4 x 4 positions are all that this size has.
+    assert differs[True] < differs[False] / 2
+
+
+@pytest.mark.parametrize(
+    "solver", [L1Wavelet(n_iter=40), *[TV(method=m, n_iter=40) for m in ("admm", "fista", "pdhg")]]
+)
+@pytest.mark.parametrize("noise_std", [0.02, 0.0])
+def test_the_weight_from_the_noise_does_not_care_for_units(solver, noise_std):
+    """Data, operator and noise times one number are the same problem; so are two items of different noise, each alone."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(150, 240, generator=generator, dtype=torch.float64) / 12
+    y = torch.randn(2, 150, generator=generator, dtype=torch.float64)
+    std = noise_std * torch.tensor([1.0, 2.0], dtype=torch.float64)
+    images = [
+        solver.estimate(Gaussian(Dense(unit * matrix, (1, 16, 15)), unit * y, unit * std)) for unit in (1.0, 30.0)
+    ]
+    assert torch.allclose(images[0], images[1], rtol=1e-6, atol=1e-9)
+    for i in range(2):
+        alone = solver.estimate(Gaussian(Dense(matrix, (1, 16, 15)), y[i : i + 1], float(std[i])))
+        assert torch.allclose(alone, images[0][i : i + 1], rtol=1e-9, atol=1e-12)
 
 
 def test_tv_reaches_sigpys_objective(problem):

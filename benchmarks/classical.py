@@ -1,0 +1,167 @@
+"""The classical baselines against BART and sigpy on slice A, and their default weights against the best ones.
+
+    python benchmarks/classical.py
+
+Every program gets the same k-space, coil maps and weights, relative to the same unit (BART by ``pics -w``). ``ecalib`` is BART
+with maps of its own. Images are compared as they are, and scaled by least squares to the reference. Seconds of BART are those
+of its whole process, as it was installed (Debian's is ``apt install bart``); ours and sigpy's are those of the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+
+import numpy as np
+import torch
+from problems import Problem, inferer, run, slice_a, validation
+from sigpy.mri.app import L1WaveletRecon, TotalVariationRecon
+
+from medrecon.metrics import scores
+
+WEIGHTS = (0.001, 0.002, 0.005)
+STRENGTHS = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
+Image = Callable[[Problem, float, float], np.ndarray]
+
+
+def ours(solver: str, **settings: object) -> Image:
+    """A solver of medrecon at a weight."""
+
+    def image(case: Problem, weight: float, unit: float) -> np.ndarray:
+        solve, network = inferer(solver=solver, settings={"lam": weight, **settings}, tuned={})
+        return run(case, solve, network).abs().numpy()[0, 0]
+
+    return image
+
+
+def sigpy(app: type, iterations: int, **settings: object) -> Image:
+    """An app of sigpy at a weight; its data are divided by the unit."""
+
+    def image(case: Problem, weight: float, unit: float) -> np.ndarray:
+        mask = np.broadcast_to(case.mask, case.reference.shape[1:]).astype(np.float32)
+        solve = app(case.kspace[0] / unit, case.maps[0].numpy(), weight, weights=mask, max_iter=iterations,
+                    show_pbar=False, **settings)  # fmt: skip
+        return np.abs(solve.run()) * unit
+
+    return image
+
+
+def bart(regulariser: str, own_maps: bool = False) -> Image:
+    """``bart pics`` at a weight, as a process that reads and writes files."""
+
+    def write(path: str, array: np.ndarray) -> None:
+        values = array.transpose(2, 1, 0)[:, :, None]  # readout, phase, slice, coil
+        Path(path + ".hdr").write_text("# Dimensions\n" + " ".join(map(str, values.shape)) + "\n")
+        values.astype(np.complex64).ravel(order="F").tofile(path + ".cfl")
+
+    def image(case: Problem, weight: float, unit: float) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            write(f"{folder}/kspace", case.kspace[0])
+            write(f"{folder}/maps", case.maps[0].numpy())
+            if own_maps:
+                subprocess.run(["bart", "ecalib", "-m1", "kspace", "maps"], cwd=folder, check=True, capture_output=True)
+            command = ["bart", "pics", "-S", "-e", "-i100", f"-w{unit}", f"-r{weight}", *regulariser.split()]
+            subprocess.run([*command, "kspace", "maps", "image"], cwd=folder, check=True, capture_output=True)
+            values = np.fromfile(f"{folder}/image.cfl", np.complex64)
+        return np.abs(values.reshape(case.reference.shape[1:]))
+
+    return image
+
+
+def unit_of(case: Problem) -> float:
+    """What the inferer divides a slice by: the 99th percentile of its zero-filled magnitude."""
+    solve, network = inferer(solver="zero-filled")
+    return float(torch.quantile(run(case, solve, network).abs().flatten(), 0.99))
+
+
+def score(image: np.ndarray, case: Problem) -> tuple[float, float, float]:
+    """PSNR, SSIM, and the PSNR of the image scaled by least squares."""
+    reference = case.reference[0]
+    scaled = image * float((image * reference).sum() / (image**2).sum())
+    plain, fitted = (scores(x[None].astype(np.float32), reference[None]) for x in (image, scaled))
+    return plain["psnr"], plain["ssim"], fitted["psnr"]
+
+
+def peers() -> int:
+    """The table of programs; the number of those that failed."""
+    methods = {
+        "medrecon wavelet (default: db4)": ours("wavelet"),
+        "medrecon wavelet, db2 as BART": ours("wavelet", wavelet="db2"),
+        "medrecon wavelet, no cycle spinning": ours("wavelet", spin=False),
+        "sigpy L1WaveletRecon": sigpy(L1WaveletRecon, 100),
+        "BART pics -l1": bart("-l1"),
+        "BART ecalib -m1, pics -l1": bart("-l1", own_maps=True),
+        "medrecon tv": ours("tv"),
+        "sigpy TotalVariationRecon": sigpy(TotalVariationRecon, 300),
+        "BART pics -R T": bart("-RT:3:0:{}"),
+    }
+    failures = 0
+    for accel in (4, 8):
+        case = slice_a(accel)
+        unit = unit_of(case)
+        print(f"\nslice A, R = {accel}: PSNR dB (scaled by least squares) / SSIM\n")
+        print("| method | " + " | ".join(f"weight {w:g}" for w in WEIGHTS) + " | seconds |")
+        print("|---|" + "---|" * (len(WEIGHTS) + 1))
+        for name, method in methods.items():
+            cells, seconds = [], []
+            for weight in WEIGHTS:
+                start = time.perf_counter()
+                try:
+                    plain, ssim, fitted = score(method(case, weight, unit), case)
+                except (subprocess.CalledProcessError, OSError) as error:
+                    failures += 1
+                    cells.append(f"failed: {error}")
+                    continue
+                seconds.append(time.perf_counter() - start)
+                cells.append(f"{plain:.2f} ({fitted:.2f}) / {ssim:.3f}")
+            print(f"| {name} | " + " | ".join(cells) + f" | {np.mean(seconds):.1f} |", flush=True)
+    return failures
+
+
+def defaults() -> int:
+    """How far the default weight is from the best one, in dB; the number of scans that were more than 0.4 dB off."""
+    off = 0
+    for solver in ("wavelet", "tv"):
+        print(f"\n{solver}: PSNR dB at the default strength, at the best of {STRENGTHS}, and the difference\n")
+        print("| scan | R | default | best (strength) | difference |\n|---|---|---|---|---|")
+        for accel in (4, 8):
+            for case in (slice_a(accel), *validation(accel, per_source=1)):
+                values = {}
+                for strength in (None, *STRENGTHS):
+                    settings = {} if strength is None else {"strength": strength}
+                    image = run(case, *inferer(solver=solver, settings=settings, tuned={})).abs().numpy()[0]
+                    values[strength] = scores(image, case.reference)["psnr"]
+                best = max(STRENGTHS, key=values.__getitem__)
+                difference = values[best] - values[None]
+                off += difference > 0.4
+                print(f"| {case.name} | {accel} | {values[None]:.2f} | {values[best]:.2f} ({best:g}) | {difference:.2f} |",
+                      flush=True)  # fmt: skip
+    return off
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("peers", "defaults"))
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    if shutil.which("bart") is None:
+        print("bart is not installed: its rows fail")
+    failures = off = 0
+    if arguments.only != "defaults":
+        failures = peers()
+    if arguments.only != "peers":
+        off = defaults()
+    print(f"\nmask seed 0, shifts of cycle spinning from seed 0; {failures} runs failed; {off} default weights more than "
+          f"0.4 dB from the best; {time.perf_counter() - start:.0f} s on {torch.get_num_threads()} threads")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
