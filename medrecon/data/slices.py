@@ -23,7 +23,8 @@ def load_slices(
     """Read magnitude or CT slices as a list of dictionaries for a MONAI dataset.
 
     Every archive holds ``img`` ``(n, y, x)`` of integers and any per-row keys (``subject``, ``contrast``, ``stripped``,
-    ``licence`` ...), which are carried over, with ``archive``, the name of the file.
+    ``licence`` ...), which are carried over, with ``archive``, the name of the file. Of several archives the keys that all have
+    are carried over, since rows are put together into batches.
 
     Args:
         paths: one archive or several.
@@ -68,7 +69,8 @@ def load_slices(
             }
             for i in np.flatnonzero(keep)
         ]
-    return rows
+    common = set.intersection(*map(set, rows)) if rows else set()
+    return [{key: value for key, value in row.items() if key in common} for row in rows]
 
 
 def sampling_weights(rows: Sequence[Mapping], shares: Mapping[str, Mapping]) -> list[float]:
@@ -77,10 +79,12 @@ def sampling_weights(rows: Sequence[Mapping], shares: Mapping[str, Mapping]) -> 
     Several keys are met at once by raking (iterative proportional fitting, Deming and Stephan 1940).
 
     Raises:
-        ValueError: if a value of a key has no share, or the shares cannot be met together.
+        ValueError: if a key is missing, a value of it has no share, or the shares cannot be met together.
     """
     codes, wanted = [], []
     for key, parts in shares.items():
+        if any(key not in row for row in rows):
+            raise ValueError(f"not all archives have a key {key!r}, for which shares are given")
         values = [row[key] for row in rows]
         missing = set(values) - set(parts)
         if missing:
