@@ -2,12 +2,12 @@
 
     python benchmarks/train.py brain_mri runs/brain --minutes 60                   # from the shipped weights
     python benchmarks/train.py brain_mri runs/brain --steps 20000                  # until so many steps, the last ones gentle
-    python benchmarks/train.py brain_mri runs/brain --export                       # new weights into the bundle
     python benchmarks/train.py --pack small --megabytes 30                         # the data, for a machine that takes few
 
-A run is a copy of the bundle with checkpoints; what its ``configs/train.yaml`` says may be changed by NAME=VALUE, e.g.
-``batch_size=32``. Networks run in bfloat16 where the device has it. Packed archives keep their names, so they replace the data
-folder (``MEDRECON_DATA/train``): slices are drawn at random, as neighbours say much the same, until the files are small enough.
+A run is a copy of the bundle with checkpoints, whose ``models`` and ``metadata.json`` get the new weights. What its
+``configs/train.yaml`` says may be changed by NAME=VALUE, e.g. ``batch_size=32``. Networks run in bfloat16 where the device has
+it. Packed archives keep their names, so they replace the data folder (``MEDRECON_DATA/train``): slices are drawn at random, as
+neighbours say much the same, until the files are small enough.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import io
 import math
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -64,14 +63,6 @@ def begin(bundle: str, run: Path) -> None:
     (run / "models" / "model.pt").rename(run / "models" / "start.pt")
 
 
-def export(bundle: str, run: Path) -> None:
-    """Put the weights of a run, their metadata and recipe, into the bundle."""
-    root = find_bundle(bundle)
-    for name in ("models/model.pt", "configs/metadata.json", "configs/train.yaml"):
-        shutil.copyfile(run / name, root / name)
-    print(f"{root}: weights, metadata and recipe replaced; say in docs/README.md what they reach")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?")
@@ -79,7 +70,6 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", help="NAME=VALUE of train.yaml")
     parser.add_argument("--steps", type=int, help="length of the whole run; the rate falls towards its end")
     parser.add_argument("--minutes", type=float, help="stop after so many, with a checkpoint")
-    parser.add_argument("--export", action="store_true", help="replace the bundle's weights by those of the run")
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="write small archives there and stop")
     parser.add_argument("--megabytes", type=float, default=30)
     parser.add_argument("--archives", nargs="*", default=list(ARCHIVES[:3]), choices=ARCHIVES, help="to pack")
@@ -90,9 +80,6 @@ def main() -> None:
     if not arguments.bundle or not arguments.run:
         parser.error("name a bundle and the folder of a run, or --pack a folder")
     run = arguments.run.resolve()
-    if arguments.export:
-        export(arguments.bundle, run)
-        return
     begin(arguments.bundle, run)
     config = monai.bundle.ConfigParser.load_config_file(str(run / "configs" / "train.yaml"))
     changes = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in arguments.changes)}
@@ -121,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

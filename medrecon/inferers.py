@@ -183,13 +183,9 @@ def as_number(name: str, value: object, positive: bool = False) -> float:
 
 def _check_symmetries(symmetries: Mapping[str, Any]) -> None:
     """Refuse other arguments than those of :func:`medrecon.priors.equivariant`."""
-    switches = ("phase", "conjugate", "transpose")
-    wrong = set(symmetries) - {"flip", "shift", *switches}
+    wrong = set(symmetries) - {"flip", "shift", "phase"}
     if wrong:
-        raise InputError(f"symmetries are flip, shift, {', '.join(switches)}; got {', '.join(map(_short, wrong))}")
-    for name in switches:
-        if not isinstance(symmetries.get(name, False), bool):
-            raise InputError(f"{name} of symmetries is true or false; got {_short(symmetries[name])}")
+        raise InputError(f"symmetries are flip, shift and phase; got {', '.join(map(_short, wrong))}")
     flip = symmetries.get("flip", ())
     if not isinstance(flip, list | tuple) or any(axis not in (-2, -1, 2, 3) for axis in flip):
         raise InputError(f"flip of symmetries is a list of the axes -2 and -1; got {_short(flip)}")

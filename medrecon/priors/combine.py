@@ -54,15 +54,7 @@ def channelwise(prior: Prior) -> Prior:
     return each
 
 
-def equivariant(
-    prior: Prior,
-    *,
-    flip: Sequence[int] = (),
-    shift: int = 0,
-    phase: bool = False,
-    conjugate: bool = False,
-    transpose: bool = False,
-) -> Prior:
+def equivariant(prior: Prior, *, flip: Sequence[int] = (), shift: int = 0, phase: bool = False) -> Prior:
     """Every noise level sees the image through another symmetry of what the prior was trained on, undone afterwards.
 
     A network errs a little differently on an image and on its mirror image. Over the many levels of a sampler these errors
@@ -75,11 +67,9 @@ def equivariant(
         shift: circular shifts by 0 to ``shift - 1`` pixels along every axis, which spread the aliasing of a network with
             strides; its coarsest stride is enough. 0 or 1: none.
         phase: turn the complex plane of images of two channels (real, imaginary).
-        conjugate: of such images, change the sign of the imaginary part or not: a symmetry even where the phase is nearly 0.
-        transpose: exchange the last two axes or not, for a prior that has seen quarter turns.
 
     Raises:
-        ValueError: for a phase or a conjugate of images that have not two channels.
+        ValueError: for a phase of images that have not two channels.
 
     Reference: Terris et al., "Equivariant plug-and-play image reconstruction", CVPR 2024, algorithm 1.
     """
@@ -91,18 +81,13 @@ def equivariant(
         spatial = list(range(2, x.ndim))
         shifts = [chance.randrange(shift) for _ in spatial] if shift > 1 else [0] * len(spatial)
         turn = _turn(2 * math.pi * chance.random(), x) if phase else None
-        if conjugate and chance.random() < 0.5:
-            mirror = x.new_tensor([[1.0, 0.0], [0.0, -1.0]])
-            turn = mirror if turn is None else mirror @ turn
-        swapped = transpose and chance.random() < 0.5
         inside = x.flip(axes).roll(shifts, spatial)
-        inside = inside if turn is None else _mix(turn, inside)
-        out = prior(inside.mT, sigma).mT if swapped else prior(inside, sigma)
+        out = prior(inside if turn is None else _mix(turn, inside), sigma)
         out = out if turn is None else _mix(turn.mT, out)
         return out.roll([-n for n in shifts], spatial).flip(axes)
 
     def turned(x: Tensor, sigma: float | Tensor) -> Tensor:
-        if (phase or conjugate) and x.shape[1] != 2:
+        if phase and x.shape[1] != 2:
             raise ValueError(f"a phase needs two channels, real and imaginary; got {x.shape[1]}")
         values = as_levels(sigma, x).tolist() if isinstance(sigma, Tensor) else [sigma]
         if len(set(values)) == 1:

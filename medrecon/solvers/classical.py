@@ -60,7 +60,7 @@ def lipschitz(data: Gaussian) -> Tensor:
 def _weight(lam: float | None, strength: float, data: Gaussian) -> Tensor:
     """``lam``, or without it ``strength`` times the noise of ``A^H y``, per item, ``(B,)``.
 
-    Noise below three thousandths of an image of unit scale counts as such, lest nothing be regularised.
+    Noise below 0.003 (of images of unit scale) counts as 0.003, so that data without noise are regularised too.
     """
     if lam is not None:
         return data.back.new_full((len(data.back),), lam)

@@ -73,7 +73,7 @@ def random_field(shape: Sequence[int], scale: Tensor) -> Tensor:
     band = (-2 * (math.pi * scale.view(-1, 1, 1, 1)) ** 2 * (ky**2 + kx**2)).exp()
     noise = torch.randn((len(scale), 1, *shape), device=scale.device)
     field = torch.fft.irfft2(torch.fft.rfft2(noise) * band, s=tuple(shape))
-    # The sum of the squares of a Gaussian filter, over all frequencies of the grid.
+    # The variance of filtered white noise is the mean of the squared filter: its inverse transform at the origin.
     energy = torch.fft.irfft2(band.square().to(torch.complex64), s=tuple(shape))[..., :1, :1]
     return field / energy.sqrt()
 

@@ -120,7 +120,7 @@ def test_random_fields_are_smooth_and_of_variance_one():
 
 
 def test_demodulated_images_are_what_estimated_coil_maps_leave():
-    """ESPIRiT's maps carry the phase of the low-resolution image, so does its combination; here with one smooth coil pair."""
+    """ESPIRiT's maps carry the phase of the low-resolution image, so it is missing from the combined image."""
     shape = (48, 40)
     magnitude = torch.from_numpy(np.abs(blobs(shape))).float()[None, None]
     phase = polynomial_field(shape, torch.tensor([[0.3, 1.0, -0.7, 0.5, 0.4, -0.6]]), 24.0)

@@ -290,9 +290,7 @@ SYMMETRIES = {
     "flips": {"flip": [-1, -2]},
     "shifts": {"shift": 4},
     "phase": {"phase": True},
-    "conjugate": {"conjugate": True},
-    "transpose": {"transpose": True},
-    "all": {"flip": [-1], "shift": 16, "phase": True, "conjugate": True, "transpose": True},
+    "all": {"flip": [-1], "shift": 16, "phase": True},
 }
 
 
@@ -310,13 +308,13 @@ def test_equivariant_undoes_what_it_does(symmetries):
     for sigma in levels:
         assert torch.allclose(equivariant(prior, **symmetries)(x, sigma), prior(x, sigma), rtol=1e-12)
         assert torch.allclose(seen[-2].norm(), x.norm())
-    assert len({(*x.shape, x.contiguous().numpy().tobytes()) for x in seen[::2]}) >= 2
+    assert len({float(x[0, 0, 0, 0]) for x in seen[::2]}) > 2
 
 
 @pytest.mark.parametrize("symmetries", SYMMETRIES.values(), ids=SYMMETRIES)
 def test_equivariant_is_a_function_of_item_and_level(symmetries):
     """Of a prior without any symmetry: items in a batch as alone, float or tensor, any precision."""
-    prior, x = gaussian((2, 4, 4)), noisy((2, 4, 4))
+    prior, x = gaussian((2, 4, 3)), noisy((2, 4, 3))
     turned = equivariant(prior, **symmetries)
     levels = torch.tensor([0.3, 1.0, 0.3], dtype=torch.float64)
     together = turned(x, levels)
