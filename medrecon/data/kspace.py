@@ -26,14 +26,13 @@ from medrecon.data.hdf5 import open_hdf5, read_dataset, text_of
 from medrecon.data.header import fitted, measured_columns, readout_cropped, voxel_size
 from medrecon.data.ismrmrd import is_ismrmrd, read_ismrmrd, scrubbed
 from medrecon.data.limits import open_bounded, reading
-from medrecon.data.masks import achieved_acceleration, acs_block
+from medrecon.data.masks import achieved_acceleration, acs_block, bounding_box
 from medrecon.data.noise import estimate_noise_std, noise_scan_std, scan_fault
 from medrecon.data.twix import read_twix
 
 __all__ = [
     "FORMATS",
     "KSpace",
-    "bounding_box",
     "check_mask",
     "check_scale",
     "common_mask",
@@ -119,13 +118,6 @@ class KSpace:
 def sampled(kspace: np.ndarray) -> np.ndarray:
     """The mask told by zeros of ``(..., y, x)``: ``(x,)`` where all rows are alike, else ``(y, x)``."""
     return _reduced((kspace != 0).any(axis=tuple(range(kspace.ndim - 2))))
-
-
-def bounding_box(mask: np.ndarray) -> np.ndarray:
-    """True in the smallest block of ``(y, x)`` that holds every true element."""
-    rows, columns = np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0))
-    inside = [np.maximum.accumulate(a) & np.maximum.accumulate(a[::-1])[::-1] for a in (rows, columns)]
-    return inside[0][:, None] & inside[1]
 
 
 def _reduced(mask: np.ndarray) -> np.ndarray:

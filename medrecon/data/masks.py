@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-__all__ = ["GOLDEN_ANGLE", "KINDS", "achieved_acceleration", "acs_block", "centred", "undersampling_mask"]
+__all__ = ["GOLDEN_ANGLE", "KINDS", "achieved_acceleration", "acs_block", "bounding_box", "centred", "undersampling_mask"]
 
 
 def centred(n: int, width: int) -> slice:
@@ -188,6 +188,13 @@ def undersampling_mask(
 def achieved_acceleration(mask: np.ndarray) -> float:
     """Positions over sampled positions."""
     return mask.size / max(int(mask.sum()), 1)
+
+
+def bounding_box(mask: np.ndarray) -> np.ndarray:
+    """True in the smallest block of ``(y, x)`` that holds every true element."""
+    rows, columns = np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0))
+    inside = [np.maximum.accumulate(a) & np.maximum.accumulate(a[::-1])[::-1] for a in (rows, columns)]
+    return inside[0][:, None] & inside[1]
 
 
 def acs_block(mask: np.ndarray, least: int = 1) -> tuple[slice, slice]:
