@@ -42,7 +42,7 @@ class PriorSpec:
     version: str
     weights_sha256: str
     network: Callable[[], nn.Module]
-    objective: Objective = EDM()
+    objective: Objective = EDM()  # noqa: RUF009 - frozen
     images: ImageKind = "complex"
     channels: int = 2
     labels: Sequence[str] = ()
@@ -70,5 +70,5 @@ class Reconstruction:
     samples: np.ndarray | None
     record: Mapping[str, Any]
     phase: np.ndarray | None = None
-    geometry: Geometry = Geometry()
+    geometry: Geometry = Geometry()  # noqa: RUF009 - frozen
     modality: str = "MR"

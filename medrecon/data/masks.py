@@ -9,7 +9,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-__all__ = ["GOLDEN_ANGLE", "KINDS", "achieved_acceleration", "acs_block", "bounding_box", "centred", "undersampling_mask"]
+__all__ = [
+    "GOLDEN_ANGLE",
+    "KINDS",
+    "achieved_acceleration",
+    "acs_block",
+    "bounding_box",
+    "centred",
+    "undersampling_mask",
+]
 
 
 def centred(n: int, width: int) -> slice:
