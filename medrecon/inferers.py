@@ -232,7 +232,7 @@ class SliceInferer(Inferer):
         sigma_min: float = 0.005,
         samples: int = 1,
         seed: int = 0,
-        objective: Objective = EDM(),  # noqa: B008 - frozen
+        objective: Objective = EDM(),
         multiple: int = 16,
         dtype: torch.dtype | None = torch.bfloat16,
         condition: str | None = None,

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from medrecon.data.arguments import as_number, check_count, shown
+from medrecon.data.errors import InputError, warn
 from medrecon.data.scan import Geometry
+from medrecon.noise import Noise
+from medrecon.operators.ct import Projector
+from medrecon.priors.base import Counted, Prior
+from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
+from medrecon.priors.nets import Labelled
+from medrecon.problems.base import Fit, Problem, Scaled, fit
+from medrecon.record import Outcome, record
+from medrecon.sample import draw, sample
+from medrecon.settings import SamplingSettings
+from medrecon.solvers.base import Solver
+from medrecon.solvers.settings import find_solver, make_solver, name_of
 from medrecon.training.objectives import EDM, Objective
 
-__all__ = ["ImageKind", "PriorSpec", "Reconstruction"]
+__all__ = [
+    "ImageKind",
+    "PriorSpec",
+    "Reconstruction",
+    "Sampling",
+    "Start",
+    "as_device",
+    "fast_dtype",
+    "network_prior",
+    "run",
+    "sampling",
+]
 
 ImageKind = Literal["complex", "magnitude", "attenuation"]
 """Images that a network was trained on: real and imaginary part, magnitude (both of unit scale), or HU / 1000 + 1."""
@@ -36,13 +64,15 @@ class PriorSpec:
         tuned: by name of a solver, settings that differ from its defaults, and ``sigma_max``.
         n_steps: default number of network evaluations per sample.
         sigma_min: last noise level before 0.
+        condition: one of ``labels``, given to the network; ``None``: the unconditional prior.
+        guidance: scale of the condition: 1 follows it, more exaggerates it (two evaluations a step), 0 ignores it.
     """
 
     name: str
     version: str
     weights_sha256: str
     network: Callable[[], nn.Module]
-    objective: Objective = EDM()  # noqa: RUF009 - frozen
+    objective: Objective = EDM()
     images: ImageKind = "complex"
     channels: int = 2
     labels: Sequence[str] = ()
@@ -51,6 +81,66 @@ class PriorSpec:
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     n_steps: int = 50
     sigma_min: float = 0.005
+    condition: str | None = None
+    guidance: float = 1.0
+
+    def conditioned(self, condition: str | None, guidance: float = 1.0) -> PriorSpec:
+        """The prior with a condition.
+
+        Raises:
+            InputError: for a label that the network does not have, naming the nearest.
+        """
+        as_number("guidance", guidance)
+        if not condition:
+            if guidance != 1:
+                raise InputError("guidance weighs a condition; give a condition as well")
+            return self
+        known = [label for label in self.labels if label]
+        if not known:
+            raise InputError(f"the prior of bundle {self.name} takes no condition; leave it out")
+        if condition not in known:
+            near = get_close_matches(str(condition), known, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"this prior takes the conditions {', '.join(known)}; got {shown(condition)}{hint}")
+        return replace(self, condition=condition, guidance=guidance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """An estimate to start from (CCDF; Chung et al., CVPR 2022).
+
+    Args:
+        solver: without a prior.
+        sigma: noise level that its estimate is given, for images of unit scale.
+    """
+
+    solver: Solver
+    sigma: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """A solver and how it runs. A sample depends on (seed, slice, sample) alone.
+
+    Args:
+        solver: the method.
+        sigmas: noise levels, 1-D, the last one 0; any two for a solver without a prior.
+        steps: network evaluations per sample that the levels are for.
+        n_samples: posterior samples per item.
+        seed: random seed.
+        start: an estimate to start from; ``None``: noise.
+        chunk: items or samples that run as one batch; ``None``: 1 on a CPU, 8 elsewhere.
+        dtype: autocast type of the network; ``"auto"``: see :func:`fast_dtype`; ``None``: that of its weights.
+    """
+
+    solver: Solver
+    sigmas: Tensor
+    steps: int = 50
+    n_samples: int = 1
+    seed: int = 0
+    start: Start | None = None
+    chunk: int | None = None
+    dtype: torch.dtype | Literal["auto"] | None = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,5 +160,298 @@ class Reconstruction:
     samples: np.ndarray | None
     record: Mapping[str, Any]
     phase: np.ndarray | None = None
-    geometry: Geometry = Geometry()  # noqa: RUF009 - frozen
+    geometry: Geometry = Geometry()
     modality: str = "MR"
+
+
+def fast_dtype(device: torch.device | str) -> torch.dtype | None:
+    """The autocast type that makes networks faster on ``device``: bfloat16 where the hardware has it, otherwise ``None``."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        supported = kind == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if supported else None
+
+
+def as_device(name: str | torch.device) -> torch.device:
+    """The device that a user names: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: for another name, or one that cannot be used.
+    """
+    if isinstance(name, torch.device):
+        return name
+    if not isinstance(name, str) or (name not in ("auto", "cpu") and not name.startswith("cuda")):
+        raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("no CUDA device is available; choose the device cpu")
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {name!r} cannot be used ({str(error).splitlines()[0]}); choose auto or cpu"
+        ) from error
+    return device
+
+
+def _start(settings: SamplingSettings, solver: Solver, prior: PriorSpec) -> Start | None:
+    """The estimate to start from, checked against the solver."""
+    if (settings.start is None) != (settings.start_sigma is None):
+        raise InputError("start and start_sigma belong together: an estimate, and the noise level it is given")
+    if settings.start is None or settings.start_sigma is None:
+        return None
+    as_number("start_sigma", settings.start_sigma, positive=True)
+    tuned = {key: value for key, value in prior.tuned.get(settings.start, {}).items() if key != "sigma_max"}
+    start = make_solver(settings.start, tuned)
+    if not solver.takes_start:
+        raise InputError(f"solver {settings.solver!r} begins with an estimate of its own; leave start out")
+    if not solver.requires.prior or start.requires.prior:
+        raise InputError(
+            f"a run with a prior starts from a solver without one; got {settings.solver!r} from {settings.start!r}"
+        )
+    if not settings.start_sigma > prior.sigma_min:
+        raise InputError(f"start_sigma must be above the last level, {prior.sigma_min}; got {settings.start_sigma}")
+    return Start(solver=start, sigma=settings.start_sigma)
+
+
+def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
+    """The sampling that a user asks for, with what suits the prior where nothing is said.
+
+    Raises:
+        InputError: for an unknown solver or setting, or a value out of range.
+    """
+    steps = prior.n_steps if settings.steps is None else settings.steps
+    check_count("steps", steps, 1, 1_000_000)
+    check_count("samples", settings.samples, 1, 1_000_000)
+    check_count("seed", settings.seed, 0, 2**63 - 1)
+    find_solver(settings.solver)
+    tuned = dict(prior.tuned.get(settings.solver, {}))
+    sigma_max = tuned.pop("sigma_max", 8.0)
+    if settings.sigma_max is not None:
+        sigma_max = as_number("sigma_max", settings.sigma_max, positive=True)
+    make_solver(settings.solver, settings.settings)  # an error names the setting as it was given
+    solver = make_solver(settings.solver, tuned | dict(settings.settings or {}))
+    learned = solver.requires.prior
+    if settings.samples > 1 and not learned:
+        raise InputError(
+            f"solver {settings.solver!r} has no random samples; ask for 1, or choose a solver with a prior"
+        )
+    start = _start(settings, solver, prior)
+    sigma_max = sigma_max if start is None else start.sigma
+    ladder = solver.ladder(sigma_max, prior.sigma_min, steps) if learned else torch.tensor([1.0, 0.0])
+    return Sampling(
+        solver=solver,
+        sigmas=ladder,
+        steps=steps,
+        n_samples=settings.samples,
+        seed=settings.seed,
+        start=start,
+        chunk=settings.chunk,
+    )
+
+
+def network_prior(
+    spec: PriorSpec, network: nn.Module, shape: Sequence[int], dtype: torch.dtype | None
+) -> tuple[Prior, list[Counted]]:
+    """A network as a prior of items ``(C, *spatial)``: conditioned, guided, under its symmetries, for all channels and slices.
+
+    A network of magnitudes sees real and imaginary parts one by one (Score-MRI); several complex images (sets of maps, frames,
+    coil images) go through it as a batch, and so do the slices of a volume.
+
+    Args:
+        spec: of the network.
+        network: of the prior.
+        shape: ``(C, *spatial)`` of an item.
+        dtype: autocast type of the network.
+
+    Returns:
+        the prior, and the counters of network evaluations in it.
+    """
+    counters = [Counted(spec.objective.prior(network, spec.multiple, dtype))]
+    prior: Prior = counters[0]
+    if spec.condition:
+        labelled = Labelled(network, list(spec.labels).index(spec.condition))
+        counters.append(Counted(spec.objective.prior(labelled, spec.multiple, dtype)))
+        prior = guided(counters[1], counters[0], spec.guidance)
+    channels = 1 if shape[0] == 1 else 2
+    if spec.channels < channels:
+        prior = channelwise(prior)
+    symmetries = {key: value for key, value in spec.symmetries.items() if key != "phase" or channels == 2}
+    if symmetries:
+        prior = equivariant(prior, **symmetries)
+    if shape[0] > channels:
+        prior = channelwise(prior, channels)
+    return (slicewise(prior) if len(shape) == 4 else prior), counters
+
+
+def _seeds(seed: int, numbers: Sequence[int], n_samples: int) -> list[list[int]]:
+    """One row per sample, one seed per item."""
+    return [[zlib.crc32(f"{seed}:{index}:{k}".encode()) for index in numbers] for k in range(n_samples)]
+
+
+def _check_prior(problem: Problem, prior: PriorSpec) -> None:
+    if prior.images not in problem.images:
+        raise InputError(
+            f"{problem.name}: the prior of bundle {prior.name} is of {prior.images} images, which do not fit this kind of scan; "
+            f"choose the bundle {problem.bundle}"
+        )
+
+
+class _Run:
+    """The parts of a run that stay the same for all items."""
+
+    def __init__(self, problem: Problem, prior: PriorSpec, sampling: Sampling, device: torch.device) -> None:
+        self.problem = problem
+        self.prior = prior
+        self.sampling = sampling
+        self.device = device
+        self.dtype = fast_dtype(device) if sampling.dtype == "auto" else sampling.dtype
+        self.chunk = sampling.chunk or (1 if device.type == "cpu" else 8)
+        self.network: nn.Module | None = None
+        if sampling.solver.requires.prior:
+            _check_prior(problem, prior)
+            self.network = prior.network().to(device, memory_format=torch.channels_last)
+        self.priors: dict[tuple[int, ...], Prior] = {}
+        self.counters: list[Counted] = []
+        self.sigmas = sampling.sigmas
+
+    @property
+    def evaluations(self) -> int:
+        """Of the network so far."""
+        return sum(counter.calls for counter in self.counters)
+
+    def batches(self) -> list[slice]:
+        """Items that run together: several of one sample, or one with several samples."""
+        return self.problem.batches(self.chunk if self.sampling.n_samples == 1 else 1)
+
+    def _prior(self, shape: tuple[int, ...]) -> Prior | None:
+        if self.network is None:
+            return None
+        if shape not in self.priors:
+            self.priors[shape], counters = network_prior(self.prior, self.network, shape, self.dtype)
+            self.counters += counters
+        return self.priors[shape]
+
+    def draw(self, items: slice, step: Callable[..., None]) -> tuple[Tensor, Scaled]:
+        """Samples ``(samples, B, C, *spatial)`` of some items at unit scale, and their likelihood."""
+        problem, plan = self.problem, self.sampling
+        scaled = problem.likelihood(items, self.device)
+        data = scaled.likelihood
+        solver = problem.solver_for(items, plan.solver, self.device)
+        try:
+            solver.check(data)
+            if plan.start is not None:
+                plan.start.solver.check(data)
+        except TypeError as error:
+            raise InputError(str(error)) from error
+        numbers = problem.numbers[items]
+        sigmas, first, add_noise, begin = plan.sigmas, None, True, problem.start(items, self.device)
+        if plan.start is not None:
+            first = sample(plan.start.solver, None, data, torch.tensor([1.0, 0.0]), noise=Noise([0] * len(numbers)))
+        elif begin is not None and solver.requires.prior and solver.takes_start:
+            first, level, add_noise = begin
+            sigmas = solver.ladder(level, min(self.prior.sigma_min, level / 2), plan.steps)
+        self.sigmas = sigmas
+        x = draw(
+            solver,
+            self._prior(tuple(data.shape[1:])),
+            data,
+            sigmas,
+            seeds=_seeds(plan.seed, numbers, plan.n_samples),
+            chunk=self.chunk,
+            start=first,
+            add_noise=add_noise,
+            callback=step,
+        )
+        return x, scaled
+
+
+def _ratio(over_noise: float, measured: int, solver: Solver) -> float | None:
+    """Unknown without noise, and for a solver that does not weigh the data by it."""
+    known = measured and np.isfinite(over_noise) and not issubclass(solver.requires.operator, Projector)
+    return (over_noise / measured) ** 0.5 if known else None
+
+
+@torch.no_grad()
+def run(
+    problem: Problem,
+    prior: PriorSpec,
+    sampling: Sampling,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Reconstruction:
+    """Draw posterior samples, or a classical estimate, of every item of a problem.
+
+    Args:
+        problem: of a scan, see :func:`medrecon.problems.problem`.
+        prior: the network, loaded only if the solver needs it.
+        sampling: solver, noise levels, samples.
+        device: to work on.
+        progress: called with (steps done, steps in all) after every step.
+
+    Raises:
+        InputError: if the solver cannot work with the problem or the prior, or the images cannot be used.
+    """
+    began = time.perf_counter()
+    problem = problem.suited_to(sampling.solver)
+    state = _Run(problem, prior, sampling, torch.device(device))
+    early = problem.warnings
+    for text in early:
+        warn(text)
+    batches = state.batches()
+    runs = len(batches) * (-(-sampling.n_samples // state.chunk) if sampling.n_samples > 1 else 1)
+    done = 0
+
+    def step(i: int, n: int, sigma_next: float, solver_state: object) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, n * runs)
+
+    images: list[Tensor] = []
+    fits: list[Fit] = []
+    residual = energy = over_noise = 0.0
+    for items in batches:
+        x, scaled = state.draw(items, step)
+        each, squares, over = fit(scaled.likelihood, x.mean(0), scaled.data_scale)
+        fits += each
+        residual, over_noise = residual + squares, over_noise + over
+        energy += sum(one.data for one in each)
+        images.append(problem.to_image(x, items, scaled.image_scale))
+    whole = torch.cat(images, dim=1)
+    texts = problem.review(whole, fits, sampling.solver)
+    outcome = Outcome(
+        sigmas=state.sigmas,
+        evaluations=state.evaluations,
+        relative_residual=(residual / energy) ** 0.5 if energy > 0 else 0.0,
+        residual_over_noise=_ratio(over_noise, sum(one.n for one in fits), sampling.solver),
+        seconds=time.perf_counter() - began,
+        device=state.device,
+        dtype=state.dtype,
+        warnings=[*problem.warnings, *texts],
+    )
+    for text in outcome.warnings:
+        if text not in early:
+            warn(text)
+    return _reconstruction(problem, whole, record(problem, prior, sampling, outcome), name_of(sampling.solver))
+
+
+def _reconstruction(problem: Problem, images: Tensor, facts: Mapping[str, Any], solver: str) -> Reconstruction:
+    """Images to show of ``(samples, slices, y, x)``."""
+    values = (images if problem.real else images.abs()).float().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{problem.name}: the reconstruction diverged (NaN or Inf); change the settings of solver {solver!r}, or choose "
+            "another"
+        )
+    return Reconstruction(
+        image=values.mean(0),
+        samples=values if len(values) > 1 else None,
+        record=facts,
+        phase=None if problem.real else images.mean(0).angle().float().cpu().numpy(),
+        geometry=problem.geometry,
+        modality=problem.modality,
+    )

@@ -69,7 +69,7 @@ def estimate_maps(
     mask: np.ndarray,
     noise_std: float = 0.0,
     name: str = "k-space",
-    settings: Espirit = Espirit(),  # noqa: B008 - frozen
+    settings: Espirit = Espirit(),
     rss: bool = False,
     numbers: Sequence[int] | None = None,
 ) -> CoilMaps:

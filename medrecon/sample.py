@@ -95,6 +95,7 @@ def draw(
     seeds: Sequence[int] | Sequence[Sequence[int]],
     chunk: int = 4,
     start: Tensor | None = None,
+    add_noise: bool = True,
     callback: Callback | None = None,
 ) -> Tensor:
     """Draw ``n = len(seeds)`` samples of the same problem, ``(n, B, C, *spatial)``.
@@ -110,6 +111,7 @@ def draw(
         chunk: samples of one item that are run as one batch (only where ``B = 1``).
         start: an estimate ``(B, C, *spatial)``, to which every sample adds its own noise of the first level (CCDF);
             default: pure noise.
+        add_noise: whether ``start`` gets that noise; not if it is a noisy image already (R2D2+).
         callback: as in :func:`sample`, for every chunk anew.
     """
     rows = [[seed] if isinstance(seed, int) else list(seed) for seed in seeds]
@@ -118,7 +120,8 @@ def draw(
         noise = Noise(streams)
         first = None
         if start is not None:
-            first = diffused(start.expand(len(streams), *start.shape[1:]), float(sigmas[0]), noise)
+            first = start.expand(len(streams), *start.shape[1:])
+            first = diffused(first, float(sigmas[0]), noise) if add_noise else first
         return sample(solver, prior, problem, sigmas, noise=noise, start=first, callback=callback)
 
     if data.shape[0] > 1:

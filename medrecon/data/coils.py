@@ -15,6 +15,7 @@ __all__ = [
     "Compression",
     "combine_coils",
     "compress_coils",
+    "compress_samples",
     "crop_field_of_view",
     "from_kspace",
     "magnitude_unit",
@@ -191,6 +192,31 @@ def _compressed(
         mixtures[i] = left @ right @ mixtures[i]
     mixed = np.einsum("ync,scyx->snyx", mixtures, hybrid)
     return to_kspace(mixed, (-2,)).astype(kspace.dtype), float(values[:, -n:].sum() / values.sum())
+
+
+def compress_samples(samples: np.ndarray, near: np.ndarray, n: int) -> tuple[np.ndarray, float]:
+    """Fewer virtual coils of samples off the grid, by the singular vectors of those near the centre.
+
+    Args:
+        samples: ``(slices, coils, ...)``.
+        near: of which samples, ``(slices, ...)`` bool.
+        n: number of virtual coils; as many or more than there are change nothing.
+
+    Returns:
+        samples ``(slices, n, ...)`` and the fraction of the central energy that they keep.
+
+    Raises:
+        InputError: for a number below 1.
+    """
+    if n < 1:
+        raise InputError(f"coils can be compressed to 1 or more virtual ones; got {n}")
+    if n >= samples.shape[1]:
+        return samples, 1.0
+    unit = magnitude_unit(samples)
+    centre = np.moveaxis(samples, 1, 0)[:, near] / unit
+    values, vectors = np.linalg.eigh(centre @ centre.conj().T)
+    mixed = np.einsum("nc,sc...->sn...", vectors[:, ::-1][:, :n].conj().T, samples)
+    return mixed.astype(samples.dtype), float(values[-n:].sum() / max(values.sum(), 1e-30))
 
 
 def crop_field_of_view(

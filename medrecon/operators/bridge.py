@@ -1,4 +1,4 @@
-"""The one bridge between real image channels and complex images."""
+"""The bridges between real image channels and complex images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medrecon.operators.base import HALF, LinearOperator
 
-__all__ = ["AsComplex"]
+__all__ = ["AsComplex", "RealAsComplex"]
 
 
 class AsComplex(LinearOperator):
@@ -32,6 +32,27 @@ class AsComplex(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         """Interleave real and imaginary parts as channels."""
         return torch.stack([y.real, y.imag], dim=2).flatten(1, 2)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """The identity."""
+        return x
+
+
+class RealAsComplex(LinearOperator):
+    """Real ``(B, c, *spatial)`` to complex numbers without imaginary part: the signal behind a magnitude image.
+
+    An isometry onto the real numbers: the adjoint is the real part.
+    """
+
+    isometry = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x + 0i``."""
+        return torch.complex(x, torch.zeros_like(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """The real part."""
+        return y.real
 
     def normal(self, x: Tensor) -> Tensor:
         """The identity."""

@@ -140,6 +140,7 @@ def super_resolution(
     factor: int | Sequence[int],
     kind: Literal["mean", "gaussian", "kspace"] = "mean",
     dtype: torch.dtype = torch.float32,
+    orthonormal: bool = False,
 ) -> Separable:
     """From an image to one of coarser pixels, ``n // factor`` a side; knows its singular values.
 
@@ -152,6 +153,7 @@ def super_resolution(
         factor: one, or one per axis; 1 leaves an axis as it is.
         kind: see above.
         dtype: of the image.
+        orthonormal: times the root of the factor along every axis, which gives ``"mean"`` and ``"kspace"`` orthonormal rows.
 
     Raises:
         ValueError: for another kind, or if a side is no multiple of its factor.
@@ -173,7 +175,7 @@ def super_resolution(
             matrix = resampling_matrix(n, m, zoom, n // 2 - m // 2 / zoom)[0]
         else:
             raise ValueError(f"unknown kind of super-resolution {kind!r}; choose mean, gaussian or kspace")
-        matrices.append(matrix.to(dtype))
+        matrices.append((matrix * f**0.5 if orthonormal else matrix).to(dtype))
     return Separable(matrices)
 
 

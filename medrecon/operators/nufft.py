@@ -199,6 +199,8 @@ class NUFFT(LinearOperator):
         toeplitz: whether ``normal`` is a convolution (two FFTs of twice the size, no interpolation; accurate to the back
             end's accuracy) instead of ``adjoint(forward)``.
         dtype: complex type of images and samples.
+        weights: ``(samples,)``, not negative: samples are those times ``sqrt(weights)``, so that least squares are weighted;
+            with :func:`density_compensation` the normal operator is nearly the identity where k-space was sampled.
 
     Raises:
         ValueError: for points outside the band (in other units?), NaN, dimensions or settings that do not fit, or a
@@ -215,6 +217,7 @@ class NUFFT(LinearOperator):
         eps: float | None = None,
         toeplitz: bool = True,
         dtype: torch.dtype = torch.complex64,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.shape = tuple(int(n) for n in shape)
@@ -234,7 +237,9 @@ class NUFFT(LinearOperator):
             )
         self.trajectory: Tensor
         self.spectrum: Tensor | None
+        self.root: Tensor | None
         self.register_buffer("trajectory", points, persistent=False)
+        self.register_buffer("root", _root(weights, len(points), dtype.to_real()), persistent=False)
         self.backend = _back_end(backend, points, self.shape, oversampling, width, eps, dtype)
         self.dtype = dtype
         spectrum = None
@@ -242,7 +247,8 @@ class NUFFT(LinearOperator):
             # The kernel is the adjoint transform of ones on twice the field of view.
             double = tuple(2 * n for n in self.shape)
             finer = _back_end(backend, 2 * points, double, max(oversampling, 2.0), width + 1, eps / 10, dtype)
-            kernel = finer.adjoint(torch.ones(1, len(points), dtype=dtype))[0]
+            ones = torch.ones(1, len(points), dtype=dtype)
+            kernel = finer.adjoint(ones if self.root is None else ones * self.root**2)[0]
             kernel = kernel * math.sqrt(math.prod(double)) / math.prod(self.shape)
             spectrum = torch.fft.fftn(torch.fft.ifftshift(kernel), dim=self.dims).real.contiguous()
         self.register_buffer("spectrum", spectrum, persistent=False)
@@ -252,8 +258,9 @@ class NUFFT(LinearOperator):
         """Follow to another device; the type stays that of the construction."""
         device = fn(torch.empty(0)).device
         self.trajectory = self.trajectory.to(device)
-        if self.spectrum is not None:
-            self.spectrum = self.spectrum.to(device)
+        for name in ("spectrum", "root"):
+            held = getattr(self, name)
+            setattr(self, name, None if held is None else held.to(device))
         self.backend.to(device)
         return self
 
@@ -262,12 +269,13 @@ class NUFFT(LinearOperator):
         self._same_type(x)
         if tuple(x.shape[2:]) != self.shape:
             raise ValueError(f"the image must have shape (B, c, *{self.shape}); got {tuple(x.shape)}")
-        flat = paired(x.reshape(-1, *self.shape), self.backend.forward, self.backend.adjoint)
-        return flat.view(*x.shape[:2], -1)
+        flat = paired(x.reshape(-1, *self.shape), self.backend.forward, self.backend.adjoint).view(*x.shape[:2], -1)
+        return flat if self.root is None else flat * self.root
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The adjoint, without density compensation."""
         self._same_type(y)
+        y = y if self.root is None else y * self.root
         flat = paired(y.reshape(-1, y.shape[-1]), self.backend.adjoint, self.backend.forward)
         return flat.view(*y.shape[:2], *self.shape)
 
@@ -305,12 +313,24 @@ class NUFFT(LinearOperator):
         """For this transform, or this after coils, as ``A``."""
         if self._density is None:
             self._density = density_compensation(self.trajectory, self.shape)
-        start = A.adjoint(y * self._density.to(y.device, y.dtype.to_real()))
+        density = self._density.to(y.device, y.dtype.to_real())
+        if self.root is not None:
+            density = density / (self.root**2).clamp(min=1e-12 * float(self.root.max()) ** 2)
+        start = A.adjoint(y * density)
         return cg(A.normal, A.adjoint(y), start, n_iter, tol=1e-7 if self.dtype == torch.complex64 else 1e-14)
 
     def __matmul__(self, inner: LinearOperator) -> Composed:
         """``A @ B`` measures ``A(B(x))``; after coils, too, the pseudo-inverse starts at the density-compensated adjoint."""
         return _CoilNUFFT(self, inner) if isinstance(inner, Coils) else Composed(self, inner)
+
+
+def _root(weights: Tensor | None, n: int, dtype: torch.dtype) -> Tensor | None:
+    """Square roots of weights of ``n`` samples."""
+    if weights is None:
+        return None
+    if tuple(weights.shape) != (n,) or not weights.isfinite().all() or bool((weights < 0).any()):
+        raise ValueError(f"weights of a NUFFT are {n} finite numbers, not negative; got shape {tuple(weights.shape)}")
+    return weights.sqrt().to(dtype).cpu()
 
 
 def density_compensation(

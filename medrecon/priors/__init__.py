@@ -1,7 +1,7 @@
 """What images look like: ``prior(x, sigma)`` is the clean estimate of ``x = x0 + sigma n``."""
 
 from medrecon.priors.base import Counted, Prior, eps, score, with_vjp
-from medrecon.priors.combine import channelwise, equivariant, guided, multiscale
+from medrecon.priors.combine import channelwise, equivariant, guided, multiscale, slicewise
 from medrecon.priors.density import log_density
 from medrecon.priors.gaussian import GaussianPrior
 from medrecon.priors.nets import EDMNet, EpsNet, FlowNet
@@ -20,5 +20,6 @@ __all__ = [
     "log_density",
     "multiscale",
     "score",
+    "slicewise",
     "with_vjp",
 ]

@@ -14,7 +14,7 @@ from medrecon.operators.image import super_resolution
 from medrecon.operators.spectral import Separable
 from medrecon.priors.base import Prior, as_levels
 
-__all__ = ["channelwise", "equivariant", "guided", "multiscale"]
+__all__ = ["channelwise", "equivariant", "guided", "multiscale", "slicewise"]
 
 
 def guided(conditional: Prior, unconditional: Prior, scale: float = 1.0) -> Prior:
@@ -38,18 +38,38 @@ def guided(conditional: Prior, unconditional: Prior, scale: float = 1.0) -> Prio
     return prior
 
 
-def channelwise(prior: Prior) -> Prior:
-    """A one-channel prior on images of several channels, each on its own: real and imaginary parts, or coils.
+def channelwise(prior: Prior, width: int = 1) -> Prior:
+    """A prior of ``width`` channels on images of several times as many, group by group.
 
-    The channels go through the prior as one batch, so it costs one evaluation a channel. How channels belong together
-    (the phase, say) is not modelled.
+    Width 1: real and imaginary parts, or coils. Width 2: several complex images (coil images, frames, sets of coil maps). The
+    groups go through the prior as one batch, so it costs one evaluation a group. How groups belong together (the phase, say) is
+    not modelled.
+
+    Raises:
+        ValueError: for a number of channels that is not a multiple of ``width``.
 
     Reference: Chung and Ye, Score-MRI, Medical Image Analysis 80 (2022), section 3.
     """
 
     def each(x: Tensor, sigma: float | Tensor) -> Tensor:
-        levels = as_levels(sigma, x).repeat_interleave(x.shape[1])
-        return prior(x.flatten(0, 1)[:, None], levels).view_as(x)
+        if x.shape[1] % width:
+            raise ValueError(f"a prior of {width} channels does not fit images of {x.shape[1]} channels")
+        levels = as_levels(sigma, x).repeat_interleave(x.shape[1] // width)
+        return prior(x.reshape(-1, width, *x.shape[2:]), levels).view_as(x)
+
+    return each
+
+
+def slicewise(prior: Prior) -> Prior:
+    """A prior of slices ``(B, C, y, x)`` on volumes ``(B, C, z, y, x)``; slices go through it as one batch.
+
+    How slices belong together is not modelled.
+    """
+
+    def each(x: Tensor, sigma: float | Tensor) -> Tensor:
+        levels = as_levels(sigma, x).repeat_interleave(x.shape[2])
+        flat = prior(x.movedim(2, 1).flatten(0, 1), levels)
+        return flat.view(len(x), x.shape[2], *flat.shape[1:]).movedim(1, 2)
 
     return each
 

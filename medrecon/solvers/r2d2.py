@@ -22,12 +22,16 @@ from medrecon.solvers.pc import corrector, predictor
 __all__ = ["R2D2", "low_frequencies", "noise_of_images"]
 
 
-def noise_of_images(images: Tensor) -> Tensor:
+def noise_of_images(images: Tensor, above: float | None = None) -> Tensor:
     """Standard deviation of white noise in images ``(B, C, *spatial)``, ``(B,)``: of a Laplacian that sees no slopes.
 
     Second differences along every axis of three pixels or more: the median of their absolute value over pixels that are not
     exactly 0, again and again of those below 2.5 standard deviations, so that edges drop out. Rician noise of magnitudes is
-    smaller in air: give the part of an image that shows the object.
+    smaller in air, so that magnitudes need ``above``.
+
+    Args:
+        images: see above.
+        above: pixels below this fraction of the 99.5th percentile do not count, unless fewer than 100 would be left.
 
     Reference: Immerkaer, "Fast noise variance estimation", CVIU 64 (1996), with the median of Donoho (1995).
     """
@@ -37,7 +41,11 @@ def noise_of_images(images: Tensor) -> Tensor:
         inside, seen = inside.narrow(axis, 1, inside.shape[axis] - 2), seen.diff(n=2, dim=axis)
     out = []
     for size, pixels in zip(seen.abs(), inside, strict=True):
-        size = size[pixels != 0]
+        object_ = pixels != 0
+        if above is not None:
+            bright = pixels > above * torch.quantile(pixels.flatten(), 0.995)
+            object_ = bright if int(bright.sum()) >= 100 else object_
+        size = size[object_]
         std = size.median() / 0.6745 if size.numel() else size.new_zeros(())
         for _ in range(8):
             kept = size[size < 2.5 * std]

@@ -1,0 +1,76 @@
+"""Physics: from a scan to a problem; a new kind of scan is one record, one module here and one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from medrecon.data.errors import InputError
+from medrecon.data.scan import CartesianScan, ImageScan, NonCartesianScan, Scan, Sinogram
+from medrecon.problems.base import Fit, Problem, Scaled
+from medrecon.problems.cartesian import cartesian_problem
+from medrecon.problems.images import images_problem
+from medrecon.problems.noncartesian import noncartesian_problem
+from medrecon.problems.tomography import tomography_problem
+from medrecon.settings import CartesianPhysics, ImagePhysics, NonCartesianPhysics, Physics, TomographyPhysics
+
+__all__ = ["PROBLEMS", "Fit", "Kind", "Problem", "Scaled", "physics_of", "problem"]
+
+
+class Kind(NamedTuple):
+    """A kind of scan.
+
+    Args:
+        about: what it is, for messages.
+        physics: its options.
+        problem: what makes the problem.
+    """
+
+    about: str
+    physics: type[Physics]
+    problem: Callable[[Any, Any], Problem]
+
+
+PROBLEMS: dict[type, Kind] = {
+    CartesianScan: Kind("Cartesian k-space", CartesianPhysics, cartesian_problem),
+    NonCartesianScan: Kind("non-Cartesian k-space", NonCartesianPhysics, noncartesian_problem),
+    ImageScan: Kind("an image", ImagePhysics, images_problem),
+    Sinogram: Kind("a sinogram", TomographyPhysics, tomography_problem),
+}
+
+
+def _kind(scan: Scan) -> Kind:
+    kind = PROBLEMS.get(type(scan))
+    if kind is None:
+        raise InputError(f"{getattr(scan, 'path', 'the scan')}: a {type(scan).__name__} cannot be reconstructed")
+    return kind
+
+
+def physics_of(scan: Scan, **options: Any) -> Physics:  # noqa: ANN401
+    """The options of a scan's physics.
+
+    Raises:
+        InputError: for an option that this kind of scan does not have, with the kind that has it.
+    """
+    kind = _kind(scan)
+    known = {one.name for one in fields(kind.physics)}
+    for name in options:
+        if name not in known:
+            others = [other.about for other in PROBLEMS.values() if name in {one.name for one in fields(other.physics)}]
+            near = get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"; it is an option of {' and '.join(others)}" if others else ""
+            hint = hint or (f"; did you mean {near[0]!r}?" if near else "")
+            raise InputError(f"{scan.path}: {kind.about} has no option {name!r}{hint}")
+    return kind.physics(**options)
+
+
+def problem(scan: Scan, physics: Physics | None = None) -> Problem:
+    """The problem of a scan; ``physics`` defaults to the default options.
+
+    Raises:
+        InputError: for data or options that cannot be used, in one sentence.
+    """
+    kind = _kind(scan)
+    return kind.problem(scan, kind.physics() if physics is None else physics)

@@ -1,0 +1,265 @@
+"""Images as measurements: denoising, super-resolution and deblurring of magnitude, complex or CT images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrecon.data.arguments import as_number
+from medrecon.data.errors import InputError, told
+from medrecon.data.scan import Geometry, ImageScan
+from medrecon.likelihood import Gaussian, Rician
+from medrecon.operators.base import LinearOperator
+from medrecon.operators.bridge import AsComplex, RealAsComplex
+from medrecon.operators.image import gaussian_blur, super_resolution
+from medrecon.operators.weights import Weights
+from medrecon.problems.base import Beginning, Problem, Scaled, chosen_slices
+from medrecon.settings import ImagePhysics
+from medrecon.solvers.base import Solver
+from medrecon.solvers.r2d2 import R2D2, low_frequencies, noise_of_images
+
+__all__ = ["Images", "images_problem"]
+
+
+class Images(Problem):
+    """Slices ``(slices, y, x)`` that are noisy, of low resolution or blurred; see :func:`images_problem`.
+
+    Magnitude images are divided by their own 99.5th percentile; CT images have water at 1.
+
+    Args:
+        scan: of the slices alone.
+        numbers: their indices in the file.
+        physics: see :class:`medrecon.settings.ImagePhysics`.
+        noise_std: per slice, in the scan's units.
+        geometry: of the result.
+    """
+
+    def __init__(
+        self,
+        scan: ImageScan,
+        numbers: Sequence[int],
+        physics: ImagePhysics,
+        noise_std: np.ndarray,
+        geometry: Geometry,
+    ) -> None:
+        super().__init__(str(scan.path), numbers, geometry)
+        self.scan = scan
+        self.physics = physics
+        self.noise_std = noise_std
+        self.is_complex = np.iscomplexobj(scan.array)
+        self.is_ct = _is_ct(scan)
+        self.images = (
+            ("complex", "magnitude") if self.is_complex else ("attenuation",) if self.is_ct else ("magnitude",)
+        )
+        self.bundle = "brain_mri" if self.is_complex else "chest_ct" if self.is_ct else "brain_mri_magnitude"
+        self.modality = "CT" if self.is_ct else "MR"
+        self.real = not self.is_complex
+        self.lowpass = False
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """One channel, or two of complex images."""
+        return 2 if self.is_complex else 1, *(n * f for n, f in zip(self.scan.matrix, self._factors(), strict=True))
+
+    def _factors(self) -> tuple[int, int]:
+        return _factors(self.physics) if self.physics.task == "superres" else (1, 1)
+
+    def suited_to(self, solver: Solver) -> Problem:
+        """R2D2+ starts from the noisy image itself and keeps its low frequencies."""
+        out = copy.copy(self)
+        out.lowpass = isinstance(solver, R2D2) and self.physics.task == "denoise"
+        if self.physics.strength is not None and not isinstance(solver, R2D2):
+            raise InputError("--strength is an option of R2D2+; choose the solver r2d2, or leave it out")
+        return out
+
+    def _data(self, items: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Real images ``(B, C, y, x)`` at unit scale, and the scale."""
+        array = np.ascontiguousarray(self.scan.array[items])
+        if self.is_ct:
+            y = torch.from_numpy(array.astype(np.float32) / 1000 + 1)[:, None].to(device)
+            return y, torch.ones(len(y), device=device)
+        if self.is_complex:
+            y = AsComplex().adjoint(torch.from_numpy(array.astype(np.complex64))[:, None]).to(device)
+        else:
+            y = torch.from_numpy(array.astype(np.float32))[:, None].to(device)
+        scale = torch.quantile(y.norm(dim=1).flatten(1), 0.995, dim=1)
+        scale = torch.where(scale > 0, scale, y.abs().flatten(1).amax(1))
+        return y / torch.where(scale > 0, scale, 1.0).view(-1, 1, 1, 1), scale
+
+    def _operator(self) -> LinearOperator:
+        if self.physics.task == "superres":
+            return super_resolution(self.image_shape[1:], self._factors(), self.physics.kernel, orthonormal=True)
+        if self.physics.task == "deblur":
+            return gaussian_blur(self.scan.matrix, self.physics.blur)
+        return Weights(torch.ones(1))
+
+    def likelihood(self, items: slice, device: torch.device) -> Scaled:
+        """Gaussian noise, or the Rician noise of magnitudes."""
+        y, scale = self._data(items, device)
+        unit = torch.where(scale > 0, scale, 1.0)
+        std = torch.from_numpy(self.noise_std[items].astype(np.float32)).to(device) / (1000 if self.is_ct else unit)
+        data_scale = torch.full_like(scale, 1000.0) if self.is_ct else scale
+        if self.lowpass:
+            factor = next(f for f in (8, 4, 2, 1) if not any(n % f for n in self.scan.matrix))
+            return Scaled(low_frequencies(y, std, factor), scale, data_scale)
+        A = self._operator().to(device)
+        root = float(np.prod(self._factors())) ** 0.5  # of the operator with orthonormal rows
+        y, std, data_scale = y * root, std * root, data_scale / root
+        if self.physics.noise_model == "rician":
+            return Scaled(Rician(RealAsComplex() @ A, y, std), scale, data_scale)
+        return Scaled(Gaussian(A, y, std), scale, data_scale)
+
+    def batches(self, size: int) -> list[slice]:
+        """A ladder that begins at the noise level of a slice is for that slice."""
+        return super().batches(1 if self.lowpass or self.physics.noise_model == "rician" else size)
+
+    def start(self, items: slice, device: torch.device) -> Beginning | None:
+        """Of R2D2+ the noisy image at its own noise level, or at ``strength`` times that; of Rician noise an estimate.
+
+        A magnitude does not show the sign of the signal behind it, which a run from noise would have to guess.
+        """
+        y, scale = self._data(items, device)
+        std = float(self.noise_std[items][0]) / (1000.0 if self.is_ct else max(float(scale[0]), 1e-30))
+        if self.lowpass:
+            return Beginning(y, (self.physics.strength or 1.0) * std, add_noise=False)
+        if self.physics.noise_model != "rician":
+            return None
+        root = float(np.prod(self._factors())) ** 0.5
+        return Beginning(self._operator().to(device).pinv(root * y), max(3 * std, 0.1), add_noise=True)
+
+    def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
+        """Magnitudes, complex numbers or HU ``(samples, slices, y, x)``; outside the region the image stays."""
+        if self.is_complex:
+            out = AsComplex()(x.flatten(0, 1)).view(len(x), -1, *x.shape[-2:]) * scale.view(-1, 1, 1)
+        else:
+            out = 1000 * (x[:, :, 0] - 1) if self.is_ct else x[:, :, 0].abs() * scale.view(-1, 1, 1)
+        if self.physics.region is None:
+            return out
+        y0, y1, x0, x1 = self.physics.region
+        whole = torch.from_numpy(np.ascontiguousarray(self.scan.array[items])).to(out).expand_as(out).clone()
+        whole[..., y0:y1, x0:x1] = out[..., y0:y1, x0:x1]
+        return whole
+
+    def facts(self) -> dict[str, Any]:
+        """Task, noise, factor."""
+        physics = self.physics
+        facts: dict[str, Any] = {
+            "task": physics.task,
+            "noise_std": [float(np.float32(std)) for std in self.noise_std],
+            "noise_source": "estimated from the image" if physics.noise_std is None else physics.noise_source,
+            "noise_model": physics.noise_model,
+            "region": None if physics.region is None else list(physics.region),
+        }
+        if physics.task == "superres":
+            facts |= {"factor": list(self._factors()), "kernel": physics.kernel}
+        if physics.task == "deblur":
+            facts["blur"] = physics.blur
+        return facts
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of the file."""
+        return self.scan.warnings
+
+
+def _is_ct(scan: ImageScan) -> bool:
+    """By the modality of DICOM; otherwise a tenth of the pixels is air, near -1000 HU."""
+    if scan.headers:
+        return str(scan.headers[0].get("Modality", "")) == "CT"
+    if np.iscomplexobj(scan.array):
+        return False
+    return bool(-3100 < scan.array.min() and np.quantile(scan.array, 0.1) < -500)
+
+
+def _factors(physics: ImagePhysics) -> tuple[int, int]:
+    """``(y, x)``."""
+    given = [physics.factor] * 2 if isinstance(physics.factor, int) else list(physics.factor)
+    if len(given) != 2 or any(not isinstance(f, int) or isinstance(f, bool) or not 1 <= f <= 64 for f in given):
+        raise InputError(f"the super-resolution factor is a whole number from 1 to 64, or two for (y, x); got {given}")
+    return given[0], given[1]
+
+
+def finer(geometry: Geometry, factors: tuple[int, int], matrix: tuple[int, ...], kernel: str) -> Geometry:
+    """The geometry of an image of smaller pixels, whose field of view stays where it was.
+
+    Args:
+        geometry: of the coarse image.
+        factors: ``(y, x)``.
+        matrix: of the coarse image.
+        kernel: determines where pixel centres coincide: ``kspace`` at index ``n // 2``, ``gaussian`` at every ``f``-th pixel
+            from ``f // 2``, ``mean`` in the middle of every block.
+    """
+    affine, spacing = geometry.affine, geometry.spacing
+    if spacing is not None:
+        spacing = spacing[0], spacing[1] / factors[0], spacing[2] / factors[1]
+    if affine is None:
+        return Geometry(spacing, None)
+    out = np.array(affine, dtype=float)
+    for column, f, m in ((1, factors[0], matrix[0]), (0, factors[1], matrix[1])):
+        first = {"kspace": m // 2 - (m * f // 2) / f, "gaussian": -(f // 2) / f, "mean": -(f - 1) / (2 * f)}[kernel]
+        out[:3, 3] += first * affine[:3, column]
+        out[:3, column] /= f
+    return Geometry(spacing, out)
+
+
+def _noise(scan: ImageScan, physics: ImagePhysics) -> np.ndarray:
+    """Per slice, in the scan's units."""
+    if physics.noise_std is not None:
+        return np.full(scan.n_slices, as_number("noise_std", physics.noise_std, positive=True))
+    parts = [scan.array.real, scan.array.imag] if np.iscomplexobj(scan.array) else [scan.array]
+    stack = torch.from_numpy(np.stack(parts, axis=1).astype(np.float32))
+    stack = stack / 1000 + 1 if _is_ct(scan) else stack
+    std = noise_of_images(stack, None if np.iscomplexobj(scan.array) else 0.3).numpy() * (1000 if _is_ct(scan) else 1)
+    if not (std > 0).all():
+        raise InputError(
+            f"{scan.path}: no noise can be seen in slice {int(np.flatnonzero(std <= 0)[0])}; give the noise level (--noise-std)"
+        )
+    return std
+
+
+def _check_region(region: Sequence[int], matrix: tuple[int, ...], name: str) -> None:
+    good = len(region) == 4 and all(isinstance(n, int) for n in region)
+    if not good or not (0 <= region[0] < region[1] <= matrix[0] and 0 <= region[2] < region[3] <= matrix[1]):
+        raise InputError(
+            f"{name}: the region {list(region)} is not (y0, y1, x0, x1) inside the image of {matrix[0]} x {matrix[1]} pixels"
+        )
+
+
+def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
+    """The problem of images that were reconstructed elsewhere.
+
+    Raises:
+        InputError: for data or options that cannot be used.
+    """
+    name = str(scan.path)
+    if physics.task not in ("denoise", "superres", "deblur"):
+        raise InputError(f"unknown task {physics.task!r}; choose denoise, superres or deblur")
+    if physics.noise_model == "poisson" or (
+        physics.noise_model == "rician" and (np.iscomplexobj(scan.array) or _is_ct(scan))
+    ):
+        raise InputError(f"{name}: the noise model {physics.noise_model} does not fit these images; choose gaussian")
+    if not np.isfinite(scan.array).all() or not scan.array.any():
+        raise InputError(f"{name}: the image holds NaN or Inf, or zeros alone; export it again")
+    numbers = chosen_slices(physics.slices, scan.n_slices, name)
+    if physics.region is not None:
+        if physics.task == "superres":
+            raise InputError(f"{name}: a region goes with denoise and deblur; leave it out")
+        _check_region(physics.region, scan.matrix, name)
+    if physics.strength is not None and not 0.1 <= as_number("strength", physics.strength) <= 10:
+        raise InputError(f"strength must be from 0.1 to 10 (1 is the image's own noise level); got {physics.strength}")
+    scan = scan.items(physics.slices)
+    geometry = scan.geometry
+    if physics.task == "superres":
+        geometry = finer(geometry, _factors(physics), scan.matrix, physics.kernel)
+    problem = Images(scan, numbers, replace(physics, slices=slice(None)), _noise(scan, physics), geometry)
+    try:
+        problem._operator()
+    except ValueError as error:
+        raise InputError(f"{name}: {told(error)}") from error
+    return problem

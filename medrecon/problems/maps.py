@@ -1,0 +1,166 @@
+"""Coil sensitivities of a problem: given ones, checked, or estimated slice by slice when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrecon.data.errors import InputError
+from medrecon.data.espirit import CoilMaps
+from medrecon.data.kspace import load_array
+from medrecon.data.scan import Geometry
+from medrecon.operators.bridge import AsComplex
+from medrecon.operators.ct import Projector
+from medrecon.problems.base import Problem
+from medrecon.solvers.base import Solver
+from medrecon.solvers.settings import name_of
+
+__all__ = ["CoilProblem", "given_maps", "grouped_texts", "loaded"]
+
+
+class CoilProblem(Problem):
+    """Slices that several coils see.
+
+    Args:
+        name: of the scan.
+        numbers: indices of the slices in the file.
+        geometry: of the images.
+        given: maps ``(slices, coils, *matrix)``, or ``None``: estimated.
+        unit: power of two that the data are divided by.
+        facts: for the record, with ``noise_source``.
+        warnings: of the file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        numbers: Sequence[int],
+        geometry: Geometry,
+        *,
+        given: CoilMaps | None,
+        unit: float,
+        facts: dict[str, Any],
+        warnings: tuple[str, ...],
+    ) -> None:
+        super().__init__(name, numbers, geometry)
+        self.given = given
+        self.unit = unit  # squares of very large or small numbers are not numbers
+        self.found: dict[int, CoilMaps] = {}
+        self._facts = facts
+        self._warnings = warnings
+
+    def suited_to(self, solver: Solver) -> Problem:
+        """Refuse solvers of sinograms."""
+        if issubclass(solver.requires.operator, Projector):
+            raise InputError(
+                f"solver {name_of(solver)!r} reconstructs sinograms, not k-space; choose cg-sense or another"
+            )
+        return self
+
+    def estimated(self, item: int) -> CoilMaps:
+        """Maps of one slice from its own data."""
+        raise NotImplementedError(f"{type(self).__name__} must define estimated")
+
+    def maps(self, items: slice) -> Tensor:
+        """Maps of some slices, complex64 ``(slices, coils, *matrix)``; estimated ones are kept."""
+        if self.given is not None:
+            return self.given.maps[items]
+        for i in range(self.n_items)[items]:
+            if i not in self.found:
+                self.found[i] = self.estimated(i)
+        return torch.stack([self.found[i].maps for i in range(self.n_items)[items]])
+
+    def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
+        """Complex ``(samples, slices, y, x)``, 0 where no coil sees anything: there the data say nothing."""
+        maps = self.maps(items).to(x.device)
+        seen = (maps != 0).any(1) * (scale * self.unit).view(-1, *[1] * (maps.ndim - 2))
+        images = AsComplex()(x.flatten(0, 1)).view(len(x), *seen.shape) * seen
+        return images.flatten(1, 2) if images.ndim == 5 else images  # a volume: its slices
+
+    def _signals(self) -> list[tuple[int, CoilMaps]]:
+        """Slices that have maps, since they have signal."""
+        return [(self.numbers[i], one) for i, one in sorted(self.found.items()) if one.maps.any()]
+
+    def facts(self) -> dict[str, Any]:
+        """What the problem found, and where its maps come from."""
+        seen = self._signals()
+        sources = grouped_texts([(number, one.source) for number, one in seen], len(seen))
+        estimated = "; ".join(sources) or next((one.source for one in self.found.values()), "none")
+        return {**self._facts, "maps_source": estimated if self.given is None else self.given.source}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of the file, and of the maps."""
+        if self.given is not None:
+            return (*self._warnings, *self.given.warnings)
+        seen = self._signals()
+        texts = grouped_texts([(number, text) for number, one in seen for text in one.warnings], len(seen))
+        return (*self._warnings, *texts)
+
+
+def grouped_texts(items: Sequence[tuple[int, str]], n: int) -> list[str]:
+    """Texts of slices, each once, with the numbers of its slices where it is not of all ``n``."""
+    texts: dict[str, list[int]] = {}
+    for number, text in items:
+        texts.setdefault(text, []).append(number)
+    return [
+        text if len(where) == n else f"{text} (slice{'s' * (len(where) > 1)} {', '.join(map(str, where))})"
+        for text, where in texts.items()
+    ]
+
+
+def loaded(array: np.ndarray | Tensor | str | Path, key: str) -> tuple[np.ndarray, str | None]:
+    """An array that may be given as a file, and the file's name."""
+    if isinstance(array, str | Path):
+        return load_array(array, key), str(array)
+    return np.asarray(array), None
+
+
+def given_maps(
+    maps: np.ndarray | Tensor | str | Path,
+    samples: np.ndarray,
+    matrix: tuple[int, ...],
+    slices: Sequence[int],
+    total: int,
+    name: str,
+) -> CoilMaps:
+    """Maps of some slices, complex64 ``(slices, coils, *matrix)``, scaled so that the sum of squares is at most 1.
+
+    Args:
+        maps: ``(coils, *matrix)`` or ``(slices, coils, *matrix)``, or their file.
+        samples: of these slices, ``(slices, coils, ...)``.
+        matrix: of the images.
+        slices: their indices in the scan.
+        total: number of slices of the scan.
+        name: of the scan.
+
+    Raises:
+        InputError: for maps of another shape, of NaN or Inf, or of zeros.
+    """
+    array, file = loaded(maps, "maps")
+    what, expected = f"the maps given for {name}" if file is None else file, (total, samples.shape[1], *matrix)
+    if array.shape not in (expected, expected[1:]):
+        raise InputError(
+            f"{name if file is None else file}: the maps have shape {array.shape}, but {'k-space' if file is None else name} is "
+            f"{expected} (slices, coils, y, x); give one map per coil, of the same matrix"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"{what}: NaN or Inf in the maps; estimate them again")
+    sets = array[list(slices)] if array.ndim == len(expected) else np.broadcast_to(array, (len(slices), *array.shape))
+    largest = float(np.sqrt((np.abs(sets).astype(np.float64) ** 2).sum(axis=1)).max())
+    if largest == 0:
+        raise InputError(f"{what}: all zeros; estimate the maps again")
+    source = "given"
+    if abs(largest - 1) > 0.01:  # |A| <= 1 is what weights, steps and the unit of the image rest on
+        sets, source = sets / largest, f"given, divided by {largest:.4g}"
+    # Zeros of a dead coil are no data, which a map would make of them.
+    alive = samples.any(axis=tuple(range(2, samples.ndim)))
+    dead = ~alive & alive.any(axis=1, keepdims=True) & sets.any(axis=tuple(range(2, sets.ndim)))
+    sets = np.where(dead.reshape(*dead.shape, *[1] * len(matrix)), 0, sets)
+    said = f"{name}: coil {', '.join(map(str, np.flatnonzero(dead.any(axis=0))))} holds no samples; its map is not used"
+    return CoilMaps(torch.from_numpy(np.array(sets, dtype=np.complex64)), source, (said,) if dead.any() else ())

@@ -1,0 +1,198 @@
+"""Non-Cartesian multicoil MRI: NUFFT SENSE with maps from the gridded centre, slice by slice or as one volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrecon.data.arguments import as_number
+from medrecon.data.coils import compress_samples, magnitude_unit, noise_covariance, prewhiten
+from medrecon.data.errors import InputError
+from medrecon.data.espirit import SINGLE_COIL, CoilMaps, Espirit, coil_maps
+from medrecon.data.kspace import check_scale
+from medrecon.data.noise import noise_scan_std
+from medrecon.data.noncartesian import outer_noise_std
+from medrecon.data.scan import NonCartesianScan
+from medrecon.likelihood import Gaussian
+from medrecon.operators.base import LinearOperator
+from medrecon.operators.bridge import AsComplex
+from medrecon.operators.linalg import operator_norm
+from medrecon.operators.nufft import NUFFT, Coils, density_compensation
+from medrecon.operators.weights import Multiple
+from medrecon.problems.base import Problem, Scaled, chosen_slices
+from medrecon.problems.calibration import calibration_block
+from medrecon.problems.maps import CoilProblem, given_maps
+from medrecon.settings import NonCartesianPhysics
+from medrecon.solvers.base import Solver
+from medrecon.solvers.classical import ZeroFilled
+
+__all__ = ["NonCartesian", "noncartesian_problem"]
+
+_CENTRE = 12.0
+"""Cycles per field of view: samples this near the centre determine the mixture of virtual coils."""
+
+
+class NonCartesian(CoilProblem):
+    """Samples ``(slices, coils, shots, readout)`` along a trajectory; see :func:`noncartesian_problem`.
+
+    Samples are weighted by the area of k-space that they stand for, as in Pruessmann et al., MRM 46 (2001), where the weights
+    precondition; here they belong to the model, so that conjugate gradients need few iterations and the settings of solvers
+    mean what they mean on a grid. White noise is then treated as if it were as strong in the dense centre as elsewhere, where
+    in truth it is weaker. The operator is divided by its norm, and every slice by the 99th percentile of its gridded image.
+
+    Args:
+        scan: of the slices alone.
+        numbers: their indices in the file.
+        noise_std: per real component.
+        believed: noise level that does not exceed what the outermost samples show.
+        maps: given ones, or ``None``.
+        facts: for the record.
+    """
+
+    def __init__(
+        self,
+        scan: NonCartesianScan,
+        numbers: Sequence[int],
+        noise_std: float,
+        believed: float,
+        maps: CoilMaps | None,
+        facts: dict[str, Any],
+    ) -> None:
+        std = float(np.float32(noise_std))
+        super().__init__(
+            str(scan.path),
+            numbers,
+            scan.geometry,
+            given=maps,
+            unit=magnitude_unit(scan.samples),
+            facts={"noise_std": std, **facts},
+            warnings=scan.warnings,
+        )
+        self.scan = scan
+        self.noise_std = std
+        self.believed = believed
+        self.gridding = False
+        self.transform: tuple[int, NUFFT, Tensor] | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Real and imaginary part."""
+        return 2, *self.scan.matrix
+
+    def batches(self, size: int) -> list[slice]:
+        """Slices that share a trajectory."""
+        out, first = [], 0
+        for i in range(1, self.n_items + 1):
+            same = i < self.n_items and np.array_equal(self.scan.trajectory[i], self.scan.trajectory[first])
+            if not same or i - first == size:
+                out.append(slice(first, i))
+                first = i
+        return out
+
+    def estimated(self, item: int) -> CoilMaps:
+        """By ESPIRiT from the gridded centre."""
+        scan = self.scan
+        if scan.trajectory.shape[-1] == 3 and scan.samples.shape[1] > 1:
+            raise InputError(
+                f"{self.name}: coil maps of a 3-D trajectory cannot be estimated; give coil maps (medrecon recon --maps)"
+            )
+        if scan.samples.shape[1] == 1:
+            return CoilMaps(torch.ones((1, *scan.matrix), dtype=torch.complex64), SINGLE_COIL)
+        block, mask = calibration_block(scan.samples[item], scan.trajectory[item], scan.matrix)
+        return coil_maps(block, mask, self.believed, self.name, Espirit())
+
+    def suited_to(self, solver: Solver) -> Problem:
+        """The zero-filled image is the density-compensated adjoint as it is."""
+        super().suited_to(solver)
+        self.gridding = isinstance(solver, ZeroFilled)
+        return self
+
+    def _transform(self, item: int) -> tuple[NUFFT, Tensor]:
+        """The Fourier transform of an item's trajectory and the roots of its weights, kept while items share them."""
+        points = self.scan.trajectory[item]
+        if self.transform is None or not np.array_equal(self.scan.trajectory[self.transform[0]], points):
+            trajectory = torch.from_numpy(points).reshape(-1, points.shape[-1])
+            density = density_compensation(trajectory, self.scan.matrix)
+            transform = NUFFT(trajectory, self.scan.matrix, weights=density)
+            self.transform = item, transform, density.float().sqrt()
+        return self.transform[1:]
+
+    def likelihood(self, items: slice, device: torch.device) -> Scaled:
+        """Density-weighted NUFFT SENSE with the Toeplitz normal operator."""
+        transform, root = self._transform(range(self.n_items)[items][0])
+        transform, root, maps = transform.to(device), root.to(device), self.maps(items).to(device)
+        samples = torch.from_numpy(np.ascontiguousarray(self.scan.samples[items])).to(device)
+        y = samples.flatten(2) * root * (1 / self.unit)
+        single = maps.shape[1] == 1 and bool((maps == 1).all())
+        A: LinearOperator = (transform if single else transform @ Coils(maps)) @ AsComplex()
+        gridded = A.adjoint(y)
+        size = gridded.norm(dim=1).flatten(1)
+        scale = torch.quantile(size, 0.99, dim=1)
+        scale = torch.where(scale > 0, scale, size.amax(1))
+        norm = torch.ones_like(scale)
+        if not self.gridding:
+            norm = operator_norm(A.normal, torch.ones_like(gridded), 20).clamp(min=1e-6)
+        total = torch.where(scale > 0, scale, 1.0) * norm
+        noise = self.noise_std * float(root.square().mean().sqrt()) / self.unit / total
+        return Scaled(Gaussian(Multiple(A, 1 / norm), y / total.view(-1, 1, 1), noise), scale, total)
+
+
+def _mixed(scan: NonCartesianScan, physics: NonCartesianPhysics) -> tuple[NonCartesianScan, dict[str, Any]]:
+    """Coils prewhitened and compressed as asked, and the facts."""
+    name, facts = str(scan.path), {}
+    if (physics.whiten or physics.compress) and physics.maps is not None:
+        raise InputError(
+            f"{name}: given maps belong to the coils as they were measured; leave out whitening and compression"
+        )
+    if physics.whiten:
+        if scan.noise_scan is None:
+            raise InputError(f"{name}: holds no usable noise scan, which --whiten needs; leave --whiten out")
+        white, facts["noise_std"] = prewhiten(scan.samples, noise_covariance(scan.noise_scan, name), name)
+        scan = replace(scan, samples=white, noise_scan=None)
+        facts["whitened"] = True
+    if physics.compress is not None:
+        near = np.linalg.norm(scan.trajectory, axis=-1) <= _CENTRE
+        fewer, energy = compress_samples(scan.samples, near, physics.compress)
+        scan = replace(scan, samples=fewer, noise_scan=None)
+        facts |= {"virtual_coils": fewer.shape[1], "coil_energy": round(energy, 6)}
+    return scan, facts
+
+
+def noncartesian_problem(scan: NonCartesianScan, physics: NonCartesianPhysics) -> NonCartesian:
+    """The problem of k-space off the grid.
+
+    Raises:
+        InputError: for data or options that cannot be used.
+    """
+    name = str(scan.path)
+    if physics.noise_model != "gaussian":
+        raise InputError(f"{name}: k-space has Gaussian noise; leave the noise model at gaussian")
+    check_scale(scan.samples, name)
+    numbers = chosen_slices(physics.slices, scan.n_slices, name)
+    given = None if physics.noise_std is None else as_number("noise_std", physics.noise_std)
+    total, points = scan.n_slices, scan.trajectory[0]
+    scan, facts = _mixed(scan, physics)
+    white = facts.pop("noise_std", None)
+    outer = outer_noise_std(scan)
+    if given is not None:
+        std, source = given, physics.noise_source
+    elif white is not None or scan.noise_scan is not None:
+        std, source = noise_scan_std(scan.noise_scan) if white is None else white, "noise scan"
+    else:
+        std, source = outer, "outermost k-space"
+    scan = scan.items(physics.slices)
+    maps = physics.maps
+    if maps is not None:
+        maps = given_maps(maps, scan.samples, scan.matrix, numbers, total, name)
+    facts |= {
+        "acceleration": round(float(np.prod(scan.matrix)) / points[..., 0].size, 4),
+        "noise_source": source,
+        "shots": points.shape[0],
+        "readout": points.shape[1],
+    }
+    return NonCartesian(scan, numbers, std, min(std, outer), maps, facts)

@@ -1,0 +1,107 @@
+"""What was done, as the sidecar stores it: written here, once, from facts."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import fields
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from medrecon.problems.base import Problem
+from medrecon.solvers.base import Solver
+from medrecon.solvers.settings import name_of
+
+if TYPE_CHECKING:
+    from medrecon.posterior import PriorSpec, Sampling
+
+__all__ = ["Outcome", "record"]
+
+
+class Outcome(NamedTuple):
+    """What a run measured of itself.
+
+    Args:
+        sigmas: noise levels of the last items.
+        evaluations: of the network, all images and samples together.
+        relative_residual: ``|y - A x| / |y|``.
+        residual_over_noise: root mean square of the residual of the measured samples over the noise; ``None`` where unknown.
+        seconds: of the run.
+        device: it ran on.
+        dtype: autocast type of the network.
+        warnings: sentences.
+    """
+
+    sigmas: torch.Tensor
+    evaluations: int
+    relative_residual: float
+    residual_over_noise: float | None
+    seconds: float
+    device: torch.device
+    dtype: torch.dtype | None
+    warnings: list[str]
+
+
+def _versions() -> dict[str, str]:
+    def version(name: str) -> str:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    from medrecon import __version__
+
+    return {
+        "medrecon": __version__,
+        "monai": version("monai"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _settings(solver: Solver) -> dict[str, Any]:
+    """Hyper-parameters; an operator is not one."""
+    values = {one.name: getattr(solver, one.name) for one in fields(solver)}
+    return {name: value for name, value in values.items() if not isinstance(value, torch.nn.Module)}
+
+
+def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcome: Outcome) -> dict[str, Any]:
+    """The record of a run, JSON-able.
+
+    Args:
+        problem: what was solved.
+        prior: the network's, or ``None`` for a classical solver.
+        sampling: solver and ladder.
+        outcome: what the run measured.
+    """
+    sigmas, solver, start = outcome.sigmas, sampling.solver, sampling.start
+    # A start that is not noise has no spread of its own.
+    calibrated = start is None and solver.calibrated(sigmas)
+    used = prior if outcome.evaluations else None
+    return {
+        "versions": _versions(),
+        "bundle": None
+        if used is None
+        else {"name": used.name, "version": used.version, "weights_sha256": used.weights_sha256},
+        **problem.facts(),
+        "input": problem.name,
+        "solver": {"name": name_of(solver), **_settings(solver), "calibrated": calibrated},
+        "steps": int((sigmas.diff() <= 0).sum()),  # of those that rise none costs an evaluation
+        "start": None if start is None else name_of(start.solver),
+        "sigma_max": round(sigmas[0].item(), 6),
+        "sigma_min": round(sigmas[-2].item(), 6),
+        "network_dtype": str(outcome.dtype or torch.float32).removeprefix("torch."),
+        "condition": None if prior is None else prior.condition,
+        "guidance": prior.guidance if prior is not None and prior.condition else None,
+        "symmetries": {} if prior is None else dict(prior.symmetries),
+        "network_evaluations": outcome.evaluations,
+        "samples": sampling.n_samples,
+        "seed": sampling.seed,
+        "slices": list(problem.numbers),
+        "relative_residual": outcome.relative_residual,
+        "residual_over_noise": outcome.residual_over_noise,
+        "warnings": outcome.warnings,
+        "seconds": round(outcome.seconds, 3),
+        "device": str(outcome.device),
+    }
