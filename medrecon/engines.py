@@ -1,4 +1,4 @@
-"""What MONAI's trainers and evaluators need to train and to judge a prior."""
+"""Batches for MONAI's trainers and evaluators: to train a prior, to validate it, and to reconstruct scans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,28 @@ from medrecon.operators.linalg import per_item
 from medrecon.training.augment import Augment
 from medrecon.training.objectives import Objective, stratified
 
-__all__ = ["DenoisingPrepareBatch", "NoisyPrepareBatch"]
+__all__ = ["DenoisingPrepareBatch", "NoisyPrepareBatch", "ScanPrepareBatch"]
+
+
+class ScanPrepareBatch(PrepareBatch):
+    """Take the scan out of a batch of one.
+
+    Args:
+        key: of the scan.
+    """
+
+    def __init__(self, key: str = "scan") -> None:
+        self.key = key
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,  # noqa: ANN401 - MONAI's signature
+    ) -> tuple[Any, None]:
+        """The scan, and no target; arrays move to the device slice by slice later."""
+        return batchdata[self.key], None
 
 
 class DenoisingPrepareBatch(PrepareBatch):

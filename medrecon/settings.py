@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     import numpy as np
 
+    from medrecon.posterior import PriorSpec
+
     Array: TypeAlias = np.ndarray | str | Path
 
 __all__ = [
@@ -43,12 +45,13 @@ class PriorSettings:
     """The prior.
 
     Args:
-        bundle: name or folder of the prior's bundle; ``None``: that of the kind of scan.
+        bundle: name or folder of the prior's bundle, or a :class:`medrecon.posterior.PriorSpec`; ``None``: that of the kind of
+            scan.
         condition: label of the images that the network was trained with, e.g. their contrast; ``None`` or empty: none.
         guidance: classifier-free guidance scale of the condition.
     """
 
-    bundle: str | Path | None = option(None, "name or folder of the prior's bundle (default: by the kind of scan)")
+    bundle: str | Path | PriorSpec | None = option(None, "name or folder of the prior's bundle (default: by the kind of scan)")
     condition: str | None = option(None, "label of the image contrast, e.g. T1 (default: none)", metavar="LABEL")
     guidance: float = option(1.0, "classifier-free guidance scale (default: 1)", metavar="W", type=float)
 

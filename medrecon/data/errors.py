@@ -3,7 +3,7 @@
 import errno
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "DAMAGE",
@@ -11,6 +11,7 @@ __all__ = [
     "NotCartesianError",
     "SelectionError",
     "advised",
+    "grouped_texts",
     "innermost",
     "listed",
     "redacted",
@@ -69,6 +70,17 @@ def listed(names: Iterable[object]) -> str:
     """Names from a file in a message: a few, short and printable."""
     shown = ["".join(c if c.isprintable() else "?" for c in str(name))[:40] for name in names]
     return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "") or "nothing"
+
+
+def grouped_texts(items: Sequence[tuple[int, str]], n: int) -> list[str]:
+    """Texts of slices, each once, with the numbers of its slices where it is not of all ``n``."""
+    texts: dict[str, list[int]] = {}
+    for number, text in items:
+        texts.setdefault(text, []).append(number)
+    return [
+        text if len(where) == n else f"{text} (slice{'s' * (len(where) > 1)} {', '.join(map(str, where))})"
+        for text, where in texts.items()
+    ]
 
 
 def warn(text: str) -> None:

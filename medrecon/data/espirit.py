@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 
 from medrecon.data.coils import from_kspace, magnitude_unit
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.masks import acs_block, centred
 from medrecon.data.noise import estimate_noise_std
 
-__all__ = ["CoilMaps", "Espirit", "coil_maps", "combined_reference", "espirit_maps", "holds_signal", "trusted_noise"]
+__all__ = ["CoilMaps", "Espirit", "coil_maps", "combined_reference", "espirit_maps", "estimate_maps", "holds_signal", "sensitivity_maps", "trusted_noise"]
 
 
 _ENOUGH = 96**2
@@ -340,3 +341,47 @@ def combined_reference(kspace: np.ndarray, calibration: int = 24, crop: float = 
         maps = coil_maps(k * mask, mask, noise_std, settings=Espirit(crop=crop), rss=True).maps.numpy()
         images.append(np.abs((maps.conj() * coils).sum(0)))
     return np.stack(images).astype(np.float32)
+
+
+def estimate_maps(
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    noise_std: float = 0.0,
+    name: str = "k-space",
+    settings: Espirit = Espirit(),
+    rss: bool = False,
+    numbers: Sequence[int] | None = None,
+) -> CoilMaps:
+    """Maps of every slice of ``(slices, coils, y, x)``, the method and warnings.
+
+    Arguments: see :func:`coil_maps`; ``numbers`` are the slices' indices in their volume, for warnings.
+    """
+    found = [coil_maps(k, mask, noise_std, name, settings, rss) for k in kspace]
+    numbers = range(len(kspace)) if numbers is None else numbers
+    # Slices without signal have no maps, so nothing was estimated there.
+    seen = [(number, one) for number, one in zip(numbers, found, strict=True) if one.maps.any()]
+    texts = [(number, text) for number, one in seen for text in one.warnings]
+    return CoilMaps(
+        torch.stack([one.maps for one in found]),
+        "; ".join(grouped_texts([(number, one.source) for number, one in seen], len(seen))) or found[0].source,
+        tuple(grouped_texts(texts, len(seen))),
+    )
+
+
+def sensitivity_maps(
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    name: str = "k-space",
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.8,
+    noise_std: float = 0.0,
+    sets: int = 1,
+) -> Tensor:
+    """Maps of every slice of ``(slices, coils, y, x)``, complex64, by ESPIRiT where it works; ones for a single coil.
+
+    ``(slices, sets, coils, y, x)`` for more than one set.
+
+    Arguments: see :func:`espirit_maps`.
+    """
+    return estimate_maps(kspace, mask, noise_std, name, Espirit(kernel, threshold, crop, sets)).maps

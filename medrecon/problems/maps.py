@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.espirit import CoilMaps
 from medrecon.data.kspace import load_array
 from medrecon.data.scan import Geometry
@@ -20,7 +20,7 @@ from medrecon.problems.base import Problem
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import name_of
 
-__all__ = ["CoilProblem", "given_maps", "grouped_texts", "loaded"]
+__all__ = ["CoilProblem", "given_maps", "loaded"]
 
 
 class CoilProblem(Problem):
@@ -101,17 +101,6 @@ class CoilProblem(Problem):
         seen = self._signals()
         texts = grouped_texts([(number, text) for number, one in seen for text in one.warnings], len(seen))
         return (*self._warnings, *texts)
-
-
-def grouped_texts(items: Sequence[tuple[int, str]], n: int) -> list[str]:
-    """Texts of slices, each once, with the numbers of its slices where it is not of all ``n``."""
-    texts: dict[str, list[int]] = {}
-    for number, text in items:
-        texts.setdefault(text, []).append(number)
-    return [
-        text if len(where) == n else f"{text} (slice{'s' * (len(where) > 1)} {', '.join(map(str, where))})"
-        for text, where in texts.items()
-    ]
 
 
 def loaded(array: np.ndarray | Tensor | str | Path, key: str) -> tuple[np.ndarray, str | None]:

@@ -1,0 +1,67 @@
+"""Transforms that load a scan of any kind, as one value of the dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Transform
+
+from medrecon.data.scan import Scan
+from medrecon.formats import load
+
+__all__ = ["LoadScan", "LoadScand", "only_item"]
+
+
+class LoadScan(Transform):
+    """Load a scan of any kind that :func:`medrecon.formats.load` reads.
+
+    Args:
+        select: which of several, e.g. ``{"contrast": 0}``.
+
+    Raises:
+        medrecon.InputError: naming the file and what is wrong with it.
+    """
+
+    def __init__(self, select: Mapping[str, int | str] | None = None) -> None:
+        self.select = dict(select or {})
+
+    def __call__(self, path: str | Path) -> Scan:
+        """The scan: its kind is its class, see :mod:`medrecon.data.scan`."""
+        return load(path, self.select)
+
+
+class LoadScand(MapTransform):
+    """:class:`LoadScan` of every key. Put together one scan at a time, by :func:`only_item`.
+
+    Args:
+        keys: of the paths.
+        select: see :class:`LoadScan`.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, select: Mapping[str, int | str] | None = None, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.load = LoadScan(select)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = self.load(out[key])
+        return out
+
+
+def only_item(items: Sequence[Any]) -> Any:  # noqa: ANN401
+    """The collate rule of scans: a batch is one item, as it is.
+
+    Raises:
+        ValueError: for several items, whose shapes differ in general.
+    """
+    if len(items) != 1:
+        raise ValueError(f"scans come one at a time (batch_size: 1); got {len(items)}")
+    return items[0]
