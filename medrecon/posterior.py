@@ -148,9 +148,10 @@ class Reconstruction:
     """Images and how they were made.
 
     Args:
-        image: ``(slices, y, x)`` float32: magnitudes in the scale of the coil-combined data, or HU; the mean of the samples.
-        samples: ``(n, slices, y, x)`` float32 of the same kind, or ``None`` for one sample.
-        phase: of the mean of the complex samples, rad, ``(slices, y, x)`` float32, or ``None`` for real images.
+        image: ``(slices, y, x)`` or ``(frames, slices, y, x)`` float32: magnitudes in the scale of the coil-combined data, or HU;
+            the mean of the samples.
+        samples: ``(n, ...)`` float32 of the same kind, or ``None`` for one sample.
+        phase: of the mean of the complex samples, rad, float32 like ``image``, or ``None`` for real images.
         geometry: of these slices.
         modality: of DICOM, ``MR`` or ``CT``.
         record: what was done, as the sidecar stores it.
@@ -440,7 +441,8 @@ def run(
 
 
 def _reconstruction(problem: Problem, images: Tensor, facts: Mapping[str, Any], solver: str) -> Reconstruction:
-    """Images to show of ``(samples, slices, y, x)``."""
+    """Images to show of ``(samples, slices, y, x)``, or of ``(samples, slices, frames, y, x)``."""
+    images = images.movedim(2, 1) if images.ndim == 5 else images
     values = (images if problem.real else images.abs()).float().cpu().numpy()
     if not np.isfinite(values).all():
         raise InputError(

@@ -14,7 +14,17 @@ from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.masks import acs_block, centred
 from medrecon.data.noise import estimate_noise_std
 
-__all__ = ["CoilMaps", "Espirit", "coil_maps", "combined_reference", "espirit_maps", "estimate_maps", "holds_signal", "sensitivity_maps", "trusted_noise"]
+__all__ = [
+    "CoilMaps",
+    "Espirit",
+    "coil_maps",
+    "combined_reference",
+    "espirit_maps",
+    "estimate_maps",
+    "holds_signal",
+    "sensitivity_maps",
+    "trusted_noise",
+]
 
 
 _ENOUGH = 96**2

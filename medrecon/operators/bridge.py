@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medrecon.operators.base import HALF, LinearOperator
 
-__all__ = ["AsComplex", "RealAsComplex"]
+__all__ = ["AsComplex", "OnChannels", "RealAsComplex"]
 
 
 class AsComplex(LinearOperator):
@@ -57,3 +57,28 @@ class RealAsComplex(LinearOperator):
     def normal(self, x: Tensor) -> Tensor:
         """The identity."""
         return x
+
+
+class OnChannels(LinearOperator):
+    """A complex operator on real channels, from ``(B, 2c, *spatial)`` to ``(B, 2d, *spatial)``: ``AsComplex^H A AsComplex``.
+
+    Args:
+        A: linear, complex to complex.
+    """
+
+    def __init__(self, A: LinearOperator) -> None:
+        super().__init__()
+        self.A = A
+        self.bridge = AsComplex()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``A x``."""
+        return self.bridge.adjoint(self.A(self.bridge(x)))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A^H y``."""
+        return self.bridge.adjoint(self.A.adjoint(self.bridge(y)))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^H A x``."""
+        return self.bridge.adjoint(self.A.normal(self.bridge(x)))

@@ -8,13 +8,21 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from medrecon.data.errors import InputError
-from medrecon.data.scan import CartesianScan, ImageScan, NonCartesianScan, Scan, Sinogram
+from medrecon.data.scan import CartesianScan, DynamicScan, ImageScan, NonCartesianScan, Scan, Sinogram
 from medrecon.problems.base import Fit, Problem, Scaled
-from medrecon.problems.cartesian import cartesian_problem
+from medrecon.problems.coil_images import cartesian_problem
+from medrecon.problems.dynamic import dynamic_problem
 from medrecon.problems.images import images_problem
 from medrecon.problems.noncartesian import noncartesian_problem
 from medrecon.problems.tomography import tomography_problem
-from medrecon.settings import CartesianPhysics, ImagePhysics, NonCartesianPhysics, Physics, TomographyPhysics
+from medrecon.settings import (
+    CartesianPhysics,
+    DynamicPhysics,
+    ImagePhysics,
+    NonCartesianPhysics,
+    Physics,
+    TomographyPhysics,
+)
 
 __all__ = ["PROBLEMS", "Fit", "Kind", "Problem", "Scaled", "physics_of", "problem"]
 
@@ -35,6 +43,7 @@ class Kind(NamedTuple):
 
 PROBLEMS: dict[type, Kind] = {
     CartesianScan: Kind("Cartesian k-space", CartesianPhysics, cartesian_problem),
+    DynamicScan: Kind("a dynamic scan", DynamicPhysics, dynamic_problem),
     NonCartesianScan: Kind("non-Cartesian k-space", NonCartesianPhysics, noncartesian_problem),
     ImageScan: Kind("an image", ImagePhysics, images_problem),
     Sinogram: Kind("a sinogram", TomographyPhysics, tomography_problem),

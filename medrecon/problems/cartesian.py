@@ -26,11 +26,11 @@ from medrecon.settings import CartesianPhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.classical import ZeroFilled
 
-__all__ = ["Cartesian", "cartesian_problem"]
+__all__ = ["Cartesian", "cartesian_parts"]
 
 
 class Cartesian(CoilProblem):
-    """Slices of k-space ``(slices, coils, y, x)``, zero where not sampled; see :func:`cartesian_problem`.
+    """Slices of k-space ``(slices, coils, y, x)``, zero where not sampled; see :func:`medrecon.problems.coil_images.cartesian_problem`.
 
     Every slice is divided by the 99th percentile of its own zero-filled magnitude, so that the prior sees images of unit scale,
     and multiplied back.
@@ -70,11 +70,12 @@ class Cartesian(CoilProblem):
         self.noise_std = std
         self.believed = believed
         self.rss = False
+        self.sets = 1
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Real and imaginary part."""
-        return 2, *self.kspace.shape[2:]
+        """Real and imaginary part, of every set of maps."""
+        return 2 * self.sets, *self.kspace.shape[2:]
 
     def suited_to(self, solver: Solver) -> Problem:
         """Refuse solvers of sinograms; the zero-filled image needs no calibration region."""
@@ -85,15 +86,15 @@ class Cartesian(CoilProblem):
     def estimated(self, item: int) -> CoilMaps:
         """By ESPIRiT where it works, see :func:`medrecon.data.espirit.coil_maps`."""
         kspace = self.kspace[item] * self.mask
-        return coil_maps(kspace, self.mask, self.believed, self.name, Espirit(), self.rss)
+        return coil_maps(kspace, self.mask, self.believed, self.name, Espirit(sets=self.sets), self.rss)
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """SENSE, or a masked Fourier transform for a single coil."""
         maps = self.maps(items).to(device)
         mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
         kspace = torch.from_numpy(np.ascontiguousarray(self.kspace[items])).to(device) * mask * (1 / self.unit)
-        single = maps.shape[1] == 1 and bool((maps == 1).all())
-        A = sense(None if single else maps, mask[None, None], tuple(maps.shape[2:]))
+        single = kspace.shape[1] == 1 and bool((maps == 1).all())
+        A = sense(None if single else maps, mask[None, None], tuple(kspace.shape[2:]))
         zero_filled = A.adjoint(kspace).norm(dim=1).flatten(1)
         scale = torch.quantile(zero_filled, 0.99, dim=1)
         # A slice of mostly background has its 99th percentile at 0.
@@ -211,8 +212,8 @@ def _mixed(scan: CartesianScan, physics: CartesianPhysics, mask: np.ndarray) -> 
     return scan, facts
 
 
-def cartesian_problem(scan: CartesianScan, physics: CartesianPhysics) -> Cartesian:
-    """The problem of Cartesian k-space: the only place where mask, noise, coils and maps are checked.
+def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str, Any]:
+    """The arguments of :class:`Cartesian`: the only place where mask, noise, coils and maps are checked.
 
     Raises:
         InputError: for data or options that cannot be used.
@@ -239,4 +240,12 @@ def cartesian_problem(scan: CartesianScan, physics: CartesianPhysics) -> Cartesi
     if maps is not None:
         maps = given_maps(maps, scan.kspace, scan.matrix, numbers, total, name)
     facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source}
-    return Cartesian(scan, numbers, mask, std, believed, maps, facts)
+    return {
+        "scan": scan,
+        "numbers": numbers,
+        "mask": mask,
+        "noise_std": std,
+        "believed": believed,
+        "maps": maps,
+        "facts": facts,
+    }

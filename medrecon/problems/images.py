@@ -174,7 +174,7 @@ def _is_ct(scan: ImageScan) -> bool:
         return str(scan.headers[0].get("Modality", "")) == "CT"
     if np.iscomplexobj(scan.array):
         return False
-    return bool(-3100 < scan.array.min() and np.quantile(scan.array, 0.1) < -500)
+    return bool(scan.array.min() > -3100 and np.quantile(scan.array, 0.1) < -500)
 
 
 def _factors(physics: ImagePhysics) -> tuple[int, int]:

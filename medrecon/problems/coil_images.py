@@ -1,0 +1,103 @@
+"""Cartesian MRI with an image per coil: Score-MRI's coil-wise (SSOS) and hybrid forms."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrecon.data.errors import InputError
+from medrecon.data.scan import CartesianScan
+from medrecon.likelihood import Gaussian
+from medrecon.operators.bridge import AsComplex, OnChannels
+from medrecon.operators.mri import CartesianMRI
+from medrecon.operators.nufft import Coils
+from medrecon.problems.base import Problem, Scaled
+from medrecon.problems.cartesian import Cartesian, cartesian_parts
+from medrecon.settings import CartesianPhysics
+from medrecon.solvers.base import Solver
+from medrecon.solvers.scoremri import ScoreMRI
+
+__all__ = ["CoilImages", "HybridCoilImages", "cartesian_problem"]
+
+
+class CoilImages(Cartesian):
+    """Every coil's image is an unknown; the image to show is the root of the sum of squares, or the combination by maps.
+
+    A prior sees the coil images one by one. All coils of a slice are divided by the 99th percentile of the root of the sum of
+    squares of their zero-filled images.
+
+    Reference: Chung and Ye, Score-MRI, Medical Image Analysis 80 (2022), algorithms 4 (SSOS) and 5 (hybrid).
+    """
+
+    hybrid = False
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Real and imaginary part of every coil."""
+        return 2 * self.kspace.shape[1], *self.kspace.shape[2:]
+
+    def suited_to(self, solver: Solver) -> Problem:
+        """The hybrid is a form of Score-MRI."""
+        out = copy.copy(super().suited_to(solver))
+        if self.hybrid and not isinstance(solver, ScoreMRI):
+            raise InputError("hybrid coil images are a form of Score-MRI; choose the solver scoremri, or ssos")
+        return out
+
+    def solver_for(self, items: slice, solver: Solver, device: torch.device) -> Solver:
+        """Score-MRI's hybrid ties the coil images together by the maps."""
+        if not self.hybrid:
+            return solver
+        return replace(solver, coils=OnChannels(Coils(self.maps(items).to(device))))  # type: ignore[call-arg]
+
+    def likelihood(self, items: slice, device: torch.device) -> Scaled:
+        """A masked Fourier transform of every coil."""
+        mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
+        kspace = torch.from_numpy(np.ascontiguousarray(self.kspace[items])).to(device) * mask * (1 / self.unit)
+        A = CartesianMRI(mask[None, None], tuple(kspace.shape[2:])) @ AsComplex()
+        size = A.adjoint(kspace).norm(dim=1).flatten(1)
+        scale = torch.quantile(size, 0.99, dim=1)
+        scale = torch.where(scale > 0, scale, size.amax(1))
+        unit = torch.where(scale > 0, scale, 1.0)
+        data = Gaussian(A, kspace / unit.view(-1, 1, 1, 1), self.noise_std / self.unit / unit)
+        return Scaled(data, scale, scale)
+
+    def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
+        """Complex ``(samples, slices, y, x)``."""
+        coils = AsComplex()(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        if self.hybrid:
+            image = (self.maps(items).to(x.device).conj() * coils).sum(2)
+        else:
+            image = coils.abs().square().sum(2).sqrt().to(coils.dtype)
+        return image * (scale * self.unit).view(-1, 1, 1)
+
+    def facts(self) -> dict[str, Any]:
+        """The form as well."""
+        facts = super().facts()
+        if not self.hybrid:
+            facts["maps_source"] = "none (an image per coil)"
+        return {**facts, "coil_images": "hybrid" if self.hybrid else "ssos"}
+
+
+class HybridCoilImages(CoilImages):
+    """Tied together by maps every now and then."""
+
+    hybrid = True
+
+
+_FORMS = {"sense": Cartesian, "ssos": CoilImages, "hybrid": HybridCoilImages}
+
+
+def cartesian_problem(scan: CartesianScan, physics: CartesianPhysics) -> Cartesian:
+    """The problem of Cartesian k-space, in the form that ``physics.coil_images`` names.
+
+    Raises:
+        InputError: for data or options that cannot be used.
+    """
+    if physics.coil_images not in _FORMS:
+        raise InputError(f"unknown form of coil images {physics.coil_images!r}; choose one of {', '.join(_FORMS)}")
+    return _FORMS[physics.coil_images](**cartesian_parts(scan, physics))

@@ -1,0 +1,164 @@
+"""Dynamic MRI: the frames of a slice as one unknown, for low-rank solvers and for a prior frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrecon.data.arguments import as_number
+from medrecon.data.coils import compress_samples, magnitude_unit, noise_covariance, prewhiten
+from medrecon.data.errors import InputError
+from medrecon.data.espirit import CoilMaps, Espirit, coil_maps
+from medrecon.data.noise import noise_level, noise_scan_std
+from medrecon.data.sampling import check_scale
+from medrecon.data.scan import DynamicScan
+from medrecon.likelihood import Gaussian
+from medrecon.operators.bridge import AsComplex
+from medrecon.operators.mri import sense
+from medrecon.problems.base import Scaled, chosen_slices
+from medrecon.problems.maps import CoilProblem, given_maps
+from medrecon.settings import DynamicPhysics
+
+__all__ = ["Dynamic", "dynamic_problem"]
+
+
+class Dynamic(CoilProblem):
+    """Frames of k-space ``(frames, slices, coils, y, x)`` with a mask each; see :func:`dynamic_problem`.
+
+    Frames share the coil maps, which come from their mean. All frames of a slice are divided by the 99th percentile of the
+    zero-filled magnitude of their mean.
+
+    Args:
+        scan: of the slices alone.
+        numbers: their indices in the file.
+        noise_std: per real component.
+        believed: noise level that does not exceed what the outermost k-space shows.
+        maps: given ones, or ``None``.
+        facts: for the record.
+    """
+
+    def __init__(
+        self,
+        scan: DynamicScan,
+        numbers: Sequence[int],
+        noise_std: float,
+        believed: float,
+        maps: CoilMaps | None,
+        facts: dict[str, Any],
+    ) -> None:
+        std = float(np.float32(noise_std))
+        super().__init__(
+            str(scan.path),
+            numbers,
+            scan.geometry,
+            given=maps,
+            unit=magnitude_unit(scan.kspace),
+            facts={"noise_std": std, **facts},
+            warnings=scan.warnings,
+        )
+        self.scan = scan
+        self.noise_std = std
+        self.believed = believed
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Real and imaginary part of every frame."""
+        return 2 * len(self.scan.kspace), *self.scan.matrix
+
+    def _mean(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """K-space ``(coils, y, x)`` averaged over the frames that sampled it, and where any did."""
+        count = self.scan.mask.sum(axis=0)
+        total = (self.scan.kspace[:, item] * self.scan.mask[:, None]).sum(axis=0)
+        return (total / np.maximum(count, 1)).astype(np.complex64), count > 0
+
+    def estimated(self, item: int) -> CoilMaps:
+        """By ESPIRiT from the mean of the frames."""
+        mean, mask = self._mean(item)
+        return coil_maps(mean, mask, self.believed, self.name, Espirit())
+
+    def likelihood(self, items: slice, device: torch.device) -> Scaled:
+        """SENSE frame by frame."""
+        maps = self.maps(items).to(device)
+        mask = torch.from_numpy(self.scan.mask).to(device)[None, :, None]
+        kspace = np.ascontiguousarray(self.scan.kspace[:, items].swapaxes(0, 1))
+        y = torch.from_numpy(kspace).to(device) * mask * (1 / self.unit)
+        A = sense(maps, mask)
+        means = [self._mean(i) for i in range(self.n_items)[items]]
+        mean = torch.from_numpy(np.stack([one for one, _ in means])).to(device) * (1 / self.unit)
+        whole = sense(maps, torch.from_numpy(means[0][1]).to(device)[None, None])
+        size = whole.adjoint(mean).norm(dim=1).flatten(1)
+        scale = torch.quantile(size, 0.99, dim=1)
+        scale = torch.where(scale > 0, scale, size.amax(1))
+        unit = torch.where(scale > 0, scale, 1.0)
+        data = Gaussian(A, y / unit.view(-1, 1, 1, 1, 1), self.noise_std / self.unit / unit)
+        return Scaled(data, scale, scale)
+
+    def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
+        """Complex ``(samples, slices, frames, y, x)``, 0 where no coil sees anything."""
+        seen = (self.maps(items).to(x.device) != 0).any(1) * (scale * self.unit).view(-1, 1, 1)
+        frames = AsComplex()(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return frames * seen[:, None]
+
+    def facts(self) -> dict[str, Any]:
+        """Frames as well."""
+        return {**super().facts(), "frames": len(self.scan.kspace), "frame_axis": self.scan.axis}
+
+
+def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
+    """The problem of frames.
+
+    Raises:
+        InputError: for data or options that cannot be used.
+    """
+    name = str(scan.path)
+    if physics.noise_model != "gaussian":
+        raise InputError(f"{name}: k-space has Gaussian noise; leave the noise model at gaussian")
+    kspace = scan.kspace
+    check_scale(kspace, name)
+    if not np.isfinite(kspace).all() or not kspace.any():
+        raise InputError(f"{name}: k-space holds NaN or Inf, or zeros alone; export the data again")
+    numbers = chosen_slices(physics.slices, scan.n_slices, name)
+    if (physics.whiten or physics.compress) and physics.maps is not None:
+        raise InputError(
+            f"{name}: given maps belong to the coils as they were measured; leave out whitening and compression"
+        )
+    facts: dict[str, Any] = {}
+    std = None if physics.noise_std is None else as_number("noise_std", physics.noise_std)
+    source = physics.noise_source
+    if physics.whiten:
+        if scan.noise_scan is None:
+            raise InputError(f"{name}: holds no usable noise scan, which --whiten needs; leave --whiten out")
+        covariance = noise_covariance(scan.noise_scan, name)
+        white = [prewhiten(frame, covariance, name) for frame in kspace]
+        scan = replace(scan, kspace=np.stack([frame for frame, _ in white]), noise_scan=None)
+        std, source = (white[0][1], "noise scan") if std is None else (std, source)
+        facts["whitened"] = True
+    if physics.compress is not None:
+        flat = scan.kspace.reshape(-1, *scan.kspace.shape[2:])
+        near = np.repeat(_near_centre(scan), scan.n_slices, axis=0)
+        fewer, energy = compress_samples(flat, near, physics.compress)
+        scan = replace(scan, kspace=fewer.reshape(*scan.kspace.shape[:2], *fewer.shape[1:]), noise_scan=None)
+        facts |= {"virtual_coils": fewer.shape[1], "coil_energy": round(energy, 6)}
+    outer = float(np.median([noise_level(k, m)[0] for k, m in zip(scan.kspace, scan.mask, strict=True)]))
+    if std is None:
+        scanned = scan.noise_scan is not None
+        std, source = (noise_scan_std(scan.noise_scan), "noise scan") if scanned else (outer, "outermost k-space")
+    total = scan.n_slices
+    scan = scan.items(physics.slices)
+    maps = physics.maps
+    if maps is not None:
+        maps = given_maps(maps, scan.kspace.any(axis=0), scan.matrix, numbers, total, name)
+    facts |= {"acceleration": round(float(scan.mask.size / max(scan.mask.sum(), 1)), 4), "noise_source": source}
+    return Dynamic(scan, numbers, std, min(std, outer), maps, facts)
+
+
+def _near_centre(scan: DynamicScan) -> np.ndarray:
+    """Of which samples of every frame, ``(frames, y, x)``: the sampled ones in the middle 24 x 24."""
+    y, x = np.ogrid[tuple(slice(0, n) for n in scan.matrix)]
+    middle = (np.abs(y - scan.matrix[0] // 2) <= 12) & (np.abs(x - scan.matrix[1] // 2) <= 12)
+    return scan.mask & middle
