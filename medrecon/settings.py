@@ -171,8 +171,6 @@ class TomographyPhysics(Physics):
     Args:
         size: pixels of the square images.
         voxel: image pixel, mm; ``None``: the image is as wide as the detector at the rotation axis.
-        pitch: distance between detector pixels, mm, instead of the file's.
-        centre: detector pixel of the rotation axis, from 0, instead of the file's.
         photons: emitted per ray, instead of the file's; 0: unknown.
         water: attenuation of water, 1/mm (0.02 at about 65 keV).
     """
@@ -180,12 +178,6 @@ class TomographyPhysics(Physics):
     size: int = option(256, "pixels of the square images (default: 256)", metavar="N", type=int)
     voxel: float | None = option(
         None, "image pixel in mm (default: image as wide as the detector)", metavar="MM", type=float
-    )
-    pitch: float | None = option(
-        None, "distance between detector pixels in mm (default: the file's)", metavar="MM", type=float
-    )
-    centre: float | None = option(
-        None, "detector pixel of the rotation axis (default: the file's)", metavar="P", type=float
     )
     photons: float | None = option(None, "photons per ray (default: the file's)", metavar="N", type=float)
     water: float = option(0.02, "attenuation of water in 1/mm (default: 0.02)", metavar="MU", type=float)

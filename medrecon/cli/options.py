@@ -5,21 +5,120 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["Progress", "add_compute", "add_select", "choice", "natural", "quiet", "set_up", "value"]
+__all__ = [
+    "Progress",
+    "add_compute",
+    "add_select",
+    "add_settings",
+    "choice",
+    "given_settings",
+    "natural",
+    "numbers",
+    "quiet",
+    "set_up",
+    "value",
+]
+
+Parser: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 
 
-def add_compute(parser: argparse.ArgumentParser) -> None:
-    """``--device``, ``--seed`` and ``--threads``."""
+def add_compute(parser: Parser) -> None:
+    """``--device`` and ``--threads``."""
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--seed", type=natural, default=0, help="of all random numbers (default: 0)")
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: all cores)")
 
 
-def add_select(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser, settings: Mapping[str, type]) -> None:
+    """A flag for every option of the dataclasses, in groups; an option that several have gets one.
+
+    Args:
+        parser: of the command.
+        settings: dataclasses of :mod:`medrecon.settings` by the title of their group.
+    """
+    added: set[str] = set()
+    for title, kind in settings.items():
+        group = parser.add_argument_group(title)
+        for one in fields(kind):
+            facts = dict(one.metadata)
+            flag = facts.pop("flag", f"--{one.name.replace('_', '-')}")
+            if flag is None or one.name in added:
+                continue
+            added.add(one.name)
+            if one.name in _PARSERS:
+                facts["type"] = _PARSERS[one.name]
+            if one.name == "settings":
+                facts |= {"action": "append", "metavar": "solver.NAME=VALUE"}
+            group.add_argument(flag, dest=one.name, default=argparse.SUPPRESS, **facts)
+
+
+def given_settings(arguments: argparse.Namespace, settings: Mapping[str, type]) -> dict[str, Any]:
+    """The options of the dataclasses that the command line gives, by name."""
+    names = dict.fromkeys(one.name for kind in settings.values() for one in fields(kind))
+    given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+    if "settings" in given:
+        given["settings"] = _solver_settings(given["settings"])
+    if isinstance(given.get("factor"), list) and len(given["factor"]) == 1:
+        given["factor"] = given["factor"][0]
+    return given
+
+
+def _solver_settings(pairs: list[str]) -> dict[str, object]:
+    """``solver.NAME=VALUE`` to names and values."""
+    from medrecon.data.errors import InputError
+
+    settings = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        group, dot, key = name.partition(".")
+        if not (equals and dot and key and group == "solver"):
+            raise InputError(f"--set {pair}: expected solver.NAME=VALUE, e.g. --set solver.gamma=5")
+        settings[key] = value(text)
+    return settings
+
+
+def _slices(text: str) -> slice:
+    try:
+        first, last = (int(part) if part else None for part in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not A:B") from None
+    return slice(first, last)
+
+
+def _region(text: str) -> list[int]:
+    try:
+        (y0, y1), (x0, x1) = ([int(n) for n in part.split(":")] for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not Y0:Y1,X0:X1") from None
+    return [y0, y1, x0, x1]
+
+
+def _factor(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not F or FY,FX") from None
+
+
+def numbers(name: str, text: str) -> list[int]:
+    """Whole numbers with commas between them.
+
+    Raises:
+        InputError: for other text.
+    """
+    from medrecon.data.errors import InputError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{name} {text}: expected whole numbers with commas between them, e.g. 256,256") from None
+
+
+def add_select(parser: Parser) -> None:
     """``--select``, into a dictionary."""
     parser.add_argument(
         "--select", type=choice, action="append", default=[], metavar="NAME=VALUE",
@@ -62,6 +161,9 @@ def value(text: str) -> object:
         return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
     except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, or nested without end
         return text
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {"slices": _slices, "region": _region, "factor": _factor, "seed": natural}
 
 
 def quiet() -> None:

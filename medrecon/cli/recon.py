@@ -1,263 +1,140 @@
-"""Reconstruct undersampled k-space with a diffusion prior or a classical solver."""
+"""Reconstruct a scan (k-space, sinogram, image) with a diffusion prior or a classical solver."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from pydicom import Dataset
-
-    from medrecon.data.kspace import KSpace
+from medrecon.settings import (
+    CartesianPhysics,
+    DynamicPhysics,
+    ImagePhysics,
+    NonCartesianPhysics,
+    PriorSettings,
+    SamplingSettings,
+    TomographyPhysics,
+)
 
 __all__ = ["add_arguments", "run"]
+
+SETTINGS = {
+    "prior": PriorSettings,
+    "sampling": SamplingSettings,
+    "k-space": CartesianPhysics,
+    "k-space along a trajectory": NonCartesianPhysics,
+    "frames": DynamicPhysics,
+    "sinograms": TomographyPhysics,
+    "images": ImagePhysics,
+}
+COMPANIONS = {
+    "trajectory": ("FILE", str, "trajectory of the samples (.npy or BART's pair), where the scan's file has none"),
+    "matrix": ("Y,X", str, "matrix of the image of k-space along a trajectory (default: the file's)"),
+    "phase": ("FILE", str, "phase of a NIfTI magnitude image"),
+    "imaginary": ("FILE", str, "imaginary part of a NIfTI real part"),
+    "pitch": ("MM", float, "distance between detector pixels of a sinogram (default: the file's)"),
+    "centre": ("P", float, "detector pixel of the rotation axis, from 0 (default: the file's)"),
+    "axis_convention": ("NAME", str, "rotation axis of an even detector: middle (astra) or pixel (scikit-image)"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IN, -o and everything else."""
-    from medrecon.cli.options import add_compute, add_select, choice
+    from medrecon.cli.options import add_compute, add_select, add_settings
 
-    parser.add_argument(
-        "input", metavar="IN", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .mat, .npz, .npy"
-    )
+    parser.add_argument("input", metavar="IN", help="a scan: k-space, sinogram, or images (see 'medrecon info IN')")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the image and its sidecar")
-    parser.add_argument(
-        "--bundle", default="brain_mri", help="name or folder of the prior's bundle (default: brain_mri)"
-    )
-    parser.add_argument("--solver", default="dds", help="see 'medrecon solvers' (default: dds)")
-    parser.add_argument("--steps", type=int, metavar="N", help="network evaluations per sample (default: the bundle's)")
-    parser.add_argument("--samples", type=int, default=1, metavar="K", help="posterior samples (default: 1)")
-    parser.add_argument("--maps", metavar="FILE", help="coil sensitivities, array 'maps' (default: ESPIRiT)")
-    parser.add_argument(
-        "--mask", metavar="FILE", help="sampling mask, array 'mask' (default: the file's, else zeros tell)"
-    )
-    parser.add_argument(
-        "--slices", type=_slices, default=slice(None), metavar="A:B", help="slices A to B-1 (default: all)"
-    )
-    parser.add_argument("--noise-std", type=float, metavar="S", help="noise per real component (default: estimated)")
-    parser.add_argument(
-        "--format",
-        default="nifti",
-        choices=("nifti", "h5", "dicom", "mrd", "png"),
-        help="of the image (default: nifti)",
-    )
-    parser.add_argument(
-        "--part", default="mag", choices=("mag", "mag-phase", "complex"), help="what NIfTI files hold (default: mag)"
-    )
-    parser.add_argument(
-        "--bids", metavar="NAME", help="name NIfTI files as BIDS derivatives, e.g. sub-01_acq-mprage_T1w"
-    )
-    parser.add_argument(
+    add_settings(parser, SETTINGS)
+    reading = parser.add_argument_group("reading")
+    add_select(reading)
+    reading.add_argument("--dynamic", metavar="AXIS", help="frames as one problem: phase, repetition, set or contrast")
+    for name, (metavar, kind, about) in COMPANIONS.items():
+        reading.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, type=kind, help=about)
+    _add_output(parser.add_argument_group("output"))
+    add_compute(parser)
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    from medrecon.cli.options import choice
+    from medrecon.writers import WRITERS, all_parts
+
+    group.add_argument("--format", default="nifti", choices=tuple(WRITERS), help="of the image (default: nifti)")
+    group.add_argument("--part", default="mag", choices=all_parts(), help="what NIfTI files hold (default: mag)")
+    group.add_argument("--bids", metavar="NAME", help="name of BIDS derivatives, e.g. sub-01_acq-mprage_T1w")
+    group.add_argument(
         "--like",
         metavar="SERIES",
         help="DICOM series whose patient, study and, if need be, positions --format dicom copies",
     )
-    parser.add_argument(
+    group.add_argument(
         "--like-select", type=choice, action="append", default=[], metavar="NAME=VALUE",
         help="of several series or volumes in --like, as --select; repeatable",
     )  # fmt: skip
-    parser.add_argument(
-        "--deidentify", action="store_true", help="take from --like what the Basic profile of DICOM PS3.15 leaves"
+    group.add_argument(
+        "--deidentify", action="store_true", help="keep of --like what the Basic profile of DICOM PS3.15 keeps"
     )
-    parser.add_argument("--whiten", action="store_true", help="make the coils' noise independent, by the noise scan")
-    parser.add_argument("--compress", type=int, metavar="N", help="combine the coils to N virtual ones (SVD)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="solver.NAME=VALUE", help="a setting of the solver; repeatable"
-    )
-    parser.add_argument("--condition", metavar="LABEL", help="tell the prior what it sees, e.g. T1 (default: nothing)")
-    parser.add_argument(
-        "--guidance", type=float, default=1.0, metavar="W", help="how much the condition counts (default: 1)"
-    )
-    parser.add_argument(
-        "--start", metavar="SOLVER", help="begin with the estimate of a solver without a prior, e.g. cg-sense"
-    )
-    parser.add_argument("--start-sigma", type=float, metavar="S", help="noise level of that beginning, e.g. 0.1")
-    parser.add_argument(
+    group.add_argument(
         "--overwrite", action="store_true", help="replace existing outputs, and what else their sidecar lists"
     )
-    add_select(parser)
-    add_compute(parser)
 
 
-def _slices(text: str) -> slice:
-    try:
-        first, last = (int(part) if part else None for part in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not A:B") from None
-    return slice(first, last)
+def _load(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - a scan
+    """The scan, with its companions."""
+    from medrecon.cli.options import numbers
+    from medrecon.formats import Companions, load
 
-
-def _settings(pairs: list[str]) -> dict[str, object]:
-    from medrecon.cli.options import value
-    from medrecon.data.errors import InputError
-
-    settings = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        group, dot, key = name.partition(".")
-        if not (equals and dot and key and group == "solver"):
-            raise InputError(f"--set {pair}: expected solver.NAME=VALUE, e.g. --set solver.gamma=5")
-        settings[key] = value(text)
-    return settings
-
-
-def _place(
-    arguments: argparse.Namespace, data: KSpace
-) -> tuple[np.ndarray | None, tuple[Dataset, ...], tuple[str, ...]]:
-    """The affine of the slices that are asked for, and the headers and warnings of ``--like``."""
-    from medrecon.data.errors import InputError
-    from medrecon.data.geometry import affine_of_slices
-    from medrecon.data.images import load_like
-
-    affine, headers, doubts, other = data.affine, (), (), ""
-    shape = (len(data.kspace), *data.kspace.shape[2:])
-    if arguments.deidentify and arguments.format != "dicom":
-        raise InputError(
-            "--deidentify is for --format dicom, since other formats hold nothing of the patient; leave it out"
-        )
-    if arguments.like_select and not arguments.like:
-        raise InputError("--like-select selects from --like; give --like as well")
-    if arguments.like:
-        if arguments.format != "dicom":
-            raise InputError("--like is for --format dicom; give --format dicom as well")
-        series = load_like(arguments.like, dict(arguments.like_select))
-        headers, doubts = series.headers, series.warnings
-        if affine is None and series.array.shape == shape:
-            affine = series.affine
-        other = f" (--like has {' x '.join(map(str, series.array.shape))}, the data {' x '.join(map(str, shape))})"
-    if arguments.format == "dicom" and affine is None:
-        raise InputError(
-            f"{data.path}: does not give the position of its slices, which DICOM needs; give --like with a series of the same "
-            f"slices and matrix that has positions{other}, or write NIfTI"
-        )
-    if arguments.format == "mrd" and data.spacing is None:
-        raise InputError(f"{data.path}: does not give the size of its voxels, which MRD images need; write NIfTI")
-    return affine_of_slices(affine, arguments.slices, len(data.kspace)), headers, doubts
+    given = {name: getattr(arguments, name) for name in COMPANIONS}
+    if given["matrix"] is not None:
+        given["matrix"] = numbers("--matrix", given["matrix"])
+    frames = {} if arguments.dynamic is None else {"frames": arguments.dynamic}
+    return load(arguments.input, dict(arguments.select), companions=Companions(**given), **frames)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Load, reconstruct, write."""
+    """Load, plan, check the output, run, write."""
     from dataclasses import replace
-    from pathlib import Path
 
-    from medrecon.data.coils import compress_coils, noise_covariance, prewhiten
-    from medrecon.data.errors import InputError, warn
-    from medrecon.data.files import check_writable
-    from medrecon.data.kspace import common_mask, load_array, load_kspace, rounding, sampling_mask
-    from medrecon.data.noise import noise_level
-    from medrecon.writers import output_paths, write_reconstruction
-
-    settings = _settings(arguments.set)
-    if arguments.samples < 1 or (arguments.steps is not None and arguments.steps < 1):
-        raise InputError("--samples and --steps must be at least 1")
-    if arguments.maps and (arguments.whiten or arguments.compress):
-        raise InputError("--maps belong to the coils as they were measured; leave out --whiten and --compress")
-    data = load_kspace(arguments.input, dict(arguments.select))
-    stored = load_array(arguments.mask, "mask") if arguments.mask else None
-    if stored is not None:  # which is what the warning of rounding asks for
-        asked = rounding(data.path, data.kspace)
-        data = replace(data, warnings=tuple(text for text in data.warnings if text not in asked))
-    for text in data.warnings:
-        warn(text)
-    affine, headers, doubts = _place(arguments, data)
-    for text in doubts:
-        warn(text)
-    sources = [path for path in (data.path, arguments.maps, arguments.mask) if path]
-    sources += [header.filename for header in headers]
-    names = {
-        "slices": len(range(len(data.kspace))[arguments.slices]),
-        "part": arguments.part,
-        "bids": arguments.bids,
-        "label": arguments.solver,
-    }
-    paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1, sources, **names)
-    check_writable(paths, arguments.overwrite, Path(arguments.output))
-    # Before coils are mixed, which hides what one of them lacks.
-    measured = data.mask
-    if stored is not None:
-        measured = sampling_mask(data.kspace, stored, str(data.path), arguments.mask, alike=False)
-        left = rounding(data.path, data.kspace * measured)
-        data = replace(data, warnings=data.warnings + left)
-        for text in left:
-            warn(text)
-    mask = common_mask(data.kspace[arguments.slices], measured, str(data.path))
-    more: dict[str, object] = {}
-    given = "given"
-    if arguments.whiten:
-        if data.noise is None:
-            raise InputError(f"{data.path}: holds no usable noise scan, which --whiten needs; leave --whiten out")
-        white, std = prewhiten(data.kspace, noise_covariance(data.noise, str(data.path)), str(data.path))
-        data = replace(data, kspace=white, noise=None)
-        more["whitened"] = True
-        if arguments.noise_std is None:
-            arguments.noise_std, given = std, "noise scan"
-    if arguments.compress is not None:
-        fewer, share = compress_coils(data.kspace, mask, arguments.compress, name=str(data.path))
-        data = replace(data, kspace=fewer, noise=None)
-        more |= {"virtual_coils": fewer.shape[1], "coil_energy": round(share, 6)}
-    maps = load_array(arguments.maps, "maps") if arguments.maps else None
-    if maps is not None and maps.shape not in (data.kspace.shape, data.kspace.shape[1:]):
-        raise InputError(
-            f"{arguments.maps}: the maps have shape {maps.shape}, but {data.path} holds {data.kspace.shape} "
-            "(slices, coils, y, x); give one map per coil, of the same matrix"
-        )
-    noise_std, noise_source = arguments.noise_std, given
-    if noise_std is None:
-        noise_std, noise_source = noise_level(data.kspace * measured, measured, data.noise)
-
-    from medrecon.cli.options import Progress, set_up
+    from medrecon.cli.options import Progress, given_settings, set_up
+    from medrecon.posterior import as_device
+    from medrecon.reconstruction import plan
+    from medrecon.writers import Output, check, like_series, place, write
 
     set_up(arguments)
-    from medrecon.reconstruction import reconstruct
-
-    with Progress(data.stem) as progress:
-        result = reconstruct(
-            data.kspace,
-            mask,
-            maps,
-            arguments.bundle,
-            arguments.solver,
-            steps=arguments.steps,
-            samples=arguments.samples,
-            seed=arguments.seed,
-            noise_std=noise_std,
-            noise_source=noise_source,
-            settings=settings,
-            condition=arguments.condition,
-            guidance=arguments.guidance,
-            start=arguments.start,
-            start_sigma=arguments.start_sigma,
-            slices=arguments.slices,
-            device=arguments.device,
-            name=str(data.path),
-            progress=progress,
-        )
-    record = {
-        **result.record,
-        "input": str(data.path),
-        "warnings": [*data.warnings, *doubts, *result.record["warnings"]],
-        "spacing_mm": data.spacing,
-        **more,
-    }
-    write_reconstruction(
-        Path(arguments.output),
-        data.stem,
-        result.image,
-        record,
-        result.samples,
-        data.spacing,
-        arguments.format,
-        arguments.overwrite,
-        affine,
-        result.phase,
-        arguments.part,
-        headers,
-        arguments.deidentify,
-        arguments.bids,
-        arguments.solver,
+    device = as_device(arguments.device)
+    options = given_settings(arguments, SETTINGS)
+    like = like_series(arguments.like, dict(arguments.like_select), arguments.format)
+    output = Output(
+        folder=arguments.output,
+        stem="",
+        format=arguments.format,
+        overwrite=arguments.overwrite,
+        part=arguments.part,
+        like=like,
+        deidentify=arguments.deidentify,
+        bids=arguments.bids,
+        label=options.get("solver", "dds"),
     )
+    scan = _load(arguments)
+    files = [options[name] for name in ("maps", "mask") if name in options]
+    output = replace(output, stem=scan.stem, sources=[scan.path, *files])
+    planned = plan(scan, **options)
+    problem = planned.problem
+    geometry = place(problem.geometry, (scan.n_slices, *problem.image_shape[-2:]), like)
+    problem.geometry = geometry
+    paths = check(
+        output,
+        slices=problem.n_slices,
+        samples=planned.sampling.n_samples > 1,
+        geometry=geometry,
+        phase=not problem.real,
+    )
+    with Progress(scan.stem) as progress:
+        result = planned.run(device, progress)
+    if like is not None and like.warnings:
+        result = replace(result, record={**result.record, "warnings": [*result.record["warnings"], *like.warnings]})
+    write(result, output)
+    record = result.record
+    acceleration = f"acceleration {record['acceleration']:.2f}, " if "acceleration" in record else ""
     print(
-        f"{paths[0]}: {arguments.solver}, {record['network_evaluations']} network evaluations, "
-        f"acceleration {record['acceleration']:.2f}, {record['seconds']:.1f} s"
+        f"{paths[0]}: {record['solver']['name']}, {record['network_evaluations']} network evaluations, {acceleration}"
+        f"{record['seconds']:.1f} s"
     )

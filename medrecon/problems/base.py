@@ -90,6 +90,11 @@ class Problem:
         return len(self.numbers)
 
     @property
+    def n_slices(self) -> int:
+        """Number of slices of the images."""
+        return len(self.numbers) if len(self.image_shape) == 3 else self.image_shape[1]
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """``(C, *spatial)`` as the prior sees an item."""
         raise NotImplementedError(f"{type(self).__name__} must define image_shape")

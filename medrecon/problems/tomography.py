@@ -174,16 +174,8 @@ def tomography_problem(scan: Sinogram, physics: TomographyPhysics) -> Tomography
     name = str(scan.path)
     check_count("size", physics.size, 1, 4096)
     as_number("water", physics.water, positive=True)
-    for option in ("voxel", "pitch"):
-        if getattr(physics, option) is not None:
-            as_number(option, getattr(physics, option), positive=True)
-    if physics.pitch is not None:
-        scan = replace(scan, pitch=float(physics.pitch))
-    if physics.centre is not None:
-        last = scan.lines.shape[-1] - 1
-        if not 0 <= physics.centre <= last:
-            raise InputError(f"{name}: centre must be a pixel of the detector, 0...{last}; got {physics.centre}")
-        scan = replace(scan, offset=physics.centre - last / 2)
+    if physics.voxel is not None:
+        as_number("voxel", physics.voxel, positive=True)
     photons = scan.photons if physics.photons is None else as_number("photons", physics.photons)
     if physics.noise_model == "rician":
         raise InputError(f"{name}: sinograms have Gaussian or Poisson noise; choose gaussian or poisson")
