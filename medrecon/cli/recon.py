@@ -85,8 +85,7 @@ def _load(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - a scan
     given = {name: getattr(arguments, name) for name in COMPANIONS}
     if given["matrix"] is not None:
         given["matrix"] = numbers("--matrix", given["matrix"])
-    frames = {} if arguments.dynamic is None else {"frames": arguments.dynamic}
-    return load(arguments.input, dict(arguments.select), companions=Companions(**given), **frames)
+    return load(arguments.input, dict(arguments.select), companions=Companions(**given), frames=arguments.dynamic)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -118,8 +117,11 @@ def run(arguments: argparse.Namespace) -> None:
     output = replace(output, stem=scan.stem, sources=[scan.path, *files])
     planned = plan(scan, **options)
     problem = planned.problem
-    geometry = place(problem.geometry, (scan.n_slices, *problem.image_shape[-2:]), like)
-    problem.geometry = geometry
+    geometry = problem.geometry
+    if geometry.affine is None and like is not None:
+        shape, index = (scan.n_slices, *problem.image_shape[-2:]), options.get("slices", slice(None))
+        geometry = replace(geometry, affine=place(scan.geometry, shape, like, index).affine)
+        problem.geometry = geometry
     paths = check(
         output,
         slices=problem.n_slices,

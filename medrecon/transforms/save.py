@@ -2,176 +2,79 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medrecon.data.errors import warn
-from medrecon.data.images import load_like
-from medrecon.reconstruction import finish_record, magnitudes, mean_phase, provenance
-from medrecon.writers import output_paths, write_reconstruction
+from medrecon.posterior import Reconstruction
+from medrecon.writers import Output, like_series, place, write
 
-__all__ = ["SaveHounsfieldd", "SaveReconstructiond"]
+__all__ = ["SaveReconstructiond"]
 
 
-class _Save(MapTransform):
-    """What the two have in common: where files go, and that an input is never among them."""
+class SaveReconstructiond(MapTransform):
+    """Write reconstructions and their sidecars, whole or not at all; as ``medrecon recon`` does.
+
+    Args:
+        keys: of the :class:`medrecon.posterior.Reconstruction` that ``PosteriorInferer`` made.
+        output_dir: folder of ``<stem>.nii.gz`` (or the files of ``fmt``) and ``<stem>.json``.
+        source_key: of the scan that :class:`medrecon.transforms.LoadScand` loaded.
+        fmt: a format of :data:`medrecon.writers.WRITERS`.
+        part: ``mag``, ``mag-phase`` or ``complex``.
+        overwrite: replace existing files.
+        like: folder of a DICOM series whose patient and study ``dicom`` copies, and its positions where the scan has none.
+        like_select: which of several series or volumes, see :func:`medrecon.formats.load_image`.
+        deidentify: see :class:`medrecon.writers.Output`.
+        allow_missing_keys: as in MONAI.
+    """
 
     def __init__(
         self,
         keys: KeysCollection,
         output_dir: str,
-        bundle_root: str,
-        source_key: str = "image",
+        source_key: str = "scan",
         fmt: str = "nifti",
+        part: str = "mag",
         overwrite: bool = False,
-        allow_missing_keys: bool = False,
         like: str | None = None,
-        deidentify: bool = False,
         like_select: Mapping[str, str | int | float] | None = None,
+        deidentify: bool = False,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.source_key = source_key
         self.like = like
         self.like_select = dict(like_select or {})
-        self.deidentify = deidentify
-        self.output_dir = output_dir
-        self.bundle_root = bundle_root
-        self.source_key = source_key
-        self.fmt = fmt
-        self.overwrite = overwrite
-
-    def _write(
-        self,
-        data: Mapping[Hashable, Any],
-        image: np.ndarray,
-        samples: np.ndarray | None,
-        spacing: tuple[float, float, float] | None,
-        record: Mapping[str, Any],
-        **more: Any,  # noqa: ANN401
-    ) -> None:
-        meta = data[self.source_key].meta
-        source = Path(str(meta["filename_or_obj"]))
-        affine = data[self.source_key].affine.cpu().numpy() if meta.get("affine_known") else None
-        headers, doubts = (), ()
-        if self.like is not None:
-            series = load_like(self.like, self.like_select)
-            headers, doubts = series.headers, series.warnings
-            for text in doubts:
-                warn(text)
-            affine = series.affine if affine is None and series.array.shape == image.shape else affine
-        sources = [source, *(header.filename for header in headers)]
-        output_paths(
-            self.output_dir, source.stem, self.fmt, samples is not None, sources, len(image), more.get("part", "mag")
-        )
-        write_reconstruction(
-            self.output_dir,
-            source.stem,
-            image,
-            {
-                **record,
-                "input": str(source),
-                "warnings": [*(meta.get("warnings") or []), *doubts, *(record.get("warnings") or [])],
-            },
-            samples,
-            spacing,
-            self.fmt,
-            self.overwrite,
-            affine,
-            like=headers,
-            deidentify=self.deidentify,
-            **more,
-        )
-
-
-class SaveReconstructiond(_Save):
-    """Write the inferer's images as NIfTI or HDF5 with a JSON sidecar, whole or not at all.
-
-    Args:
-        keys: of the images, complex ``(samples, slices, y, x)`` from ``PosteriorInferer``.
-        output_dir: where ``<stem>.nii.gz`` (or what ``fmt`` says) and ``<stem>.json`` go.
-        bundle_root: of the bundle, for the record.
-        source_key: of the k-space that ``LoadKSpaced`` loaded (name, geometry).
-        fmt: see :func:`medrecon.writers.write_reconstruction`.
-        overwrite: replace existing files.
-        allow_missing_keys: as in MONAI.
-        like: folder of a DICOM series whose patient and study ``dicom`` copies, and its positions where k-space has none.
-        deidentify: see :func:`medrecon.writers.write_reconstruction`.
-        like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
-        mask_key: of the mask.
-        part: ``mag``, ``mag-phase`` or ``complex``.
-        maps_key: of the coil maps; where their meta name no method, the record says that they were given.
-    """
-
-    def __init__(
-        self,
-        *args: Any,  # noqa: ANN401
-        mask_key: str = "mask",
-        part: str = "mag",
-        maps_key: str = "maps",
-        **kwargs: Any,  # noqa: ANN401
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.mask_key = mask_key
-        self.part = part
-        self.maps_key = maps_key
-
-    def _maps_source(self, data: Mapping[Hashable, Any]) -> str:
-        maps = data.get(self.maps_key)
-        return str(maps.meta.get("maps_source", "given")) if isinstance(maps, MetaTensor) else "given"
+        self.output = {
+            "folder": output_dir,
+            "format": fmt,
+            "part": part,
+            "overwrite": overwrite,
+            "deidentify": deidentify,
+        }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write every key."""
+        scan = data[self.source_key]
         for key in self.key_iterator(data):
-            meta = data[self.source_key].meta
-            z, y, x = (float(s) for s in meta["spacing"])
-            spacing = (z, y, x) if meta["spacing_known"] else None
-            image, samples = magnitudes(data[key])
-            record = finish_record(
-                json.loads(data[key].meta["record"]),
-                self.bundle_root,
-                np.asarray(data[self.mask_key].cpu()),
-                noise_source=meta["noise_source"],
-                maps_source=self._maps_source(data),
-                spacing_mm=spacing,
-            )
-            for text in record["warnings"]:
-                warn(text)
-            phase = mean_phase(torch.as_tensor(data[key]))
-            self._write(data, image, samples, spacing, record, phase=phase, part=self.part)
+            self._write(scan, data[key])
         return dict(data)
 
-
-class SaveHounsfieldd(_Save):
-    """Write the inferer's HU as NIfTI or HDF5 with a JSON sidecar, whole or not at all.
-
-    Args:
-        keys: of the images, ``(samples, slices, y, x)`` from ``TomographyInferer``.
-        output_dir: where ``<stem>.nii.gz`` (or what ``fmt`` says) and ``<stem>.json`` go.
-        bundle_root: of the bundle, for the record.
-        source_key: of the sinogram that ``LoadSinogramd`` loaded.
-        fmt: see :func:`medrecon.writers.write_reconstruction`.
-        overwrite: replace existing files.
-        allow_missing_keys: as in MONAI.
-        like: folder of a DICOM series of the same slices, whose patient, study and positions are copied.
-        deidentify: see :func:`medrecon.writers.write_reconstruction`.
-        like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write every key."""
-        for key in self.key_iterator(data):
-            samples = np.asarray(data[key].cpu(), dtype=np.float32)
-            record = json.loads(data[key].meta["record"])
-            side = record["spacing_mm"]
-            record = {**provenance(record, self.bundle_root), **record}
-            self._write(
-                data, samples.mean(0), samples if len(samples) > 1 else None, (1.0, side, side), record, modality="CT"
-            )
-        return dict(data)
+    def _write(self, scan: Any, made: Reconstruction) -> list[Path]:  # noqa: ANN401 - a scan of any kind
+        like = like_series(self.like, self.like_select, str(self.output["format"]))
+        output = Output(
+            **self.output,
+            stem=scan.stem,
+            like=like,
+            label=made.record["solver"]["name"],
+            sources=[scan.path],
+        )
+        if like is not None:
+            geometry = place(made.geometry, made.image.shape, like)
+            record = {**made.record, "warnings": [*made.record["warnings"], *like.warnings]}
+            made = replace(made, geometry=geometry, record=record)
+        return write(made, output)

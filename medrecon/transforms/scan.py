@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from medrecon.data.scan import Scan
-from medrecon.formats import load
+from medrecon.formats import Companions, load
 
 __all__ = ["LoadScan", "LoadScand", "only_item"]
 
@@ -20,17 +20,26 @@ class LoadScan(Transform):
 
     Args:
         select: which of several, e.g. ``{"contrast": 0}``.
+        companions: fields of :class:`medrecon.formats.Companions`, which complete the file, e.g. ``{"trajectory": "traj.npy"}``.
+        frames: axis whose frames are one scan: ``phase``, ``repetition``, ``set`` or ``contrast``.
 
     Raises:
         medrecon.InputError: naming the file and what is wrong with it.
     """
 
-    def __init__(self, select: Mapping[str, int | str] | None = None) -> None:
+    def __init__(
+        self,
+        select: Mapping[str, int | str] | None = None,
+        companions: Mapping[str, Any] | None = None,
+        frames: str | None = None,
+    ) -> None:
         self.select = dict(select or {})
+        self.companions = Companions(**(companions or {}))
+        self.frames = frames
 
     def __call__(self, path: str | Path) -> Scan:
         """The scan: its kind is its class, see :mod:`medrecon.data.scan`."""
-        return load(path, self.select)
+        return load(path, self.select, companions=self.companions, frames=self.frames)
 
 
 class LoadScand(MapTransform):
@@ -39,14 +48,21 @@ class LoadScand(MapTransform):
     Args:
         keys: of the paths.
         select: see :class:`LoadScan`.
+        companions: see there.
+        frames: see there.
         allow_missing_keys: as in MONAI.
     """
 
     def __init__(
-        self, keys: KeysCollection, select: Mapping[str, int | str] | None = None, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        select: Mapping[str, int | str] | None = None,
+        companions: Mapping[str, Any] | None = None,
+        frames: str | None = None,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadScan(select)
+        self.load = LoadScan(select, companions, frames)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load every key."""
