@@ -21,9 +21,9 @@ from monai.transforms import Randomizable
 
 import medrecon
 from medrecon.bundle import parsed
-from medrecon.data import decoding
 from medrecon.data.errors import InputError, innermost, told
 from medrecon.data.files import sha256
+from medrecon.formats.dicom import decoding
 from medrecon.prep.cases import Case, stamp_of
 from medrecon.prep.people import without_names
 from medrecon.prep.recipes import parser_of

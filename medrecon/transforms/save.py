@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from medrecon.data.errors import warn
-from medrecon.data.images import load_like
+from medrecon.formats import load_like
 from medrecon.reconstruction import finish_record, magnitudes, mean_phase, provenance
 from medrecon.writers import output_paths, write_reconstruction
 
@@ -103,7 +103,7 @@ class SaveReconstructiond(_Save):
         allow_missing_keys: as in MONAI.
         like: folder of a DICOM series whose patient and study ``dicom`` copies, and its positions where k-space has none.
         deidentify: see :func:`medrecon.writers.write_reconstruction`.
-        like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
+        like_select: which of several series or volumes, see :func:`medrecon.formats.load_image`.
         mask_key: of the mask.
         part: ``mag``, ``mag-phase`` or ``complex``.
         maps_key: of the coil maps; where their meta name no method, the record says that they were given.
@@ -161,7 +161,7 @@ class SaveHounsfieldd(_Save):
         allow_missing_keys: as in MONAI.
         like: folder of a DICOM series of the same slices, whose patient, study and positions are copied.
         deidentify: see :func:`medrecon.writers.write_reconstruction`.
-        like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
+        like_select: which of several series or volumes, see :func:`medrecon.formats.load_image`.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -20,7 +20,7 @@ from medrecon.bundle import Config, find_bundle, load_config, load_weights, meta
 from medrecon.cli import main
 from medrecon.cli.options import value
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import load_kspace
+from medrecon.formats import load_kspace
 from medrecon.inferers import PosteriorInferer, make_solver
 from medrecon.networks import ResidualUNet
 from medrecon.prep import load_recipe, prepare

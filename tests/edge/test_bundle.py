@@ -20,9 +20,9 @@ from monai.metrics import SSIMMetric
 import medrecon
 from medrecon.bundle import find_bundle, here_or, load_config, load_weights, metadata, save_weights
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
+from medrecon.formats import load_kspace
 from medrecon.inferers import PosteriorInferer, TomographyInferer
 from medrecon.metrics import SSIM, scores
 from medrecon.networks import ResidualUNet
