@@ -28,7 +28,7 @@ _K = TypeVar("_K", CartesianScan, NonCartesianScan, Sinogram, ImageScan)
 _NAMES = {
     CartesianScan: "k-space",
     NonCartesianScan: "k-space along a trajectory",
-    Sinogram: "a sinogram",
+    Sinogram: "a CT sinogram",
     ImageScan: "an image",
 }
 _ADVICE = {
@@ -73,8 +73,9 @@ def _load(
     found = format_of(path)
     if found is None:
         raise refused(path, kind)
-    if kind not in found.KINDS:
-        raise _another_kind(path, found.KINDS[0], kind)
+    kinds = (numpy_files.kind_of(path),) if found is numpy_files else found.KINDS
+    if kind not in kinds and not (kinds == (CartesianScan,) and companions and companions.trajectory is not None):
+        raise _another_kind(path, kinds[0], kind)
     scan = read(found, path, select, companions)
     if not isinstance(scan, kind):
         raise _another_kind(path, type(scan), kind, scan)

@@ -21,7 +21,7 @@ from medrecon.formats.selecting import refuse_selection
 from medrecon.formats.sinograms import KEYS, checked_sinogram
 from medrecon.formats.stored import Stored
 
-__all__ = ["KINDS", "SUFFIXES", "about", "read", "read_array", "sniff"]
+__all__ = ["KINDS", "SUFFIXES", "about", "kind_of", "read", "read_array", "sniff"]
 
 SUFFIXES = (".npz", ".npy")
 KINDS = (CartesianScan, NonCartesianScan, Sinogram)
@@ -67,6 +67,14 @@ def read(
         return cartesian_scan(path, "NumPy", held["kspace"], held.get("mask"), stored)
     matrix = held.get("matrix") if given.matrix is None else given.matrix
     return noncartesian_scan(path, "NumPy", (held["kspace"], points), matrix, stored)
+
+
+def kind_of(path: Path) -> type:
+    """What a file holds, by its keys: :class:`NonCartesianScan`, :class:`CartesianScan` or :class:`Sinogram`."""
+    names = numpy_arrays(path, ())[1] if _is_zip(path) else ["kspace"]
+    if "kspace" not in names:
+        return Sinogram
+    return NonCartesianScan if "trajectory" in names else CartesianScan
 
 
 def _is_zip(path: Path) -> bool:

@@ -189,7 +189,7 @@ def test_permissions_are_advised_for_refused_files_only(tmp_path, monkeypatch, n
     def refuse(*args, **more):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("medrecon.formats.dicom._DicomFile", refuse)
+    monkeypatch.setattr("medrecon.formats.dicom.series._DicomFile", refuse)
     text = said(read_dicom, [tmp_path / "a.dcm"])
     assert os.strerror(number) in text
     assert advice in text

@@ -8,7 +8,6 @@ import ismrmrd
 import nibabel as nib
 import numpy as np
 import pytest
-from medrecon.data.centre import centre_warnings, peak_offset
 from scipy.io import savemat
 
 from medrecon.cli import main
@@ -18,6 +17,7 @@ from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import noise_scan_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.formats import load_kspace, load_noncartesian
+from medrecon.formats.centre import centre_warnings, peak_offset
 from medrecon.formats.header import spaces
 from medrecon.transforms import LoadKSpaced
 
@@ -303,10 +303,10 @@ def test_the_noise_of_other_coils_is_not_used(tmp_path):
         system = xmls[-1].acquisitionSystemInformation
         system.coilLabel = [ismrmrd.xsd.coilLabelType(coilNumber=i, coilName=name) for i, name in enumerate(names)]
     path = several(tmp_path / "n.h5", a1=(xmls[0], noise_lines(COILS)), a2=(xmls[1], lines_of(k)))
-    assert load_kspace(path).noise is None
+    assert load_kspace(path).noise_scan is None
     assert "another order" in load_kspace(path).attributes["noise scan"]
     path = several(tmp_path / "o.h5", a1=(xmls[0], noise_lines(COILS)), a2=(xmls[2], lines_of(k)))
-    assert load_kspace(path).noise is not None
+    assert load_kspace(path).noise_scan is not None
 
 
 def test_groups_within_groups_and_trajectories(tmp_path):
