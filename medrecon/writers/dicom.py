@@ -20,7 +20,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds, validate_value
 
-import medrecon
+from medrecon._version import __version__
 from medrecon.data.errors import InputError
 from medrecon.writers.formats import with_signal
 
@@ -241,7 +241,7 @@ def _common(
         common.SeriesTime = common.ContentTime = common.InstanceCreationTime = now.strftime("%H%M%S")
     common.Manufacturer = "medrecon"
     common.ManufacturerModelName = "medrecon"
-    common.SoftwareVersions = medrecon.__version__
+    common.SoftwareVersions = __version__
     bundle = record.get("bundle") or {}
     told = [
         f"solver {solver}",
@@ -374,7 +374,7 @@ def spread_map(spread: np.ndarray, series: Sequence[Slice], record: Mapping[str,
             instance_number=1,
             manufacturer="medrecon",
             manufacturer_model_name="medrecon",
-            software_versions=medrecon.__version__,
+            software_versions=__version__,
             device_serial_number="0",
             contains_recognizable_visual_features=False,
             real_world_value_mappings=[

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import medrecon
-from medrecon.bundle import find_bundle, load_config
+from medrecon.bundle import find_bundle
 from medrecon.cli import main
 from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError
 from medrecon.data.noise import estimate_noise_std, noise_scan_std, outer_noise_std
 from medrecon.formats import load_kspace, load_noncartesian
+from medrecon.monai_bundle import load_config
 from medrecon.transforms import EstimateSensitivityMapsd, LoadKSpaced, LoadNonCartesiand, PrewhitenCoilsd
 
 STD = 0.02
