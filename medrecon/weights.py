@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medrecon.data.errors import DAMAGE, InputError, advised
-from medrecon.data.limits import check_claim
+from medrecon.formats.limits import check_claim
 
 __all__ = ["difference", "encode_weights", "read_weights"]
 

@@ -24,8 +24,8 @@ def _image(path: str):  # noqa: ANN202 - numpy is imported inside
     """Magnitude ``(slices, y, x)`` of either output format."""
     from pathlib import Path
 
-    from medrecon.data.images import is_nifti, load_image
-    from medrecon.data.kspace import load_array
+    from medrecon.formats import load_array, load_image
+    from medrecon.formats.nifti import is_nifti
 
     return load_image(path).array if is_nifti(Path(path)) else load_array(path, "reconstruction")
 
@@ -58,7 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
     from medrecon.data.errors import InputError, warn
     from medrecon.data.espirit import combined_reference
     from medrecon.data.files import not_described
-    from medrecon.data.kspace import load_kspace, one_sided, undersampled
+    from medrecon.data.sampling import one_sided, undersampled
+    from medrecon.formats import load_kspace
 
     image = _magnitude(arguments.reconstruction)
     where = Path(arguments.reconstruction)

@@ -14,9 +14,9 @@ from medrecon.data.arguments import as_number
 from medrecon.data.coils import compress_coils, magnitude_unit, noise_covariance, prewhiten
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, coil_maps, holds_signal, trusted_noise
-from medrecon.data.kspace import check_scale, common_mask, rounding, sampling_mask
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
+from medrecon.data.sampling import check_scale, common_mask, rounding, sampling_mask
 from medrecon.data.scan import CartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.mri import sense

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.espirit import CoilMaps
-from medrecon.data.kspace import load_array
 from medrecon.data.scan import Geometry
+from medrecon.formats import load_array
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import Projector
 from medrecon.problems.base import Problem

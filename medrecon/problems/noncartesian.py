@@ -14,9 +14,8 @@ from medrecon.data.arguments import as_number
 from medrecon.data.coils import compress_samples, magnitude_unit, noise_covariance, prewhiten
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import SINGLE_COIL, CoilMaps, Espirit, coil_maps
-from medrecon.data.kspace import check_scale
-from medrecon.data.noise import noise_scan_std
-from medrecon.data.noncartesian import outer_noise_std
+from medrecon.data.noise import noise_scan_std, outer_noise_std
+from medrecon.data.sampling import check_scale
 from medrecon.data.scan import NonCartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.base import LinearOperator

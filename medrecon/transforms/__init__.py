@@ -24,7 +24,8 @@ from medrecon.transforms.kspace import (
     UndersampleKSpace,
     UndersampleKSpaced,
 )
-from medrecon.transforms.save import SaveHounsfieldd, SaveReconstructiond
+from medrecon.transforms.save import SaveReconstructiond
+from medrecon.transforms.scan import LoadScan, LoadScand, only_item
 from medrecon.transforms.simulate import (
     AddSmoothPhase,
     AddSmoothPhased,
@@ -55,6 +56,8 @@ __all__ = [
     "LoadKSpace",
     "LoadKSpaced",
     "LoadNonCartesiand",
+    "LoadScan",
+    "LoadScand",
     "LoadSinogram",
     "LoadSinogramd",
     "LoadVolume",
@@ -67,7 +70,6 @@ __all__ = [
     "ReferenceImaged",
     "RemoveOversampling",
     "RemoveOversamplingd",
-    "SaveHounsfieldd",
     "SaveReconstructiond",
     "SelectSlices",
     "SelectSlicesd",
@@ -77,4 +79,5 @@ __all__ = [
     "SimulateSinogramd",
     "UndersampleKSpace",
     "UndersampleKSpaced",
+    "only_item",
 ]

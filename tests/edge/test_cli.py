@@ -14,9 +14,9 @@ import pytest
 from medrecon import __version__
 from medrecon.bundle import load_prior
 from medrecon.cli import main
-from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
+from medrecon.formats import load_kspace
 from medrecon.solvers import SOLVERS
 
 PROGRAM = shutil.which("medrecon", path=str(Path(sys.executable).parent))

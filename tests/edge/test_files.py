@@ -19,7 +19,7 @@ import medrecon.data.files as files
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.files import check_writable, new_file, recover, write_whole
-from medrecon.data.images import load_image
+from medrecon.formats import load_image
 from medrecon.writers import output_paths, write_reconstruction
 
 from ..attacks.kill import child
