@@ -30,7 +30,7 @@ __all__ = ["Cartesian", "cartesian_parts"]
 
 
 class Cartesian(CoilProblem):
-    """Slices of k-space ``(slices, coils, y, x)``, zero where not sampled; see :func:`medrecon.problems.coil_images.cartesian_problem`.
+    """Slices of k-space ``(slices, coils, y, x)``, zero where not sampled, see :func:`cartesian_parts`.
 
     Every slice is divided by the 99th percentile of its own zero-filled magnitude, so that the prior sees images of unit scale,
     and multiplied back.
