@@ -13,16 +13,20 @@ import argparse
 import json
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
 import numpy as np
 import torch
-from problems import DATA, bundle_prior, inferer
+from problems import DATA, bundle_prior, network, samples_of
 
+from medrecon.bundle import load_prior
+from medrecon.data.scan import Sinogram
 from medrecon.operators import ParallelBeam
 from medrecon.operators.ct import FILTERS
+from medrecon.reconstruction import plan
 from medrecon.report.montage import montage
 from medrecon.training.slices import load_slices
 
@@ -45,6 +49,7 @@ def main() -> None:
     parser.add_argument("--png", type=Path)
     arguments = parser.parse_args()
     *_, held_out = bundle_prior("chest_ct")
+    prior = replace(load_prior("chest_ct"), network=lambda: network("chest_ct"))
     rows = load_slices(DATA / "train" / "ct_slices_256.npz", {"subject": held_out})[:: arguments.every]
     degrees = np.linspace(0, arguments.range, arguments.views, endpoint=False)
     angles = torch.from_numpy(np.deg2rad(degrees))
@@ -64,9 +69,12 @@ def main() -> None:
         def reconstruct(
             sinogram: torch.Tensor = sinogram, spacing: float = spacing, seed: int = i, **changes: object
         ) -> np.ndarray:
-            solve, network = inferer("chest_ct", side=256, spacing=spacing, seed=seed, **changes)
-            scan = {"pitch": spacing, "offset": 0.0, "photons": arguments.photons}
-            return solve(sinogram, network, angles[None], **scan)[0, :, 0].numpy() / 1000 + 1
+            scan = Sinogram(
+                path=Path("chest"), format="simulated", lines=sinogram[0].numpy(), angles=angles.numpy(), pitch=spacing,
+                photons=arguments.photons,
+            )  # fmt: skip
+            made = plan(scan, bundle=prior, size=256, voxel=spacing, seed=seed, **changes).run()
+            return samples_of(made)[:, 0] / 1000 + 1
 
         fbp = max((project.fbp(sinogram, kind)[0, 0].numpy() for kind in FILTERS), key=lambda z: psnr(z, x0))
         weights = np.geomspace(3e-5, 3e-2, 9)

@@ -18,13 +18,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
 import numpy as np
 import torch
-from problems import Problem, inferer, run, slice_a, validation
+from problems import Problem, prior_of, run, slice_a, validation
 from sigpy.mri.app import L1WaveletRecon, TotalVariationRecon
 
 from medrecon.metrics import scores
@@ -38,8 +39,9 @@ def ours(solver: str, **settings: object) -> Image:
     """A solver of medrecon at a weight."""
 
     def image(case: Problem, weight: float, unit: float) -> np.ndarray:
-        solve, network = inferer(solver=solver, settings={"lam": weight, **settings}, tuned={})
-        return run(case, solve, network).abs().numpy()[0, 0]
+        return run(case, replace(prior_of(case), tuned={}), solver=solver, settings={"lam": weight, **settings}).image[
+            0
+        ]
 
     return image
 
@@ -81,9 +83,8 @@ def bart(regulariser: str, own_maps: bool = False, threads: int = 1) -> Image:
 
 
 def unit_of(case: Problem) -> float:
-    """What the inferer divides a slice by: the 99th percentile of its zero-filled magnitude."""
-    solve, network = inferer(solver="zero-filled")
-    return float(torch.quantile(run(case, solve, network).abs().flatten(), 0.99))
+    """What a slice is divided by: the 99th percentile of its zero-filled magnitude."""
+    return float(np.quantile(run(case, solver="zero-filled").image, 0.99))
 
 
 def score(image: np.ndarray, case: Problem) -> tuple[float, float, float]:
@@ -146,7 +147,7 @@ def defaults() -> int:
                 values = {}
                 for strength in (None, *STRENGTHS):
                     settings = {} if strength is None else {"strength": strength}
-                    image = run(case, *inferer(solver=solver, settings=settings, tuned={})).abs().numpy()[0]
+                    image = run(case, replace(prior_of(case), tuned={}), solver=solver, settings=settings).image
                     values[strength] = scores(image, case.reference)["psnr"]
                 best = max(STRENGTHS, key=values.__getitem__)
                 difference = values[best] - values[None]

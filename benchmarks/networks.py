@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from medrecon.data.phase import smooth_phase
 from medrecon.handlers import averaged
-from medrecon.inferers import fast_dtype
 from medrecon.networks import ResidualUNet
+from medrecon.posterior import fast_dtype
 from medrecon.training.augment import Augment
 from medrecon.training.objectives import EDM, stratified
 from medrecon.training.slices import load_slices, sampling_weights

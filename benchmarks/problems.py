@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +18,14 @@ from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
+from medrecon.data.scan import CartesianScan, Sinogram
 from medrecon.data.yaml_files import read_yaml
 from medrecon.formats import load_kspace
 from medrecon.handlers import start_from
-from medrecon.inferers import fast_dtype
-from medrecon.monai_bundle import load_config, parsed
 from medrecon.operators import ParallelBeam
+from medrecon.posterior import PriorSpec, Reconstruction, as_device, fast_dtype
 from medrecon.priors import Prior
+from medrecon.reconstruction import plan
 from medrecon.training.augment import anatomical_phase, resampling_matrix
 from medrecon.training.slices import load_slices
 
@@ -31,6 +33,7 @@ WATER = 0.02
 """Attenuation of water per mm."""
 PHOTONS = 1e5
 DATA = Path(os.environ.get("MEDRECON_DATA", "../shared/data"))
+DEVICE = as_device("auto")
 ACS = {4: 24, 6: 18, 8: 14}
 
 
@@ -141,33 +144,40 @@ def chest(views: int, index: int = 0) -> Tomogram:
     return Tomogram(row["subject"], -(counts / PHOTONS).log(), angles, spacing, truth[0].numpy())
 
 
-def inferer(bundle: str = "brain_mri", **changes: object) -> tuple[object, torch.nn.Module]:
-    """A bundle's inferer with some items of its config changed, and its network."""
-    parser = load_config(find_bundle(bundle))
-    for key, value in changes.items():
-        parser[key if key in ("solver", "settings", "n_steps", "samples", "seed") else f"inferer::{key}"] = value
-    return parsed(parser, "inferer"), network(bundle)
-
-
 @functools.cache
 def network(bundle: str) -> torch.nn.Module:
     """A bundle's network, read once."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_prior(bundle).network().to(device, memory_format=torch.channels_last)
+    return load_prior(bundle).network()
 
 
-def run(problem: Problem | Tomogram, solve: object, network: torch.nn.Module) -> torch.Tensor:
-    """Images ``(samples, 1, y, x)``, complex or in units of water, and the record, in ``meta``."""
-    if isinstance(problem, Tomogram):
-        out = solve(problem.sinogram, network, problem.angles[None], problem.spacing, 0.0, PHOTONS)[0]
-        return out / 1000 + 1
-    return solve(
-        torch.from_numpy(problem.kspace)[None],
-        network,
-        mask=torch.from_numpy(problem.mask)[None, None],
-        maps=problem.maps[None],
-        noise_std=problem.noise_std,
-    )[0]
+def prior_of(case: Problem | Tomogram, bundle: str | None = None, weights: str | None = None) -> PriorSpec:
+    """The prior of a bundle (default: that of the case), with its own weights or those of a checkpoint of train.yaml."""
+    name = bundle or ("chest_ct" if isinstance(case, Tomogram) else "brain_mri")
+    spec = load_prior(name)
+    if weights:
+        loaded = start_from(build_network(find_bundle(name)), weights).eval().requires_grad_(False)
+        return replace(spec, network=lambda: loaded)
+    return replace(spec, network=lambda: network(name))
+
+
+def run(case: Problem | Tomogram, prior: PriorSpec | None = None, **options: object) -> Reconstruction:
+    """A case by a solver; ``options`` as of :func:`medrecon.reconstruct`. Images of CT are in units of water."""
+    given: dict[str, object] = {"bundle": prior or prior_of(case), **options}
+    if isinstance(case, Tomogram):
+        scan = Sinogram(
+            path=Path(case.name), format="simulated", lines=case.sinogram[0].numpy(), angles=case.angles.numpy(),
+            pitch=case.spacing, photons=PHOTONS,
+        )  # fmt: skip
+        made = plan(scan, size=256, voxel=case.spacing, **given).run(DEVICE)
+        samples = None if made.samples is None else made.samples / 1000 + 1
+        return replace(made, image=made.image / 1000 + 1, samples=samples)
+    scan = CartesianScan(path=Path(case.name), format="simulated", kspace=case.kspace, mask=case.mask)
+    return plan(scan, maps=case.maps.numpy(), noise_std=case.noise_std, **given).run(DEVICE)
+
+
+def samples_of(made: Reconstruction) -> np.ndarray:
+    """``(samples, 1, y, x)``."""
+    return made.image[None] if made.samples is None else made.samples
 
 
 def bundle_prior(name: str, weights: str | None = None) -> tuple[Prior, torch.nn.Module, list[str]]:

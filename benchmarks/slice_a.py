@@ -13,12 +13,9 @@ import warnings
 
 warnings.filterwarnings("ignore")
 
-import json
-
 import numpy as np
-from problems import inferer, run, slice_a
+from problems import prior_of, run, samples_of, slice_a
 
-from medrecon.handlers import start_from
 from medrecon.metrics import scores
 from medrecon.operators import MulticoilMRI
 from medrecon.solvers import SOLVERS, is_unconditional
@@ -42,11 +39,10 @@ def main() -> None:
         single, mean, records = {}, {}, []
         for R, case in problems.items():
             more = {"condition": arguments.condition} if arguments.condition else {}
-            solve, network = inferer(solver=name, samples=arguments.samples if many else 1, **more)
-            network = start_from(network, arguments.weights).eval().requires_grad_(False)
-            images = run(case, solve, network)
-            records.append(json.loads(images.meta["record"]))
-            size = images.abs().numpy()
+            prior = prior_of(case, weights=arguments.weights)
+            made = run(case, prior, solver=name, samples=arguments.samples if many else 1, **more)
+            records.append(made.record)
+            size = samples_of(made)
             each = [scores(s, case.reference) for s in size]
             single[R] = tuple(np.mean([e[key] for e in each]) for key in ("psnr", "ssim"))
             mean[R] = tuple(scores(size.mean(0), case.reference)[key] for key in ("psnr", "ssim"))

@@ -20,7 +20,7 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 
 import numpy as np
-from problems import Problem, Tomogram, chest, inferer, knee, run, slice_a
+from problems import Problem, Tomogram, chest, knee, run, slice_a
 
 from medrecon.data.errors import InputError
 from medrecon.metrics import scores
@@ -43,11 +43,8 @@ def problem(name: str) -> Problem | Tomogram:
 def cell(name: str, solver: str, budget: int) -> dict:
     """One entry of the table, and the image."""
     case = problem(name)
-    changes = {"side": 256, "spacing": case.spacing} if isinstance(case, Tomogram) else {}
-    bundle = "chest_ct" if changes else "brain_mri"
-    out = run(case, *inferer(bundle, solver=solver, n_steps=budget, **changes))
-    image = (out.abs() if out.is_complex() else out).numpy()[0]
-    record = json.loads(out.meta["record"])
+    made = run(case, solver=solver, steps=budget)
+    image, record = made.image, made.record
     keys = ("network_evaluations", "seconds", "residual_over_noise")
     return {
         **scores(image, case.reference),

@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from medrecon.bundle import load_prior
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
-from medrecon.inferers import fast_dtype
 from medrecon.likelihood import Gaussian
 from medrecon.metrics import scores
 from medrecon.noise import Noise, karras
 from medrecon.operators import AsComplex, sense
+from medrecon.posterior import fast_dtype
 from medrecon.priors import Prior
 from medrecon.sample import sample
 from medrecon.solvers import DDS, SOLVERS

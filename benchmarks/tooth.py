@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 warnings.filterwarnings("ignore")
@@ -19,10 +20,12 @@ import numpy as np
 import torch
 from problems import DATA
 
+from medrecon.bundle import load_prior
 from medrecon.formats import load_sinogram
-from medrecon.inferers import TomographyInferer
 from medrecon.operators import ParallelBeam
+from medrecon.reconstruction import plan
 from medrecon.report.montage import sheet
+from medrecon.settings import TomographyPhysics
 
 
 def main() -> None:
@@ -34,7 +37,7 @@ def main() -> None:
     side = arguments.side
     data = load_sinogram(DATA / "kspace" / "ct_tooth_parallel_sino.npz", pitch=0.02)
     lines, angles = torch.from_numpy(data.lines), torch.from_numpy(data.angles)
-    unit = TomographyInferer(side=side).water
+    unit = TomographyPhysics().water
     detectors = lines.shape[-1]
     project = ParallelBeam(
         angles, (side, side), detectors, detectors / side * 0.02 * unit, 0.02 * unit, data.offset * 0.02 * unit
@@ -50,20 +53,19 @@ def main() -> None:
             ("fbp", {"kind": "hann"}),
             ("tv", {"lam": arguments.tv, "n_iter": 150}),
         ):
-            infer = TomographyInferer(side=side, solver=name, settings=settings)
+            scan = replace(data, lines=data.lines[:, ::step], angles=data.angles[::step], photons=0.0)
+            planned = plan(
+                scan, bundle=replace(load_prior("chest_ct"), tuned={}), size=side, solver=name, settings=settings
+            )
             began = time.perf_counter()
-            part = lines[:, ::step][None]
-            image = infer(part, None, angles=angles[None, ::step], pitch=data.pitch, offset=data.offset, photons=0.0)[
-                0, 0
-            ]
+            value = torch.from_numpy(planned.run().image / 1000 + 1)
             seconds = time.perf_counter() - began
-            value = image / 1000 + 1
             misfit = float((project(value[None]) - lines[:, None]).norm() / lines.norm())
             shown = value[0].numpy()
             reference = shown if reference is None else reference
             away = np.linalg.norm((shown - reference)[inside]) / np.linalg.norm(reference[inside])
             label = " ".join([name, *(f"{k}={v}" for k, v in settings.items())])
-            print(f"| {part.shape[2]} | {label} | {seconds:.1f} | {misfit:.3f} | {away:.3f} |", flush=True)
+            print(f"| {len(scan.angles)} | {label} | {seconds:.1f} | {misfit:.3f} | {away:.3f} |", flush=True)
             images.append(shown)
     if arguments.png:
         arguments.png.write_bytes(sheet(np.stack(images), float(np.quantile(images[0], 0.999)), columns=4))

@@ -23,7 +23,7 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 
 import numpy as np
-from problems import Problem, Tomogram, chest, inferer, run, validation
+from problems import Problem, Tomogram, chest, prior_of, run, validation
 
 from medrecon.bundle import load_prior
 from medrecon.metrics import scores
@@ -98,11 +98,9 @@ def score(
     for name, cases in scans.items():
         each = []
         for case in cases:
-            place = {"side": 256, "spacing": case.spacing} if isinstance(case, Tomogram) else {}
-            bundle = "chest_ct" if place else brain
-            out = run(case, *inferer(bundle, solver=solver, settings=settings, **place, **outer, **more))
-            image = out.abs() if out.is_complex() else out
-            each.append(scores(image.mean(0).numpy(), case.reference))
+            prior = prior_of(case, None if isinstance(case, Tomogram) else brain)
+            made = run(case, prior, solver=solver, settings=settings, **outer, **more)
+            each.append(scores(made.image, case.reference))
         result[name] = float(np.mean([e["psnr"] for e in each])), float(np.mean([e["ssim"] for e in each]))
     return result
 

@@ -85,7 +85,12 @@ def _load(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - a scan
     given = {name: getattr(arguments, name) for name in COMPANIONS}
     if given["matrix"] is not None:
         given["matrix"] = numbers("--matrix", given["matrix"])
-    return load(arguments.input, dict(arguments.select), companions=Companions(**given), **({} if arguments.dynamic is None else {"frames": arguments.dynamic}))
+    return load(
+        arguments.input,
+        dict(arguments.select),
+        companions=Companions(**given),
+        **({} if arguments.dynamic is None else {"frames": arguments.dynamic}),
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

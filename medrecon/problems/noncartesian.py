@@ -115,7 +115,7 @@ class NonCartesian(CoilProblem):
         """The Fourier transform of an item's trajectory and the roots of its weights, kept while items share them."""
         points = self.scan.trajectory[item]
         if self.transform is None or not np.array_equal(self.scan.trajectory[self.transform[0]], points):
-            trajectory = torch.from_numpy(points).reshape(-1, points.shape[-1])
+            trajectory = torch.tensor(points).reshape(-1, points.shape[-1])
             density = density_compensation(trajectory, self.scan.matrix)
             transform = NUFFT(trajectory, self.scan.matrix, weights=density)
             self.transform = item, transform, density.float().sqrt()

@@ -39,7 +39,9 @@ class LoadScan(Transform):
 
     def __call__(self, path: str | Path) -> Scan:
         """The scan: its kind is its class, see :mod:`medrecon.data.scan`."""
-        return load(path, self.select, companions=self.companions, **({} if self.frames is None else {"frames": self.frames}))
+        return load(
+            path, self.select, companions=self.companions, **({} if self.frames is None else {"frames": self.frames})
+        )
 
 
 class LoadScand(MapTransform):

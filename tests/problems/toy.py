@@ -30,11 +30,24 @@ class White:
         return mean
 
 
-def spec(images="complex", std=1.0, **more):
-    """A prior of white images, without weights."""
+class Smooth(White):
+    """The objective of the exact prior of Gaussian images whose power falls with the fourth power of the frequency."""
+
+    def prior(self, network, multiple=16, dtype=None):
+        def mean(x, sigma):
+            y, xx = (torch.fft.fftfreq(n, dtype=x.dtype) for n in x.shape[-2:])
+            power = 40 * self.std**2 / (1 + ((y[:, None] ** 2 + xx**2) / 0.05**2) ** 2)
+            level = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+            return torch.fft.ifft2(power / (power + level**2) * torch.fft.fft2(x)).real
+
+        return mean
+
+
+def spec(images="complex", objective=None, **more):
+    """A prior in closed form, without weights; default: of white images."""
     channels = 2 if images == "complex" else 1
     return PriorSpec(
-        name="white", version="1", weights_sha256="0", network=lambda: nn.Linear(1, 1), objective=White(std),
+        name="toy", version="1", weights_sha256="0", network=lambda: nn.Linear(1, 1), objective=objective or White(),
         images=images, channels=channels, **more,
     )  # fmt: skip
 
@@ -45,8 +58,7 @@ def image(shape=SHAPE, seed=0):
     y, x = np.meshgrid(*[(np.arange(n) - n // 2) / n for n in shape], indexing="ij")
     inside = (y / 0.42) ** 2 + (x / 0.4) ** 2 < 1
     blobs = sum(
-        rng.uniform(0.3, 1) * np.exp(-((y - a) ** 2 + (x - b) ** 2) / 0.02)
-        for a, b in rng.uniform(-0.3, 0.3, (6, 2))
+        rng.uniform(0.3, 1) * np.exp(-((y - a) ** 2 + (x - b) ** 2) / 0.02) for a, b in rng.uniform(-0.3, 0.3, (6, 2))
     )
     return (inside * (0.5 + blobs) * np.exp(1j * (1.5 * x + y))).astype(np.complex64)
 
@@ -60,7 +72,10 @@ def cartesian(shape=SHAPE, coils=4, slices=2, noise=0.0, mask=None, seed=0):
     kspace = kspace + noise * (rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape))
     mask = np.ones(shape, bool) if mask is None else mask
     scan = CartesianScan(
-        path=Path("toy.h5"), format="toy", kspace=(kspace * mask).astype(np.complex64), mask=mask[0] if (mask == mask[0]).all() else mask
+        path=Path("toy.h5"),
+        format="toy",
+        kspace=(kspace * mask).astype(np.complex64),
+        mask=mask[0] if (mask == mask[0]).all() else mask,
     )
     return scan, truth, maps
 
