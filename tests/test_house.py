@@ -12,7 +12,7 @@ import medrecon
 ROOT = Path(medrecon.__file__).parent
 # Lower number, lower floor; a module may import its own floor and those below.
 FLOORS = {
-    "data": 0, "workers": 0, "noise": 0, "operators": 0, "priors": 0,
+    "_version": 0, "data": 0, "workers": 0, "noise": 0, "operators": 0, "priors": 0,
     "likelihood": 1,
     "solvers": 2, "training": 2,
     "sample": 3,
@@ -28,7 +28,6 @@ MONAI = {
     "engines",
     "bundle",
     "reconstruction",
-    "writers",
     "transforms",
     "networks",
     "prep",
