@@ -17,7 +17,7 @@ FLOORS = {
     "solvers": 2, "training": 2,
     "sample": 3,
     "posterior": 4, "networks": 4, "metrics": 4, "inferers": 4, "engines": 4, "bundle": 4, "reconstruction": 4,
-    "writers": 4, "transforms": 4,
+    "writers": 4, "transforms": 4, "volumes": 4,
     "report": 5, "prep": 5,
     "handlers": 6, "cli": 6, "__main__": 7,
 }  # fmt: skip
