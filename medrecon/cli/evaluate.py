@@ -45,8 +45,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"{arguments.reconstruction}: holds several volumes or series; give a file or folder of one"
         ) from error
+    for text in image.warnings:
+        warn(text)
     reference = load_reference(arguments.reference, dict(arguments.select))
-    for text in (*image.warnings, *reference.warnings):
+    for text in reference.warnings:
         warn(text)
     in_hu = check_pair(image, reference)
     if in_hu and arguments.fit_scale:
