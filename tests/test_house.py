@@ -18,8 +18,9 @@ ROOMS = [
     "solvers training",
     "sample",
     "posterior networks weights prior_file",
+    "writers volumes",
     "bundle",
-    "metrics inferers engines monai_bundle reconstruction writers transforms",
+    "metrics inferers engines monai_bundle reconstruction transforms",
     "report prep",
     "handlers cli",
     "__main__",
@@ -34,7 +35,6 @@ MONAI = {
     "transforms",
     "prep",
     "reconstruction",
-    "writers",
     "cli",
 }
 SIGPY = {"data/espirit.py", "data/masks.py"}
