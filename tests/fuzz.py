@@ -45,10 +45,11 @@ from scipy.io import savemat
 
 from medrecon.data import trajectories
 from medrecon.data.errors import InputError
+from medrecon.data.scan import Geometry
 from medrecon.formats import load_array, load_image, load_kspace, load_noncartesian, load_sinogram
 from medrecon.formats.dicom import find_series
 from medrecon.training.slices import load_slices
-from medrecon.writers.formats import mrd_bytes
+from medrecon.writers.mrd import mrd_bytes
 from tests.conftest import blobs
 from tests.edge import test_ct, test_dicom, test_ismrmrd, test_noncartesian, test_twix, test_volumes
 
@@ -130,7 +131,7 @@ def radial_mrd(path):
 
 
 def mrd_images(path):
-    path.write_bytes(mrd_bytes(np.abs(kspace()[:, 0]), (5.0, 1.0, 1.0), None))
+    path.write_bytes(mrd_bytes(np.abs(kspace()[:, 0]), Geometry((5.0, 1.0, 1.0))))
 
 
 def twix(path):

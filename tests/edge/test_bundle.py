@@ -28,6 +28,7 @@ from medrecon.bundle import (
 from medrecon.data.errors import InputError
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
+from medrecon.data.scan import Geometry
 from medrecon.formats import load_kspace
 from medrecon.inferers import PosteriorInferer, TomographyInferer
 from medrecon.metrics import SSIM, scores
@@ -41,7 +42,7 @@ from medrecon.transforms import (
     UndersampleKSpaced,
 )
 from medrecon.weights import difference
-from medrecon.writers import nifti_bytes
+from medrecon.writers.nifti import nifti_bytes
 
 from ..conftest import write_ct_slices, write_slices
 
@@ -382,7 +383,7 @@ def test_nifti_keeps_voxels_and_spacing(tmp_path):
     volume = np.random.default_rng(0).random((2, 5, 4)).astype(np.float32)
     affine = np.array([[-1.25, 0, 0, 90], [0, -1.5, 0, 80], [0, 0, 3, -20], [0, 0, 0, 1]])
     for spacing, given, code in (((3.0, 1.5, 1.25), None, 0), (None, None, 0), ((3.0, 1.5, 1.25), affine, 1)):
-        (tmp_path / "a.nii.gz").write_bytes(nifti_bytes(volume, spacing, given))
+        (tmp_path / "a.nii.gz").write_bytes(nifti_bytes(volume, Geometry(spacing, given)))
         image = nib.load(tmp_path / "a.nii.gz")
         assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), volume)
         assert np.allclose(image.header.get_zooms(), (spacing or (1, 1, 1))[::-1])
@@ -391,7 +392,7 @@ def test_nifti_keeps_voxels_and_spacing(tmp_path):
         if given is not None:
             assert np.allclose(image.affine, affine)
     samples = np.stack([volume, volume + 1, volume + 2])
-    (tmp_path / "b.nii.gz").write_bytes(nifti_bytes(samples, None))
+    (tmp_path / "b.nii.gz").write_bytes(nifti_bytes(samples, Geometry()))
     assert np.array_equal(np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj)[..., 2], volume.transpose(2, 1, 0) + 2)
 
 

@@ -341,7 +341,7 @@ def test_the_wheel_carries_the_bundle(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(root)]
     subprocess.run(command, check=True)
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    wanted = {"configs/inference.yaml", "configs/metadata.json", "models/model.pt", "LICENSE"}
+    wanted = {"configs/inference.yaml", "configs/prior.yaml", "configs/metadata.json", "models/model.pt", "LICENSE"}
     assert {f"medrecon/bundles/brain_mri/{name}" for name in wanted} <= names
     assert not any("checkpoints" in name for name in names)
 

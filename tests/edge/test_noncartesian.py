@@ -135,7 +135,7 @@ def test_arrays_in_npz_and_what_is_wrong_with_them(tmp_path):
     np.save(tmp_path / "t.npy", 3 * points)
     with pytest.raises(InputError, match="beyond half of the matrix"):
         load_noncartesian(tmp_path / "b.npz", tmp_path / "t.npy", matrix=SHAPE)
-    with pytest.raises(InputError, match="not complex"):
+    with pytest.raises(InputError, match="without a trajectory"):
         load_noncartesian(tmp_path / "t.npy")
     for bad in ({"matrix": ["a", "b"]}, {"matrix": [np.nan, 4]}, {"trajectory": points.astype(str)}):
         np.savez(tmp_path / "c.npz", **{"kspace": samples, "trajectory": points, **bad})
