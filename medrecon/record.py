@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from medrecon._version import __version__
 from medrecon.problems.base import Problem
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import name_of
@@ -49,8 +50,6 @@ def _versions() -> dict[str, str]:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
             return "not installed"
-
-    from medrecon import __version__
 
     return {
         "medrecon": __version__,

@@ -84,7 +84,7 @@ class Dynamic(CoilProblem):
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """SENSE frame by frame."""
         maps = self.maps(items).to(device)
-        mask = torch.from_numpy(self.scan.mask).to(device)[None, :, None]
+        mask = torch.tensor(self.scan.mask).to(device)[None, :, None]
         kspace = np.ascontiguousarray(self.scan.kspace[:, items].swapaxes(0, 1))
         y = torch.from_numpy(kspace).to(device) * mask * (1 / self.unit)
         A = sense(maps, mask)
