@@ -154,8 +154,10 @@ BREAKS = [
     ("data/espirit.py", "np.outer(np.arange(n) - n // 2,", "np.outer(np.arange(n),", "edge/test_data.py"),
     ("data/eigen.py", "rest < _ANGLE * (quotient - second)", "rest < 0.1", "edge/test_eigen.py"),
     ("data/eigen.py", "(quotient - second)", "quotient", "edge/test_eigen.py"),
-    ("data/eigen.py", "~none & (second < least)", "~none", "edge/test_eigen.py"),
-    ("data/eigen.py", "none = upper < least", "none = upper < 1.3 * least", "edge/test_eigen.py"),
+    ("data/eigen.py", "(second ** (1 / exponent) * size < least)", "True", "edge/test_eigen.py"),
+    ("data/eigen.py", "none = size < least", "none = size < 1.3 * least", "edge/test_eigen.py"),
+    ("data/adaptive.py", 'mode="symmetric"', 'mode="edge"', "edge/test_adaptive.py"),
+    ("data/adaptive.py", "window // 2, (window - 1) // 2", "(window - 1) // 2, window // 2", "edge/test_adaptive.py"),
     ("solvers/base.py", "t < 0.5, t.clamp(min=0.0), 1.0", "t < 0.0, t, 1.0", "solvers/test_methods.py"),
     (
         "solvers/classical.py",
