@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 
-from medrecon.bundle import find_bundle, load_config, load_weights, parsed
+from medrecon.bundle import build_network, find_bundle, load_prior
 from medrecon.data.espirit import combined_reference, espirit_maps
 from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
@@ -20,8 +19,10 @@ from medrecon.data.noise import estimate_noise_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
 from medrecon.data.slices import load_slices
+from medrecon.data.yaml_files import read_yaml
 from medrecon.handlers import start_from
 from medrecon.inferers import fast_dtype
+from medrecon.monai_bundle import load_config, parsed
 from medrecon.operators import ParallelBeam
 from medrecon.priors import Prior
 from medrecon.training.augment import anatomical_phase, resampling_matrix
@@ -151,7 +152,8 @@ def inferer(bundle: str = "brain_mri", **changes: object) -> tuple[object, torch
 @functools.cache
 def network(bundle: str) -> torch.nn.Module:
     """A bundle's network, read once."""
-    return parsed(load_config(find_bundle(bundle)), "network")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_prior(bundle).network().to(device, memory_format=torch.channels_last)
 
 
 def run(problem: Problem | Tomogram, solve: object, network: torch.nn.Module) -> torch.Tensor:
@@ -170,11 +172,9 @@ def run(problem: Problem | Tomogram, solve: object, network: torch.nn.Module) ->
 
 def bundle_prior(name: str, weights: str | None = None) -> tuple[Prior, torch.nn.Module, list[str]]:
     """The prior of any bundle as it was trained (not channel by channel), its network, and its held-out subjects."""
-    parser = ConfigParser()
     root = find_bundle(name)
-    parser.read_config(str(root / "configs" / "train.yaml"))
-    network = parser.get_parsed_content("network_def")
-    network = start_from(network, weights).eval() if weights else load_weights(network, root)
+    spec = load_prior(root)
+    network = start_from(build_network(root), weights).eval() if weights else spec.network()
     network = network.to(memory_format=torch.channels_last)
-    objective = parser.get_parsed_content("objective")
-    return objective.prior(network, dtype=fast_dtype("cpu")), network, list(parser["val_subjects"])
+    held_out = read_yaml(root / "configs" / "train.yaml", "a bundle's config")["val_subjects"]
+    return spec.objective.prior(network, spec.multiple, fast_dtype("cpu")), network, held_out

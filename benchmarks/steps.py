@@ -28,7 +28,7 @@ from operators import available
 from problems import Problem, bundle_prior, slice_a, validation
 from torch import Tensor, nn
 
-from medrecon.bundle import find_bundle, load_config
+from medrecon.bundle import load_prior
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
 from medrecon.inferers import fast_dtype
@@ -197,7 +197,7 @@ GRIDS = {
 def deepinv(seeds: int, repeat: int = 3) -> None:
     """Quality, time and overhead."""
     prior, *_ = bundle_prior("brain_mri")
-    tuned = load_config(find_bundle("brain_mri"))["tuned"]
+    tuned = load_prior("brain_mri").tuned
     choose, real = scan(validation(4)[0]), scan(slice_a(4))
     print("\n| method | who | PSNR dB / SSIM | seconds | overhead of a step, ms |\n|---|---|---|---|---|", flush=True)
     for method, grid in GRIDS.items():

@@ -25,7 +25,7 @@ warnings.filterwarnings("ignore")
 import numpy as np
 from problems import Problem, Tomogram, chest, inferer, run, validation
 
-from medrecon.bundle import find_bundle, load_config
+from medrecon.bundle import load_prior
 from medrecon.metrics import scores
 from medrecon.solvers import SOLVERS
 
@@ -119,7 +119,7 @@ def one_after_another(
     lists = dict(list(grid(solver, kind).items())[:depth])
     choice: dict = {"sigma_max": 1.5} if "sigma_max" in GRIDS[solver] else {}
     if brain != "brain_mri":  # another prior of the same images: from what suits that one
-        choice |= load_config(find_bundle("brain_mri"))["tuned"].get(solver, {})
+        choice |= load_prior("brain_mri").tuned.get(solver, {})
     for name, values in lists.items():
         tried = []
         for value in values:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.3.0"
+from medrecon._version import __version__
+
 __all__ = ["InputError", "Reconstruction", "__version__", "reconstruct"]
 
 if TYPE_CHECKING:

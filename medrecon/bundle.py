@@ -1,106 +1,39 @@
-"""Bundles by name, and their weights, checked before use."""
+"""Bundles by name: their metadata, their prior and its weights. MONAI is not needed, and nothing is evaluated."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import pickle
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-import yaml
-from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
-from medrecon.data.errors import DAMAGE, InputError, advised, innermost, told
+from medrecon.data.errors import InputError, told, warn
 from medrecon.data.files import write_whole
+from medrecon.networks import check_images, network_class, network_without_memory
+from medrecon.posterior import PriorSpec
+from medrecon.prior_file import PriorFile, read_prior_file, replace_values
+from medrecon.training.objectives import objective
+from medrecon.weights import difference, encode_weights, read_weights
 
 __all__ = [
-    "Config",
+    "build_network",
+    "current_bundle_or",
     "find_bundle",
-    "here_or",
-    "load_config",
+    "load_prior",
     "load_weights",
     "metadata",
-    "parsed",
-    "read_yaml",
+    "read_prior",
     "save_weights",
 ]
 
 
-class Config(ConfigParser):
-    """A config, which is code, with values of the user, which are data.
-
-    MONAI evaluates text that begins with ``$``, replaces ``@name`` by what is called so, reads the file behind ``%``, builds
-    what has a ``_target_`` and turns ``#`` into ``::``, in every string of a config, however deep. Bound values pass by all of
-    that: they stand among the results that the parser has worked out already, so ``@name`` in the config is the value as it is.
-
-    Args:
-        config: see MONAI's ``ConfigParser``.
-        about: what the config is, for errors.
-    """
-
-    def __init__(self, config: Any = None, about: str = "the config") -> None:  # noqa: ANN401
-        self.bound: dict[str, Any] = {}
-        self.about = about
-        super().__init__(config)
-
-    def bind(self, **values: Any) -> None:  # noqa: ANN401
-        """Give items of the config other values, as data.
-
-        Raises:
-            KeyError: for a name that the config does not have, whose value would have no effect.
-        """
-        for name in values:
-            if not isinstance(self.config, dict) or name not in self.config:
-                raise KeyError(name)
-        self.bound |= values
-        self.ref_resolver.reset()
-
-    def parse(self, reset: bool = True) -> None:
-        """See MONAI."""
-        super().parse(reset)
-        for name, value in self.bound.items():
-            self.ref_resolver.resolved_content.update(_parts(name, value))
-
-
-def _parts(name: str, value: object) -> Iterator[tuple[str, object]]:
-    """A value and all that it holds, under the names that MONAI gives them: ``settings``, ``settings::gamma``."""
-    yield name, value
-    if isinstance(value, dict | list):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _parts(f"{name}::{key}", part)
-
-
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """A YAML file that holds a mapping with names as keys.
-
-    Args:
-        path: of the file.
-        what: it is, for errors, e.g. ``a recipe``.
-
-    Raises:
-        InputError: if it cannot be read or holds something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); give {what}") from error
-    # Constructors of dates and numbers raise ValueError for what only looks like one.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a YAML file ({told(error)[:150]}); give {what}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        held = "a mapping with keys that are not text" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise InputError(f"{path}: holds {held}, but {what} is a mapping of names to values; correct the file")
-    return content
-
-
-def _shelves() -> list[Path]:
+def _search_path() -> list[Path]:
     package = Path(__file__).parent
     return [package / "bundles", package.parent / "bundles"]  # an installed wheel, a checkout
 
@@ -111,25 +44,41 @@ def find_bundle(name: str | Path) -> Path:
     Raises:
         InputError: if there is none, naming the nearest.
     """
-    # A bare name means ours first: a config is code, and a folder of that name may lie anywhere.
+    # Medrecon's own bundles come first: a folder of that name may lie anywhere, and its MONAI configs are code.
     if not isinstance(name, str | Path):
         raise InputError(f"a bundle is a name or a folder; got {name!r}")
-    shelved = [shelf / str(name) for shelf in _shelves()]
-    for folder in (*shelved, Path(name)) if Path(name).name == str(name) else (Path(name),):
+    own = [folder / str(name) for folder in _search_path()]
+    for folder in (*own, Path(name)) if Path(name).name == str(name) else (Path(name),):
         try:
             if (folder / "configs" / "metadata.json").is_file():
                 return folder.resolve()
         except (OSError, ValueError):  # too long for a path, or with a null character
             continue
-    known = sorted(path.parents[1].name for shelf in _shelves() for path in shelf.glob("*/configs/metadata.json"))
+    known = sorted(path.parents[1].name for folder in _search_path() for path in folder.glob("*/configs/metadata.json"))
     near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)
     hint = f"; did you mean {near[0]!r}?" if near else "; give the folder of one"
     raise InputError(f"no bundle {str(name)[:100]!r}{hint}")
 
 
-def here_or(name: str) -> Path:
-    """The bundle in the current folder, if that is one, else the one called ``name``: what a config is run for."""
+def current_bundle_or(name: str) -> Path:
+    """The bundle in the current folder, if that is one, else the one called ``name``: the one that a config is run for."""
     return Path.cwd() if Path("configs", "metadata.json").is_file() else find_bundle(name)
+
+
+def _text(path: Path, limit: int = 2**20) -> str:
+    """The text of a small file.
+
+    Raises:
+        ValueError: if it is not a regular file, larger, or not text.
+        OSError: if it cannot be read.
+    """
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise ValueError("not a regular file")
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"larger than {limit} bytes")
+    return content.decode("utf-8")
 
 
 def metadata(root: str | Path) -> dict[str, Any]:
@@ -140,7 +89,7 @@ def metadata(root: str | Path) -> dict[str, Any]:
     """
     path = Path(root) / "configs" / "metadata.json"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(_text(path))
         facts = {"name": Path(root).name, "version": "unknown", **facts, "weights": dict(facts["weights"])}
         wrong = [key for key in ("name", "version") if not isinstance(facts[key], str)]
         wrong += [f"weights.{key}" for key in ("file", "sha256") if not isinstance(facts["weights"][key], str)]
@@ -152,56 +101,99 @@ def metadata(root: str | Path) -> dict[str, Any]:
     return facts
 
 
-def _weights_file(root: Path, facts: Mapping[str, Any]) -> Path:
-    """Where a bundle's weights lie.
+def _prior_path(root: str | Path) -> Path:
+    return Path(root) / "configs" / "prior.yaml"
+
+
+def read_prior(root: str | Path) -> PriorFile:
+    """The bundle's ``configs/prior.yaml``, with its ``parameterization`` and ``sigma_data``.
+
+    Bundles trained with medrecon 0.3 record these two in ``metadata.json``; there they are read if ``prior.yaml`` lacks them.
 
     Raises:
-        InputError: for a name that leads out of the bundle.
+        InputError: if the file cannot be used, lacks one of them, or contradicts ``metadata.json``.
     """
-    name = facts["weights"]["file"]
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts or "\0" in name or len(name) > 200:
+    path, facts = _prior_path(root), metadata(root)
+    if not path.exists():
         raise InputError(
-            f"{root / 'configs' / 'metadata.json'}: names the weights {name!r}, which is no file inside the bundle; correct it"
+            f"{path}: missing; copy prior.yaml from the bundle that this one was copied from, and enter the arguments of your "
+            "network (docs/priors.md), or run the bundle's inference.yaml with python -m monai.bundle"
         )
-    return root / name
+    prior, recorded = read_prior_file(path), facts["weights"]
+    values = {}
+    for key in ("parameterization", "sigma_data"):
+        values[key] = getattr(prior, key) if getattr(prior, key) is not None else recorded.get(key)
+        if values[key] is None:
+            raise InputError(f"{path}: lacks the key {key!r}; enter the value that the network was trained with")
+        if recorded.get(key, values[key]) != values[key]:
+            raise InputError(
+                f"{path}: {key!r} is {values[key]!r}, but metadata.json says that the weights were trained with "
+                f"{str(recorded[key])[:40]!r}; correct it, and delete it from metadata.json"
+            )
+    try:
+        objective(**values)
+    except ValueError as error:  # in metadata.json
+        raise InputError(f"{path.with_name('metadata.json')}: {told(error)}; correct it") from error
+    return replace(prior, **values)
 
 
-def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dictionary, float32.
+def load_prior(bundle: str | Path) -> PriorSpec:
+    """The prior of a bundle; its network is loaded when ``PriorSpec.network`` is called, anew at every call.
+
+    Args:
+        bundle: name or folder.
 
     Raises:
-        InputError: if the content is something else, or its numbers are no weights.
+        InputError: if the bundle does not exist or its files cannot be used. ``PriorSpec.network`` raises it if the network
+            cannot be built, or the weights are missing, are not those that the metadata name, or do not fit the network.
     """
-    store = "choose another bundle, or store weights with medrecon.bundle.save_weights"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that are refused anyway
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (*DAMAGE, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{path}: not a state dictionary of tensors that can be loaded without running code; {store}"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: holds other things than tensors; {store}")
-    for key, value in state.items():
-        plain = value.device.type == "cpu" and value.layout is torch.strided and not value.is_quantized
-        if not plain or value.is_complex() or value.dtype is torch.bool:
-            raise InputError(f"{path}: {key} is a {value.dtype} tensor, not plain real numbers; {store}")
-        if not bool(value.isfinite().all()):
-            raise InputError(f"{path}: {key} holds NaN or Inf; train the network again")
-    return {str(key): value.float() for key, value in state.items()}
+    root = find_bundle(bundle)
+    facts, prior = metadata(root), read_prior(root)
+    return PriorSpec(
+        name=facts["name"],
+        version=facts["version"],
+        weights_sha256=facts["weights"]["sha256"],
+        network=partial(_trained_network, root),
+        objective=objective(str(prior.parameterization), float(prior.sigma_data or 0)),
+        images=prior.images,
+        channels=prior.channels,
+        labels=prior.labels,
+        multiple=prior.multiple,
+        symmetries=prior.symmetries,
+        tuned=prior.tuned,
+        n_steps=prior.steps,
+        sigma_min=prior.sigma_min,
+    )
 
 
-def _difference(state: Mapping[str, Tensor], network: nn.Module) -> str | None:
-    """How weights differ from those of a network, or ``None`` if they fit."""
-    own = network.state_dict()
-    for key in own.keys() | state.keys():
-        if key not in state or key not in own:
-            return f"{len(state)} tensors, but the network of inference.yaml has {len(own)}, and other names"
-    for key, value in state.items():
-        if value.shape != own[key].shape:
-            return f"{key} is {tuple(value.shape)}, but {tuple(own[key].shape)} in the network of inference.yaml"
-    return None
+def _build(prior: PriorFile) -> nn.Module:
+    return network_class(prior.network)(**prior.arguments).float()
+
+
+def build_network(root: str | Path) -> nn.Module:
+    """The network that the bundle's ``prior.yaml`` describes, with random weights, in float32.
+
+    Raises:
+        InputError: if the file cannot be used, or describes a network that cannot be built, is too large, or does not take
+            the images that the file names.
+    """
+    prior, path = read_prior(root), str(_prior_path(root))
+    network_without_memory(prior.network, prior.arguments, path)
+    network = _build(prior)
+    check_images(network, prior.channels, prior.multiple, path)
+    return network
+
+
+def _trained_network(root: Path) -> nn.Module:
+    """The bundle's network with its weights, in float32, for inference."""
+    prior, path = read_prior(root), str(_prior_path(root))
+    # Memory is taken after the weights have been compared with the network.
+    state = _state(network_without_memory(prior.network, prior.arguments, path), root)
+    with torch.random.fork_rng(devices=[]):
+        network = _build(prior)
+    network.load_state_dict(state)
+    check_images(network.eval(), prior.channels, prior.multiple, path)
+    return network.requires_grad_(False)
 
 
 def load_weights(network: nn.Module, root: str | Path) -> nn.Module:
@@ -210,87 +202,83 @@ def load_weights(network: nn.Module, root: str | Path) -> nn.Module:
     Raises:
         InputError: if the weights are missing, are not those that the metadata name, or do not fit the network.
     """
-    facts = metadata(root)
-    path, expected = _weights_file(Path(root), facts), facts["weights"]["sha256"]
-    if not path.is_file():
-        raise InputError(f"{path}: the bundle's weights are missing; install medrecon again or train them (train.yaml)")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}); {advised(error, 'copy it again')}"
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise InputError(
-            f"{path}: SHA-256 is {found[:12]}..., but metadata.json says {expected[:12]}...; "
-            "the weights are damaged or not this bundle's: install medrecon again"
-        )
-    state = _tensors(content, path)
-    difference = _difference(state, network)
-    if difference is not None:
-        raise InputError(
-            f"{path}: the weights are those of another network ({difference}); give 'network_def' the settings of the "
-            "train.yaml that they come from, or choose another bundle"
-        )
-    network.load_state_dict(state)
+    network.load_state_dict(_state(network, root))
     return network.eval().requires_grad_(False)
 
 
+def _weights_file(root: Path, facts: Mapping[str, Any]) -> Path:
+    """Path of a bundle's weights.
+
+    Raises:
+        InputError: for a name that leads out of the bundle.
+    """
+    name = facts["weights"]["file"]
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts or "\0" in name or len(name) > 200:
+        raise InputError(
+            f"{root / 'configs' / 'metadata.json'}: names the weights {name!r}, which is not a file inside the bundle; "
+            "correct it"
+        )
+    return root / name
+
+
+def _state(network: nn.Module, root: str | Path) -> dict[str, Tensor]:
+    """A bundle's weights, which fit ``network``.
+
+    Raises:
+        InputError: see :func:`load_weights`.
+    """
+    facts = metadata(root)
+    path = _weights_file(Path(root), facts)
+    numbers = sum(tensor.numel() for tensor in network.state_dict().values())
+    state = read_weights(path, facts["weights"]["sha256"], limit=8 * numbers + 2**24)
+    differs = difference(state, network)
+    if differs is not None:
+        raise InputError(
+            f"{path}: the weights are those of another network ({differs}); enter the arguments of the network that they "
+            "were trained in under 'arguments' in prior.yaml, or choose another bundle"
+        )
+    return state
+
+
 def save_weights(
-    network: nn.Module, root: str | Path, filename: str = "models/model.pt", **trained: float | str
+    network: nn.Module,
+    root: str | Path,
+    filename: str = "models/model.pt",
+    *,
+    parameterization: str | None = None,
+    sigma_data: float | None = None,
 ) -> None:
-    """Store a network in half precision in a bundle, and its SHA-256 and how it was trained in the metadata.
+    """Store a network in half precision in a bundle, and its SHA-256 in the metadata.
 
     Args:
-        network: whose weights.
-        root: of the bundle.
-        filename: of the weights, in the bundle.
-        **trained: what a user of the weights must know, e.g. ``parameterization="edm", sigma_data=0.25``; the bundle's
-            ``inference.yaml`` reads it back.
+        network: network whose weights are stored.
+        root: folder of the bundle.
+        filename: file of the weights, in the bundle.
+        parameterization: what the network was trained to predict, ``edm``, ``ddpm`` or ``flow``; goes into ``prior.yaml``, or
+            into the metadata of a bundle without one. Default: as before.
+        sigma_data: standard deviation of the training images per channel; likewise.
     """
-    buffer = io.BytesIO()
-    torch.save({key: value.detach().half().cpu() for key, value in network.state_dict().items()}, buffer)
-    facts = metadata(root)
-    facts["weights"] = {"file": filename, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), **trained}
+    root, facts = Path(root), metadata(root)
+    content, sha256 = encode_weights(network)
+    given = {"parameterization": parameterization, "sigma_data": sigma_data}
+    trained = {key: value for key, value in given.items() if value is not None}
+    files = {root / filename: content}
+    path, kept = _prior_path(root), {key: facts["weights"][key] for key in given if key in facts["weights"]}
+    if path.exists():
+        files[path] = replace_values(path, **kept | trained)
+        facts["weights"] = {"file": filename, "sha256": sha256}
+    else:
+        facts["weights"] = {"file": filename, "sha256": sha256, **kept, **trained}
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    root = Path(root)
-    write_whole({root / filename: buffer.getvalue(), root / "configs" / "metadata.json": text.encode()}, overwrite=True)
+    write_whole({**files, root / "configs" / "metadata.json": text.encode()}, overwrite=True)
+    _warn_if_different(network, root)
 
 
-def load_config(root: str | Path, **values: Any) -> Config:  # noqa: ANN401
-    """The bundle's ``inference.yaml`` with some of its items replaced, ready for ``get_parsed_content``.
-
-    A config is code: only open bundles that you trust. The values are data, see :class:`Config`.
-
-    Raises:
-        InputError: if the file cannot be read, or has no item of a name.
-    """
-    path = Path(root) / "configs" / "inference.yaml"
-    config = Config(read_yaml(path, "a bundle's config"), str(path))
-    try:
-        config.bind(bundle_root=str(root), **values)
-    except KeyError as error:
-        name = error.args[0]
-        raise InputError(f"{path}: has no item {name!r}, so {name} cannot be chosen; use another bundle") from error
-    return config
-
-
-def parsed(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
-    """A config item.
-
-    Raises:
-        InputError: our own one-sentence errors freed from MONAI's wrapping, and of others the innermost, with its kind.
-    """
-    about = parser.about if isinstance(parser, Config) else "the config"
-    if key not in parser:
-        raise InputError(f"{about}: has no item {key!r}; correct it")
-    try:
-        return parser.get_parsed_content(key)
-    except Exception as error:  # MONAI's own, of many kinds, and whatever the code in a config raises
-        cause = innermost(error)
-        if isinstance(cause, InputError):
-            raise cause from None
-        raise InputError(
-            f"{about}: its {key!r} cannot be made ({type(cause).__name__}: {told(cause)}); correct its settings"
-        ) from error
+def _warn_if_different(network: nn.Module, root: Path) -> None:
+    """Log a warning if ``prior.yaml`` describes another network than the one that was stored."""
+    if not _prior_path(root).exists():
+        return
+    prior, path = read_prior(root), _prior_path(root)
+    differs = difference(network.state_dict(), network_without_memory(prior.network, prior.arguments, str(path)))
+    if differs is not None:
+        warn(f"{path} describes another network than the one that was stored ({differs}); correct 'arguments'")

@@ -1,4 +1,7 @@
-"""Image quality as MONAI metrics: per volume, data range = maximum of the reference."""
+"""Image quality as MONAI metrics, per volume, and the scores of ``medrecon evaluate``.
+
+The data range is the maximum of the reference (magnitudes), or is given (2000 HU of CT).
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,38 @@ from torch import Tensor
 
 from medrecon.operators.linalg import per_item
 
-__all__ = ["NMSE", "PSNR", "SSIM", "scores"]
+__all__ = ["HU_RANGE", "NMSE", "PSNR", "SSIM", "hounsfield_scores", "magnitude_scores", "scores"]
+
+HU_RANGE = (-1000.0, 1000.0)
+"""Air to dense bone: 0 to 2 in the image unit of the CT bundle, in which water is 1."""
 
 
-def _unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both over the maximum of ``y``, in double precision: squares of very large or small numbers are no numbers."""
+def _unit(x: Tensor, y: Tensor, data_range: float | None = None) -> tuple[Tensor, Tensor]:
+    """Both over the data range (default: the maximum of ``y``), in double precision: squares of large numbers overflow."""
+    if data_range is not None:
+        return x.double() / data_range, y.double() / data_range
     top = y.flatten(1).amax(1).double().clamp(min=torch.finfo(y.dtype).tiny)
     return x.double() / per_item(top, x), y.double() / per_item(top, y)
+
+
+def _psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Of images over their data range, ``(B, 1)``."""
+    return (-10 * torch.log10(((x - y) ** 2).flatten(1).mean(1)))[:, None]
+
+
+def _ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Of images ``(B, slices, y, x)`` over their data range, ``(B, 1)``."""
+    metric = SSIMMetric(spatial_dims=2, data_range=1.0, kernel_type="uniform", win_size=7)
+    pairs = zip(x, y, strict=True)
+    values = [metric._compute_metric(one[:, None].float(), other[:, None].float()).mean() for one, other in pairs]
+    return torch.stack(values)[:, None]
 
 
 class PSNR(RegressionMetric):
     """Peak signal-to-noise ratio in dB, ``10 log10(max(y)^2 / mean((x - y)^2))`` of every item."""
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        x, y = _unit(y_pred, y)
-        return (-10 * torch.log10(((x - y) ** 2).flatten(1).mean(1)))[:, None]
+        return _psnr(*_unit(y_pred, y))
 
 
 class NMSE(RegressionMetric):
@@ -43,18 +63,40 @@ class SSIM(RegressionMetric):
     """
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        values = []
-        metric = SSIMMetric(spatial_dims=2, data_range=1.0, kernel_type="uniform", win_size=7)
-        for x, reference in zip(*_unit(y_pred, y), strict=True):
-            values.append(metric._compute_metric(x[:, None].float(), reference[:, None].float()).mean())
-        return torch.stack(values)[:, None]
+        return _ssim(*_unit(y_pred, y))
 
 
-def scores(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """PSNR (dB), SSIM and NMSE of magnitudes ``(slices, y, x)``."""
+def scores(image: np.ndarray, reference: np.ndarray, data_range: float | None = None) -> dict[str, float]:
+    """PSNR (dB), SSIM and NMSE.
+
+    Args:
+        image: ``(slices, y, x)``.
+        reference: of the same shape.
+        data_range: of PSNR and SSIM; default: the maximum of the reference.
+    """
     x, y = (torch.as_tensor(np.asarray(v, dtype=np.float32))[None] for v in (image, reference))
     return {
-        "psnr": float(PSNR()._compute_metric(x.double(), y.double())),
-        "ssim": float(SSIM()._compute_metric(x, y)),
+        "psnr": float(_psnr(*_unit(x.double(), y.double(), data_range))),
+        "ssim": float(_ssim(*_unit(x, y, data_range))),
         "nmse": float(NMSE()._compute_metric(x.double(), y.double())),
     }
+
+
+def _rmse(image: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((image.astype(np.float64) - reference) ** 2)))
+
+
+def magnitude_scores(image: np.ndarray, reference: np.ndarray) -> dict[str, float | bool]:
+    """:func:`scores` of magnitudes, RMSE, and the range: the maximum of the reference."""
+    facts = {"rmse": _rmse(image, reference), "data_range": float(reference.max()), "hounsfield": False}
+    return {**scores(image, reference), **facts}
+
+
+def hounsfield_scores(image: np.ndarray, reference: np.ndarray) -> dict[str, float | bool]:
+    """:func:`scores` of HU with the data range ``HU_RANGE``, and RMSE in HU.
+
+    SSIM and NMSE, which depend on where zero is, are those of ``HU + 1000``, the attenuation (air is 0).
+    """
+    low, high = HU_RANGE
+    facts = {"rmse": _rmse(image, reference), "data_range": high - low, "hounsfield": True}
+    return {**scores(image - low, reference - low, high - low), **facts}

@@ -1,15 +1,35 @@
-"""Networks that MONAI does not have, called like MONAI's ``DiffusionModelUNet``: ``network(x, timesteps)``."""
+"""Networks by name, and those that MONAI does not have. All are called ``network(x, timesteps)``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import inspect
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["ResidualUNet"]
+from medrecon.data.errors import InputError, innermost, told
+
+__all__ = ["NETWORKS", "ResidualUNet", "check_images", "network_class", "network_without_memory"]
+
+NETWORKS = {
+    "ResidualUNet": "medrecon.networks",
+    "DiffusionModelUNet": "monai.networks.nets",
+}
+"""Names that ``configs/prior.yaml`` may use, and the modules of these classes, which are imported when named."""
+
+MAX_PARAMETERS = 2**30
+MAX_PARTS = 20_000
+"""Modules, parameters and buffers of one network; the largest diffusion networks in use have a few thousand."""
 
 
 class _ResidualBlock(nn.Module):
@@ -149,3 +169,116 @@ class ResidualUNet(nn.Module):
             for block in self.decoder[scale].children():
                 x = block(x, embedding)
         return F.pixel_shuffle(self.tail(x), self.unshuffle)
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Weights on the meta device, not initialised.
+
+    ``torch.device("meta")`` would do the same for all tensors, but its random numbers and sequences import torch's compiler,
+    which takes seconds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if name in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        if name in ("empty", "zeros", "ones", "rand", "randn"):
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _limited_size(where: str) -> Iterator[None]:
+    """Refuse to build a network of more than ``MAX_PARAMETERS`` or ``MAX_PARTS`` while it is built in this thread.
+
+    Raises:
+        InputError: as soon as a network grows larger.
+    """
+    count = {"parameters": 0, "parts": 0}
+    thread = threading.get_ident()
+
+    def register(parent: nn.Module, name: str, part: Any) -> None:  # noqa: ANN401
+        if threading.get_ident() != thread:
+            return
+        count["parts"] += 1
+        count["parameters"] += part.numel() if isinstance(part, Tensor) else 0
+        if count["parameters"] > MAX_PARAMETERS:
+            raise InputError(
+                f"{where}: the network would have more than {MAX_PARAMETERS:.1e} parameters; make its arguments smaller"
+            )
+        if count["parts"] > MAX_PARTS:
+            raise InputError(f"{where}: the network would have more than {MAX_PARTS} parts; make its arguments smaller")
+
+    hooks = [
+        registration.register_module_parameter_registration_hook(register),
+        registration.register_module_buffer_registration_hook(register),
+        registration.register_module_module_registration_hook(register),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def network_class(name: str) -> type[nn.Module]:
+    """The class of a name in ``NETWORKS``."""
+    return getattr(importlib.import_module(NETWORKS[name]), name)
+
+
+def _check_names(name: str, arguments: Mapping[str, Any], where: str) -> None:
+    known = [key for key in inspect.signature(network_class(name)).parameters if key != "self"]
+    for key in arguments:
+        if key not in known:
+            near = get_close_matches(key, known, n=1, cutoff=0.6)
+            advice = f"did you mean {near[0]!r}?" if near else f"its arguments are {', '.join(known)}"
+            raise InputError(f"{where}: {name} does not take the argument {key[:40]!r}; {advice}")
+
+
+def network_without_memory(name: str, arguments: Mapping[str, Any], where: str = "network") -> nn.Module:
+    """A network whose weights are on the meta device: they have names and shapes, and take no memory.
+
+    Args:
+        name: name in ``NETWORKS``.
+        arguments: arguments of the class.
+        where: file that they come from, for errors.
+
+    Raises:
+        InputError: if the arguments are not those of the class, or the network is larger than ``MAX_PARAMETERS``.
+    """
+    _check_names(name, arguments, where)
+    try:
+        with _limited_size(where), _WithoutMemory():
+            return network_class(name)(**arguments)
+    except InputError:
+        raise
+    except Exception as error:  # every class checks its arguments in its own way
+        reason = told(innermost(error))
+        raise InputError(f"{where}: {name} cannot be built ({reason}); correct its arguments") from error
+
+
+def check_images(network: nn.Module, channels: int, multiple: int, where: str = "network") -> None:
+    """Check that a network maps images of ``channels`` channels, whose sides are multiples of ``multiple``, to such images.
+
+    Args:
+        network: network, which is called once on a small image of zeros.
+        channels: channels of the images; output channels after these, such as learned variances, are not used.
+        multiple: multiple of the sides.
+        where: file that describes the network, for errors.
+
+    Raises:
+        InputError: if it does not.
+    """
+    x = torch.zeros(1, channels, multiple, 3 * multiple)
+    images = f"images of {channels} channel{'s' * (channels > 1)} with sides that are multiples of {multiple}"
+    correct = "correct its arguments, 'images' or 'multiple'"
+    try:
+        with torch.no_grad():
+            out = network(x, torch.zeros(1))
+    except Exception as error:  # networks refuse images in their own ways
+        raise InputError(
+            f"{where}: the network does not take {images} ({told(innermost(error))}); {correct}"
+        ) from error
+    if not isinstance(out, Tensor) or out.shape[2:] != x.shape[2:] or out.shape[1] not in (channels, 2 * channels):
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise InputError(f"{where}: the network maps {images}, {tuple(x.shape)}, to {found}; {correct}")

@@ -15,14 +15,15 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-import medrecon
-from medrecon.bundle import find_bundle, load_config, metadata, parsed
+from medrecon._version import __version__
+from medrecon.bundle import find_bundle, metadata
 from medrecon.data.errors import InputError, warn
 from medrecon.data.espirit import CoilMaps, Espirit, coil_maps, trusted_noise
 from medrecon.data.kspace import check_scale, common_mask, sampling_mask
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
 from medrecon.inferers import PosteriorInferer, as_number, find_solver
+from medrecon.monai_bundle import load_config, parsed
 
 __all__ = [
     "Reconstruction",
@@ -124,7 +125,7 @@ def provenance(record: Mapping[str, Any], root: str | Path) -> dict[str, Any]:
     facts = metadata(root)
     return {
         "versions": {
-            "medrecon": medrecon.__version__,
+            "medrecon": __version__,
             "monai": monai.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),

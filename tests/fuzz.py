@@ -49,9 +49,10 @@ from medrecon.data.errors import InputError
 from medrecon.data.images import load_image
 from medrecon.data.kspace import load_array, load_kspace
 from medrecon.data.noncartesian import load_noncartesian
+from medrecon.data.scan import Geometry
 from medrecon.data.sinogram import load_sinogram
 from medrecon.data.slices import load_slices
-from medrecon.writers.formats import mrd_bytes
+from medrecon.writers.mrd import mrd_bytes
 from tests.conftest import blobs
 from tests.edge import test_ct, test_dicom, test_ismrmrd, test_noncartesian, test_twix, test_volumes
 
@@ -133,7 +134,7 @@ def radial_mrd(path):
 
 
 def mrd_images(path):
-    path.write_bytes(mrd_bytes(np.abs(kspace()[:, 0]), (5.0, 1.0, 1.0), None))
+    path.write_bytes(mrd_bytes(np.abs(kspace()[:, 0]), Geometry((5.0, 1.0, 1.0))))
 
 
 def twix(path):

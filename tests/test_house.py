@@ -1,6 +1,7 @@
 """The house: imports run downwards only, and heavy ones stay where they belong."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,31 +11,37 @@ import pytest
 import medrecon
 
 ROOT = Path(medrecon.__file__).parent
-# Lower number, lower floor; a module may import its own floor and those below.
-FLOORS = {
-    "data": 0, "workers": 0, "noise": 0, "operators": 0, "priors": 0,
-    "likelihood": 1,
-    "solvers": 2, "training": 2,
-    "sample": 3,
-    "posterior": 4, "networks": 4, "metrics": 4, "inferers": 4, "engines": 4, "bundle": 4, "reconstruction": 4,
-    "writers": 4, "transforms": 4,
-    "report": 5, "prep": 5,
-    "handlers": 6, "cli": 6, "__main__": 7,
-}  # fmt: skip
+# By floor, the lowest first, as in the chart of CONTRIBUTING.md. A module may import its own floor and those below.
+ROOMS = [
+    "_version data workers noise operators priors",
+    "likelihood",
+    "solvers training",
+    "sample",
+    "posterior networks weights prior_file",
+    "writers volumes",
+    "bundle",
+    "metrics inferers engines monai_bundle reconstruction transforms",
+    "report prep",
+    "handlers cli",
+    "__main__",
+]
+FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.split()}
 MONAI = {
     "metrics",
     "inferers",
     "handlers",
     "engines",
-    "bundle",
-    "reconstruction",
-    "writers",
+    "monai_bundle",
     "transforms",
-    "networks",
     "prep",
+    "reconstruction",
     "cli",
 }
 SIGPY = {"data/espirit.py", "data/masks.py"}
+
+
+def is_room(name):
+    return (ROOT / f"{name}.py").is_file() or (ROOT / name).is_dir()
 
 
 def imports(path):
@@ -43,9 +50,11 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            if node.module == "medrecon":
-                yield from (f"medrecon.{alias.name}" for alias in node.names if alias.name[0].islower())
-            yield node.module
+            # ``from medrecon import x`` imports the room x, or else what the package itself offers.
+            rooms = [f"medrecon.{alias.name}" for alias in node.names if is_room(alias.name)]
+            yield from rooms if node.module == "medrecon" else ()
+            if node.module != "medrecon" or len(rooms) < len(node.names):
+                yield node.module
 
 
 def modules():
@@ -59,8 +68,33 @@ def test_every_room_has_a_floor():
     assert {room for _, room, _ in modules()} == set(FLOORS)
 
 
+def test_the_chart_in_contributing_shows_these_floors():
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    chart = re.search(r"imports run downwards only.*?```\n(.*?)```", text, re.DOTALL).group(1)
+    rows = [re.split(r"\s{2,}", line)[0].split() for line in chart.splitlines()]
+    assert [set(row) for row in reversed(rows)] == [set(rooms.split()) for rooms in ROOMS]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("import medrecon", {"medrecon"}),
+        ("import medrecon.solvers.dps", {"medrecon.solvers.dps"}),
+        ("from medrecon import solvers", {"medrecon.solvers"}),
+        ("from medrecon import InputError, solvers", {"medrecon", "medrecon.solvers"}),
+        ("from medrecon import reconstruct", {"medrecon"}),
+        ("from medrecon.solvers import DPS", {"medrecon.solvers"}),
+    ],
+)
+def test_every_way_to_import_is_seen(tmp_path, line, expected):
+    (tmp_path / "m.py").write_text(line)
+    assert set(imports(tmp_path / "m.py")) == expected
+
+
 def test_imports_run_downwards_only():
     for path, room, names in modules():
+        # The package imports everything; within it, the version comes from _version and the rest from its own room.
+        assert "medrecon" not in names, f"{path} imports the package from within"
         for name in names:
             if name.startswith("medrecon."):
                 target = name.split(".")[1]
@@ -69,7 +103,13 @@ def test_imports_run_downwards_only():
 
 def test_ground_rooms_do_not_know_each_other_in_circles():
     """Operators know nobody; priors know operators' linear algebra; data knows neither."""
-    allowed = {"operators": {"operators"}, "priors": {"priors", "operators"}, "noise": set(), "data": {"data"}}
+    allowed = {
+        "operators": {"operators"},
+        "priors": {"priors", "operators"},
+        "noise": set(),
+        "data": {"data"},
+        "_version": set(),
+    }
     for path, room, names in modules():
         if room in allowed:
             used = {name.split(".")[1] for name in names if name.startswith("medrecon.")}
@@ -95,6 +135,19 @@ def test_help_imports_nothing_heavy(argument):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import medrecon",
+        "from medrecon.bundle import load_prior; load_prior('brain_mri').network()",
+        "from medrecon.cli import main; assert main(['solvers', '--settings', '--bundle', 'brain_mri']) == 0",
+    ],
+)
+def test_a_prior_is_read_without_monai(code):
+    code = f"import sys; {code}; assert not {{'monai', 'ignite'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_nothing_loads_torchvision():

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from medrecon import __version__
+from medrecon._version import __version__
 from medrecon.cli import demo, evaluate, info, prep, recon, solvers, undersample
 from medrecon.cli.streams import lasting
 from medrecon.data.errors import InputError, advised, told

@@ -73,10 +73,11 @@ def run(arguments: argparse.Namespace) -> None:
     from medrecon.data.masks import achieved_acceleration, undersampling_mask
     from medrecon.data.phantom import loop_coils, simulate_kspace
     from medrecon.data.phase import smooth_phase
+    from medrecon.data.scan import Geometry
     from medrecon.metrics import scores
     from medrecon.reconstruction import reconstruct
     from medrecon.report.montage import montage
-    from medrecon.writers import nifti_bytes
+    from medrecon.writers.nifti import nifti_bytes
 
     reference, affine = _anatomy()
     shape = reference.shape[1:]
@@ -91,7 +92,12 @@ def run(arguments: argparse.Namespace) -> None:
         f"acceleration {achieved_acceleration(mask):.2f} with {ACS} ACS lines, noise {NOISE:g} of the brightest tissue\n"
     )
     print(f"{'method':18} {'PSNR dB':>8} {'SSIM':>6} {'NMSE':>7} {'seconds':>8} {'evaluations':>12}")
-    table, files, pictures, captions = {}, {folder / "reference.nii.gz": nifti_bytes(reference, None, affine)}, {}, {}
+    table, files, pictures, captions = (
+        {},
+        {folder / "reference.nii.gz": nifti_bytes(reference, Geometry(affine=affine))},
+        {},
+        {},
+    )
     for title, solver in METHODS.items():
         with Progress(title) as progress:
             result = reconstruct(
@@ -114,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
             flush=True,
         )
         table[title] = row
-        files[folder / f"{solver}.nii.gz"] = nifti_bytes(result.image, None, affine)
+        files[folder / f"{solver}.nii.gz"] = nifti_bytes(result.image, Geometry(affine=affine))
         pictures[title] = result.image[1]
         captions[title] = f"{row['psnr']:.1f} dB, {row['ssim']:.3f}"
     files[folder / "montage.png"] = montage(reference[1], pictures, captions)

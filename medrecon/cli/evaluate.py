@@ -1,4 +1,4 @@
-"""Compare a reconstruction with fully sampled data: PSNR, SSIM, NMSE."""
+"""Compare a reconstruction with a reference, fully sampled k-space or a volume: PSNR, SSIM, NMSE, RMSE."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECON, --reference, --select, --fit-scale, --json."""
     from medrecon.cli.options import add_select
 
-    parser.add_argument("reconstruction", metavar="RECON", help=".h5 or .nii.gz that 'medrecon recon' wrote")
-    parser.add_argument("--reference", required=True, metavar="FULL", help="fully sampled k-space of the same slices")
+    parser.add_argument(
+        "reconstruction",
+        metavar="RECON",
+        help="image: .nii, .nii.gz, .h5 with 'reconstruction', .mrd, DICOM file or folder",
+    )
+    parser.add_argument(
+        "--reference",
+        required=True,
+        metavar="REF",
+        help="fully sampled k-space of the same slices, or a volume in one of the formats of RECON (HU of CT)",
+    )
     parser.add_argument(
         "--fit-scale", action="store_true", help="first scale the image to the reference (least squares)"
     )
@@ -20,79 +29,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_select(parser)
 
 
-def _image(path: str):  # noqa: ANN202 - numpy is imported inside
-    """Magnitude ``(slices, y, x)`` of either output format."""
-    from pathlib import Path
-
-    from medrecon.data.images import is_nifti, load_image
-    from medrecon.data.kspace import load_array
-
-    return load_image(path).array if is_nifti(Path(path)) else load_array(path, "reconstruction")
-
-
-def _magnitude(path: str):  # noqa: ANN202 - numpy is imported inside
-    """What :func:`_image` reads, the magnitude of complex numbers.
-
-    Raises:
-        InputError: for negative numbers, which no magnitude has.
-    """
-    import numpy as np
-
-    from medrecon.data.errors import InputError
-
-    image = _image(path)
-    image = np.abs(image) if np.iscomplexobj(image) else image
-    if (image < 0).any():
-        raise InputError(f"{path}: holds negative numbers, so it is not a magnitude image; give the magnitude")
-    return image.astype(np.float32)
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Print the scores."""
     import json
-    import re
-    from pathlib import Path
+    import warnings
 
     import numpy as np
 
-    from medrecon.data.errors import InputError, warn
-    from medrecon.data.espirit import combined_reference
-    from medrecon.data.files import not_described
-    from medrecon.data.kspace import load_kspace, one_sided, undersampled
+    from medrecon.data.errors import InputError, SelectionError, warn
+    from medrecon.volumes import check_pair, load_reference, load_volume
 
-    image = _magnitude(arguments.reconstruction)
-    where = Path(arguments.reconstruction)
-    problem = not_described(where, where.with_name(re.sub(r"(\.nii)?\.[^.]+$", "", where.name) + ".json"))
-    if problem is not None:
-        warn(problem)
-    full = load_kspace(arguments.reference, dict(arguments.select))
-    for text in full.warnings:
-        warn(text)
-    if undersampled(full.kspace, full.mask):
-        raise InputError(f"{full.path}: is undersampled itself; give a fully sampled reference")
-    for text in one_sided(full.kspace, full.mask, str(full.path)):
-        warn(text)
-    slices, _, y, x = full.kspace.shape
-    if image.shape != (slices, y, x):
+    try:
+        image = load_volume(arguments.reconstruction)
+    except SelectionError as error:
         raise InputError(
-            f"{arguments.reconstruction}: shape {image.shape}, but {full.path} is {(slices, y, x)} (slices, y, x); "
-            "reconstruct all slices on the full matrix"
-        )
-    if not np.isfinite(image).all():
-        raise InputError(f"{arguments.reconstruction}: holds NaN or Inf; reconstruct again")
-
-    import warnings
-
+            f"{arguments.reconstruction}: holds several volumes or series; give a file or folder of one"
+        ) from error
+    for text in image.warnings:
+        warn(text)
+    reference = load_reference(arguments.reference, dict(arguments.select))
+    for text in reference.warnings:
+        warn(text)
+    in_hu = check_pair(image, reference)
+    if in_hu and arguments.fit_scale:
+        raise InputError("--fit-scale is for magnitudes, since HU have a fixed scale; leave it out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from medrecon.metrics import scores
+        from medrecon.metrics import hounsfield_scores, magnitude_scores
 
-    reference = combined_reference(full.kspace)
+    values = image.array
     if arguments.fit_scale:
-        unit = image / (image.max() or 1.0)  # squares of very large or small numbers are no numbers
-        image = unit * float((unit * reference.astype(np.float64)).sum() / max((unit**2).sum(), 1e-30))
-    result = scores(image, reference)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print(f"PSNR {result['psnr']:.2f} dB, SSIM {result['ssim']:.3f}, NMSE {result['nmse']:.4f}")
+        unit = values / (values.max() or 1.0)  # squares of very large or small numbers overflow
+        truth = reference.array.astype(np.float64)
+        values = unit * float((unit * truth).sum() / max((unit**2).sum(), 1e-30))
+    result = (hounsfield_scores if in_hu else magnitude_scores)(values, reference.array)
+    print(json.dumps(result, indent=2) if arguments.json else _sentence(result))
+
+
+def _sentence(result: dict) -> str:
+    """The scores, with the range of PSNR and SSIM."""
+    unit = " HU" if result["hounsfield"] else ""
+    of = "-1000 to 1000 HU" if unit else f"0 to {result['data_range']:.4g}, the reference's maximum"
+    return (
+        f"PSNR {result['psnr']:.2f} dB, SSIM {result['ssim']:.3f} (range {of}), NMSE {result['nmse']:.4f}, "
+        f"RMSE {result['rmse']:.4g}{unit}"
+    )

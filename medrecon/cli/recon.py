@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
-    from pydicom import Dataset
-
-    from medrecon.data.kspace import KSpace
 
 __all__ = ["add_arguments", "run"]
 
@@ -17,6 +10,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IN, -o and everything else."""
     from medrecon.cli.options import add_compute, add_select, choice
+    from medrecon.writers import WRITERS, all_parts
 
     parser.add_argument(
         "input", metavar="IN", help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .mat, .npz, .npy"
@@ -39,12 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         default="nifti",
-        choices=("nifti", "h5", "dicom", "mrd", "png"),
+        choices=tuple(WRITERS),
         help="of the image (default: nifti)",
     )
-    parser.add_argument(
-        "--part", default="mag", choices=("mag", "mag-phase", "complex"), help="what NIfTI files hold (default: mag)"
-    )
+    parser.add_argument("--part", default="mag", choices=all_parts(), help="what NIfTI files hold (default: mag)")
     parser.add_argument(
         "--bids", metavar="NAME", help="name NIfTI files as BIDS derivatives, e.g. sub-01_acq-mprage_T1w"
     )
@@ -102,51 +94,17 @@ def _settings(pairs: list[str]) -> dict[str, object]:
     return settings
 
 
-def _place(
-    arguments: argparse.Namespace, data: KSpace
-) -> tuple[np.ndarray | None, tuple[Dataset, ...], tuple[str, ...]]:
-    """The affine of the slices that are asked for, and the headers and warnings of ``--like``."""
-    from medrecon.data.errors import InputError
-    from medrecon.data.geometry import affine_of_slices
-    from medrecon.data.images import load_like
-
-    affine, headers, doubts, other = data.affine, (), (), ""
-    shape = (len(data.kspace), *data.kspace.shape[2:])
-    if arguments.deidentify and arguments.format != "dicom":
-        raise InputError(
-            "--deidentify is for --format dicom, since other formats hold nothing of the patient; leave it out"
-        )
-    if arguments.like_select and not arguments.like:
-        raise InputError("--like-select selects from --like; give --like as well")
-    if arguments.like:
-        if arguments.format != "dicom":
-            raise InputError("--like is for --format dicom; give --format dicom as well")
-        series = load_like(arguments.like, dict(arguments.like_select))
-        headers, doubts = series.headers, series.warnings
-        if affine is None and series.array.shape == shape:
-            affine = series.affine
-        other = f" (--like has {' x '.join(map(str, series.array.shape))}, the data {' x '.join(map(str, shape))})"
-    if arguments.format == "dicom" and affine is None:
-        raise InputError(
-            f"{data.path}: does not give the position of its slices, which DICOM needs; give --like with a series of the same "
-            f"slices and matrix that has positions{other}, or write NIfTI"
-        )
-    if arguments.format == "mrd" and data.spacing is None:
-        raise InputError(f"{data.path}: does not give the size of its voxels, which MRD images need; write NIfTI")
-    return affine_of_slices(affine, arguments.slices, len(data.kspace)), headers, doubts
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Load, reconstruct, write."""
     from dataclasses import replace
-    from pathlib import Path
 
     from medrecon.data.coils import compress_coils, noise_covariance, prewhiten
     from medrecon.data.errors import InputError, warn
-    from medrecon.data.files import check_writable
     from medrecon.data.kspace import common_mask, load_array, load_kspace, rounding, sampling_mask
     from medrecon.data.noise import noise_level
-    from medrecon.writers import output_paths, write_reconstruction
+    from medrecon.data.scan import Geometry
+    from medrecon.posterior import Reconstruction
+    from medrecon.writers import Output, check, like_series, place, write
 
     settings = _settings(arguments.set)
     if arguments.samples < 1 or (arguments.steps is not None and arguments.steps < 1):
@@ -160,19 +118,24 @@ def run(arguments: argparse.Namespace) -> None:
         data = replace(data, warnings=tuple(text for text in data.warnings if text not in asked))
     for text in data.warnings:
         warn(text)
-    affine, headers, doubts = _place(arguments, data)
-    for text in doubts:
-        warn(text)
-    sources = [path for path in (data.path, arguments.maps, arguments.mask) if path]
-    sources += [header.filename for header in headers]
-    names = {
-        "slices": len(range(len(data.kspace))[arguments.slices]),
-        "part": arguments.part,
-        "bids": arguments.bids,
-        "label": arguments.solver,
-    }
-    paths = output_paths(arguments.output, data.stem, arguments.format, arguments.samples > 1, sources, **names)
-    check_writable(paths, arguments.overwrite, Path(arguments.output))
+    like = like_series(arguments.like, dict(arguments.like_select), arguments.format)
+    doubts = () if like is None else like.warnings
+    output = Output(
+        folder=arguments.output,
+        stem=data.stem,
+        format=arguments.format,
+        overwrite=arguments.overwrite,
+        part=arguments.part,
+        like=like,
+        deidentify=arguments.deidentify,
+        bids=arguments.bids,
+        label=arguments.solver,
+        sources=[path for path in (data.path, arguments.maps, arguments.mask) if path],
+    )
+    shape = (len(data.kspace), *data.kspace.shape[2:])
+    geometry = place(Geometry(data.spacing, data.affine), shape, like, arguments.slices)
+    slices = len(range(shape[0])[arguments.slices])
+    check(output, slices=slices, samples=arguments.samples > 1, geometry=geometry)
     # Before coils are mixed, which hides what one of them lacks.
     measured = data.mask
     if stored is not None:
@@ -240,23 +203,10 @@ def run(arguments: argparse.Namespace) -> None:
         "spacing_mm": data.spacing,
         **more,
     }
-    write_reconstruction(
-        Path(arguments.output),
-        data.stem,
-        result.image,
-        record,
-        result.samples,
-        data.spacing,
-        arguments.format,
-        arguments.overwrite,
-        affine,
-        result.phase,
-        arguments.part,
-        headers,
-        arguments.deidentify,
-        arguments.bids,
-        arguments.solver,
+    made = Reconstruction(
+        image=result.image, samples=result.samples, record=record, phase=result.phase, geometry=geometry
     )
+    paths = write(made, output)
     print(
         f"{paths[0]}: {arguments.solver}, {record['network_evaluations']} network evaluations, "
         f"acceleration {record['acceleration']:.2f}, {record['seconds']:.1f} s"

@@ -17,14 +17,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Print name and first line of every solver."""
     from dataclasses import fields
 
-    from medrecon.bundle import find_bundle, load_config
-    from medrecon.data.errors import InputError
+    from medrecon.bundle import load_prior
     from medrecon.solvers import SOLVERS
 
-    config = load_config(find_bundle(arguments.bundle)) if arguments.bundle else {}
-    tuned = config.get("tuned") or {}
-    if not isinstance(tuned, dict) or not all(isinstance(suited, dict) for suited in tuned.values()):
-        raise InputError(f"{arguments.bundle}: 'tuned' in its inference.yaml must be settings by solver; correct it")
+    tuned = load_prior(arguments.bundle).tuned if arguments.bundle else {}
     for name, solver in SOLVERS.items():
         print(f"{name:12} {(solver.__doc__ or '').strip().splitlines()[0]}")
         if arguments.settings:

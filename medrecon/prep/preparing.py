@@ -19,11 +19,11 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Randomizable
 
-import medrecon
-from medrecon.bundle import parsed
+from medrecon._version import __version__
 from medrecon.data import decoding
 from medrecon.data.errors import InputError, innermost, told
 from medrecon.data.files import sha256
+from medrecon.monai_bundle import parsed
 from medrecon.prep.cases import Case, stamp_of
 from medrecon.prep.people import without_names
 from medrecon.prep.recipes import parser_of
@@ -169,7 +169,7 @@ def _arrays(
         notes.append("orientation unknown")
     notes += [text for about in row["arrays"].values() for text in about.get("meta", {}).get("warnings", [])]
     row["warnings"] = sorted(set(notes))
-    row["medrecon"] = medrecon.__version__
+    row["medrecon"] = __version__
     return arrays, compression
 
 

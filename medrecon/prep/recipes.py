@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from medrecon.bundle import Config, parsed, read_yaml
 from medrecon.data.errors import InputError, told
+from medrecon.data.yaml_files import read_yaml
+from medrecon.monai_bundle import Config, parsed
 
 __all__ = ["check_recipe", "find_recipe", "load_recipe", "names", "parser_of"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from medrecon.data.errors import warn
-from medrecon.data.images import load_like
+from medrecon.data.scan import Geometry
+from medrecon.posterior import Reconstruction
 from medrecon.reconstruction import finish_record, magnitudes, mean_phase, provenance
-from medrecon.writers import output_paths, write_reconstruction
+from medrecon.writers import Output, like_series, place, write
 
 __all__ = ["SaveHounsfieldd", "SaveReconstructiond"]
 
@@ -47,46 +49,33 @@ class _Save(MapTransform):
         self.fmt = fmt
         self.overwrite = overwrite
 
-    def _write(
-        self,
-        data: Mapping[Hashable, Any],
-        image: np.ndarray,
-        samples: np.ndarray | None,
-        spacing: tuple[float, float, float] | None,
-        record: Mapping[str, Any],
-        **more: Any,  # noqa: ANN401
-    ) -> None:
+    def _write(self, data: Mapping[Hashable, Any], reconstruction: Reconstruction, part: str = "mag") -> None:
+        """Add name, warnings and position of the source, and write; ``geometry`` holds the spacing alone so far."""
         meta = data[self.source_key].meta
         source = Path(str(meta["filename_or_obj"]))
         affine = data[self.source_key].affine.cpu().numpy() if meta.get("affine_known") else None
-        headers, doubts = (), ()
-        if self.like is not None:
-            series = load_like(self.like, self.like_select)
-            headers, doubts = series.headers, series.warnings
-            for text in doubts:
-                warn(text)
-            affine = series.affine if affine is None and series.array.shape == image.shape else affine
-        sources = [source, *(header.filename for header in headers)]
-        output_paths(
-            self.output_dir, source.stem, self.fmt, samples is not None, sources, len(image), more.get("part", "mag")
-        )
-        write_reconstruction(
-            self.output_dir,
-            source.stem,
-            image,
-            {
-                **record,
-                "input": str(source),
-                "warnings": [*(meta.get("warnings") or []), *doubts, *(record.get("warnings") or [])],
-            },
-            samples,
-            spacing,
-            self.fmt,
-            self.overwrite,
-            affine,
-            like=headers,
+        like = like_series(self.like, self.like_select)
+        doubts = () if like is None else like.warnings
+        record = reconstruction.record
+        warnings = [*(meta.get("warnings") or []), *doubts, *(record.get("warnings") or [])]
+        geometry = Geometry(reconstruction.geometry.spacing, affine)
+        output = Output(
+            folder=self.output_dir,
+            stem=source.stem,
+            format=self.fmt,
+            overwrite=self.overwrite,
+            part=part,
+            like=like,
             deidentify=self.deidentify,
-            **more,
+            sources=[source],
+        )
+        write(
+            replace(
+                reconstruction,
+                geometry=place(geometry, reconstruction.image.shape, like),
+                record={**record, "input": str(source), "warnings": warnings},
+            ),
+            output,
         )
 
 
@@ -95,14 +84,14 @@ class SaveReconstructiond(_Save):
 
     Args:
         keys: of the images, complex ``(samples, slices, y, x)`` from ``PosteriorInferer``.
-        output_dir: where ``<stem>.nii.gz`` (or what ``fmt`` says) and ``<stem>.json`` go.
+        output_dir: where ``<stem>.nii.gz`` (or the files of ``fmt``) and ``<stem>.json`` go.
         bundle_root: of the bundle, for the record.
         source_key: of the k-space that ``LoadKSpaced`` loaded (name, geometry).
-        fmt: see :func:`medrecon.writers.write_reconstruction`.
+        fmt: see :class:`medrecon.writers.Output`.
         overwrite: replace existing files.
         allow_missing_keys: as in MONAI.
         like: folder of a DICOM series whose patient and study ``dicom`` copies, and its positions where k-space has none.
-        deidentify: see :func:`medrecon.writers.write_reconstruction`.
+        deidentify: see :class:`medrecon.writers.Output`.
         like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
         mask_key: of the mask.
         part: ``mag``, ``mag-phase`` or ``complex``.
@@ -133,6 +122,7 @@ class SaveReconstructiond(_Save):
             z, y, x = (float(s) for s in meta["spacing"])
             spacing = (z, y, x) if meta["spacing_known"] else None
             image, samples = magnitudes(data[key])
+            phase = mean_phase(torch.as_tensor(data[key]))
             record = finish_record(
                 json.loads(data[key].meta["record"]),
                 self.bundle_root,
@@ -143,8 +133,8 @@ class SaveReconstructiond(_Save):
             )
             for text in record["warnings"]:
                 warn(text)
-            phase = mean_phase(torch.as_tensor(data[key]))
-            self._write(data, image, samples, spacing, record, phase=phase, part=self.part)
+            made = Reconstruction(image=image, samples=samples, record=record, phase=phase, geometry=Geometry(spacing))
+            self._write(data, made, self.part)
         return dict(data)
 
 
@@ -153,14 +143,14 @@ class SaveHounsfieldd(_Save):
 
     Args:
         keys: of the images, ``(samples, slices, y, x)`` from ``TomographyInferer``.
-        output_dir: where ``<stem>.nii.gz`` (or what ``fmt`` says) and ``<stem>.json`` go.
+        output_dir: where ``<stem>.nii.gz`` (or the files of ``fmt``) and ``<stem>.json`` go.
         bundle_root: of the bundle, for the record.
         source_key: of the sinogram that ``LoadSinogramd`` loaded.
-        fmt: see :func:`medrecon.writers.write_reconstruction`.
+        fmt: see :class:`medrecon.writers.Output`.
         overwrite: replace existing files.
         allow_missing_keys: as in MONAI.
         like: folder of a DICOM series of the same slices, whose patient, study and positions are copied.
-        deidentify: see :func:`medrecon.writers.write_reconstruction`.
+        deidentify: see :class:`medrecon.writers.Output`.
         like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
     """
 
@@ -171,7 +161,12 @@ class SaveHounsfieldd(_Save):
             record = json.loads(data[key].meta["record"])
             side = record["spacing_mm"]
             record = {**provenance(record, self.bundle_root), **record}
-            self._write(
-                data, samples.mean(0), samples if len(samples) > 1 else None, (1.0, side, side), record, modality="CT"
+            made = Reconstruction(
+                image=samples.mean(0),
+                samples=samples if len(samples) > 1 else None,
+                record=record,
+                geometry=Geometry((1.0, side, side)),
+                modality="CT",
             )
+            self._write(data, made)
         return dict(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-import medrecon
+from medrecon._version import __version__
 from medrecon.data.errors import InputError
 
 __all__ = ["bids_files", "dataset_description"]
@@ -79,6 +79,6 @@ def dataset_description() -> bytes:
         "Name": "medrecon reconstructions",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "medrecon", "Version": medrecon.__version__}],
+        "GeneratedBy": [{"Name": "medrecon", "Version": __version__}],
     }
     return (json.dumps(about, indent=2) + "\n").encode()

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from medrecon.data.errors import warn
 from medrecon.data.files import holds, sha256
 from medrecon.writers.bids import bids_files
+from medrecon.writers.registry import WRITERS, all_parts
+
+if TYPE_CHECKING:
+    from medrecon.writers.output import Output
 
 __all__ = ["earlier_files", "owner"]
 
-_ENDS = (
-    r"\.(?:h5|mrd|png|nii\.gz)", r"_\d{3,}\.png", r"_(?:samples|part-mag|part-phase)\.nii\.gz", r"_spread\.dcm", r"/\d{4,}\.dcm",
-)  # fmt: skip
-"""What follows a stem in the names that :func:`medrecon.writers.output_paths` gives."""
 _LARGEST = 1 << 26
 
 
@@ -42,45 +42,45 @@ def _listed(sidecar: Path) -> _Listed:
         return _Listed([], {})
 
 
-def owner(folder: Path, stem: str, path: Path) -> Path | None:
-    """The sidecar of another name than ``stem`` that lists ``path``: slice 1 of ``P1`` is called like the scan ``P1_001``."""
+def _endings() -> list[str]:
+    """What follows a stem in names of this package, as regular expressions."""
+    return [ending for writer in WRITERS.values() for ending in writer.endings]
+
+
+def owner(output: Output, path: Path) -> Path | None:
+    """The sidecar of another stem that lists ``path``: slice 1 of ``P1`` is called like the scan ``P1_001``."""
+    folder = Path(output.folder)
     name = path.relative_to(folder).as_posix()
-    for end in _ENDS:
-        match = re.fullmatch(rf"(.+){end}", name, re.DOTALL)
-        if match is not None and match[1] != stem and name in _listed(folder / f"{match[1]}.json").files:
+    for ending in _endings():
+        match = re.fullmatch(rf"(.+){ending}", name, re.DOTALL)
+        if match is not None and match[1] != output.stem and name in _listed(folder / f"{match[1]}.json").files:
             return folder / f"{match[1]}.json"
     return None
 
 
-def earlier_files(
-    folder: Path,
-    stem: str,
-    paths: Iterable[Path],
-    bids: str | None = None,
-    label: str = "medrecon",
-    parts: Sequence[str] = (),
-) -> dict[Path, str]:
-    """Files of an earlier run of this name, in any format, that the new run does not replace, with their SHA-256.
+def _names(output: Output) -> tuple[list[Path], Callable[[str], object]]:
+    """Sidecars that an earlier run with this stem (or BIDS name) can have left, and whether a name is one of its images."""
+    folder = Path(output.folder)
+    if output.bids is None:
+        pattern = re.compile(rf"{re.escape(output.stem)}(?:{'|'.join(_endings())})")
+        return [folder / f"{output.stem}.json"], pattern.fullmatch
+    runs = [bids_files(output.bids, output.label, True, part) for part in all_parts()]
+    known = {name for files in runs for name in files[:-1]}
+    return [folder / files[-1] for files in runs], known.__contains__
 
-    A sidecar counts for names that this package gives to ``stem``, so a forged one, or that of another scan, removes nothing
-    else. Files that have changed since, or were written without checksums (version 0.2), stay, with a warning.
+
+def earlier_files(output: Output, paths: Iterable[Path]) -> dict[Path, str]:
+    """Files of an earlier run with this stem, in any format, that the new run does not replace, with their SHA-256.
+
+    A sidecar counts only for names that this package gives to the stem, so a forged one, or that of another scan, removes
+    nothing else. Files that have changed since, or were written without checksums (version 0.2), stay, with a warning.
 
     Args:
-        folder: of the outputs.
-        stem: name of the files without suffix.
-        paths: files of the new run.
-        bids: name of BIDS derivatives instead of ``stem``.
-        label: BIDS' ``rec-`` entity.
-        parts: those that BIDS names may have.
+        output: of the new run.
+        paths: its files.
     """
-    paths = set(paths)
-    if bids is None:
-        sidecars = [folder / f"{stem}.json"]
-        pattern = re.compile(rf"{re.escape(stem)}(?:{'|'.join(_ENDS)})")
-        known: Callable[[str], object] = pattern.fullmatch
-    else:
-        sidecars = [folder / bids_files(bids, label, False, part)[-1] for part in parts]
-        known = {name for part in parts for name in bids_files(bids, label, True, part)[:-1]}.__contains__
+    folder, paths = Path(output.folder), set(paths)
+    sidecars, known = _names(output)
     found: dict[Path, str] = {}
     for sidecar in sidecars:
         files, digests = _listed(sidecar)

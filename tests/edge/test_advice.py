@@ -18,7 +18,8 @@ from medrecon.data.errors import NotCartesianError
 from medrecon.data.kspace import load_array, load_kspace, one_sided, sampling_mask
 from medrecon.data.noncartesian import load_noncartesian
 from medrecon.data.phantom import loop_coils, simulate_kspace
-from medrecon.writers.formats import mrd_bytes
+from medrecon.data.scan import Geometry
+from medrecon.writers.mrd import mrd_bytes
 
 from .test_ismrmrd import header, line, write
 
@@ -53,7 +54,7 @@ def h5(path, **arrays):
 def others(folder):
     """Files without k-space, and words that name what they hold and what takes it."""
     k = noise(2, 3, 8, 6)
-    (folder / "image.mrd").write_bytes(mrd_bytes(np.abs(k[0]), (1.0, 1.0, 1.0), None))
+    (folder / "image.mrd").write_bytes(mrd_bytes(np.abs(k[0]), Geometry((1.0, 1.0, 1.0))))
     shard = h5(folder / "train-00000.h5", **{"a/image": np.abs(k)})
     with h5py.File(shard, "a") as file:
         file["a"].attrs["row"] = "{}"

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import medrecon
-from medrecon.bundle import Config, find_bundle, load_config, load_weights, metadata, parsed, save_weights
+from medrecon.bundle import find_bundle, load_weights, metadata, save_weights
 from medrecon.cli import main
 from medrecon.cli.options import value
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import load_kspace
 from medrecon.inferers import PosteriorInferer, make_solver
+from medrecon.monai_bundle import Config, load_config, parsed
 from medrecon.networks import ResidualUNet
 from medrecon.prep import load_recipe, prepare
 from medrecon.solvers import SOLVERS, is_unconditional
@@ -176,7 +177,7 @@ def test_paths_are_data(scan, tmp_path):
     root.mkdir()
     network = ResidualUNet(channels=(8, 16), blocks=(1, 1), num_class_embeds=5)
     (root / "configs").mkdir()
-    for file in ("inference.yaml", "metadata.json"):
+    for file in ("inference.yaml", "metadata.json", "prior.yaml"):
         text = (find_bundle("brain_mri") / "configs" / file).read_text()
         text = text.replace("channels: [64, 128, 224, 192]", "channels: [8, 16]").replace("heads: 6", "heads: 0")
         (root / "configs" / file).write_text(text.replace("blocks: [2, 2, 2, 1]", "blocks: [1, 1]"))
@@ -417,7 +418,7 @@ def test_a_bundle_cannot_ignore_what_is_asked_for(scan, tmp_path):
     """A config without an item of that name would have."""
     data = load_kspace(scan()[0])
     (tmp_path / "configs").mkdir()
-    for file in ("inference.yaml", "metadata.json"):
+    for file in ("inference.yaml", "metadata.json", "prior.yaml"):
         text = (find_bundle("brain_mri") / "configs" / file).read_text()
         (tmp_path / "configs" / file).write_text(
             text.replace("\nstart: null", "\nbegin: null").replace("'@start'", "null")

@@ -13,28 +13,36 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import yaml
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.metrics import SSIMMetric
 
 import medrecon
-from medrecon.bundle import find_bundle, here_or, load_config, load_weights, metadata, save_weights
+from medrecon.bundle import (
+    current_bundle_or,
+    find_bundle,
+    load_prior,
+    load_weights,
+    metadata,
+    save_weights,
+)
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
+from medrecon.data.scan import Geometry
 from medrecon.inferers import PosteriorInferer, TomographyInferer
 from medrecon.metrics import SSIM, scores
 from medrecon.networks import ResidualUNet
 from medrecon.priors import equivariant
 from medrecon.solvers import DDS
-from medrecon.training.objectives import EDM
+from medrecon.training.objectives import EDM, objective
 from medrecon.transforms import (
     EstimateSensitivityMapsd,
     LoadKSpaced,
     UndersampleKSpaced,
 )
-from medrecon.writers import nifti_bytes
+from medrecon.weights import difference
+from medrecon.writers.nifti import nifti_bytes
 
 from ..conftest import write_ct_slices, write_slices
 
@@ -96,6 +104,7 @@ def test_properties(name, files, kind, scan, tmp_path):
         for archive in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
             write_slices(tmp_path / f"{archive}.npz")
         write_ct_slices(tmp_path / "ct_slices_256.npz")
+        shutil.copytree(root / "configs", tmp_path / "configs")
         settings = {"dataset_dir": str(tmp_path), "bundle_root": str(tmp_path), "crop": 32, "val_crop": 48}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -111,21 +120,40 @@ def test_properties(name, files, kind, scan, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_training_and_inference_configs_describe_the_same_network(name):
-    configs = find_bundle(name) / "configs"
-    train, inference = (yaml.safe_load((configs / f"{kind}.yaml").read_text()) for kind in ("train", "inference"))
-    for key in ("network_def", "labels"):
-        assert train.get(key) == inference.get(key)
-    trained = metadata(find_bundle(name))["weights"]
-    assert trained["sigma_data"] == train["sigma_data"]
-    assert trained["parameterization"] == train["parameterization"]
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_every_config_has_the_network_of_the_prior(name, kind):
+    """A changed ``prior.yaml`` changes the network of training and inference, and the loaded prior has it."""
+    root = find_bundle(name)
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / f"{kind}.yaml"))
+    parser["bundle_root"] = str(root)
+    with_config = parser.get_parsed_content("network_def")
+    prior, trained = load_prior(name), load_prior(name).network()
+    assert difference(trained.state_dict(), with_config) is None
+    assert parser.get_parsed_content("prior").labels == prior.labels
+    if kind == "train":
+        trained_for = [parser.get_parsed_content(key) for key in ("parameterization", "sigma_data")]
+        assert objective(*trained_for) == prior.objective
+    else:
+        inferer = parser.get_parsed_content("inferer")
+        assert (inferer.objective, inferer.symmetries) == (prior.objective, prior.symmetries)
+
+
+def test_metadata_of_bundles_agree_with_their_priors():
+    """What ``metadata.json`` tells other tools about the network is what ``prior.yaml`` has."""
+    for name in NAMES:
+        prior, facts = load_prior(name), metadata(find_bundle(name))
+        for tensors in facts["network_data_format"].values():
+            assert {tensor["num_channels"] for tensor in tensors.values()} == {prior.channels}
+        assert tuple(facts.get("conditions", ())) == prior.labels[:-1]
+        assert f"sigma_data {prior.objective.sigma_data}" in facts["image_unit"]
 
 
 def test_a_copy_uses_its_own_weights(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    assert here_or("brain_mri") == ROOT
+    assert current_bundle_or("brain_mri") == ROOT
     monkeypatch.chdir(tmp_path)
-    assert here_or("brain_mri") == tmp_path
+    assert current_bundle_or("brain_mri") == tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -300,12 +328,11 @@ def test_what_suits_the_prior_gives_way_to_what_the_user_says():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundle_knows_what_suits_it(name):
     """Every solver that it names takes the settings that it gives."""
-    parser = load_config(ROOT.parent / name)
+    tuned = load_prior(name).tuned
     kind = TomographyInferer if name == "chest_ct" else PosteriorInferer
-    for solver in parser["tuned"]:
-        kind(solver=solver, tuned=parser["tuned"])
-    assert parser["inferer"]["tuned"] == "@tuned"
-    assert "dds" in parser["tuned"]
+    for solver in tuned:
+        kind(solver=solver, tuned=tuned)
+    assert "dds" in tuned
 
 
 def test_slices_without_signal_stay_empty(scan):
@@ -356,7 +383,7 @@ def test_nifti_keeps_voxels_and_spacing(tmp_path):
     volume = np.random.default_rng(0).random((2, 5, 4)).astype(np.float32)
     affine = np.array([[-1.25, 0, 0, 90], [0, -1.5, 0, 80], [0, 0, 3, -20], [0, 0, 0, 1]])
     for spacing, given, code in (((3.0, 1.5, 1.25), None, 0), (None, None, 0), ((3.0, 1.5, 1.25), affine, 1)):
-        (tmp_path / "a.nii.gz").write_bytes(nifti_bytes(volume, spacing, given))
+        (tmp_path / "a.nii.gz").write_bytes(nifti_bytes(volume, Geometry(spacing, given)))
         image = nib.load(tmp_path / "a.nii.gz")
         assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), volume)
         assert np.allclose(image.header.get_zooms(), (spacing or (1, 1, 1))[::-1])
@@ -365,7 +392,7 @@ def test_nifti_keeps_voxels_and_spacing(tmp_path):
         if given is not None:
             assert np.allclose(image.affine, affine)
     samples = np.stack([volume, volume + 1, volume + 2])
-    (tmp_path / "b.nii.gz").write_bytes(nifti_bytes(samples, None))
+    (tmp_path / "b.nii.gz").write_bytes(nifti_bytes(samples, Geometry()))
     assert np.array_equal(np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj)[..., 2], volume.transpose(2, 1, 0) + 2)
 
 

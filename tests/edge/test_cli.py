@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from medrecon import __version__
-from medrecon.bundle import find_bundle, load_config
+from medrecon.bundle import load_prior
 from medrecon.cli import main
 from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
@@ -57,7 +57,7 @@ def test_solvers_settings(capsys):
     assert "first noise level" not in printed.out
     _, printed = call("solvers", "--settings", "--bundle", "chest_ct", capsys=capsys)
     suited = printed.out[printed.out.index("\ndds ") :].split("\ndiffpir")[0]
-    tuned = load_config(find_bundle("chest_ct"))["tuned"]["dds"]
+    tuned = dict(load_prior("chest_ct").tuned["dds"])
     assert f"first noise level {tuned.pop('sigma_max')}" in suited
     assert all(f"solver.{key}={value}\n" in suited for key, value in tuned.items())
 

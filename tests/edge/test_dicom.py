@@ -18,7 +18,7 @@ from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.images import load_image
 from medrecon.transforms import ChannelFirst, LoadVolume, LoadVolumed
-from medrecon.writers import write_reconstruction
+from tests.make.outputs import write_volume
 
 OBLIQUE = Rotation.from_euler("xyz", [12, -20, 33], degrees=True).as_matrix()
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -362,7 +362,7 @@ def verified(path):
 def test_a_written_series_is_where_and_what_it_was(tmp_path):
     affine, volume = oblique(), magnitudes()
     samples = volume * np.array([0.9, 1.0, 1.1], np.float32)[:, None, None, None]
-    paths = write_reconstruction(tmp_path, "x", volume, RECORD, samples, (3.3, 1.1, 0.9), "dicom", affine=affine)
+    paths = write_volume(tmp_path, "x", volume, RECORD, samples, (3.3, 1.1, 0.9), "dicom", affine=affine)
     assert [p.name for p in paths] == [
         "0001.dcm",
         "0002.dcm",
@@ -394,16 +394,14 @@ def test_a_written_series_is_where_and_what_it_was(tmp_path):
 def test_the_verifier_of_information_objects_finds_no_errors(tmp_path, modality):
     volume = magnitudes() if modality == "MR" else np.round(1e6 * magnitudes()) - 1000
     samples = np.stack([volume, volume * 1.1])
-    write_reconstruction(
-        tmp_path, "x", volume, RECORD, samples, (3.3, 1.1, 0.9), "dicom", affine=oblique(), modality=modality
-    )
+    write_volume(tmp_path, "x", volume, RECORD, samples, (3.3, 1.1, 0.9), "dicom", affine=oblique(), modality=modality)
     assert verified(tmp_path / "x" / "0001.dcm") == []
     assert verified(tmp_path / "x_spread.dcm") == []
 
 
 def test_hounsfield_units_come_back_exactly(tmp_path):
     volume = np.round(np.random.default_rng(0).normal(0, 800, (3, 16, 16))).astype(np.float32)
-    write_reconstruction(tmp_path, "x", volume, RECORD, None, None, "dicom", affine=oblique(), modality="CT")
+    write_volume(tmp_path, "x", volume, RECORD, None, None, "dicom", affine=oblique(), modality="CT")
     image = load_image(tmp_path / "x")
     assert np.array_equal(image.array, volume)
     assert image.attributes["Modality"] == "CT"
@@ -411,7 +409,7 @@ def test_hounsfield_units_come_back_exactly(tmp_path):
 
 def test_monai_and_dcm2niix_read_the_same_affine(tmp_path):
     affine, volume = oblique(), magnitudes()
-    write_reconstruction(tmp_path, "x", volume, RECORD, None, None, "dicom", affine=affine)
+    write_volume(tmp_path, "x", volume, RECORD, None, None, "dicom", affine=affine)
     from monai.data import PydicomReader
     from monai.transforms import LoadImage
 
@@ -471,8 +469,8 @@ def test_an_enhanced_multi_frame_object_is_read_like_its_slices(tmp_path):
 def test_a_source_lends_patient_and_study_and_can_be_deidentified(tmp_path):
     affine = oblique()
     source = write_series(tmp_path / "s", affine, numbers((5, 24, 20)), BodyPartExamined="HEAD")
-    headers = load_image(tmp_path / "s").headers
-    write_reconstruction(tmp_path, "x", magnitudes(), RECORD, None, None, "dicom", affine=affine, like=headers)
+    like = load_image(tmp_path / "s")
+    write_volume(tmp_path, "x", magnitudes(), RECORD, None, None, "dicom", affine=affine, like=like)
     out = load_image(tmp_path / "x").headers
     for k, (ours, theirs) in enumerate(zip(out, source, strict=True)):
         for keyword in (
@@ -487,9 +485,7 @@ def test_a_source_lends_patient_and_study_and_can_be_deidentified(tmp_path):
         assert ours.SeriesInstanceUID != theirs.SeriesInstanceUID
         assert ours.SourceImageSequence[0].ReferencedSOPInstanceUID == theirs.SOPInstanceUID, k
     assert verified_or_none(tmp_path / "x" / "0001.dcm") == []
-    write_reconstruction(
-        tmp_path, "y", magnitudes(), RECORD, None, None, "dicom", affine=affine, like=headers, deidentify=True
-    )
+    write_volume(tmp_path, "y", magnitudes(), RECORD, None, None, "dicom", affine=affine, like=like, deidentify=True)
     for path in (tmp_path / "y").iterdir():
         text = path.read_bytes()
         for secret in (b"Doe", b"Jane", b"ID-4711", b"19700101", b"20200102", b"Who^Doctor", b"1.2.3\0"):
@@ -510,14 +506,14 @@ def verified_or_none(path):
 
 def test_a_shorter_series_leaves_nothing_of_a_longer_one(tmp_path):
     for slices in (5, 3):
-        write_reconstruction(
+        write_volume(
             tmp_path, "x", magnitudes()[:slices], RECORD, None, None, "dicom", overwrite=True, affine=oblique()
         )
     assert len(load_image(tmp_path / "x").array) == 3
     with pytest.raises(InputError, match="already exists"):
-        write_reconstruction(tmp_path, "x", magnitudes(), RECORD, None, None, "dicom", affine=oblique())
+        write_volume(tmp_path, "x", magnitudes(), RECORD, None, None, "dicom", affine=oblique())
     with pytest.raises(InputError, match="does not give the position"):
-        write_reconstruction(tmp_path, "z", magnitudes(), RECORD, None, None, "dicom")
+        write_volume(tmp_path, "z", magnitudes(), RECORD, None, None, "dicom")
     assert not (tmp_path / "z").exists()
 
 
@@ -544,7 +540,7 @@ def test_others_files_are_never_removed_nor_replaced(tmp_path, scan, capsys):
     assert main(command) == 2
     assert "would replace its own input" in capsys.readouterr().err
     (source / "1.2.840.5.dcm").write_bytes(before["1.2.840.5.dcm"])
-    write_reconstruction(tmp_path, "scan", magnitudes()[:1], RECORD, None, None, "dicom", True, oblique())
+    write_volume(tmp_path, "scan", magnitudes()[:1], RECORD, None, None, "dicom", True, oblique())
     after = {p.name: p.read_bytes() for p in source.iterdir()}
     assert after.pop("0001.dcm") != before.pop("0001.dcm")  # the one name that was asked for
     assert after == before
@@ -552,9 +548,9 @@ def test_others_files_are_never_removed_nor_replaced(tmp_path, scan, capsys):
 
 def test_deidentifying_leaves_the_source_as_it_was(tmp_path):
     write_series(tmp_path / "s", oblique(), numbers((5, 24, 20)))
-    headers = load_image(tmp_path / "s").headers
+    like = load_image(tmp_path / "s")
     for k, secret in enumerate((True, False)):
-        write_reconstruction(
+        write_volume(
             tmp_path,
             f"x{k}",
             magnitudes(),
@@ -563,10 +559,10 @@ def test_deidentifying_leaves_the_source_as_it_was(tmp_path):
             None,
             "dicom",
             affine=oblique(),
-            like=headers,
+            like=like,
             deidentify=secret,
         )
-    assert load_image(tmp_path / "x1").headers[0].PatientID == headers[0].PatientID == "ID-4711"
+    assert load_image(tmp_path / "x1").headers[0].PatientID == like.headers[0].PatientID == "ID-4711"
     assert load_image(tmp_path / "x1").headers[0].StudyInstanceUID == "1.2.3"
 
 

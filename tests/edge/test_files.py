@@ -20,7 +20,9 @@ from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.files import check_writable, new_file, recover, write_whole
 from medrecon.data.images import load_image
-from medrecon.writers import output_paths, write_reconstruction
+from medrecon.data.scan import Geometry
+from medrecon.writers import Output, check
+from tests.make.outputs import write_volume
 
 from ..attacks.kill import child
 from .test_dicom import oblique
@@ -317,7 +319,7 @@ def image(slices=3):
 
 
 def write(folder, stem, fmt, slices=3, **more):
-    return write_reconstruction(
+    return write_volume(
         folder, stem, image(slices), RECORD, spacing=(3.0, 1.0, 1.0), fmt=fmt, affine=oblique(), overwrite=True, **more
     )
 
@@ -405,7 +407,7 @@ def test_slices_called_like_another_scan_do_not_replace_it(tmp_path):
     other = write(tmp_path, "P1_001", "png", 1)[0]
     before = other.read_bytes()
     with pytest.raises(InputError, match=r"P1_001\.png: belongs to P1_001\.json; choose another output folder"):
-        output_paths(tmp_path, "P1", "png", False, slices=3)
+        check(Output(folder=tmp_path, stem="P1", format="png"), slices=3, samples=False, geometry=Geometry())
     with pytest.raises(InputError, match=r"belongs to P1_001\.json"):
         write(tmp_path, "P1", "png")
     assert other.read_bytes() == before

@@ -13,7 +13,8 @@ from PIL import Image as Picture
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.images import load_image
-from medrecon.writers import output_paths, write_reconstruction
+from medrecon.writers import Output
+from tests.make.outputs import write_volume
 
 from .test_dicom import LPS, RECORD, damaged, magnitudes, oblique
 
@@ -127,9 +128,7 @@ def test_damaged_nifti_gives_one_error_of_ours(tmp_path, suffix):
 
 
 def write(tmp_path, fmt="nifti", **more):
-    return write_reconstruction(
-        tmp_path, "x", magnitudes(), RECORD, None, (3.3, 1.1, 0.9), fmt, affine=oblique(), **more
-    )
+    return write_volume(tmp_path, "x", magnitudes(), RECORD, None, (3.3, 1.1, 0.9), fmt, affine=oblique(), **more)
 
 
 def test_nifti_of_magnitude_phase_and_complex_numbers(tmp_path):
@@ -155,7 +154,7 @@ def test_nifti_of_magnitude_phase_and_complex_numbers(tmp_path):
 def test_a_shear_has_no_quaternion(tmp_path):
     sheared = oblique()
     sheared[:3, 2] += 0.25 * sheared[:3, 1]
-    path, _ = write_reconstruction(tmp_path, "x", magnitudes(), RECORD, spacing=(3.3, 1.1, 0.9), affine=sheared)
+    path, _ = write_volume(tmp_path, "x", magnitudes(), RECORD, spacing=(3.3, 1.1, 0.9), affine=sheared)
     stored = nib.load(path)
     assert np.abs(stored.affine - sheared).max() < 1e-5
     assert (int(stored.header["sform_code"]), int(stored.header["qform_code"])) == (1, 0)
@@ -182,8 +181,8 @@ def test_mrd_images_are_read_by_the_formats_library(tmp_path):
             assert np.allclose(list(head.position), (LPS @ oblique() @ [10, 12, k, 1])[:3], atol=1e-4)
             assert np.allclose(list(head.field_of_view), [18, 26.4, 3.3], rtol=1e-5)
             assert np.allclose(list(head.read_dir), (LPS @ oblique())[:3, 0] / 0.9, atol=1e-6)
-    with pytest.raises(InputError, match="the voxel size is not known"):
-        write_reconstruction(tmp_path, "y", magnitudes(), RECORD, fmt="mrd")
+    with pytest.raises(InputError, match="does not give the size of its voxels"):
+        write_volume(tmp_path, "y", magnitudes(), RECORD, fmt="mrd")
 
 
 def test_pictures_and_fastmris_layout(tmp_path):
@@ -208,7 +207,7 @@ def test_bids_names_and_description(tmp_path):
     write(tmp_path, bids="sub-02_T1w")  # the description is there already
     phase = np.zeros_like(magnitudes())
     samples = np.stack([magnitudes()] * 2)
-    several = write_reconstruction(tmp_path, "x", magnitudes(), RECORD, samples, bids="sub-04_T1w")
+    several = write_volume(tmp_path, "x", magnitudes(), RECORD, samples, bids="sub-04_T1w")
     assert several[1].name.endswith("desc-medreconsamples_T1w.nii.gz")
     write(tmp_path, bids="sub-04_T1w", overwrite=True)
     assert not several[1].exists()  # of the earlier run
@@ -226,7 +225,7 @@ def test_bids_names_and_description(tmp_path):
     with pytest.raises(InputError, match="go with NIfTI"):
         write(tmp_path, "h5", bids="sub-09_T1w")
     with pytest.raises(InputError, match="unknown output format"):
-        output_paths(tmp_path, "x", "tiff", False)
+        Output(folder=tmp_path, stem="x", format="tiff")
 
 
 def test_whitened_and_compressed_coils_on_the_command_line(scan, tmp_path, capsys):

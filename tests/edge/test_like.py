@@ -17,15 +17,15 @@ from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.images import load_image, load_like
 from medrecon.transforms import SaveHounsfieldd
-from medrecon.writers import write_reconstruction
+from tests.make.outputs import write_volume
 
 from .test_dicom import LPS, RECORD, magnitudes, numbers, oblique, verified_or_none, write_series
 from .test_volumes import enhanced, planted
 
 
-def write(folder, headers, deidentify=False, samples=False, shape=(4, 8, 6)):
+def write(folder, like, deidentify=False, samples=False, shape=(4, 8, 6)):
     several = np.stack([magnitudes(shape), 1.1 * magnitudes(shape)]) if samples else None
-    write_reconstruction(
+    write_volume(
         folder,
         "x",
         magnitudes(shape),
@@ -34,7 +34,7 @@ def write(folder, headers, deidentify=False, samples=False, shape=(4, 8, 6)):
         None,
         "dicom",
         affine=oblique(),
-        like=headers,
+        like=like,
         deidentify=deidentify,
     )
     return [pydicom.dcmread(path) for path in sorted((folder / "x").iterdir())]
@@ -80,7 +80,7 @@ def test_timing_and_sources_come_from_functional_groups(tmp_path, echo):
     like = load_like(tmp_path / "e.dcm", {"EffectiveEchoTime": (2.5, 7.25)[echo]})
     assert np.array_equal(like.array, volumes[echo])
     source = pydicom.dcmread(tmp_path / "e.dcm")
-    written = write(tmp_path, like.headers)
+    written = write(tmp_path, like)
     for k, ds in enumerate(written):
         assert (ds.RepetitionTime, ds.EchoTime, ds.FlipAngle) == (512.5, (2.5, 7.25)[echo], 17)
         assert (ds.InversionTime, ds.EchoTrainLength, ds.PixelBandwidth) == (900, 1, 260)
@@ -110,7 +110,7 @@ def test_timing_of_a_converted_object_of_highdicom(tmp_path):
         uid = generate_uid()
         made = highdicom.legacy.LegacyConvertedEnhancedMRImage(classic, generate_uid(), 5, uid, 1)
     made.save_as(tmp_path / "e.dcm")
-    written = write(tmp_path, load_like(tmp_path / "e.dcm").headers)
+    written = write(tmp_path, load_like(tmp_path / "e.dcm"))
     assert {(ds.RepetitionTime, ds.EchoTime, ds.FlipAngle) for ds in written} == {(600, 11, 30)}
     frames = [ds.SourceImageSequence[0].ReferencedFrameNumber for ds in written]
     assert sorted(frames) == [1, 2, 3, 4]
@@ -121,7 +121,7 @@ def test_timing_of_a_converted_object_of_highdicom(tmp_path):
 def test_inversion_times_are_of_inverted_magnetisation(tmp_path, sequence):
     """PS3.3: the attribute is there where ScanningSequence has IR, and must not be there otherwise."""
     write_series(tmp_path / "s", oblique(), numbers((4, 8, 6)), ScanningSequence=sequence, InversionTime="900")
-    (ds, *_) = write(tmp_path, load_like(tmp_path / "s").headers)
+    (ds, *_) = write(tmp_path, load_like(tmp_path / "s"))
     assert ds.get("InversionTime") == (900 if "IR" in sequence else None)
     assert verified_or_none(tmp_path / "x" / "0001.dcm") == []
 
@@ -130,9 +130,7 @@ def test_values_that_dicom_does_not_have_are_not_copied(data_folder, tmp_path):
     """A scanner's age of ``0Y``."""
     like = load_like(data_folder / "dicom" / "ge_fmri", {"volume": 0})
     assert like.headers[0].PatientAge == "0Y"
-    out = write_reconstruction(
-        tmp_path, "x", like.array, RECORD, None, None, "dicom", affine=like.affine, like=like.headers
-    )
+    out = write_volume(tmp_path, "x", like.array, RECORD, None, None, "dicom", affine=like.affine, like=like)
     ds = pydicom.dcmread(out[0])
     assert "PatientAge" not in ds and ds.StudyInstanceUID == like.headers[0].StudyInstanceUID
     assert verified_or_none(out[0]) == []
@@ -142,7 +140,7 @@ def test_classic_slices_are_referred_to_without_frames(tmp_path):
     source = write_series(
         tmp_path / "s", oblique(), numbers((4, 8, 6)), EchoTime="3.5", RepetitionTime="8", FlipAngle="9"
     )
-    written = write(tmp_path, load_like(tmp_path / "s").headers)
+    written = write(tmp_path, load_like(tmp_path / "s"))
     for ds, theirs in zip(written, source, strict=True):
         assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == theirs.SOPInstanceUID
         assert "ReferencedFrameNumber" not in ds.SourceImageSequence[0] and "ReferencedFrameNumber" not in ds
@@ -158,8 +156,8 @@ def test_a_real_series_of_volumes_is_a_source_of_one_of_them(data_folder, tmp_pa
         load_like(folder)
     for volume in (0, 1):
         like = load_like(folder, {"volume": volume})
-        out = write_reconstruction(
-            tmp_path, f"v{volume}", like.array, RECORD, None, None, "dicom", affine=like.affine, like=like.headers
+        out = write_volume(
+            tmp_path, f"v{volume}", like.array, RECORD, None, None, "dicom", affine=like.affine, like=like
         )
         sources = {header.SOPInstanceUID for header in like.headers}
         used = {pydicom.dcmread(path).SourceImageSequence[0].ReferencedSOPInstanceUID for path in out[:-1]}
@@ -289,7 +287,7 @@ def test_the_basic_profile_leaves_nothing_of_the_person_and_no_date(tmp_path):
     """In images and in the map of the samples' spread, and says so."""
     write_series(tmp_path / "s", oblique(), numbers((4, 8, 6)), **KEPT, **REMOVED)
     source = pydicom.dcmread(tmp_path / "s" / "0")
-    written = write(tmp_path, load_like(tmp_path / "s").headers, deidentify=True, samples=True)
+    written = write(tmp_path, load_like(tmp_path / "s"), deidentify=True, samples=True)
     files = [*(tmp_path / "x").iterdir(), tmp_path / "x_spread.dcm"]
     assert len(files) == 5
     uids = [
@@ -318,7 +316,7 @@ def test_the_basic_profile_leaves_nothing_of_the_person_and_no_date(tmp_path):
 
 def test_with_identity_dates_stay_and_nothing_claims_otherwise(tmp_path):
     write_series(tmp_path / "s", oblique(), numbers((4, 8, 6)), **KEPT, **REMOVED)
-    (ds, *_) = write(tmp_path, load_like(tmp_path / "s").headers)
+    (ds, *_) = write(tmp_path, load_like(tmp_path / "s"))
     assert (ds.StudyDate, ds.PatientName) == ("20190203", "SECRET^N")
     assert len(ds.SeriesDate) == 8
     assert "LongitudinalTemporalInformationModified" not in ds and "PatientIdentityRemoved" not in ds
@@ -327,7 +325,7 @@ def test_with_identity_dates_stay_and_nothing_claims_otherwise(tmp_path):
 def test_dicom_of_a_deidentified_enhanced_object(tmp_path):
     timed(tmp_path / "e.dcm")
     ds = pydicom.dcmread(tmp_path / "e.dcm")
-    (first, *_) = write(tmp_path, load_like(tmp_path / "e.dcm", {"volume": 0}).headers, deidentify=True)
+    (first, *_) = write(tmp_path, load_like(tmp_path / "e.dcm", {"volume": 0}), deidentify=True)
     assert (first.EchoTime, first.RepetitionTime) == (2.5, 512.5)
     assert first.SourceImageSequence[0].ReferencedSOPInstanceUID != ds.SOPInstanceUID
     assert first.SourceImageSequence[0].ReferencedFrameNumber >= 1

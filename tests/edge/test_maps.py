@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import medrecon
-from medrecon.bundle import find_bundle, load_config
+from medrecon.bundle import find_bundle
 from medrecon.cli import main
 from medrecon.data.coils import Combination, combine_coils, compress_coils, from_kspace, prewhiten
 from medrecon.data.errors import InputError
@@ -20,6 +20,7 @@ from medrecon.data.masks import centred, undersampling_mask
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.metrics import scores
+from medrecon.monai_bundle import load_config
 from medrecon.reconstruction import estimate_maps, sensitivity_maps
 from medrecon.transforms import EstimateSensitivityMapsd, LoadKSpaced, SaveReconstructiond
 

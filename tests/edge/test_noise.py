@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import medrecon
-from medrecon.bundle import find_bundle, load_config
+from medrecon.bundle import find_bundle
 from medrecon.cli import main
 from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError
 from medrecon.data.kspace import load_kspace
 from medrecon.data.noise import estimate_noise_std, noise_scan_std
 from medrecon.data.noncartesian import load_noncartesian, outer_noise_std
+from medrecon.monai_bundle import load_config
 from medrecon.transforms import EstimateSensitivityMapsd, LoadKSpaced, LoadNonCartesiand, PrewhitenCoilsd
 
 STD = 0.02

@@ -18,12 +18,13 @@ from medrecon.data.errors import InputError
 from medrecon.data.images import load_image
 from medrecon.data.kspace import load_kspace
 from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.data.scan import Geometry
 from medrecon.prep import LoadPreparedd, files, load_recipe, prepare, prepared
 from medrecon.prep.recipes import names
 from medrecon.prep.runner import split_of
 from medrecon.prep.shards import checksum
 from medrecon.transforms import UndersampleKSpaced
-from medrecon.writers import nifti_bytes
+from medrecon.writers.nifti import nifti_bytes
 
 from ..conftest import blobs
 from .test_dicom import numbers, oblique, write_series
@@ -512,7 +513,7 @@ def test_real_files(data_folder, tmp_path):
         assert sum(f"a series of {text}" in row["error"] for row in report.failed) == 1
     image = load_image(data_folder / "dicom" / "pacsman")
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "p.nii.gz").write_bytes(nifti_bytes(image.array, image.spacing, image.affine))
+    (tmp_path / "in" / "p.nii.gz").write_bytes(nifti_bytes(image.array, Geometry(image.spacing, image.affine)))
     prepare(tmp_path / "in", tmp_path / "n", load_recipe("nifti"))
     first, second = (LoadPreparedd("image")(prepared(tmp_path / name)[0])["image"] for name in ("d", "n"))
     assert np.array_equal(first.numpy(), second.numpy())

@@ -1,5 +1,6 @@
 """Training as users run it: killed, continued, limited, on several processes; and its parts."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -10,11 +11,12 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from medrecon.bundle import find_bundle, load_config, load_weights
+from medrecon.bundle import find_bundle, load_prior, load_weights
 from medrecon.data.errors import InputError
 from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch
 from medrecon.handlers import KeepBest, SampleSheet, WarmupCosine, averaged, checkpoint, denoising_metrics, start_from
 from medrecon.inferers import AutocastInferer
+from medrecon.monai_bundle import load_config
 from medrecon.networks import ResidualUNet
 from medrecon.training.augment import Augment
 from medrecon.training.objectives import EDM, objective
@@ -23,8 +25,7 @@ from ..conftest import write_slices
 
 SMALL = (
     "--crop", 32, "--val_crop", 48, "--batch_size", 2, "--iterations_per_epoch", 3, "--val_interval", 1,
-    "--sheet_interval", 100, "--network_def#channels", "[8,8,8]", "--network_def#blocks", "[1,1,1]",
-    "--network_def#heads", 2,
+    "--sheet_interval", 100,
 )  # fmt: skip
 
 
@@ -35,6 +36,10 @@ def bundle(tmp_path):
         write_slices(tmp_path / f"{name}.npz")
     root = tmp_path / "b"
     shutil.copytree(find_bundle("brain_mri"), root, ignore=shutil.ignore_patterns("models", "checkpoints"))
+    text = (root / "configs" / "prior.yaml").read_text()
+    for key, value in {"channels": "[8, 8, 8]", "blocks": "[1, 1, 1]", "heads": "2"}.items():
+        text = re.sub(rf"^  {key}: .*$", f"  {key}: {value}", text, flags=re.MULTILINE)
+    (root / "configs" / "prior.yaml").write_text(text)
 
     def command(*more, configs=("train.yaml",), start=(sys.executable, "-m", "monai.bundle")):
         files = str([str(root / "configs" / name) for name in configs])
@@ -96,10 +101,16 @@ def test_other_parameterizations_train_and_are_read_back(bundle, tmp_path, scan,
     more = ("--parameterization", parameterization, "--sheet_interval", 1, "--val_interval", 5)
     train(command("--max_epochs", 1, *more), tmp_path)
     assert (root / "checkpoints" / "best.pt").is_file()  # the end is validated, whatever the interval
-    parser = load_config(root)
-    parser["network_def"]["channels"] = [8, 8, 8]
-    parser["network_def"]["blocks"] = [1, 1, 1]
-    assert parser.get_parsed_content("inferer").objective == objective(parameterization)
+    prior = load_prior(root)
+    assert prior.objective == objective(parameterization)
+    assert {tuple(p.shape) for p in prior.network().head.parameters()} == {(8, 8, 3, 3), (8,)}
+    assert load_config(root).get_parsed_content("inferer").objective == prior.objective
+    # What was trained is written into its line; nothing else changes.
+    before = (find_bundle("brain_mri") / "configs" / "prior.yaml").read_text()
+    after = (root / "configs" / "prior.yaml").read_text()
+    line = re.compile(r"^(parameterization|  channels|  blocks|  heads): .*$", re.MULTILINE)
+    assert line.sub("", after) == line.sub("", before)
+    assert f"parameterization: {parameterization}  " in after
 
 
 def test_two_processes_train_one_network(bundle, tmp_path):

@@ -1,0 +1,290 @@
+"""``configs/prior.yaml``: the prior of a bundle as plain data. It is checked when it is read, and never evaluated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args
+
+import yaml
+
+from medrecon.data.errors import InputError, told
+from medrecon.data.yaml_files import parse_plain_yaml, read_plain_yaml
+from medrecon.networks import NETWORKS
+from medrecon.posterior import ImageKind
+from medrecon.solvers import SOLVERS
+
+__all__ = ["PriorFile", "read_prior_file", "replace_values"]
+
+KIND = "a description of a prior"
+OBJECTIVES = ("edm", "ddpm", "flow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorFile:
+    """The content of a ``prior.yaml``.
+
+    Args:
+        network: name in :data:`medrecon.networks.NETWORKS`.
+        arguments: arguments of that class: numbers, booleans, null, and lists of them. ``num_class_embeds`` is the number of
+            ``labels``, and need not be given.
+        images: images that the network was trained on.
+        parameterization: what the network was trained to predict: ``edm``, ``ddpm`` or ``flow``. ``None``: not in the file.
+        sigma_data: standard deviation of the training images per channel. ``None``: not in the file.
+        labels: meaning of the network's class labels, in their order; the last is ``''``, no label. Empty: no labels.
+        symmetries: symmetries of the images, arguments of :func:`medrecon.priors.equivariant`.
+        multiple: multiple that the sides of images are padded to for the network.
+        steps: default number of network evaluations per sample.
+        sigma_min: last noise level before 0.
+        tuned: settings that suit the prior by name of a solver, where they differ from the solver's defaults; and ``sigma_max``,
+            the first noise level.
+    """
+
+    network: str
+    arguments: Mapping[str, Any]
+    images: ImageKind
+    parameterization: str | None = None
+    sigma_data: float | None = None
+    labels: tuple[str, ...] = ()
+    symmetries: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    multiple: int = 16
+    steps: int = 50
+    sigma_min: float = 0.005
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return 2 if self.images == "complex" else 1
+
+
+class _UnusableError(ValueError):
+    """A value that cannot be used: the sentence after its key."""
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _nearest(name: object, known: tuple[str, ...]) -> str:
+    near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+
+
+def _one_of(known: tuple[str, ...]) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise _UnusableError(f"is {_short(value)}; {_nearest(value, known)}")
+        return value
+
+    return check
+
+
+def _number(low: float, high: float) -> Callable[[object], float]:
+    """A number in ``[low, high]``."""
+
+    def check(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise _UnusableError(f"must be a number from {low:g} to {high:g}; got {_short(value)}{_as_number(value)}")
+        return float(value)
+
+    return check
+
+
+def _as_number(value: object) -> str:
+    """Advice where text looks like a number to people and not to YAML 1.1, such as ``1e-3``."""
+    try:
+        return f" (text in YAML; write {float(value)!r})" if isinstance(value, str) else ""
+    except ValueError:
+        return ""
+
+
+def _count(low: int, high: int) -> Callable[[object], int]:
+    """A whole number in ``[low, high]``."""
+
+    def check(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _UnusableError(f"must be a whole number from {low} to {high}; got {_short(value)}")
+        return value
+
+    return check
+
+
+def _names(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise _UnusableError(f"must be {what}; got {_short(value)}")
+    return value
+
+
+def _scalar(value: object) -> bool:
+    """Whether a value is a finite number, a boolean or null."""
+    if isinstance(value, float):
+        return abs(value) <= 1e30  # neither NaN nor infinite
+    return value is None or (isinstance(value, int) and abs(value) <= 1_000_000)
+
+
+def _arguments(value: object) -> dict[str, Any]:
+    arguments = _names(value, "names and values of arguments")
+    for key, one in arguments.items():
+        each = one if isinstance(one, list) else [one]
+        if len(each) > 32 or not all(map(_scalar, each)):
+            raise _UnusableError(
+                f"must be numbers up to 1000000, true, false or null, or lists of up to 32 of them; got {_short(one)} for "
+                f"{key[:40]!r}"
+            )
+    return arguments
+
+
+def _labels(value: object) -> tuple[str, ...]:
+    usable = isinstance(value, list) and len(value) <= 1000
+    if not usable or not all(isinstance(label, str) and len(label) <= 100 and label.isprintable() for label in value):
+        raise _UnusableError(f"must be a list of up to 1000 short texts; got {_short(value)}")
+    labels = tuple(value)  # type: ignore[arg-type]
+    if labels and (labels[-1] or "" in labels[:-1] or len(set(labels)) < len(labels)):
+        raise _UnusableError(f"must differ and end with '', the one for images without a label; got {_short(value)}")
+    return labels
+
+
+def _symmetries(value: object) -> dict[str, Any]:
+    symmetries = _names(value, "a mapping of flip, shift and phase")
+    for key, one in symmetries.items():
+        if key not in ("flip", "shift", "phase"):
+            raise _UnusableError(f"cannot hold {key[:40]!r}; {_nearest(key, ('flip', 'shift', 'phase'))}")
+        if key == "flip" and (not isinstance(one, list) or any(type(a) is not int or a not in (-2, -1) for a in one)):
+            raise _UnusableError(f"must have a list of the axes -2 and -1 as 'flip'; got {_short(one)}")
+        if key == "shift" and (type(one) is not int or not 0 <= one <= 4096):
+            raise _UnusableError(f"must have a whole number of pixels from 0 to 4096 as 'shift'; got {_short(one)}")
+        if key == "phase" and not isinstance(one, bool):
+            raise _UnusableError(f"must have true or false as 'phase'; got {_short(one)}")
+    return symmetries
+
+
+def _tuned(value: object) -> dict[str, dict[str, Any]]:
+    tuned = _names(value, "settings by name of a solver")
+    for name, settings in tuned.items():
+        if name not in SOLVERS:
+            raise _UnusableError(f"has settings for an unknown solver {_short(name)}; {_nearest(name, tuple(SOLVERS))}")
+        _check_settings(name, settings)
+    return tuned
+
+
+def _check_settings(name: str, settings: object) -> None:
+    """Raise :class:`_UnusableError` unless the solver takes the settings."""
+    settings = dict(_names(settings, f"names and values of settings for {name}"))
+    known = tuple(f.name for f in fields(SOLVERS[name]) if "Operator" not in str(f.type))
+    first = settings.pop("sigma_max", None)
+    if first is not None:
+        try:
+            _number(1e-6, 1e6)(first)
+        except _UnusableError as error:
+            raise _UnusableError(f"has a 'sigma_max' of {name} that {error}") from None
+    for key, one in settings.items():
+        if key not in known:
+            raise _UnusableError(
+                f"has an unknown setting {_short(key)} of {name}; {_nearest(key, (*known, 'sigma_max'))}"
+            )
+        if not _scalar(one) and not (isinstance(one, str) and len(one) <= 40):
+            raise _UnusableError(f"has a setting {key!r} of {name} that cannot be used; got {_short(one)}")
+    try:
+        SOLVERS[name](**settings)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _UnusableError(f"has settings of {name} that cannot be used ({told(error)})") from error
+
+
+CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
+    {
+        "network": _one_of(tuple(NETWORKS)),
+        "arguments": _arguments,
+        "images": _one_of(get_args(ImageKind)),
+        "parameterization": _one_of(OBJECTIVES),
+        "sigma_data": _number(1e-6, 1e6),
+        "labels": _labels,
+        "symmetries": _symmetries,
+        "multiple": _count(1, 1024),
+        "steps": _count(1, 1_000_000),
+        "sigma_min": _number(1e-6, 1e3),
+        "tuned": _tuned,
+    }
+)
+"""By key of the file: a function that returns the value as :class:`PriorFile` has it, or raises :class:`_UnusableError`."""
+
+
+def read_prior_file(path: Path) -> PriorFile:
+    """Read and check a ``prior.yaml``.
+
+    Raises:
+        InputError: if the file is missing, or anything in it cannot be used.
+    """
+    return _checked(read_plain_yaml(path, KIND), path)
+
+
+def _checked(content: Mapping[str, Any], path: Path) -> PriorFile:
+    """Raise :class:`InputError` unless the content of the file ``path`` can be used."""
+    for key in content:
+        if key not in CHECKS:
+            raise InputError(f"{path}: unknown key {_short(key)}; {_nearest(key, tuple(CHECKS))}")
+    for key in ("network", "arguments", "images"):
+        if key not in content:
+            raise InputError(f"{path}: lacks the key {key!r}; add it (docs/priors.md shows an example)")
+    values = {}
+    for key, value in content.items():
+        try:
+            values[key] = CHECKS[key](value)
+        except _UnusableError as error:
+            raise InputError(f"{path}: {key!r} {error}") from None
+    prior = PriorFile(**values)
+    return PriorFile(**{**values, "arguments": _complete(prior, path)})
+
+
+def _complete(prior: PriorFile, path: Path) -> dict[str, Any]:
+    """The network's arguments with the number of labels, and consistent with the rest of the file.
+
+    Raises:
+        InputError: if they are not.
+    """
+    arguments = dict(prior.arguments)
+    if prior.labels and arguments.setdefault("num_class_embeds", len(prior.labels)) != len(prior.labels):
+        raise InputError(
+            f"{path}: 'labels' are {len(prior.labels)}, but the argument 'num_class_embeds' is "
+            f"{_short(arguments['num_class_embeds'])}; leave the argument out"
+        )
+    if not prior.labels and arguments.get("num_class_embeds") is not None:
+        raise InputError(f"{path}: the network has 'num_class_embeds', but 'labels' are not given; list them")
+    if arguments.get("in_channels", prior.channels) != prior.channels:
+        raise InputError(
+            f"{path}: {prior.images!r} images have {prior.channels} channel{'s' * (prior.channels > 1)}, but the argument "
+            f"'in_channels' is {_short(arguments['in_channels'])}; correct one of them"
+        )
+    if prior.images == "attenuation" and prior.symmetries.get("phase"):
+        raise InputError(f"{path}: 'attenuation' images have no phase; leave 'phase' out of 'symmetries'")
+    return arguments
+
+
+def replace_values(path: Path, **values: float | str) -> bytes:
+    """The content of a ``prior.yaml`` with other values of some keys.
+
+    Its comments stay where every one of these keys has a line of its own.
+
+    Raises:
+        InputError: if the file cannot be used, before or after.
+    """
+    before = read_plain_yaml(path, KIND)
+    _checked({**before, **values}, path)
+    text = path.read_text(encoding="utf-8")
+    for key, value in values.items():
+        line = f"{key}: {yaml.safe_dump(value).splitlines()[0]}"
+        pattern = re.compile(rf"^{re.escape(key)}:[^#\n]*?(?=\s*(?:#|$))", re.MULTILINE)
+        text = pattern.sub(line, text) if pattern.search(text) else f"{text.rstrip()}\n{line}\n"
+    try:
+        replaced = parse_plain_yaml(text.encode(), path, KIND) == {**before, **values}
+    except InputError:
+        replaced = False
+    return text.encode() if replaced else yaml.safe_dump({**before, **values}, sort_keys=False).encode()

@@ -1,0 +1,253 @@
+"""Volumes to compare: a reconstruction, and a reference that is a volume or fully sampled k-space."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from medrecon.data.errors import InputError
+from medrecon.data.espirit import combined_reference
+from medrecon.data.files import not_described
+from medrecon.data.hdf5 import open_hdf5, read_dataset
+from medrecon.data.images import is_nifti, load_image
+from medrecon.data.ismrmrd import is_ismrmrd
+from medrecon.data.kspace import FORMATS, load_array, load_kspace, one_sided, undersampled
+
+__all__ = ["Volume", "check_pair", "load_reference", "load_volume"]
+
+_HDF5 = (".h5", ".hdf5", ".mrd")
+_HEADER = ("position", "read_dir", "phase_dir", "slice_dir", "field_of_view")
+"""Members of an MRD image header that place the image."""
+_NEAR = 0.1
+"""Voxels by which corners of the same image may differ: more than the rounding of headers, less than an image shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """An image.
+
+    Args:
+        path: of the file or folder.
+        array: ``(slices, y, x)`` float32; of complex numbers the magnitude.
+        affine: RAS, of (x, y, slice) in mm, or ``None`` where it is not recorded.
+        is_ct: whether file or sidecar record CT, so that values are HU.
+        warnings: sentences on what may make the comparison wrong.
+    """
+
+    path: Path
+    array: np.ndarray
+    affine: np.ndarray | None = None
+    is_ct: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether there are negative values, which no magnitude has."""
+        return bool((self.array < 0).any())
+
+
+def load_volume(path: str | Path, select: Mapping[str, Any] | None = None) -> Volume:
+    """Read a volume and, if ``medrecon`` wrote it, its sidecar.
+
+    Args:
+        path: NIfTI, a DICOM file or folder, HDF5 or npz with ``reconstruction``, or MRD images.
+        select: which of several DICOM series or volumes.
+
+    Raises:
+        InputError: naming the file, what is wrong and what to do.
+    """
+    path = Path(path)
+    sidecar = _sidecar(path)
+    record, warnings = _record(sidecar), tuple(_other_content(path, sidecar))
+    affine, attributes = None, {}
+    if _holds_images(path):
+        image = load_image(path, select)
+        array, affine, attributes = image.array, image.affine, image.attributes
+    elif (name := _mrd_group(path)) is not None:
+        array, affine = _mrd(path, name)
+        affine = affine if record.get("affine_known", True) else None
+    else:
+        array = load_array(path, "reconstruction")
+        affine = _affine(record)
+    if array.ndim != 3:
+        raise InputError(f"{path}: has shape {array.shape}; give one volume (slices, y, x)")
+    array = np.abs(array) if np.iscomplexobj(array) else array
+    if not np.isfinite(array).all():
+        raise InputError(f"{path}: holds NaN or Inf; reconstruct again")
+    is_ct = attributes.get("Modality") == "CT" or record.get("modality") == "CT" or "water_per_mm" in record
+    return Volume(path=path, array=array.astype(np.float32), affine=affine, is_ct=is_ct, warnings=warnings)
+
+
+def load_reference(path: str | Path, select: Mapping[str, Any] | None = None) -> Volume:
+    """Read a volume, or combine the coils of fully sampled k-space (:func:`medrecon.data.espirit.combined_reference`).
+
+    Raises:
+        InputError: as :func:`load_volume`, or if k-space is undersampled.
+    """
+    path = Path(path)
+    if _holds_images(path) or _holds_reconstruction(path):
+        return load_volume(path, select)
+    full = load_kspace(path, select)
+    if undersampled(full.kspace, full.mask):
+        raise InputError(f"{full.path}: is undersampled itself; give a fully sampled reference")
+    warnings = (*full.warnings, *one_sided(full.kspace, full.mask, str(full.path)))
+    return Volume(path=full.path, array=combined_reference(full.kspace), affine=full.affine, warnings=warnings)
+
+
+def check_pair(image: Volume, reference: Volume) -> bool:
+    """Whether both hold HU (otherwise magnitudes).
+
+    Raises:
+        InputError: if they differ in shape or affine, or one alone has negative values and neither is recorded as CT.
+    """
+    if image.array.shape != reference.array.shape:
+        raise InputError(
+            f"{image.path}: shape {image.array.shape}, but {reference.path} is {reference.array.shape} (slices, y, x); "
+            "reconstruct all slices on the full matrix"
+        )
+    if image.affine is not None and reference.affine is not None:
+        apart = _apart(image.affine, reference.affine, image.array.shape)
+        if apart > _NEAR:
+            raise InputError(
+                f"{image.path}: has a different affine than {reference.path} (voxels are up to {apart:.3g} voxels apart); give a "
+                "reference of the same slices, stored in the same order"
+            )
+    if image.is_ct or reference.is_ct or (image.has_negative and reference.has_negative):
+        return True
+    for one in (image, reference):
+        if one.has_negative:
+            raise InputError(f"{one.path}: holds negative numbers, so it is not a magnitude image; give the magnitude")
+    return False
+
+
+def _apart(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The largest distance of the same corner by two affines, in the smallest voxel side of the first."""
+    corners = np.array([[*at, 1] for at in product(*((0, n - 1) for n in shape[::-1]))], float).T
+    distance = np.linalg.norm(((np.asarray(first) - second) @ corners)[:3], axis=0).max()
+    return float(distance / np.linalg.norm(np.asarray(first)[:3, :3], axis=0).min())
+
+
+# Sidecars
+
+
+def _sidecar(path: Path) -> Path:
+    """Where the sidecar of an image of this package is; of a folder of slices it is beside the folder."""
+    name = path.name if path.is_dir() else re.sub(r"(\.nii)?\.[^.]+$", "", path.name)
+    beside = path.with_name(f"{name}.json")
+    if not beside.is_file() and name.endswith("_part-mag"):
+        return path.with_name(f"{name.removesuffix('_part-mag')}.json")
+    return beside
+
+
+def _record(sidecar: Path) -> dict[str, Any]:
+    """What a sidecar of this package holds; nothing if it is another file."""
+    try:
+        if sidecar.stat().st_size > 1 << 26:
+            return {}
+        held = json.loads(sidecar.read_bytes())
+        return held if isinstance(held, dict) and isinstance(held.get("files"), list) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def _other_content(path: Path, sidecar: Path) -> Iterator[str]:
+    """A warning if the sidecar describes another content of the file, or of one of a folder's files."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    for one in files if sidecar.is_file() else []:
+        problem = not_described(one, sidecar) if one.is_file() else None
+        if problem is not None:
+            yield problem
+            return
+
+
+def _affine(record: Mapping[str, Any]) -> np.ndarray | None:
+    """The affine that a sidecar records."""
+    try:
+        affine = np.array(record["affine"], float)
+    except (LookupError, TypeError, ValueError):
+        return None
+    return affine if affine.shape == (4, 4) and np.isfinite(affine).all() else None
+
+
+# Formats
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether a path is NIfTI or DICOM: a folder, or a file without a suffix of raw data."""
+    return is_nifti(path) or path.is_dir() or (path.is_file() and path.suffix.lower() not in FORMATS)
+
+
+def _holds_reconstruction(path: Path) -> bool:
+    """Whether HDF5 holds images alone: a file with k-space is read as k-space, whatever else it holds."""
+    if path.suffix.lower() not in _HDF5 or not path.is_file():
+        return False
+    with open_hdf5(path) as file:
+        return not is_ismrmrd(file) and "kspace" not in file and ("reconstruction" in file or _groups(file) != [])
+
+
+def _groups(file: h5py.Group, deepest: int = 3) -> list[str]:
+    """Names of groups of MRD images, which have ``data`` and ``header``."""
+    found = []
+    for name in file:
+        item = file.get(name)
+        if isinstance(item, h5py.Group):
+            if {"data", "header"} <= set(item):
+                found.append(name)
+            elif deepest > 1:
+                found += [f"{name}/{inner}" for inner in _groups(item, deepest - 1)]
+    return found
+
+
+def _mrd_group(path: Path) -> str | None:
+    """The group of MRD images of a file that is not of fastMRI's layout, or ``None``.
+
+    Raises:
+        InputError: if there are several.
+    """
+    if path.suffix.lower() not in _HDF5 or not path.is_file():
+        return None
+    with open_hdf5(path) as file:
+        groups = [] if "reconstruction" in file else _groups(file)
+    if len(groups) > 1:
+        raise InputError(f"{path}: holds several series of images ({', '.join(groups)}); give a file of one")
+    return groups[0] if groups else None
+
+
+def _mrd(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The array ``(slices, y, x)`` of MRD images, one per slice, and the affine by their headers.
+
+    Raises:
+        InputError: if they are not one image per slice.
+    """
+    with open_hdf5(path) as file:
+        data, heads = (np.asarray(read_dataset(file[name], key)) for key in ("data", "header"))
+    if data.dtype.names is not None:
+        data = (data[data.dtype.names[0]] + 1j * data[data.dtype.names[1]]).astype(np.complex64)
+    if data.ndim != 5 or data.shape[1:3] != (1, 1) or len(heads) != len(data):
+        raise InputError(f"{path}: holds MRD images of shape {data.shape[1:]}; give one image (y, x) per slice")
+    if any(key not in (heads.dtype.names or ()) or heads[key].shape != (len(heads), 3) for key in _HEADER):
+        raise InputError(f"{path}: its images lack positions in their headers; convert it again")
+    return data[:, 0, 0], _mrd_affine(heads, data.shape[-1], data.shape[-2])
+
+
+def _mrd_affine(heads: np.ndarray, nx: int, ny: int) -> np.ndarray | None:
+    """By position (of pixel ``n // 2``), directions and field of view; ``None`` if the slices are not equally spaced."""
+    positions, field = heads["position"].astype(float), heads["field_of_view"][0].astype(float)
+    axes = np.stack([heads[key][0].astype(float) for key in ("read_dir", "phase_dir", "slice_dir")], axis=1)
+    lps = np.eye(4)
+    lps[:3, :3] = axes * (field / [nx, ny, 1])
+    if len(positions) > 1:
+        steps = np.diff(positions, axis=0)
+        lps[:3, 2] = steps.mean(axis=0)
+        if np.abs(steps - steps.mean(axis=0)).max() > 1e-3:
+            return None
+    lps[:3, 3] = positions[0] - lps[:3, :2] @ [nx // 2, ny // 2]
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps if np.isfinite(lps).all() else None

@@ -1,0 +1,102 @@
+"""MRD (ISMRMRD) images, one per slice: magnitudes or complex numbers."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medrecon.writers.base import Contents, Writer, whole_image
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from medrecon.data.scan import Geometry
+    from medrecon.posterior import Reconstruction
+    from medrecon.writers.output import Output
+
+__all__ = ["Mrd", "mrd_bytes"]
+
+_GROUP = "reconstruction"
+"""Name of the images' group."""
+
+
+class Mrd(Writer):
+    """``<stem>.mrd``; the format's header must record a voxel size."""
+
+    title = "MRD"
+    endings = (r"\.mrd",)
+    parts = ("mag", "complex")
+    needs_spacing = True
+
+    def names(self, stem: str, *, slices: int, samples: bool, part: str) -> list[str]:
+        """See :meth:`Writer.names`."""
+        return [f"{stem}.mrd"]
+
+    def contents(self, reconstruction: Reconstruction, output: Output) -> Contents:
+        """See :meth:`Writer.contents`."""
+        return Contents([mrd_bytes(whole_image(reconstruction, output.part), reconstruction.geometry)])
+
+
+def _header(shape: tuple[int, ...], field: tuple[float, ...]) -> bytes:
+    """The XML header of ``(slices, y, x)`` images with a field of view ``(x, y, z)`` in mm; it records nothing else."""
+    from ismrmrd import xsd
+
+    slices, ny, nx = shape
+    space = xsd.encodingSpaceType(
+        matrixSize=xsd.matrixSizeType(x=nx, y=ny, z=1),
+        fieldOfView_mm=xsd.fieldOfViewMm(x=field[0], y=field[1], z=field[2]),
+    )
+    limit = xsd.limitType(minimum=0, maximum=slices - 1, center=slices // 2)
+    encoding = xsd.encodingType(
+        encodedSpace=space,
+        reconSpace=space,
+        encodingLimits=xsd.encodingLimitsType(slice=limit),
+        trajectory=xsd.trajectoryType.CARTESIAN,
+    )
+    conditions = xsd.experimentalConditionsType(H1resonanceFrequency_Hz=0)
+    return xsd.ismrmrdHeader(experimentalConditions=conditions, encoding=[encoding]).toXML("utf-8")
+
+
+def _image(plane: np.ndarray, k: int, field: tuple[float, ...], lps: np.ndarray) -> Any:  # noqa: ANN401 - of ismrmrd
+    """One slice ``(y, x)``.
+
+    Args:
+        plane: real or complex.
+        k: its number.
+        field: field of view ``(x, y, z)`` in mm.
+        lps: affine of (x, y, slice) in DICOM's and MRD's coordinates; x is the read direction.
+    """
+    import ismrmrd
+    import numpy as np
+
+    is_complex = np.iscomplexobj(plane)
+    image = ismrmrd.Image.from_array(plane.astype(np.complex64 if is_complex else np.float32), transpose=False)
+    image.image_type = ismrmrd.IMTYPE_COMPLEX if is_complex else ismrmrd.IMTYPE_MAGNITUDE
+    image.image_index = k + 1
+    image.slice = k
+    image.field_of_view = field
+    axes = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
+    image.read_dir, image.phase_dir, image.slice_dir = (tuple(axis) for axis in axes.T)
+    ny, nx = plane.shape
+    image.position = tuple((lps @ [nx // 2, ny // 2, k, 1])[:3])
+    return image
+
+
+def mrd_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
+    """The file of ``(slices, y, x)``, magnitudes or complex; without an affine the axes are those of the patient."""
+    import ismrmrd
+    import numpy as np
+
+    z, y, x = geometry.spacing or (1.0, 1.0, 1.0)
+    affine = np.diag([x, y, z, 1.0]) if geometry.affine is None else geometry.affine
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    _, ny, nx = volume.shape
+    field = (nx * float(x), ny * float(y), float(z))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.mrd"
+        with ismrmrd.Dataset(str(path), "dataset", create_if_needed=True) as dataset:
+            dataset.write_xml_header(_header(volume.shape, field))
+            for k, plane in enumerate(volume):
+                dataset.append_image(_GROUP, _image(plane, k, field, lps))
+        return path.read_bytes()

@@ -1,0 +1,19 @@
+"""The formats of outputs by name; a new one is a class in its module and a line here."""
+
+from __future__ import annotations
+
+from medrecon.writers.base import Writer
+from medrecon.writers.dicom import Dicom
+from medrecon.writers.h5 import Hdf5
+from medrecon.writers.mrd import Mrd
+from medrecon.writers.nifti import Nifti
+from medrecon.writers.png import Png
+
+__all__ = ["WRITERS", "all_parts"]
+
+WRITERS: dict[str, Writer] = {"nifti": Nifti(), "h5": Hdf5(), "dicom": Dicom(), "mrd": Mrd(), "png": Png()}
+
+
+def all_parts() -> tuple[str, ...]:
+    """Parts of complex images that one format or another can hold."""
+    return tuple(dict.fromkeys(part for writer in WRITERS.values() for part in writer.parts))
