@@ -18,14 +18,19 @@ __all__ = ["DenoisingPrepareBatch", "NoisyPrepareBatch", "ScanPrepareBatch"]
 
 
 class ScanPrepareBatch(PrepareBatch):
-    """Take the scan out of a batch of one.
+    """Take the scan out of a batch of one, and what belongs to it.
 
     Args:
         key: of the scan.
+        label_key: of what the reconstruction is compared with, if it is there.
+        options: physics options of :class:`medrecon.inferers.PosteriorInferer` and the keys of their values, e.g.
+            ``{"maps": "maps"}``.
     """
 
-    def __init__(self, key: str = "scan") -> None:
+    def __init__(self, key: str = "scan", label_key: str = "label", options: Mapping[str, str] | None = None) -> None:
         self.key = key
+        self.label_key = label_key
+        self.options = dict(options or {})
 
     def __call__(
         self,
@@ -33,9 +38,10 @@ class ScanPrepareBatch(PrepareBatch):
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,  # noqa: ANN401 - MONAI's signature
-    ) -> tuple[Any, None]:
-        """The scan, and no target; arrays move to the device slice by slice later."""
-        return batchdata[self.key], None
+    ) -> tuple[Any, Any, tuple, dict[str, Any]]:
+        """The scan, the label or ``None``, and the options; arrays move to the device slice by slice later."""
+        options = {name: batchdata[key] for name, key in self.options.items()}
+        return batchdata[self.key], batchdata.get(self.label_key), (), options
 
 
 class DenoisingPrepareBatch(PrepareBatch):

@@ -84,11 +84,11 @@ class PosteriorInferer(Inferer):
             inputs: a scan, see :class:`medrecon.transforms.LoadScand`.
             network: of the prior.
             *args: of MONAI's engines, unused.
-            **kwargs: of MONAI's engines, unused.
+            **kwargs: options of this scan's physics.
 
         Raises:
             medrecon.InputError: for data or options that cannot be used.
         """
         prior = replace(self.prior, network=lambda: network)
         device = next((one.device for one in network.parameters()), torch.device("cpu"))
-        return plan(inputs, bundle=prior, **self.options).run(device, self.progress)
+        return plan(inputs, bundle=prior, **{**self.options, **kwargs}).run(device, self.progress)

@@ -25,7 +25,7 @@ from medrecon.transforms.kspace import (
     UndersampleKSpaced,
 )
 from medrecon.transforms.save import SaveReconstructiond
-from medrecon.transforms.scan import LoadScan, LoadScand, only_item
+from medrecon.transforms.scan import LoadScan, LoadScand, ToCartesianScand, only_item
 from medrecon.transforms.simulate import (
     AddSmoothPhase,
     AddSmoothPhased,
@@ -77,6 +77,7 @@ __all__ = [
     "SimulateKSpaced",
     "SimulateSinogram",
     "SimulateSinogramd",
+    "ToCartesianScand",
     "UndersampleKSpace",
     "UndersampleKSpaced",
     "only_item",

@@ -22,6 +22,7 @@ from medrecon.data.noise import noise_level, noise_scan_std, outer_noise_std
 from medrecon.data.sampling import one_sided, sampled, undersampled, unlike
 from medrecon.data.scan import CartesianScan
 from medrecon.formats import load_kspace, load_noncartesian
+from medrecon.posterior import Reconstruction
 from medrecon.transforms.coils import as_array, mask_of, relabelled
 
 __all__ = [
@@ -428,11 +429,14 @@ class SelectSlicesd(MapTransform):
 
 
 class MagnitudeMeand(MapTransform):
-    """Samples ``(samples, slices, y, x)`` complex to the image to show, ``(slices, y, x)`` float32."""
+    """Samples ``(samples, slices, y, x)`` complex, or a reconstruction, to the image to show, ``(slices, y, x)`` float32."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = torch.as_tensor(out[key]).abs().float().cpu().mean(0)
+            if isinstance(out[key], Reconstruction):
+                out[key] = torch.from_numpy(out[key].image)
+            else:
+                out[key] = torch.as_tensor(out[key]).abs().float().cpu().mean(0)
         return out

@@ -6,13 +6,16 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from medrecon.data.scan import Scan
+from medrecon.data.scan import CartesianScan, Geometry, Scan
 from medrecon.formats import Companions, load
+from medrecon.transforms.coils import as_array, mask_of
 
-__all__ = ["LoadScan", "LoadScand", "only_item"]
+__all__ = ["LoadScan", "LoadScand", "ToCartesianScand", "only_item"]
 
 
 class LoadScan(Transform):
@@ -72,6 +75,43 @@ class LoadScand(MapTransform):
         for key in self.key_iterator(out):
             out[key] = self.load(out[key])
         return out
+
+
+class ToCartesianScand(MapTransform):
+    """K-space tensors that other transforms have worked on, as a scan for :class:`medrecon.inferers.PosteriorInferer`.
+
+    Name, voxel size, affine and warnings come from the meta of the tensor.
+
+    Args:
+        keys: of k-space ``(slices, coils, y, x)``; the scan replaces it.
+        mask_key: of the mask; if it is not there, the mask is inferred from zero samples.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(self, keys: KeysCollection, mask_key: str = "mask", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace every key."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = self._scan(out[key], out.get(self.mask_key))
+        return out
+
+    @staticmethod
+    def _scan(kspace: Any, mask: Any) -> CartesianScan:  # noqa: ANN401 - tensors or arrays
+        meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
+        spacing = tuple(float(side) for side in meta["spacing"]) if meta.get("spacing_known") else None
+        affine = kspace.affine.cpu().numpy() if meta.get("affine_known") else None
+        return CartesianScan(
+            path=Path(str(meta.get("filename_or_obj", "k-space"))),
+            format="tensor",
+            kspace=as_array(kspace),
+            mask=np.squeeze(mask_of(kspace, mask)),
+            geometry=Geometry(spacing, affine),  # type: ignore[arg-type]
+            warnings=tuple(meta.get("warnings") or ()),
+        )
 
 
 def only_item(items: Sequence[Any]) -> Any:  # noqa: ANN401
