@@ -16,16 +16,18 @@ import pytest
 import torch
 
 import medrecon
-from medrecon.bundle import find_bundle, load_weights, metadata, save_weights
+from medrecon.bundle import find_bundle, load_prior, load_weights, metadata, save_weights
 from medrecon.cli import main
 from medrecon.cli.options import value
 from medrecon.data.errors import InputError
 from medrecon.formats import load_kspace
-from medrecon.inferers import PosteriorInferer, make_solver
 from medrecon.monai_bundle import Config, load_config, parsed
 from medrecon.networks import ResidualUNet
+from medrecon.posterior import sampling
 from medrecon.prep import load_recipe, prepare
+from medrecon.settings import SamplingSettings
 from medrecon.solvers import SOLVERS, is_unconditional
+from medrecon.solvers.settings import make_solver
 
 DATA_SOLVERS = [name for name, solver in SOLVERS.items() if not is_unconditional(solver)]
 
@@ -227,22 +229,24 @@ def test_settings_of_the_wrong_kind_are_refused_in_one_sentence(name):
 @pytest.mark.parametrize(
     ("name", "values"),
     {
-        "n_steps": [0, -1, 1.5, "5", True, 10**12],
-        "samples": [0, "2", 10**12, None],
+        "steps": [0, -1, 1.5, "5", True, 10**12],
+        "samples": [0, "2", 10**12],
         "seed": ["x", -1, 0.5],
         "guidance": [math.nan, math.inf, -1, "1", 1e300],
         "sigma_max": [0, -1, math.nan, 1e300, "8"],
-        "sigma_min": [0, "a"],
         "condition": ["PD", ["T1"], 3],
         "settings": ["x", [1], 3],
-        "symmetries": [{"flip": [7]}, {"flip": "x"}, {"shift": -1}, {"turn": 1}],
-        "multiple": [0, "16"],
+        "start_sigma": [0, "a"],
     }.items(),
 )
-def test_arguments_of_inferers_of_the_wrong_kind_are_refused(name, values):
+def test_arguments_of_a_run_of_the_wrong_kind_are_refused(name, values):
+    prior = load_prior("brain_mri")
     for given in values:
         with pytest.raises(InputError):
-            PosteriorInferer(labels=["T1"], **{name: given})
+            if name in ("condition", "guidance"):
+                prior.conditioned(**{"condition": "T1", name: given})
+            else:
+                sampling(SamplingSettings(**{"start": "tv" if name == "start_sigma" else None, name: given}), prior)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +366,7 @@ def test_metadata_of_the_wrong_kind_are_refused(tmp_path, content):
         ("bundle_root: x\ninferer: {_target_: no.such.Thing}", "'inferer' cannot be made"),
         ("bundle_root: x\ninferer: $1/0", "ZeroDivisionError"),
         ("bundle_root: x\ninferer: '@inferer'", "circular"),
-        ("bundle_root: x\ninferer: {_target_: medrecon.inferers.PosteriorInferer, sigma_min: 2024-01-01}", "sigma_min"),
+        ("bundle_root: x\ninferer: {_target_: medrecon.inferers.DenoisingInferer, sigma_min: 2024-01-01}", "sigma_min"),
     ],
 )
 def test_configs_of_the_wrong_kind_are_refused(tmp_path, content, words):

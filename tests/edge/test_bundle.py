@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import h5py
 import monai
@@ -30,10 +31,12 @@ from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.scan import Geometry
 from medrecon.formats import load_kspace
-from medrecon.inferers import PosteriorInferer, TomographyInferer
 from medrecon.metrics import SSIM, scores
 from medrecon.networks import ResidualUNet
+from medrecon.posterior import PriorSpec, network_prior, sampling
 from medrecon.priors import equivariant
+from medrecon.reconstruction import plan
+from medrecon.settings import SamplingSettings
 from medrecon.solvers import DDS
 from medrecon.training.objectives import EDM, objective
 from medrecon.transforms import (
@@ -52,6 +55,11 @@ ROOT = find_bundle("brain_mri")
 CONFIG = ROOT / "configs" / "inference.yaml"
 
 
+def toy_prior(network=None, **more):
+    """A prior with another network than the bundles'."""
+    return PriorSpec(name="toy", version="1", weights_sha256="0", network=lambda: network, **more)
+
+
 def monai_run(*arguments, cwd):
     command = [sys.executable, "-m", "monai.bundle", "run", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
@@ -62,7 +70,7 @@ def test_monai_gives_the_image_that_medrecon_gives(scan, tmp_path):
     path, _ = scan(slices=2)
     ours = medrecon.reconstruct(load_kspace(path).kspace, load_kspace(path).mask, steps=3, seed=4)
     out = monai_run(
-        "--config_file", CONFIG, "--kspace", path, "--output_dir", "out", "--n_steps", 3, "--seed", 4, cwd=tmp_path
+        "--config_file", CONFIG, "--scan", path, "--output_dir", "out", "--n_steps", 3, "--seed", 4, cwd=tmp_path
     )
     assert out.returncode == 0, out.stderr[-2000:]
     image = np.asarray(nib.load(tmp_path / "out" / "scan.nii.gz").dataobj).transpose(2, 1, 0)
@@ -76,7 +84,7 @@ def test_evaluate_overlay_scores(scan, tmp_path):
     path, _ = scan(full=True, shape=(64, 60), name="full.h5")
     files = f"['{CONFIG}','{ROOT / 'configs' / 'evaluate.yaml'}']"
     out = monai_run(
-        "--config_file", files, "--kspace", path, "--output_dir", "out", "--n_steps", 3, "--acceleration", 2, "--acs", 16,
+        "--config_file", files, "--scan", path, "--output_dir", "out", "--n_steps", 3, "--acceleration", 2, "--acs", 16,
         cwd=tmp_path,
     )  # fmt: skip
     assert out.returncode == 0, out.stderr[-2000:]
@@ -99,7 +107,7 @@ def test_evaluate_overlay_scores(scan, tmp_path):
 )
 def test_properties(name, files, kind, scan, tmp_path):
     root = find_bundle(name)
-    settings = {"sinogram": "none.npz"} if name == "chest_ct" else {"kspace": str(scan()[0])}
+    settings = {"scan": "none.npz" if name == "chest_ct" else str(scan()[0])}
     if kind == "train":
         for archive in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
             write_slices(tmp_path / f"{archive}.npz")
@@ -199,7 +207,7 @@ def test_damaged_weights_are_refused_on_every_path(scan, tmp_path):
     with pytest.raises(InputError, match="SHA-256"):
         medrecon.reconstruct(load_kspace(path).kspace, bundle=tmp_path / "b", steps=1)
     out = monai_run(
-        "--config_file", CONFIG, "--bundle_root", tmp_path / "b", "--kspace", path, "--output_dir", "o", cwd=tmp_path
+        "--config_file", CONFIG, "--bundle_root", tmp_path / "b", "--scan", path, "--output_dir", "o", cwd=tmp_path
     )
     assert out.returncode != 0
     assert "SHA-256" in out.stderr
@@ -288,51 +296,54 @@ def test_chunks_do_not_change_the_result(scan):
     network = ResidualUNet(channels=(8, 16), blocks=(1, 1)).eval()
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.05)
-    maps = EstimateSensitivityMapsd("image")(
-        {"image": torch.from_numpy(data.kspace), "mask": torch.from_numpy(data.mask)}
-    )
-    inputs = torch.from_numpy(data.kspace)[None]
-    mask = torch.from_numpy(data.mask)[None, None]
 
     def run(**settings):
-        solve = PosteriorInferer(n_steps=4, sigma_max=1.0, dtype=None, **settings)
-        return solve(inputs, network, mask=mask, maps=maps["maps"][None], noise_std=0.01)
+        made = plan(data, bundle=toy_prior(network), steps=4, sigma_max=1.0, noise_std=0.01, **settings)
+        made.sampling = replace(made.sampling, dtype=None)
+        return made.run()
 
-    assert torch.allclose(run(chunk=1).as_tensor(), run(chunk=3).as_tensor(), atol=1e-4)
-    several = run(chunk=2, samples=3).as_tensor()
-    assert torch.allclose(several[:, :1], run(chunk=1).as_tensor(), atol=1e-4)
-    assert "seconds" in json.loads(run().meta["record"])
+    assert np.allclose(run(chunk=1).image, run(chunk=3).image, atol=1e-4)
+    several = run(chunk=2, samples=3).samples
+    assert np.allclose(several[0], run(chunk=1).image, atol=1e-4)
+    assert "seconds" in run().record
 
 
 def test_the_ladder_is_that_of_the_solver():
     """RePaint travels in time within the steps that were asked for."""
-    solve = PosteriorInferer(solver="repaint", n_steps=50, settings={"length": 2, "repeats": 3}, sigma_max=1.0)
+
+    def planned(**more):
+        return sampling(SamplingSettings(solver="repaint", **more), toy_prior())
+
+    solve = planned(steps=50, settings={"length": 2, "repeats": 3}, sigma_max=1.0)
     assert (solve.sigmas.diff() > 0).any()
     assert 40 <= int((solve.sigmas.diff() < 0).sum()) <= 50
     assert float(solve.sigmas.max()) == pytest.approx(1.0)
-    assert (PosteriorInferer(solver="repaint", settings={"repeats": 1}).sigmas.diff() < 0).all()
-    assert len(PosteriorInferer(solver="repaint", settings={"repeats": 1}, n_steps=7).sigmas) == 8
+    assert (planned(settings={"repeats": 1}).sigmas.diff() < 0).all()
+    assert len(planned(settings={"repeats": 1}, steps=7).sigmas) == 8
 
 
 def test_what_suits_the_prior_gives_way_to_what_the_user_says():
     tuned = {"dps": {"zeta": 0.03, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
-    plain = PosteriorInferer(solver="dps", tuned=tuned)
+
+    def planned(**more):
+        return sampling(SamplingSettings(**more), toy_prior(tuned=tuned))
+
+    plain = planned(solver="dps")
     assert (plain.solver.zeta, float(plain.sigmas[0])) == (0.03, pytest.approx(2.0))
-    said = PosteriorInferer(solver="dps", tuned=tuned, settings={"zeta": 0.07}, sigma_max=1.0)
+    said = planned(solver="dps", settings={"zeta": 0.07}, sigma_max=1.0)
     assert (said.solver.zeta, float(said.sigmas[0])) == (0.07, pytest.approx(1.0))
-    assert PosteriorInferer(solver="dds", tuned=tuned).solver == DDS()
-    assert PosteriorInferer(tuned=tuned, start="tv", start_sigma=0.1).start.lam == 0.5
+    assert planned(solver="dds").solver == DDS()
+    assert planned(start="tv", start_sigma=0.1).start.solver.lam == 0.5
     assert tuned == {"dps": {"zeta": 0.03, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundle_knows_what_suits_it(name):
     """Every solver that it names takes the settings that it gives."""
-    tuned = load_prior(name).tuned
-    kind = TomographyInferer if name == "chest_ct" else PosteriorInferer
-    for solver in tuned:
-        kind(solver=solver, tuned=tuned)
-    assert "dds" in tuned
+    prior = load_prior(name)
+    for solver in prior.tuned:
+        sampling(SamplingSettings(solver=solver), prior)
+    assert "dds" in prior.tuned
 
 
 def test_slices_without_signal_stay_empty(scan):
@@ -459,20 +470,18 @@ def random_network(channels):
 def test_inferer_by_channel_is_the_one_channel_prior_on_each():
     """The prior of an inferer by channel, with a one-channel network, acts on two channels independently."""
     network = random_network(1)
-    infer = PosteriorInferer(by_channel=True, dtype=None)
     x = torch.randn(2, 2, 8, 8)
-    both = infer.prior(network)(x, 0.3)
+    both, counters = network_prior(toy_prior(images="magnitude", channels=1), network, (2, 8, 8), None)
     single = EDM().prior(network)(x[:, 1:], 0.3)
-    assert torch.allclose(both[:, 1:], single, atol=1e-6)
+    assert torch.allclose(both(x, 0.3)[:, 1:], single, atol=1e-6)
+    assert [counter.calls for counter in counters] == [4]
 
 
 def test_inferer_sees_the_symmetries_of_its_prior():
     network = random_network(2)
     symmetries = {"flip": [-1], "shift": 4, "phase": True}
     x = torch.randn(2, 2, 8, 8)
-    plain = PosteriorInferer(dtype=None).prior(network)
-    turned = PosteriorInferer(dtype=None, symmetries=symmetries).prior(network)
+    plain, _ = network_prior(toy_prior(), network, (2, 8, 8), None)
+    turned, _ = network_prior(toy_prior(symmetries=symmetries), network, (2, 8, 8), None)
     assert torch.equal(turned(x, 0.3), equivariant(plain, **symmetries)(x, 0.3))
     assert not torch.allclose(turned(x, 0.3), plain(x, 0.3), atol=1e-3)
-    with pytest.raises(InputError, match="flips"):
-        PosteriorInferer(symmetries={"flips": [-1]})

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from medrecon.data.kspace import load_kspace
 
 from medrecon.data.coils import from_kspace
 from medrecon.data.eigen import largest_eigenpairs
 from medrecon.data.espirit import _pixelwise, espirit_maps
-from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import centred
 
 VALUE = 4e-6

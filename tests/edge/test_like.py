@@ -8,15 +8,13 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-import torch
-from monai.data import MetaTensor
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.formats import load_image, load_like
-from medrecon.transforms import SaveHounsfieldd
+from medrecon.transforms import LoadScand, SaveReconstructiond
 from tests.make.outputs import write_volume
 
 from .test_dicom import LPS, RECORD, magnitudes, numbers, oblique, verified_or_none, write_series
@@ -188,22 +186,12 @@ def test_one_of_several_series_is_selected(scan, tmp_path, capsys, way):
         assert "give --like as well" in capsys.readouterr().err
         folder = tmp_path / "o" / "scan"
     else:
-        meta = {"filename_or_obj": "scan.h5", "affine_known": False}
-        record = {"network_evaluations": 0, "spacing_mm": 1.0, "solver": {"name": "tv"}}
-        data = {"image": MetaTensor(torch.zeros(3, 40, 36), meta=meta)}
-        data["pred"] = MetaTensor(torch.zeros(1, 3, 40, 36), meta={"record": json.dumps(record)})
-        more = {
-            "output_dir": str(tmp_path / "o"),
-            "bundle_root": "brain_mri",
-            "fmt": "dicom",
-            "like": str(tmp_path / "like"),
-        }
-        from medrecon.bundle import find_bundle
-
-        more["bundle_root"] = str(find_bundle("brain_mri"))
+        data = LoadScand("scan")({"scan": path})
+        data["pred"] = medrecon.reconstruct(data["scan"], solver="zero-filled")
+        more = {"output_dir": str(tmp_path / "o"), "fmt": "dicom", "like": str(tmp_path / "like")}
         with pytest.raises(InputError, match="select one"):
-            SaveHounsfieldd("pred", **more)(data)
-        SaveHounsfieldd("pred", **more, like_select={"SeriesNumber": 9})(data)
+            SaveReconstructiond("pred", **more)(data)
+        SaveReconstructiond("pred", **more, like_select={"SeriesNumber": 9})(data)
         folder = tmp_path / "o" / "scan"
     assert {pydicom.dcmread(one).StudyID for one in folder.iterdir()} == {"9"}
 

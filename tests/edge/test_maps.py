@@ -21,7 +21,6 @@ from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.formats import load_kspace
 from medrecon.metrics import scores
 from medrecon.monai_bundle import load_config
-from medrecon.reconstruction import estimate_maps, sensitivity_maps
 from medrecon.transforms import EstimateSensitivityMapsd, LoadKSpaced, SaveReconstructiond
 
 from ..conftest import blobs
@@ -406,7 +405,7 @@ def test_scales_that_single_precision_cannot_hold_are_refused(tmp_path, capsys, 
 def bundle_run(path, out, name="brain_mri", **more):
     """The sidecar of the bundle's own config, run in this process."""
     parser = load_config(
-        find_bundle(name), kspace=str(path), output_dir=str(out), overwrite=True, device=torch.device("cpu"), **more
+        find_bundle(name), scan=str(path), output_dir=str(out), overwrite=True, device=torch.device("cpu"), **more
     )
     parser.get_parsed_content("run")
     with h5py.File(out / f"{path.stem}.h5") as file:

@@ -187,7 +187,7 @@ def test_a_loud_scan_is_reported_once(three, tmp_path, way, caplog):
     caplog.clear()
     if way == "bundle":
         more = {"solver": "zero-filled", "output_format": "h5", "device": torch.device("cpu")}
-        config = load_config(find_bundle("brain_mri"), kspace=str(path), output_dir=str(tmp_path / "o"), **more)
+        config = load_config(find_bundle("brain_mri"), scan=str(path), output_dir=str(tmp_path / "o"), **more)
         config.get_parsed_content("run")
     else:
         assert main(["recon", str(path), "-o", str(tmp_path / "o"), "--solver", "zero-filled"]) == 0

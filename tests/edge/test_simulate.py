@@ -13,7 +13,8 @@ from medrecon.data.coils import combine_coils, from_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import counted
-from medrecon.inferers import TomographyInferer
+from medrecon.data.scan import Sinogram
+from medrecon.reconstruction import plan
 from medrecon.transforms import (
     AddSmoothPhase,
     AddSmoothPhased,
@@ -137,9 +138,11 @@ def test_water_comes_back_as_zero_hounsfield_units():
     )
     assert data["image"].shape[1] == 120
     assert (data["pitch"], data["photons"]) == (1.5, 1e6)
-    solve = TomographyInferer(solver="fbp", side=64, spacing=1.5)
-    scan = (data["pitch"], data["offset"], data["photons"])
-    image = solve(data["image"][None].as_tensor(), None, data["angles"][None], *scan)[0, 0, 0].numpy()
+    scan = Sinogram(
+        path=Path("disc"), format="simulated", lines=data["image"].as_tensor().numpy(), angles=data["angles"].numpy(),
+        pitch=data["pitch"], offset=data["offset"], photons=data["photons"],
+    )  # fmt: skip
+    image = plan(scan, solver="fbp", size=64, voxel=1.5).run().image[0]
     assert abs(image[x**2 + y**2 < 18**2].mean()) < 5
     assert abs(image[x**2 + y**2 > 29**2].mean() + 1000) < 30
     with pytest.raises(InputError, match="give spacing"):

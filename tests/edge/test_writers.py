@@ -371,7 +371,7 @@ def test_every_writer_is_read():
 def test_what_a_format_needs_is_asked_for_before_the_work(tmp_path, format):
     writer = WRITERS[format]
 
-    def refusal(geometry=Geometry(SPACING, AFFINE), phase=True, **more):  # noqa: B008 - frozen
+    def refusal(geometry=Geometry(SPACING, AFFINE), phase=True, **more):
         output = {"folder": tmp_path / "o", "stem": "x", "format": format, "sources": ["k.h5"], **more}
         try:
             check(Output(**output), slices=1, samples=False, geometry=geometry, phase=phase)

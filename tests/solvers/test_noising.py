@@ -1,6 +1,5 @@
 """How much noise a step leaves, and how much of the data: the books that a sampler keeps, and what ladders allow."""
 
-import json
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -8,12 +7,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from medrecon.inferers import PosteriorInferer
 from medrecon.likelihood import Gaussian
 from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, karras, time_travel
 from medrecon.operators.spectral import Dense as SpectralDense
+from medrecon.posterior import PriorSpec
 from medrecon.priors import GaussianPrior
+from medrecon.reconstruction import plan
 from medrecon.sample import generate, sample
 from medrecon.solvers import DDIM, DDRM, DDS, ILVR, MCG, SOLVERS, TMPD, DDNMPlus, RePaint
 from medrecon.solvers.base import data_weight, variance_kept
@@ -245,9 +245,10 @@ def test_sidecars_ask_the_solver_about_their_ladder(monkeypatch):
     asked = []
     monkeypatch.setattr(TMPD, "calibrated", lambda self, sigmas: asked.append(sigmas) or True)
     network = ResidualUNet(channels=(8, 16), blocks=(1, 1)).eval()
-    kspace = torch.randn(1, 1, 1, 24, 20, generator=torch.Generator().manual_seed(0), dtype=torch.complex64)
-    scan = kspace, network, torch.ones(1, 1, 20, dtype=torch.bool), torch.ones_like(kspace), 0.1
+    kspace = torch.randn(1, 1, 24, 20, generator=torch.Generator().manual_seed(0), dtype=torch.complex64).numpy()
+    scan = CartesianScan(path=Path("a.h5"), format="toy", kspace=kspace, mask=np.ones(20, bool))
+    prior = PriorSpec(name="toy", version="1", weights_sha256="0", network=lambda: network)
     for start, expected in (({}, True), ({"start": "cg-sense", "start_sigma": 0.5}, False)):
-        inferer = PosteriorInferer(solver="tmpd", n_steps=3, dtype=None, **start)
-        assert json.loads(inferer(*scan).meta["record"])["solver"]["calibrated"] is expected
-        assert expected is False or torch.equal(asked[-1], inferer.sigmas)
+        made = plan(scan, bundle=prior, solver="tmpd", steps=3, noise_std=0.1, **start)
+        assert made.run().record["solver"]["calibrated"] is expected
+        assert expected is False or torch.equal(asked[-1], made.sampling.sigmas)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from medrecon.data.errors import InputError
-from medrecon.inferers import PosteriorInferer
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators import ParallelBeam, Weights
@@ -89,7 +88,7 @@ def test_what_cannot_work_is_said():
     with pytest.raises(TypeError, match="FBP needs a Projector; got Dense"):
         run(FBP(), data)
     with pytest.raises(InputError, match=r"fbp.*sinograms"):
-        PosteriorInferer(solver="fbp")
+        medrecon.reconstruct(np.ones((1, 2, 8, 8), np.complex64), solver="fbp")
     with pytest.raises(ValueError, match="kind"):
         FBP(kind="sharp")
     with pytest.raises(ValueError, match="relaxation"):
