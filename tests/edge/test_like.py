@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
+import medrecon
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.formats import load_image, load_like

@@ -14,14 +14,23 @@ from medrecon.bundle import find_bundle
 from medrecon.cli import main
 from medrecon.data.coils import Combination, combine_coils, compress_coils, from_kspace, prewhiten
 from medrecon.data.errors import InputError
-from medrecon.data.espirit import Espirit, coil_maps, combined_reference, espirit_maps, trusted_noise
+from medrecon.data.espirit import (
+    Espirit,
+    coil_maps,
+    combined_reference,
+    espirit_maps,
+    estimate_maps,
+    sensitivity_maps,
+    trusted_noise,
+)
 from medrecon.data.masks import centred, undersampling_mask
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.engines import ScanPrepareBatch
 from medrecon.formats import load_kspace
 from medrecon.metrics import scores
 from medrecon.monai_bundle import load_config
-from medrecon.transforms import EstimateSensitivityMapsd, LoadKSpaced, SaveReconstructiond
+from medrecon.transforms import EstimateSensitivityMapsd, LoadKSpaced, ToCartesianScand
 
 from ..conftest import blobs
 
@@ -446,23 +455,20 @@ def test_the_source_of_maps_is_true_on_every_way(tmp_path, source):
 
 
 def test_given_maps_are_called_given_in_the_bundle_as_well(tmp_path):
+    """From a file, and from a transform through ``ScanPrepareBatch``."""
     kspace, mask, _, planted = few_lines(20)
     path = write(tmp_path / "scan.h5", kspace, mask)
-    loaded = EstimateSensitivityMapsd("image")(LoadKSpaced("image")({"image": str(path)}))
-    assert loaded["maps"].meta["maps_source"] == "ESPIRiT"
+    np.save(tmp_path / "maps.npy", planted)
+    physics = {"maps": str(tmp_path / "maps.npy")}
+    given, record = bundle_run(path, tmp_path / "o", solver="cg-sense", output_format="h5", physics=physics)
+    assert record["maps_source"] == "given"
     inferer = load_config(find_bundle("brain_mri"), solver="cg-sense").get_parsed_content("inferer")
-    save = SaveReconstructiond(
-        "pred", output_dir=str(tmp_path / "o"), bundle_root=str(find_bundle("brain_mri")), fmt="h5"
-    )
-    for maps, source in ((loaded["maps"], "ESPIRiT"), (torch.from_numpy(planted[None]), "given")):
-        batch = {
-            key: value[None] for key, value in (("image", loaded["image"]), ("mask", loaded["mask"]), ("maps", maps))
-        }
-        out = inferer(batch["image"], None, batch["mask"], batch["maps"], loaded["noise_std"])
-        pred = medrecon.transforms.coils.relabelled(out.as_tensor()[0], out, torch.eye(4))
-        save.overwrite = True
-        save({**loaded, "maps": maps, "pred": pred})
-        assert json.loads((tmp_path / "o" / "scan.json").read_text())["maps_source"] == source
+    loaded = ToCartesianScand("image")(LoadKSpaced("image")({"image": str(path), "planted": planted}))
+    scan, label, _, options = ScanPrepareBatch("image", options={"maps": "planted"})(loaded)
+    assert label is None
+    made = inferer(scan, torch.nn.Linear(1, 1), **options)
+    assert made.record["maps_source"] == "given"
+    assert np.array_equal(made.image, given)
 
 
 def test_warnings_of_maps_reach_the_meta_of_kspace(tmp_path):

@@ -20,6 +20,7 @@ from medrecon.transforms import (
     CompressCoils,
     EstimateSensitivityMapsd,
     LoadKSpaced,
+    ToCartesianScand,
     UndersampleKSpaced,
 )
 

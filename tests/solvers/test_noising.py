@@ -3,10 +3,13 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from medrecon.data.scan import CartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, karras, time_travel

@@ -2,9 +2,11 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
+import medrecon
 from medrecon.data.errors import InputError
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
