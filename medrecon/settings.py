@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     import numpy as np
 
-    from medrecon.posterior import PriorSpec
-
     Array: TypeAlias = np.ndarray | str | Path
 
 __all__ = [
@@ -51,7 +49,7 @@ class PriorSettings:
         guidance: classifier-free guidance scale of the condition.
     """
 
-    bundle: str | Path | PriorSpec | None = option(
+    bundle: str | Path | Any = option(
         None, "name or folder of the prior's bundle (default: by the kind of scan)"
     )
     condition: str | None = option(None, "label of the image contrast, e.g. T1 (default: none)", metavar="LABEL")

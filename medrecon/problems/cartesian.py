@@ -92,7 +92,7 @@ class Cartesian(CoilProblem):
         """SENSE, or a masked Fourier transform for a single coil."""
         maps = self.maps(items).to(device)
         mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
-        kspace = torch.from_numpy(np.ascontiguousarray(self.kspace[items])).to(device) * mask * (1 / self.unit)
+        kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
         single = kspace.shape[1] == 1 and bool((maps == 1).all())
         A = sense(None if single else maps, mask[None, None], tuple(kspace.shape[2:]))
         zero_filled = A.adjoint(kspace).norm(dim=1).flatten(1)

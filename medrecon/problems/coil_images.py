@@ -57,7 +57,7 @@ class CoilImages(Cartesian):
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """A masked Fourier transform of every coil."""
         mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
-        kspace = torch.from_numpy(np.ascontiguousarray(self.kspace[items])).to(device) * mask * (1 / self.unit)
+        kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
         A = CartesianMRI(mask[None, None], tuple(kspace.shape[2:])) @ AsComplex()
         size = A.adjoint(kspace).norm(dim=1).flatten(1)
         scale = torch.quantile(size, 0.99, dim=1)

@@ -85,7 +85,7 @@ class Dynamic(CoilProblem):
         """SENSE frame by frame."""
         maps = self.maps(items).to(device)
         mask = torch.tensor(self.scan.mask).to(device)[None, :, None]
-        kspace = np.ascontiguousarray(self.scan.kspace[:, items].swapaxes(0, 1))
+        kspace = self.scan.kspace[:, items].swapaxes(0, 1).copy()
         y = torch.from_numpy(kspace).to(device) * mask * (1 / self.unit)
         A = sense(maps, mask)
         means = [self._mean(i) for i in range(self.n_items)[items]]

@@ -80,7 +80,7 @@ class Images(Problem):
 
     def _data(self, items: slice, device: torch.device) -> tuple[Tensor, Tensor]:
         """Real images ``(B, C, y, x)`` at unit scale, and the scale."""
-        array = np.ascontiguousarray(self.scan.array[items])
+        array = self.scan.array[items].copy()
         if self.is_ct:
             y = torch.from_numpy(array.astype(np.float32) / 1000 + 1)[:, None].to(device)
             return y, torch.ones(len(y), device=device)
@@ -142,7 +142,7 @@ class Images(Problem):
         if self.physics.region is None:
             return out
         y0, y1, x0, x1 = self.physics.region
-        whole = torch.from_numpy(np.ascontiguousarray(self.scan.array[items])).to(out).expand_as(out).clone()
+        whole = torch.from_numpy(self.scan.array[items].copy()).to(out).expand_as(out).clone()
         whole[..., y0:y1, x0:x1] = out[..., y0:y1, x0:x1]
         return whole
 

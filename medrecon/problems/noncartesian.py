@@ -125,7 +125,7 @@ class NonCartesian(CoilProblem):
         """Density-weighted NUFFT SENSE with the Toeplitz normal operator."""
         transform, root = self._transform(range(self.n_items)[items][0])
         transform, root, maps = transform.to(device), root.to(device), self.maps(items).to(device)
-        samples = torch.from_numpy(np.ascontiguousarray(self.scan.samples[items])).to(device)
+        samples = torch.from_numpy(self.scan.samples[items].copy()).to(device)
         y = samples.flatten(2) * root * (1 / self.unit)
         single = maps.shape[1] == 1 and bool((maps == 1).all())
         A: LinearOperator = (transform if single else transform @ Coils(maps)) @ AsComplex()

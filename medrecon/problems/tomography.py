@@ -77,7 +77,7 @@ class Tomography(Problem):
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """Weighted line integrals, or counts."""
-        y = torch.from_numpy(np.ascontiguousarray(self.scan.lines[items], dtype=np.float32)).to(device)[:, None]
+        y = torch.from_numpy(self.scan.lines[items].astype(np.float32)).to(device)[:, None]
         project, photons = self.project.to(device), self.physics.photons or 0.0
         one = torch.ones(len(y), device=device)
         if self.raw:
