@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from problems import DATA, bundle_prior, inferer
 
-from medrecon.data.slices import load_slices
 from medrecon.operators import ParallelBeam
 from medrecon.operators.ct import FILTERS
 from medrecon.report.montage import montage
+from medrecon.training.slices import load_slices
 
 WATER = 0.02  # per mm
 

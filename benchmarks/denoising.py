@@ -20,7 +20,7 @@ from problems import DATA, bundle_prior
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
 from medrecon.data.phase import smooth_phase
-from medrecon.data.slices import load_slices
+from medrecon.training.slices import load_slices
 
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0)
 # Whole subjects that no prior has seen.

@@ -27,8 +27,8 @@ from sigpy.mri.app import EspiritCalib
 
 from medrecon.data.coils import combine_coils
 from medrecon.data.espirit import espirit_maps
-from medrecon.data.kspace import load_kspace
 from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.formats import load_kspace
 
 
 def bart(kspace: np.ndarray) -> np.ndarray | None:

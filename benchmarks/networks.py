@@ -25,12 +25,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from medrecon.data.phase import smooth_phase
-from medrecon.data.slices import load_slices, sampling_weights
 from medrecon.handlers import averaged
 from medrecon.inferers import fast_dtype
 from medrecon.networks import ResidualUNet
 from medrecon.training.augment import Augment
 from medrecon.training.objectives import EDM, stratified
+from medrecon.training.slices import load_slices, sampling_weights
 
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0)
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from problems import DATA
 
-from medrecon.data.kspace import load_kspace
+from medrecon.formats import load_kspace
 from medrecon.prep import load_recipe, prepare
 
 

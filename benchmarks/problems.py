@@ -13,19 +13,19 @@ import torch
 
 from medrecon.bundle import build_network, find_bundle, load_prior
 from medrecon.data.espirit import combined_reference, espirit_maps
-from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
-from medrecon.data.slices import load_slices
 from medrecon.data.yaml_files import read_yaml
+from medrecon.formats import load_kspace
 from medrecon.handlers import start_from
 from medrecon.inferers import fast_dtype
 from medrecon.monai_bundle import load_config, parsed
 from medrecon.operators import ParallelBeam
 from medrecon.priors import Prior
 from medrecon.training.augment import anatomical_phase, resampling_matrix
+from medrecon.training.slices import load_slices
 
 WATER = 0.02
 """Attenuation of water per mm."""

@@ -20,12 +20,12 @@ import torch
 from problems import DATA, bundle_prior
 from torch.nn import functional as F
 
-from medrecon.data.slices import load_slices
 from medrecon.noise import karras
 from medrecon.priors import multiscale
 from medrecon.report.montage import sheet
 from medrecon.sample import generate
 from medrecon.solvers.ddim import DDIM
+from medrecon.training.slices import load_slices
 
 
 def small(images: torch.Tensor) -> torch.Tensor:

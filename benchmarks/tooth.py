@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from problems import DATA
 
-from medrecon.data.sinogram import load_sinogram
+from medrecon.formats import load_sinogram
 from medrecon.inferers import TomographyInferer
 from medrecon.operators import ParallelBeam
 from medrecon.report.montage import sheet

@@ -7,7 +7,7 @@ Problems: ``mri`` (brains, eight coils, R = 4 and 8), ``coil`` (the same, one co
 patients than benchmarks/solvers.py takes); brains also with another ``--bundle``. Settings of the inferer (sigma_max,
 sigma_min, n_steps, samples, symmetries) may be varied like those of the solver. Scores are mean PSNR and SSIM, best last. With
 ``--all`` every list of GRIDS is gone through once, each setting keeping the best value found before; what the store holds is
-not run again, so a stopped run goes on. It ends with what a bundle's ``tuned`` should say.
+not run again, so a stopped run goes on. It ends with the ``tuned`` of a bundle's prior.yaml.
 """
 
 from __future__ import annotations

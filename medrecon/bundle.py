@@ -234,8 +234,8 @@ def _state(network: nn.Module, root: str | Path) -> dict[str, Tensor]:
     differs = difference(state, network)
     if differs is not None:
         raise InputError(
-            f"{path}: the weights are those of another network ({differs}); enter the arguments of the network that they "
-            "were trained in under 'arguments' in prior.yaml, or choose another bundle"
+            f"{path}: the weights are those of another network ({differs}); correct 'arguments' and 'labels' in prior.yaml (or "
+            "'network_def' of a config of your own), or choose another bundle"
         )
     return state
 

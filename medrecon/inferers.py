@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from medrecon.data.coils import magnitude_unit
 from medrecon.data.errors import InputError, told
 from medrecon.data.espirit import holds_signal, trusted_noise
-from medrecon.data.kspace import check_scale, sampling_mask
+from medrecon.data.sampling import check_scale, sampling_mask
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.base import Composed

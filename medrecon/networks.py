@@ -28,7 +28,7 @@ NETWORKS = {
 """Names that ``configs/prior.yaml`` may use, and the modules of these classes, which are imported when named."""
 
 MAX_PARAMETERS = 2**30
-MAX_PARTS = 20_000
+MAX_PARTS = 10_000
 """Modules, parameters and buffers of one network; the largest diffusion networks in use have a few thousand."""
 
 
@@ -258,18 +258,18 @@ def network_without_memory(name: str, arguments: Mapping[str, Any], where: str =
 
 
 def check_images(network: nn.Module, channels: int, multiple: int, where: str = "network") -> None:
-    """Check that a network maps images of ``channels`` channels, whose sides are multiples of ``multiple``, to such images.
+    """Check that a network maps images of ``channels`` channels and sides of ``multiple`` pixels to such images.
 
     Args:
         network: network, which is called once on a small image of zeros.
         channels: channels of the images; output channels after these, such as learned variances, are not used.
-        multiple: multiple of the sides.
+        multiple: side of the image, pixels.
         where: file that describes the network, for errors.
 
     Raises:
         InputError: if it does not.
     """
-    x = torch.zeros(1, channels, multiple, 3 * multiple)
+    x = torch.zeros(1, channels, multiple, multiple)
     images = f"images of {channels} channel{'s' * (channels > 1)} with sides that are multiples of {multiple}"
     correct = "correct its arguments, 'images' or 'multiple'"
     try:

@@ -70,7 +70,7 @@ def _short(value: object) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # whole numbers of thousands of digits
-        return f"a {type(value).__name__} too long to show"
+        return "a value too long to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -144,12 +144,11 @@ def _arguments(value: object) -> dict[str, Any]:
 
 
 def _labels(value: object) -> tuple[str, ...]:
-    usable = isinstance(value, list) and len(value) <= 1000
-    if not usable or not all(isinstance(label, str) and len(label) <= 100 and label.isprintable() for label in value):
+    labels = tuple(value) if isinstance(value, list) else (None,)
+    if len(labels) > 1000 or not all(isinstance(one, str) and len(one) <= 100 and one.isprintable() for one in labels):
         raise _UnusableError(f"must be a list of up to 1000 short texts; got {_short(value)}")
-    labels = tuple(value)  # type: ignore[arg-type]
     if labels and (labels[-1] or "" in labels[:-1] or len(set(labels)) < len(labels)):
-        raise _UnusableError(f"must differ and end with '', the one for images without a label; got {_short(value)}")
+        raise _UnusableError(f"must be different texts, and the last must be '' (no label); got {_short(value)}")
     return labels
 
 
@@ -158,7 +157,7 @@ def _symmetries(value: object) -> dict[str, Any]:
     for key, one in symmetries.items():
         if key not in ("flip", "shift", "phase"):
             raise _UnusableError(f"cannot hold {key[:40]!r}; {_nearest(key, ('flip', 'shift', 'phase'))}")
-        if key == "flip" and (not isinstance(one, list) or any(type(a) is not int or a not in (-2, -1) for a in one)):
+        if key == "flip" and (not isinstance(one, list) or not all(type(a) is int and a in (-2, -1) for a in one)):
             raise _UnusableError(f"must have a list of the axes -2 and -1 as 'flip'; got {_short(one)}")
         if key == "shift" and (type(one) is not int or not 0 <= one <= 4096):
             raise _UnusableError(f"must have a whole number of pixels from 0 to 4096 as 'shift'; got {_short(one)}")
@@ -176,10 +175,19 @@ def _tuned(value: object) -> dict[str, dict[str, Any]]:
     return tuned
 
 
+def _like(value: object, default: object) -> bool:
+    """Whether a setting is of the kind of its default: text, a boolean, a whole number, or a number."""
+    if isinstance(default, str | bool):
+        return type(value) is type(default)
+    if isinstance(value, bool) or not _scalar(value):
+        return False
+    return isinstance(value, int) if isinstance(default, int) else value is not None or default is None
+
+
 def _check_settings(name: str, settings: object) -> None:
     """Raise :class:`_UnusableError` unless the solver takes the settings."""
     settings = dict(_names(settings, f"names and values of settings for {name}"))
-    known = tuple(f.name for f in fields(SOLVERS[name]) if "Operator" not in str(f.type))
+    defaults = {f.name: f.default for f in fields(SOLVERS[name]) if "Operator" not in str(f.type)}
     first = settings.pop("sigma_max", None)
     if first is not None:
         try:
@@ -187,11 +195,10 @@ def _check_settings(name: str, settings: object) -> None:
         except _UnusableError as error:
             raise _UnusableError(f"has a 'sigma_max' of {name} that {error}") from None
     for key, one in settings.items():
-        if key not in known:
-            raise _UnusableError(
-                f"has an unknown setting {_short(key)} of {name}; {_nearest(key, (*known, 'sigma_max'))}"
-            )
-        if not _scalar(one) and not (isinstance(one, str) and len(one) <= 40):
+        if key not in defaults:
+            known = (*defaults, "sigma_max")
+            raise _UnusableError(f"has an unknown setting {_short(key)} of {name}; {_nearest(key, known)}")
+        if not _like(one, defaults[key]):
             raise _UnusableError(f"has a setting {key!r} of {name} that cannot be used; got {_short(one)}")
     try:
         SOLVERS[name](**settings)
@@ -208,7 +215,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "sigma_data": _number(1e-6, 1e6),
         "labels": _labels,
         "symmetries": _symmetries,
-        "multiple": _count(1, 1024),
+        "multiple": _count(1, 128),
         "steps": _count(1, 1_000_000),
         "sigma_min": _number(1e-6, 1e3),
         "tuned": _tuned,

@@ -19,9 +19,9 @@ from medrecon._version import __version__
 from medrecon.bundle import find_bundle, metadata
 from medrecon.data.errors import InputError, warn
 from medrecon.data.espirit import CoilMaps, Espirit, coil_maps, trusted_noise
-from medrecon.data.kspace import check_scale, common_mask, sampling_mask
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
+from medrecon.data.sampling import check_scale, common_mask, sampling_mask
 from medrecon.inferers import PosteriorInferer, as_number, find_solver
 from medrecon.monai_bundle import load_config, parsed
 
@@ -193,7 +193,7 @@ def reconstruct(
         seed: of all random numbers.
         noise_std: of ``kspace``, per real component; default: estimated from the outermost sampled k-space.
         noise_source: of ``noise_std``, for the record. A level from a ``noise scan`` was compared with k-space when the file was
-            read, see :func:`medrecon.data.kspace.loud_scan`, and is not compared again.
+            read, see :func:`medrecon.data.sampling.loud_scan`, and is not compared again.
         settings: hyper-parameters of the solver, e.g. ``{"gamma": 5.0}``.
         condition: what the prior is told about the images, e.g. their contrast; the bundle's config lists its labels.
         guidance: how much the condition counts, see :func:`medrecon.priors.guided`.

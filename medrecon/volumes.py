@@ -16,10 +16,12 @@ import numpy as np
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
 from medrecon.data.files import not_described
-from medrecon.data.hdf5 import open_hdf5, read_dataset
-from medrecon.data.images import is_nifti, load_image
-from medrecon.data.ismrmrd import is_ismrmrd
-from medrecon.data.kspace import FORMATS, load_array, load_kspace, one_sided, undersampled
+from medrecon.data.sampling import one_sided, undersampled
+from medrecon.data.scan import ImageScan
+from medrecon.formats import format_of, load_array, load_image, load_kspace
+from medrecon.formats.hdf5 import open_hdf5, read_dataset
+from medrecon.formats.ismrmrd import is_ismrmrd
+from medrecon.formats.nifti import is_nifti
 
 __all__ = ["Volume", "check_pair", "load_reference", "load_volume"]
 
@@ -181,8 +183,13 @@ def _affine(record: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _holds_images(path: Path) -> bool:
-    """Whether a path is NIfTI or DICOM: a folder, or a file without a suffix of raw data."""
-    return is_nifti(path) or path.is_dir() or (path.is_file() and path.suffix.lower() not in FORMATS)
+    """Whether a path is NIfTI or DICOM: a folder, a file that says so, or one of no known layout."""
+    if is_nifti(path) or path.is_dir():
+        return True
+    found = format_of(path)
+    if found is None:
+        return path.is_file() and path.suffix.lower() not in (*_HDF5, ".npz", ".npy", ".mat", ".cfl", ".hdr", ".dat")
+    return ImageScan in found.KINDS
 
 
 def _holds_reconstruction(path: Path) -> bool:

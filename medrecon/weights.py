@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from medrecon.data.errors import DAMAGE, InputError, advised
-from medrecon.data.limits import check_claim
 
 __all__ = ["difference", "encode_weights", "read_weights"]
 
@@ -34,7 +33,7 @@ def read_weights(path: Path, sha256: str, limit: int) -> dict[str, Tensor]:
     Args:
         path: file.
         sha256: expected SHA-256 of the file.
-        limit: largest size of the file, bytes.
+        limit: largest size of the file, packed and unpacked, bytes.
 
     Raises:
         InputError: if the file is missing, larger, damaged, or holds anything else.
@@ -49,27 +48,33 @@ def read_weights(path: Path, sha256: str, limit: int) -> dict[str, Tensor]:
             f"{path}: cannot be read ({error.strerror or error}); {advised(error, 'copy it again')}"
         ) from error
     if len(content) > limit:
-        raise InputError(
-            f"{path}: the weights are those of another network (more than {limit} bytes); correct 'arguments' in prior.yaml"
-        )
+        raise _too_large(path, limit)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise InputError(
             f"{path}: SHA-256 is {found[:12]}..., but metadata.json says {sha256[:12]}...; "
             "the weights are damaged or not this bundle's: install medrecon again"
         )
-    return _tensors(content, path)
+    return _tensors(content, path, limit)
 
 
-def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dictionary, float32.
+def _too_large(path: Path, limit: int) -> InputError:
+    return InputError(
+        f"{path}: the weights are those of another network, they take more than {limit} bytes; correct 'arguments' in prior.yaml"
+    )
+
+
+def _tensors(content: bytes, path: Path, limit: int) -> dict[str, Tensor]:
+    """The tensors of a state dictionary of at most ``limit`` bytes, float32.
 
     Raises:
         InputError: if the content is something else, or its numbers are not weights.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            check_claim(sum(item.file_size for item in archive.infolist()), len(content), path)
+            unpacked = sum(item.file_size for item in archive.infolist())
+        if unpacked > limit:
+            raise _too_large(path, limit)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that are refused anyway
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

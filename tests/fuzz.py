@@ -44,14 +44,11 @@ from pydicom.data import get_testdata_file
 from scipy.io import savemat
 
 from medrecon.data import trajectories
-from medrecon.data.dicom import find_series
 from medrecon.data.errors import InputError
-from medrecon.data.images import load_image
-from medrecon.data.kspace import load_array, load_kspace
-from medrecon.data.noncartesian import load_noncartesian
 from medrecon.data.scan import Geometry
-from medrecon.data.sinogram import load_sinogram
-from medrecon.data.slices import load_slices
+from medrecon.formats import load_array, load_image, load_kspace, load_noncartesian, load_sinogram
+from medrecon.formats.dicom import find_series
+from medrecon.training.slices import load_slices
 from medrecon.writers.mrd import mrd_bytes
 from tests.conftest import blobs
 from tests.edge import test_ct, test_dicom, test_ismrmrd, test_noncartesian, test_twix, test_volumes

@@ -1,4 +1,4 @@
-"""Show what raw k-space or an image holds: shape, sampling, voxel size, orientation."""
+"""Show what a scan or an image holds: shape, sampling, voxel size, orientation."""
 
 from __future__ import annotations
 
@@ -14,37 +14,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="raw k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl/.hdr, .dat, .mat, .npz, .npy; images: .nii, DICOM file or folder",
+        help="k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl, .dat, .mat, .npz, .npy; sinogram: .npz, .h5; image: .nii, DICOM",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_select(parser)
-
-
-def _summary(name: str, select: dict) -> dict:
-    """Of whatever it is."""
-    from pathlib import Path
-
-    from medrecon.data.errors import NotCartesianError
-    from medrecon.data.kspace import FORMATS, load_kspace
-
-    path = Path(name)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() not in FORMATS):
-        from medrecon.data.images import load_image
-
-        return load_image(path, select).summary()
-    try:
-        return load_kspace(path, select).summary()
-    except NotCartesianError:
-        from medrecon.data.noncartesian import load_noncartesian
-
-        return load_noncartesian(path, select=select).summary()
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the summary."""
     import json
 
-    summary = _summary(arguments.file, dict(arguments.select))
+    from medrecon.formats import load
+
+    summary = load(arguments.file, dict(arguments.select)).summary()
     if arguments.json:
         print(json.dumps(summary, indent=2))
         return

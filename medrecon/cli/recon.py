@@ -100,9 +100,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     from medrecon.data.coils import compress_coils, noise_covariance, prewhiten
     from medrecon.data.errors import InputError, warn
-    from medrecon.data.kspace import common_mask, load_array, load_kspace, rounding, sampling_mask
     from medrecon.data.noise import noise_level
+    from medrecon.data.sampling import common_mask, rounding, sampling_mask
     from medrecon.data.scan import Geometry
+    from medrecon.formats import load_array, load_kspace
     from medrecon.posterior import Reconstruction
     from medrecon.writers import Output, check, like_series, place, write
 
@@ -148,16 +149,16 @@ def run(arguments: argparse.Namespace) -> None:
     more: dict[str, object] = {}
     given = "given"
     if arguments.whiten:
-        if data.noise is None:
+        if data.noise_scan is None:
             raise InputError(f"{data.path}: holds no usable noise scan, which --whiten needs; leave --whiten out")
-        white, std = prewhiten(data.kspace, noise_covariance(data.noise, str(data.path)), str(data.path))
-        data = replace(data, kspace=white, noise=None)
+        white, std = prewhiten(data.kspace, noise_covariance(data.noise_scan, str(data.path)), str(data.path))
+        data = replace(data, kspace=white, noise_scan=None)
         more["whitened"] = True
         if arguments.noise_std is None:
             arguments.noise_std, given = std, "noise scan"
     if arguments.compress is not None:
         fewer, share = compress_coils(data.kspace, mask, arguments.compress, name=str(data.path))
-        data = replace(data, kspace=fewer, noise=None)
+        data = replace(data, kspace=fewer, noise_scan=None)
         more |= {"virtual_coils": fewer.shape[1], "coil_energy": round(share, 6)}
     maps = load_array(arguments.maps, "maps") if arguments.maps else None
     if maps is not None and maps.shape not in (data.kspace.shape, data.kspace.shape[1:]):
@@ -167,7 +168,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     noise_std, noise_source = arguments.noise_std, given
     if noise_std is None:
-        noise_std, noise_source = noise_level(data.kspace * measured, measured, data.noise)
+        noise_std, noise_source = noise_level(data.kspace * measured, measured, data.noise_scan)
 
     from medrecon.cli.options import Progress, set_up
 

@@ -36,8 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     from medrecon.data.errors import InputError, warn
     from medrecon.data.files import check_writable
-    from medrecon.data.kspace import load_kspace, one_sided, save_fastmri, undersampled
     from medrecon.data.masks import achieved_acceleration, undersampling_mask
+    from medrecon.data.sampling import one_sided, undersampled
+    from medrecon.formats import load_kspace, save_fastmri
 
     output = Path(arguments.output)
     if output.suffix.lower() not in (".h5", ".hdf5"):

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["estimate_noise_std", "noise_level", "noise_scan_std", "outermost_std", "scan_fault"]
+from medrecon.data.scan import NonCartesianScan
+
+__all__ = [
+    "counted",
+    "estimate_noise_std",
+    "noise_level",
+    "noise_scan_std",
+    "outer_noise_std",
+    "outermost_std",
+    "scan_fault",
+]
 
 LEAST = 16
 """Samples that each coil of a noise scan must have: with fewer, the level of one coil is off by more than 13 %."""
@@ -106,3 +116,28 @@ def noise_level(kspace: np.ndarray, mask: np.ndarray, scan: np.ndarray | None = 
     if scan is not None:
         return noise_scan_std(scan), "noise scan"
     return estimate_noise_std(kspace, mask), "outermost k-space"
+
+
+def outer_noise_std(scan: NonCartesianScan) -> float:
+    """Noise per real component, from the twentieth of the samples that lie farthest out.
+
+    See :func:`outermost_std`: empty slices and dead coils are passed over.
+    """
+    filled = scan.samples.any(axis=(1, 2, 3))
+    samples = scan.samples[filled]
+    radius = np.linalg.norm(scan.trajectory[filled] / (np.array(scan.matrix) / 2), axis=-1)
+    outer = radius >= np.quantile(radius, 0.95)
+    peaks = [np.abs(one).max(axis=(1, 2)) for one in samples]
+    return outermost_std([one[:, far] for one, far in zip(samples, outer, strict=True)], peaks)
+
+
+def counted(lines: np.ndarray, photons: float, electronic: float, rng: np.random.Generator) -> np.ndarray:
+    """Line integrals measured by a detector that counts ``photons`` per unattenuated ray, float32.
+
+    ``-log(N / photons)`` with ``N = Poisson(photons exp(-line)) + electronic n``, at least one photon; as they are for
+    ``photons = 0``.
+    """
+    if photons == 0:
+        return lines.astype(np.float32)
+    counts = rng.poisson(photons * np.exp(-lines.astype(np.float64))) + electronic * rng.standard_normal(lines.shape)
+    return -np.log(np.maximum(counts, 1) / photons).astype(np.float32)

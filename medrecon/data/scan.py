@@ -113,7 +113,7 @@ class _Stored:
         path: of the file.
         format: name of its format.
         geometry: of the image.
-        attributes: those of the file that :mod:`medrecon.data.attributes` lists, and decisions made in reading it.
+        attributes: those of the file that :mod:`medrecon.formats.attributes` lists, and decisions made in reading it.
         warnings: sentences on what may make the image wrong but could not be decided; ``info``, log and sidecar repeat them.
     """
 

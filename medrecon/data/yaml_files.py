@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from medrecon.data.errors import InputError, told
 
@@ -18,16 +20,23 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:  # type: ignore[override]
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
+            raise ComposerError(None, None, "aliases (*name) are not allowed", mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key[:40]!r} is given twice", node.start_mark)
+                raise ConstructorError(None, None, f"{key[:40]!r} is given twice", node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, and in which line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {told(error.problem)[:150]}"
+    return told(error)[:150]
 
 
 def _parsed(text: str | bytes, path: Path, what: str, loader: type[yaml.SafeLoader]) -> dict[str, Any]:
@@ -35,7 +44,7 @@ def _parsed(text: str | bytes, path: Path, what: str, loader: type[yaml.SafeLoad
         content = yaml.load(text, loader)
     # Constructors of dates and numbers raise ValueError for what only looks like one.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a YAML file ({told(error)[:150]}); give {what}") from error
+        raise InputError(f"{path}: not a YAML file ({_reason(error)}); give {what}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         found = "a mapping with keys that are not text" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise InputError(f"{path}: holds {found}, but {what} is a mapping of names to values; correct the file")
@@ -57,7 +66,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); give {what}") from error
     except ValueError as error:
-        raise InputError(f"{path}: not a YAML file ({told(error)[:150]}); give {what}") from error
+        raise InputError(f"{path}: not a YAML file ({_reason(error)}); give {what}") from error
     return _parsed(text, path, what, yaml.SafeLoader)
 
 
@@ -93,5 +102,5 @@ def parse_plain_yaml(content: bytes, path: Path, what: str) -> dict[str, Any]:
     try:
         text = content.decode("utf-8")
     except ValueError as error:
-        raise InputError(f"{path}: not a YAML file ({told(error)[:150]}); give {what}") from error
+        raise InputError(f"{path}: not a YAML file ({_reason(error)}); give {what}") from error
     return _parsed(text, path, what, _PlainLoader)

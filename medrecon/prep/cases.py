@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medrecon.data.dicom import UnknownFileError, identity, image_header, natural
 from medrecon.data.errors import DAMAGE, InputError, advised, redacted, told, warn
-from medrecon.data.hdf5 import open_hdf5, read_attribute, text_of
+from medrecon.data.names import natural
+from medrecon.formats.dicom import UnknownFileError, identity, image_header
+from medrecon.formats.hdf5 import open_hdf5, read_attribute, text_of
 from medrecon.prep.journal import Journal
 from medrecon.prep.people import Key
 from medrecon.workers import Pool, Task, perform

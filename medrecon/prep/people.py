@@ -165,7 +165,7 @@ _HELD = (
     (re.compile(r" \(it (?:holds|has no '\w+', but) .*\)"), ""),
     (re.compile(r"; if '.*' is (.*), rename it to '(\w+)'"), r"; rename what is \1 to '\2'"),
 )
-"""Names of arrays and groups in a file, which anybody may have chosen; see :func:`medrecon.data.contents.lacking`."""
+"""Names of arrays and groups in a file, which anybody may have chosen; see :func:`medrecon.formats.contents.lacking`."""
 _VALUES = (
     (re.compile(r"(['\"])(?:(?!\1).)*\1"), "..."),  # what a library quotes of a header
     (re.compile(r"\b((?:Acquisition|Content|Study|Series)(?:Date|Time)+)(?: \([^)]*\)|=\S+)"), r"\1"),

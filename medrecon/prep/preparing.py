@@ -20,9 +20,9 @@ from monai.data import MetaTensor
 from monai.transforms import Randomizable
 
 from medrecon._version import __version__
-from medrecon.data import decoding
 from medrecon.data.errors import InputError, innermost, told
 from medrecon.data.files import sha256
+from medrecon.formats.dicom import decoding
 from medrecon.monai_bundle import parsed
 from medrecon.prep.cases import Case, stamp_of
 from medrecon.prep.people import without_names

@@ -26,7 +26,7 @@ from monai.transforms import MapTransform
 
 from medrecon.data.errors import DAMAGE, InputError, told, warn
 from medrecon.data.files import new_file, recover, write_whole
-from medrecon.data.hdf5 import refuse_outside
+from medrecon.formats.hdf5 import refuse_outside
 
 __all__ = ["LoadPreparedd", "check_staged", "pack", "prepared", "read_rows", "stage", "staged_path", "write_lines"]
 

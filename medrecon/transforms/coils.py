@@ -22,7 +22,7 @@ from medrecon.data.coils import (
     remove_oversampling,
 )
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import sampling_mask
+from medrecon.data.sampling import sampling_mask
 
 __all__ = [
     "CombineCoils",
@@ -52,7 +52,7 @@ def _name(kspace: object) -> str:
 
 
 def mask_of(kspace: object, mask: object = None) -> np.ndarray:
-    """The mask of k-space ``(slices, coils, y, x)``; see :func:`medrecon.data.kspace.sampling_mask`."""
+    """The mask of k-space ``(slices, coils, y, x)``; see :func:`medrecon.data.sampling.sampling_mask`."""
     return sampling_mask(as_array(kspace), None if mask is None else as_array(mask), _name(kspace))
 
 

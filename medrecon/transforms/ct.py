@@ -11,13 +11,14 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from medrecon.data.sinogram import Sinogram, load_sinogram
+from medrecon.data.scan import Sinogram
+from medrecon.formats import load_sinogram
 
 __all__ = ["LoadSinogram", "LoadSinogramd"]
 
 
 class LoadSinogram(Transform):
-    """Load line integrals; see :func:`medrecon.data.sinogram.load_sinogram`.
+    """Load line integrals; see :func:`medrecon.formats.load_sinogram`.
 
     Args:
         pitch: distance of detector pixels in mm, instead of the file's.

@@ -17,10 +17,11 @@ from torch import Tensor
 from medrecon.data.errors import InputError, warn
 from medrecon.data.espirit import Espirit, combined_reference, trusted_noise
 from medrecon.data.geometry import affine_of_slices
-from medrecon.data.kspace import KSpace, load_kspace, one_sided, sampled, undersampled, unlike
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
-from medrecon.data.noise import noise_level, noise_scan_std
-from medrecon.data.noncartesian import load_noncartesian, outer_noise_std
+from medrecon.data.noise import noise_level, noise_scan_std, outer_noise_std
+from medrecon.data.sampling import one_sided, sampled, undersampled, unlike
+from medrecon.data.scan import CartesianScan
+from medrecon.formats import load_kspace, load_noncartesian
 from medrecon.reconstruction import estimate_maps, magnitudes
 from medrecon.transforms.coils import as_array, mask_of, relabelled
 
@@ -55,7 +56,7 @@ def placed(
 
 
 class LoadKSpace(Transform):
-    """Load raw k-space of any format that :func:`medrecon.data.kspace.load_kspace` knows.
+    """Load raw k-space of any format that :func:`medrecon.formats.load_kspace` knows.
 
     Args:
         select: of ISMRMRD files, which contrast, phase, repetition, set or dataset, e.g. ``{"contrast": 0}``.
@@ -67,12 +68,12 @@ class LoadKSpace(Transform):
     def __init__(self, select: Mapping[str, int | str] | None = None) -> None:
         self.select = select
 
-    def load(self, path: str | Path) -> tuple[MetaTensor, KSpace]:
+    def load(self, path: str | Path) -> tuple[MetaTensor, CartesianScan]:
         """The tensor, and all that the file holds."""
         loaded = load_kspace(path, self.select)
         for text in loaded.warnings:
             warn(text)
-        std, source = noise_level(loaded.kspace, loaded.mask, loaded.noise)
+        std, source = noise_level(loaded.kspace, loaded.mask, loaded.noise_scan)
         meta = {"noise_source": source, "noise_std": std, "warnings": list(loaded.warnings)}
         return placed(loaded.kspace, loaded.path, loaded.spacing, loaded.affine, **meta), loaded
 
@@ -127,13 +128,13 @@ class LoadKSpaced(MapTransform):
                 raise InputError(f"{loaded.path}: {differs}")
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
             out[self.noise_key] = out[key].meta["noise_std"]
-            if loaded.noise is not None:
-                out[self.scan_key] = torch.from_numpy(loaded.noise)
+            if loaded.noise_scan is not None:
+                out[self.scan_key] = torch.from_numpy(loaded.noise_scan)
         return out
 
 
 class LoadNonCartesiand(MapTransform):
-    """Load raw k-space off the grid; see :func:`medrecon.data.noncartesian.load_noncartesian`.
+    """Load raw k-space off the grid; see :func:`medrecon.formats.load_noncartesian`.
 
     Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, shots, readout)`` with the affine of the image; adds the
     trajectory ``(slices, shots, readout, 2 or 3)``, which :func:`medrecon.operators.nufft_sense` takes, the image's matrix, and
@@ -172,7 +173,7 @@ class LoadNonCartesiand(MapTransform):
         given = out.get(self.trajectory_key)
         for key in self.key_iterator(out):
             loaded = load_noncartesian(out[key], given, self.matrix, self.select)
-            scan = loaded.noise
+            scan = loaded.noise_scan
             std = outer_noise_std(loaded) if scan is None else noise_scan_std(scan)
             for text in loaded.warnings:
                 warn(text)

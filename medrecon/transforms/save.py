@@ -92,7 +92,7 @@ class SaveReconstructiond(_Save):
         allow_missing_keys: as in MONAI.
         like: folder of a DICOM series whose patient and study ``dicom`` copies, and its positions where k-space has none.
         deidentify: see :class:`medrecon.writers.Output`.
-        like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
+        like_select: which of several series or volumes, see :func:`medrecon.formats.load_image`.
         mask_key: of the mask.
         part: ``mag``, ``mag-phase`` or ``complex``.
         maps_key: of the coil maps; where their meta name no method, the record says that they were given.
@@ -151,7 +151,7 @@ class SaveHounsfieldd(_Save):
         allow_missing_keys: as in MONAI.
         like: folder of a DICOM series of the same slices, whose patient, study and positions are copied.
         deidentify: see :class:`medrecon.writers.Output`.
-        like_select: which of several series or volumes, see :func:`medrecon.data.images.load_image`.
+        like_select: which of several series or volumes, see :func:`medrecon.formats.load_image`.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

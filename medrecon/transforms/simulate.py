@@ -15,9 +15,9 @@ from torch import Tensor
 
 from medrecon.data.coils import combine_coils, crop_field_of_view
 from medrecon.data.errors import InputError
+from medrecon.data.noise import counted
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
-from medrecon.data.sinogram import counted
 from medrecon.operators import ParallelBeam
 from medrecon.transforms.coils import as_array, as_before, cropped, mask_of
 

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform, Transform
 from torch import Tensor
 
 from medrecon.data.errors import InputError, warn
-from medrecon.data.images import load_image
+from medrecon.formats import load_image
 from medrecon.transforms.coils import relabelled
 from medrecon.transforms.kspace import placed
 
@@ -20,7 +20,7 @@ __all__ = ["ChannelFirst", "ChannelFirstd", "LoadVolume", "LoadVolumed"]
 
 
 class LoadVolume(Transform):
-    """Load a DICOM series or a NIfTI file; see :func:`medrecon.data.images.load_image`.
+    """Load a DICOM series or a NIfTI file; see :func:`medrecon.formats.load_image`.
 
     Args:
         select: which of several volumes, e.g. ``{"volume": 1}`` (counted from 0), or DICOM series or stacks, e.g.

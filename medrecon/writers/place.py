@@ -39,7 +39,7 @@ def like_series(
     if not WRITERS[format].takes_like:
         names = " or ".join(name for name, writer in WRITERS.items() if writer.takes_like)
         raise InputError(f"--like is for --format {names}; give --format {names} as well")
-    from medrecon.data.images import load_like
+    from medrecon.formats import load_like
 
     series = load_like(path, dict(select or {}))
     for text in series.warnings:

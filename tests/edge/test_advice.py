@@ -13,12 +13,12 @@ import pytest
 from medrecon import InputError
 from medrecon.cli import main
 from medrecon.data.coils import compress_coils, from_kspace
-from medrecon.data.dicom import read_dicom
 from medrecon.data.errors import NotCartesianError
-from medrecon.data.kspace import load_array, load_kspace, one_sided, sampling_mask
-from medrecon.data.noncartesian import load_noncartesian
 from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.data.sampling import one_sided, sampling_mask
 from medrecon.data.scan import Geometry
+from medrecon.formats import load_array, load_kspace, load_noncartesian
+from medrecon.formats.dicom import read_dicom
 from medrecon.writers.mrd import mrd_bytes
 
 from .test_ismrmrd import header, line, write
@@ -190,7 +190,7 @@ def test_permissions_are_advised_for_refused_files_only(tmp_path, monkeypatch, n
     def refuse(*args, **more):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("medrecon.data.dicom._DicomFile", refuse)
+    monkeypatch.setattr("medrecon.formats.dicom.series._DicomFile", refuse)
     text = said(read_dicom, [tmp_path / "a.dcm"])
     assert os.strerror(number) in text
     assert advice in text

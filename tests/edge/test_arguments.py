@@ -20,7 +20,7 @@ from medrecon.bundle import find_bundle, load_weights, metadata, save_weights
 from medrecon.cli import main
 from medrecon.cli.options import value
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import load_kspace
+from medrecon.formats import load_kspace
 from medrecon.inferers import PosteriorInferer, make_solver
 from medrecon.monai_bundle import Config, load_config, parsed
 from medrecon.networks import ResidualUNet

@@ -26,10 +26,10 @@ from medrecon.bundle import (
     save_weights,
 )
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.scan import Geometry
+from medrecon.formats import load_kspace
 from medrecon.inferers import PosteriorInferer, TomographyInferer
 from medrecon.metrics import SSIM, scores
 from medrecon.networks import ResidualUNet

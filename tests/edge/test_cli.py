@@ -14,9 +14,9 @@ import pytest
 from medrecon import __version__
 from medrecon.bundle import load_prior
 from medrecon.cli import main
-from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
+from medrecon.formats import load_kspace
 from medrecon.solvers import SOLVERS
 
 PROGRAM = shutil.which("medrecon", path=str(Path(sys.executable).parent))
@@ -341,7 +341,7 @@ def test_the_wheel_carries_the_bundle(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(root)]
     subprocess.run(command, check=True)
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    wanted = {"configs/inference.yaml", "configs/metadata.json", "models/model.pt", "LICENSE"}
+    wanted = {"configs/inference.yaml", "configs/prior.yaml", "configs/metadata.json", "models/model.pt", "LICENSE"}
     assert {f"medrecon/bundles/brain_mri/{name}" for name in wanted} <= names
     assert not any("checkpoints" in name for name in names)
 

@@ -17,8 +17,8 @@ from medrecon.data.coils import (
     to_kspace,
 )
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import load_kspace
 from medrecon.data.phantom import loop_coils
+from medrecon.formats import load_kspace
 from medrecon.transforms import (
     CombineCoils,
     CombineCoilsd,

@@ -15,8 +15,7 @@ import medrecon
 from medrecon.bundle import find_bundle
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import load_kspace
-from medrecon.data.sinogram import load_sinogram
+from medrecon.formats import load_kspace, load_sinogram
 from medrecon.inferers import TomographyInferer, _white_noise
 from medrecon.operators import ParallelBeam
 from medrecon.transforms import LoadSinogram, LoadSinogramd

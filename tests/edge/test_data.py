@@ -12,12 +12,13 @@ from sigpy.mri.app import EspiritCalib
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference, espirit_maps
 from medrecon.data.files import write_whole
-from medrecon.data.kspace import check_mask, load_array, load_kspace, sampled
 from medrecon.data.masks import KINDS, achieved_acceleration, acs_block, centred, undersampling_mask
 from medrecon.data.noise import estimate_noise_std, noise_scan_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
-from medrecon.data.slices import load_slices, sampling_weights, subject_weights
+from medrecon.data.sampling import check_mask, sampled
+from medrecon.formats import load_array, load_kspace
+from medrecon.training.slices import load_slices, sampling_weights, subject_weights
 
 from ..conftest import blobs
 
@@ -236,7 +237,7 @@ def test_matlab_files_of_both_kinds(tmp_path, version):
     data = load_kspace(path)
     assert np.array_equal(data.kspace, k * columns)
     assert data.mask.tolist() == columns.astype(bool).tolist()
-    assert np.array_equal(data.noise, noise)
+    assert np.array_equal(data.noise_scan, noise)
     assert np.array_equal(load_array(path, "kspace"), k)
     with pytest.raises(InputError, match=r"holds k-space, not coil maps"):
         load_array(path, "maps")
@@ -394,7 +395,7 @@ def bad_files(folder):
     nan[0, 0, 0, 0] = np.nan
     (folder / "text.h5").write_text("no HDF5")
     (folder / "cut.npy").write_bytes(b"\x93NUMPY\x01\x00")
-    (folder / "odd.xyz").write_text("")
+    (folder / "odd.xyz").write_text("text")
     (folder / "half.hdr").write_text("# Dimensions\n6 8 1 2\n")
     write_cfl(folder / "short", k[0][:, None])
     (folder / "short.cfl").write_bytes(b"12345678")

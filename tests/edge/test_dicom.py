@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.data.images import load_image
+from medrecon.formats import load_image
 from medrecon.transforms import ChannelFirst, LoadVolume, LoadVolumed
 from tests.make.outputs import write_volume
 

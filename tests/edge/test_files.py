@@ -19,8 +19,8 @@ import medrecon.data.files as files
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.files import check_writable, new_file, recover, write_whole
-from medrecon.data.images import load_image
 from medrecon.data.scan import Geometry
+from medrecon.formats import load_image
 from medrecon.writers import Output, check
 from tests.make.outputs import write_volume
 

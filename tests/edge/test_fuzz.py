@@ -6,10 +6,7 @@ import pytest
 from scipy.io import savemat
 
 from medrecon.data.errors import InputError
-from medrecon.data.images import load_image
-from medrecon.data.kspace import load_kspace
-from medrecon.data.noncartesian import load_noncartesian
-from medrecon.data.sinogram import load_sinogram
+from medrecon.formats import load_image, load_kspace, load_noncartesian, load_sinogram
 
 from .test_ct import exchange
 from .test_dicom import damaged, numbers, oblique, write_series

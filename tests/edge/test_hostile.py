@@ -21,14 +21,13 @@ import scipy.sparse
 from scipy.io import loadmat, savemat
 
 from medrecon.cli import main
-from medrecon.data.arrays import matlab_arrays
 from medrecon.data.errors import InputError, redacted
-from medrecon.data.hdf5 import open_hdf5, read_attribute, read_table
-from medrecon.data.images import load_image
-from medrecon.data.ismrmrd import scrubbed
-from medrecon.data.kspace import load_array, load_kspace, read_cfl_array
 from medrecon.data.names import natural
-from medrecon.data.sinogram import load_sinogram
+from medrecon.formats import load_array, load_image, load_kspace, load_sinogram
+from medrecon.formats.arrays import matlab_arrays
+from medrecon.formats.bart import read_array
+from medrecon.formats.hdf5 import open_hdf5, read_attribute, read_table
+from medrecon.formats.scrub import scrubbed
 
 from .test_ct import exchange
 from .test_dicom import numbers, oblique, write_series
@@ -237,10 +236,10 @@ def bombs(folder):
 
 LOADER = """
 import json, resource, sys
-from medrecon.data.arrays import matlab_arrays
+from medrecon.formats.arrays import matlab_arrays
 from medrecon.data.errors import InputError, redacted
-from medrecon.data.images import load_image
-from medrecon.data.kspace import load_kspace
+from medrecon.formats import load_image
+from medrecon.formats import load_kspace
 from scipy.io import loadmat
 import pydicom, nibabel, ismrmrd
 base = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -480,7 +479,7 @@ def test_text_is_no_noise_scan(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["kspace"], file["noise"] = measured(0), "a text"
     data = load_kspace(tmp_path / "a.h5")
-    assert data.noise is None
+    assert data.noise_scan is None
     assert "the noise scan is" in data.warnings[0]
     savemat(tmp_path / "b.mat", {"kspace": measured(0).transpose(2, 3, 1, 0), "noise": "a text"})
     with pytest.raises(InputError, match="'noise' does not hold numbers"):
@@ -528,7 +527,7 @@ def test_negative_and_overflowing_sizes(tmp_path):
                          ("2 2 2" + " 2" * 17, "20 axes")):  # fmt: skip
         (tmp_path / "b.hdr").write_text(f"# Dimensions\n{sizes}\n")
         if not words:
-            assert read_cfl_array(tmp_path / "b.hdr").shape == (8,)
+            assert read_array(tmp_path / "b.hdr").shape == (8,)
             continue
         with pytest.raises(InputError, match=words):
             load_kspace(tmp_path / "b.cfl")
@@ -785,7 +784,7 @@ def test_a_decoder_that_hangs_is_given_up_and_does_not_outlive_its_caller(tmp_pa
     """A pipe into which nobody writes stands for an image that is decoded forever."""
     os.mkfifo(tmp_path / "pipe")
     script = (
-        "import sys; from medrecon.data import decoding; decoding.SECONDS = float(sys.argv[2]);"
+        "import sys; from medrecon.formats.dicom import decoding; decoding.SECONDS = float(sys.argv[2]);"
         "print(decoding._decoder._started().pid, flush=True); decoding.decoded(sys.argv[1], '1.2', 9)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "pipe")]

@@ -12,7 +12,7 @@ from PIL import Image as Picture
 
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.data.images import load_image
+from medrecon.formats import load_image
 from medrecon.writers import Output
 from tests.make.outputs import write_volume
 

@@ -13,9 +13,9 @@ from medrecon.cli import main
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.geometry import affine_of_slices
-from medrecon.data.ismrmrd import scrubbed
-from medrecon.data.kspace import load_kspace
 from medrecon.data.noise import noise_scan_std
+from medrecon.formats import load_kspace
+from medrecon.formats.scrub import scrubbed
 from medrecon.transforms import LoadKSpaced
 
 COILS = 3
@@ -121,7 +121,7 @@ def test_lines_come_to_their_places(tmp_path):
     assert data.mask.tolist() == [step != 4 for step in range(10)]
     assert data.spacing == (5.0, 10.0, 12.0)
     assert (data.format, data.attributes["averages"]) == ("ISMRMRD", 2)
-    assert data.noise.shape == (COILS, 64)
+    assert data.noise_scan.shape == (COILS, 64)
 
 
 def test_partial_fourier_and_calibration_lines(tmp_path):
@@ -167,14 +167,14 @@ def test_the_noise_is_that_of_the_data(tmp_path):
     lines = [line(noise(COILS, 50000), [ismrmrd.ACQ_IS_NOISE_MEASUREMENT], dwell=8.0)]
     lines += [line(noise(COILS, 8), dwell=2.0, kspace_encode_step_1=s, average=a) for s in range(4) for a in range(3)]
     data = load_kspace(write(tmp_path / "a.h5", header((8, 4, 1), (80, 40, 4)), lines))
-    assert noise_scan_std(data.noise) == pytest.approx((8 / 2 / 3) ** 0.5, rel=0.02)
+    assert noise_scan_std(data.noise_scan) == pytest.approx((8 / 2 / 3) ** 0.5, rel=0.02)
 
 
 def test_a_noise_scan_of_other_coils_is_reported(tmp_path):
     lines = [line(noise(COILS - 1, 64), [ismrmrd.ACQ_IS_NOISE_MEASUREMENT])]
     lines += [line(noise(COILS, 8), kspace_encode_step_1=s) for s in range(4)]
     data = load_kspace(write(tmp_path / "a.h5", header((8, 4, 1), (80, 40, 5)), lines))
-    assert data.noise is None
+    assert data.noise_scan is None
     assert f"has shape ({COILS - 1}, 64), but k-space has {COILS} coils" in data.warnings[0]
 
 

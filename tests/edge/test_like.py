@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.data.images import load_image, load_like
+from medrecon.formats import load_image, load_like
 from medrecon.transforms import SaveHounsfieldd
 from tests.make.outputs import write_volume
 

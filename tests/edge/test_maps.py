@@ -15,10 +15,10 @@ from medrecon.cli import main
 from medrecon.data.coils import Combination, combine_coils, compress_coils, from_kspace, prewhiten
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import Espirit, coil_maps, combined_reference, espirit_maps, trusted_noise
-from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import centred, undersampling_mask
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.formats import load_kspace
 from medrecon.metrics import scores
 from medrecon.monai_bundle import load_config
 from medrecon.reconstruction import estimate_maps, sensitivity_maps

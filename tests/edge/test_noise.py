@@ -13,9 +13,8 @@ from medrecon.bundle import find_bundle
 from medrecon.cli import main
 from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import load_kspace
-from medrecon.data.noise import estimate_noise_std, noise_scan_std
-from medrecon.data.noncartesian import load_noncartesian, outer_noise_std
+from medrecon.data.noise import estimate_noise_std, noise_scan_std, outer_noise_std
+from medrecon.formats import load_kspace, load_noncartesian
 from medrecon.monai_bundle import load_config
 from medrecon.transforms import EstimateSensitivityMapsd, LoadKSpaced, LoadNonCartesiand, PrewhitenCoilsd
 
@@ -153,7 +152,7 @@ def test_unusable_noise_scans(three, tmp_path, capsys, words):
     """The outermost k-space takes their place, with a warning; whitening is refused."""
     path, kspace, mask = three(noise=UNUSABLE[words])
     data = load_kspace(path)
-    assert data.noise is None
+    assert data.noise_scan is None
     assert len(data.warnings) == 1
     assert f"{path}: the noise scan {words}" in data.warnings[0]
     out = tmp_path / "o"
@@ -175,7 +174,7 @@ def test_unusable_noise_scans(three, tmp_path, capsys, words):
 def test_a_scan_that_is_much_louder_than_the_data_is_reported(three):
     path, *_ = three(noise=gaussian((4, 500), 50 * STD))
     data = load_kspace(path)
-    assert data.noise is not None
+    assert data.noise_scan is not None
     assert "if they differ in scale" in data.warnings[0]
     assert load_kspace(three(noise=gaussian((4, 500), STD))[0]).warnings == ()
 

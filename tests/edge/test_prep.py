@@ -15,10 +15,9 @@ from medrecon import workers
 from medrecon.cli import main
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError
-from medrecon.data.images import load_image
-from medrecon.data.kspace import load_kspace
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.scan import Geometry
+from medrecon.formats import load_image, load_kspace
 from medrecon.prep import LoadPreparedd, files, load_recipe, prepare, prepared
 from medrecon.prep.recipes import names
 from medrecon.prep.runner import split_of

@@ -7,7 +7,7 @@ import pytest
 
 from medrecon.cli import main
 from medrecon.data.espirit import combined_reference
-from medrecon.data.kspace import load_kspace
+from medrecon.formats import load_kspace
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ import torch
 import medrecon
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import check_mask, load_kspace
 from medrecon.data.phantom import loop_coils
+from medrecon.data.sampling import check_mask
+from medrecon.formats import load_kspace
 from medrecon.inferers import PosteriorInferer
 from medrecon.prep import LoadPreparedd, load_recipe, prepare, prepared
 from medrecon.transforms import (

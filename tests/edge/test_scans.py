@@ -11,15 +11,14 @@ import pytest
 from scipy.io import savemat
 
 from medrecon.cli import main
-from medrecon.data.centre import centre_warnings, peak_offset
 from medrecon.data.coils import from_kspace, to_kspace
 from medrecon.data.errors import InputError
-from medrecon.data.header import spaces
-from medrecon.data.kspace import load_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.noise import noise_scan_std
-from medrecon.data.noncartesian import load_noncartesian
 from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.formats import load_kspace, load_noncartesian
+from medrecon.formats.centre import centre_warnings, peak_offset
+from medrecon.formats.header import spaces
 from medrecon.transforms import LoadKSpaced
 
 from ..conftest import blobs
@@ -260,7 +259,7 @@ def test_datasets_of_one_file_are_named_and_selected(tmp_path, capsys):
         assert data.attributes["dataset"] == "dataset_2"
         # Of the other dataset, as strong as at this one's dwell time.
         assert data.attributes["noise scan"] == "of dataset"
-        assert noise_scan_std(data.noise) == pytest.approx((8 / 2) ** 0.5, rel=0.02)
+        assert noise_scan_std(data.noise_scan) == pytest.approx((8 / 2) ** 0.5, rel=0.02)
     out = LoadKSpaced("image", select={"dataset": 1, "repetition": 0})({"image": path})
     assert np.allclose(out["image"].numpy()[0], k)
     assert main(["info", str(path), "--select", "dataset=1"]) == 0
@@ -284,7 +283,7 @@ def test_the_only_dataset_with_an_image_is_taken_and_named(tmp_path):
     data = load_kspace(path)
     assert np.allclose(data.kspace[0], k)
     assert (data.attributes["dataset"], data.attributes["noise scan"]) == ("dataset_2", "of dataset_1")
-    assert noise_scan_std(data.noise) == pytest.approx(1, rel=0.02)
+    assert noise_scan_std(data.noise_scan) == pytest.approx(1, rel=0.02)
     with pytest.raises(InputError, match="none of an image"):
         load_kspace(path, {"dataset": 1})
     assert "dataset" not in load_kspace(write(tmp_path / "one.h5", xml, lines_of(k))).attributes
@@ -296,7 +295,7 @@ def test_the_noise_of_other_coils_is_not_used(tmp_path):
     k, xml = noise(COILS, 16, 12), header((16, 12, 1), (160, 120, 5))
     path = several(tmp_path / "m.h5", a1=(xml, noise_lines(COILS + 1)), a2=(xml, lines_of(k)))
     data = load_kspace(path)
-    assert data.noise is None
+    assert data.noise_scan is None
     assert data.attributes["noise scan"] == "that of a1 is not used: it has other coils"
     xmls = []
     for names in (("H1", "H2", "H3"), ("H2", "H1", "H3"), ("H1", "H2", "H3")):
@@ -304,10 +303,10 @@ def test_the_noise_of_other_coils_is_not_used(tmp_path):
         system = xmls[-1].acquisitionSystemInformation
         system.coilLabel = [ismrmrd.xsd.coilLabelType(coilNumber=i, coilName=name) for i, name in enumerate(names)]
     path = several(tmp_path / "n.h5", a1=(xmls[0], noise_lines(COILS)), a2=(xmls[1], lines_of(k)))
-    assert load_kspace(path).noise is None
+    assert load_kspace(path).noise_scan is None
     assert "another order" in load_kspace(path).attributes["noise scan"]
     path = several(tmp_path / "o.h5", a1=(xmls[0], noise_lines(COILS)), a2=(xmls[2], lines_of(k)))
-    assert load_kspace(path).noise is not None
+    assert load_kspace(path).noise_scan is not None
 
 
 def test_groups_within_groups_and_trajectories(tmp_path):
@@ -333,7 +332,7 @@ def test_groups_within_groups_and_trajectories(tmp_path):
     data = load_noncartesian(path, points, select={"dataset": 3})
     assert np.allclose(data.samples[0], k.transpose(0, 2, 1))
     assert data.attributes["dataset"] == "dataset_3"
-    assert data.noise is not None
+    assert data.noise_scan is not None
 
 
 # Oversampling that was removed, and the thickness of slices

@@ -12,9 +12,7 @@ import torch
 
 from medrecon.cli import main
 from medrecon.data.coils import combine_coils, from_kspace
-from medrecon.data.images import load_image
-from medrecon.data.kspace import load_kspace
-from medrecon.data.noncartesian import load_noncartesian
+from medrecon.formats import load_image, load_kspace, load_noncartesian
 from medrecon.operators.nufft import NUFFT
 
 from . import test_twix as twix

@@ -12,7 +12,7 @@ from monai.transforms import Compose
 from medrecon.data.coils import combine_coils, from_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.masks import undersampling_mask
-from medrecon.data.sinogram import counted
+from medrecon.data.noise import counted
 from medrecon.inferers import TomographyInferer
 from medrecon.transforms import (
     AddSmoothPhase,

@@ -9,9 +9,9 @@ from scipy.spatial.transform import Rotation
 from medrecon.cli import main
 from medrecon.data.coils import from_kspace, to_kspace
 from medrecon.data.errors import InputError
-from medrecon.data.kspace import load_kspace
 from medrecon.data.noise import noise_scan_std
 from medrecon.data.phantom import loop_coils
+from medrecon.formats import load_kspace
 
 from ..conftest import blobs
 from .test_dicom import damaged
@@ -117,7 +117,7 @@ def test_flags_and_counters(tmp_path):
     lines = [line(noise, ["NOISEADJSCAN"]) for _ in range(20)] + lines
     data = load_kspace(write(tmp_path / "b.dat", lines))
     assert np.abs(data.kspace - whole).max() < 1e-6
-    assert noise_scan_std(data.noise) == pytest.approx(np.sqrt((np.abs(noise) ** 2).mean() / 2), rel=0.05)
+    assert noise_scan_std(data.noise_scan) == pytest.approx(np.sqrt((np.abs(noise) ** 2).mean() / 2), rel=0.05)
     echoes = lines_of(kspace) + [line(2 * kspace[0, :, :, y], lin=y, position=(1, 2, 3), Eco=1) for y in range(30)]
     path = write(tmp_path / "c.dat", echoes)
     with pytest.raises(InputError, match=r"select one, e\.g\. contrast=0"):

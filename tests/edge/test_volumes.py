@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.data.images import load_image
+from medrecon.formats import load_image
 from medrecon.prep.cases import dicom_series
 from medrecon.transforms import LoadVolume
 
@@ -592,9 +592,7 @@ def test_codes_that_do_not_change_the_image_are_accepted(tmp_path):
 
 
 def test_suffixes_in_upper_case(scan, tmp_path, capsys):
-    from medrecon.data.kspace import load_array, load_kspace
-    from medrecon.data.noncartesian import load_noncartesian
-    from medrecon.data.sinogram import load_sinogram
+    from medrecon.formats import load_array, load_kspace, load_noncartesian, load_sinogram
 
     affine = oblique()
     for name in ("A.NII", "A.NII.GZ", "A.Nii.gz"):

@@ -20,8 +20,8 @@ from pydicom import Dataset
 
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.data.images import load_like
 from medrecon.data.scan import Geometry
+from medrecon.formats import load_like
 from medrecon.posterior import Reconstruction
 from medrecon.writers import WRITERS, Contents, Output, Writer, check, like_series, place, write
 

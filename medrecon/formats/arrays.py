@@ -15,8 +15,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from medrecon.data.errors import InputError, redacted
-from medrecon.data.hdf5 import open_hdf5, read_dataset
-from medrecon.data.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
+from medrecon.formats.hdf5 import open_hdf5, read_dataset
+from medrecon.formats.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
 
 __all__ = ["matlab_arrays", "numpy_array", "numpy_arrays"]
 

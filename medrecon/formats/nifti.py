@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import nibabel.arrayproxy
-import nibabel.imageglobals
-import nibabel.openers
 import numpy as np
 
-from medrecon.data.attributes import sidecar_attributes
-from medrecon.data.contents import absent
 from medrecon.data.errors import InputError, SelectionError, redacted
 from medrecon.data.files import not_described
-from medrecon.data.images import Image, nifti_stem, volume_number
-from medrecon.data.limits import check_claim, open_bounded, reading
+from medrecon.data.scan import Geometry, ImageScan
+from medrecon.formats.attributes import sidecar_attributes
+from medrecon.formats.companions import Companions
+from medrecon.formats.contents import absent
+from medrecon.formats.limits import check_claim, open_bounded
+from medrecon.formats.probe import first_bytes, never_raises
+from medrecon.formats.selecting import volume_number
 
-__all__ = ["read_nifti"]
+__all__ = ["KINDS", "SUFFIXES", "is_nifti", "read", "sniff"]
+
+SUFFIXES = (".nii", ".nii.gz")
+KINDS = (ImageScan,)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is named as NIfTI, in lower or upper case."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+@never_raises
+def sniff(path: Path) -> bool:
+    """Whether a file, or what is packed in a ``.gz`` file, begins with a header of NIfTI-1 or NIfTI-2."""
+    start = first_bytes(path, 4096)
+    if start[:2] == b"\x1f\x8b" and path.suffix.lower() == ".gz":
+        start = zlib.decompressobj(31).decompress(start, 540)
+    sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}
+    return (348 in sizes and start[344:348] == b"n+1\0") or (540 in sizes and start[4:8] == b"n+2\0")
+
 
 _MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Millimetres of NIfTI's codes for metre, millimetre and micron."""
@@ -38,7 +57,7 @@ class _File:
         spacing: voxel size ``(z, y, x)`` in mm, or ``None``.
         affine: of (x, y, slice) in mm, or ``None``.
         volumes: how many the file holds.
-        warnings: see :class:`medrecon.data.kspace.KSpace`.
+        warnings: see :class:`medrecon.data.scan.ImageScan`.
     """
 
     data: np.ndarray
@@ -51,7 +70,9 @@ class _File:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep what nibabel logs about odd headers out of the output; what matters is checked here."""
-    logger = nib.imageglobals.logger
+    from nibabel import imageglobals
+
+    logger = imageglobals.logger
     before, logger.disabled = logger.disabled, True
     try:
         yield
@@ -65,12 +86,16 @@ def _opened(path: Path) -> tuple[Any, Any]:
     Raises:
         InputError: if it is not NIfTI.
     """
+    import nibabel as nib
+    from nibabel.arrayproxy import ArrayProxy
+    from nibabel.openers import ImageOpener
+
     if not path.is_file():
         raise InputError(f"{path}: {absent(path)}")
     try:
         with _silent():
             # Not nib.load, which changes the case of suffixes.
-            with nib.openers.ImageOpener(str(path), "rb") as file:
+            with ImageOpener(str(path), "rb") as file:
                 block = file.read(540)
             second = 540 in (int.from_bytes(block[:4], end) for end in ("little", "big"))
             kind = nib.Nifti2Image if second else nib.Nifti1Image
@@ -78,7 +103,7 @@ def _opened(path: Path) -> tuple[Any, Any]:
             _check_size(path, stored)
             # Not from_file_map, which reads extensions, however many.
             header = kind.header_class(block[: kind.header_class.template_dtype.itemsize])
-            image: Any = kind(nib.arrayproxy.ArrayProxy(str(path), header), None, header)
+            image: Any = kind(ArrayProxy(str(path), header), None, header)
     except InputError:
         raise
     except Exception as error:  # nibabel, zlib and numpy raise many kinds on damaged files
@@ -200,12 +225,9 @@ def _radians(phase: np.ndarray, path: Path) -> np.ndarray:
     )
 
 
-def read_nifti(
-    path: Path,
-    phase: str | Path | None = None,
-    imaginary: str | Path | None = None,
-    select: Mapping[str, str | int | float] | None = None,
-) -> Image:
+def read(
+    path: Path, select: Mapping[str, str | int | float] | None = None, companions: Companions | None = None
+) -> ImageScan:
     """Read one volume; with a second file, a complex one.
 
     The affine is the sform's, or the qform's where only that has a code; in mm, whatever the file's unit. ``(x, y, z)`` of the
@@ -213,46 +235,58 @@ def read_nifti(
 
     Args:
         path: of the magnitude, the real part, or a complex image.
-        phase: a file with the phase, in rad, milliradian, or scanners' integers (-4096...4095 for -pi...pi, 0...4095 for a turn).
-        imaginary: a file with the imaginary part.
         select: ``{"volume": K}``, counted from 0 in the order of storage, of a file (or two) with more than three axes.
+        companions: ``phase``, a file in rad, milliradian, or scanners' integers (-4096...4095 for -pi...pi, 0...4095 for a
+            turn); or ``imaginary``.
 
     Raises:
         InputError: for what cannot be read, or files that do not fit each other.
     """
-    with reading(path, "copy it again"):
-        return _image(path, phase, imaginary, select or {})
-
-
-def _image(
-    path: Path, phase: str | Path | None, imaginary: str | Path | None, select: Mapping[str, str | int | float]
-) -> Image:
-    """See :func:`read_nifti`."""
+    select = select or {}
     first = _volume(path, select)
-    array, spacing, affine, warnings = first.data, first.spacing, first.affine, first.warnings
-    sidecar = path.with_name(nifti_stem(path) + ".json")
+    warnings = first.warnings
+    stem = path.name[: -len(next((s for s in reversed(SUFFIXES) if path.name.lower().endswith(s)), path.suffix))]
+    sidecar = path.with_name(f"{stem}.json")
     attributes = _sidecar(sidecar)
     problem = not_described(path, sidecar) if sidecar.is_file() else None
     warnings = warnings if problem is None else (*warnings, problem)
-    other = phase if phase is not None else imaginary
-    if other is not None:
-        if phase is not None and imaginary is not None:
-            raise InputError(f"{path}: give the phase or the imaginary part, not both")
-        partner = _volume(Path(other), select)
-        second, where, warnings = partner.data, partner.affine, (*warnings, *partner.warnings)
-        if np.iscomplexobj(array) or np.iscomplexobj(second):
-            raise InputError(f"{path}: is complex already, or {other} is; give two real files")
-        if second.shape != array.shape:
-            raise InputError(
-                f"{other}: has {second.shape} (slices, y, x), but {path} {array.shape}; give a matching pair"
-            )
-        if affine is not None and where is not None and not np.allclose(affine, where, atol=1e-3):
-            raise InputError(f"{other}: has a different affine than {path}; give a matching pair")
-        if phase is not None:
-            array = (array * np.exp(1j * _radians(second, Path(other)))).astype(np.complex64)
-        else:
-            array = (array + 1j * second).astype(np.complex64)
+    array, more = _complex(path, first, select, companions or Companions())
     if first.volumes > 1:
-        number = volume_number(select["volume"], first.volumes, path)
-        attributes |= {"volume": number, "volumes": first.volumes}
-    return Image(array, path, "NIfTI", spacing, affine, attributes, warnings=warnings)
+        attributes |= {"volume": volume_number(select["volume"], first.volumes, path), "volumes": first.volumes}
+    return ImageScan(
+        path=path,
+        format="NIfTI",
+        array=array,
+        geometry=Geometry(first.spacing, first.affine),
+        attributes=attributes,
+        warnings=(*warnings, *more),
+    )
+
+
+def _complex(
+    path: Path, first: _File, select: Mapping[str, str | int | float], companions: Companions
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The array of a file with that of its second file, if one is given, and the second file's warnings.
+
+    Raises:
+        InputError: for files that do not fit each other.
+    """
+    phase, imaginary = companions.phase, companions.imaginary
+    other = phase if phase is not None else imaginary
+    if other is None:
+        return first.data, ()
+    if phase is not None and imaginary is not None:
+        raise InputError(f"{path}: give the phase or the imaginary part, not both")
+    array, second = first.data, _volume(Path(other), select)
+    if np.iscomplexobj(array) or np.iscomplexobj(second.data):
+        raise InputError(f"{path}: is complex already, or {other} is; give two real files")
+    if second.data.shape != array.shape:
+        raise InputError(
+            f"{other}: has {second.data.shape} (slices, y, x), but {path} {array.shape}; give a matching pair"
+        )
+    places = first.affine, second.affine
+    if places[0] is not None and places[1] is not None and not np.allclose(*places, atol=1e-3):
+        raise InputError(f"{other}: has a different affine than {path}; give a matching pair")
+    if phase is not None:
+        return (array * np.exp(1j * _radians(second.data, Path(other)))).astype(np.complex64), second.warnings
+    return (array + 1j * second.data).astype(np.complex64), second.warnings

@@ -20,9 +20,9 @@ import h5py
 import numpy as np
 from h5py import h5d, h5l, h5o, h5t
 
-from medrecon.data.contents import absent
 from medrecon.data.errors import InputError, advised, told
-from medrecon.data.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
+from medrecon.formats.contents import absent
+from medrecon.formats.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
 
 __all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "read_table", "refuse_outside", "text_of"]
 

@@ -1,8 +1,9 @@
 """A process of its own that decodes compressed DICOM images: decoders are C++ and can take their process down.
 
-Run by :func:`medrecon.data.decoding.decoded`, as a script that knows nothing of the package. For every line of JSON on its
-input (a path, a transfer syntax, and the seconds that it may take), it answers with a line of JSON (an error, or type and shape)
-and the bytes of the pixels. Its own alarm ends it where decoding takes longer, also when nobody waits for the answer any more.
+Run by :func:`medrecon.formats.dicom.decoding.decoded`, as a script that imports nothing of the package. For every line of JSON
+on its input (a path, a transfer syntax, and the seconds that it may take), it answers with a line of JSON (an error, or type and
+shape) and the bytes of the pixels. Its own alarm ends it where decoding takes longer, also when nobody waits for the answer any
+more.
 """
 
 from __future__ import annotations

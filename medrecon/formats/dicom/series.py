@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medrecon.data.decoding import decoded
 from medrecon.data.errors import InputError, SelectionError, advised, redacted
-from medrecon.data.images import Image, volume_number
-from medrecon.data.limits import BoundedReader, check_claim, reading
 from medrecon.data.names import natural
-from medrecon.data.stacks import (
+from medrecon.data.scan import Geometry, ImageScan
+from medrecon.formats.dicom.decoding import decoded
+from medrecon.formats.dicom.stacks import (
     ADVISED,
     FARTHEST,
     Frame,
@@ -36,11 +35,13 @@ from medrecon.data.stacks import (
     show,
     split,
 )
+from medrecon.formats.limits import BoundedReader, check_claim, reading
+from medrecon.formats.selecting import volume_number
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["UnknownFileError", "find_series", "identity", "image_header", "natural", "read_dicom"]
+__all__ = ["UnknownFileError", "find_series", "identity", "image_header", "read_dicom"]
 
 _SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".dic")
 """Of files that may lack the preamble by which DICOM is known."""
@@ -571,7 +572,7 @@ def _pixels(
     return out, bad, errors
 
 
-def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | None = None) -> Image:
+def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | None = None) -> ImageScan:
     """Read one stack of slices.
 
     Slices are sorted by their position along the normal, never by number or name (which serve only where there is no position).
@@ -579,9 +580,9 @@ def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | 
     valid, counts as 1, as in GDCM and so in ITK, SimpleITK and 3D Slicer (dcm2niix and DCMTK do the same, without the
     intercept), with a warning. The affine follows the positions, so that tilted gantries give sheared, true ones.
 
-    Of several volumes in one series ``{"volume": K}`` selects one, counted from 0; see :func:`medrecon.data.stacks.split` for
-    their order. Copies of one SOP instance count once. A damaged file beside good ones is left out, with a warning; if it
-    leaves a gap, the series is refused.
+    Of several volumes in one series ``{"volume": K}`` selects one, counted from 0; see
+    :func:`medrecon.formats.dicom.stacks.split` for their order. Copies of one SOP instance count once. A damaged file beside
+    good ones is left out, with a warning; if it leaves a gap, the series is refused.
 
     Args:
         paths: of files, or of folders that are searched to the bottom; links to folders are followed.
@@ -678,7 +679,7 @@ def _read(
     select: Mapping[str, str | int | float],
     series: Mapping[str, Sequence[tuple[Path, Dataset]]],
     damaged: list[InputError],
-) -> Image:
+) -> ImageScan:
     """See :func:`read_dicom`; adds the errors of files that are left out to ``damaged``."""
     frames_of, copies = _framed(series, damaged)
     if not frames_of:
@@ -720,7 +721,15 @@ def _read(
     if len(damaged) > 10:
         doubts.append(f"{len(damaged) - 10} more damaged files were left out")
     about |= _told(frames[0])
-    return Image(array, path, "DICOM", spacing, affine, about, headers, tuple(doubts))
+    return ImageScan(
+        path=path,
+        format="DICOM",
+        array=array,
+        geometry=Geometry(spacing, affine),
+        attributes=about,
+        headers=headers,
+        warnings=tuple(doubts),
+    )
 
 
 _CLASSIC = {

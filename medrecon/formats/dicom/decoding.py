@@ -22,7 +22,7 @@ SECONDS = 60.0
 
 
 class _Decoder:
-    """The process of :mod:`medrecon.data.decoder`, started when it is needed and again after it died."""
+    """The process of :mod:`medrecon.formats.dicom.decoder`, started when it is needed and again after it died."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

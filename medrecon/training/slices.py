@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from medrecon.data.arrays import numpy_arrays
 from medrecon.data.errors import InputError, told
+from medrecon.formats.arrays import numpy_arrays
 
 __all__ = ["load_slices", "sampling_weights", "share", "subject_weights"]
 

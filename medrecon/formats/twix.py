@@ -8,16 +8,53 @@ import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrecon.data.epi import REVERSE, Readout
 from medrecon.data.errors import InputError, redacted
-from medrecon.data.ismrmrd import Scan, calibration_of, chosen, on_grid, refuse_multiband
-from medrecon.data.limits import BoundedReader
+from medrecon.data.scan import CartesianScan, NonCartesianScan
+from medrecon.formats.acquisitions import Acquisitions, calibration_of, chosen, refuse_multiband, scan_of
+from medrecon.formats.companions import Companions
+from medrecon.formats.epi import REVERSE, Readout
+from medrecon.formats.limits import BoundedReader
+from medrecon.formats.probe import never_raises
 
-__all__ = ["read_twix"]
+__all__ = ["KINDS", "SUFFIXES", "read", "sniff"]
+
+SUFFIXES = (".dat",)
+KINDS = (CartesianScan, NonCartesianScan)
+
+
+@never_raises
+def sniff(path: Path) -> bool:
+    """Whether a file holds measurements whose last one has the protocol of a Siemens scan."""
+    if not path.is_file():
+        return False
+    with BoundedReader(str(path)) as file:
+        _, spans = _measurements(file, path.stat().st_size)
+        return "MeasYaps" in _buffers(file, *spans[-1])[1]
+
+
+def read(
+    path: Path, select: Mapping[str, int | str] | None = None, companions: Companions | None = None
+) -> CartesianScan | NonCartesianScan:
+    """K-space on the grid, or with a given trajectory along it.
+
+    See :func:`medrecon.formats.acquisitions.on_grid`. The last measurement of a file is the scan; noise scans may stand in any.
+    Reference lines count where nothing else was measured; phase correction scans correct EPI; feedback and dummies are left out.
+
+    Args:
+        path: of the file.
+        select: which contrast (echo), phase, repetition or set, where there are several.
+        companions: trajectory and matrix of a scan that is not Cartesian, which the file does not record.
+
+    Raises:
+        InputError: without twixtools (an extra), and for what cannot be read.
+    """
+    chosen_by = dict(select or {})
+    return scan_of(_acquisitions(path, chosen_by), path, "Siemens twix", chosen_by, companions or Companions())
+
 
 _SERVICE = ("PHASCOR", "RTFEEDBACK", "HPFEEDBACK", "REFPHASESTABSCAN", "PHASESTABSCAN", "SLICE_ACCEL_PHASCOR",
             "RETRO_DUMMYSCAN", "B1_CONTROLLOOP", "PACE")  # fmt: skip
@@ -185,19 +222,97 @@ def _table(rows: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype), *rows])
 
 
-def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict[str, Any]:
-    """Cartesian k-space of a twix file, as :func:`medrecon.data.ismrmrd.read_ismrmrd` returns it; no header.
-
-    The last measurement of a file is the scan; noise scans may stand in any. Reference lines count where nothing else was
-    measured; phase correction scans correct EPI, see :mod:`medrecon.data.epi`; feedback and dummies are left out.
+class _Lines(NamedTuple):
+    """Lines of a file by their purpose, as tables of one row, and the protocol of its last measurement.
 
     Args:
-        path: of the file.
-        select: which contrast (echo), phase, repetition or set, where there are several.
+        imaging: with their centre line and centre partition.
+        reference: those that count only where nothing else was measured.
+        noise: noise scans.
+        navigators: phase correction scans.
+        protocol: settings by name.
+        meas: text of the header ``Meas``.
+    """
+
+    imaging: list[tuple[np.ndarray, int, int]]
+    reference: list[np.ndarray]
+    noise: list[np.ndarray]
+    navigators: list[np.ndarray]
+    protocol: Mapping[str, str]
+    meas: str
+
+
+def _lines(path: Path, dtype: np.dtype) -> _Lines:
+    """All lines of a file.
 
     Raises:
-        InputError: without twixtools (an extra), for what cannot be read, and for what is not Cartesian.
+        ValueError: for what does not lie in the file.
     """
+    imaging, reference, noise, navigators = [], [], [], []
+    protocol, meas = {}, ""
+    with BoundedReader(str(path)) as file:
+        modern, spans = _measurements(file, path.stat().st_size)
+        for start, end in spans:
+            first, buffers = _buffers(file, start, end)
+            protocol, meas = _protocol(buffers.get("MeasYaps", "")), buffers.get("Meas", "")
+            dwell = _number(protocol, "sRXSPEC.alDwellTime[0]", otherwise=0.0) / 1000
+            last = (start, end) == spans[-1]
+            for at, mdb in enumerate(_blocks(file, first, end, modern)):
+                if mdb.is_flag_set("NOISEADJSCAN"):
+                    noise.append(_row(mdb, dwell, dtype, at))
+                elif last and mdb.is_flag_set("PHASCOR"):
+                    navigators.append(_row(mdb, dwell, dtype, at))
+                elif last and not any(mdb.is_flag_set(flag) for flag in _SERVICE):
+                    row = _row(mdb, dwell, dtype, at)
+                    if mdb.is_flag_set("PATREFSCAN") and not mdb.is_flag_set("PATREFANDIMASCAN"):
+                        reference.append(row)
+                    else:
+                        imaging.append((row, int(mdb.mdh.CenterLin), int(mdb.mdh.CenterPar)))
+    return _Lines(imaging, reference, noise, navigators, protocol, meas)
+
+
+class _Layout(NamedTuple):
+    """The encoded space of a protocol; see :class:`medrecon.formats.acquisitions.Acquisitions`."""
+
+    shape: tuple[int, int, int]
+    field: tuple[float, float, float]
+    kept: int
+    depth: bool
+    kind: str
+    bands: int
+
+
+def _layout(lines: _Lines) -> _Layout:
+    """What the protocol says of matrix, field of view and trajectory.
+
+    Raises:
+        ValueError: if it lacks them.
+    """
+    protocol, place = lines.protocol, "sSliceArray.asSlice[0]"
+    depth = _number(protocol, "sKSpace.ucDimension") == 4
+    base = int(_number(protocol, "sKSpace.lBaseResolution"))
+    # Readouts are sampled twice as densely as asked for; where none is longer than the matrix, they were not.
+    dense = 2 if any(row["head"]["number_of_samples"][0] > base for row, *_ in lines.imaging) else 1
+    shape = (
+        dense * base,
+        int(_number(protocol, "sKSpace.lPhaseEncodingLines")),
+        int(_number(protocol, "sKSpace.lPartitions", otherwise=1)) if depth else 1,
+    )
+    field = (
+        dense * _number(protocol, f"{place}.dReadoutFOV"),
+        _number(protocol, f"{place}.dPhaseFOV")
+        * (1 + _number(protocol, "sKSpace.dPhaseOversamplingForDialog", otherwise=0)),
+        _number(protocol, f"{place}.dThickness")
+        * (1 + (_number(protocol, "sKSpace.dSliceOversamplingForDialog", otherwise=0) if depth else 0)),
+    )
+    number = int(_number(protocol, "sKSpace.ucTrajectory", otherwise=1))
+    kind = {1: "cartesian", 2: "radial", 4: "spiral", 8: "blade"}.get(number, "unknown")
+    bands = int(_number(protocol, "sSliceAcceleration.lMultiBandFactor", otherwise=1))
+    return _Layout(shape, field, base, depth, kind, bands)
+
+
+def _acquisitions(path: Path, select: Mapping[str, int | str]) -> Acquisitions:
+    """The acquisitions of one contrast, phase, repetition and set."""
     try:
         import twixtools  # noqa: F401
     except ImportError as error:
@@ -205,49 +320,10 @@ def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict
     from ismrmrd.hdf5 import acquisition_header_dtype
 
     dtype = np.dtype([("head", acquisition_header_dtype), ("traj", object), ("data", object)])
-    select = dict(select or {})
     try:
-        with BoundedReader(str(path)) as file:
-            modern, spans = _measurements(file, path.stat().st_size)
-            imaging, reference, noise, navigators = [], [], [], []
-            protocol, meas = {}, ""
-            for start, end in spans:
-                first, buffers = _buffers(file, start, end)
-                protocol, meas = _protocol(buffers.get("MeasYaps", "")), buffers.get("Meas", "")
-                dwell = _number(protocol, "sRXSPEC.alDwellTime[0]", otherwise=0.0) / 1000
-                last = (start, end) == spans[-1]
-                for at, mdb in enumerate(_blocks(file, first, end, modern)):
-                    if mdb.is_flag_set("NOISEADJSCAN"):
-                        noise.append(_row(mdb, dwell, dtype, at))
-                    elif last and mdb.is_flag_set("PHASCOR"):
-                        navigators.append(_row(mdb, dwell, dtype, at))
-                    elif last and not any(mdb.is_flag_set(flag) for flag in _SERVICE):
-                        only = mdb.is_flag_set("PATREFSCAN") and not mdb.is_flag_set("PATREFANDIMASCAN")
-                        (reference if only else imaging).append(
-                            (_row(mdb, dwell, dtype, at), mdb.mdh.CenterLin, mdb.mdh.CenterPar)
-                        )
-        place = "sSliceArray.asSlice[0]"
-        depth = _number(protocol, "sKSpace.ucDimension") == 4
-        base = int(_number(protocol, "sKSpace.lBaseResolution"))
-        # Readouts are sampled twice as densely as asked for; where none is longer than the matrix, they were not.
-        dense = 2 if any(row["head"]["number_of_samples"][0] > base for row, *_ in imaging) else 1
-        shape = (
-            dense * base,
-            int(_number(protocol, "sKSpace.lPhaseEncodingLines")),
-            int(_number(protocol, "sKSpace.lPartitions", otherwise=1)) if depth else 1,
-        )
-        field = (
-            dense * _number(protocol, f"{place}.dReadoutFOV"),
-            _number(protocol, f"{place}.dPhaseFOV")
-            * (1 + _number(protocol, "sKSpace.dPhaseOversamplingForDialog", otherwise=0)),
-            _number(protocol, f"{place}.dThickness")
-            * (1 + (_number(protocol, "sKSpace.dSliceOversamplingForDialog", otherwise=0) if depth else 0)),
-        )
-        kind = {1: "cartesian", 2: "radial", 4: "spiral", 8: "blade"}.get(
-            int(_number(protocol, "sKSpace.ucTrajectory", otherwise=1)), "unknown"
-        )
-        readout = _readout(meas, imaging[0][0]["head"]["number_of_samples"][0], path) if imaging else None
-        bands = int(_number(protocol, "sSliceAcceleration.lMultiBandFactor", otherwise=1))
+        lines = _lines(path, dtype)
+        layout, imaging = _layout(lines), lines.imaging
+        readout = _readout(lines.meas, imaging[0][0]["head"]["number_of_samples"][0], path) if imaging else None
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
@@ -256,18 +332,24 @@ def read_twix(path: Path, select: Mapping[str, int | str] | None = None) -> dict
         ) from error
     if not imaging:
         raise InputError(f"{path}: holds no imaging lines; only noise, reference or service scans")
-    refuse_multiband(bands, path)
-    if min(shape) < 1 or min(field) <= 0:
-        raise InputError(f"{path}: an empty matrix {shape} or field of view {field}; export it again")
+    refuse_multiband(layout.bands, path)
+    if min(layout.shape) < 1 or min(layout.field) <= 0:
+        raise InputError(f"{path}: an empty matrix {layout.shape} or field of view {layout.field}; export it again")
     table = _table([row for row, *_ in imaging], dtype)
     if len(np.unique(table["head"]["active_channels"])) > 1:
         raise InputError(f"{path}: the number of coils changes between lines; export one scan")
     table = table[chosen(table["head"], select, path)]
-    centres = int(imaging[0][1]), int(imaging[0][2]) if depth else 0
-    reference_table = calibration_of(table, _table([row for row, *_ in reference], dtype))
-    kept = shape[0] // dense
-    scan = Scan(
-        table, reference_table, _table(noise, dtype), shape, field, centres, kept, kind, None,
-        siemens=True, readout=readout, navigators=_table(navigators, dtype),
-    )  # fmt: skip
-    return on_grid(scan, path, select)
+    return Acquisitions(
+        imaging=table,
+        calibration=calibration_of(table, _table(lines.reference, dtype)),
+        noise=_table(lines.noise, dtype),
+        shape=layout.shape,
+        field=layout.field,
+        centres=(imaging[0][1], imaging[0][2] if layout.depth else 0),
+        kept=layout.kept,
+        kind=layout.kind,
+        header=None,
+        siemens=True,
+        readout=readout,
+        navigators=_table(lines.navigators, dtype),
+    )

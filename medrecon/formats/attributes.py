@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 
 from medrecon.data.errors import DAMAGE
-from medrecon.data.hdf5 import read_attribute, text_of
 from medrecon.data.masks import KINDS
+from medrecon.formats.hdf5 import read_attribute, text_of
 
 __all__ = ["hdf5_attributes", "permitted", "sidecar_attributes"]
 

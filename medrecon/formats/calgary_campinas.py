@@ -1,0 +1,72 @@
+"""The hybrid HDF5 layout of the Calgary-Campinas multichannel set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from medrecon.data.coils import to_kspace
+from medrecon.data.scan import CartesianScan, Geometry
+from medrecon.formats.cartesian import cartesian_scan
+from medrecon.formats.companions import Companions
+from medrecon.formats.hdf5 import open_hdf5, read_dataset
+from medrecon.formats.probe import is_hdf5, never_raises
+from medrecon.formats.selecting import refuse_selection
+from medrecon.formats.stored import Stored
+
+__all__ = ["KINDS", "SUFFIXES", "is_hybrid", "read", "sniff"]
+
+SUFFIXES = (".h5", ".hdf5")
+KINDS = (CartesianScan,)
+
+
+def is_hybrid(path: Path, kspace: h5py.Dataset) -> bool:
+    """Whether a dataset is of this layout: known by the file's name as well, since real numbers alone may be anything."""
+    named = re.match(r"e\d+s\d+_P\d+", path.name) is not None
+    return named and kspace.dtype.kind == "f" and len(kspace.shape or ()) == 4 and kspace.shape[-1] % 2 == 0
+
+
+@never_raises
+def sniff(path: Path) -> bool:
+    """Whether a file is HDF5 of this layout."""
+    if not is_hdf5(path):
+        return False
+    with open_hdf5(path) as file:
+        kspace = file.get("kspace")
+        return isinstance(kspace, h5py.Dataset) and is_hybrid(path, kspace)
+
+
+def read(path: Path, select: Mapping[str, object] | None = None, companions: Companions | None = None) -> CartesianScan:
+    """Dataset ``kspace`` ``(readout, y, z, 2 coils)``; positions of the readout are slices of 1 mm voxels.
+
+    Raises:
+        InputError: naming the file, what is wrong and what to do.
+    """
+    refuse_selection(path, select)
+    with open_hdf5(path) as file:
+        pairs = read_dataset(file, "kspace")
+    stored = Stored(geometry=Geometry((1.0, 1.0, 1.0)))
+    return cartesian_scan(path, "Calgary-Campinas HDF5", _centred(pairs), stored=stored)
+
+
+def _centred(pairs: np.ndarray) -> np.ndarray:
+    """Centred k-space ``(slices, coils, y, x)`` of the Calgary-Campinas multichannel layout.
+
+    ``pairs`` is ``(readout, y, z, 2 coils)``, real and imaginary parts in turn, an image along the readout already; the plain
+    inverse FFT of y and z gives images of 1 mm that need no shift (Souza et al., NeuroImage 170, 2018; Beauferris et al., Front.
+    Neurosci. 16, 2022). Whether the centre of k-space lies in the corner or in the middle is seen from the data.
+    """
+    kspace = np.moveaxis(pairs[..., ::2] + 1j * pairs[..., 1::2], -1, 1).astype(np.complex64)
+    y, x = np.unravel_index(np.argmax((np.abs(kspace) ** 2).sum(axis=(0, 1))), kspace.shape[-2:])
+    ny, nx = kspace.shape[-2:]
+    if abs(y - ny // 2) <= ny // 4 and abs(x - nx // 2) <= nx // 4:
+        kspace = np.fft.ifftshift(kspace, (-2, -1))
+    image = np.fft.ifft2(kspace, norm="ortho")
+    centred = to_kspace(image).astype(np.complex64)
+    # What was not measured is zero before and must be after: the way through the image leaves rounding there.
+    measured = np.fft.fftshift((kspace != 0).any(axis=(0, 1)))
+    return centred * measured

@@ -1,0 +1,129 @@
+"""What k-space along a trajectory must satisfy, whatever the format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medrecon.data.errors import InputError
+from medrecon.data.noise import outer_noise_std
+from medrecon.data.sampling import loud_scan, usable_scan
+from medrecon.data.scan import NonCartesianScan
+from medrecon.formats.arrays import numpy_array
+from medrecon.formats.contents import absent
+from medrecon.formats.limits import check_claim
+from medrecon.formats.stored import Stored
+
+__all__ = ["noncartesian_scan", "trajectory_array"]
+
+
+def trajectory_array(given: str | Path | np.ndarray) -> np.ndarray:
+    """A trajectory that is given as an array or an ``npy`` file.
+
+    Raises:
+        InputError: for another file.
+    """
+    if isinstance(given, np.ndarray):
+        return given
+    path = Path(given)
+    if not path.is_file():
+        raise InputError(f"{path}: {absent(path)}")
+    if path.suffix.lower() != ".npy":
+        raise InputError(f"{path}: not an .npy file; save the trajectory (shots, readout, 2 or 3) with numpy.save")
+    return numpy_array(path)
+
+
+def noncartesian_scan(
+    path: Path,
+    kind: str,
+    arrays: tuple[np.ndarray, np.ndarray],
+    matrix: Sequence[int] | np.ndarray | None = None,
+    stored: Stored = Stored(),  # noqa: B008
+) -> NonCartesianScan:
+    """A scan whose samples and trajectory have been checked as those of every format are.
+
+    Args:
+        path: of the file.
+        kind: name of its format.
+        arrays: samples ``(slices, coils, shots, readout)`` or ``(coils, shots, readout)``, and trajectory
+            ``(shots, readout, 2 or 3)`` or with slices in front, in cycles per field of view.
+        matrix: of the image; default: twice the trajectory's reach, even.
+        stored: the rest.
+
+    Raises:
+        InputError: for arrays that do not fit each other or the matrix, NaN, Inf and zeros alone.
+    """
+    samples, points = _fitting(path, *(np.asarray(array) for array in arrays))
+    if points.shape[-1] == 3 and not np.any(points[..., 0]):  # a plane
+        points = points[..., 1:]
+    size = _matrix(path, points, matrix)
+    check_claim(8 * math.prod(size), samples.nbytes, path, f"the matrix {size}")
+    # Rounding may put the ends beyond the band.
+    half = np.array(size, np.float32) / 2
+    scan, more = usable_scan(stored.noise, samples.shape[1], samples.any(axis=(0, 2, 3)), path)
+    data = NonCartesianScan(
+        path=path,
+        format=kind,
+        samples=samples,
+        trajectory=np.ascontiguousarray(np.clip(points, -half, half), np.float32),
+        matrix=size,
+        noise_scan=scan,
+        geometry=stored.geometry,
+        header=stored.header,
+        attributes=stored.attributes,
+        warnings=(*stored.warnings, *more),
+    )
+    if scan is None:
+        return data
+    return replace(data, warnings=data.warnings + loud_scan(path, scan, outer_noise_std(data)))
+
+
+def _fitting(path: Path, samples: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Complex64 samples and float32 trajectory with their slices, of one size, finite and not all zero.
+
+    Raises:
+        InputError: if they are not.
+    """
+    if points.dtype.kind not in "iufc":
+        raise InputError(f"{path}: its trajectory does not hold numbers; give (shots, readout, 2 or 3)")
+    if not np.iscomplexobj(samples) or samples.ndim not in (3, 4) or 0 in samples.shape:
+        raise InputError(
+            f"{path}: k-space is {samples.dtype} {samples.shape}; expected complex (slices, coils, shots, readout)"
+        )
+    samples = np.ascontiguousarray(samples.reshape(-1, *samples.shape[-3:]), np.complex64)
+    points = np.asarray(points.real, np.float32)
+    points = np.broadcast_to(points, (len(samples), *points.shape[-3:])) if points.ndim == 3 else points
+    if points.ndim != 4 or points.shape[:3] != (len(samples), *samples.shape[2:]) or points.shape[-1] not in (2, 3):
+        raise InputError(
+            f"{path}: the trajectory is {points.shape}, but k-space (slices, coils, shots, readout) {samples.shape}; expected "
+            "(shots, readout, 2 or 3)"
+        )
+    if not (np.isfinite(samples).all() and np.isfinite(points).all()):
+        raise InputError(f"{path}: holds NaN or Inf; export the data again")
+    if not samples.any():
+        raise InputError(f"{path}: k-space is all zeros; export the data again")
+    return samples, points
+
+
+def _matrix(path: Path, points: np.ndarray, given: Sequence[int] | np.ndarray | None) -> tuple[int, ...]:
+    """The matrix that is given, or twice the reach of a trajectory ``(..., 2 or 3)``, even.
+
+    Raises:
+        InputError: for a matrix that the trajectory exceeds.
+    """
+    axes = points.shape[-1]
+    numeric = np.asarray([] if given is None else given)
+    if numeric.size and (numeric.dtype.kind not in "iuf" or not np.isfinite(numeric).all()):
+        raise InputError(f"{path}: its matrix does not hold numbers; give (y, x) or (z, y, x)")
+    reach = np.abs(points).reshape(-1, axes).max(axis=0)
+    size = tuple(int(n) for n in np.ravel(2 * np.ceil(reach) if given is None else numeric))
+    if len(size) != axes or min(size) < 1 or (reach > np.array(size) / 2 * (1 + 1e-3)).any():
+        raise InputError(
+            f"{path}: the trajectory reaches {', '.join(f'{r:.4g}' for r in reach)} cycles per field of view, beyond half of "
+            f"the matrix {size}; give it in cycles per field of view, or a larger matrix"
+        )
+    return size

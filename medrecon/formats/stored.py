@@ -1,0 +1,29 @@
+"""What readers find beside the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from medrecon.data.scan import Geometry
+
+__all__ = ["Stored"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """The rest of a scan, before it is checked.
+
+    Args:
+        noise: noise scan ``(coils, n)`` as the file has it, or ``None``.
+        geometry: of the image.
+        header: ISMRMRD header without personal data, or ``None``.
+        attributes: see :class:`medrecon.data.scan.CartesianScan`.
+        warnings: see there.
+    """
+
+    noise: object = None
+    geometry: Geometry = field(default_factory=Geometry)
+    header: bytes | None = None
+    attributes: Mapping[str, str | float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
