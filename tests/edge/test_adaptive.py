@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import uniform_filter
 
 from medrecon.data.coils import combine_coils, from_kspace, magnitude_unit
-from medrecon.data.kspace import load_kspace
+from medrecon.formats import load_kspace
 
 
 def reference(images, window):
