@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from medrecon.data.kspace import load_kspace
 from scipy.ndimage import uniform_filter
 
 from medrecon.data.coils import combine_coils, from_kspace, magnitude_unit
+from medrecon.formats import load_kspace
 
 
 def reference(images, window):

@@ -9,6 +9,7 @@ from medrecon.data.coils import from_kspace
 from medrecon.data.eigen import largest_eigenpairs
 from medrecon.data.espirit import _pixelwise, espirit_maps
 from medrecon.data.masks import centred
+from medrecon.formats import load_kspace
 
 VALUE = 4e-6
 """Error of an eigenvalue in [0, 1]: that of a Rayleigh quotient in single precision, 16 sums of numbers below 1."""
