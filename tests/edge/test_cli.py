@@ -215,7 +215,7 @@ def test_recon_refuses_in_one_sentence_and_leaves_nothing(scan, tmp_path, capsys
     bad(path, "--start", "dps", "--start-sigma", "0.1", words=["without one", "'dps'"])
     bad(path, "--start", "tv", "--start-sigma", "0.001", words=["above the last level"])
     bad(path, "--start", "cg-sens", "--start-sigma", "0.1", words=["did you mean 'cg-sense'"])
-    bad(path, "--samples", 0, words=["at least 1"])
+    bad(path, "--samples", 0, words=["from 1 to"])
     bad(path, "--slices", "5:7", words=["no slices in 5:7", "there are 1"])
     bad(path, "--noise-std", "-1", words=["not negative"])
     bad(path, "--device", "tpu", words=["tpu", "cpu"])

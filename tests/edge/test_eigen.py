@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from medrecon.data.kspace import load_kspace
 
 from medrecon.data.coils import from_kspace
 from medrecon.data.eigen import largest_eigenpairs

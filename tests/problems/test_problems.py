@@ -296,7 +296,7 @@ def test_rician_magnitudes_lose_their_bias():
 
 
 def test_a_prior_of_another_kind_of_image_is_refused():
-    scan, _, maps = cartesian()
+    scan, *_ = cartesian()
     for one, images_of in ((scan, "attenuation"), (sinogram("parallel"), "complex"), (images(picture()), "complex")):
         with pytest.raises(InputError, match="choose the bundle"):
             solve(one, "dds", spec(images_of), physics={"noise_std": 0.01})
