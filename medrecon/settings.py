@@ -49,9 +49,7 @@ class PriorSettings:
         guidance: classifier-free guidance scale of the condition.
     """
 
-    bundle: str | Path | Any = option(
-        None, "name or folder of the prior's bundle (default: by the kind of scan)"
-    )
+    bundle: str | Path | Any = option(None, "name or folder of the prior's bundle (default: by the kind of scan)")
     condition: str | None = option(None, "label of the image contrast, e.g. T1 (default: none)", metavar="LABEL")
     guidance: float = option(1.0, "classifier-free guidance scale (default: 1)", metavar="W", type=float)
 

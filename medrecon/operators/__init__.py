@@ -2,7 +2,7 @@
 
 from medrecon.operators.base import Composed, LinearOperator, Operator, check_adjoint, implicit_solve
 from medrecon.operators.blocks import Channels, Stack, Sum
-from medrecon.operators.bridge import AsComplex
+from medrecon.operators.bridge import AsComplex, OnChannels, RealAsComplex
 from medrecon.operators.ct import ConeBeam, FanBeam, ParallelBeam, Projector
 from medrecon.operators.image import Blur, FiniteDifferences, crop, gaussian_blur, super_resolution
 from medrecon.operators.linalg import operator_norm
@@ -11,7 +11,7 @@ from medrecon.operators.mri import CartesianMRI, DynamicMRI, MulticoilMRI, SoftS
 from medrecon.operators.nonlinear import Magnitude, Network, OversampledFourier, Saturation, phase_retrieval
 from medrecon.operators.nufft import NUFFT, Coils, density_compensation, nufft_sense
 from medrecon.operators.spectral import Dense, Separable, Spectral
-from medrecon.operators.weights import Weights, Whitening
+from medrecon.operators.weights import Multiple, Weights, Whitening
 
 __all__ = [
     "NUFFT",
@@ -29,11 +29,14 @@ __all__ = [
     "LinearOperator",
     "Magnitude",
     "MulticoilMRI",
+    "Multiple",
     "Network",
+    "OnChannels",
     "Operator",
     "OversampledFourier",
     "ParallelBeam",
     "Projector",
+    "RealAsComplex",
     "Saturation",
     "Separable",
     "SoftSense",

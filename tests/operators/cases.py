@@ -23,8 +23,11 @@ from medrecon.operators import (
     FiniteDifferences,
     LinearOperator,
     MulticoilMRI,
+    Multiple,
+    OnChannels,
     OversampledFourier,
     ParallelBeam,
+    RealAsComplex,
     Separable,
     Stack,
     Sum,
@@ -54,6 +57,12 @@ def _random(*shape, dtype=torch.complex128):
 def _maps(batch, coils, *shape):
     maps = _random(batch, coils, *shape)
     return maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+
+
+def _multiple(shape):
+    mask = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(5)) < 0.6
+    factor = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    return Multiple(sense(_maps(2, 3, *shape), mask), factor), _random(2, 2, *shape, dtype=torch.float64)
 
 
 def _columns(n, seed=0):
@@ -275,6 +284,16 @@ CASES = [
     Case("Sum", lambda: _real(Sum([gaussian_blur((5, 6), 0.8, DOUBLE), crop((5, 6), (5, 6), DOUBLE)]), 5, 6)),
     Case("Channels", _channels),
     Case("Coils", lambda: (Coils(_maps(2, 3, 5, 6)), _random(2, 1, 5, 6))),
+    Case(
+        "a multiple, one factor per item",
+        lambda: (Multiple(_mri((6, 5)), torch.tensor([0.5, 2.0]).double()), _random(2, 2, 6, 5, dtype=torch.float64)),
+    ),
+    Case("real images as complex ones", lambda: (RealAsComplex(), _random(2, 3, 5, 4, dtype=torch.float64))),
+    Case(
+        "coils on real channels",
+        lambda: (OnChannels(Coils(_maps(1, 3, 5, 4))), _random(2, 2, 5, 4, dtype=torch.float64)),
+    ),
+    Case("NUFFT with weights", lambda: _nufft(60, 7, 9, toeplitz=False, weights=torch.linspace(0.2, 3, 60))),
     Case("NUFFT sparse, even", lambda: _nufft(90, 8, 6, toeplitz=False)),
     Case("NUFFT sparse, odd, wide kernel", lambda: _nufft(60, 7, 9, oversampling=2.0, width=7, toeplitz=False)),
     Case("NUFFT sparse, 3-D", lambda: _nufft(100, 4, 6, 5, backend="sparse", toeplitz=False)),

@@ -18,6 +18,7 @@ from medrecon.priors import (
     guided,
     multiscale,
     score,
+    slicewise,
     with_vjp,
 )
 from medrecon.priors.base import as_levels
@@ -397,3 +398,26 @@ def test_multiscale_of_a_smooth_gaussian_is_the_gaussian():
     assert float((scaled(x, 5.0) - full(x, 5.0)).norm() / full(x, 5.0).norm()) < 0.01
     assert torch.equal(scaled(x, 2.9), full(x, 2.9))
     assert torch.allclose(scaled(x, torch.tensor([5.0, 7.0]))[1:], scaled(x[1:], 7.0), atol=1e-12)
+
+
+def test_groups_of_channels_and_slices_go_through_the_prior_one_by_one():
+    """Complex images of two frames, and the slices of a volume, each with its own noise level per item."""
+
+    def prior(x, sigma):
+        assert x.shape[1] == 2 and x.ndim == 4
+        return x.flip(1) * torch.as_tensor(sigma).reshape(-1, 1, 1, 1)
+
+    sigma = torch.tensor([0.5, 2.0])
+    frames = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    found = channelwise(prior, 2)(frames, sigma)
+    expected = [
+        torch.cat([prior(x[None, :2], s), prior(x[None, 2:], s)], 1) for x, s in zip(frames, sigma, strict=True)
+    ]
+    assert torch.equal(found, torch.cat(expected))
+    volume = torch.randn(2, 2, 3, 5, 6, generator=torch.Generator().manual_seed(1))
+    found = slicewise(prior)(volume, sigma)
+    for i, s in enumerate(sigma):
+        for z in range(3):
+            assert torch.equal(found[i, :, z], prior(volume[i : i + 1, :, z], s)[0])
+    with pytest.raises(ValueError, match="does not fit"):
+        channelwise(prior, 2)(torch.zeros(1, 3, 4, 4), 0.1)
