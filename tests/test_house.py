@@ -26,15 +26,7 @@ ROOMS = [
     "__main__",
 ]
 FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.split()}
-MONAI = {
-    "metrics",
-    "inferers",
-    "handlers",
-    "engines",
-    "monai_bundle",
-    "transforms",
-    "prep",
-}
+MONAI = {"metrics", "inferers", "handlers", "engines", "monai_bundle", "transforms", "prep"}
 SIGPY = {"data/espirit.py", "data/masks.py"}
 
 

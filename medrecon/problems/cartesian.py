@@ -13,12 +13,13 @@ from torch import Tensor
 from medrecon.data.arguments import as_number
 from medrecon.data.coils import compress_coils, magnitude_unit, noise_covariance, prewhiten
 from medrecon.data.errors import InputError
-from medrecon.data.espirit import CoilMaps, Espirit, coil_maps, holds_signal, trusted_noise
+from medrecon.data.espirit import CoilMaps, Espirit, choose_sets, coil_maps, holds_signal, trusted_noise
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
 from medrecon.data.sampling import check_scale, common_mask, rounding, sampling_mask
 from medrecon.data.scan import CartesianScan
 from medrecon.likelihood import Gaussian
+from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
 from medrecon.problems.base import Fit, Problem, Scaled, chosen_slices
 from medrecon.problems.maps import CoilProblem, given_maps, loaded
@@ -42,6 +43,7 @@ class Cartesian(CoilProblem):
         noise_std: per real component.
         believed: noise level that does not exceed what the outermost k-space shows, 0 where unknown.
         maps: given ones, or ``None``.
+        sets: of estimated maps; 2 where the object is larger than the field of view.
         facts: for the record.
     """
 
@@ -53,6 +55,7 @@ class Cartesian(CoilProblem):
         noise_std: float,
         believed: float,
         maps: CoilMaps | None,
+        sets: int,
         facts: dict[str, Any],
     ) -> None:
         std = float(np.float32(noise_std))
@@ -70,7 +73,7 @@ class Cartesian(CoilProblem):
         self.noise_std = std
         self.believed = believed
         self.rss = False
-        self.sets = 1
+        self.sets = sets
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -102,6 +105,15 @@ class Cartesian(CoilProblem):
         unit = torch.where(scale > 0, scale, 1.0)
         data = Gaussian(A, kspace / unit.view(-1, 1, 1, 1), self.noise_std / self.unit / unit)
         return Scaled(data, scale, scale)
+
+    def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
+        """As of one set of maps; of several the root of the sum of squares, with the phase of the first."""
+        if self.sets == 1:
+            return super().to_image(x, items, scale)
+        maps = self.maps(items).to(x.device)
+        images = AsComplex()(x.flatten(0, 1)).unflatten(0, x.shape[:2]) * (maps != 0).any(2)
+        size = images.abs().square().sum(2).sqrt() * (scale * self.unit).view(-1, 1, 1)
+        return torch.polar(size, images[:, :, 0].angle())
 
     def review(self, images: Tensor, fits: Sequence[Fit], solver: Solver) -> list[str]:
         """Warnings on a noise level or on images that do not fit the data.
@@ -212,6 +224,22 @@ def _mixed(scan: CartesianScan, physics: CartesianPhysics, mask: np.ndarray) -> 
     return scan, facts
 
 
+def _map_sets(
+    scan: CartesianScan, mask: np.ndarray, believed: float, physics: CartesianPhysics
+) -> tuple[int, tuple[str, ...]]:
+    """How many sets of maps to estimate, and a warning where one is used though two are needed."""
+    asked = str(physics.map_sets)
+    if asked not in ("auto", "1", "2"):
+        raise InputError(f"map_sets is auto, 1 or 2; got {physics.map_sets!r}")
+    coils = scan.kspace.shape[1]
+    if coils == 1 or physics.coil_images != "sense":
+        return 1, ()
+    if asked == "2":
+        return 2, ()
+    needed, text = choose_sets(scan.kspace, mask, believed, str(scan.path))
+    return (needed, ()) if asked == "auto" else (1, (text,) if needed == 2 else ())
+
+
 def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str, Any]:
     """The arguments of :class:`Cartesian`: the only place where mask, noise, coils and maps are checked.
 
@@ -239,7 +267,9 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     maps = physics.maps
     if maps is not None:
         maps = given_maps(maps, scan.kspace, scan.matrix, numbers, total, name)
-    facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source}
+    sets, more = (1, ()) if maps is not None else _map_sets(scan, mask, believed, physics)
+    scan = replace(scan, warnings=scan.warnings + more)
+    facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source, "map_sets": sets}
     return {
         "scan": scan,
         "numbers": numbers,
@@ -247,5 +277,6 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
         "noise_std": std,
         "believed": believed,
         "maps": maps,
+        "sets": sets,
         "facts": facts,
     }
