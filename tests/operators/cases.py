@@ -284,10 +284,7 @@ CASES = [
     Case("Sum", lambda: _real(Sum([gaussian_blur((5, 6), 0.8, DOUBLE), crop((5, 6), (5, 6), DOUBLE)]), 5, 6)),
     Case("Channels", _channels),
     Case("Coils", lambda: (Coils(_maps(2, 3, 5, 6)), _random(2, 1, 5, 6))),
-    Case(
-        "a multiple, one factor per item",
-        lambda: (Multiple(_mri((6, 5)), torch.tensor([0.5, 2.0]).double()), _random(2, 2, 6, 5, dtype=torch.float64)),
-    ),
+    Case("a multiple, one factor per item", lambda: _multiple((6, 5))),
     Case("real images as complex ones", lambda: (RealAsComplex(), _random(2, 3, 5, 4, dtype=torch.float64))),
     Case(
         "coils on real channels",
