@@ -265,6 +265,17 @@ def stored_dicom(name):
     return build
 
 
+def dose_as_ct(name):
+    """A small multi-frame file of pydicom's, as if it were CT: doses are refused."""
+
+    def build(path):
+        ds = pydicom.dcmread(get_testdata_file(name))
+        ds.Modality = "CT"
+        ds.save_as(path)
+
+    return build
+
+
 def transcoded(syntax):
     """A small slice in a compressed transfer syntax."""
 
@@ -354,7 +365,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], None], tuple[Reader, ...]]] = {
     "nifti complex": ("complex.nii.gz", lambda p: nifti(p, dtype=np.complex64), (load_image,)),
     "dicom series": ("series", series, (load_image, find_series)),
     "dicom enhanced": ("enhanced.dcm", enhanced, (any_volume,)),
-    "dicom multi": ("multi.dcm", stored_dicom("rtdose_rle.dcm"), (any_volume,)),
+    "dicom multi": ("multi.dcm", dose_as_ct("rtdose_rle.dcm"), (any_volume,)),
     "dicom rle": ("rle.dcm", transcoded(pydicom.uid.RLELossless), (load_image,)),
     "dicom jpeg 2000": ("j2k.dcm", stored_dicom("MR_small_jp2klossless.dcm"), (load_image,)),
     "dicom jpeg-ls": ("jls.dcm", transcoded(pydicom.uid.JPEGLSLossless), (load_image,)),
