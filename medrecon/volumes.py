@@ -18,14 +18,13 @@ from medrecon.data.espirit import combined_reference
 from medrecon.data.files import not_described
 from medrecon.data.sampling import one_sided, undersampled
 from medrecon.data.scan import ImageScan
-from medrecon.formats import format_of, load_array, load_image, load_kspace
+from medrecon.formats import FORMATS, format_of, load_array, load_image, load_kspace
 from medrecon.formats.hdf5 import open_hdf5, read_dataset
 from medrecon.formats.ismrmrd import is_ismrmrd
 from medrecon.formats.nifti import is_nifti
 
 __all__ = ["Volume", "check_pair", "load_reference", "load_volume"]
 
-_HDF5 = (".h5", ".hdf5", ".mrd")
 _HEADER = ("position", "read_dir", "phase_dir", "slice_dir", "field_of_view")
 """Members of an MRD image header that place the image."""
 _NEAR = 0.1
@@ -183,18 +182,23 @@ def _affine(record: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _holds_images(path: Path) -> bool:
-    """Whether a path is NIfTI or DICOM: a folder, a file that says so, or one of no known layout."""
+    """Whether a path is read as NIfTI or DICOM: a folder, a file of these formats, or one that resembles no other."""
     if is_nifti(path) or path.is_dir():
         return True
     found = format_of(path)
-    if found is None:
-        return path.is_file() and path.suffix.lower() not in (*_HDF5, ".npz", ".npy", ".mat", ".cfl", ".hdr", ".dat")
-    return ImageScan in found.KINDS
+    if found is not None:
+        return ImageScan in found.KINDS
+    others = tuple(suffix for one in FORMATS if ImageScan not in one.KINDS for suffix in one.SUFFIXES)
+    return path.is_file() and not _is_hdf5(path) and not path.name.lower().endswith(others)
+
+
+def _is_hdf5(path: Path) -> bool:
+    return path.is_file() and h5py.is_hdf5(path)
 
 
 def _holds_reconstruction(path: Path) -> bool:
     """Whether HDF5 holds images alone: a file with k-space is read as k-space, whatever else it holds."""
-    if path.suffix.lower() not in _HDF5 or not path.is_file():
+    if not _is_hdf5(path):
         return False
     with open_hdf5(path) as file:
         return not is_ismrmrd(file) and "kspace" not in file and ("reconstruction" in file or _groups(file) != [])
@@ -219,7 +223,7 @@ def _mrd_group(path: Path) -> str | None:
     Raises:
         InputError: if there are several.
     """
-    if path.suffix.lower() not in _HDF5 or not path.is_file():
+    if not _is_hdf5(path):
         return None
     with open_hdf5(path) as file:
         groups = [] if "reconstruction" in file else _groups(file)

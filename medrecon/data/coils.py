@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from medrecon.data.adaptive import adaptive_image
 from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block
 from medrecon.data.noise import scan_fault
@@ -268,17 +269,4 @@ def combine_coils(
             )
         size = (np.abs(maps) ** 2).sum(axis=1)
         return (np.conj(maps) * images).sum(axis=1) / np.where(size > 0, size, 1.0) * unit
-    from scipy.ndimage import uniform_filter
-
-    out = np.empty((len(images), *images.shape[2:]), images.dtype)
-    for i, coils in enumerate(images):
-        # The coil with most signal has a real filter, which fixes its phase everywhere.
-        strongest = int((np.abs(coils) ** 2).sum(axis=(1, 2)).argmax())
-        pairs = coils[:, None] * coils[None].conj()
-        smooth = uniform_filter(pairs.real, (0, 0, window, window)) + 1j * uniform_filter(
-            pairs.imag, (0, 0, window, window)
-        )
-        weights = np.linalg.eigh(np.moveaxis(smooth, (0, 1), (2, 3)))[1][..., -1]
-        weights = weights * np.exp(-1j * np.angle(weights[..., strongest]))[..., None]
-        out[i] = (np.conj(np.moveaxis(weights, -1, 0)) * coils).sum(axis=0) * unit
-    return out
+    return np.stack([adaptive_image(coils, window) for coils in images]).astype(images.dtype) * unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medrecon.data.coils import from_kspace, magnitude_unit
+from medrecon.data.eigen import largest_eigenpairs
 from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block, centred
 from medrecon.data.noise import estimate_noise_std
@@ -18,6 +20,8 @@ __all__ = ["CoilMaps", "Espirit", "coil_maps", "combined_reference", "espirit_ma
 
 _ENOUGH = 96**2
 """Samples of the calibration region that are read at most."""
+_AT_ONCE = 2**18
+"""Entries of pixelwise matrices that are computed at once."""
 _LEAST = 4
 """Lines of the calibration region that maps need at least: with fewer, images are worse than the root of the sum of squares."""
 _COVERED = 0.99
@@ -29,33 +33,46 @@ LOW_RESOLUTION = "low-resolution (ESPIRiT failed)"
 COIL_IMAGES = "zero-filled coil images (root of the sum of squares)"
 
 
-def _pixelwise(projector: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """The matrix of every pixel whose eigenvectors are the maps, ``(y, x, coils, coils)``, its eigenvalues in [0, 1].
-
-    It is ``sum_k v_k(r) v_k(r)^H / kernel^2`` with ``v_k`` the transforms of the kernels. The sum of their products depends on
-    differences of k-space positions alone, so the ``(2 kernel - 1)^2`` of these are transformed once for every pair of coils,
-    however many kernels there are.
+def _lags(projector: np.ndarray) -> Tensor:
+    """Sums of a projector's entries with equal differences of k-space positions, ``(2 k - 1, 2 k - 1, coils, coils)``.
 
     Args:
         projector: on the space of the kernels, conjugate, ``(coils, k, k, coils, k, k)``.
-        shape: of the image.
     """
     coils, kernel = projector.shape[:2]
-    lags = np.zeros((coils, coils, 2 * kernel - 1, 2 * kernel - 1), np.complex64)
+    lags = np.zeros((2 * kernel - 1, 2 * kernel - 1, coils, coils), np.complex64)
     for y in range(kernel):
         for x in range(kernel):
             rows, columns = (slice(kernel - 1 - i, 2 * kernel - 1 - i) for i in (y, x))
-            lags[:, :, rows, columns] += projector[..., y, x].transpose(0, 3, 1, 2)
-    first, second = np.triu_indices(coils)
-    # Difference 0 at index 0, and the middle of the image at n // 2.
-    padded = torch.zeros((len(first), *shape), dtype=torch.complex64)
-    where = [(np.arange(1 - kernel, kernel)) % n for n in shape]
-    signs = np.exp(-2j * np.pi * sum(np.ix_(*[np.arange(1 - kernel, kernel) * (n // 2) / n for n in shape])))
-    padded[:, where[0][:, None], where[1]] = torch.from_numpy((lags[first, second] * signs).astype(np.complex64))
-    upper = torch.fft.ifft2(padded, norm="forward") / kernel**2
-    matrix = torch.zeros((*shape, coils, coils), dtype=torch.complex64)
-    matrix[..., second, first] = upper.movedim(0, -1).conj()  # eigh reads the lower triangle
-    return matrix
+            lags[rows, columns] += projector[..., y, x].transpose(1, 2, 0, 3)
+    return torch.from_numpy(lags / np.float32(kernel**2))
+
+
+def _waves(n: int, frequencies: np.ndarray) -> Tensor:
+    """``exp(2 pi i f r / n)`` of the ``n`` pixels of a centred axis and k-space positions ``f``, ``(n, frequencies)``."""
+    angle = 2 * np.pi * np.outer(np.arange(n) - n // 2, frequencies) / n
+    return torch.from_numpy(np.exp(1j * angle).astype(np.complex64))
+
+
+def _pixelwise(projector: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[slice, Tensor]]:
+    """The matrices of the pixels whose eigenvectors are the maps, ``(rows * x, coils, coils)``, some rows at a time.
+
+    They are ``sum_k v_k(r) v_k(r)^H / kernel^2`` with ``v_k`` the transforms of the kernels; eigenvalues lie in [0, 1]. The sum
+    of their products depends on differences of k-space positions alone, so the ``(2 kernel - 1)^2`` of these are transformed
+    once for every pair of coils, however many kernels there are. So few rows that the matrices stay in the processor's cache.
+
+    Args:
+        projector: see :func:`_lags`.
+        shape: of the image.
+    """
+    coils, kernel = projector.shape[:2]
+    lags = _lags(projector)
+    down, across = (_waves(n, np.arange(1 - kernel, kernel)) for n in shape)
+    lines = (down @ lags.flatten(1)).unflatten(1, (len(lags), coils**2))  # (y, lags of x, pairs of coils)
+    rows = max(1, _AT_ONCE // (shape[1] * coils**2))
+    for first in range(0, shape[0], rows):
+        part = slice(first, first + rows)
+        yield part, (across @ lines[part]).reshape(-1, coils, coils)
 
 
 def _calibration(mask: np.ndarray, shape: tuple[int, ...], least: int) -> tuple[slice, slice]:
@@ -136,21 +153,21 @@ def espirit_maps(
     blocks = np.lib.stride_tricks.sliding_window_view(calibration, (kernel, kernel), axis=(1, 2))
     matrix = blocks.reshape(coils, -1, kernel**2).transpose(1, 0, 2).reshape(-1, coils * kernel**2)
     # Eigenvectors of the Gram matrix: the right singular vectors, whatever the number of blocks.
-    values, vectors = np.linalg.eigh(matrix.conj().T @ matrix)
+    values, vectors = (part.numpy() for part in torch.linalg.eigh(torch.from_numpy(matrix.conj().T @ matrix)))
     edge = 2 * noise_std**2 * (len(matrix) ** 0.5 + matrix.shape[1] ** 0.5) ** 2
     signal = values > max(threshold**2 * values.max(), edge)
     if not signal.any():
         return empty
     projector = vectors[:, signal].conj() @ vectors[:, signal].T
-    values, vectors = torch.linalg.eigh(_pixelwise(projector.reshape((coils, kernel, kernel) * 2), shape))
-    # (sets, coils, y, x) and (sets, 1, y, x), largest eigenvalue first
-    maps, values = (
-        vectors[..., -sets:].flip(-1).permute(3, 2, 0, 1),
-        values[..., -sets:].flip(-1).movedim(-1, 0)[:, None],
-    )
-
-    image = (maps.conj() * torch.from_numpy(_low_resolution(kspace, rows, columns))).sum(1, keepdim=True)
-    maps = (maps * torch.polar(torch.ones_like(image.real), image.angle()) * (values > crop)).contiguous()
+    low = torch.from_numpy(_low_resolution(kspace, rows, columns))
+    maps, values = torch.zeros((sets, *low.shape), dtype=low.dtype), torch.zeros((sets, *shape))
+    for part, matrices in _pixelwise(projector.reshape((coils, kernel, kernel) * 2), shape):
+        start = low[:, part].flatten(1).T.contiguous()
+        found, vectors = largest_eigenpairs(matrices, start, sets, crop)
+        maps[:, :, part] = vectors.movedim(0, -1).unflatten(-1, (-1, shape[1]))
+        values[:, part] = found.T.unflatten(-1, (-1, shape[1]))
+    image = (maps.conj() * low).sum(1, keepdim=True)
+    maps = maps * torch.polar(torch.ones_like(image.real), image.angle()) * (values > crop)[:, None]
     return maps[0] if sets == 1 else maps
 
 

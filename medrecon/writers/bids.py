@@ -33,14 +33,14 @@ def _parsed(name: str) -> tuple[dict[str, str], str]:
         key, dash, value = pair.partition("-")
         if not dash or key not in _ENTITIES or key in entities or not re.fullmatch(r"[0-9A-Za-z]+", value):
             raise InputError(
-                f"{pair!r} in the BIDS name {name!r} is no entity; give letters and digits, e.g. sub-01_acq-mprage_T1w"
+                f"{pair!r} in the BIDS name {name!r} is not a BIDS entity; give letters and digits, e.g. sub-01_acq-mprage_T1w"
             )
         entities[key] = value
     if "sub" not in entities:
         raise InputError(f"the BIDS name {name!r} lacks sub-; give e.g. sub-01_T1w")
     if not any(suffix in known for known in _FOLDERS.values()):
         known = ", ".join(one for folder in _FOLDERS.values() for one in folder)
-        raise InputError(f"{suffix!r} in the BIDS name {name!r} is no suffix of MR images; choose one of {known}")
+        raise InputError(f"{suffix!r} in the BIDS name {name!r} is not a suffix of MR images; choose one of {known}")
     return entities, suffix
 
 
@@ -54,7 +54,7 @@ def bids_files(name: str, label: str, samples: bool, part: str) -> list[str]:
         part: ``mag``, ``mag-phase`` or ``complex``.
 
     Raises:
-        InputError: for entities or suffixes that BIDS does not know.
+        InputError: for entities or suffixes that BIDS does not define.
     """
     entities, suffix = _parsed(name)
     entities.setdefault("rec", re.sub(r"[^0-9A-Za-z]", "", label))

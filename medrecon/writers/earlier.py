@@ -1,4 +1,4 @@
-"""What an earlier run left under the same name: only what its sidecar lists, and still is as it was written."""
+"""What an earlier run left under the same name: only files that its sidecar lists and that have not changed since."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Listed(NamedTuple):
 
 
 def _listed(sidecar: Path) -> _Listed:
-    """Nothing, unless it is a sidecar of this package."""
+    """Its images; none if it is not a sidecar of this package."""
     try:
         if sidecar.is_symlink() or not sidecar.is_file() or sidecar.stat().st_size > _LARGEST:
             return _Listed([], {})

@@ -159,12 +159,12 @@ def _check_geometry(output: Output, geometry: Geometry) -> None:
     writer = WRITERS[output.format]
     if writer.needs_position and geometry.affine is None:
         raise InputError(
-            f"{output.name}: does not give the position of its slices, which {writer.title} needs; give --like with a series "
+            f"{output.name}: does not record the position of its slices, which {writer.title} needs; give --like with a series "
             "of the same slices and matrix that has positions, or write NIfTI"
         )
     if writer.needs_spacing and geometry.spacing is None:
         raise InputError(
-            f"{output.name}: does not give the size of its voxels, which {writer.title} images need; write NIfTI"
+            f"{output.name}: does not record the voxel size, which {writer.title} images need; write NIfTI"
         )
 
 

@@ -65,7 +65,7 @@ def place(
         if like.array.shape != tuple(shape) or like.affine is None:
             sizes = (" x ".join(map(str, one)) for one in (like.array.shape, shape))
             raise InputError(
-                "the scan does not give the position of its slices; give --like with a series of the same slices and matrix "
+                "the scan does not record the position of its slices; give --like with a series of the same slices and matrix "
                 "that has positions (--like has {}, the data {})".format(*sizes)
             )
         geometry = replace(geometry, affine=like.affine)

@@ -13,6 +13,7 @@ import torch
 
 import medrecon
 from medrecon.bundle import find_bundle
+from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.formats import load_kspace, load_sinogram
 from medrecon.inferers import TomographyInferer, _white_noise
@@ -58,7 +59,7 @@ def test_a_disc_of_water_has_zero_hounsfield_units(tmp_path, photons, axis, solv
     assert abs(out[outside & (disc((80, 80), 38.0, (0.0, 0.0), 1.0)[0, 0].numpy() == 1)].mean() + 1000) < 10
 
 
-def test_bundle_reconstructs_a_file(tmp_path):
+def test_bundle_reconstructs_a_file(tmp_path, capsys):
     stack = np.stack([sinogram(), 0.5 * sinogram()])
     save(tmp_path / "disc.npz", sino=stack, photons=1e5)
     config = find_bundle("chest_ct") / "configs" / "inference.yaml"
@@ -74,6 +75,20 @@ def test_bundle_reconstructs_a_file(tmp_path):
     record = json.loads((tmp_path / "out" / "disc.json").read_text())
     assert record["views"] == 60 and record["photons"] == 1e5 and record["network_evaluations"] == 12
     assert record["bundle"]["name"] == "chest_ct"
+    # Against the discs themselves, in HU and with the range of the benchmark.
+    one = disc((64, 64), 20.0, (5.0, -8.0), 1.2 * 101 / 64)[0].numpy()
+    truth = 1000 * np.concatenate([one, 0.5 * one]) - 1000
+    with h5py.File(tmp_path / "truth.h5", "w") as file:
+        file["reconstruction"] = truth
+    capsys.readouterr()
+    command = ["evaluate", tmp_path / "out" / "disc.nii.gz", "--reference", tmp_path / "truth.h5", "--json"]
+    assert main([str(word) for word in command]) == 0
+    found = json.loads(capsys.readouterr().out)
+    square = np.mean((np.asarray(image.dataobj).transpose(2, 1, 0) - truth) ** 2)
+    assert found["hounsfield"] is True
+    assert found["psnr"] == pytest.approx(10 * np.log10(2000**2 / square), rel=1e-5)
+    assert found["rmse"] == pytest.approx(np.sqrt(square), rel=1e-5)
+    assert found["psnr"] > 25  # of an image of air: 18.7
 
 
 def test_air_of_exactly_zero_does_not_hide_the_noise():

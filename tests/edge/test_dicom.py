@@ -514,7 +514,7 @@ def test_a_shorter_series_leaves_nothing_of_a_longer_one(tmp_path):
     assert len(load_image(tmp_path / "x").array) == 3
     with pytest.raises(InputError, match="already exists"):
         write_volume(tmp_path, "x", magnitudes(), RECORD, None, None, "dicom", affine=oblique())
-    with pytest.raises(InputError, match="does not give the position"):
+    with pytest.raises(InputError, match="does not record the position"):
         write_volume(tmp_path, "z", magnitudes(), RECORD, None, None, "dicom")
     assert not (tmp_path / "z").exists()
 

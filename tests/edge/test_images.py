@@ -181,7 +181,7 @@ def test_mrd_images_are_read_by_the_formats_library(tmp_path):
             assert np.allclose(list(head.position), (LPS @ oblique() @ [10, 12, k, 1])[:3], atol=1e-4)
             assert np.allclose(list(head.field_of_view), [18, 26.4, 3.3], rtol=1e-5)
             assert np.allclose(list(head.read_dir), (LPS @ oblique())[:3, 0] / 0.9, atol=1e-6)
-    with pytest.raises(InputError, match="does not give the size of its voxels"):
+    with pytest.raises(InputError, match="does not record the voxel size"):
         write_volume(tmp_path, "y", magnitudes(), RECORD, fmt="mrd")
 
 
@@ -214,11 +214,11 @@ def test_bids_names_and_description(tmp_path):
     parts = write(tmp_path, bids="sub-03_T1w", part="mag-phase", phase=phase)
     assert "_rec-medrecon_part-mag_desc-medrecon_T1w.nii.gz" in parts[0].name
     for bad, message in (
-        ("sub-01_XYZ", "no suffix of MR images"),
+        ("sub-01_XYZ", "not a suffix of MR images"),
         ("acq-a_T1w", "lacks sub-"),
-        ("sub-0/1_T1w", "no entity"),
-        ("sub-01_sub-02_T1w", "no entity"),
-        ("sub-01_what-2_T1w", "no entity"),
+        ("sub-0/1_T1w", "not a BIDS entity"),
+        ("sub-01_sub-02_T1w", "not a BIDS entity"),
+        ("sub-01_what-2_T1w", "not a BIDS entity"),
     ):
         with pytest.raises(InputError, match=message):
             write(tmp_path, bids=bad)

@@ -389,7 +389,7 @@ def test_what_a_format_needs_is_asked_for_before_the_work(tmp_path, format):
             assert "the phase of x is not known" in refusal(part=part, phase=False)
     if writer.needs_position:
         assert refusal(Geometry(SPACING)).startswith(
-            "k.h5: does not give the position of its slices, which DICOM needs"
+            "k.h5: does not record the position of its slices, which DICOM needs"
         )
     with pytest.raises(InputError, match="unknown part"):
         Output(folder=tmp_path, stem="x", format=format, part="phase")
