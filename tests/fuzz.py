@@ -46,7 +46,7 @@ from scipy.io import savemat
 from medrecon.data import trajectories
 from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
-from medrecon.formats import load_array, load_image, load_kspace, load_noncartesian, load_sinogram
+from medrecon.formats import load, load_array, load_image, load_kspace, load_noncartesian, load_sinogram
 from medrecon.formats.dicom import find_series
 from medrecon.training.slices import load_slices
 from medrecon.writers.mrd import mrd_bytes
@@ -675,6 +675,7 @@ def make(
     names = [name for name in SEEDS if only is None or name == only]
     name = names[index % len(names)]
     target, _, readers = SEEDS[name]
+    readers = (*readers, load)
     files, reader = dict(held[name]), readers[rng.integers(len(readers))]
     other = list(held.values())[rng.integers(len(held))]
     other_bytes = next(iter(other.values()))
@@ -697,7 +698,10 @@ def make(
     if rng.random() < 0.05 and target in files:
         renamed = f"renamed{SUFFIXES[rng.integers(len(SUFFIXES))]}"
         files[renamed] = files.pop(target)
-        target, reader = renamed, (load_kspace, load_image, load_sinogram, load_noncartesian, mask)[rng.integers(5)]
+        target, reader = (
+            renamed,
+            (load_kspace, load_image, load_sinogram, load_noncartesian, mask, load)[rng.integers(6)],
+        )
     return name, files, target, reader
 
 
