@@ -478,7 +478,7 @@ BREAKS = [
         "writers/dicom/common.py",
         "lps[:3, 2] @ np.cross(right, down)",
         "np.linalg.norm(lps[:3, 2])",
-        "edge/test_dicom.py",
+        "edge/test_writers.py",
     ),
     ("volumes.py", "    with reading(path):\n        return", "    if True:\n        return", "edge/test_evaluate.py"),
     ("volumes.py", "if apart > _NEAR:", "if False:", "edge/test_evaluate.py"),
