@@ -87,6 +87,7 @@ def estimate_maps(
         torch.stack([one.maps for one in found]),
         "; ".join(_grouped([(number, one.source) for number, one in seen], len(seen))) or found[0].source,
         tuple(_grouped(texts, len(seen))),
+        found[0].sets,
     )
 
 

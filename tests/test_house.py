@@ -26,17 +26,7 @@ ROOMS = [
     "__main__",
 ]
 FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.split()}
-MONAI = {
-    "metrics",
-    "inferers",
-    "handlers",
-    "engines",
-    "monai_bundle",
-    "transforms",
-    "prep",
-    "reconstruction",
-    "cli",
-}
+MONAI = {"metrics", "inferers", "handlers", "engines", "monai_bundle", "transforms", "prep", "reconstruction"}
 SIGPY = {"data/espirit.py", "data/masks.py"}
 
 

@@ -6,6 +6,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import numpy as np
 
@@ -16,6 +17,7 @@ __all__ = [
     "acs_block",
     "bounding_box",
     "centred",
+    "sigpy_mri",
     "undersampling_mask",
 ]
 
@@ -57,14 +59,14 @@ def _equispaced(shape: tuple[int, int], acs: int, accel: float, rng: np.random.G
     return mask
 
 
-def _sigpy_poisson() -> Callable[..., np.ndarray]:
-    """The function of sigpy, which numba compiles.
+def sigpy_mri() -> ModuleType:
+    """``sigpy.mri``, parts of which numba compiles.
 
     Numba refuses to work where it finds no folder for its cache: a read-only installation, without a home. Then it gets one that
     only this user can write, for this process alone: what is read from a cache is code.
     """
     try:
-        from sigpy.mri import poisson
+        import sigpy.mri
     except RuntimeError as error:
         if "cannot cache function" not in str(error):
             raise
@@ -73,12 +75,12 @@ def _sigpy_poisson() -> Callable[..., np.ndarray]:
         folder = tempfile.mkdtemp(prefix="medrecon-numba-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
-        from sigpy.mri import poisson
-    return poisson
+        import sigpy.mri
+    return sigpy.mri
 
 
 def _poisson(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Generator) -> np.ndarray:
-    poisson = _sigpy_poisson()
+    poisson = sigpy_mri().poisson
     seed = int(rng.integers(2**31))
     calibration = tuple(min(acs, n - 2) for n in shape)  # sigpy divides by what is left outside
     mask = np.abs(poisson(shape, accel, calib=calibration, crop_corner=False, seed=seed)) > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -287,9 +287,15 @@ class EstimateSensitivityMaps(Transform):
     """Coil maps of k-space ``(slices, coils, y, x)``; see :class:`EstimateSensitivityMapsd` for the arguments."""
 
     def __init__(
-        self, kernel: int = 6, threshold: float = 0.02, crop: float = 0.8, sets: int = 1, rss: bool = False
+        self,
+        kernel: int = 6,
+        threshold: float = 0.02,
+        crop: float = 0.8,
+        sets: int = 1,
+        rss: bool = False,
+        method: Literal["espirit", "sigpy"] = "espirit",
     ) -> None:
-        self.settings = Espirit(kernel, threshold, crop, sets)
+        self.settings = Espirit(kernel, threshold, crop, sets, method)
         self.rss = rss
 
     def __call__(
@@ -326,6 +332,7 @@ class EstimateSensitivityMapsd(MapTransform):
         allow_missing_keys: as in MONAI.
         rss: for the solver ``zero-filled``, whose image is then the root of the sum of squares of data without a fully sampled
             centre; other solvers need maps, so these data are refused.
+        method: ``"espirit"``, or ``"sigpy"`` for sigpy's own ESPIRiT; see :func:`medrecon.data.espirit.sigpy_maps`.
     """
 
     def __init__(
@@ -340,12 +347,13 @@ class EstimateSensitivityMapsd(MapTransform):
         sets: int = 1,
         allow_missing_keys: bool = False,
         rss: bool = False,
+        method: Literal["espirit", "sigpy"] = "espirit",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
-        self.estimate = EstimateSensitivityMaps(kernel, threshold, crop, sets, rss)
+        self.estimate = EstimateSensitivityMaps(kernel, threshold, crop, sets, rss, method)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Estimate the maps of every key."""
