@@ -21,6 +21,7 @@ from medrecon.data.scan import ImageScan
 from medrecon.formats import FORMATS, format_of, load_array, load_image, load_kspace
 from medrecon.formats.hdf5 import open_hdf5, read_dataset
 from medrecon.formats.ismrmrd import is_ismrmrd
+from medrecon.formats.limits import reading
 from medrecon.formats.nifti import is_nifti
 
 __all__ = ["Volume", "check_pair", "load_reference", "load_volume"]
@@ -65,7 +66,12 @@ def load_volume(path: str | Path, select: Mapping[str, Any] | None = None) -> Vo
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
-    path = Path(path)
+    with reading(path):
+        return _volume(Path(path), select)
+
+
+def _volume(path: Path, select: Mapping[str, Any] | None) -> Volume:
+    """See :func:`load_volume`."""
     sidecar = _sidecar(path)
     record, warnings = _record(sidecar), tuple(_other_content(path, sidecar))
     affine, attributes = None, {}
@@ -94,7 +100,9 @@ def load_reference(path: str | Path, select: Mapping[str, Any] | None = None) ->
         InputError: as :func:`load_volume`, or if k-space is undersampled.
     """
     path = Path(path)
-    if _holds_images(path) or _holds_reconstruction(path):
+    with reading(path):
+        is_volume = _holds_images(path) or _holds_reconstruction(path)
+    if is_volume:
         return load_volume(path, select)
     full = load_kspace(path, select)
     if undersampled(full.kspace, full.mask):

@@ -46,7 +46,7 @@ from scipy.io import savemat
 from medrecon.data import trajectories
 from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
-from medrecon.formats import load_array, load_image, load_kspace, load_noncartesian, load_sinogram
+from medrecon.formats import load, load_array, load_image, load_kspace, load_noncartesian, load_sinogram
 from medrecon.formats.dicom import find_series
 from medrecon.training.slices import load_slices
 from medrecon.writers.mrd import mrd_bytes
@@ -265,6 +265,17 @@ def stored_dicom(name):
     return build
 
 
+def dose_as_ct(name):
+    """A small multi-frame file of pydicom's, as if it were CT: doses are refused."""
+
+    def build(path):
+        ds = pydicom.dcmread(get_testdata_file(name))
+        ds.Modality = "CT"
+        ds.save_as(path)
+
+    return build
+
+
 def transcoded(syntax):
     """A small slice in a compressed transfer syntax."""
 
@@ -354,7 +365,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], None], tuple[Reader, ...]]] = {
     "nifti complex": ("complex.nii.gz", lambda p: nifti(p, dtype=np.complex64), (load_image,)),
     "dicom series": ("series", series, (load_image, find_series)),
     "dicom enhanced": ("enhanced.dcm", enhanced, (any_volume,)),
-    "dicom multi": ("multi.dcm", stored_dicom("rtdose_rle.dcm"), (any_volume,)),
+    "dicom multi": ("multi.dcm", dose_as_ct("rtdose_rle.dcm"), (any_volume,)),
     "dicom rle": ("rle.dcm", transcoded(pydicom.uid.RLELossless), (load_image,)),
     "dicom jpeg 2000": ("j2k.dcm", stored_dicom("MR_small_jp2klossless.dcm"), (load_image,)),
     "dicom jpeg-ls": ("jls.dcm", transcoded(pydicom.uid.JPEGLSLossless), (load_image,)),
@@ -664,6 +675,7 @@ def make(
     names = [name for name in SEEDS if only is None or name == only]
     name = names[index % len(names)]
     target, _, readers = SEEDS[name]
+    readers = (*readers, load)
     files, reader = dict(held[name]), readers[rng.integers(len(readers))]
     other = list(held.values())[rng.integers(len(held))]
     other_bytes = next(iter(other.values()))
@@ -686,7 +698,10 @@ def make(
     if rng.random() < 0.05 and target in files:
         renamed = f"renamed{SUFFIXES[rng.integers(len(SUFFIXES))]}"
         files[renamed] = files.pop(target)
-        target, reader = renamed, (load_kspace, load_image, load_sinogram, load_noncartesian, mask)[rng.integers(5)]
+        target, reader = (
+            renamed,
+            (load_kspace, load_image, load_sinogram, load_noncartesian, mask, load)[rng.integers(6)],
+        )
     return name, files, target, reader
 
 

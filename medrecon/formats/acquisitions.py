@@ -73,10 +73,24 @@ def _geometry(
     return numbers[order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, ""
 
 
-def chosen(heads: np.ndarray, select: Mapping[str, int | str], path: Path, also: tuple[str, ...] = ()) -> np.ndarray:
+def chosen(
+    heads: np.ndarray,
+    select: Mapping[str, int | str],
+    path: Path,
+    also: tuple[str, ...] = (),
+    frames: str | None = None,
+) -> np.ndarray:
     """True for acquisitions of the one contrast, phase, repetition and set that is asked for.
 
-    ``also`` names what else could be selected and was, elsewhere.
+    Args:
+        heads: of acquisitions.
+        select: what is asked for.
+        path: of the file.
+        also: names of what else could be selected and was, elsewhere.
+        frames: axis of which all are kept.
+
+    Raises:
+        InputError: if there is none, or one must be selected.
     """
     keep = np.ones(len(heads), bool)
     for name in select:
@@ -85,6 +99,8 @@ def chosen(heads: np.ndarray, select: Mapping[str, int | str], path: Path, also:
                 f"{path}: nothing can be selected by {name!r}; choose among {', '.join((*also, *COUNTERS))}"
             )
     for name in COUNTERS:
+        if name == frames:
+            continue
         found = np.unique(heads["idx"][name])
         if name in select:
             if select[name] == "":
@@ -136,16 +152,18 @@ def _on_grid(
     return kspace / np.maximum(count, 1)[:, None, None], count, read
 
 
-def calibration_of(imaging: np.ndarray, extra: np.ndarray) -> np.ndarray:
+def calibration_of(imaging: np.ndarray, extra: np.ndarray, frames: str | None = None) -> np.ndarray:
     """Those calibration lines that may fill gaps of the images: of the same encoding, contrast and set.
 
-    Of several phases or repetitions those of the image, where they were measured.
+    Of several phases or repetitions those of the image, where they were measured; of the axis of ``frames`` all.
     """
     head = imaging["head"]
     if not len(extra) or not len(imaging):
         return extra[:0]
     extra = extra[extra["head"]["encoding_space_ref"] == head["encoding_space_ref"][0]]
     for name in COUNTERS:
+        if name == frames:
+            continue
         same = extra["head"]["idx"][name] == head["idx"][name][0]
         if name in ("contrast", "set") or same.any():
             extra = extra[same]

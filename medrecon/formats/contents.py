@@ -142,7 +142,7 @@ def lacking(path: Path, key: str, arrays: Mapping[str, About], file: h5py.Group 
         return InputError(
             f"{path}: no array '{key}', nor one that may be {what} (it holds {listed(arrays)}); give {what}"
         )
-    choice = " or ".join(f"'{name}'" for name in fitting[:3])
+    choice = " or ".join(f"'{listed([name])}'" for name in fitting[:3])
     return InputError(
         f"{path}: no array '{key}' (it holds {listed(arrays)}); if {choice} is {what}, rename it to '{key}'"
     )

@@ -16,15 +16,16 @@ import numpy as np
 
 from medrecon.data.errors import DAMAGE, InputError, redacted
 from medrecon.data.names import natural
-from medrecon.data.scan import CartesianScan, NonCartesianScan
+from medrecon.data.scan import CartesianScan, DynamicScan, NonCartesianScan
 from medrecon.formats.acquisitions import Acquisitions, calibration_of, chosen, flags_of, refuse_multiband, scan_of
 from medrecon.formats.companions import Companions
 from medrecon.formats.epi import Readout
+from medrecon.formats.frames import check_axis, frames_of_acquisitions
 from medrecon.formats.hdf5 import open_hdf5, read_dataset, read_table, text_of
 from medrecon.formats.probe import is_hdf5, never_raises
 from medrecon.formats.scrub import parsed, scrubbed
 
-__all__ = ["KINDS", "SUFFIXES", "acquisition_groups", "is_ismrmrd", "read", "sniff"]
+__all__ = ["KINDS", "SUFFIXES", "acquisition_groups", "is_ismrmrd", "read", "read_frames", "sniff"]
 
 SUFFIXES = (".h5", ".hdf5", ".mrd")
 KINDS = (CartesianScan, NonCartesianScan)
@@ -57,6 +58,17 @@ def read(
     """
     chosen_by = dict(select or {})
     return scan_of(_acquisitions(path, chosen_by), path, "ISMRMRD", chosen_by, companions or Companions())
+
+
+def read_frames(path: Path, select: Mapping[str, int | str] | None, axis: str) -> DynamicScan:
+    """All frames along an axis: ``contrast``, ``phase``, ``repetition`` or ``set``.
+
+    Raises:
+        InputError: as :func:`read`, and for frames that differ in size or position.
+    """
+    chosen_by = dict(select or {})
+    check_axis(path, axis, chosen_by)
+    return frames_of_acquisitions(_acquisitions(path, chosen_by, axis), path, "ISMRMRD", chosen_by, axis)
 
 
 _NOISE, _CALIBRATION, _BOTH = (1 << bit for bit in (18, 19, 20))
@@ -347,8 +359,8 @@ def _encoded(
     return {"shape": tuple(shape), "field": tuple(field), "kept": kept, "warnings": warnings}
 
 
-def _acquisitions(path: Path, select: Mapping[str, int | str]) -> Acquisitions:
-    """The acquisitions of one contrast, phase, repetition and set."""
+def _acquisitions(path: Path, select: Mapping[str, int | str], frames: str | None = None) -> Acquisitions:
+    """The acquisitions of one contrast, phase, repetition and set; along the axis of ``frames`` all."""
     import ismrmrd
 
     notes = {}
@@ -384,11 +396,11 @@ def _acquisitions(path: Path, select: Mapping[str, int | str]) -> Acquisitions:
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
         raise InputError(f"{path}: holds several encoding spaces; export one scan alone")
     refuse_multiband(bands, path)
-    imaging = imaging[chosen(imaging["head"], select, path, ("dataset",))]
+    imaging = imaging[chosen(imaging["head"], select, path, ("dataset",), frames)]
     private = siemens and kind.lower() in ("cartesian", "epi")
     centres, more, doubts = _centres(encoding.encodingLimits, imaging["head"], held["shape"], private, path)
     return Acquisitions(
-        imaging, calibration_of(imaging, extra), noise_rows,
+        imaging, calibration_of(imaging, extra, frames), noise_rows,
         shape=held["shape"], field=held["field"], centres=centres, kept=held["kept"], kind=kind, header=xml,
         siemens=siemens, readout=readout, navigators=rows[(flags_of(rows["head"]) & np.uint64(PHASE_CORRECTION)) > 0],
         notes=notes | more, warnings=held["warnings"] + doubts,

@@ -115,13 +115,17 @@ def load_noncartesian(
     return _load(path, NonCartesianScan, select, Companions(trajectory=trajectory, matrix=matrix))
 
 
-def load_sinogram(path: str | Path, pitch: float | None = None, centre: float | None = None) -> Sinogram:
-    """Read a sinogram from ``npz`` or Data Exchange HDF5.
+def load_sinogram(
+    path: str | Path, pitch: float | None = None, centre: float | None = None, axis_convention: str | None = None
+) -> Sinogram:
+    """Read a sinogram from ``npz`` or Data Exchange HDF5; see :mod:`medrecon.formats.sinograms` for its geometry.
 
     Args:
         path: of the file.
         pitch: distance between detector pixels in mm, instead of the file's.
         centre: detector pixel on which the rotation axis falls, instead of the file's.
+        axis_convention: where the axis of an even detector is without ``centre``, instead of the file's: ``middle`` (astra) or
+            ``pixel`` (pixel ``n // 2``, scikit-image).
 
     Raises:
         InputError: naming the file, what is wrong and what it should hold.
@@ -130,7 +134,7 @@ def load_sinogram(path: str | Path, pitch: float | None = None, centre: float | 
         raise InputError(f"{path}: is a folder; {NEEDS}")
     if first_bytes(Path(path), 6) == b"\x93NUMPY":
         raise InputError(f"{path}: one array without the angles of its views; {NEEDS}")
-    return _load(path, Sinogram, None, Companions(pitch=pitch, centre=centre))
+    return _load(path, Sinogram, None, Companions(pitch=pitch, centre=centre, axis_convention=axis_convention))
 
 
 def load_image(

@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from medrecon.data.errors import InputError
-from medrecon.data.scan import CartesianScan, NonCartesianScan, Sinogram
+from medrecon.data.scan import CartesianScan, DynamicScan, NonCartesianScan, Sinogram
 from medrecon.formats.arrays import numpy_array, numpy_arrays
 from medrecon.formats.cartesian import cartesian_scan
 from medrecon.formats.companions import Companions
 from medrecon.formats.contents import about_arrays, lacking
+from medrecon.formats.frames import check_axis, frames_of_array
 from medrecon.formats.limits import open_bounded
 from medrecon.formats.noncartesian import noncartesian_scan, trajectory_array
 from medrecon.formats.probe import first_bytes, never_raises
 from medrecon.formats.selecting import refuse_selection
-from medrecon.formats.sinograms import KEYS, checked_sinogram
+from medrecon.formats.sinograms import KEYS, WORDS, checked_sinogram
 from medrecon.formats.stored import Stored
 
-__all__ = ["KINDS", "SUFFIXES", "about", "kind_of", "read", "read_array", "sniff"]
+__all__ = ["KINDS", "SUFFIXES", "about", "kind_of", "read", "read_array", "read_frames", "sniff"]
 
 SUFFIXES = (".npz", ".npy")
 KINDS = (CartesianScan, NonCartesianScan, Sinogram)
@@ -59,7 +60,8 @@ def read(
     held, _ = numpy_arrays(path, ("kspace", "mask", "noise", "trajectory", "matrix", *KEYS))
     if "kspace" not in held:
         if "sino" in held:
-            return checked_sinogram(path, "NumPy", held, given)
+            words, _ = numpy_arrays(path, WORDS, "biufcU")
+            return checked_sinogram(path, "NumPy", held | words, given)
         raise lacking(path, "kspace", about(path))
     stored = Stored(noise=held.get("noise"))
     points = held.get("trajectory") if given.trajectory is None else trajectory_array(given.trajectory)
@@ -67,6 +69,26 @@ def read(
         return cartesian_scan(path, "NumPy", held["kspace"], held.get("mask"), stored)
     matrix = held.get("matrix") if given.matrix is None else given.matrix
     return noncartesian_scan(path, "NumPy", (held["kspace"], points), matrix, stored)
+
+
+def read_frames(path: Path, select: Mapping[str, object] | None, axis: str) -> DynamicScan:
+    """The frames of k-space ``(frames, slices, coils, y, x)``.
+
+    A ``mask`` is that of all frames, ``(x,)`` or ``(y, x)``, or one for each, ``(frames, y, x)``.
+
+    Raises:
+        InputError: naming the file, what is wrong and what to do.
+    """
+    refuse_selection(path, select)
+    check_axis(path, axis, {})
+    if not _is_zip(path):
+        return frames_of_array(path, "NumPy", numpy_array(path), None, axis)
+    held, names = numpy_arrays(path, ("kspace", "mask", "noise"))
+    if "kspace" not in held:
+        raise lacking(path, "kspace", about(path))
+    if "trajectory" in names:
+        raise InputError(f"{path}: holds a trajectory, but frames are read on a Cartesian grid only; store one frame")
+    return frames_of_array(path, "NumPy", held["kspace"], held.get("mask"), axis, held.get("noise"))
 
 
 def kind_of(path: Path) -> type:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medrecon.data.errors import InputError
-from medrecon.data.scan import CartesianScan, ImageScan, NonCartesianScan, Scan, Sinogram
+from medrecon.data.scan import CartesianScan, DynamicScan, ImageScan, NonCartesianScan, Scan, Sinogram
 from medrecon.formats import (
     bart,
     calgary_campinas,
@@ -89,8 +89,12 @@ def existing(path: str | Path) -> Path:
 
 
 def load(
-    path: str | Path, select: Mapping[str, Any] | None = None, *, companions: Companions | None = None
-) -> CartesianScan | NonCartesianScan | Sinogram | ImageScan:
+    path: str | Path,
+    select: Mapping[str, Any] | None = None,
+    *,
+    companions: Companions | None = None,
+    frames: str | None = None,
+) -> CartesianScan | DynamicScan | NonCartesianScan | Sinogram | ImageScan:
     """Read a file (of DICOM: or a folder) of any known format; what it holds decides the kind of scan.
 
     Args:
@@ -98,6 +102,8 @@ def load(
         select: which of several things it holds, by name: ``contrast``, ``phase``, ``repetition``, ``set`` or ``dataset`` of
             ISMRMRD and twix files; ``volume`` or a DICOM keyword of images.
         companions: second files and numbers that complete the file.
+        frames: axis of which all are read, as one :class:`DynamicScan`: ``contrast``, ``phase``, ``repetition`` or ``set``. An
+            npz then holds ``kspace`` ``(frames, slices, coils, y, x)``.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -106,7 +112,22 @@ def load(
     found = format_of(path)
     if found is None:
         raise refused(path)
+    if frames is not None:
+        return _read_frames(found, path, select, frames)
     return read(found, path, select, companions)
+
+
+def _read_frames(found: Format, path: Path, select: Mapping[str, Any] | None, axis: str) -> DynamicScan:
+    """Read the frames of a file.
+
+    Raises:
+        InputError: for a format that holds none.
+    """
+    reader = getattr(found, "read_frames", None)
+    if reader is None:
+        raise InputError(f"{path}: this format holds no frames; they are read from ISMRMRD, twix and NumPy files")
+    with reading(path):
+        return reader(path, select, axis)
 
 
 def read(

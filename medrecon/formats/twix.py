@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medrecon.data.errors import InputError, redacted
-from medrecon.data.scan import CartesianScan, NonCartesianScan
+from medrecon.data.scan import CartesianScan, DynamicScan, NonCartesianScan
 from medrecon.formats.acquisitions import Acquisitions, calibration_of, chosen, refuse_multiband, scan_of
 from medrecon.formats.companions import Companions
 from medrecon.formats.epi import REVERSE, Readout
+from medrecon.formats.frames import check_axis, frames_of_acquisitions
 from medrecon.formats.limits import BoundedReader
 from medrecon.formats.probe import never_raises
 
-__all__ = ["KINDS", "SUFFIXES", "read", "sniff"]
+__all__ = ["KINDS", "SUFFIXES", "read", "read_frames", "sniff"]
 
 SUFFIXES = (".dat",)
 KINDS = (CartesianScan, NonCartesianScan)
@@ -54,6 +55,17 @@ def read(
     """
     chosen_by = dict(select or {})
     return scan_of(_acquisitions(path, chosen_by), path, "Siemens twix", chosen_by, companions or Companions())
+
+
+def read_frames(path: Path, select: Mapping[str, int | str] | None, axis: str) -> DynamicScan:
+    """All frames along an axis: ``contrast``, ``phase``, ``repetition`` or ``set``.
+
+    Raises:
+        InputError: as :func:`read`, and for frames that differ in size or position.
+    """
+    chosen_by = dict(select or {})
+    check_axis(path, axis, chosen_by)
+    return frames_of_acquisitions(_acquisitions(path, chosen_by, axis), path, "Siemens twix", chosen_by, axis)
 
 
 _SERVICE = ("PHASCOR", "RTFEEDBACK", "HPFEEDBACK", "REFPHASESTABSCAN", "PHASESTABSCAN", "SLICE_ACCEL_PHASCOR",
@@ -311,8 +323,8 @@ def _layout(lines: _Lines) -> _Layout:
     return _Layout(shape, field, base, depth, kind, bands)
 
 
-def _acquisitions(path: Path, select: Mapping[str, int | str]) -> Acquisitions:
-    """The acquisitions of one contrast, phase, repetition and set."""
+def _acquisitions(path: Path, select: Mapping[str, int | str], frames: str | None = None) -> Acquisitions:
+    """The acquisitions of one contrast, phase, repetition and set; along the axis of ``frames`` all."""
     try:
         import twixtools  # noqa: F401
     except ImportError as error:
@@ -338,10 +350,10 @@ def _acquisitions(path: Path, select: Mapping[str, int | str]) -> Acquisitions:
     table = _table([row for row, *_ in imaging], dtype)
     if len(np.unique(table["head"]["active_channels"])) > 1:
         raise InputError(f"{path}: the number of coils changes between lines; export one scan")
-    table = table[chosen(table["head"], select, path)]
+    table = table[chosen(table["head"], select, path, frames=frames)]
     return Acquisitions(
         imaging=table,
-        calibration=calibration_of(table, _table(lines.reference, dtype)),
+        calibration=calibration_of(table, _table(lines.reference, dtype), frames),
         noise=_table(lines.noise, dtype),
         shape=layout.shape,
         field=layout.field,

@@ -23,18 +23,22 @@ class LoadSinogram(Transform):
     Args:
         pitch: distance of detector pixels in mm, instead of the file's.
         centre: index of the detector pixel on which the rotation axis falls, instead of the file's.
+        axis_convention: ``middle`` or ``pixel``, see :func:`medrecon.formats.load_sinogram`.
 
     Raises:
         medrecon.InputError: for files that cannot be used.
     """
 
-    def __init__(self, pitch: float | None = None, centre: float | None = None) -> None:
+    def __init__(
+        self, pitch: float | None = None, centre: float | None = None, axis_convention: str | None = None
+    ) -> None:
         self.pitch = pitch
         self.centre = centre
+        self.axis_convention = axis_convention
 
     def load(self, path: str | Path) -> tuple[MetaTensor, Sinogram]:
         """The tensor, and all that the file holds."""
-        loaded = load_sinogram(path, self.pitch, self.centre)
+        loaded = load_sinogram(path, self.pitch, self.centre, self.axis_convention)
         meta = {
             "filename_or_obj": str(loaded.path),
             "affine_known": False,
@@ -57,6 +61,7 @@ class LoadSinogramd(MapTransform):
         pitch: see :class:`LoadSinogram`.
         centre: see there.
         allow_missing_keys: as in MONAI.
+        axis_convention: see there.
     """
 
     def __init__(
@@ -65,9 +70,10 @@ class LoadSinogramd(MapTransform):
         pitch: float | None = None,
         centre: float | None = None,
         allow_missing_keys: bool = False,
+        axis_convention: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadSinogram(pitch, centre)
+        self.load = LoadSinogram(pitch, centre, axis_convention)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Raises ``InputError`` for files that cannot be used."""

@@ -302,7 +302,9 @@ def damaged(content, rng):
     return array.tobytes()
 
 
-@pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "rtdose_1frame.dcm"])
+@pytest.mark.parametrize(
+    "name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_bigendian.dcm"]
+)
 def test_damaged_files_give_one_error_of_ours(tmp_path, name):
     rng = np.random.default_rng(0)
     content = Path(get_testdata_file(name)).read_bytes()

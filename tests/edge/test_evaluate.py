@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.volumes import load_volume
+from medrecon.volumes import load_reference, load_volume
 from medrecon.writers import WRITERS
 from tests.make.outputs import write_volume
 
@@ -195,3 +195,24 @@ def test_slices_of_another_run_are_noticed(tmp_path, capsys):
     (tmp_path / "r" / "x.json").write_bytes(old)
     assert main(["evaluate", str(made), "--reference", str(where)]) == 0
     assert "0001.dcm: is not the image that x.json describes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["mrd", "h5"])
+def test_damaged_volumes_are_refused_in_one_sentence(tmp_path, format):
+    """Whatever the HDF5 library raises: as an image and as a reference."""
+    rng = np.random.default_rng(0)
+    content = saved(tmp_path, pair()[0][:, :5, :4], format).read_bytes()
+    path, refusals = tmp_path / f"d.{format}", 0
+    for _ in range(40):
+        damaged = bytearray(content)
+        for at in rng.integers(len(content), size=3):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        for read in (load_volume, load_reference):
+            try:
+                assert np.isfinite(read(path).array).all()
+            except InputError as error:
+                refusals += 1
+                assert path.name in str(error)
+                assert "\n" not in str(error)
+    assert refusals > 5

@@ -364,6 +364,24 @@ def test_every_writer_is_read():
     assert set(READERS) == set(WRITERS)
 
 
+def test_a_tilted_stack_has_the_distance_along_its_normal(tmp_path):
+    tilted = oblique()
+    normal = tilted[:3, 2] / 3.3
+    tilted[:3, 2] += 0.8 * tilted[:3, 1]
+    made = Reconstruction(
+        image=np.ones(SHAPE, np.float32), samples=None, record=RECORD, geometry=Geometry(SPACING, tilted)
+    )
+    *files, _ = write(made, Output(folder=tmp_path, stem="x", format="dicom"))
+    slices = [pydicom.dcmread(path) for path in files]
+    assert [float(one.SpacingBetweenSlices) for one in slices] == pytest.approx([3.3] * 3)
+    where = [float(one.SliceLocation) for one in slices]
+    assert np.allclose(np.abs(np.diff(where)), 3.3, atol=1e-9)
+    first = np.array(slices[0].ImagePositionPatient, float)
+    steps = np.array([np.array(one.ImagePositionPatient, float) - first for one in slices]) @ np.diag([-1, -1, 1])
+    assert np.allclose(steps @ normal, [0, 3.3, 6.6], atol=1e-9)
+    assert np.allclose(steps[1], tilted[:3, 2], atol=1e-9)
+
+
 # What is asked for
 
 

@@ -45,6 +45,13 @@ __all__ = ["UnknownFileError", "find_series", "identity", "image_header", "read_
 
 _SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".dic")
 """Of files that may lack the preamble by which DICOM is known."""
+_NO_IMAGES = {
+    "RTDOSE": "a radiotherapy dose (RTDOSE)",
+    "SEG": "a segmentation (SEG)",
+    "PR": "a presentation state (PR)",
+    "KO": "a selection of key objects (KO)",
+}
+"""Objects with pixels that were not measured, by modality."""
 _DIRECTORY = "1.2.840.10008.1.3.10"
 """Media Storage Directory: an index of files, not an image."""
 
@@ -686,7 +693,11 @@ def _read(
         if damaged:
             raise damaged[0]
         raise InputError(f"{name}: holds no DICOM images; give a DICOM file or a folder of them, or a NIfTI file")
-    stacks = split(_selected(frames_of, name, select), name)
+    chosen = _selected(frames_of, name, select)
+    other = _NO_IMAGES.get(str(chosen[0].get("Modality")))
+    if other is not None:
+        raise InputError(f"{name}: holds {other}, not an image; give the series of images that it belongs to")
+    stacks = split(chosen, name)
     if "volume" not in select and len(stacks) > 1:
         raise SelectionError(f"{name}: a series of {describe(stacks)}{advice([stack.frames for stack in stacks])}")
     number = volume_number(select.get("volume", 0), len(stacks), name)
