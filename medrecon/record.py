@@ -85,6 +85,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         else {"name": used.name, "version": used.version, "weights_sha256": used.weights_sha256},
         **problem.facts(),
         "input": problem.name,
+        "modality": problem.modality,
         "solver": {"name": name_of(solver), **_settings(solver), "calibrated": calibrated},
         "steps": int((sigmas.diff() <= 0).sum()),  # of those that rise none costs an evaluation
         "start": None if start is None else name_of(start.solver),

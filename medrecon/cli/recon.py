@@ -89,7 +89,7 @@ def _load(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - a scan
         arguments.input,
         dict(arguments.select),
         companions=Companions(**given),
-        **({} if arguments.dynamic is None else {"frames": arguments.dynamic}),
+        frames=arguments.dynamic,
     )
 
 

@@ -43,7 +43,7 @@ class LoadScan(Transform):
     def __call__(self, path: str | Path) -> Scan:
         """The scan: its kind is its class, see :mod:`medrecon.data.scan`."""
         return load(
-            path, self.select, companions=self.companions, **({} if self.frames is None else {"frames": self.frames})
+            path, self.select, companions=self.companions, frames=self.frames
         )
 
 
