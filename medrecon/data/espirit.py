@@ -466,7 +466,7 @@ def choose_sets(
     Returns:
         the number, and a warning for who uses one set all the same; empty where one is enough.
     """
-    strength = np.linalg.norm(kspace.reshape(len(kspace), -1), axis=1)
+    strength = np.linalg.norm(kspace.reshape(len(kspace), -1) * (1 / magnitude_unit(kspace)), axis=1)
     loudest = np.argsort(-strength, kind="stable")[:_JUDGED]
     share = max(folded_share(kspace[k], mask, noise_std, name, settings) for k in loudest)
     if share < _FOLDED:

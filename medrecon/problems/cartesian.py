@@ -224,9 +224,7 @@ def _mixed(scan: CartesianScan, physics: CartesianPhysics, mask: np.ndarray) -> 
     return scan, facts
 
 
-def _map_sets(
-    scan: CartesianScan, mask: np.ndarray, believed: float, physics: CartesianPhysics
-) -> tuple[int, tuple[str, ...]]:
+def _map_sets(scan: CartesianScan, mask: np.ndarray, physics: CartesianPhysics) -> tuple[int, tuple[str, ...]]:
     """How many sets of maps to estimate, and a warning where one is used though two are needed."""
     asked = str(physics.map_sets)
     if asked not in ("auto", "1", "2"):
@@ -236,7 +234,9 @@ def _map_sets(
         return 1, ()
     if asked == "2":
         return 2, ()
-    needed, text = choose_sets(scan.kspace, mask, believed, str(scan.path))
+    # A given level may be too small, and noise that counts as signal fits no single set of maps.
+    noise = trusted_noise(float("inf"), scan.kspace, mask)
+    needed, text = choose_sets(scan.kspace, mask, noise, str(scan.path))
     return (needed, ()) if asked == "auto" else (1, (text,) if needed == 2 else ())
 
 
@@ -267,7 +267,7 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     maps = physics.maps
     if maps is not None:
         maps = given_maps(maps, scan.kspace, scan.matrix, numbers, total, name)
-    sets, more = (1, ()) if maps is not None else _map_sets(scan, mask, believed, physics)
+    sets, more = (1, ()) if maps is not None else _map_sets(scan, mask, physics)
     scan = replace(scan, warnings=scan.warnings + more)
     facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source, "map_sets": sets}
     return {
