@@ -36,9 +36,9 @@ def adaptive_image(images: np.ndarray, window: int = 7) -> np.ndarray:
     for first in range(0, height, rows):
         count = min(rows, height - first)
         part = lines[first : first + count + window - 1].contiguous()
-        correlations = torch.view_as_real(part @ part.mH / window**2)  # of the neighbours in the line
+        correlations = torch.view_as_real(part @ part.mH)  # sums over the neighbours in the line
         band = torch.ones((count, len(part)), dtype=correlations.dtype).triu().tril(window - 1)
-        correlations = (band @ correlations.flatten(1)).view(-1, coils, coils, 2)
+        correlations = (band / window**2 @ correlations.flatten(1)).view(-1, coils, coils, 2)
         here = padded[first + before : first + before + count, before : before + width].reshape(-1, coils)
         start = torch.from_numpy(here)
         weights = largest_eigenpairs(torch.view_as_complex(correlations), start, least=_NOTHING)[1][:, 0].numpy()
