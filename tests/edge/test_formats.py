@@ -248,6 +248,19 @@ def test_frames_of_ismrmrd_are_its_phases(tmp_path):
         load(path, frames="phase")
 
 
+def test_every_frame_has_its_own_calibration_lines(tmp_path):
+    path, k = cine(tmp_path)
+    with test_ismrmrd.ismrmrd.Dataset(str(path), "dataset") as dataset:
+        for phase in range(3):
+            line = test_ismrmrd.line(
+                k[phase, 0, :, :, phase], [20], kspace_encode_step_1=phase, phase=phase, repetition=2
+            )
+            dataset.append_acquisition(line)
+    scan = load(path, frames="phase")
+    assert scan.mask.all()
+    assert np.allclose(scan.kspace, k, atol=1e-6)
+
+
 def test_frames_of_twix_are_its_repetitions(tmp_path):
     images = np.stack([test_twix.measured(1, 2)[0] * (1 + n) for n in range(2)])
     lines = [one for n in range(2) for one in test_twix.lines_of(images[n], Rep=n)]
