@@ -204,6 +204,7 @@ def _start(settings: SamplingSettings, solver: Solver, prior: PriorSpec) -> Star
     if settings.start is None or settings.start_sigma is None:
         return None
     as_number("start_sigma", settings.start_sigma, positive=True)
+    find_solver(settings.start)
     tuned = {key: value for key, value in prior.tuned.get(settings.start, {}).items() if key != "sigma_max"}
     start = make_solver(settings.start, tuned)
     if not solver.takes_start:

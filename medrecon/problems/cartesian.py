@@ -209,7 +209,7 @@ def _mixed(scan: CartesianScan, physics: CartesianPhysics, mask: np.ndarray) -> 
     name, facts = str(scan.path), {}
     if (physics.whiten or physics.compress) and physics.maps is not None:
         raise InputError(
-            f"{name}: given maps belong to the coils as they were measured; leave out whitening and compression"
+            f"{name}: given maps belong to the coils as they were measured; leave out whitening (--whiten) and compression (--compress)"
         )
     if physics.whiten:
         if scan.noise_scan is None:

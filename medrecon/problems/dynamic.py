@@ -125,7 +125,7 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
     if (physics.whiten or physics.compress) and physics.maps is not None:
         raise InputError(
-            f"{name}: given maps belong to the coils as they were measured; leave out whitening and compression"
+            f"{name}: given maps belong to the coils as they were measured; leave out whitening (--whiten) and compression (--compress)"
         )
     facts: dict[str, Any] = {}
     std = None if physics.noise_std is None else as_number("noise_std", physics.noise_std)

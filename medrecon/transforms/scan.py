@@ -42,9 +42,7 @@ class LoadScan(Transform):
 
     def __call__(self, path: str | Path) -> Scan:
         """The scan: its kind is its class, see :mod:`medrecon.data.scan`."""
-        return load(
-            path, self.select, companions=self.companions, frames=self.frames
-        )
+        return load(path, self.select, companions=self.companions, frames=self.frames)
 
 
 class LoadScand(MapTransform):

@@ -418,19 +418,6 @@ def test_recipes_of_the_wrong_kind_are_refused(scan, tmp_path, capsys, text, wor
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
 
 
-def test_a_bundle_cannot_ignore_what_is_asked_for(scan, tmp_path):
-    """A config without an item of that name would have."""
-    data = load_kspace(scan()[0])
-    (tmp_path / "configs").mkdir()
-    for file in ("inference.yaml", "metadata.json", "prior.yaml"):
-        text = (find_bundle("brain_mri") / "configs" / file).read_text()
-        (tmp_path / "configs" / file).write_text(
-            text.replace("\nstart: null", "\nbegin: null").replace("'@start'", "null")
-        )
-    with pytest.raises(InputError, match="has no item 'start'"):
-        medrecon.reconstruct(data.kspace, data.mask, bundle=tmp_path, steps=1, start="tv", start_sigma=0.1)
-
-
 # Where it runs
 
 

@@ -104,7 +104,7 @@ def test_other_parameterizations_train_and_are_read_back(bundle, tmp_path, scan,
     prior = load_prior(root)
     assert prior.objective == objective(parameterization)
     assert {tuple(p.shape) for p in prior.network().head.parameters()} == {(8, 8, 3, 3), (8,)}
-    assert load_config(root).get_parsed_content("inferer").objective == prior.objective
+    assert load_config(root).get_parsed_content("inferer").prior.objective == prior.objective
     # What was trained is written into its line; nothing else changes.
     before = (find_bundle("brain_mri") / "configs" / "prior.yaml").read_text()
     after = (root / "configs" / "prior.yaml").read_text()
