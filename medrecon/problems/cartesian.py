@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medrecon.data.arguments import as_number
-from medrecon.data.coils import compress_coils, magnitude_unit, noise_covariance, prewhiten
+from medrecon.data.coils import compress_coils, magnitude_unit
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, choose_sets, coil_maps, holds_signal, trusted_noise
 from medrecon.data.masks import achieved_acceleration
@@ -22,7 +22,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
 from medrecon.problems.base import Fit, Problem, Scaled, chosen_slices
-from medrecon.problems.maps import CoilProblem, given_maps, loaded
+from medrecon.problems.maps import CoilProblem, given_maps, loaded, mixed_coils
 from medrecon.settings import CartesianPhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.classical import ZeroFilled
@@ -204,26 +204,6 @@ def _with_mask(scan: CartesianScan, physics: CartesianPhysics) -> CartesianScan:
     return replace(scan, kspace=kspace, mask=mask, warnings=kept + rounding(scan.path, kspace))
 
 
-def _mixed(scan: CartesianScan, physics: CartesianPhysics, mask: np.ndarray) -> tuple[CartesianScan, dict[str, Any]]:
-    """Coils prewhitened and compressed as asked, and the facts."""
-    name, facts = str(scan.path), {}
-    if (physics.whiten or physics.compress) and physics.maps is not None:
-        raise InputError(
-            f"{name}: given maps belong to the coils as they were measured; leave out whitening (--whiten) and compression (--compress)"
-        )
-    if physics.whiten:
-        if scan.noise_scan is None:
-            raise InputError(f"{name}: holds no usable noise scan, which --whiten needs; leave --whiten out")
-        white, facts["noise_std"] = prewhiten(scan.kspace, noise_covariance(scan.noise_scan, name), name)
-        scan = replace(scan, kspace=white, noise_scan=None)
-        facts["whitened"] = True
-    if physics.compress is not None:
-        fewer, energy = compress_coils(scan.kspace, mask, physics.compress, name=name)
-        scan = replace(scan, kspace=fewer, noise_scan=None)
-        facts |= {"virtual_coils": fewer.shape[1], "coil_energy": round(energy, 6)}
-    return scan, facts
-
-
 def _map_sets(scan: CartesianScan, mask: np.ndarray, physics: CartesianPhysics) -> tuple[int, tuple[str, ...]]:
     """How many sets of maps to estimate, and a warning where one is used though two are needed."""
     asked = str(physics.map_sets)
@@ -254,8 +234,10 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     scan = _with_mask(_checked(scan), physics)
     mask = common_mask(scan.kspace[physics.slices], scan.mask, name)
     total = scan.n_slices
-    scan, facts = _mixed(scan, physics, mask)
-    white = facts.pop("noise_std", None)
+    coils = mixed_coils(
+        scan.kspace, scan.noise_scan, physics, name, lambda kspace, n: compress_coils(kspace, mask, n, name=name)
+    )
+    scan, white, facts = replace(scan, kspace=coils.samples, noise_scan=coils.noise_scan), coils.noise_std, coils.facts
     if given is not None:
         std, source = given, physics.noise_source
     elif white is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medrecon.data.arguments import as_number
-from medrecon.data.coils import compress_samples, magnitude_unit, noise_covariance, prewhiten
+from medrecon.data.coils import compress_samples, magnitude_unit
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_level, noise_scan_std
@@ -21,7 +21,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
 from medrecon.problems.base import Scaled, chosen_slices
-from medrecon.problems.maps import CoilProblem, given_maps
+from medrecon.problems.maps import CoilProblem, given_maps, mixed_coils
 from medrecon.settings import DynamicPhysics
 
 __all__ = ["Dynamic", "dynamic_problem"]
@@ -123,27 +123,13 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
     if not np.isfinite(kspace).all() or not kspace.any():
         raise InputError(f"{name}: k-space holds NaN or Inf, or zeros alone; export the data again")
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
-    if (physics.whiten or physics.compress) and physics.maps is not None:
-        raise InputError(
-            f"{name}: given maps belong to the coils as they were measured; leave out whitening (--whiten) and compression (--compress)"
-        )
-    facts: dict[str, Any] = {}
-    std = None if physics.noise_std is None else as_number("noise_std", physics.noise_std)
-    source = physics.noise_source
-    if physics.whiten:
-        if scan.noise_scan is None:
-            raise InputError(f"{name}: holds no usable noise scan, which --whiten needs; leave --whiten out")
-        covariance = noise_covariance(scan.noise_scan, name)
-        white = [prewhiten(frame, covariance, name) for frame in kspace]
-        scan = replace(scan, kspace=np.stack([frame for frame, _ in white]), noise_scan=None)
-        std, source = (white[0][1], "noise scan") if std is None else (std, source)
-        facts["whitened"] = True
-    if physics.compress is not None:
-        flat = scan.kspace.reshape(-1, *scan.kspace.shape[2:])
-        near = np.repeat(_near_centre(scan), scan.n_slices, axis=0)
-        fewer, energy = compress_samples(flat, near, physics.compress)
-        scan = replace(scan, kspace=fewer.reshape(*scan.kspace.shape[:2], *fewer.shape[1:]), noise_scan=None)
-        facts |= {"virtual_coils": fewer.shape[1], "coil_energy": round(energy, 6)}
+    flat, near = kspace.reshape(-1, *kspace.shape[2:]), np.repeat(_near_centre(scan), scan.n_slices, axis=0)
+    coils = mixed_coils(flat, scan.noise_scan, physics, name, lambda samples, n: compress_samples(samples, near, n))
+    kspace = coils.samples.reshape(*kspace.shape[:2], *coils.samples.shape[1:])
+    scan, facts = replace(scan, kspace=kspace, noise_scan=coils.noise_scan), coils.facts
+    std, source = coils.noise_std, "noise scan"
+    if physics.noise_std is not None:
+        std, source = as_number("noise_std", physics.noise_std), physics.noise_source
     outer = float(np.median([noise_level(k, m)[0] for k, m in zip(scan.kspace, scan.mask, strict=True)]))
     if std is None:
         scanned = scan.noise_scan is not None

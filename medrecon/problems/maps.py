@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.espirit import CoilMaps
 from medrecon.data.scan import Geometry
@@ -17,10 +18,64 @@ from medrecon.formats import load_array
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import Projector
 from medrecon.problems.base import Problem
+from medrecon.settings import CartesianPhysics, DynamicPhysics, NonCartesianPhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import name_of
 
-__all__ = ["CoilProblem", "given_maps", "loaded"]
+__all__ = ["CoilProblem", "Mixed", "given_maps", "loaded", "mixed_coils"]
+
+
+class Mixed(NamedTuple):
+    """Samples of virtual coils.
+
+    Args:
+        samples: ``(slices, coils, ...)``.
+        noise_scan: that of these coils, or ``None``.
+        noise_std: known from prewhitening, or ``None``.
+        facts: for the record.
+    """
+
+    samples: np.ndarray
+    noise_scan: np.ndarray | None
+    noise_std: float | None
+    facts: dict[str, Any]
+
+
+def mixed_coils(
+    samples: np.ndarray,
+    noise_scan: np.ndarray | None,
+    physics: CartesianPhysics | NonCartesianPhysics | DynamicPhysics,
+    name: str,
+    compress: Callable[[np.ndarray, int], tuple[np.ndarray, float]],
+) -> Mixed:
+    """Coils prewhitened and compressed as asked.
+
+    Args:
+        samples: ``(slices, coils, ...)``.
+        noise_scan: ``(coils, n)``, or ``None``.
+        physics: with ``whiten``, ``compress`` and ``maps``.
+        name: of the scan.
+        compress: from samples and a number to so many virtual coils and the fraction of energy that they keep.
+
+    Raises:
+        InputError: where prewhitening lacks a noise scan, or maps are given for the coils as they were.
+    """
+    if (physics.whiten or physics.compress) and physics.maps is not None:
+        raise InputError(
+            f"{name}: given maps belong to the coils as they were measured; leave out whitening (--whiten) and compression "
+            "(--compress)"
+        )
+    std, facts = None, {}
+    if physics.whiten:
+        if noise_scan is None:
+            raise InputError(f"{name}: holds no usable noise scan, which --whiten needs; leave --whiten out")
+        samples, std = prewhiten(samples, noise_covariance(noise_scan, name), name)
+        noise_scan, facts["whitened"] = None, True
+    if physics.compress is not None:
+        samples, energy = compress(samples, physics.compress)
+        noise_scan = None
+        facts |= {"virtual_coils": samples.shape[1], "coil_energy": round(energy, 6)}
+    return Mixed(samples, noise_scan, std, facts)
 
 
 class CoilProblem(Problem):

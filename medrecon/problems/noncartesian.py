@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medrecon.data.arguments import as_number
-from medrecon.data.coils import compress_samples, magnitude_unit, noise_covariance, prewhiten
+from medrecon.data.coils import compress_samples, magnitude_unit
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import SINGLE_COIL, CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_scan_std, outer_noise_std
@@ -25,7 +25,7 @@ from medrecon.operators.nufft import NUFFT, Coils, density_compensation
 from medrecon.operators.weights import Multiple
 from medrecon.problems.base import Problem, Scaled, chosen_slices
 from medrecon.problems.calibration import calibration_block
-from medrecon.problems.maps import CoilProblem, given_maps
+from medrecon.problems.maps import CoilProblem, given_maps, mixed_coils
 from medrecon.settings import NonCartesianPhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.classical import ZeroFilled
@@ -141,27 +141,6 @@ class NonCartesian(CoilProblem):
         return Scaled(Gaussian(Multiple(A, 1 / norm), y / total.view(-1, 1, 1), noise), scale, total)
 
 
-def _mixed(scan: NonCartesianScan, physics: NonCartesianPhysics) -> tuple[NonCartesianScan, dict[str, Any]]:
-    """Coils prewhitened and compressed as asked, and the facts."""
-    name, facts = str(scan.path), {}
-    if (physics.whiten or physics.compress) and physics.maps is not None:
-        raise InputError(
-            f"{name}: given maps belong to the coils as they were measured; leave out whitening (--whiten) and compression (--compress)"
-        )
-    if physics.whiten:
-        if scan.noise_scan is None:
-            raise InputError(f"{name}: holds no usable noise scan, which --whiten needs; leave --whiten out")
-        white, facts["noise_std"] = prewhiten(scan.samples, noise_covariance(scan.noise_scan, name), name)
-        scan = replace(scan, samples=white, noise_scan=None)
-        facts["whitened"] = True
-    if physics.compress is not None:
-        near = np.linalg.norm(scan.trajectory, axis=-1) <= _CENTRE
-        fewer, energy = compress_samples(scan.samples, near, physics.compress)
-        scan = replace(scan, samples=fewer, noise_scan=None)
-        facts |= {"virtual_coils": fewer.shape[1], "coil_energy": round(energy, 6)}
-    return scan, facts
-
-
 def noncartesian_problem(scan: NonCartesianScan, physics: NonCartesianPhysics) -> NonCartesian:
     """The problem of k-space off the grid.
 
@@ -175,8 +154,11 @@ def noncartesian_problem(scan: NonCartesianScan, physics: NonCartesianPhysics) -
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
     given = None if physics.noise_std is None else as_number("noise_std", physics.noise_std)
     total, points = scan.n_slices, scan.trajectory[0]
-    scan, facts = _mixed(scan, physics)
-    white = facts.pop("noise_std", None)
+    near = np.linalg.norm(scan.trajectory, axis=-1) <= _CENTRE
+    coils = mixed_coils(
+        scan.samples, scan.noise_scan, physics, name, lambda samples, n: compress_samples(samples, near, n)
+    )
+    scan, white, facts = replace(scan, samples=coils.samples, noise_scan=coils.noise_scan), coils.noise_std, coils.facts
     outer = outer_noise_std(scan)
     if given is not None:
         std, source = given, physics.noise_source
