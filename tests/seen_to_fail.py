@@ -33,7 +33,7 @@ BREAKS = [
     ("operators/fourier.py", "n * zoom.clamp(max=1.0)", "n * zoom", "priors"),
     ("training/augment.py", "dipole = along / square.clamp(min=1e-12) - 1 / 3", "dipole = along", "priors"),
     ("priors/combine.py", "base + scale * (conditional(x, sigma) - base)", "scale * conditional(x, sigma)", "priors"),
-    ("priors/combine.py", "repeat_interleave(x.shape[1])", "repeat(x.shape[1])", "priors"),
+    ("priors/combine.py", "repeat_interleave(x.shape[1] // width)", "repeat(x.shape[1] // width)", "priors"),
     ("data/trajectories.py", "turns = max(shape) / 2 /", "turns = max(shape) / 3 /", "operators"),
     ("data/trajectories.py", "samples // 2) / samples", "(samples - 1) / 2) / samples", "operators"),
     ("data/trajectories.py", "trains[:, 1::2].flip(2)", "trains[:, 1::2]", "operators"),
