@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     shape, rng = (230, 180), np.random.default_rng(0)
-    y, x = np.mgrid[-1 : 1 : 230j, -1 : 1 : 180j]
+    y, x = np.mgrid[-1:1:230j, -1:1:180j]
     image = ((y / 0.8) ** 2 + (x / 0.7) ** 2 < 1) * np.exp(1j * x)
     mask = undersampling_mask(shape, "gaussian1d", 4, 24, seed=0)
     kspace = simulate_kspace(image, loop_coils(shape), 0.01, rng)[None] * mask
@@ -44,7 +44,18 @@ def main() -> None:
         path = Path(folder) / "scan.h5"
         scan = CartesianScan(path=path, format="simulated", kspace=kspace, mask=mask)
         save_fastmri(path, replace(scan, attributes={}))
-        command = [sys.executable, "-m", "medrecon", "recon", str(path), "-o", folder, "--solver", "cg-sense", "--overwrite"]
+        command = [
+            sys.executable,
+            "-m",
+            "medrecon",
+            "recon",
+            str(path),
+            "-o",
+            folder,
+            "--solver",
+            "cg-sense",
+            "--overwrite",
+        ]
         whole = min(seconds(command) for _ in range(arguments.repeats))
         torch = min(seconds([sys.executable, "-c", "import torch"]) for _ in range(arguments.repeats))
         solve = json.loads((Path(folder) / "scan.json").read_text())["seconds"]

@@ -405,14 +405,7 @@ def run(
         warn(text)
     batches = state.batches()
     runs = len(batches) * (-(-sampling.n_samples // state.chunk) if sampling.n_samples > 1 else 1)
-    done = 0
-
-    def step(i: int, n: int, sigma_next: float, solver_state: object) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, n * runs)
-
+    step = _counter(progress, runs)
     images: list[Tensor] = []
     fits: list[Fit] = []
     residual = energy = over_noise = 0.0
@@ -422,7 +415,7 @@ def run(
         fits += each
         residual, over_noise = residual + squares, over_noise + over
         energy += sum(one.data for one in each)
-        images.append(problem.to_image(x, items, scaled.image_scale))
+        images.append(problem.to_image(x, items, scaled.image_scale).cpu())
     whole = torch.cat(images, dim=1)
     texts = problem.review(whole, fits, sampling.solver)
     outcome = Outcome(
@@ -439,6 +432,19 @@ def run(
         if text not in early:
             warn(text)
     return _reconstruction(problem, whole, record(problem, prior, sampling, outcome), name_of(sampling.solver))
+
+
+def _counter(progress: Callable[[int, int], None] | None, runs: int) -> Callable[[int, int, float, object], None]:
+    """A callback of :func:`medrecon.sample.sample` that counts the steps of all ``runs``."""
+    done = 0
+
+    def step(i: int, n: int, sigma_next: float, state: object) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, n * runs)
+
+    return step
 
 
 def _reconstruction(problem: Problem, images: Tensor, facts: Mapping[str, Any], solver: str) -> Reconstruction:
