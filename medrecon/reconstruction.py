@@ -84,6 +84,8 @@ def _as_scan(scan: np.ndarray | str | Path | Scan, mask: object, name: str) -> S
     kspace = np.asarray(scan)
     if not np.iscomplexobj(kspace) or kspace.ndim not in (3, 4):
         raise InputError(f"{name}: k-space must be complex (slices, coils, y, x); got {kspace.dtype} {kspace.shape}")
+    if not kspace.size:
+        raise InputError(f"{name}: k-space has shape {kspace.shape}, which holds no samples; give other data")
     kspace = kspace.reshape(-1, *kspace.shape[-3:])
     # A given mask is checked against the samples by the problem.
     own = np.ones(kspace.shape[-2:], bool) if mask is not None else sampled(kspace)
