@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medrecon.data.arguments import check_count
 from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.espirit import CoilMaps
@@ -77,6 +78,7 @@ def mixed_coils(
         samples, std = prewhiten(samples, noise_covariance(noise_scan, name), name)
         noise_scan, facts["whitened"] = None, True
     if physics.compress is not None:
+        check_count("compress", physics.compress, 1, 100_000)
         samples, energy = compress(samples, physics.compress)
         noise_scan = None
         facts |= {"virtual_coils": samples.shape[1], "coil_energy": round(energy, 6)}

@@ -9,6 +9,7 @@ import pytest
 from medrecon import reconstruct
 from medrecon.data.errors import InputError
 from medrecon.data.scan import DynamicScan, Geometry, NonCartesianScan, Sinogram
+from medrecon.formats import load
 from medrecon.posterior import run, sampling
 from medrecon.problems import physics_of, problem
 from medrecon.settings import SamplingSettings
@@ -82,6 +83,13 @@ def test_a_numpy_integer_is_a_factor():
 def test_a_first_level_below_the_last_is_refused():
     with pytest.raises(InputError, match="sigma_max"):
         solve(scan_of("k-space"), "dds", steps=2, sigma_max=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["k-space", "trajectory", "frames"])
+@pytest.mark.parametrize("n", [0, 2.0, "2"])
+def test_the_number_of_virtual_coils_is_a_whole_number(kind, n):
+    with pytest.raises(InputError, match="compress"):
+        solve(scan_of(kind), physics={"compress": n})
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 8, 8), (2, 4, 8, 0)])
@@ -280,3 +288,15 @@ def test_frames_are_the_fourth_axis_and_samples_the_fifth():
     stored = nib.Nifti1Image.from_bytes(gzip.decompress(nifti_bytes(samples, Geometry())))
     assert stored.shape == (6, 5, 4, 3, 2)
     assert np.array_equal(stored.get_fdata(), samples.T)
+
+
+def test_the_option_of_another_kind_is_not_taken_for_a_misspelling():
+    for kind, option, of in (("k-space", {"task": "superres"}, "an image"), ("trajectory", {"mask": "m"}, "Cartesian")):
+        with pytest.raises(InputError, match=f"is an option of {of}"):
+            reconstruct(scan_of(kind), bundle=spec(), solver="tv", **option)
+
+
+def test_a_sinogram_has_no_frames(tmp_path):
+    np.savez(tmp_path / "a.npz", sino=np.ones((4, 8)), theta_rad=np.arange(4.0), pitch_mm=1.0)
+    with pytest.raises(InputError, match="no frames"):
+        load(tmp_path / "a.npz", frames="phase")
