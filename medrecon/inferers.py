@@ -10,6 +10,8 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from medrecon.data.arguments import shown
+from medrecon.data.errors import InputError
 from medrecon.data.scan import Scan
 from medrecon.posterior import PriorSpec, Reconstruction, fast_dtype
 from medrecon.reconstruction import plan
@@ -64,6 +66,9 @@ class PosteriorInferer(Inferer):
         physics: options of the scan's physics, see :mod:`medrecon.settings`.
         progress: called with (steps done, steps in all) after every step.
         **options: other fields of :class:`medrecon.settings.PriorSettings` and :class:`medrecon.settings.SamplingSettings`.
+
+    Raises:
+        medrecon.InputError: for physics that are no mapping, or a bundle, which ``prior`` is from.
     """
 
     def __init__(
@@ -73,8 +78,12 @@ class PosteriorInferer(Inferer):
         progress: Callable[[int, int], None] | None = None,
         **options: Any,  # noqa: ANN401
     ) -> None:
+        if physics is not None and not isinstance(physics, Mapping):
+            raise InputError(f"physics are names and values, such as {{'compress': 8}}; got {shown(physics)}")
         self.prior = prior
         self.options = {**(physics or {}), **options}
+        if "bundle" in self.options:
+            raise InputError("the inferer's prior is that of its own bundle; leave bundle out of its options")
         self.progress = progress
 
     def __call__(self, inputs: Scan, network: nn.Module, *args: Any, **kwargs: Any) -> Reconstruction:  # noqa: ANN401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
+from medrecon.data.arguments import shown
+from medrecon.data.errors import InputError
 from medrecon.data.scan import CartesianScan, Geometry, Scan
 from medrecon.formats import Companions, load
 from medrecon.transforms.coils import as_array, mask_of
@@ -37,6 +40,10 @@ class LoadScan(Transform):
         frames: str | None = None,
     ) -> None:
         self.select = dict(select or {})
+        known = [one.name for one in fields(Companions)]
+        wrong = [name for name in companions or {} if name not in known]
+        if wrong:
+            raise InputError(f"unknown companion {shown(wrong[0])}; choose one of {', '.join(known)}")
         self.companions = Companions(**(companions or {}))
         self.frames = frames
 

@@ -132,16 +132,16 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
     """
     folder, geometry = Path(output.folder), reconstruction.geometry
     samples, phase = reconstruction.samples is not None, reconstruction.phase is not None
-    facts = {"slices": reconstruction.image.shape[-3], "frames": reconstruction.image.ndim == 4}
-    paths = check(output, samples=samples, geometry=geometry, phase=phase, **facts)
-    files, more = WRITERS[output.format].contents(reconstruction, output)
+    held = {"slices": reconstruction.image.shape[-3], "frames": reconstruction.image.ndim == 4}
+    paths = check(output, samples=samples, geometry=geometry, phase=phase, **held)
+    files, facts = WRITERS[output.format].contents(reconstruction, output)
     names = [path.relative_to(folder).as_posix() for path in paths[:-1]]
     sidecar = {
         **_without_folders(reconstruction.record),
         "files": names,
         "affine_known": geometry.affine is not None,
         "affine": _plain(geometry.affine),
-        **more,
+        **facts,
         "sha256": {name: hashlib.sha256(one).hexdigest() for name, one in zip(names, files, strict=True)},
     }
     contents = [*files, (json.dumps(sidecar, indent=2) + "\n").encode()]

@@ -300,3 +300,15 @@ def test_a_sinogram_has_no_frames(tmp_path):
     np.savez(tmp_path / "a.npz", sino=np.ones((4, 8)), theta_rad=np.arange(4.0), pitch_mm=1.0)
     with pytest.raises(InputError, match="no frames"):
         load(tmp_path / "a.npz", frames="phase")
+
+
+def test_mistakes_in_a_config_are_refused():
+    from medrecon.inferers import PosteriorInferer
+    from medrecon.transforms import LoadScand
+
+    with pytest.raises(InputError, match="names and values"):
+        PosteriorInferer(spec(), ["compress"])
+    with pytest.raises(InputError, match="leave bundle out"):
+        PosteriorInferer(spec(), {"bundle": "brain_mri"})
+    with pytest.raises(InputError, match="unknown companion 'traject'"):
+        LoadScand("scan", companions={"traject": "a.npy"})
