@@ -228,6 +228,8 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
     check_count("steps", steps, 1, 1_000_000)
     check_count("samples", settings.samples, 1, 1_000_000)
     check_count("seed", settings.seed, 0, 2**63 - 1)
+    if settings.chunk is not None:
+        check_count("chunk", settings.chunk, 1, 1_000_000)
     find_solver(settings.solver)
     tuned = dict(prior.tuned.get(settings.solver, {}))
     sigma_max = tuned.pop("sigma_max", 8.0)
@@ -242,6 +244,8 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
         )
     start = _start(settings, solver, prior)
     sigma_max = sigma_max if start is None else start.sigma
+    if learned and sigma_max < prior.sigma_min:
+        raise InputError(f"sigma_max must be at least the last level, {prior.sigma_min}; got {sigma_max}")
     ladder = solver.ladder(sigma_max, prior.sigma_min, steps) if learned else torch.tensor([1.0, 0.0])
     return Sampling(
         solver=solver,
@@ -416,6 +420,7 @@ def run(
         residual, over_noise = residual + squares, over_noise + over
         energy += sum(one.data for one in each)
         images.append(problem.to_image(x, items, scaled.image_scale).cpu())
+        problem.release(items)
     whole = torch.cat(images, dim=1)
     texts = problem.review(whole, fits, sampling.solver)
     outcome = Outcome(

@@ -16,7 +16,7 @@ from medrecon.data.sampling import sampled
 from medrecon.data.scan import CartesianScan, Scan
 from medrecon.formats import load
 from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, run, sampling
-from medrecon.problems import Problem, physics_of, problem
+from medrecon.problems import PROBLEMS, Problem, physics_of, problem
 from medrecon.settings import PriorSettings, SamplingSettings, option_names
 
 __all__ = ["Plan", "Reconstruction", "plan", "reconstruct"]
@@ -50,9 +50,10 @@ def _split(scan: Scan, options: Mapping[str, Any]) -> tuple[PriorSettings, Sampl
     for kind in (PriorSettings, SamplingSettings):
         parts.append(kind(**{name: rest.pop(name) for name in option_names(kind) if name in rest}))
     known = [*option_names(PriorSettings), *option_names(SamplingSettings), *option_names(type(physics_of(scan)))]
+    elsewhere = {name for kind in PROBLEMS.values() for name in option_names(kind.physics)}
     for name in rest:
         near = get_close_matches(name, known, n=1, cutoff=0.7)
-        if name not in known and near:
+        if name not in known and name not in elsewhere and near:
             raise InputError(f"{scan.path}: unknown option {name!r}; did you mean {near[0]!r}?")
     return parts[0], parts[1], rest
 
@@ -84,6 +85,8 @@ def _as_scan(scan: np.ndarray | str | Path | Scan, mask: object, name: str) -> S
     kspace = np.asarray(scan)
     if not np.iscomplexobj(kspace) or kspace.ndim not in (3, 4):
         raise InputError(f"{name}: k-space must be complex (slices, coils, y, x); got {kspace.dtype} {kspace.shape}")
+    if not kspace.size:
+        raise InputError(f"{name}: k-space has shape {kspace.shape}, which holds no samples; give other data")
     kspace = kspace.reshape(-1, *kspace.shape[-3:])
     # A given mask is checked against the samples by the problem.
     own = np.ones(kspace.shape[-2:], bool) if mask is not None else sampled(kspace)

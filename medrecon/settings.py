@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     Array: TypeAlias = np.ndarray | str | Path
 
 __all__ = [
+    "NOISE_MODELS",
     "CartesianPhysics",
     "DynamicPhysics",
     "ImagePhysics",
@@ -23,6 +24,10 @@ __all__ = [
     "TomographyPhysics",
     "option_names",
 ]
+
+
+NOISE_MODELS = ("gaussian", "poisson", "rician")
+"""Laws of the noise."""
 
 
 def option(default: Any, about: str, **argument: Any) -> Any:  # noqa: ANN401 - like dataclasses.field
@@ -94,9 +99,7 @@ class Physics:
 
     slices: slice = option(slice(None), "slices A to B-1 (default: all)", metavar="A:B")
     noise_std: float | None = option(None, "noise per real component (default: estimated)", metavar="S", type=float)
-    noise_model: str = option(
-        "gaussian", "likelihood of the data (default: gaussian)", choices=("gaussian", "poisson", "rician")
-    )
+    noise_model: str = option("gaussian", "likelihood of the data (default: gaussian)", choices=NOISE_MODELS)
     noise_source: str = option("given", "source of the noise level, for the record", flag=None)
 
 

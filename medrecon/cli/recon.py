@@ -124,7 +124,9 @@ def run(arguments: argparse.Namespace) -> None:
     problem = planned.problem
     geometry = problem.geometry
     if geometry.affine is None and like is not None:
-        shape, index = (scan.n_slices, *problem.image_shape[-2:]), options.get("slices", slice(None))
+        index = options.get("slices", slice(None))
+        whole = scan.n_slices if "slices" in options else problem.n_slices  # a volume has slices that its scan has not
+        shape = (whole, *problem.image_shape[-2:])
         geometry = replace(geometry, affine=place(scan.geometry, shape, like, index).affine)
         problem.geometry = geometry
     paths = check(
@@ -133,6 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
         samples=planned.sampling.n_samples > 1,
         geometry=geometry,
         phase=not problem.real,
+        frames=problem.has_frames,
     )
     with Progress(scan.stem) as progress:
         result = planned.run(device, progress)

@@ -87,7 +87,8 @@ def _checked(path: Path, kspace: np.ndarray) -> np.ndarray:
         raise InputError(f"{path}: k-space is {kspace.dtype} {kspace.shape}, not complex; {_real_advice(kspace)}")
     if kspace.ndim not in (2, 3, 4) or 0 in kspace.shape:
         raise InputError(
-            f"{path}: k-space has shape {kspace.shape}; store (slices, coils, y, x), of several contrasts or frames each alone"
+            f"{path}: k-space has shape {kspace.shape}; store (slices, coils, y, x), of several contrasts or frames each alone, "
+            "or read the frames as one problem (medrecon recon --dynamic)"
         )
     while kspace.ndim < 4:
         kspace = kspace[None]

@@ -84,6 +84,8 @@ def read_frames(path: Path, select: Mapping[str, object] | None, axis: str) -> D
     if not _is_zip(path):
         return frames_of_array(path, "NumPy", numpy_array(path), None, axis)
     held, names = numpy_arrays(path, ("kspace", "mask", "noise"))
+    if "kspace" not in held and "sino" in names:
+        raise InputError(f"{path}: holds a sinogram, which has no frames; leave the axis of the frames (--dynamic) out")
     if "kspace" not in held:
         raise lacking(path, "kspace", about(path))
     if "trajectory" in names:

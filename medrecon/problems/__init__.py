@@ -7,6 +7,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
 from medrecon.data.scan import CartesianScan, DynamicScan, ImageScan, NonCartesianScan, Scan, Sinogram
 from medrecon.problems.base import Fit, Problem, Scaled
@@ -16,6 +17,7 @@ from medrecon.problems.images import images_problem
 from medrecon.problems.noncartesian import noncartesian_problem
 from medrecon.problems.tomography import tomography_problem
 from medrecon.settings import (
+    NOISE_MODELS,
     CartesianPhysics,
     DynamicPhysics,
     ImagePhysics,
@@ -82,4 +84,7 @@ def problem(scan: Scan, physics: Physics | None = None) -> Problem:
         InputError: for data or options that cannot be used, in one sentence.
     """
     kind = _kind(scan)
-    return kind.problem(scan, kind.physics() if physics is None else physics)
+    physics = kind.physics() if physics is None else physics
+    if physics.noise_model not in NOISE_MODELS:
+        raise InputError(f"unknown noise model {shown(physics.noise_model)}; choose one of {', '.join(NOISE_MODELS)}")
+    return kind.problem(scan, physics)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
 from medrecon.likelihood import Gaussian, Likelihood
@@ -95,6 +96,11 @@ class Problem:
         return len(self.numbers) if len(self.image_shape) == 3 else self.image_shape[1]
 
     @property
+    def has_frames(self) -> bool:
+        """Whether images are ``(frames, slices, y, x)``."""
+        return False
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """``(C, *spatial)`` as the prior sees an item."""
         raise NotImplementedError(f"{type(self).__name__} must define image_shape")
@@ -135,6 +141,10 @@ class Problem:
             ``(samples, slices, y, x)``, complex for MRI, HU for CT, magnitudes for images.
         """
         raise NotImplementedError(f"{type(self).__name__} must define to_image")
+
+    def release(self, items: slice) -> None:
+        """Drop what was worked out for items that are done, so that memory does not grow with their number."""
+        return
 
     def facts(self) -> dict[str, Any]:
         """What the record says of the data: acceleration, noise level, origin of the maps, ..."""
@@ -184,9 +194,13 @@ def chosen_slices(index: slice, n: int, name: str) -> range:
     """The indices of the slices that are asked for.
 
     Raises:
-        InputError: if there are none.
+        InputError: if there are none, or for anything but a slice of whole numbers.
     """
-    numbers = range(n)[index]
+    try:
+        numbers = range(n)[slice(index.start, index.stop, index.step)]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{name}: slices must be a slice such as slice(0, 4); got {shown(index)}") from error
     if not len(numbers):
-        raise InputError(f"{name}: no slices in {index.start}:{index.stop}; there are {n}")
+        first, last = ("" if at is None else at for at in (index.start, index.stop))
+        raise InputError(f"{name}: no slices in {first}:{last}; there are {n}")
     return numbers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,13 +21,16 @@ from medrecon.data.scan import CartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
-from medrecon.problems.base import Fit, Problem, Scaled, chosen_slices
+from medrecon.problems.base import Fit, Scaled, chosen_slices
 from medrecon.problems.maps import CoilProblem, given_maps, loaded, mixed_coils
 from medrecon.settings import CartesianPhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.classical import ZeroFilled
 
 __all__ = ["Cartesian", "cartesian_parts"]
+
+
+_C = TypeVar("_C", bound="Cartesian")
 
 
 class Cartesian(CoilProblem):
@@ -80,11 +83,11 @@ class Cartesian(CoilProblem):
         """Real and imaginary part, of every set of maps."""
         return 2 * self.sets, *self.kspace.shape[2:]
 
-    def suited_to(self, solver: Solver) -> Problem:
+    def suited_to(self: _C, solver: Solver) -> _C:
         """Refuse solvers of sinograms; the zero-filled image needs no calibration region."""
-        super().suited_to(solver)
-        self.rss = isinstance(solver, ZeroFilled)
-        return self
+        out = super().suited_to(solver)
+        out.rss = isinstance(solver, ZeroFilled)
+        return out
 
     def estimated(self, item: int) -> CoilMaps:
         """By ESPIRiT where it works, see :func:`medrecon.data.espirit.coil_maps`."""
@@ -142,16 +145,7 @@ class Cartesian(CoilProblem):
 
     def _fit_doubts(self, fits: Sequence[Fit], solver: Solver) -> list[str]:
         # On real heads at accelerations of 4 to 8 it was below 0.13, or 0.2 where nothing is fitted; with empty maps it is 0.9.
-        limit = 0.5 if isinstance(solver, ZeroFilled) else 0.15
-        off = [one.unexplained(self.believed / self.unit, limit) for one in fits]
-        if not any(off):
-            return []
-        where = ", ".join(str(number) for number, one in zip(self.numbers, off, strict=True) if one)
-        left = max((f.residual / f.data) ** 0.5 for f, one in zip(fits, off, strict=True) if one)
-        return [
-            f"the image does not explain the data: {left:.0%} of k-space is left over, far more than noise (slice {where}); "
-            "check coil maps, mask and settings"
-        ]
+        return self.unexplained(fits, self.believed / self.unit, 0.5 if isinstance(solver, ZeroFilled) else 0.15)
 
     def _losses(self, images: Tensor) -> list[str]:
         """Sentences on what images lack because it was not measured: contrast, or whole slices."""

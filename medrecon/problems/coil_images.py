@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +15,16 @@ from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex, OnChannels
 from medrecon.operators.mri import CartesianMRI
 from medrecon.operators.nufft import Coils
-from medrecon.problems.base import Problem, Scaled
+from medrecon.problems.base import Scaled
 from medrecon.problems.cartesian import Cartesian, cartesian_parts
 from medrecon.settings import CartesianPhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.scoremri import ScoreMRI
 
 __all__ = ["CoilImages", "HybridCoilImages", "cartesian_problem"]
+
+
+_C = TypeVar("_C", bound="CoilImages")
 
 
 class CoilImages(Cartesian):
@@ -41,9 +43,9 @@ class CoilImages(Cartesian):
         """Real and imaginary part of every coil."""
         return 2 * self.kspace.shape[1], *self.kspace.shape[2:]
 
-    def suited_to(self, solver: Solver) -> Problem:
+    def suited_to(self: _C, solver: Solver) -> _C:
         """The hybrid is a form of Score-MRI."""
-        out = copy.copy(super().suited_to(solver))
+        out = super().suited_to(solver)
         if self.hybrid and not isinstance(solver, ScoreMRI):
             raise InputError("hybrid coil images are a form of Score-MRI; choose the solver scoremri, or ssos")
         return out
@@ -100,4 +102,6 @@ def cartesian_problem(scan: CartesianScan, physics: CartesianPhysics) -> Cartesi
     """
     if physics.coil_images not in _FORMS:
         raise InputError(f"unknown form of coil images {physics.coil_images!r}; choose one of {', '.join(_FORMS)}")
+    if physics.coil_images == "ssos" and physics.maps is not None:
+        raise InputError(f"{scan.path}: ssos combines coil images without maps; leave maps out, or choose hybrid")
     return _FORMS[physics.coil_images](**cartesian_parts(scan, physics))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,16 +15,21 @@ from medrecon.data.coils import compress_samples, magnitude_unit
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_level, noise_scan_std
-from medrecon.data.sampling import check_scale
+from medrecon.data.sampling import check_scale, sampling_mask
 from medrecon.data.scan import DynamicScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
-from medrecon.problems.base import Scaled, chosen_slices
+from medrecon.problems.base import Fit, Scaled, chosen_slices
 from medrecon.problems.maps import CoilProblem, given_maps, mixed_coils
 from medrecon.settings import DynamicPhysics
+from medrecon.solvers.base import Solver
+from medrecon.solvers.classical import ZeroFilled
 
 __all__ = ["Dynamic", "dynamic_problem"]
+
+
+_D = TypeVar("_D", bound="Dynamic")
 
 
 class Dynamic(CoilProblem):
@@ -64,11 +69,23 @@ class Dynamic(CoilProblem):
         self.scan = scan
         self.noise_std = std
         self.believed = believed
+        self.rss = False
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Real and imaginary part of every frame."""
         return 2 * len(self.scan.kspace), *self.scan.matrix
+
+    @property
+    def has_frames(self) -> bool:
+        """Always."""
+        return True
+
+    def suited_to(self: _D, solver: Solver) -> _D:
+        """Refuse solvers of sinograms; the zero-filled images need no calibration region."""
+        out = super().suited_to(solver)
+        out.rss = isinstance(solver, ZeroFilled)
+        return out
 
     def _mean(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """K-space ``(coils, y, x)`` averaged over the frames that sampled it, and where any did."""
@@ -79,7 +96,7 @@ class Dynamic(CoilProblem):
     def estimated(self, item: int) -> CoilMaps:
         """By ESPIRiT from the mean of the frames."""
         mean, mask = self._mean(item)
-        return coil_maps(mean, mask, self.believed, self.name, Espirit())
+        return coil_maps(mean, mask, self.believed, self.name, Espirit(), self.rss)
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """SENSE frame by frame."""
@@ -108,6 +125,11 @@ class Dynamic(CoilProblem):
         """Frames as well."""
         return {**super().facts(), "frames": len(self.scan.kspace), "frame_axis": self.scan.axis}
 
+    def review(self, images: Tensor, fits: Sequence[Fit], solver: Solver) -> list[str]:
+        """Warnings on images that do not fit the data; frames share maps, so that more is left over than of one frame."""
+        limit = 0.5 if isinstance(solver, ZeroFilled) else 0.3
+        return self.unexplained(fits, self.believed / self.unit, limit)
+
 
 def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
     """The problem of frames.
@@ -118,10 +140,16 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
     name = str(scan.path)
     if physics.noise_model != "gaussian":
         raise InputError(f"{name}: k-space has Gaussian noise; leave the noise model at gaussian")
-    kspace = scan.kspace
-    check_scale(kspace, name)
+    check_scale(scan.kspace, name)
+    kspace = np.ascontiguousarray(scan.kspace, dtype=np.complex64)
     if not np.isfinite(kspace).all() or not kspace.any():
         raise InputError(f"{name}: k-space holds NaN or Inf, or zeros alone; export the data again")
+    masks = [
+        sampling_mask(one, mask, name, alike=False) for one, mask in zip(kspace, scan.mask, strict=True) if one.any()
+    ]
+    if len(masks) < len(kspace):
+        raise InputError(f"{name}: a {scan.axis} holds zeros alone; leave it out")
+    scan = replace(scan, kspace=kspace, mask=np.stack([np.broadcast_to(mask, scan.matrix) for mask in masks]))
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
     flat, near = kspace.reshape(-1, *kspace.shape[2:]), np.repeat(_near_centre(scan), scan.n_slices, axis=0)
     coils = mixed_coils(flat, scan.noise_scan, physics, name, lambda samples, n: compress_samples(samples, near, n))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medrecon.data.arguments import as_number
+from medrecon.data.arguments import as_number, shown
 from medrecon.data.errors import InputError, told
 from medrecon.data.scan import Geometry, ImageScan
 from medrecon.likelihood import Gaussian, Rician
@@ -38,6 +39,7 @@ class Images(Problem):
         physics: see :class:`medrecon.settings.ImagePhysics`.
         noise_std: per slice, in the scan's units.
         geometry: of the result.
+        is_ct: whether values are HU.
     """
 
     def __init__(
@@ -47,13 +49,14 @@ class Images(Problem):
         physics: ImagePhysics,
         noise_std: np.ndarray,
         geometry: Geometry,
+        is_ct: bool,
     ) -> None:
         super().__init__(str(scan.path), numbers, geometry)
         self.scan = scan
         self.physics = physics
         self.noise_std = noise_std
         self.is_complex = np.iscomplexobj(scan.array)
-        self.is_ct = _is_ct(scan)
+        self.is_ct = is_ct
         self.images = (
             ("complex", "magnitude") if self.is_complex else ("attenuation",) if self.is_ct else ("magnitude",)
         )
@@ -74,6 +77,11 @@ class Images(Problem):
         """R2D2+ starts from the noisy image itself and keeps its low frequencies."""
         out = copy.copy(self)
         out.lowpass = isinstance(solver, R2D2) and self.physics.task == "denoise"
+        if isinstance(solver, R2D2) and (self.physics.task == "deblur" or self.physics.noise_model == "rician"):
+            raise InputError(
+                "R2D2+ removes Gaussian noise and does not deblur; choose the noise model gaussian and the task denoise, or "
+                "another solver"
+            )
         if self.physics.strength is not None and not isinstance(solver, R2D2):
             raise InputError("--strength is an option of R2D2+; choose the solver r2d2, or leave it out")
         return out
@@ -125,7 +133,7 @@ class Images(Problem):
         A magnitude does not show the sign of the signal behind it, which a run from noise would have to guess.
         """
         y, scale = self._data(items, device)
-        std = float(self.noise_std[items][0]) / (1000.0 if self.is_ct else max(float(scale[0]), 1e-30))
+        std = float(self.noise_std[items][0]) / (1000.0 if self.is_ct else float(scale[0]) or 1.0)
         if self.lowpass:
             return Beginning(y, (self.physics.strength or 1.0) * std, add_noise=False)
         if self.physics.noise_model != "rician":
@@ -177,12 +185,29 @@ def _is_ct(scan: ImageScan) -> bool:
     return bool(scan.array.min() > -3100 and np.quantile(scan.array, 0.1) < -500)
 
 
+def _check_values(scan: ImageScan, std: np.ndarray, is_ct: bool) -> None:
+    """Refuse real images that are neither magnitudes nor HU, such as phases or CT without air: their signs would be lost."""
+    array = scan.array
+    if is_ct or np.iscomplexobj(array):
+        return
+    low, high = float(array.min()), float(array.max())
+    many = float(np.quantile(array, 0.01)) < -max(6 * float(np.median(std)), 0.02 * high)
+    if many or low < -0.25 * high:
+        raise InputError(
+            f"{scan.path}: holds negative numbers (down to {low:.4g}), so it is neither a magnitude image nor recognized as CT; "
+            "give the magnitude, or CT as DICOM"
+        )
+
+
 def _factors(physics: ImagePhysics) -> tuple[int, int]:
     """``(y, x)``."""
-    given = [physics.factor] * 2 if isinstance(physics.factor, int) else list(physics.factor)
-    if len(given) != 2 or any(not isinstance(f, int) or isinstance(f, bool) or not 1 <= f <= 64 for f in given):
-        raise InputError(f"the super-resolution factor is a whole number from 1 to 64, or two for (y, x); got {given}")
-    return given[0], given[1]
+    given = physics.factor if isinstance(physics.factor, Sequence | np.ndarray) else [physics.factor] * 2
+    whole = all(isinstance(f, Integral) and not isinstance(f, bool) and 1 <= f <= 64 for f in given)
+    if len(given) != 2 or not whole:
+        raise InputError(
+            f"the super-resolution factor is a whole number from 1 to 64, or two for (y, x); got {shown(physics.factor)}"
+        )
+    return int(given[0]), int(given[1])
 
 
 def finer(geometry: Geometry, factors: tuple[int, int], matrix: tuple[int, ...], kernel: str) -> Geometry:
@@ -208,26 +233,28 @@ def finer(geometry: Geometry, factors: tuple[int, int], matrix: tuple[int, ...],
     return Geometry(spacing, out)
 
 
-def _noise(scan: ImageScan, physics: ImagePhysics) -> np.ndarray:
-    """Per slice, in the scan's units."""
+def _noise(scan: ImageScan, physics: ImagePhysics, numbers: Sequence[int], is_ct: bool) -> np.ndarray:
+    """Per slice, in the scan's units; of empty slices that of the others."""
     if physics.noise_std is not None:
         return np.full(scan.n_slices, as_number("noise_std", physics.noise_std, positive=True))
     parts = [scan.array.real, scan.array.imag] if np.iscomplexobj(scan.array) else [scan.array]
     stack = torch.from_numpy(np.stack(parts, axis=1).astype(np.float32))
-    stack = stack / 1000 + 1 if _is_ct(scan) else stack
-    std = noise_of_images(stack, None if np.iscomplexobj(scan.array) else 0.3).numpy() * (1000 if _is_ct(scan) else 1)
-    if not (std > 0).all():
+    stack = stack / 1000 + 1 if is_ct else stack
+    std = noise_of_images(stack, None if np.iscomplexobj(scan.array) else 0.3).numpy() * (1000 if is_ct else 1)
+    filled = scan.array.any(axis=(1, 2))
+    silent = np.flatnonzero(filled & (std <= 0))
+    if len(silent):
         raise InputError(
-            f"{scan.path}: no noise can be seen in slice {int(np.flatnonzero(std <= 0)[0])}; give the noise level (--noise-std)"
+            f"{scan.path}: no noise can be seen in slice {numbers[int(silent[0])]}; give the noise level (--noise-std)"
         )
-    return std
+    return np.where(filled, std, np.median(std[filled]) if filled.any() else 1.0)
 
 
 def _check_region(region: Sequence[int], matrix: tuple[int, ...], name: str) -> None:
-    good = len(region) == 4 and all(isinstance(n, int) for n in region)
+    good = isinstance(region, Sequence) and len(region) == 4 and all(isinstance(n, Integral) for n in region)
     if not good or not (0 <= region[0] < region[1] <= matrix[0] and 0 <= region[2] < region[3] <= matrix[1]):
         raise InputError(
-            f"{name}: the region {list(region)} is not (y0, y1, x0, x1) inside the image of {matrix[0]} x {matrix[1]} pixels"
+            f"{name}: the region {shown(region)} is not (y0, y1, x0, x1) inside the image of {matrix[0]} x {matrix[1]} pixels"
         )
 
 
@@ -240,12 +267,17 @@ def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
     name = str(scan.path)
     if physics.task not in ("denoise", "superres", "deblur"):
         raise InputError(f"unknown task {physics.task!r}; choose denoise, superres or deblur")
-    if physics.noise_model == "poisson" or (
-        physics.noise_model == "rician" and (np.iscomplexobj(scan.array) or _is_ct(scan))
-    ):
-        raise InputError(f"{name}: the noise model {physics.noise_model} does not fit these images; choose gaussian")
+    if physics.kernel not in ("kspace", "mean", "gaussian"):
+        raise InputError(f"unknown kernel {shown(physics.kernel)}; choose kspace, mean or gaussian")
     if not np.isfinite(scan.array).all() or not scan.array.any():
         raise InputError(f"{name}: the image holds NaN or Inf, or zeros alone; export it again")
+    is_ct = _is_ct(scan)  # of all slices: one alone may show no air
+    if physics.noise_model == "poisson" or (physics.noise_model == "rician" and (np.iscomplexobj(scan.array) or is_ct)):
+        raise InputError(f"{name}: the noise model {physics.noise_model} does not fit these images; choose gaussian")
+    if physics.task == "deblur" and as_number("blur", physics.blur, positive=True) > max(scan.matrix) / 2:
+        raise InputError(
+            f"{name}: a blur of {physics.blur} pixels leaves nothing of the image; give a smaller one (--blur)"
+        )
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
     if physics.region is not None:
         if physics.task == "superres":
@@ -257,7 +289,9 @@ def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
     geometry = scan.geometry
     if physics.task == "superres":
         geometry = finer(geometry, _factors(physics), scan.matrix, physics.kernel)
-    problem = Images(scan, numbers, replace(physics, slices=slice(None)), _noise(scan, physics), geometry)
+    std = _noise(scan, physics, numbers, is_ct)
+    _check_values(scan, std, is_ct)
+    problem = Images(scan, numbers, replace(physics, slices=slice(None)), std, geometry, is_ct)
     try:
         problem._operator()
     except ValueError as error:

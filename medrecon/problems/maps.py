@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medrecon.data.arguments import check_count
 from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.espirit import CoilMaps
@@ -17,12 +20,15 @@ from medrecon.data.scan import Geometry
 from medrecon.formats import load_array
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import Projector
-from medrecon.problems.base import Problem
+from medrecon.problems.base import Fit, Problem
 from medrecon.settings import CartesianPhysics, DynamicPhysics, NonCartesianPhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import name_of
 
 __all__ = ["CoilProblem", "Mixed", "given_maps", "loaded", "mixed_coils"]
+
+
+_C = TypeVar("_C", bound="CoilProblem")
 
 
 class Mixed(NamedTuple):
@@ -72,6 +78,7 @@ def mixed_coils(
         samples, std = prewhiten(samples, noise_covariance(noise_scan, name), name)
         noise_scan, facts["whitened"] = None, True
     if physics.compress is not None:
+        check_count("compress", physics.compress, 1, 100_000)
         samples, energy = compress(samples, physics.compress)
         noise_scan = None
         facts |= {"virtual_coils": samples.shape[1], "coil_energy": round(energy, 6)}
@@ -106,29 +113,39 @@ class CoilProblem(Problem):
         self.given = given
         self.unit = unit  # squares of very large or small numbers are not numbers
         self.found: dict[int, CoilMaps] = {}
+        self.done: dict[int, CoilMaps] = {}  # without their maps
         self._facts = facts
         self._warnings = warnings
 
-    def suited_to(self, solver: Solver) -> Problem:
-        """Refuse solvers of sinograms."""
+    def suited_to(self: _C, solver: Solver) -> _C:
+        """Refuse solvers of sinograms; another solver may need other maps."""
         if issubclass(solver.requires.operator, Projector):
             raise InputError(
                 f"solver {name_of(solver)!r} reconstructs sinograms, not k-space; choose cg-sense or another"
             )
-        return self
+        out = copy.copy(self)
+        out.found, out.done = {}, {}
+        return out
 
     def estimated(self, item: int) -> CoilMaps:
         """Maps of one slice from its own data."""
         raise NotImplementedError(f"{type(self).__name__} must define estimated")
 
     def maps(self, items: slice) -> Tensor:
-        """Maps of some slices, complex64 ``(slices, coils, *matrix)``; estimated ones are kept."""
+        """Maps of some slices, complex64 ``(slices, coils, *matrix)``; estimated ones are kept until the items are done."""
         if self.given is not None:
             return self.given.maps[items]
         for i in range(self.n_items)[items]:
             if i not in self.found:
                 self.found[i] = self.estimated(i)
         return torch.stack([self.found[i].maps for i in range(self.n_items)[items]])
+
+    def release(self, items: slice) -> None:
+        """Keep where estimated maps come from, but not the maps."""
+        for i in range(self.n_items)[items]:
+            if i in self.found:
+                one = self.found.pop(i)
+                self.done[i] = replace(one, maps=one.maps.any()[None])
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
         """Complex ``(samples, slices, y, x)``, 0 where no coil sees anything: there the data say nothing."""
@@ -139,13 +156,25 @@ class CoilProblem(Problem):
 
     def _signals(self) -> list[tuple[int, CoilMaps]]:
         """Slices that have maps, since they have signal."""
-        return [(self.numbers[i], one) for i, one in sorted(self.found.items()) if one.maps.any()]
+        return [(self.numbers[i], one) for i, one in sorted({**self.done, **self.found}.items()) if one.maps.any()]
+
+    def unexplained(self, fits: Sequence[Fit], noise_std: float, limit: float) -> list[str]:
+        """A warning on images that leave more of the data over than a fraction ``limit`` of the signal, beyond the noise."""
+        off = [one.unexplained(noise_std, limit) for one in fits]
+        if not any(off):
+            return []
+        where = ", ".join(str(number) for number, one in zip(self.numbers, off, strict=True) if one)
+        left = max((f.residual / f.data) ** 0.5 for f, one in zip(fits, off, strict=True) if one)
+        return [
+            f"the image does not explain the data: {left:.0%} of k-space is left over, far more than noise (slice {where}); "
+            "check coil maps, mask and settings"
+        ]
 
     def facts(self) -> dict[str, Any]:
         """What the problem found, and where its maps come from."""
         seen = self._signals()
         sources = grouped_texts([(number, one.source) for number, one in seen], len(seen))
-        estimated = "; ".join(sources) or next((one.source for one in self.found.values()), "none")
+        estimated = "; ".join(sources) or next((one.source for one in {**self.done, **self.found}.values()), "none")
         return {**self._facts, "maps_source": estimated if self.given is None else self.given.source}
 
     @property

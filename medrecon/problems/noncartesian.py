@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medrecon.data.arguments import as_number
 from medrecon.data.coils import compress_samples, magnitude_unit
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, told
 from medrecon.data.espirit import SINGLE_COIL, CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_scan_std, outer_noise_std
 from medrecon.data.sampling import check_scale
@@ -23,7 +23,7 @@ from medrecon.operators.bridge import AsComplex
 from medrecon.operators.linalg import operator_norm
 from medrecon.operators.nufft import NUFFT, Coils, density_compensation
 from medrecon.operators.weights import Multiple
-from medrecon.problems.base import Problem, Scaled, chosen_slices
+from medrecon.problems.base import Fit, Scaled, chosen_slices
 from medrecon.problems.calibration import calibration_block
 from medrecon.problems.maps import CoilProblem, given_maps, mixed_coils
 from medrecon.settings import NonCartesianPhysics
@@ -34,6 +34,9 @@ __all__ = ["NonCartesian", "noncartesian_problem"]
 
 _CENTRE = 12.0
 """Cycles per field of view: samples this near the centre determine the mixture of virtual coils."""
+
+
+_C = TypeVar("_C", bound="NonCartesian")
 
 
 class NonCartesian(CoilProblem):
@@ -103,21 +106,29 @@ class NonCartesian(CoilProblem):
         if scan.samples.shape[1] == 1:
             return CoilMaps(torch.ones((1, *scan.matrix), dtype=torch.complex64), SINGLE_COIL)
         block, mask = calibration_block(scan.samples[item], scan.trajectory[item], scan.matrix)
+        if mask.any(axis=1).sum() < 4:
+            raise InputError(
+                f"{self.name}: the trajectory samples too little of the centre of k-space to estimate coil sensitivities; give "
+                "coil maps (medrecon recon --maps)"
+            )
         return coil_maps(block, mask, self.believed, self.name, Espirit())
 
-    def suited_to(self, solver: Solver) -> Problem:
+    def suited_to(self: _C, solver: Solver) -> _C:
         """The zero-filled image is the density-compensated adjoint as it is."""
-        super().suited_to(solver)
-        self.gridding = isinstance(solver, ZeroFilled)
-        return self
+        out = super().suited_to(solver)
+        out.gridding = isinstance(solver, ZeroFilled)
+        return out
 
     def _transform(self, item: int) -> tuple[NUFFT, Tensor]:
         """The Fourier transform of an item's trajectory and the roots of its weights, kept while items share them."""
         points = self.scan.trajectory[item]
         if self.transform is None or not np.array_equal(self.scan.trajectory[self.transform[0]], points):
             trajectory = torch.tensor(points).reshape(-1, points.shape[-1])
-            density = density_compensation(trajectory, self.scan.matrix)
-            transform = NUFFT(trajectory, self.scan.matrix, weights=density)
+            try:
+                density = density_compensation(trajectory, self.scan.matrix)
+                transform = NUFFT(trajectory, self.scan.matrix, weights=density)
+            except ValueError as error:
+                raise InputError(f"{self.name}: {told(error)}") from error
             self.transform = item, transform, density.float().sqrt()
         return self.transform[1:]
 
@@ -140,6 +151,35 @@ class NonCartesian(CoilProblem):
         noise = self.noise_std * float(root.square().mean().sqrt()) / self.unit / total
         return Scaled(Gaussian(Multiple(A, 1 / norm), y / total.view(-1, 1, 1), noise), scale, total)
 
+    def review(self, images: Tensor, fits: Sequence[Fit], solver: Solver) -> list[str]:
+        """Warnings on images that do not fit the data, and on a centre that was not measured."""
+        texts = []
+        if any(np.linalg.norm(points, axis=-1).min() > 1 for points in self.scan.trajectory):
+            texts.append(
+                "the centre of k-space was not measured, so the contrast of large areas is lost; check the trajectory"
+            )
+        if self.gridding or self.transform is None:  # a density-compensated adjoint fits nothing
+            return texts
+        # Off resonance and delays of gradients leave more over than on a grid.
+        noise_std = self.believed / self.unit * float(self.transform[2].square().mean().sqrt())
+        return [*texts, *self.unexplained(fits, noise_std, 0.3)]
+
+
+def _checked(scan: NonCartesianScan) -> NonCartesianScan:
+    """Samples that are finite and not all zero, complex64, and their trajectory, in C order.
+
+    Raises:
+        InputError: for other data.
+    """
+    check_scale(scan.samples, str(scan.path))
+    samples = np.ascontiguousarray(scan.samples, dtype=np.complex64)
+    if not np.isfinite(samples).all() or not samples.any():
+        raise InputError(f"{scan.path}: k-space holds NaN or Inf, or zeros alone; export the data again")
+    trajectory = np.ascontiguousarray(scan.trajectory, dtype=np.float32)
+    if not np.isfinite(trajectory).all():
+        raise InputError(f"{scan.path}: the trajectory holds NaN or Inf; export it again")
+    return replace(scan, samples=samples, trajectory=trajectory)
+
 
 def noncartesian_problem(scan: NonCartesianScan, physics: NonCartesianPhysics) -> NonCartesian:
     """The problem of k-space off the grid.
@@ -150,8 +190,10 @@ def noncartesian_problem(scan: NonCartesianScan, physics: NonCartesianPhysics) -
     name = str(scan.path)
     if physics.noise_model != "gaussian":
         raise InputError(f"{name}: k-space has Gaussian noise; leave the noise model at gaussian")
-    check_scale(scan.samples, name)
+    scan = _checked(scan)
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
+    if scan.trajectory.shape[-1] == 3 and len(numbers) > 1:
+        raise InputError(f"{name}: holds {len(numbers)} volumes; choose one, number k by --slices k:k+1")
     given = None if physics.noise_std is None else as_number("noise_std", physics.noise_std)
     total, points = scan.n_slices, scan.trajectory[0]
     near = np.linalg.norm(scan.trajectory, axis=-1) <= _CENTRE

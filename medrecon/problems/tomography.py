@@ -27,6 +27,10 @@ from medrecon.solvers.classical import ZeroFilled
 __all__ = ["Tomography", "tomography_problem", "white_noise"]
 
 
+_LARGEST = 1e4
+"""No ray is attenuated by exp(-10000)."""
+
+
 class Tomography(Problem):
     """Line integrals of images whose unit 1 is water, so no scale has to be guessed; see :func:`tomography_problem`.
 
@@ -59,6 +63,7 @@ class Tomography(Problem):
         self.voxel = voxel
         self.raw = False
         self.noise_std: float | None = physics.noise_std
+        self.levels: dict[int, float] = {}  # estimated, by item
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -97,6 +102,7 @@ class Tomography(Problem):
             std = torch.full((len(y),), self.noise_std, device=device)
         else:
             std = white_noise(y)
+            self.levels |= zip(range(len(self.numbers))[items], std.tolist(), strict=True)
         unit = Composed(Weights(root / size), project)
         return Scaled(Gaussian(unit, root * y / size, std / size.flatten()), one, size.flatten())
 
@@ -113,6 +119,9 @@ class Tomography(Problem):
             "pitch_mm": scan.pitch,
             "offset_pixels": scan.offset,
             "photons": physics.photons or None,
+            "noise_std": self.noise_std
+            if self.noise_std is not None
+            else [self.levels[i] for i in sorted(self.levels)] or None,
             "spacing_mm": self.voxel,
             "water_per_mm": physics.water,
             "noise_model": physics.noise_model,
@@ -142,12 +151,29 @@ def white_noise(y: Tensor) -> Tensor:
     """
     out = []
     for lines in y.flatten(1, -2):
-        three = lines.unfold(-1, 3, 1)
+        three = lines.unfold(-1, 3, 1) if lines.shape[-1] >= 3 else lines.new_zeros(0, 3)
         three = three[(three > 0).all(-1)]
         second = three[:, 0] - 2 * three[:, 1] + three[:, 2]
         std = second.abs().median() / (0.6745 * 6**0.5) if second.numel() else lines.new_zeros(())
         out.append(torch.maximum(std, 1e-4 * lines.abs().amax()))
     return torch.stack(out).clamp(min=1e-12)
+
+
+def _checked(scan: Sinogram) -> Sinogram:
+    """Line integrals that are finite, float32, in C order.
+
+    Raises:
+        InputError: for NaN, Inf, or numbers that no attenuation reaches.
+    """
+    lines = np.ascontiguousarray(scan.lines, dtype=np.float32)
+    if not np.isfinite(lines).all():
+        raise InputError(f"{scan.path}: the sinogram holds NaN or Inf; export the data again")
+    if np.abs(lines).max() > _LARGEST:
+        raise InputError(
+            f"{scan.path}: the sinogram reaches {np.abs(lines).max():.3g}, but line integrals -log(I / I0) are below "
+            f"{_LARGEST:g}; convert it"
+        )
+    return replace(scan, lines=lines, angles=np.ascontiguousarray(scan.angles, dtype=np.float64))
 
 
 def _projector(scan: Sinogram, physics: TomographyPhysics, voxel: float) -> Projector:
@@ -183,7 +209,11 @@ def tomography_problem(scan: Sinogram, physics: TomographyPhysics) -> Tomography
         raise InputError(f"{name}: Poisson noise needs the number of photons per ray; give it (--photons)")
     if physics.noise_std is not None:
         as_number("noise_std", physics.noise_std)
+        if physics.photons or physics.noise_model == "poisson":
+            raise InputError(f"{name}: photons determine the noise of every ray; give photons or noise_std, not both")
+        photons = 0.0  # the file's
     physics = replace(physics, photons=photons)
+    scan = _checked(scan)
     numbers = [0] if scan.beam == "cone" else chosen_slices(physics.slices, scan.n_slices, name)
     if scan.beam == "cone" and physics.slices != slice(None):
         raise InputError(

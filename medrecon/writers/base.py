@@ -39,6 +39,8 @@ class Writer:
     """Whether images must have a voxel size."""
     takes_like: ClassVar[bool] = False
     """Whether files hold patient and study, which a DICOM series (``like``) supplies, with or without identity."""
+    takes_frames: ClassVar[bool] = False
+    """Whether files can hold frames, ``(frames, slices, y, x)``."""
     takes_bids: ClassVar[bool] = False
     """Whether files can have names of BIDS derivatives."""
 

@@ -17,11 +17,14 @@ __all__ = ["Hdf5"]
 class Hdf5(Writer):
     """``<stem>.h5`` with ``reconstruction`` ``(slices, y, x)``, float32; ``samples`` ``(n, slices, y, x)`` if there are several.
 
+    Frames are an axis before the slices.
+
     fastMRI's own reconstructions are cropped further.
     """
 
     title = "HDF5"
     endings = (r"\.h5",)
+    takes_frames = True
 
     def names(self, stem: str, *, slices: int, samples: bool, part: str) -> list[str]:
         """See :meth:`Writer.names`."""

@@ -23,6 +23,7 @@ class Nifti(Writer):
     title = "NIfTI"
     endings = (r"\.nii\.gz", r"_(?:samples|part-mag|part-phase)\.nii\.gz")
     parts = ("mag", "mag-phase", "complex")
+    takes_frames = True
     takes_bids = True
 
     def names(self, stem: str, *, slices: int, samples: bool, part: str) -> list[str]:
@@ -39,7 +40,7 @@ class Nifti(Writer):
 
 
 def nifti_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
-    """A gzipped image of ``(slices, y, x)`` or ``(n, slices, y, x)``, stored as x, y, slices(, n).
+    """A gzipped image of ``(slices, y, x)`` with axes of frames or samples in front, stored as x, y, slices(, frames)(, samples).
 
     Args:
         volume: real, stored as float32, or complex, stored as complex64.
@@ -52,7 +53,7 @@ def nifti_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
     affine = geometry.affine
     z, y, x = geometry.spacing or (1.0, 1.0, 1.0)
     data = np.asarray(volume, dtype=np.complex64 if np.iscomplexobj(volume) else np.float32)
-    data = data.transpose(*range(volume.ndim)[::-1][:3], *range(volume.ndim - 3))
+    data = data.transpose(*range(volume.ndim)[::-1][:3], *range(volume.ndim - 3)[::-1])
     image = nib.Nifti1Image(data, np.diag([x, y, z, 1.0]) if affine is None else affine)
     image.header.set_xyzt_units("mm")
     code = 0 if affine is None else 1

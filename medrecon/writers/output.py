@@ -86,7 +86,9 @@ class Output:
         return str(self.sources[0]) if self.sources else self.stem
 
 
-def check(output: Output, *, slices: int, samples: bool, geometry: Geometry, phase: bool = True) -> list[Path]:
+def check(
+    output: Output, *, slices: int, samples: bool, geometry: Geometry, phase: bool = True, frames: bool = False
+) -> list[Path]:
     """Find what prevents the output before the long work. Makes nothing.
 
     Args:
@@ -95,6 +97,7 @@ def check(output: Output, *, slices: int, samples: bool, geometry: Geometry, pha
         samples: whether there are going to be several samples.
         geometry: of these slices, see :func:`medrecon.writers.place`.
         phase: whether the image is complex.
+        frames: whether there are frames of every slice.
 
     Returns:
         the files that :func:`write` makes, image first, sidecar last.
@@ -105,6 +108,9 @@ def check(output: Output, *, slices: int, samples: bool, geometry: Geometry, pha
     """
     paths = _paths(output, slices, samples)
     _check_geometry(output, geometry)
+    if frames and not WRITERS[output.format].takes_frames:
+        names = " or ".join(name for name, writer in WRITERS.items() if writer.takes_frames)
+        raise InputError(f"{output.name}: {WRITERS[output.format].title} files hold no frames here; choose {names}")
     if output.part != "mag" and not phase:
         raise InputError(f"the phase of {output.stem} is not known; leave part at mag")
     _check_inputs(output, paths)
@@ -126,15 +132,16 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
     """
     folder, geometry = Path(output.folder), reconstruction.geometry
     samples, phase = reconstruction.samples is not None, reconstruction.phase is not None
-    paths = check(output, slices=len(reconstruction.image), samples=samples, geometry=geometry, phase=phase)
-    files, facts = WRITERS[output.format].contents(reconstruction, output)
+    facts = {"slices": reconstruction.image.shape[-3], "frames": reconstruction.image.ndim == 4}
+    paths = check(output, samples=samples, geometry=geometry, phase=phase, **facts)
+    files, more = WRITERS[output.format].contents(reconstruction, output)
     names = [path.relative_to(folder).as_posix() for path in paths[:-1]]
     sidecar = {
         **_without_folders(reconstruction.record),
         "files": names,
         "affine_known": geometry.affine is not None,
         "affine": _plain(geometry.affine),
-        **facts,
+        **more,
         "sha256": {name: hashlib.sha256(one).hexdigest() for name, one in zip(names, files, strict=True)},
     }
     contents = [*files, (json.dumps(sidecar, indent=2) + "\n").encode()]
