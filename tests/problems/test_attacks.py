@@ -312,3 +312,8 @@ def test_mistakes_in_a_config_are_refused():
         PosteriorInferer(spec(), {"bundle": "brain_mri"})
     with pytest.raises(InputError, match="unknown companion 'traject'"):
         LoadScand("scan", companions={"traject": "a.npy"})
+
+
+def test_a_classical_solver_has_no_condition():
+    prior = spec(labels=("", "T1")).conditioned("T1")
+    assert solve(scan_of("k-space"), "cg-sense", prior).record["condition"] is None
