@@ -97,7 +97,9 @@ class Physics:
         noise_source: of ``noise_std``, for the record.
     """
 
-    slices: slice = option(slice(None), "slices A to B-1 (default: all)", metavar="A:B")
+    slices: slice = option(
+        slice(None), "slices A to B-1 (default: all); --slices=-2: takes the last two", metavar="A:B"
+    )
     noise_std: float | None = option(None, "noise per real component (default: estimated)", metavar="S", type=float)
     noise_model: str = option("gaussian", "likelihood of the data (default: gaussian)", choices=NOISE_MODELS)
     noise_source: str = option("given", "source of the noise level, for the record", flag=None)

@@ -10,6 +10,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from medrecon import __version__
 from medrecon.bundle import load_prior
@@ -20,6 +21,14 @@ from medrecon.formats import load_kspace
 from medrecon.solvers import SOLVERS
 
 PROGRAM = shutil.which("medrecon", path=str(Path(sys.executable).parent))
+
+
+@pytest.fixture(autouse=True)
+def same_number_of_threads():
+    """What ``--threads`` sets holds for the whole process; other tests compare bits."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def call(*arguments, capsys=None):
