@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def plan(scan: Scan, **options: Any) -> Plan:  # noqa: ANN401
     named = prior_settings.bundle or solved.bundle
     prior = named if isinstance(named, PriorSpec) else load_prior(named)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
+    suited = {name: {**prior.tuned.get(name, {}), **settings} for name, settings in solved.tuned.items()}
+    prior = replace(prior, tuned={**prior.tuned, **suited})
     return Plan(solved, prior, sampling(sampling_settings, prior))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -75,6 +75,8 @@ class Problem:
     """Kinds of prior (:data:`medrecon.posterior.ImageKind`) that fit."""
     bundle: ClassVar[str] = "brain_mri"
     """Default prior."""
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By name of a solver, settings that suit the operator of this kind of scan; those that a user gives come first."""
     modality: ClassVar[str] = "MR"
     """Of DICOM output."""
     real: ClassVar[bool] = False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class NonCartesian(CoilProblem):
         maps: given ones, or ``None``.
         facts: for the record.
     """
+
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"dds": {"n_cg": 2}}  # weighted samples need no more
 
     def __init__(
         self,

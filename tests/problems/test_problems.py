@@ -11,6 +11,7 @@ from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.scan import DynamicScan, Geometry, ImageScan, NonCartesianScan, Sinogram
 from medrecon.operators import NUFFT, ConeBeam, FanBeam, ParallelBeam
+from medrecon.reconstruction import plan
 from tests.problems.toy import SHAPE, Smooth, cartesian, image, solve, spec
 
 
@@ -105,6 +106,12 @@ def test_maps_from_the_gridded_centre():
     assert error(found.image, np.abs(truth)) < 0.12  # corners of k-space were not sampled
     one = solve(radial.items(slice(1, 2)), physics={"noise_std": 0.001})
     assert error(one.image[0], found.image[1]) < 1e-5  # a slice does not depend on others
+
+
+def test_settings_that_suit_the_kind_of_scan_give_way_to_the_users():
+    scan, *_ = cartesian(slices=1)
+    for one, given, expected in ((noncartesian(scan), {}, 2), (noncartesian(scan), {"n_cg": 7}, 7), (scan, {}, 10)):
+        assert plan(one, bundle=spec(), solver="dds", settings=given).sampling.solver.n_cg == expected
 
 
 def test_one_frame_is_a_cartesian_scan():
