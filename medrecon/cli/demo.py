@@ -20,7 +20,7 @@ HEIGHTS_MM = (-10.0, 10.0, 30.0)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """-o, and compute options."""
-    from medrecon.cli.options import add_compute
+    from medrecon.cli.options import add_compute, natural
 
     parser.add_argument(
         "-o",
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replaced if it is there (default: ./medrecon_demo)",
     )
     add_compute(parser)
+    parser.add_argument("--seed", type=natural, default=0, help="random seed (default: 0)")
 
 
 def _anatomy():  # noqa: ANN202 - numpy is imported inside
