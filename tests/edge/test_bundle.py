@@ -50,7 +50,7 @@ from medrecon.writers.nifti import nifti_bytes
 from ..conftest import write_ct_slices, write_slices
 
 NAMES = ("brain_mri", "brain_mri_magnitude", "chest_ct")
-LIMITS = {"brain_mri": 14e6, "brain_mri_magnitude": 10e6, "chest_ct": 10e6}
+LIMITS = {"brain_mri": 14e6, "brain_mri_magnitude": 8e6, "chest_ct": 10e6}
 ROOT = find_bundle("brain_mri")
 CONFIG = ROOT / "configs" / "inference.yaml"
 
