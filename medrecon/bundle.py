@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medrecon.data.errors import InputError, told, warn
+from medrecon.data.errors import InputError, one_line, warn
 from medrecon.data.files import write_whole
 from medrecon.networks import check_images, network_class, network_without_memory
 from medrecon.posterior import PriorSpec
@@ -96,7 +96,7 @@ def metadata(root: str | Path) -> dict[str, Any]:
         if wrong:
             raise TypeError(f"{' and '.join(wrong)} must be text")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        lacks = f"it lacks {error}" if isinstance(error, KeyError) else told(error)
+        lacks = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
         raise InputError(f"{path}: not a bundle's metadata with 'weights' ({lacks}); choose another bundle") from error
     return facts
 
@@ -133,7 +133,7 @@ def read_prior(root: str | Path) -> PriorFile:
     try:
         objective(**values)
     except ValueError as error:  # in metadata.json
-        raise InputError(f"{path.with_name('metadata.json')}: {told(error)}; correct it") from error
+        raise InputError(f"{path.with_name('metadata.json')}: {one_line(error)}; correct it") from error
     return replace(prior, **values)
 
 

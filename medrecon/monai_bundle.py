@@ -8,7 +8,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from medrecon.data.errors import InputError, innermost, told
+from medrecon.data.errors import InputError, innermost, one_line
 from medrecon.data.yaml_files import read_yaml
 
 __all__ = ["Config", "load_config", "parsed"]
@@ -92,5 +92,5 @@ def parsed(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
         if isinstance(cause, InputError):
             raise cause from None
         raise InputError(
-            f"{about}: its {key!r} cannot be made ({type(cause).__name__}: {told(cause)}); correct its settings"
+            f"{about}: its {key!r} cannot be made ({type(cause).__name__}: {one_line(cause)}); correct its settings"
         ) from error

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.modules import module as registration
 from torch.overrides import TorchFunctionMode
 
-from medrecon.data.errors import InputError, innermost, told
+from medrecon.data.errors import InputError, innermost, one_line
 
 __all__ = ["NETWORKS", "ResidualUNet", "check_images", "network_class", "network_without_memory"]
 
@@ -253,7 +253,7 @@ def network_without_memory(name: str, arguments: Mapping[str, Any], where: str =
     except InputError:
         raise
     except Exception as error:  # every class checks its arguments in its own way
-        reason = told(innermost(error))
+        reason = one_line(innermost(error))
         raise InputError(f"{where}: {name} cannot be built ({reason}); correct its arguments") from error
 
 
@@ -277,7 +277,7 @@ def check_images(network: nn.Module, channels: int, multiple: int, where: str = 
             out = network(x, torch.zeros(1))
     except Exception as error:  # networks refuse images in their own ways
         raise InputError(
-            f"{where}: the network does not take {images} ({told(innermost(error))}); {correct}"
+            f"{where}: the network does not take {images} ({one_line(innermost(error))}); {correct}"
         ) from error
     if not isinstance(out, Tensor) or out.shape[2:] != x.shape[2:] or out.shape[1] not in (channels, 2 * channels):
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import yaml
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import parse_plain_yaml, read_plain_yaml
 from medrecon.networks import NETWORKS
 from medrecon.posterior import ImageKind
@@ -203,7 +203,7 @@ def _check_settings(name: str, settings: object) -> None:
     try:
         SOLVERS[name](**settings)
     except (ValueError, TypeError, OverflowError) as error:
-        raise _UnusableError(f"has settings of {name} that cannot be used ({told(error)})") from error
+        raise _UnusableError(f"has settings of {name} that cannot be used ({one_line(error)})") from error
 
 
 CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(

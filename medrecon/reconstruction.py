@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from medrecon.data.sampling import sampled
 from medrecon.data.scan import CartesianScan, Scan
 from medrecon.formats import load
 from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, run, sampling
-from medrecon.problems import PROBLEMS, Problem, physics_of, problem
-from medrecon.settings import PriorSettings, SamplingSettings, option_names
+from medrecon.problems import Problem, physics_of, problem
+from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
 
 __all__ = ["Plan", "Reconstruction", "plan", "reconstruct"]
 
@@ -44,19 +43,15 @@ class Plan:
         return run(self.problem, self.prior, self.sampling, device=device, progress=progress)
 
 
-def _split(scan: Scan, options: Mapping[str, Any]) -> tuple[PriorSettings, SamplingSettings, dict[str, Any]]:
+def _split(scan: Scan, options: Mapping[str, Any]) -> tuple[PriorSettings, SamplingSettings, Physics]:
     """Options by the dataclass that has them; what is left is physics."""
     rest = {name: value for name, value in options.items() if value is not None}
-    parts = []
+    parts, also = [], []
     for kind in (PriorSettings, SamplingSettings):
-        parts.append(kind(**{name: rest.pop(name) for name in option_names(kind) if name in rest}))
-    known = [*option_names(PriorSettings), *option_names(SamplingSettings), *option_names(type(physics_of(scan)))]
-    elsewhere = {name for kind in PROBLEMS.values() for name in option_names(kind.physics)}
-    for name in rest:
-        near = get_close_matches(name, known, n=1, cutoff=0.7)
-        if name not in known and name not in elsewhere and near:
-            raise InputError(f"{scan.path}: unknown option {name!r}; did you mean {near[0]!r}?")
-    return parts[0], parts[1], rest
+        names = option_names(kind)
+        parts.append(kind(**{name: rest.pop(name) for name in names if name in rest}))
+        also += names
+    return parts[0], parts[1], physics_of(scan, also, **rest)
 
 
 def plan(scan: Scan, **options: Any) -> Plan:  # noqa: ANN401
@@ -71,7 +66,7 @@ def plan(scan: Scan, **options: Any) -> Plan:  # noqa: ANN401
         InputError: for data or options that cannot be used.
     """
     prior_settings, sampling_settings, physics = _split(scan, options)
-    solved = problem(scan, physics_of(scan, **physics))
+    solved = problem(scan, physics)
     named = prior_settings.bundle or solved.bundle
     prior = named if isinstance(named, PriorSpec) else load_prior(named)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOISE_MODELS",
     "CartesianPhysics",
+    "CoilPhysics",
     "DynamicPhysics",
     "ImagePhysics",
     "NonCartesianPhysics",
@@ -106,14 +107,27 @@ class Physics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CartesianPhysics(Physics):
+class CoilPhysics(Physics):
+    """Options of k-space.
+
+    Args:
+        maps: coil sensitivities ``(coils, *matrix)`` or ``(slices, coils, *matrix)``, or their file; ``None``: estimated by
+            ESPIRiT from the centre of k-space, of frames from that of their mean.
+        whiten: prewhiten coils using the noise scan.
+        compress: number of virtual coils (SVD); ``None``: all coils.
+    """
+
+    maps: Array | None = option(None, "coil sensitivities, array 'maps' (default: ESPIRiT)", metavar="FILE")
+    whiten: bool = option(False, "prewhiten coils using the noise scan", action="store_true")
+    compress: int | None = option(None, "compress to N virtual coils (SVD)", metavar="N", type=int)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CartesianPhysics(CoilPhysics):
     """Options of Cartesian k-space.
 
     Args:
         mask: true where sampled, ``(x,)`` or ``(y, x)``, or its file; ``None``: the scan's own.
-        maps: coil sensitivities ``(coils, y, x)`` or ``(slices, coils, y, x)``, or their file; ``None``: estimated by ESPIRiT.
-        whiten: prewhiten coils using the noise scan.
-        compress: number of virtual coils (SVD); ``None``: all coils.
         map_sets: sets of ESPIRiT maps, ``1``, ``2`` or ``auto``: 2 where the object is larger than the field of view.
         coil_images: ``sense`` (one image seen by all coils), ``ssos`` (an image per coil without maps, combined by the root of
             the sum of squares) or ``hybrid`` (Score-MRI's mixture of both).
@@ -122,9 +136,6 @@ class CartesianPhysics(Physics):
     mask: Array | None = option(
         None, "sampling mask, array 'mask' (default: the file's, otherwise inferred from zero samples)", metavar="FILE"
     )
-    maps: Array | None = option(None, "coil sensitivities, array 'maps' (default: ESPIRiT)", metavar="FILE")
-    whiten: bool = option(False, "prewhiten coils using the noise scan", action="store_true")
-    compress: int | None = option(None, "compress to N virtual coils (SVD)", metavar="N", type=int)
     map_sets: str | int = option(
         "auto", "sets of ESPIRiT maps; auto: 2 where the object exceeds the field of view", choices=("auto", "1", "2")
     )
@@ -134,35 +145,13 @@ class CartesianPhysics(Physics):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicPhysics(Physics):
-    """Options of frames.
-
-    Args:
-        maps: coil sensitivities ``(coils, y, x)`` or ``(slices, coils, y, x)``, or their file; ``None``: ESPIRiT of the mean of
-            the frames.
-        whiten: prewhiten coils using the noise scan.
-        compress: number of virtual coils (SVD); ``None``: all coils.
-    """
-
-    maps: Array | None = option(None, "coil sensitivities, array 'maps' (default: ESPIRiT)", metavar="FILE")
-    whiten: bool = option(False, "prewhiten coils using the noise scan", action="store_true")
-    compress: int | None = option(None, "compress to N virtual coils (SVD)", metavar="N", type=int)
+class DynamicPhysics(CoilPhysics):
+    """Options of frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NonCartesianPhysics(Physics):
-    """Options of k-space off the grid.
-
-    Args:
-        maps: coil sensitivities ``(coils, *matrix)`` or ``(slices, coils, *matrix)``, or their file; ``None``: ESPIRiT from the
-            gridded centre.
-        whiten: prewhiten coils using the noise scan.
-        compress: number of virtual coils (SVD); ``None``: all coils.
-    """
-
-    maps: Array | None = option(None, "coil sensitivities, array 'maps' (default: ESPIRiT)", metavar="FILE")
-    whiten: bool = option(False, "prewhiten coils using the noise scan", action="store_true")
-    compress: int | None = option(None, "compress to N virtual coils (SVD)", metavar="N", type=int)
+class NonCartesianPhysics(CoilPhysics):
+    """Options of k-space off the grid."""
 
 
 @dataclass(frozen=True, kw_only=True)

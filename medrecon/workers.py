@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 
 __all__ = ["Pool", "Task", "warm_up"]
 
@@ -72,7 +72,7 @@ def perform(call: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         module, _, name = call.partition(":")
         return getattr(importlib.import_module(module), name)(**arguments)
     except (Exception, SystemExit) as error:
-        return {"error": str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {told(error)}"}
+        return {"error": str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"}
 
 
 class _Server:

@@ -431,7 +431,7 @@ BREAKS = [
     ("workers.py", "for path, line in last.items():", "for path, line in ():", "edge/test_prep_jobs.py"),
     ("workers.py", "sys.path[:] = sys.argv[2:]", "import json; sys.path[:] = sys.argv[2:]", "edge/test_prep_jobs.py"),
     ("workers.py", "with suppress(ValueError, RecursionError):", "if True:", "edge/test_prep_jobs.py"),
-    ("prep/preparing.py", "told(plain(str(cause)) or cause)", "told(cause)", "edge/test_prep_jobs.py"),
+    ("prep/preparing.py", "one_line(plain(str(cause)) or cause)", "one_line(cause)", "edge/test_prep_jobs.py"),
     ("prep/shards.py", "if json.dumps(about) != json.dumps(written.get(key)):", "if False:", "edge/test_shards.py"),
     ("formats/dicom/decoder.py", "signal.setitimer(signal.ITIMER_REAL, seconds)", "pass", "edge/test_hostile.py"),
     ("prep/journal.py", "self.deaths[name] > 1", "self.deaths[name] > 9", "edge/test_prep_jobs.py"),

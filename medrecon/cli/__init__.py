@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from medrecon._version import __version__
 from medrecon.cli import demo, evaluate, info, prep, recon, solvers, undersample
 from medrecon.cli.streams import lasting
-from medrecon.data.errors import InputError, advised, told
+from medrecon.data.errors import InputError, advised, one_line
 
 __all__ = ["main"]
 
@@ -47,7 +47,7 @@ def _sentence(error: OSError | MemoryError) -> str:
         return f"out of memory ({error}); reconstruct fewer slices or samples at a time"
     where = f"{error.filename}: " if error.filename else ""
     advice = advised(error, "")
-    return f"{where}{told(error.strerror or error)}{f'; {advice}' if advice else ''}"
+    return f"{where}{one_line(error.strerror or error)}{f'; {advice}' if advice else ''}"
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _warnings_on_standard_error() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0: done, 1: done in part, 2: bad input, told in one sentence on standard error.
+    """Run one command; 0: done, 1: done in part, 2: bad input, with one sentence on standard error.
 
     Whoever reads the output may stop before its end: the work goes on, and the code is that of the work.
     """

@@ -128,7 +128,6 @@ def run(arguments: argparse.Namespace) -> None:
         whole = scan.n_slices if "slices" in options else problem.n_slices  # a volume has slices that its scan has not
         shape = (whole, *problem.image_shape[-2:])
         geometry = replace(geometry, affine=place(scan.geometry, shape, like, index).affine)
-        problem.geometry = geometry
     paths = check(
         output,
         slices=problem.n_slices,
@@ -138,7 +137,7 @@ def run(arguments: argparse.Namespace) -> None:
         frames=problem.has_frames,
     )
     with Progress(scan.stem) as progress:
-        result = planned.run(device, progress)
+        result = replace(planned.run(device, progress), geometry=geometry)
     if like is not None and like.warnings:
         result = replace(result, record={**result.record, "warnings": [*result.record["warnings"], *like.warnings]})
     write(result, output)

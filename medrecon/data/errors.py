@@ -14,8 +14,8 @@ __all__ = [
     "grouped_texts",
     "innermost",
     "listed",
+    "one_line",
     "redacted",
-    "told",
     "warn",
 ]
 
@@ -34,7 +34,7 @@ def innermost(error: BaseException) -> BaseException:
     return error
 
 
-def told(error: BaseException | str) -> str:
+def one_line(error: BaseException | str) -> str:
     """A foreign error, or its text, on one line, never empty."""
     return " ".join(_ADDRESS.sub("", str(error)).split())[:200] or type(error).__name__
 
@@ -89,7 +89,7 @@ def warn(text: str) -> None:
 
 
 class InputError(ValueError):
-    """Bad input, told in one sentence that names the file (or argument), what is wrong and what to do.
+    """Bad input, in one sentence that names the file (or argument), what is wrong and what to do.
 
     The command line prints it and exits with code 2.
     """

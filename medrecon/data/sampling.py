@@ -28,7 +28,7 @@ __all__ = [
 
 
 def sampled(kspace: np.ndarray) -> np.ndarray:
-    """The mask told by zeros of ``(..., y, x)``: ``(x,)`` where all rows are alike, else ``(y, x)``."""
+    """The mask that zeros show, of ``(..., y, x)``: ``(x,)`` where all rows are alike, else ``(y, x)``."""
     return _reduced((kspace != 0).any(axis=tuple(range(kspace.ndim - 2))))
 
 

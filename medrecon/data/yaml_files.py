@@ -9,7 +9,7 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 
 __all__ = ["parse_plain_yaml", "read_plain_yaml", "read_yaml"]
 
@@ -35,8 +35,8 @@ class _PlainLoader(yaml.SafeLoader):
 def _reason(error: Exception) -> str:
     """What is wrong, and in which line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}: {told(error.problem)[:150]}"
-    return told(error)[:150]
+        return f"line {error.problem_mark.line + 1}: {one_line(error.problem)[:150]}"
+    return one_line(error)[:150]
 
 
 def _parsed(text: str | bytes, path: Path, what: str, loader: type[yaml.SafeLoader]) -> dict[str, Any]:

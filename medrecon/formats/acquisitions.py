@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medrecon.data.coils import crop_field_of_view, from_kspace
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.scan import CartesianScan, Geometry, NonCartesianScan
 from medrecon.formats.cartesian import cartesian_scan
 from medrecon.formats.centre import SEVERAL, peak_offset
@@ -348,8 +348,8 @@ def _straightened(scan: Acquisitions, path: Path) -> Acquisitions:
                 extra = extra[:0]
         except ValueError as error:
             raise InputError(
-                f"{path}: EPI that cannot be brought onto the grid ({told(error)}); reconstruct it with the vendor's or another "
-                "EPI pipeline, e.g. Gadgetron"
+                f"{path}: EPI that cannot be brought onto the grid ({one_line(error)}); reconstruct it with the vendor's or "
+                "another EPI pipeline, e.g. Gadgetron"
             ) from error
         rows, uncorrected = (imaging, extra), lacking if both else 0
         notes |= {"ramps": "resampled"} if described else {}

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.scan import Sinogram
 from medrecon.formats.companions import Companions
 from medrecon.formats.hdf5 import open_hdf5, read_attribute, read_dataset, text_of
@@ -53,7 +53,7 @@ def read(path: Path, select: Mapping[str, object] | None = None, companions: Com
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path}: cannot be used as a sinogram ({told(error)}); {NEEDS}") from error
+        raise InputError(f"{path}: cannot be used as a sinogram ({one_line(error)}); {NEEDS}") from error
     return checked_sinogram(path, "Data Exchange HDF5", held, companions or Companions())
 
 

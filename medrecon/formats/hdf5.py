@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from h5py import h5d, h5l, h5o, h5t
 
-from medrecon.data.errors import InputError, advised, told
+from medrecon.data.errors import InputError, advised, one_line
 from medrecon.formats.contents import absent
 from medrecon.formats.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
 
@@ -56,7 +56,7 @@ def open_hdf5(path: str | Path, below: str = "/") -> Iterator[h5py.File]:
         if isinstance(error, OSError) and error.errno:  # of the system, not of the content
             what = f"cannot be read ({os.strerror(error.errno)}); {advised(error, 'copy it again')}"
         elif signed:
-            what = f"not a readable HDF5 file ({told(error)}); copy it again"
+            what = f"not a readable HDF5 file ({one_line(error)}); copy it again"
         else:
             what = "not an HDF5 file; give one, or copy it again if it is damaged"
         raise InputError(f"{path}: {what}") from error
@@ -66,7 +66,7 @@ def open_hdf5(path: str | Path, below: str = "/") -> Iterator[h5py.File]:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"{path}: damaged HDF5 file ({told(error)}); copy it again") from error
+            raise InputError(f"{path}: damaged HDF5 file ({one_line(error)}); copy it again") from error
         yield file
 
 
@@ -255,7 +255,7 @@ def _check_chunks(dataset: h5py.Dataset, chunk: int, codes: list[int], path: str
         try:
             inflated(packed[: len(packed) - tail], chunk + 4)
         except Exception as error:
-            raise InputError(f"{path}: '{dataset.name}' is damaged ({told(error)}); copy it again") from error
+            raise InputError(f"{path}: '{dataset.name}' is damaged ({one_line(error)}); copy it again") from error
 
 
 def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
@@ -444,7 +444,7 @@ def read_table(dataset: h5py.Dataset) -> np.ndarray:
                     raise ValueError("its lists are longer than the file")
         return out
     except Exception as error:
-        raise InputError(f"{path}: '{dataset.name}' cannot be read ({told(error)}); convert it again") from error
+        raise InputError(f"{path}: '{dataset.name}' cannot be read ({one_line(error)}); convert it again") from error
 
 
 def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
@@ -467,7 +467,7 @@ def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever 
         with open_bounded(path) as content:
             return bytes(_Heap(file.file, content).get(b"".join(_raw(item)), 1))
     except Exception as error:
-        raise InputError(f"{path}: '{key}' cannot be read ({told(error)}); store it again") from error
+        raise InputError(f"{path}: '{key}' cannot be read ({one_line(error)}); store it again") from error
 
 
 def text_of(value: object) -> bytes | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.scan import Sinogram
 from medrecon.formats.companions import Companions
 
@@ -118,7 +118,7 @@ def _arrays(path: Path, held: Mapping[str, Any], beam: str) -> tuple[np.ndarray,
         lines = np.asarray(held["sino"], dtype=np.float32)
         angles = np.asarray(held["theta_rad"], dtype=np.float64).ravel()
     except Exception as error:
-        raise InputError(f"{path}: cannot be used as a sinogram ({told(error)}); {NEEDS}") from error
+        raise InputError(f"{path}: cannot be used as a sinogram ({one_line(error)}); {NEEDS}") from error
     if beam == "cone" and (lines.ndim != 3 or 0 in lines.shape):
         raise InputError(f"{path}: sino has shape {lines.shape}; of a cone beam give (views, rows, columns)")
     if lines.ndim == 2 or beam == "cone":
@@ -147,7 +147,7 @@ def _numbers(path: Path, held: Mapping[str, Any], companions: Companions) -> dic
     try:
         numbers = {key: float(held[key]) for key in _NUMBERS if key in held}
     except Exception as error:
-        raise InputError(f"{path}: cannot be used as a sinogram ({told(error)}); {NEEDS}") from error
+        raise InputError(f"{path}: cannot be used as a sinogram ({one_line(error)}); {NEEDS}") from error
     given = {"pitch_mm": companions.pitch, "centre": companions.centre}
     numbers |= {key: float(value) for key, value in given.items() if value is not None}
     if "pitch_mm" not in numbers:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medrecon.data.errors import DAMAGE, InputError, advised, redacted, told, warn
+from medrecon.data.errors import DAMAGE, InputError, advised, one_line, redacted, warn
 from medrecon.data.names import natural
 from medrecon.formats.dicom import UnknownFileError, identity, image_header
 from medrecon.formats.hdf5 import open_hdf5, read_attribute, text_of
@@ -163,7 +163,7 @@ def _problem(path: Path) -> str | None:
             return "a link that leads back to itself"
         if error.errno == errno.ENOENT:
             return "a link that leads nowhere" if path.is_symlink() else "it is gone"
-        return error.strerror or told(error)
+        return error.strerror or one_line(error)
     kinds = {
         stat.S_IFIFO: "a named pipe",
         stat.S_IFSOCK: "a socket",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.workers import Pool, Task
 
 __all__ = ["connected", "run"]
@@ -46,7 +46,7 @@ def connected(address: str) -> Iterator[Any]:
             client = Client(address, timeout=15)
         except (OSError, ValueError, TypeError, LateError) as error:
             raise InputError(
-                f"{address}: no dask scheduler answers ({told(error)}); start one, or leave the scheduler (--dask) out"
+                f"{address}: no dask scheduler answers ({one_line(error)}); start one, or leave the scheduler (--dask) out"
             ) from error
         try:
             yield client
@@ -131,7 +131,7 @@ def _scheduler() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise InputError(_GONE.format(f"{type(error).__name__}: {told(error)}"[:160])) from error
+        raise InputError(_GONE.format(f"{type(error).__name__}: {one_line(error)}"[:160])) from error
     except BaseException as error:  # asyncio's CancelledError
         if type(error).__name__ == "CancelledError":
             raise InputError(_GONE.format("its tasks were cancelled")) from error

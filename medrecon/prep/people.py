@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.files import write_whole
 
 __all__ = ["Key", "default_key", "without_names", "write_sources"]
@@ -153,7 +153,7 @@ def write_sources(key: Key, identity: str, sources: Mapping[str, Mapping[str, An
         LookupError,
         TypeError,
     ) as error:  # replaced, it would forget files that are gone by now
-        raise InputError(f"{path}: cannot be read ({told(error)}); restore it, or move it away") from error
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); restore it, or move it away") from error
     if not sources.items() <= held.items():
         rows = sorted({**held, **sources}.items())
         text = "".join(json.dumps({"case": case, "source": source}) + "\n" for case, source in rows)

@@ -20,7 +20,7 @@ from monai.data import MetaTensor
 from monai.transforms import Randomizable
 
 from medrecon._version import __version__
-from medrecon.data.errors import InputError, innermost, told
+from medrecon.data.errors import InputError, innermost, one_line
 from medrecon.data.files import sha256
 from medrecon.formats.dicom import decoding
 from medrecon.monai_bundle import parsed
@@ -63,7 +63,9 @@ def sentence(error: BaseException, plain: Callable[[str], str]) -> str:
     """
     cause = innermost(error)
     return (
-        str(cause) if isinstance(cause, InputError) else f"{type(cause).__name__}: {told(plain(str(cause)) or cause)}"
+        str(cause)
+        if isinstance(cause, InputError)
+        else f"{type(cause).__name__}: {one_line(plain(str(cause)) or cause)}"
     )
 
 
@@ -105,7 +107,7 @@ def digest(paths: list[str]) -> dict[str, Any]:
     try:
         return {"sha256": sha256(*map(Path, paths))}
     except OSError as error:
-        return {"error": error.strerror or told(error)}
+        return {"error": error.strerror or one_line(error)}
 
 
 class _Kept(logging.Handler):

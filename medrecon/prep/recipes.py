@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import read_yaml
 from medrecon.monai_bundle import Config, parsed
 
@@ -85,7 +85,7 @@ def check_recipe(recipe: Mapping[str, Any], name: str = "the recipe") -> None:
         try:
             json.dumps(value, sort_keys=True)
         except (TypeError, ValueError, RecursionError) as error:
-            reason = f"{type(value).__name__}; {told(error)}"
+            reason = f"{type(value).__name__}; {one_line(error)}"
             raise InputError(f"{name}: {key!r} is not plain data ({reason}); quote dates and the like") from error
     for key in ("write", "optional"):
         names = recipe.get(key) or {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError, told, warn
+from medrecon.data.errors import InputError, one_line, warn
 from medrecon.data.files import only_run
 from medrecon.prep import cluster
 from medrecon.prep.cases import Case, finding, stamp_of
@@ -75,7 +75,7 @@ def _alone(destination: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise InputError(
-            f"{destination}: cannot be written ({error.strerror or told(error)}); free space or choose another output folder"
+            f"{destination}: cannot be written ({error.strerror or one_line(error)}); free space or choose another output folder"
         ) from error
     finally:
         for folder in missing:
@@ -252,7 +252,8 @@ class _Run:
             pack(self.destination, staged, shard_bytes)
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"{self.destination}: shards could not be written ({unwritable(error) or told(error)}); free space and run again"
+                f"{self.destination}: shards could not be written ({unwritable(error) or one_line(error)}); "
+                "free space and run again"
             ) from error
         packed, _ = read_rows(self.destination)
         with suppress(OSError):

@@ -24,7 +24,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medrecon.data.errors import DAMAGE, InputError, told, warn
+from medrecon.data.errors import DAMAGE, InputError, one_line, warn
 from medrecon.data.files import new_file, recover, write_whole
 from medrecon.formats.hdf5 import refuse_outside
 
@@ -132,9 +132,9 @@ def _opened(path: Path, below: str = "/") -> Iterator[h5py.File]:
 def _unreadable(path: Path, error: BaseException) -> InputError:
     """What to do about a shard: one that is damaged can be made again, one that cannot be read now must stay."""
     if _is_content(error):
-        return InputError(f"{path}: damaged shard ({told(error)}); move it away and run 'medrecon prep' again")
+        return InputError(f"{path}: damaged shard ({one_line(error)}); move it away and run 'medrecon prep' again")
     number = getattr(error, "errno", None)
-    reason = os.strerror(number) if number is not None else told(error)
+    reason = os.strerror(number) if number is not None else one_line(error)
     return InputError(f"{path}: cannot be read now ({reason}), but may be whole; mend that and run again")
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from medrecon.settings import (
     NonCartesianPhysics,
     Physics,
     TomographyPhysics,
+    option_names,
 )
 
 __all__ = ["PROBLEMS", "Fit", "Kind", "Problem", "Scaled", "physics_of", "problem"]
@@ -59,18 +59,23 @@ def _kind(scan: Scan) -> Kind:
     return kind
 
 
-def physics_of(scan: Scan, **options: Any) -> Physics:  # noqa: ANN401
+def physics_of(scan: Scan, also: Sequence[str] = (), /, **options: Any) -> Physics:  # noqa: ANN401
     """The options of a scan's physics.
+
+    Args:
+        scan: of any kind.
+        also: other names that may have been meant.
+        **options: fields of the physics.
 
     Raises:
         InputError: for an option that this kind of scan does not have, with the kind that has it.
     """
     kind = _kind(scan)
-    known = {one.name for one in fields(kind.physics)}
+    known = option_names(kind.physics)
     for name in options:
         if name not in known:
-            others = [other.about for other in PROBLEMS.values() if name in {one.name for one in fields(other.physics)}]
-            near = get_close_matches(name, known, n=1, cutoff=0.6)
+            others = [other.about for other in PROBLEMS.values() if name in option_names(other.physics)]
+            near = get_close_matches(name, [*known, *also], n=1, cutoff=0.6)
             hint = f"; it is an option of {' and '.join(others)}" if others else ""
             hint = hint or (f"; did you mean {near[0]!r}?" if near else "")
             raise InputError(f"{scan.path}: {kind.about} has no option {name!r}{hint}")

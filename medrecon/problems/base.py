@@ -15,7 +15,7 @@ from medrecon.likelihood import Gaussian, Likelihood
 from medrecon.operators.linalg import dot
 from medrecon.solvers.base import Solver
 
-__all__ = ["Beginning", "Fit", "Problem", "Scaled", "chosen_slices"]
+__all__ = ["Beginning", "Fit", "Problem", "Scaled", "chosen_slices", "fit", "unit_scale"]
 
 
 class Scaled(NamedTuple):
@@ -190,6 +190,19 @@ def fit(likelihood: Likelihood, x: Tensor, scale: Tensor) -> tuple[list[Fit], fl
     parts = (dot(seen, seen) * scale**2, dot(y, y) * scale**2, likelihood.measured)
     fits = [Fit(float(a), float(b), int(n)) for a, b, n in zip(*parts, strict=True)]
     return fits, float(squares.sum()), over
+
+
+def unit_scale(images: Tensor, fraction: float = 0.99) -> tuple[Tensor, Tensor]:
+    """What images ``(B, C, *spatial)`` are divided by, so that a prior sees unit scale.
+
+    Returns:
+        a quantile of the magnitudes of every item ``(B,)``, 0 for an item of zeros, and the same with 1 in its place.
+    """
+    size = images.norm(dim=1).flatten(1)
+    scale = torch.quantile(size, fraction, dim=1)
+    # Images of mostly background have that quantile at 0.
+    scale = torch.where(scale > 0, scale, size.amax(1))
+    return scale, torch.where(scale > 0, scale, 1.0)
 
 
 def chosen_slices(index: slice, n: int, name: str) -> range:

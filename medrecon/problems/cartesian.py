@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medrecon.data.arguments import as_number
-from medrecon.data.coils import compress_coils, magnitude_unit
+from medrecon.data.coils import compress_coils
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, choose_sets, coil_maps, holds_signal, trusted_noise
 from medrecon.data.masks import achieved_acceleration
@@ -19,18 +19,15 @@ from medrecon.data.noise import noise_level
 from medrecon.data.sampling import check_scale, common_mask, rounding, sampling_mask
 from medrecon.data.scan import CartesianScan
 from medrecon.likelihood import Gaussian
+from medrecon.operators.base import LinearOperator
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
-from medrecon.problems.base import Fit, Scaled, chosen_slices
+from medrecon.problems.base import Fit, Scaled, chosen_slices, unit_scale
 from medrecon.problems.maps import CoilProblem, given_maps, loaded, mixed_coils
 from medrecon.settings import CartesianPhysics
 from medrecon.solvers.base import Solver
-from medrecon.solvers.classical import ZeroFilled
 
 __all__ = ["Cartesian", "cartesian_parts"]
-
-
-_C = TypeVar("_C", bound="Cartesian")
 
 
 class Cartesian(CoilProblem):
@@ -39,16 +36,12 @@ class Cartesian(CoilProblem):
     Every slice is divided by the 99th percentile of its own zero-filled magnitude, so that the prior sees images of unit scale,
     and multiplied back.
 
-    Args:
-        scan: of the slices alone.
-        numbers: their indices in the file.
+    Args: as of :class:`CoilProblem`, and
         mask: bool ``(x,)`` or ``(y, x)``, true where sampled.
-        noise_std: per real component.
-        believed: noise level that does not exceed what the outermost k-space shows, 0 where unknown.
-        maps: given ones, or ``None``.
         sets: of estimated maps; 2 where the object is larger than the field of view.
-        facts: for the record.
     """
+
+    scan: CartesianScan
 
     def __init__(
         self,
@@ -61,21 +54,9 @@ class Cartesian(CoilProblem):
         sets: int,
         facts: dict[str, Any],
     ) -> None:
-        std = float(np.float32(noise_std))
-        super().__init__(
-            str(scan.path),
-            numbers,
-            scan.geometry,
-            given=maps,
-            unit=magnitude_unit(scan.kspace),
-            facts={"noise_std": std, **facts},
-            warnings=scan.warnings,
-        )
+        super().__init__(scan, numbers, noise_std, believed, maps, facts)
         self.kspace = scan.kspace
         self.mask = mask
-        self.noise_std = std
-        self.believed = believed
-        self.rss = False
         self.sets = sets
 
     @property
@@ -83,29 +64,23 @@ class Cartesian(CoilProblem):
         """Real and imaginary part, of every set of maps."""
         return 2 * self.sets, *self.kspace.shape[2:]
 
-    def suited_to(self: _C, solver: Solver) -> _C:
-        """Refuse solvers of sinograms; the zero-filled image needs no calibration region."""
-        out = super().suited_to(solver)
-        out.rss = isinstance(solver, ZeroFilled)
-        return out
-
     def estimated(self, item: int) -> CoilMaps:
         """By ESPIRiT where it works, see :func:`medrecon.data.espirit.coil_maps`."""
         kspace = self.kspace[item] * self.mask
-        return coil_maps(kspace, self.mask, self.believed, self.name, Espirit(sets=self.sets), self.rss)
+        return coil_maps(kspace, self.mask, self.believed, self.name, Espirit(sets=self.sets), self.zero_filled)
+
+    def _operator(self, items: slice, mask: Tensor) -> LinearOperator:
+        """SENSE, or a masked Fourier transform for a single coil; ``mask`` is ``(1, 1, y or 1, x)``, on the device."""
+        maps = self.maps(items).to(mask.device)
+        single = maps.shape[1] == 1 and bool((maps == 1).all())
+        return sense(None if single else maps, mask, tuple(self.kspace.shape[2:]))
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
-        """SENSE, or a masked Fourier transform for a single coil."""
-        maps = self.maps(items).to(device)
+        """Of the operator that :meth:`_operator` makes."""
         mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
         kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
-        single = kspace.shape[1] == 1 and bool((maps == 1).all())
-        A = sense(None if single else maps, mask[None, None], tuple(kspace.shape[2:]))
-        zero_filled = A.adjoint(kspace).norm(dim=1).flatten(1)
-        scale = torch.quantile(zero_filled, 0.99, dim=1)
-        # A slice of mostly background has its 99th percentile at 0.
-        scale = torch.where(scale > 0, scale, zero_filled.amax(1))
-        unit = torch.where(scale > 0, scale, 1.0)
+        A = self._operator(items, mask[None, None])
+        scale, unit = unit_scale(A.adjoint(kspace))
         data = Gaussian(A, kspace / unit.view(-1, 1, 1, 1), self.noise_std / self.unit / unit)
         return Scaled(data, scale, scale)
 
@@ -130,7 +105,7 @@ class Cartesian(CoilProblem):
                     f"the image of slice {number} is empty though its k-space holds signal; give other coil maps, or a noise "
                     "level that fits the data"
                 )
-        return [*self._noise_doubts(solver), *self._fit_doubts(fits, solver), *self._losses(images)]
+        return [*self._noise_doubts(solver), *self._fit_doubts(fits), *self._losses(images)]
 
     def _noise_doubts(self, solver: Solver) -> list[str]:
         """A level from a noise scan was compared with k-space when the file was read."""
@@ -143,9 +118,9 @@ class Cartesian(CoilProblem):
             f"{effect}; check the noise level"
         ]
 
-    def _fit_doubts(self, fits: Sequence[Fit], solver: Solver) -> list[str]:
+    def _fit_doubts(self, fits: Sequence[Fit]) -> list[str]:
         # On real heads at accelerations of 4 to 8 it was below 0.13, or 0.2 where nothing is fitted; with empty maps it is 0.9.
-        return self.unexplained(fits, self.believed / self.unit, 0.5 if isinstance(solver, ZeroFilled) else 0.15)
+        return self.unexplained(fits, self.believed / self.unit, 0.5 if self.zero_filled else 0.15)
 
     def _losses(self, images: Tensor) -> list[str]:
         """Sentences on what images lack because it was not measured: contrast, or whole slices."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from medrecon.data.errors import InputError
 from medrecon.data.scan import CartesianScan
-from medrecon.likelihood import Gaussian
+from medrecon.operators.base import LinearOperator
 from medrecon.operators.bridge import AsComplex, OnChannels
 from medrecon.operators.mri import CartesianMRI
 from medrecon.operators.nufft import Coils
-from medrecon.problems.base import Scaled
 from medrecon.problems.cartesian import Cartesian, cartesian_parts
 from medrecon.settings import CartesianPhysics
 from medrecon.solvers.base import Solver
@@ -56,17 +54,9 @@ class CoilImages(Cartesian):
             return solver
         return replace(solver, coils=OnChannels(Coils(self.maps(items).to(device))))  # type: ignore[call-arg]
 
-    def likelihood(self, items: slice, device: torch.device) -> Scaled:
+    def _operator(self, items: slice, mask: Tensor) -> LinearOperator:
         """A masked Fourier transform of every coil."""
-        mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
-        kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
-        A = CartesianMRI(mask[None, None], tuple(kspace.shape[2:])) @ AsComplex()
-        size = A.adjoint(kspace).norm(dim=1).flatten(1)
-        scale = torch.quantile(size, 0.99, dim=1)
-        scale = torch.where(scale > 0, scale, size.amax(1))
-        unit = torch.where(scale > 0, scale, 1.0)
-        data = Gaussian(A, kspace / unit.view(-1, 1, 1, 1), self.noise_std / self.unit / unit)
-        return Scaled(data, scale, scale)
+        return CartesianMRI(mask, tuple(self.kspace.shape[2:])) @ AsComplex()
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
         """Complex ``(samples, slices, y, x)``."""

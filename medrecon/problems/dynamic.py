@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medrecon.data.arguments import as_number
-from medrecon.data.coils import compress_samples, magnitude_unit
+from medrecon.data.coils import compress_samples
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_level, noise_scan_std
@@ -20,16 +20,12 @@ from medrecon.data.scan import DynamicScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
-from medrecon.problems.base import Fit, Scaled, chosen_slices
+from medrecon.problems.base import Fit, Scaled, chosen_slices, unit_scale
 from medrecon.problems.maps import CoilProblem, given_maps, mixed_coils
 from medrecon.settings import DynamicPhysics
 from medrecon.solvers.base import Solver
-from medrecon.solvers.classical import ZeroFilled
 
 __all__ = ["Dynamic", "dynamic_problem"]
-
-
-_D = TypeVar("_D", bound="Dynamic")
 
 
 class Dynamic(CoilProblem):
@@ -38,38 +34,10 @@ class Dynamic(CoilProblem):
     Frames share the coil maps, which come from their mean. All frames of a slice are divided by the 99th percentile of the
     zero-filled magnitude of their mean.
 
-    Args:
-        scan: of the slices alone.
-        numbers: their indices in the file.
-        noise_std: per real component.
-        believed: noise level that does not exceed what the outermost k-space shows.
-        maps: given ones, or ``None``.
-        facts: for the record.
+    Args: as of :class:`CoilProblem`.
     """
 
-    def __init__(
-        self,
-        scan: DynamicScan,
-        numbers: Sequence[int],
-        noise_std: float,
-        believed: float,
-        maps: CoilMaps | None,
-        facts: dict[str, Any],
-    ) -> None:
-        std = float(np.float32(noise_std))
-        super().__init__(
-            str(scan.path),
-            numbers,
-            scan.geometry,
-            given=maps,
-            unit=magnitude_unit(scan.kspace),
-            facts={"noise_std": std, **facts},
-            warnings=scan.warnings,
-        )
-        self.scan = scan
-        self.noise_std = std
-        self.believed = believed
-        self.rss = False
+    scan: DynamicScan
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -81,12 +49,6 @@ class Dynamic(CoilProblem):
         """Always."""
         return True
 
-    def suited_to(self: _D, solver: Solver) -> _D:
-        """Refuse solvers of sinograms; the zero-filled images need no calibration region."""
-        out = super().suited_to(solver)
-        out.rss = isinstance(solver, ZeroFilled)
-        return out
-
     def _mean(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """K-space ``(coils, y, x)`` averaged over the frames that sampled it, and where any did."""
         count = self.scan.mask.sum(axis=0)
@@ -96,7 +58,7 @@ class Dynamic(CoilProblem):
     def estimated(self, item: int) -> CoilMaps:
         """By ESPIRiT from the mean of the frames."""
         mean, mask = self._mean(item)
-        return coil_maps(mean, mask, self.believed, self.name, Espirit(), self.rss)
+        return coil_maps(mean, mask, self.believed, self.name, Espirit(), self.zero_filled)
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """SENSE frame by frame."""
@@ -108,10 +70,7 @@ class Dynamic(CoilProblem):
         means = [self._mean(i) for i in range(self.n_items)[items]]
         mean = torch.from_numpy(np.stack([one for one, _ in means])).to(device) * (1 / self.unit)
         whole = sense(maps, torch.from_numpy(means[0][1]).to(device)[None, None])
-        size = whole.adjoint(mean).norm(dim=1).flatten(1)
-        scale = torch.quantile(size, 0.99, dim=1)
-        scale = torch.where(scale > 0, scale, size.amax(1))
-        unit = torch.where(scale > 0, scale, 1.0)
+        scale, unit = unit_scale(whole.adjoint(mean))
         data = Gaussian(A, y / unit.view(-1, 1, 1, 1, 1), self.noise_std / self.unit / unit)
         return Scaled(data, scale, scale)
 
@@ -127,7 +86,7 @@ class Dynamic(CoilProblem):
 
     def review(self, images: Tensor, fits: Sequence[Fit], solver: Solver) -> list[str]:
         """Warnings on images that do not fit the data; frames share maps, so that more is left over than of one frame."""
-        limit = 0.5 if isinstance(solver, ZeroFilled) else 0.3
+        limit = 0.5 if self.zero_filled else 0.3
         return self.unexplained(fits, self.believed / self.unit, limit)
 
 

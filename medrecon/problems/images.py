@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from medrecon.data.arguments import as_number, shown
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.scan import Geometry, ImageScan
 from medrecon.likelihood import Gaussian, Rician
 from medrecon.operators.base import LinearOperator
 from medrecon.operators.bridge import AsComplex, RealAsComplex
 from medrecon.operators.image import gaussian_blur, super_resolution
 from medrecon.operators.weights import Weights
-from medrecon.problems.base import Beginning, Problem, Scaled, chosen_slices
+from medrecon.problems.base import Beginning, Problem, Scaled, chosen_slices, unit_scale
 from medrecon.settings import ImagePhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.r2d2 import R2D2, low_frequencies, noise_of_images
@@ -96,9 +96,8 @@ class Images(Problem):
             y = AsComplex().adjoint(torch.from_numpy(array.astype(np.complex64))[:, None]).to(device)
         else:
             y = torch.from_numpy(array.astype(np.float32))[:, None].to(device)
-        scale = torch.quantile(y.norm(dim=1).flatten(1), 0.995, dim=1)
-        scale = torch.where(scale > 0, scale, y.abs().flatten(1).amax(1))
-        return y / torch.where(scale > 0, scale, 1.0).view(-1, 1, 1, 1), scale
+        scale, unit = unit_scale(y, 0.995)
+        return y / unit.view(-1, 1, 1, 1), scale
 
     def _operator(self) -> LinearOperator:
         if self.physics.task == "superres":
@@ -295,5 +294,5 @@ def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
     try:
         problem._operator()
     except ValueError as error:
-        raise InputError(f"{name}: {told(error)}") from error
+        raise InputError(f"{name}: {one_line(error)}") from error
     return problem

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from medrecon.data.arguments import check_count
-from medrecon.data.coils import noise_covariance, prewhiten
+from medrecon.data.coils import magnitude_unit, noise_covariance, prewhiten
 from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.espirit import CoilMaps
-from medrecon.data.scan import Geometry
+from medrecon.data.scan import CartesianScan, DynamicScan, NonCartesianScan
 from medrecon.formats import load_array
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.ct import Projector
 from medrecon.problems.base import Fit, Problem
-from medrecon.settings import CartesianPhysics, DynamicPhysics, NonCartesianPhysics
+from medrecon.settings import CoilPhysics
 from medrecon.solvers.base import Solver
+from medrecon.solvers.classical import ZeroFilled
 from medrecon.solvers.settings import name_of
 
 __all__ = ["CoilProblem", "Mixed", "given_maps", "loaded", "mixed_coils"]
@@ -50,7 +51,7 @@ class Mixed(NamedTuple):
 def mixed_coils(
     samples: np.ndarray,
     noise_scan: np.ndarray | None,
-    physics: CartesianPhysics | NonCartesianPhysics | DynamicPhysics,
+    physics: CoilPhysics,
     name: str,
     compress: Callable[[np.ndarray, int], tuple[np.ndarray, float]],
 ) -> Mixed:
@@ -89,41 +90,43 @@ class CoilProblem(Problem):
     """Slices that several coils see.
 
     Args:
-        name: of the scan.
-        numbers: indices of the slices in the file.
-        geometry: of the images.
-        given: maps ``(slices, coils, *matrix)``, or ``None``: estimated.
-        unit: power of two that the data are divided by.
+        scan: of the slices alone.
+        numbers: their indices in the file.
+        noise_std: per real component.
+        believed: noise level that does not exceed what the outermost k-space shows, 0 where unknown.
+        maps: given ones, ``(slices, coils, *matrix)``, or ``None``: estimated.
         facts: for the record, with ``noise_source``.
-        warnings: of the file.
     """
 
     def __init__(
         self,
-        name: str,
+        scan: CartesianScan | DynamicScan | NonCartesianScan,
         numbers: Sequence[int],
-        geometry: Geometry,
-        *,
-        given: CoilMaps | None,
-        unit: float,
+        noise_std: float,
+        believed: float,
+        maps: CoilMaps | None,
         facts: dict[str, Any],
-        warnings: tuple[str, ...],
     ) -> None:
-        super().__init__(name, numbers, geometry)
-        self.given = given
-        self.unit = unit  # squares of very large or small numbers are not numbers
+        super().__init__(str(scan.path), numbers, scan.geometry)
+        self.scan = scan
+        self.noise_std = float(np.float32(noise_std))
+        self.believed = believed
+        self.given = maps
+        # The data are divided by a power of two: squares of very large or small numbers are not numbers.
+        self.unit = magnitude_unit(scan.samples if isinstance(scan, NonCartesianScan) else scan.kspace)
+        self.zero_filled = False  # whether the solver asks for nothing more
         self.found: dict[int, CoilMaps] = {}
         self.done: dict[int, CoilMaps] = {}  # without their maps
-        self._facts = facts
-        self._warnings = warnings
+        self._facts = {"noise_std": self.noise_std, **facts}
 
     def suited_to(self: _C, solver: Solver) -> _C:
-        """Refuse solvers of sinograms; another solver may need other maps."""
+        """Refuse solvers of sinograms; the zero-filled image needs no calibration region, another solver other maps."""
         if issubclass(solver.requires.operator, Projector):
             raise InputError(
                 f"solver {name_of(solver)!r} reconstructs sinograms, not k-space; choose cg-sense or another"
             )
         out = copy.copy(self)
+        out.zero_filled = isinstance(solver, ZeroFilled)
         out.found, out.done = {}, {}
         return out
 
@@ -181,10 +184,10 @@ class CoilProblem(Problem):
     def warnings(self) -> tuple[str, ...]:
         """Of the file, and of the maps."""
         if self.given is not None:
-            return (*self._warnings, *self.given.warnings)
+            return (*self.scan.warnings, *self.given.warnings)
         seen = self._signals()
         texts = grouped_texts([(number, text) for number, one in seen for text in one.warnings], len(seen))
-        return (*self._warnings, *texts)
+        return (*self.scan.warnings, *texts)
 
 
 def loaded(array: np.ndarray | Tensor | str | Path, key: str) -> tuple[np.ndarray, str | None]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medrecon.data.arguments import as_number
-from medrecon.data.coils import compress_samples, magnitude_unit
-from medrecon.data.errors import InputError, told
+from medrecon.data.coils import compress_samples
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.espirit import SINGLE_COIL, CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_scan_std, outer_noise_std
 from medrecon.data.sampling import check_scale
@@ -23,20 +23,16 @@ from medrecon.operators.bridge import AsComplex
 from medrecon.operators.linalg import operator_norm
 from medrecon.operators.nufft import NUFFT, Coils, density_compensation
 from medrecon.operators.weights import Multiple
-from medrecon.problems.base import Fit, Scaled, chosen_slices
+from medrecon.problems.base import Fit, Scaled, chosen_slices, unit_scale
 from medrecon.problems.calibration import calibration_block
 from medrecon.problems.maps import CoilProblem, given_maps, mixed_coils
 from medrecon.settings import NonCartesianPhysics
 from medrecon.solvers.base import Solver
-from medrecon.solvers.classical import ZeroFilled
 
 __all__ = ["NonCartesian", "noncartesian_problem"]
 
 _CENTRE = 12.0
 """Cycles per field of view: samples this near the centre determine the mixture of virtual coils."""
-
-
-_C = TypeVar("_C", bound="NonCartesian")
 
 
 class NonCartesian(CoilProblem):
@@ -47,41 +43,12 @@ class NonCartesian(CoilProblem):
     mean what they mean on a grid. White noise is then treated as if it were as strong in the dense centre as elsewhere, where
     in truth it is weaker. The operator is divided by its norm, and every slice by the 99th percentile of its gridded image.
 
-    Args:
-        scan: of the slices alone.
-        numbers: their indices in the file.
-        noise_std: per real component.
-        believed: noise level that does not exceed what the outermost samples show.
-        maps: given ones, or ``None``.
-        facts: for the record.
+    Args: as of :class:`CoilProblem`.
     """
 
+    scan: NonCartesianScan
+    transform: tuple[int, NUFFT, Tensor] | None = None
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"dds": {"n_cg": 2}}  # weighted samples need no more
-
-    def __init__(
-        self,
-        scan: NonCartesianScan,
-        numbers: Sequence[int],
-        noise_std: float,
-        believed: float,
-        maps: CoilMaps | None,
-        facts: dict[str, Any],
-    ) -> None:
-        std = float(np.float32(noise_std))
-        super().__init__(
-            str(scan.path),
-            numbers,
-            scan.geometry,
-            given=maps,
-            unit=magnitude_unit(scan.samples),
-            facts={"noise_std": std, **facts},
-            warnings=scan.warnings,
-        )
-        self.scan = scan
-        self.noise_std = std
-        self.believed = believed
-        self.gridding = False
-        self.transform: tuple[int, NUFFT, Tensor] | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -115,12 +82,6 @@ class NonCartesian(CoilProblem):
             )
         return coil_maps(block, mask, self.believed, self.name, Espirit())
 
-    def suited_to(self: _C, solver: Solver) -> _C:
-        """The zero-filled image is the density-compensated adjoint as it is."""
-        out = super().suited_to(solver)
-        out.gridding = isinstance(solver, ZeroFilled)
-        return out
-
     def _transform(self, item: int) -> tuple[NUFFT, Tensor]:
         """The Fourier transform of an item's trajectory and the roots of its weights, kept while items share them."""
         points = self.scan.trajectory[item]
@@ -130,7 +91,7 @@ class NonCartesian(CoilProblem):
                 density = density_compensation(trajectory, self.scan.matrix)
                 transform = NUFFT(trajectory, self.scan.matrix, weights=density)
             except ValueError as error:
-                raise InputError(f"{self.name}: {told(error)}") from error
+                raise InputError(f"{self.name}: {one_line(error)}") from error
             self.transform = item, transform, density.float().sqrt()
         return self.transform[1:]
 
@@ -143,13 +104,11 @@ class NonCartesian(CoilProblem):
         single = maps.shape[1] == 1 and bool((maps == 1).all())
         A: LinearOperator = (transform if single else transform @ Coils(maps)) @ AsComplex()
         gridded = A.adjoint(y)
-        size = gridded.norm(dim=1).flatten(1)
-        scale = torch.quantile(size, 0.99, dim=1)
-        scale = torch.where(scale > 0, scale, size.amax(1))
+        scale, unit = unit_scale(gridded)
         norm = torch.ones_like(scale)
-        if not self.gridding:
+        if not self.zero_filled:  # the zero-filled image is the density-compensated adjoint as it is
             norm = operator_norm(A.normal, torch.ones_like(gridded), 20).clamp(min=1e-6)
-        total = torch.where(scale > 0, scale, 1.0) * norm
+        total = unit * norm
         noise = self.noise_std * float(root.square().mean().sqrt()) / self.unit / total
         return Scaled(Gaussian(Multiple(A, 1 / norm), y / total.view(-1, 1, 1), noise), scale, total)
 
@@ -160,7 +119,7 @@ class NonCartesian(CoilProblem):
             texts.append(
                 "the centre of k-space was not measured, so the contrast of large areas is lost; check the trajectory"
             )
-        if self.gridding or self.transform is None:  # a density-compensated adjoint fits nothing
+        if self.zero_filled or self.transform is None:  # a density-compensated adjoint fits nothing
             return texts
         # Off resonance and delays of gradients leave more over than on a grid.
         noise_std = self.believed / self.unit * float(self.transform[2].square().mean().sqrt())

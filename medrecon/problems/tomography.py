@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from medrecon.data.arguments import as_number, check_count
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.scan import Geometry, Sinogram
 from medrecon.likelihood import Gaussian, Transmission
 from medrecon.operators.base import Composed
 from medrecon.operators.ct import ConeBeam, FanBeam, ParallelBeam, Projector
 from medrecon.operators.linalg import operator_norm
 from medrecon.operators.weights import Weights
-from medrecon.problems.base import Fit, Problem, Scaled, chosen_slices
+from medrecon.problems.base import Problem, Scaled, chosen_slices
 from medrecon.settings import TomographyPhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.classical import ZeroFilled
@@ -139,10 +139,6 @@ class Tomography(Problem):
         """Of the file."""
         return self.scan.warnings
 
-    def review(self, images: Tensor, fits: Sequence[Fit], solver: Solver) -> list[str]:
-        """Nothing more: residuals of rays are compared with their noise in the record."""
-        return []
-
 
 def white_noise(y: Tensor) -> Tensor:
     """Standard deviation of the noise of every sinogram ``(B, ...)``: second differences along the detector see little else.
@@ -224,5 +220,5 @@ def tomography_problem(scan: Sinogram, physics: TomographyPhysics) -> Tomography
     try:
         project = _projector(scan, physics, voxel)
     except ValueError as error:
-        raise InputError(f"{name}: {told(error)}") from error
+        raise InputError(f"{name}: {one_line(error)}") from error
     return Tomography(scan.items(physics.slices), numbers, physics, project, voxel)

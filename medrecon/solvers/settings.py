@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from medrecon.data.arguments import shown
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.solvers import SOLVERS, is_unconditional
 from medrecon.solvers.base import Solver
 
@@ -70,4 +70,4 @@ def make_solver(name: str, settings: Mapping[str, Any] | None = None) -> Solver:
     try:
         return solver(**(settings or {}))
     except (ValueError, OverflowError, TypeError) as error:
-        raise InputError(f"solver {name!r}: {told(error)}") from error
+        raise InputError(f"solver {name!r}: {one_line(error)}") from error

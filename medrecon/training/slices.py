@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError, told
+from medrecon.data.errors import InputError, one_line
 from medrecon.formats.arrays import numpy_arrays
 
 __all__ = ["load_slices", "sampling_weights", "share", "subject_weights"]
@@ -51,7 +51,7 @@ def load_slices(
                     raise ValueError(f"{key} has shape {values.shape} for {len(images)} slices")
         except Exception as error:
             raise InputError(
-                f"{path}: not an npz archive with integer 'img' (n, y, x) and one value a slice ({told(error)})"
+                f"{path}: not an npz archive with integer 'img' (n, y, x) and one value a slice ({one_line(error)})"
             ) from error
         if images.dtype != np.uint8:
             images = images.astype(np.int16)  # torch has few operations for uint16
