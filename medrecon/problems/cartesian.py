@@ -173,7 +173,9 @@ def _with_mask(scan: CartesianScan, physics: CartesianPhysics) -> CartesianScan:
     return replace(scan, kspace=kspace, mask=mask, warnings=kept + rounding(scan.path, kspace))
 
 
-def _map_sets(scan: CartesianScan, mask: np.ndarray, physics: CartesianPhysics) -> tuple[int, tuple[str, ...]]:
+def _map_sets(
+    scan: CartesianScan, mask: np.ndarray, outer: float, physics: CartesianPhysics
+) -> tuple[int, tuple[str, ...]]:
     """How many sets of maps to estimate, and a warning where one is used though two are needed."""
     asked = str(physics.map_sets)
     if asked not in ("auto", "1", "2"):
@@ -184,8 +186,7 @@ def _map_sets(scan: CartesianScan, mask: np.ndarray, physics: CartesianPhysics) 
     if asked == "2":
         return 2, ()
     # A given level may be too small, and noise that counts as signal fits no single set of maps.
-    noise = trusted_noise(float("inf"), scan.kspace, mask)
-    needed, text = choose_sets(scan.kspace, mask, noise, str(scan.path))
+    needed, text = choose_sets(scan.kspace, mask, outer, str(scan.path))
     return (needed, ()) if asked == "auto" else (1, (text,) if needed == 2 else ())
 
 
@@ -213,12 +214,12 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
         std, source = white, "noise scan"
     else:
         std, source = noise_level(scan.kspace, scan.mask, scan.noise_scan)
-    believed = trusted_noise(std, scan.kspace, mask)
+    outer = trusted_noise(float("inf"), scan.kspace, mask)  # 0 where too few samples show it
     scan = scan.items(physics.slices)
     maps = physics.maps
     if maps is not None:
         maps = given_maps(maps, scan.kspace, scan.matrix, numbers, total, name)
-    sets, more = (1, ()) if maps is not None else _map_sets(scan, mask, physics)
+    sets, more = (1, ()) if maps is not None else _map_sets(scan, mask, outer, physics)
     scan = replace(scan, warnings=scan.warnings + more)
     facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source, "map_sets": sets}
     return {
@@ -226,7 +227,7 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
         "numbers": numbers,
         "mask": mask,
         "noise_std": std,
-        "believed": believed,
+        "believed": min(std, outer),
         "maps": maps,
         "sets": sets,
         "facts": facts,
