@@ -421,6 +421,7 @@ def run(
         energy += sum(one.data for one in each)
         images.append(problem.to_image(x, items, scaled.image_scale).cpu())
         problem.release(items)
+    problem.check_source()
     whole = torch.cat(images, dim=1)
     texts = problem.review(whole, fits, sampling.solver)
     outcome = Outcome(

@@ -1,13 +1,14 @@
-"""The adaptive combination of coil images: the matched filter of every pixel's neighbourhood."""
+"""Adaptive combinations of coil images: matched filters of every pixel's neighbourhood."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.ndimage import uniform_filter1d
 
 from medrecon.data.eigen import largest_eigenpairs
 
-__all__ = ["adaptive_image"]
+__all__ = ["adaptive_image", "iterative_image"]
 
 _AT_ONCE = 2**19
 """Entries of the correlation matrices that are computed at once, so that they stay in the processor's cache."""
@@ -45,3 +46,47 @@ def adaptive_image(images: np.ndarray, window: int = 7) -> np.ndarray:
         weights = weights * np.exp(-1j * np.angle(weights[:, strongest]))[:, None]
         out[first : first + count] = (weights.conj() * here).sum(axis=1).reshape(count, width)
     return out
+
+
+_ITERATIONS = 3
+"""On real heads one more changes the image by 0.3 %, of which most is noise in air; the reference takes up to 5."""
+
+
+def _phases(values: np.ndarray) -> np.ndarray:
+    """Values over their magnitude, 0 where that is 0."""
+    return values / np.maximum(np.abs(values), _NOTHING)
+
+
+def _smoothed(images: np.ndarray, window: int) -> np.ndarray:
+    """Means ``(coils, y, x)`` of every pixel's neighbourhood; images go on beyond their edges as in a mirror."""
+    parts = np.ascontiguousarray(images).view(images.real.dtype).reshape(*images.shape, 2)
+    means = uniform_filter1d(uniform_filter1d(parts, window, axis=1, mode="reflect"), window, axis=2, mode="reflect")
+    return means.view(images.dtype)[..., 0]
+
+
+def iterative_image(images: np.ndarray, window: int = 7) -> np.ndarray:
+    """The image that smooth coil weights combine, each found from the other in turn, ``(y, x)``.
+
+    ``weights = smoothed(images conj(image)) / |...|;  image = sum_c conj(weights) images``
+
+    One power iteration for all pixels, where :func:`adaptive_image` solves an eigenproblem for each; its weights belong to a
+    neighbourhood's weights rather than to its samples alone. The phase of the image is that of the coils' mean.
+
+    Args:
+        images: of the coils, ``(coils, y, x)``, of a size of 1 or so.
+        window: side of the neighbourhood.
+
+    Reference: Inati, Hansen, Kellman, "A fast optimal method for coil sensitivity estimation and adaptive coil combination for
+    complex images", Proc. ISMRM 22 (2014), 4407.
+    """
+    mean = images.sum(axis=(1, 2))
+    image = np.einsum("c,cyx->yx", mean.conj() / max(float(np.linalg.norm(mean)), _NOTHING), images)
+    if not image.any():  # coils that cancel, or nothing: the strongest shows what there is
+        image = images[int((np.abs(images) ** 2).sum(axis=(1, 2)).argmax())]
+    for _ in range(_ITERATIONS):
+        weights = _smoothed(images * image.conj(), window)
+        weights *= 1 / np.maximum(np.sqrt((weights.real**2 + weights.imag**2).sum(axis=0)), _NOTHING)
+        image = np.einsum("cyx,cyx->yx", weights.conj(), images)
+    # A pixel's weights and its image share a phase; it becomes the one that the mean of all coils has.
+    mean = np.einsum("cyx,yx->c", weights, image)
+    return image * _phases(np.einsum("c,cyx->yx", mean.conj(), weights))

@@ -6,10 +6,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from medrecon.data.adaptive import adaptive_image
+from medrecon.data.adaptive import adaptive_image, iterative_image
 from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block
 from medrecon.data.noise import scan_fault
+from medrecon.data.passes import magnitude_unit
 
 __all__ = [
     "Combination",
@@ -19,7 +20,6 @@ __all__ = [
     "compress_samples",
     "crop_field_of_view",
     "from_kspace",
-    "magnitude_unit",
     "noise_covariance",
     "prewhiten",
     "remove_oversampling",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Compression = Literal["svd", "geometric"]
-Combination = Literal["rss", "mvue", "adaptive"]
+Combination = Literal["rss", "mvue", "adaptive", "inati"]
 
 
 def from_kspace(kspace: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndarray:
@@ -38,15 +38,6 @@ def from_kspace(kspace: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndar
 def to_kspace(image: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndarray:
     """Centred k-space of images, unitary, of the same precision."""
     return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(image, axes), axes=axes, norm="ortho"), axes)
-
-
-def magnitude_unit(kspace: np.ndarray) -> float:
-    """The power of two next below the largest real or imaginary part (1 if all are 0).
-
-    Data divided by it have squares that single precision holds, and lose nothing.
-    """
-    largest = max(float(np.abs(part).max(initial=0)) for part in (np.real(kspace), np.imag(kspace)))
-    return float(2.0 ** np.floor(np.log2(largest))) if 0 < largest < float("inf") else 1.0
 
 
 def noise_covariance(scan: np.ndarray, name: str = "k-space") -> np.ndarray:
@@ -159,40 +150,47 @@ def compress_coils(
     if n >= coils:
         return kspace, 1.0
     unit = magnitude_unit(kspace)
-    mixed, share = _compressed(kspace * (1 / unit), np.broadcast_to(mask, kspace.shape[-2:]), n, method, name)
-    return (mixed * unit).astype(kspace.dtype), share
+    mixtures, share = _mixtures(kspace, 1 / unit, np.broadcast_to(mask, kspace.shape[-2:]), n, method, name)
+    mixed = np.empty((len(kspace), n, *kspace.shape[2:]), kspace.dtype)
+    for out, one in zip(mixed, kspace, strict=True):
+        if method == "svd":
+            out[...] = np.einsum("nc,cyx->nyx", mixtures, one * (1 / unit)) * unit
+        else:
+            out[...] = (
+                to_kspace(np.einsum("ync,cyx->nyx", mixtures, from_kspace(one * (1 / unit), (-2,))), (-2,)) * unit
+            )
+    return mixed, share
 
 
-def _compressed(
-    kspace: np.ndarray, whole: np.ndarray, n: int, method: Compression, name: str
+def _mixtures(
+    kspace: np.ndarray, scale: float, whole: np.ndarray, n: int, method: Compression, name: str
 ) -> tuple[np.ndarray, float]:
+    """Virtual coils as mixtures ``(n, coils)``, or ``(y, n, coils)`` for ``"geometric"``, and the share of energy they hold."""
     coils = kspace.shape[1]
     rows, columns = acs_block(whole)
-    signal = kspace.any(axis=(1, 2, 3))  # empty slices would change the rounding
-    if not kspace[signal][..., rows, columns].any():
-        raise InputError(
-            f"{name}: has no fully sampled centre, which coil compression needs; leave the compression out"
-        )
-    if method == "svd":
-        centre = kspace[signal][..., rows, columns]
-        matrix = np.moveaxis(centre, 1, 0).reshape(coils, -1)
-        values, vectors = np.linalg.eigh(matrix @ matrix.conj().T)
-        mixed = np.einsum("nc,scyx->snyx", vectors[:, ::-1][:, :n].conj().T, kspace)
-        return mixed.astype(kspace.dtype), float(values[-n:].sum() / values.sum())
-    if (whole.any(axis=0) != whole.all(axis=0)).any():
+    geometric = method == "geometric"
+    if geometric and (whole.any(axis=0) != whole.all(axis=0)).any():
         raise InputError(
             f"{name}: its rows (the readout) were not sampled whole, which geometric coil compression needs; choose svd"
         )
-    hybrid = from_kspace(kspace, (-2,))
+    part = (slice(None), slice(None) if geometric else rows, columns)
+    centre = np.stack([one[part] * scale for one in kspace if one.any()])  # empty slices would change the rounding
+    if not centre.any():
+        raise InputError(
+            f"{name}: has no fully sampled centre, which coil compression needs; leave the compression out"
+        )
+    if not geometric:
+        matrix = np.moveaxis(centre, 1, 0).reshape(coils, -1)
+        values, vectors = np.linalg.eigh(matrix @ matrix.conj().T)
+        return vectors[:, ::-1][:, :n].conj().T, float(values[-n:].sum() / values.sum())
     # (y, coils, slices * columns of the centre)
-    local = np.moveaxis(hybrid[signal][..., columns], (2, 1), (0, 1)).reshape(kspace.shape[2], coils, -1)
+    local = np.moveaxis(from_kspace(centre, (-2,)), (2, 1), (0, 1)).reshape(kspace.shape[2], coils, -1)
     values, vectors = np.linalg.eigh(local @ np.conj(np.swapaxes(local, 1, 2)))
     mixtures = np.conj(np.swapaxes(vectors[:, :, ::-1][:, :, :n], 1, 2))
     for i in range(1, len(mixtures)):
         left, _, right = np.linalg.svd(mixtures[i - 1] @ np.conj(mixtures[i].T))
         mixtures[i] = left @ right @ mixtures[i]
-    mixed = np.einsum("ync,scyx->snyx", mixtures, hybrid)
-    return to_kspace(mixed, (-2,)).astype(kspace.dtype), float(values[:, -n:].sum() / values.sum())
+    return mixtures, float(values[:, -n:].sum() / values.sum())
 
 
 def compress_samples(samples: np.ndarray, near: np.ndarray, n: int) -> tuple[np.ndarray, float]:
@@ -243,9 +241,13 @@ def crop_field_of_view(
                 "them; crop the image instead"
             )
         first = n // 2 - kept // 2
-        image = from_kspace(kspace, (axis - 2,)).take(range(first, first + kept), axis=axis - 2)
-        kspace = to_kspace(image, (axis - 2,)).astype(kspace.dtype)
-        whole = whole.take(range(kept), axis=axis)
+        sides = [*kspace.shape]
+        sides[axis - 2] = kept
+        small = np.empty(sides, kspace.dtype)
+        for out, one in zip(small, kspace, strict=True):
+            image = from_kspace(one.astype(np.complex128), (axis - 2,)).take(range(first, first + kept), axis=axis - 2)
+            out[...] = to_kspace(image, (axis - 2,))
+        kspace, whole = small, whole.take(range(kept), axis=axis)
     return kspace
 
 
@@ -273,14 +275,15 @@ def combine_coils(
         kspace: ``(slices, coils, y, x)``; gaps count as zeros.
         method: ``"rss"``: root of the sum of squares, real; ``"mvue"``: ``sum conj(S) x / sum |S|^2``, the unbiased estimate of
             least variance for white noise, 0 where no coil sees anything; ``"adaptive"``: the matched filter of every pixel's
-            neighbourhood, complex up to a smooth phase.
+            neighbourhood, complex up to a smooth phase; ``"inati"``: nearly the same by an iteration, several times as fast.
         maps: sensitivities like ``kspace``, for ``"mvue"``.
         window: side of the neighbourhood.
 
     Raises:
         InputError: for an unknown method, or maps that are missing or do not fit.
 
-    Reference: Roemer et al., MRM 16 (1990); Walsh, Gmitro, Marcellin, MRM 43 (2000) (adaptive).
+    Reference: Roemer et al., MRM 16 (1990); Walsh, Gmitro, Marcellin, MRM 43 (2000) (adaptive); Inati, Hansen,
+        Kellman, Proc. ISMRM 22 (2014), 4407.
     """
     if method not in get_args(Combination):
         raise InputError(f"unknown combination {method!r}; choose one of {', '.join(get_args(Combination))}")
@@ -295,4 +298,5 @@ def combine_coils(
             )
         size = (np.abs(maps) ** 2).sum(axis=1)
         return (np.conj(maps) * images).sum(axis=1) / np.where(size > 0, size, 1.0) * unit
-    return np.stack([adaptive_image(coils, window) for coils in images]).astype(images.dtype) * unit
+    combined = adaptive_image if method == "adaptive" else iterative_image
+    return np.stack([combined(coils, window) for coils in images]).astype(images.dtype) * unit

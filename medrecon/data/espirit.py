@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medrecon.data.coils import from_kspace, magnitude_unit
+from medrecon.data.coils import from_kspace
 from medrecon.data.eigen import largest_eigenpairs
 from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.masks import acs_block, centred, sigpy_mri
 from medrecon.data.noise import estimate_noise_std
+from medrecon.data.passes import held_samples, magnitude_unit
 
 __all__ = [
     "CoilMaps",
@@ -282,7 +283,7 @@ def trusted_noise(noise_std: float, kspace: np.ndarray, mask: np.ndarray) -> flo
         kspace: ``(slices, coils, y, x)``.
         mask: ``(y, x)`` or ``(x,)``.
     """
-    if (np.broadcast_to(mask, kspace.shape[-2:]) & kspace.any(axis=(0, 1))).sum() < 30:
+    if (np.broadcast_to(mask, kspace.shape[-2:]) & held_samples(kspace)).sum() < 30:
         return 0.0
     return min(noise_std, estimate_noise_std(kspace, mask))
 
@@ -466,7 +467,8 @@ def choose_sets(
     Returns:
         the number, and a warning for who uses one set all the same; empty where one is enough.
     """
-    strength = np.linalg.norm(kspace.reshape(len(kspace), -1) * (1 / magnitude_unit(kspace)), axis=1)
+    unit = magnitude_unit(kspace)
+    strength = np.array([np.linalg.norm(one * (1 / unit)) for one in kspace])
     loudest = np.argsort(-strength, kind="stable")[:_JUDGED]
     share = max(folded_share(kspace[k], mask, noise_std, name, settings) for k in loudest)
     if share < _FOLDED:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from medrecon.data.passes import held_samples
 from medrecon.data.scan import NonCartesianScan
 
 __all__ = [
@@ -100,15 +101,15 @@ def estimate_noise_std(kspace: np.ndarray, mask: np.ndarray, share: float = 0.1)
         share: of the sampled positions.
     """
     shape = kspace.shape[-2:]
-    kspace = kspace[kspace.any(axis=(1, 2, 3))]
+    filled = [one for one in kspace if one.any()]
     y, x = np.meshgrid(*[(np.arange(n) - n // 2) / n for n in shape], indexing="ij")
-    measured = np.broadcast_to(mask, shape) & kspace.any(axis=(0, 1))
+    measured = np.broadcast_to(mask, shape) & held_samples(kspace)
     if not measured.any():
         return 0.0
     radius = np.where(measured, np.hypot(y, x), -1.0)
     n = max(1, int(share * measured.sum()))
     far = radius >= np.sort(radius, axis=None)[-n]
-    return outermost_std([one[:, far] for one in kspace], [np.abs(one).max(axis=(1, 2)) for one in kspace])
+    return outermost_std([one[:, far] for one in filled], [np.abs(one).max(axis=(1, 2)) for one in filled])
 
 
 def noise_level(kspace: np.ndarray, mask: np.ndarray, scan: np.ndarray | None = None) -> tuple[float, str]:

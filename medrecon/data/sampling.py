@@ -9,11 +9,11 @@ import numpy as np
 from medrecon.data.errors import InputError
 from medrecon.data.masks import bounding_box
 from medrecon.data.noise import noise_scan_std, scan_fault
+from medrecon.data.passes import held_samples, largest_part
 
 __all__ = [
     "SCALES",
     "check_mask",
-    "check_scale",
     "common_mask",
     "loud_scan",
     "one_sided",
@@ -23,13 +23,14 @@ __all__ = [
     "stored_mask",
     "undersampled",
     "unlike",
+    "usable_samples",
     "usable_scan",
 ]
 
 
 def sampled(kspace: np.ndarray) -> np.ndarray:
     """The mask that zeros show, of ``(..., y, x)``: ``(x,)`` where all rows are alike, else ``(y, x)``."""
-    return _reduced((kspace != 0).any(axis=tuple(range(kspace.ndim - 2))))
+    return _reduced(held_samples(kspace))
 
 
 def _reduced(mask: np.ndarray) -> np.ndarray:
@@ -149,7 +150,7 @@ def unlike(kspace: np.ndarray, mask: np.ndarray) -> str | None:
 
 def undersampled(kspace: np.ndarray, mask: np.ndarray) -> bool:
     """Whether ``(slices, coils, y, x)`` has gaps, in all slices or in some; zero padding and a few scattered zeros are none."""
-    held = np.asarray(mask & kspace.any(axis=(0, 1)))
+    held = mask & held_samples(kspace)
     return bool(_absent(bounding_box(held), held, kspace)) or unlike(kspace, held) is not None
 
 
@@ -159,7 +160,7 @@ def one_sided(kspace: np.ndarray, mask: np.ndarray, name: str) -> tuple[str, ...
     Fully sampled and zero-padded k-space reaches equally far on both sides, but for one sample. 5 % are allowed, since centres of
     real scans are off by a few lines.
     """
-    held = np.asarray(np.broadcast_to(mask, kspace.shape[-2:]) & kspace.any(axis=(0, 1)))
+    held = np.broadcast_to(mask, kspace.shape[-2:]) & held_samples(kspace)
     out = []
     for axis, what in ((1, "rows"), (0, "columns")):
         at = np.flatnonzero(held.any(axis=axis))
@@ -184,7 +185,7 @@ def common_mask(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space") -> 
     """
     if unlike(kspace, mask) is None:
         return mask
-    mask = _reduced(mask & np.asarray(kspace.any(axis=(0, 1))))
+    mask = _reduced(mask & held_samples(kspace))
     differs = unlike(kspace, mask)
     if differs:
         raise InputError(f"{name}: {differs}")
@@ -225,7 +226,7 @@ def sampling_mask(
         checked = sampled(kspace)
     else:
         of = of or name
-        held = np.asarray(kspace.any(axis=(0, 1)))
+        held = held_samples(kspace)
         checked = check_mask(mask, kspace.shape[2:], of)
         if not (held & checked).any():
             raise InputError(f"{of}: the mask selects only zeros of {name}; give the mask it was sampled with")
@@ -259,23 +260,30 @@ SCALES = 1e-30, 1e35
 """The largest sample must lie between these, so that samples a million times smaller, and images, fit single precision."""
 
 
-def check_scale(kspace: np.ndarray, name: str) -> None:
-    """Refuse k-space whose numbers are too large or too small for images in single precision.
+def usable_samples(samples: np.ndarray, name: str) -> np.ndarray:
+    """Samples of k-space as complex64 in C order: finite, not all zero, and of numbers that single precision holds.
 
     Raises:
-        InputError: naming the data.
+        InputError: naming the data, for any others.
     """
-    size = max(float(np.abs(part).max(initial=0)) for part in (np.real(kspace), np.imag(kspace)))
-    if 0 < size < float("inf") and not SCALES[0] <= size <= SCALES[1]:
+    size = largest_part(samples)
+    if not np.isfinite(size):
+        raise InputError(f"{name}: k-space holds NaN or Inf; export the data again")
+    if size == 0:
+        raise InputError(f"{name}: k-space is all zeros; export the data again")
+    if not SCALES[0] <= size <= SCALES[1]:
         raise InputError(
             f"{name}: the largest sample of k-space is {size:.1e}, which images in single precision cannot hold "
             f"(at least {SCALES[0]:g} and at most {SCALES[1]:g} can be); scale the data to a maximum of about 1"
         )
+    return np.ascontiguousarray(samples, dtype=np.complex64)
 
 
 def rounding(path: Path, kspace: np.ndarray) -> tuple[str, ...]:
     """A warning where samples are so weak that they are rounding of what was zero, as a Fourier transform and back leaves it."""
-    size = np.abs(kspace).max(axis=(0, 1))
+    size = np.zeros(kspace.shape[-2:])
+    for one in kspace:
+        size = np.maximum(size, np.abs(one).max(axis=0))
     weak = (size > 0) & (size < 3e-8 * size.max())
     n = int(weak.sum())
     if n <= 0.01 * (size > 0).sum():
@@ -288,7 +296,7 @@ def rounding(path: Path, kspace: np.ndarray) -> tuple[str, ...]:
 
 def stored_mask(path: Path, kspace: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """The samples of a file's own mask that its k-space holds, and a warning where it claims more than these and padding."""
-    held = np.asarray(kspace.any(axis=(0, 1)))
+    held = held_samples(kspace)
     checked = check_mask(mask, kspace.shape[2:], str(path))
     if not (held & checked).any():
         raise InputError(f"{path}: its mask selects only zeros; correct the mask, or leave it out of the file")

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from medrecon.data.errors import InputError
 from medrecon.data.geometry import affine_of_slices
 from medrecon.data.masks import achieved_acceleration, acs_block, bounding_box
+from medrecon.data.passes import held_samples
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 __all__ = [
+    "Backing",
     "CartesianScan",
     "DynamicScan",
     "Geometry",
@@ -50,6 +53,39 @@ class Geometry:
         }
 
 
+class Backing(NamedTuple):
+    """A file that arrays are read from while they are used, and what it was like when it was opened.
+
+    Args:
+        path: of the file.
+        size: bytes.
+        changed: time of the last change, ns.
+    """
+
+    path: Path
+    size: int
+    changed: int
+
+    @classmethod
+    def now(cls, path: Path) -> Backing:
+        """The file as it is."""
+        about = path.stat()
+        return cls(path, about.st_size, about.st_mtime_ns)
+
+    def check(self) -> None:
+        """Refuse what was read from a file that has changed.
+
+        Raises:
+            InputError: naming the file.
+        """
+        try:
+            same = self == Backing.now(self.path)
+        except OSError:  # removed: what was opened stays as it was
+            return
+        if not same:
+            raise InputError(f"{self.path}: was changed while it was read; run again when nothing writes to it")
+
+
 class Scan(Protocol):
     """What every kind of scan has; arrays are numpy, in the order the scanner's file stores them."""
 
@@ -76,6 +112,11 @@ class Scan(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences on what may make the image wrong but could not be decided."""
+        ...
+
+    @property
+    def backing(self) -> Backing | None:
+        """The file that its arrays are read from while they are used; ``None`` where they are in memory."""
         ...
 
     @property
@@ -115,6 +156,7 @@ class _Stored:
         geometry: of the image.
         attributes: those of the file that :mod:`medrecon.formats.attributes` lists, and decisions made in reading it.
         warnings: sentences on what may make the image wrong but could not be decided; ``info``, log and sidecar repeat them.
+        backing: the file that large arrays are mapped from, or ``None``: they are in memory.
     """
 
     path: Path
@@ -122,6 +164,7 @@ class _Stored:
     geometry: Geometry = Geometry()
     attributes: Mapping[str, str | float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    backing: Backing | None = None
 
     @property
     def stem(self) -> str:
@@ -181,7 +224,7 @@ class CartesianScan(_Stored):
     @property
     def gaps(self) -> int:
         """Unsampled positions inside the bounding box of the samples; 0 for zero-padded full k-space."""
-        sampled = np.broadcast_to(self.mask, self.matrix) & self.kspace.any(axis=(0, 1))
+        sampled = np.broadcast_to(self.mask, self.matrix) & held_samples(self.kspace)
         return int((bounding_box(sampled) & ~sampled).sum())
 
     def summary(self) -> dict[str, Any]:

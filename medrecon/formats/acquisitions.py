@@ -149,7 +149,8 @@ def _on_grid(
         kspace[at, :, first : first + n, y, z] += samples
         count[at, y, z] += 1
         read[first : first + n] = True
-    return kspace / np.maximum(count, 1)[:, None, None], count, read
+    kspace /= np.maximum(count, 1)[:, None, None]
+    return kspace, count, read
 
 
 def calibration_of(imaging: np.ndarray, extra: np.ndarray, frames: str | None = None) -> np.ndarray:
@@ -397,7 +398,8 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
     if len(extra := extra[alike]):
         more, times, _ = _on_grid(extra, shape, scan.centres, order, path)
         fill = (count == 0) & (times > 0)
-        kspace += more * fill[:, None, None]
+        more *= fill[:, None, None]
+        kspace += more
         count += fill
     averages = int(np.median(count[count > 0]))
 
@@ -419,7 +421,10 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
             )
         warnings += _readout_warnings(kspace[0], kept, path)
         first = shape[0] // 2 - kept // 2
-        kspace = from_kspace(kspace[0], (1,))[:, first : first + kept].swapaxes(0, 1)
+        slab, kspace = kspace[0], np.empty((kept, kspace.shape[1], *shape[1:]), np.complex64)
+        for coil, one in enumerate(slab):
+            # In double precision: what single rounds to exactly 0 would count as not measured.
+            kspace[:, coil] = from_kspace(one.astype(np.complex128), (0,))[first : first + kept]
         mask = columns
         if affine is not None:  # axes x, y, slice: second encoding, first encoding, readout
             affine = affine[:, [2, 0, 1, 3]]

@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from medrecon.data.errors import InputError, redacted
 from medrecon.formats.hdf5 import open_hdf5, read_dataset
 from medrecon.formats.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
+from medrecon.formats.mapped import is_mappable, mapped
 
 __all__ = ["matlab_arrays", "numpy_array", "numpy_arrays"]
 
@@ -29,7 +30,23 @@ class _NotNumbersError(ValueError):
 
 
 def _array(file: BinaryIO, stored: int, kinds: str = "biufc") -> np.ndarray:
-    """One array in NumPy's format, of ``stored`` bytes with its header.
+    """One array in NumPy's format, of ``stored`` bytes with its header; see :func:`_header`."""
+    shape, fortran, dtype = _header(file, stored, kinds)
+    size = math.prod(shape) * dtype.itemsize
+    data = bytearray(size)
+    view, held = memoryview(data), 0
+    while held < size:
+        n = file.readinto(view[held:])  # type: ignore[attr-defined]
+        if not n:
+            raise ValueError("it is cut off")
+        held += n
+    if dtype.kind == "U" and (np.frombuffer(data, dtype.byteorder + "u4") > 0x10FFFF).any():
+        raise ValueError("it holds text that is none")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _header(file: BinaryIO, stored: int, kinds: str = "biufc") -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order (whether Fortran's) and type of the array that follows, of ``stored`` bytes with its header.
 
     Raises:
         ValueError: if it is not of these kinds of types, or is longer than what is stored.
@@ -47,16 +64,7 @@ def _array(file: BinaryIO, stored: int, kinds: str = "biufc") -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
     if size > stored - file.tell():
         raise ValueError(f"its header says {size} bytes of shape {shape}, but fewer are stored")
-    data = bytearray(size)
-    view, held = memoryview(data), 0
-    while held < size:
-        n = file.readinto(view[held:])  # type: ignore[attr-defined]
-        if not n:
-            raise ValueError("it is cut off")
-        held += n
-    if dtype.kind == "U" and (np.frombuffer(data, dtype.byteorder + "u4") > 0x10FFFF).any():
-        raise ValueError("it holds text that is none")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return shape, fortran, dtype
 
 
 @contextmanager
@@ -117,6 +125,10 @@ def numpy_array(path: Path) -> np.ndarray:
         InputError: if it is no npy file, does not hold numbers, or is cut off.
     """
     with _numpy_file(path, "save") as file:
+        shape, fortran, dtype = _header(file, path.stat().st_size)
+        if is_mappable(dtype, shape):
+            return mapped(path, file.tell(), dtype, shape, "F" if fortran else "C")
+        file.seek(0)
         return _array(file, path.stat().st_size)
 
 

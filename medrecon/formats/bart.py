@@ -16,6 +16,7 @@ from medrecon.formats.cartesian import cartesian_scan
 from medrecon.formats.companions import Companions
 from medrecon.formats.contents import absent, bart_advice
 from medrecon.formats.limits import open_bounded
+from medrecon.formats.mapped import is_mappable, mapped
 from medrecon.formats.noncartesian import noncartesian_scan
 from medrecon.formats.probe import never_raises
 from medrecon.formats.selecting import refuse_selection
@@ -103,7 +104,10 @@ def read_array(path: Path) -> np.ndarray:
         raise InputError(f"{header}: an axis of length 0 ({' x '.join(map(str, dims))}); export the pair again")
     if size != 8 * n:
         raise InputError(f"{samples}: {size} bytes, but the header says {8 * n} ({n} samples); copy the pair again")
-    return np.fromfile(samples, dtype="<c8", count=n).astype(np.complex64, copy=False).reshape(dims[::-1])
+    kind = np.dtype("<c8")
+    if is_mappable(kind, dims):
+        return mapped(samples, 0, kind, dims[::-1])
+    return np.fromfile(samples, dtype=kind, count=n).astype(np.complex64, copy=False).reshape(dims[::-1])
 
 
 def _dims(header: Path) -> list[int]:

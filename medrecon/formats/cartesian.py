@@ -9,9 +9,19 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.noise import estimate_noise_std
-from medrecon.data.sampling import check_scale, loud_scan, rounding, sampled, stored_mask, unlike, usable_scan
+from medrecon.data.passes import masked
+from medrecon.data.sampling import (
+    loud_scan,
+    rounding,
+    sampled,
+    stored_mask,
+    unlike,
+    usable_samples,
+    usable_scan,
+)
 from medrecon.data.scan import CartesianScan
 from medrecon.formats.header import measured_columns
+from medrecon.formats.mapped import backing_of
 from medrecon.formats.stored import Stored
 
 __all__ = ["cartesian_scan"]
@@ -43,7 +53,7 @@ def cartesian_scan(
     Raises:
         InputError: for what is no k-space, NaN, Inf, zeros alone, and masks that do not fit.
     """
-    kspace = _checked(path, kspace)
+    backing, kspace = backing_of(kspace), _checked(path, kspace)
     kspace, more = _without_padding(path, kspace, stored.attributes)
     warnings = stored.warnings + more
     if kind == "fastMRI HDF5" and "padding_left" not in stored.attributes:
@@ -54,7 +64,7 @@ def cartesian_scan(
     else:
         mask, more = stored_mask(path, kspace, mask)
         warnings += more
-        kspace = kspace * mask
+        kspace = masked(kspace, mask)
     warnings += rounding(path, kspace)
     differs = unlike(kspace, mask)
     if differs:
@@ -74,6 +84,7 @@ def cartesian_scan(
         header=stored.header,
         attributes=stored.attributes,
         warnings=warnings,
+        backing=backing,
     )
 
 
@@ -92,13 +103,7 @@ def _checked(path: Path, kspace: np.ndarray) -> np.ndarray:
         )
     while kspace.ndim < 4:
         kspace = kspace[None]
-    check_scale(kspace, str(path))
-    kspace = np.ascontiguousarray(kspace, dtype=np.complex64)
-    if not np.isfinite(kspace.view(np.float32)).all():
-        raise InputError(f"{path}: k-space holds NaN or Inf; export the data again")
-    if not kspace.any():
-        raise InputError(f"{path}: k-space is all zeros; export the data again")
-    return kspace
+    return usable_samples(kspace, str(path))
 
 
 def _without_padding(
@@ -116,13 +121,18 @@ def _without_padding(
     if isinstance(left, str) or isinstance(right, str) or not 0 <= left < right <= len(columns):
         return kspace, ignored
     inside = (columns >= left) & (columns < right)
-    return (kspace * inside, ()) if _negligible(kspace, inside) else (kspace, ignored)
+    return (masked(kspace, inside), ()) if _negligible(kspace, inside) else (kspace, ignored)
 
 
 def _negligible(kspace: np.ndarray, inside: np.ndarray) -> bool:
     """Whether what columns hold outside is rounding beside what they hold inside."""
-    held, padding = (np.abs(kspace[..., part]) for part in (inside, ~inside))
-    return bool(held.any() and padding.max(initial=0) <= 1e-3 * np.median(held[held > 0]))
+    padding = max(float(np.abs(one[..., ~inside]).max(initial=0)) for one in kspace)
+    if not any(one[..., inside].any() for one in kspace):
+        return False
+    if padding == 0:
+        return True
+    held = np.abs(kspace[..., inside])
+    return padding <= 1e-3 * float(np.median(held[held > 0]))
 
 
 def _without_rounding(kspace: np.ndarray, measured: tuple[int, int] | None) -> np.ndarray:
@@ -131,4 +141,4 @@ def _without_rounding(kspace: np.ndarray, measured: tuple[int, int] | None) -> n
         return kspace
     columns = np.arange(kspace.shape[-1])
     inside = (columns >= measured[0]) & (columns < measured[1])
-    return kspace * inside if _negligible(kspace, inside) else kspace
+    return masked(kspace, inside) if _negligible(kspace, inside) else kspace

@@ -23,6 +23,7 @@ from h5py import h5d, h5l, h5o, h5t
 from medrecon.data.errors import InputError, advised, one_line
 from medrecon.formats.contents import absent
 from medrecon.formats.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
+from medrecon.formats.mapped import is_mappable, mapped
 
 __all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "read_table", "refuse_outside", "text_of"]
 
@@ -460,7 +461,8 @@ def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever 
         raise InputError(f"{path}: '{key}' is empty; export the data again")
     check_dataset(item)
     if not item.dtype.hasobject:
-        return item[()]
+        where = _contiguous(item) if is_mappable(item.dtype, item.shape) else None
+        return item[()] if where is None else mapped(path, where, item.dtype, item.shape)
     if math.prod(item.shape) != 1 or not isinstance(item.id.get_type(), h5t.TypeStringID):
         raise InputError(f"{path}: '{key}' does not hold numbers; store an array of numbers")
     try:
@@ -468,6 +470,16 @@ def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever 
             return bytes(_Heap(file.file, content).get(b"".join(_raw(item)), 1))
     except Exception as error:
         raise InputError(f"{path}: '{key}' cannot be read ({one_line(error)}); store it again") from error
+
+
+def _contiguous(dataset: h5py.Dataset) -> int | None:
+    """Where in the file the numbers of a dataset lie in one piece, as in memory; ``None`` if they do not."""
+    kind = dataset.id.get_type()
+    pair = isinstance(kind, h5t.TypeCompoundID)
+    parts = [kind.get_member_type(k) for k in range(kind.get_nmembers())] if pair else [kind]
+    plain = all(isinstance(part, h5t.TypeFloatID) and h5t.py_create(part.dtype) == part for part in parts)
+    packed = kind.get_size() == dataset.dtype.itemsize == sum(part.get_size() for part in parts)
+    return dataset.id.get_offset() if plain and packed else None
 
 
 def text_of(value: object) -> bytes | None:

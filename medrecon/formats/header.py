@@ -131,9 +131,7 @@ def readout_cropped(
     if placed or (whole.any(axis=0) != whole.all(axis=0)).any():
         why = "an affine of all rows is stored" if placed else "columns were not sampled whole"
         return kspace, mask, {"readout": f"not cropped to the middle {kept} of {rows} rows, {field}: {why}", **said}
-    small = np.empty((*kspace.shape[:2], kept, columns), kspace.dtype)
-    for one, out in zip(kspace, small, strict=True):
-        out[...] = crop_field_of_view(one[None], mask, (kept, columns))[0]
+    small = crop_field_of_view(kspace, mask, (kept, columns))
     said["readout"] = f"cropped to the middle {kept} of {rows} rows, {field}"
     return small, mask if mask.ndim == 1 else mask[:kept], said
 

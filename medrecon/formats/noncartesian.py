@@ -11,11 +11,12 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.noise import outer_noise_std
-from medrecon.data.sampling import loud_scan, usable_scan
+from medrecon.data.sampling import loud_scan, usable_samples, usable_scan
 from medrecon.data.scan import NonCartesianScan
 from medrecon.formats.arrays import numpy_array
 from medrecon.formats.contents import absent
 from medrecon.formats.limits import check_claim
+from medrecon.formats.mapped import backing_of
 from medrecon.formats.stored import Stored
 
 __all__ = ["noncartesian_scan", "trajectory_array"]
@@ -57,6 +58,7 @@ def noncartesian_scan(
     Raises:
         InputError: for arrays that do not fit each other or the matrix, NaN, Inf and zeros alone.
     """
+    backing = backing_of(arrays[0])
     samples, points = _fitting(path, *(np.asarray(array) for array in arrays))
     if points.shape[-1] == 3 and not np.any(points[..., 0]):  # a plane
         points = points[..., 1:]
@@ -76,6 +78,7 @@ def noncartesian_scan(
         header=stored.header,
         attributes=stored.attributes,
         warnings=(*stored.warnings, *more),
+        backing=backing,
     )
     if scan is None:
         return data
@@ -94,7 +97,7 @@ def _fitting(path: Path, samples: np.ndarray, points: np.ndarray) -> tuple[np.nd
         raise InputError(
             f"{path}: k-space is {samples.dtype} {samples.shape}; expected complex (slices, coils, shots, readout)"
         )
-    samples = np.ascontiguousarray(samples.reshape(-1, *samples.shape[-3:]), np.complex64)
+    samples = usable_samples(samples.reshape(-1, *samples.shape[-3:]), str(path))
     points = np.asarray(points.real, np.float32)
     points = np.broadcast_to(points, (len(samples), *points.shape[-3:])) if points.ndim == 3 else points
     if points.ndim != 4 or points.shape[:3] != (len(samples), *samples.shape[2:]) or points.shape[-1] not in (2, 3):
@@ -102,10 +105,8 @@ def _fitting(path: Path, samples: np.ndarray, points: np.ndarray) -> tuple[np.nd
             f"{path}: the trajectory is {points.shape}, but k-space (slices, coils, shots, readout) {samples.shape}; expected "
             "(shots, readout, 2 or 3)"
         )
-    if not (np.isfinite(samples).all() and np.isfinite(points).all()):
-        raise InputError(f"{path}: holds NaN or Inf; export the data again")
-    if not samples.any():
-        raise InputError(f"{path}: k-space is all zeros; export the data again")
+    if not np.isfinite(points).all():
+        raise InputError(f"{path}: its trajectory holds NaN or Inf; export the data again")
     return samples, points
 
 

@@ -148,6 +148,14 @@ class Problem:
         """Drop what was worked out for items that are done, so that memory does not grow with their number."""
         return
 
+    def check_source(self) -> None:
+        """Refuse images of data that changed while they were read.
+
+        Raises:
+            InputError: naming the file.
+        """
+        return
+
     def facts(self) -> dict[str, Any]:
         """What the record says of the data: acceleration, noise level, origin of the maps, ..."""
         return {}

@@ -16,7 +16,8 @@ from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, choose_sets, coil_maps, holds_signal, trusted_noise
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
-from medrecon.data.sampling import check_scale, common_mask, rounding, sampling_mask
+from medrecon.data.passes import masked
+from medrecon.data.sampling import common_mask, rounding, sampling_mask, usable_samples
 from medrecon.data.scan import CartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.base import LinearOperator
@@ -150,13 +151,7 @@ def _checked(scan: CartesianScan) -> CartesianScan:
     kspace, name = scan.kspace, str(scan.path)
     if not np.iscomplexobj(kspace) or kspace.ndim != 4:
         raise InputError(f"{name}: k-space must be complex (slices, coils, y, x); got {kspace.dtype} {kspace.shape}")
-    check_scale(kspace, name)
-    kspace = np.ascontiguousarray(kspace, dtype=np.complex64)
-    if not np.isfinite(kspace.view(np.float32)).all():
-        raise InputError(f"{name}: k-space holds NaN or Inf; export the data again")
-    if not kspace.any():
-        raise InputError(f"{name}: k-space is all zeros; give other data")
-    return replace(scan, kspace=kspace)
+    return replace(scan, kspace=usable_samples(kspace, name))
 
 
 def _with_mask(scan: CartesianScan, physics: CartesianPhysics) -> CartesianScan:
@@ -168,7 +163,7 @@ def _with_mask(scan: CartesianScan, physics: CartesianPhysics) -> CartesianScan:
     # What a given mask leaves out may be what the warning of rounding was about.
     asked = rounding(scan.path, scan.kspace)
     mask = sampling_mask(scan.kspace, array, name, file, alike=False)
-    kspace = scan.kspace * mask
+    kspace = masked(scan.kspace, mask)
     kept = tuple(text for text in scan.warnings if text not in asked)
     return replace(scan, kspace=kspace, mask=mask, warnings=kept + rounding(scan.path, kspace))
 
@@ -218,6 +213,8 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     scan = scan.items(physics.slices)
     maps = physics.maps
     if maps is not None:
+        if str(physics.map_sets) == "2":
+            raise InputError(f"{name}: given maps are one set; leave the number of sets (--map-sets) out, or the maps")
         maps = given_maps(maps, scan.kspace, scan.matrix, numbers, total, name)
     sets, more = (1, ()) if maps is not None else _map_sets(scan, mask, outer, physics)
     scan = replace(scan, warnings=scan.warnings + more)

@@ -15,7 +15,7 @@ from medrecon.data.coils import compress_samples
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_level, noise_scan_std
-from medrecon.data.sampling import check_scale, sampling_mask
+from medrecon.data.sampling import sampling_mask, usable_samples
 from medrecon.data.scan import DynamicScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
@@ -99,10 +99,7 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
     name = str(scan.path)
     if physics.noise_model != "gaussian":
         raise InputError(f"{name}: k-space has Gaussian noise; leave the noise model at gaussian")
-    check_scale(scan.kspace, name)
-    kspace = np.ascontiguousarray(scan.kspace, dtype=np.complex64)
-    if not np.isfinite(kspace).all() or not kspace.any():
-        raise InputError(f"{name}: k-space holds NaN or Inf, or zeros alone; export the data again")
+    kspace = usable_samples(scan.kspace, name)
     masks = [
         sampling_mask(one, mask, name, alike=False) for one, mask in zip(kspace, scan.mask, strict=True) if one.any()
     ]

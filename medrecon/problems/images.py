@@ -64,6 +64,7 @@ class Images(Problem):
         self.modality = "CT" if self.is_ct else "MR"
         self.real = not self.is_complex
         self.lowpass = False
+        self.interpolated = False  # whether the run starts from the interpolated image
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -74,9 +75,12 @@ class Images(Problem):
         return _factors(self.physics) if self.physics.task == "superres" else (1, 1)
 
     def suited_to(self, solver: Solver) -> Problem:
-        """R2D2+ starts from the noisy image itself and keeps its low frequencies."""
+        """R2D2+ starts from the noisy image and keeps its low frequencies, or from the interpolated one."""
         out = copy.copy(self)
         out.lowpass = isinstance(solver, R2D2) and self.physics.task == "denoise"
+        out.interpolated = self.physics.noise_model == "rician" or (
+            isinstance(solver, R2D2) and self.physics.task == "superres"
+        )
         if isinstance(solver, R2D2) and (self.physics.task == "deblur" or self.physics.noise_model == "rician"):
             raise InputError(
                 "R2D2+ removes Gaussian noise and does not deblur; choose the noise model gaussian and the task denoise, or "
@@ -124,21 +128,23 @@ class Images(Problem):
 
     def batches(self, size: int) -> list[slice]:
         """A ladder that begins at the noise level of a slice is for that slice."""
-        return super().batches(1 if self.lowpass or self.physics.noise_model == "rician" else size)
+        return super().batches(1 if self.lowpass or self.interpolated else size)
 
     def start(self, items: slice, device: torch.device) -> Beginning | None:
         """Of R2D2+ the noisy image at its own noise level, or at ``strength`` times that; of Rician noise an estimate.
 
-        A magnitude does not show the sign of the signal behind it, which a run from noise would have to guess.
+        A magnitude does not show the sign of the signal behind it, which a run from noise would have to guess. Of
+        super-resolution by R2D2+ it is the interpolated image, noised to ``strength`` times 0.1 of the unit.
         """
         y, scale = self._data(items, device)
         std = float(self.noise_std[items][0]) / (1000.0 if self.is_ct else float(scale[0]) or 1.0)
+        strength = self.physics.strength or 1.0
         if self.lowpass:
-            return Beginning(y, (self.physics.strength or 1.0) * std, add_noise=False)
-        if self.physics.noise_model != "rician":
+            return Beginning(y, strength * std, add_noise=False)
+        if not self.interpolated:
             return None
         root = float(np.prod(self._factors())) ** 0.5
-        return Beginning(self._operator().to(device).pinv(root * y), max(3 * std, 0.1), add_noise=True)
+        return Beginning(self._operator().to(device).pinv(root * y), strength * max(3 * std, 0.1), add_noise=True)
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
         """Magnitudes, complex numbers or HU ``(samples, slices, y, x)``; outside the region the image stays."""

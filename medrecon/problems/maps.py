@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from medrecon.data.arguments import check_count
-from medrecon.data.coils import magnitude_unit, noise_covariance, prewhiten
+from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError, grouped_texts
 from medrecon.data.espirit import CoilMaps
+from medrecon.data.passes import magnitude_unit
 from medrecon.data.scan import CartesianScan, DynamicScan, NonCartesianScan
 from medrecon.formats import load_array
 from medrecon.operators.bridge import AsComplex
@@ -156,6 +157,11 @@ class CoilProblem(Problem):
         seen = (maps != 0).any(1) * (scale * self.unit).view(-1, *[1] * (maps.ndim - 2))
         images = AsComplex()(x.flatten(0, 1)).view(len(x), *seen.shape) * seen
         return images.flatten(1, 2) if images.ndim == 5 else images  # a volume: its slices
+
+    def check_source(self) -> None:
+        """Of a large file, whose samples are read slice by slice."""
+        if self.scan.backing is not None:
+            self.scan.backing.check()
 
     def _signals(self) -> list[tuple[int, CoilMaps]]:
         """Slices that have maps, since they have signal."""

@@ -15,7 +15,7 @@ from medrecon.data.coils import compress_samples
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.espirit import SINGLE_COIL, CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_scan_std, outer_noise_std
-from medrecon.data.sampling import check_scale
+from medrecon.data.sampling import usable_samples
 from medrecon.data.scan import NonCartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.base import LinearOperator
@@ -132,10 +132,7 @@ def _checked(scan: NonCartesianScan) -> NonCartesianScan:
     Raises:
         InputError: for other data.
     """
-    check_scale(scan.samples, str(scan.path))
-    samples = np.ascontiguousarray(scan.samples, dtype=np.complex64)
-    if not np.isfinite(samples).all() or not samples.any():
-        raise InputError(f"{scan.path}: k-space holds NaN or Inf, or zeros alone; export the data again")
+    samples = usable_samples(scan.samples, str(scan.path))
     trajectory = np.ascontiguousarray(scan.trajectory, dtype=np.float32)
     if not np.isfinite(trajectory).all():
         raise InputError(f"{scan.path}: the trajectory holds NaN or Inf; export it again")

@@ -134,8 +134,8 @@ class CombineCoils(Transform):
     """One image ``(slices, y, x)`` of k-space; see :func:`medrecon.data.coils.combine_coils`.
 
     Args:
-        method: ``rss`` (real), ``mvue`` (needs maps) or ``adaptive``.
-        window: side of the neighbourhood of ``adaptive``.
+        method: ``rss`` (real), ``mvue`` (needs maps), ``adaptive`` or ``inati``.
+        window: side of the neighbourhood of the last two.
     """
 
     def __init__(self, method: Combination = "rss", window: int = 7) -> None:
@@ -253,9 +253,9 @@ class CombineCoilsd(MapTransform):
 
     Args:
         keys: of the k-space.
-        method: ``rss``, ``mvue`` or ``adaptive``.
+        method: ``rss``, ``mvue``, ``adaptive`` or ``inati``.
         maps_key: of the sensitivities, for ``mvue``.
-        window: side of the neighbourhood of ``adaptive``.
+        window: side of the neighbourhood of ``adaptive`` and ``inati``.
         image_key: where the image goes; default: in place of the k-space.
         allow_missing_keys: as in MONAI.
     """

@@ -185,7 +185,7 @@ def test_combinations_in_closed_form():
     assert np.abs(np.abs(adaptive) - np.abs(image))[bright].max() < 0.05
     with pytest.raises(InputError, match="mvue needs maps"):
         combine_coils(kspace, "mvue")
-    with pytest.raises(InputError, match="rss, mvue, adaptive"):
+    with pytest.raises(InputError, match="rss, mvue, adaptive, inati"):
         combine_coils(kspace, "sum")
 
 
