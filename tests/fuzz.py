@@ -247,6 +247,11 @@ def nifti(path, second=False, dtype=np.int16, scale=(2.0, 1.0)):
     path.with_name(stem + ".json").write_text(json.dumps(about))
 
 
+def freesurfer(path, dtype=np.float32):
+    data = np.random.default_rng(0).integers(0, 99, (5, 4, 3, 2)[: 3 + (dtype is np.uint8)]).astype(dtype)
+    nib.save(nib.freesurfer.MGHImage(data, test_dicom.oblique()), path)
+
+
 def series(path):
     test_dicom.write_series(
         path, test_dicom.oblique(), test_dicom.numbers((3, 6, 5)), "{k}.dcm", SeriesDescription="Doe"
@@ -363,6 +368,8 @@ SEEDS: dict[str, tuple[str, Callable[[Path], None], tuple[Reader, ...]]] = {
     "nifti gz": ("gz.nii.gz", nifti, (any_volume,)),
     "nifti 2": ("two.nii", lambda p: nifti(p, True, np.float64), (load_image,)),
     "nifti complex": ("complex.nii.gz", lambda p: nifti(p, dtype=np.complex64), (load_image,)),
+    "freesurfer": ("whole.mgh", freesurfer, (load_image,)),
+    "freesurfer packed": ("packed.mgz", lambda p: freesurfer(p, np.uint8), (any_volume,)),
     "dicom series": ("series", series, (load_image, find_series)),
     "dicom enhanced": ("enhanced.dcm", enhanced, (any_volume,)),
     "dicom multi": ("multi.dcm", dose_as_ct("rtdose_rle.dcm"), (any_volume,)),

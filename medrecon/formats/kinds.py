@@ -35,7 +35,7 @@ _ADVICE = {
     CartesianScan: "give the raw data that it was made of, or simulate some with medrecon.transforms.SimulateKSpace",
     NonCartesianScan: "give ISMRMRD, a BART pair with its trajectory's, or an npz with kspace and trajectory",
     Sinogram: NEEDS,
-    ImageScan: "give a NIfTI file, or a DICOM file or folder",
+    ImageScan: "give a NIfTI or FreeSurfer file, or a DICOM file or folder",
 }
 _SINOGRAM_ADVICE = (
     "reconstruct it with the chest_ct bundle's inference.yaml, or read it with medrecon.transforms.LoadSinogram"

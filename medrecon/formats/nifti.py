@@ -23,7 +23,7 @@ from medrecon.formats.limits import check_claim, open_bounded
 from medrecon.formats.probe import first_bytes, never_raises
 from medrecon.formats.selecting import volume_number
 
-__all__ = ["KINDS", "SUFFIXES", "is_nifti", "read", "sniff"]
+__all__ = ["KINDS", "SUFFIXES", "is_nifti", "read", "silent", "sniff"]
 
 SUFFIXES = (".nii", ".nii.gz")
 KINDS = (ImageScan,)
@@ -68,7 +68,7 @@ class _File:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep what nibabel logs about odd headers out of the output; what matters is checked here."""
     from nibabel import imageglobals
 
@@ -93,7 +93,7 @@ def _opened(path: Path) -> tuple[Any, Any]:
     if not path.is_file():
         raise InputError(f"{path}: {absent(path)}")
     try:
-        with _silent():
+        with silent():
             # Not nib.load, which changes the case of suffixes.
             with ImageOpener(str(path), "rb") as file:
                 block = file.read(540)

@@ -15,6 +15,7 @@ from medrecon.formats import (
     data_exchange,
     dicom,
     fastmri,
+    freesurfer,
     ismrmrd,
     matlab,
     nifti,
@@ -49,7 +50,7 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (
-    dicom, nifti, numpy_files, matlab, ismrmrd, calgary_campinas, data_exchange, fastmri, twix, bart
+    dicom, nifti, freesurfer, numpy_files, matlab, ismrmrd, calgary_campinas, data_exchange, fastmri, twix, bart
 )  # fmt: skip
 KEYS: dict[type, str] = {CartesianScan: "kspace", NonCartesianScan: "kspace", Sinogram: "sino", ImageScan: "image"}
 """Names of the array that files of a kind hold."""

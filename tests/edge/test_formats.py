@@ -33,7 +33,7 @@ KINDS = {
     "fastmri": CartesianScan, "calgary": CartesianScan, "ismrmrd": CartesianScan, "radial": NonCartesianScan,
     "twix": CartesianScan, "bart": CartesianScan, "mat 4": CartesianScan, "mat 7.3": CartesianScan,
     "npy": CartesianScan, "npz": CartesianScan, "spokes": NonCartesianScan, "sinogram": Sinogram, "exchange": Sinogram,
-    "nifti 2": ImageScan, "dicom series": ImageScan, "dicom rle": ImageScan, "dicom big": ImageScan,
+    "nifti 2": ImageScan, "freesurfer": ImageScan, "dicom series": ImageScan, "dicom rle": ImageScan, "dicom big": ImageScan,
 }  # fmt: skip
 NAMES = {
     "fastmri": "fastmri", "fastmri latest": "fastmri", "compressed": "fastmri", "calgary": "calgary_campinas",

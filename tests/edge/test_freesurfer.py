@@ -1,0 +1,60 @@
+"""FreeSurfer's images: values, place, volumes, and what is refused."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medrecon.data.errors import InputError, SelectionError
+from medrecon.formats import Companions, load
+
+AFFINE = np.array([[0, 0, 2.0, -10], [-1.5, 0, 0, 20], [0, -1.25, 0, 3], [0, 0, 0, 1]])
+
+
+def saved(path, data):
+    nib.save(nib.freesurfer.MGHImage(data, AFFINE), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mgz", "a.mgh"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32])
+def test_values_and_place(tmp_path, name, dtype):
+    data = (100 * np.random.default_rng(0).random((7, 9, 5))).astype(dtype)
+    scan = load(saved(tmp_path / name, data))
+    assert scan.format == "FreeSurfer" and np.array_equal(scan.array, data.transpose(2, 1, 0).astype(np.float32))
+    assert np.allclose(scan.affine, AFFINE, atol=1e-5) and np.allclose(scan.spacing, (2.0, 1.25, 1.5))
+
+
+def test_one_of_several_volumes(tmp_path):
+    data = np.random.default_rng(0).random((7, 9, 5, 3)).astype(np.float32)
+    path = saved(tmp_path / "a.mgz", data)
+    scan = load(path, {"volume": 1})
+    assert np.array_equal(scan.array, data[..., 1].transpose(2, 1, 0)) and scan.attributes == {
+        "volume": 1,
+        "volumes": 3,
+    }
+    with pytest.raises(SelectionError, match=r"a\.mgz: a file of 3 volumes; select one, e.g. volume=0"):
+        load(path)
+    with pytest.raises(InputError, match="no volume=3"):
+        load(path, {"volume": 3})
+    with pytest.raises(InputError, match="EchoTime cannot be selected"):
+        load(path, {"EchoTime": 3})
+    with pytest.raises(InputError, match="goes with NIfTI only"):
+        load(path, {"volume": 0}, companions=Companions(phase=path))
+
+
+def test_without_its_flag_directions_are_not_believed(tmp_path):
+    path = saved(tmp_path / "a.mgh", np.ones((4, 5, 6), np.float32))
+    content = path.read_bytes()
+    path.write_bytes(content[:28] + b"\0\0" + content[30:])
+    assert load(path).affine is None
+
+
+def test_what_cannot_be_read(tmp_path):
+    path = saved(tmp_path / "a.mgh", np.ones((4, 5, 6), np.float32))
+    content = path.read_bytes()
+    path.write_bytes(content[:300])
+    with pytest.raises(InputError, match=r"a\.mgh: its header says 4 x 5 x 6 voxels, but the file has 300 bytes"):
+        load(path)
+    path.write_bytes(content[:284] + b"\xff" * 480)
+    with pytest.raises(InputError, match="holds NaN or Inf"):
+        load(path)
