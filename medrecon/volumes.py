@@ -19,10 +19,12 @@ from medrecon.data.files import not_described
 from medrecon.data.sampling import one_sided, undersampled
 from medrecon.data.scan import ImageScan
 from medrecon.formats import FORMATS, format_of, load_array, load_image, load_kspace
+from medrecon.formats.arrays import numpy_arrays
 from medrecon.formats.hdf5 import open_hdf5, read_dataset
 from medrecon.formats.ismrmrd import is_ismrmrd
 from medrecon.formats.limits import reading
 from medrecon.formats.nifti import is_nifti
+from medrecon.formats.probe import first_bytes
 
 __all__ = ["Volume", "check_pair", "load_reference", "load_volume"]
 
@@ -205,7 +207,10 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _holds_reconstruction(path: Path) -> bool:
-    """Whether HDF5 holds images alone: a file with k-space is read as k-space, whatever else it holds."""
+    """Whether HDF5 or npz holds images alone: a file with k-space is read as k-space, whatever else it holds."""
+    if first_bytes(path, 2) == b"PK":
+        names = numpy_arrays(path, ())[1]
+        return "reconstruction" in names and "kspace" not in names
     if not _is_hdf5(path):
         return False
     with open_hdf5(path) as file:

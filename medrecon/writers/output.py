@@ -33,7 +33,7 @@ class Output:
     Args:
         folder: made if it does not exist.
         stem: name of the files without suffix.
-        format: a name in ``WRITERS``: ``nifti``, ``h5``, ``dicom`` (a derived series), ``mrd`` or ``png``.
+        format: a name in ``WRITERS``: ``nifti``, ``h5``, ``dicom`` (a derived series), ``mrd``, ``npz`` or ``png``.
         overwrite: replace existing files, and remove other unchanged files that the old sidecar lists, in whatever format.
         part: ``mag``, ``mag-phase`` (two files) or ``complex``.
         like: the series of :func:`medrecon.writers.like_series`; of DICOM, patient and study are copied from it.

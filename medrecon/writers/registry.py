@@ -7,11 +7,19 @@ from medrecon.writers.dicom import Dicom
 from medrecon.writers.h5 import Hdf5
 from medrecon.writers.mrd import Mrd
 from medrecon.writers.nifti import Nifti
+from medrecon.writers.npz import Npz
 from medrecon.writers.png import Png
 
 __all__ = ["WRITERS", "all_parts"]
 
-WRITERS: dict[str, Writer] = {"nifti": Nifti(), "h5": Hdf5(), "dicom": Dicom(), "mrd": Mrd(), "png": Png()}
+WRITERS: dict[str, Writer] = {
+    "nifti": Nifti(),
+    "h5": Hdf5(),
+    "dicom": Dicom(),
+    "mrd": Mrd(),
+    "npz": Npz(),
+    "png": Png(),
+}
 
 
 def all_parts() -> tuple[str, ...]:

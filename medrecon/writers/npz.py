@@ -1,0 +1,46 @@
+"""NumPy's npz, with the key of fastMRI's reconstructions."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from medrecon.writers.base import Contents, Writer
+
+if TYPE_CHECKING:
+    from medrecon.posterior import Reconstruction
+    from medrecon.writers.output import Output
+
+__all__ = ["Npz"]
+
+
+class Npz(Writer):
+    """``<stem>.npz`` with ``reconstruction`` ``(slices, y, x)``, float32, and what there is of the following.
+
+    ``phase`` (rad, of complex images), ``samples`` ``(n, slices, y, x)``, ``affine`` ``(4, 4)``, ``spacing`` ``(z, y, x)`` in
+    mm. Frames are an axis before the slices.
+    """
+
+    title = "NumPy"
+    endings = (r"\.npz",)
+    takes_frames = True
+
+    def names(self, stem: str, *, slices: int, samples: bool, part: str) -> list[str]:
+        """See :meth:`Writer.names`."""
+        return [f"{stem}.npz"]
+
+    def contents(self, reconstruction: Reconstruction, output: Output) -> Contents:
+        """See :meth:`Writer.contents`."""
+        import numpy as np
+
+        geometry = reconstruction.geometry
+        held = {
+            "reconstruction": np.asarray(reconstruction.image, np.float32),
+            "phase": reconstruction.phase,
+            "samples": reconstruction.samples,
+            "affine": geometry.affine,
+            "spacing": geometry.spacing,
+        }
+        buffer = io.BytesIO()
+        np.savez(buffer, **{key: np.asarray(value) for key, value in held.items() if value is not None})
+        return Contents([buffer.getvalue()])
