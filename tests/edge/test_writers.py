@@ -279,7 +279,7 @@ def read_h5(paths, phase):
 def read_npz(paths, phase):
     with np.load(paths[0]) as held:
         assert np.allclose(held["spacing"], (3.3, 1.1, 0.9)) and np.array_equal(held["phase"], phase)
-        return held["reconstruction"], held["affine"], held["samples"] if "samples" in held else None
+        return held["reconstruction"], held["affine"], held.get("samples")
 
 
 def read_dicom(paths, phase):

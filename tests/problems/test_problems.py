@@ -11,7 +11,9 @@ from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.scan import DynamicScan, Geometry, ImageScan, NonCartesianScan, Sinogram
 from medrecon.operators import NUFFT, ConeBeam, FanBeam, ParallelBeam
+from medrecon.problems import physics_of, problem
 from medrecon.reconstruction import plan
+from medrecon.solvers import R2D2
 from tests.problems.toy import SHAPE, Smooth, cartesian, image, solve, spec
 
 
@@ -291,6 +293,20 @@ def test_r2d2_removes_more_with_more_strength():
         away.append(error(found.image[0], np.abs(noisy)))
         assert abs(found.record["sigma_max"] * np.quantile(np.abs(noisy), 0.995) / (60.0 * strength) - 1) < 1e-3
     assert away[0] < away[1] < away[2]
+
+
+@pytest.mark.parametrize("strength", [None, 2.0])
+def test_r2d2_sharpens_the_interpolated_image(strength):
+    """Its start is the pseudo-inverse plus noise of 0.1 of the unit, or of ``strength`` times that."""
+    coarse = np.abs(picture()).astype(np.float32)
+    physics = {"task": "superres", "factor": 2, "noise_std": 1.0, "strength": strength}
+    made = problem(images(coarse), physics_of(images(coarse), **physics)).suited_to(R2D2())
+    begin = made.start(slice(0, 1), torch.device("cpu"))
+    assert begin is not None and begin.add_noise and begin.sigma == pytest.approx(0.1 * (strength or 1.0))
+    data = made.likelihood(slice(0, 1), torch.device("cpu")).likelihood
+    assert torch.allclose(data.A(begin.x), data.y, atol=1e-4)
+    found = solve(images(coarse), "r2d2", spec("magnitude", Smooth()), physics=physics, steps=10)
+    assert found.record["sigma_max"] == pytest.approx(0.1 * (strength or 1.0), rel=1e-3)
 
 
 def test_rician_magnitudes_lose_their_bias():
