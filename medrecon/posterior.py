@@ -231,6 +231,8 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
     if settings.chunk is not None:
         check_count("chunk", settings.chunk, 1, 1_000_000)
     find_solver(settings.solver)
+    if settings.sigma_min is not None:
+        prior = replace(prior, sigma_min=as_number("sigma_min", settings.sigma_min, positive=True))
     tuned = dict(prior.tuned.get(settings.solver, {}))
     sigma_max = tuned.pop("sigma_max", 8.0)
     if settings.sigma_max is not None:
@@ -358,7 +360,7 @@ class _Run:
             first = sample(plan.start.solver, None, data, torch.tensor([1.0, 0.0]), noise=Noise([0] * len(numbers)))
         elif begin is not None and solver.requires.prior and solver.takes_start:
             first, level, add_noise = begin
-            sigmas = solver.ladder(level, min(self.prior.sigma_min, level / 2), plan.steps)
+            sigmas = solver.ladder(level, min(float(plan.sigmas[-2]), level / 2), plan.steps)
         self.sigmas = sigmas
         x = draw(
             solver,

@@ -73,6 +73,7 @@ class SamplingSettings:
         start: a solver without a prior, from whose estimate the run starts (CCDF); ``None``: from noise.
         start_sigma: noise level of that start, for images of unit scale.
         sigma_max: first noise level, for images of unit scale; ``None``: what suits the prior.
+        sigma_min: last noise level before 0, for images of unit scale; ``None``: the prior's.
         chunk: slices or samples that run as one batch; ``None``: 1 on a CPU, 8 elsewhere.
     """
 
@@ -84,6 +85,7 @@ class SamplingSettings:
     start: str | None = option(None, "warm-start from a classical solver (CCDF), e.g. cg-sense", metavar="SOLVER")
     start_sigma: float | None = option(None, "noise level of the warm start, e.g. 0.1", metavar="S", type=float)
     sigma_max: float | None = option(None, "first noise level (default: what suits the prior)", flag=None)
+    sigma_min: float | None = option(None, "last noise level before 0 (default: the bundle's)", metavar="S", type=float)
     chunk: int | None = option(None, "slices or samples per batch (default: 1 on a CPU)", flag=None)
 
 

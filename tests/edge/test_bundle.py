@@ -332,6 +332,8 @@ def test_what_suits_the_prior_gives_way_to_what_the_user_says():
     assert (plain.solver.zeta, float(plain.sigmas[0])) == (0.03, pytest.approx(2.0))
     said = planned(solver="dps", settings={"zeta": 0.07}, sigma_max=1.0)
     assert (said.solver.zeta, float(said.sigmas[0])) == (0.07, pytest.approx(1.0))
+    assert float(plain.sigmas[-2]) == pytest.approx(toy_prior().sigma_min)
+    assert float(planned(solver="dps", sigma_min=0.1).sigmas[-2]) == pytest.approx(0.1)
     assert planned(solver="dds").solver == DDS()
     assert planned(start="tv", start_sigma=0.1).start.solver.lam == 0.5
     assert tuned == {"dps": {"zeta": 0.03, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
