@@ -95,6 +95,29 @@ def test_every_way_gives_the_same_bytes(kind, tmp_path):
             assert np.array_equal(file["samples"][()], python.samples)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", WAYS)
+def test_programs_of_their_own_give_the_same_bytes(kind, tmp_path):
+    """``python -m monai.bundle run`` and ``python -m medrecon recon``, from another folder."""
+    make, bundle, physics, more = WAYS[kind]
+    path = make(tmp_path)
+    ours = ["medrecon", "recon", path, "-o", "cli", "--bundle", bundle, "--steps", 2, "--seed", 3]
+    config = find_bundle(bundle) / "configs" / "inference.yaml"
+    monai = ["monai.bundle", "run", "--config_file", config, "--scan", path, "--output_dir", "monai", "--n_steps", 2]
+    monai += ["--seed", 3, *[f"--{key}={value}" for key, value in {"physics": physics, **more}.items()]]
+    for command in ([*ours, *flags(physics, more)], monai):
+        out = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", *map(str, command)], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert out.returncode == 0, out.stderr[-2000:]
+    sidecars = [json.loads((tmp_path / way / "scan.json").read_text()) for way in ("cli", "monai")]
+    for one in sidecars:
+        del one["seconds"]
+    assert sidecars[0] == sidecars[1]
+    images = [(tmp_path / way / "scan.nii.gz").read_bytes() for way in ("cli", "monai")]
+    assert images[0] == images[1]
+
+
 @pytest.mark.parametrize("solver", ["cg-sense", "dds"])
 def test_a_reconstruction_does_not_import_monai(solver, tmp_path):
     path = kspace_file(tmp_path)
