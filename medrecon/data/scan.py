@@ -45,6 +45,24 @@ class Geometry:
         """The geometry of some of ``n`` slices."""
         return replace(self, affine=affine_of_slices(self.affine, index, n))
 
+    def on_matrix(self, old: tuple[int, ...], new: tuple[int, ...]) -> Geometry:
+        """The geometry of the same field of view with other pixels; index ``n // 2`` stays where it is.
+
+        Args:
+            old: pixels that it is of, ``(y, x)`` or ``(z, y, x)``.
+            new: as many numbers.
+        """
+        spacing, affine = self.spacing, self.affine
+        ratios = [1.0] * (3 - len(old)) + [m / n for m, n in zip(old, new, strict=True)]
+        if spacing is not None:
+            spacing = spacing[0] * ratios[0], spacing[1] * ratios[1], spacing[2] * ratios[2]
+        if affine is not None:
+            affine = np.array(affine, dtype=float)
+            for column, (m, n) in enumerate(zip(old[::-1], new[::-1], strict=True)):  # x is the last axis of an image
+                affine[:3, 3] += (m // 2 - (n // 2) * m / n) * affine[:3, column]
+                affine[:3, column] *= m / n
+        return Geometry(spacing, affine)
+
     def summary(self) -> dict[str, Any]:
         """The two lines of ``medrecon info``."""
         return {

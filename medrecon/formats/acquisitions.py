@@ -6,6 +6,7 @@ The rows are those of the ISMRMRD format's own table, whatever file they come fr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -233,7 +234,8 @@ def scan_of(
         return cartesian_scan(path, kind, kspace, mask, stored)
     given = None if companions.trajectory is None else trajectory_array(companions.trajectory)
     arrays, matrix, stored = along_trajectory(acquisitions, path, select, given)
-    return noncartesian_scan(path, kind, arrays, matrix if companions.matrix is None else companions.matrix, stored)
+    scan = noncartesian_scan(path, kind, arrays, matrix if companions.matrix is None else companions.matrix, stored)
+    return replace(scan, geometry=scan.geometry.on_matrix(matrix[-len(scan.matrix) :], scan.matrix))
 
 
 def _signs(scan: Acquisitions) -> tuple[int, int, int]:

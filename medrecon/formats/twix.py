@@ -48,13 +48,16 @@ def read(
     Args:
         path: of the file.
         select: which contrast (echo), phase, repetition or set, where there are several.
-        companions: trajectory and matrix of a scan that is not Cartesian, which the file does not record.
+        companions: trajectory and matrix of a scan that is not Cartesian, which the file does not record. The trajectory is in
+            cycles per field of view of the protocol, without oversampling; the matrix is by default the base resolution.
 
     Raises:
         InputError: without twixtools (an extra), and for what cannot be read.
     """
     chosen_by = dict(select or {})
-    return scan_of(_acquisitions(path, chosen_by), path, "Siemens twix", chosen_by, companions or Companions())
+    given = companions or Companions()
+    acquisitions = _acquisitions(path, chosen_by, gridded=given.trajectory is None)
+    return scan_of(acquisitions, path, "Siemens twix", chosen_by, given)
 
 
 def read_frames(path: Path, select: Mapping[str, int | str] | None, axis: str) -> DynamicScan:
@@ -294,8 +297,10 @@ class _Layout(NamedTuple):
     bands: int
 
 
-def _layout(lines: _Lines) -> _Layout:
+def _layout(lines: _Lines, gridded: bool) -> _Layout:
     """What the protocol says of matrix, field of view and trajectory.
+
+    Off the grid these are of the image: the number of lines is that of shots, and oversampling is a matter of the trajectory.
 
     Raises:
         ValueError: if it lacks them.
@@ -305,15 +310,18 @@ def _layout(lines: _Lines) -> _Layout:
     base = int(_number(protocol, "sKSpace.lBaseResolution"))
     # Readouts are sampled twice as densely as asked for; where none is longer than the matrix, they were not.
     dense = 2 if any(row["head"]["number_of_samples"][0] > base for row, *_ in lines.imaging) else 1
+    dense = dense if gridded else 1
+    wide, high = (_number(protocol, f"{place}.d{axis}FOV") for axis in ("Readout", "Phase"))
+    if not gridded and not wide > 0:
+        raise ValueError("the field of view is empty")
     shape = (
         dense * base,
-        int(_number(protocol, "sKSpace.lPhaseEncodingLines")),
+        int(_number(protocol, "sKSpace.lPhaseEncodingLines")) if gridded else round(base * high / wide),
         int(_number(protocol, "sKSpace.lPartitions", otherwise=1)) if depth else 1,
     )
     field = (
-        dense * _number(protocol, f"{place}.dReadoutFOV"),
-        _number(protocol, f"{place}.dPhaseFOV")
-        * (1 + _number(protocol, "sKSpace.dPhaseOversamplingForDialog", otherwise=0)),
+        dense * wide,
+        high * (1 + (_number(protocol, "sKSpace.dPhaseOversamplingForDialog", otherwise=0) if gridded else 0)),
         _number(protocol, f"{place}.dThickness")
         * (1 + (_number(protocol, "sKSpace.dSliceOversamplingForDialog", otherwise=0) if depth else 0)),
     )
@@ -323,7 +331,9 @@ def _layout(lines: _Lines) -> _Layout:
     return _Layout(shape, field, base, depth, kind, bands)
 
 
-def _acquisitions(path: Path, select: Mapping[str, int | str], frames: str | None = None) -> Acquisitions:
+def _acquisitions(
+    path: Path, select: Mapping[str, int | str], frames: str | None = None, gridded: bool = True
+) -> Acquisitions:
     """The acquisitions of one contrast, phase, repetition and set; along the axis of ``frames`` all."""
     try:
         import twixtools  # noqa: F401
@@ -334,7 +344,7 @@ def _acquisitions(path: Path, select: Mapping[str, int | str], frames: str | Non
     dtype = np.dtype([("head", acquisition_header_dtype), ("traj", object), ("data", object)])
     try:
         lines = _lines(path, dtype)
-        layout, imaging = _layout(lines), lines.imaging
+        layout, imaging = _layout(lines, gridded), lines.imaging
         readout = _readout(lines.meas, imaging[0][0]["head"]["number_of_samples"][0], path) if imaging else None
     except InputError:
         raise

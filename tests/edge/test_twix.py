@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
 from medrecon.cli import main
@@ -11,7 +12,10 @@ from medrecon.data.coils import from_kspace, to_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.noise import noise_scan_std
 from medrecon.data.phantom import loop_coils
-from medrecon.formats import load_kspace
+from medrecon.data.trajectories import radial
+from medrecon.formats import Companions, load, load_kspace
+from medrecon.operators import NUFFT
+from medrecon.reconstruction import plan
 
 from ..conftest import blobs
 from .test_dicom import damaged
@@ -201,3 +205,29 @@ def test_damaged_files_give_one_error_of_ours(tmp_path):
             continue
         assert np.isfinite(data.kspace).all()
     assert refused > 3
+
+
+@pytest.mark.parametrize("matrix", [None, (46, 33), (90, 64)])
+def test_a_given_trajectory_is_in_the_protocols_field_of_view(tmp_path, matrix):
+    """Spokes of a blob as the image's own NUFFT measures them: it comes back at its place in mm."""
+    base, spokes, readout = 32, 60, 64
+    shape = (45, base)  # 90 mm over 64, of pixels of 2 mm
+    points = radial(shape, spokes, readout).numpy().astype(np.float32)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    blob = np.exp(-((y - 27.0) ** 2 + (x - 12.0) ** 2) / 18)
+    image = torch.from_numpy(blob * loop_coils(shape, 2)).to(torch.complex64)[None]
+    kspace = NUFFT(torch.from_numpy(points), shape)(image)[0].reshape(2, spokes, readout).numpy()
+    lines = [line(kspace[:, k], lin=k, position=(1, 2, 3)) for k in range(spokes)]
+    path = write(tmp_path / "a.dat", lines, header(base, spokes, trajectory=2))
+    np.save(tmp_path / "t.npy", points)
+    scan = load(path, companions=Companions(trajectory=tmp_path / "t.npy", matrix=matrix))
+    assert scan.matrix == (matrix or shape)
+    height, width = scan.matrix
+    assert scan.spacing == pytest.approx((5.0, 90 / height, 64 / width))
+    found = plan(scan, solver="cg-sense", maps=loop_coils(scan.matrix, 2)).run().image[0]
+    weight = found.astype(float) ** 4
+    at = [(weight * axis).sum() / weight.sum() for axis in np.mgrid[:height, :width]]
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ scan.affine
+    # Phase and read directions reversed, as of Cartesian scans; the middle of the field of view is the slice's position.
+    expected = np.array([1, 2, 3]) - 2.0 * (12 - 16) * TURN.as_matrix()[:, 1] - 2.0 * (27 - 22) * TURN.as_matrix()[:, 0]
+    assert np.linalg.norm((lps @ [at[1], at[0], 0, 1])[:3] - expected) < 0.3
