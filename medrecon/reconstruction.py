@@ -14,10 +14,11 @@ from medrecon.bundle import load_prior
 from medrecon.data.errors import InputError
 from medrecon.data.sampling import sampled
 from medrecon.data.scan import CartesianScan, Scan
-from medrecon.formats import load
+from medrecon.formats import load as load_scan
 from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, run, sampling
 from medrecon.problems import Problem, physics_of, problem
 from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
+from medrecon.solvers.settings import name_of
 
 __all__ = ["Plan", "Reconstruction", "plan", "reconstruct"]
 
@@ -35,6 +36,11 @@ class Plan:
         self.problem = problem.suited_to(sampling.solver)
         self.prior = prior
         self.sampling = sampling
+
+    @property
+    def solver(self) -> str:
+        """Its name."""
+        return name_of(self.sampling.solver)
 
     def run(
         self, device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None
@@ -54,11 +60,12 @@ def _split(scan: Scan, options: Mapping[str, Any]) -> tuple[PriorSettings, Sampl
     return parts[0], parts[1], physics_of(scan, also, **rest)
 
 
-def plan(scan: Scan, **options: Any) -> Plan:  # noqa: ANN401
+def plan(scan: Scan, *, load: Callable[[str | Path], PriorSpec] = load_prior, **options: Any) -> Plan:  # noqa: ANN401
     """The problem of a scan, its prior and the sampling.
 
     Args:
         scan: of any kind that :func:`medrecon.formats.load` reads.
+        load: gives the prior of a bundle.
         **options: fields of :class:`medrecon.settings.PriorSettings`, :class:`medrecon.settings.SamplingSettings` and the
             physics of the scan's kind (:mod:`medrecon.settings`); ``None`` means the default.
 
@@ -68,7 +75,7 @@ def plan(scan: Scan, **options: Any) -> Plan:  # noqa: ANN401
     prior_settings, sampling_settings, physics = _split(scan, options)
     solved = problem(scan, physics)
     named = prior_settings.bundle or solved.bundle
-    prior = named if isinstance(named, PriorSpec) else load_prior(named)
+    prior = named if isinstance(named, PriorSpec) else load(named)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
     suited = {name: {**prior.tuned.get(name, {}), **settings} for name, settings in solved.tuned.items()}
     prior = replace(prior, tuned={**prior.tuned, **suited})
@@ -77,7 +84,7 @@ def plan(scan: Scan, **options: Any) -> Plan:  # noqa: ANN401
 
 def _as_scan(scan: np.ndarray | str | Path | Scan, mask: object, name: str) -> Scan:
     if isinstance(scan, str | Path):
-        return load(scan)
+        return load_scan(scan)
     if hasattr(scan, "geometry"):
         return scan  # type: ignore[return-value]
     kspace = np.asarray(scan)

@@ -17,7 +17,7 @@ from medrecon.solvers.settings import name_of
 if TYPE_CHECKING:
     from medrecon.posterior import PriorSpec, Sampling
 
-__all__ = ["Outcome", "record"]
+__all__ = ["Outcome", "record", "versions"]
 
 
 class Outcome(NamedTuple):
@@ -44,7 +44,9 @@ class Outcome(NamedTuple):
     warnings: list[str]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of this package and of those that results depend on most."""
+
     def version(name: str) -> str:
         try:
             return metadata.version(name)
@@ -79,7 +81,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
     calibrated = start is None and solver.calibrated(sigmas)
     used = prior if outcome.evaluations else None
     return {
-        "versions": _versions(),
+        "versions": versions(),
         "bundle": None
         if used is None
         else {"name": used.name, "version": used.version, "weights_sha256": used.weights_sha256},

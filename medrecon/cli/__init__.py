@@ -13,7 +13,7 @@ from medrecon.cli import demo, evaluate, info, prep, recon, solvers, undersample
 from medrecon.cli.streams import lasting
 from medrecon.data.errors import InputError, advised, one_line
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 COMMANDS = {
     "demo": demo,
@@ -26,19 +26,20 @@ COMMANDS = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    out = argparse.ArgumentParser(
         prog="medrecon",
         description="Medical image reconstruction with diffusion priors and classical solvers. Research use only.",
     )
-    parser.add_argument("--version", action="version", version=f"medrecon {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    out.add_argument("--version", action="version", version=f"medrecon {__version__}")
+    out.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = out.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         about = (module.__doc__ or "").splitlines()[0]
         command = commands.add_parser(name, help=about, description=about)
         module.add_arguments(command)
-    return parser
+    return out
 
 
 def _sentence(error: OSError | MemoryError) -> str:
@@ -69,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with lasting():
-            return _run(_parser().parse_args(argv))
+            arguments = parser().parse_args(argv)
+            arguments.argv = list(sys.argv[1:] if argv is None else argv)
+            return _run(arguments)
     except OSError as error:  # of the standard streams themselves
         with suppress(OSError, AttributeError):
             print(f"medrecon: error: {_sentence(error)}", file=sys.stderr)

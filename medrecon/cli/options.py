@@ -19,6 +19,7 @@ __all__ = [
     "given_settings",
     "natural",
     "numbers",
+    "positive",
     "quiet",
     "set_up",
     "value",
@@ -30,7 +31,9 @@ Parser: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 def add_compute(parser: Parser) -> None:
     """``--device`` and ``--threads``."""
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--threads", type=positive, help="CPU threads (default: all cores); sums, and so the last digits, depend on it"
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: Mapping[str, type]) -> None:
@@ -138,7 +141,8 @@ def choice(text: str) -> tuple[str, int | str]:
         return name, value
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of threads or processes."""
     value = int(text)
     if not 1 <= value <= 4096:
         raise argparse.ArgumentTypeError("must be from 1 to 4096")
@@ -175,12 +179,16 @@ def quiet() -> None:
 
 
 def set_up(arguments: argparse.Namespace) -> None:
-    """Apply ``--threads``, quietly."""
+    """Apply ``--threads``, quietly: of torch, and of numpy's and scipy's linear algebra, whose sums depend on it."""
     quiet()
     import torch
 
     if arguments.threads:
+        import scipy.linalg  # noqa: F401 - its library must be loaded to be limited
+        from threadpoolctl import threadpool_limits
+
         torch.set_num_threads(arguments.threads)
+        threadpool_limits(arguments.threads, "blas")
 
 
 class Progress:

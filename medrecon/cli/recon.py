@@ -1,10 +1,17 @@
-"""Reconstruct a scan (k-space, sinogram, image) with a diffusion prior or a classical solver."""
+"""Reconstruct scans (k-space, sinograms, images) with a diffusion prior or a classical solver."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from medrecon.cli.cases import Case, digest_of, is_finished, named, single
+from medrecon.data.errors import InputError
 from medrecon.settings import (
     CartesianPhysics,
     DynamicPhysics,
@@ -15,7 +22,11 @@ from medrecon.settings import (
     TomographyPhysics,
 )
 
-__all__ = ["add_arguments", "run"]
+if TYPE_CHECKING:
+    from medrecon.posterior import PriorSpec
+    from medrecon.writers import Output
+
+__all__ = ["SETTINGS", "add_arguments", "name_of_images", "output_of", "reconstruct", "run", "sentence"]
 
 SETTINGS = {
     "prior": PriorSettings,
@@ -39,10 +50,16 @@ COMPANIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IN, -o and everything else."""
-    from medrecon.cli.options import add_compute, add_select, add_settings
+    from medrecon.cli.options import add_compute, add_select, add_settings, positive
 
-    parser.add_argument("input", metavar="IN", help="a scan: k-space, sinogram, or images (see 'medrecon info IN')")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the image and its sidecar")
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        nargs="+",
+        help="scans: k-space, sinograms or images (see 'medrecon info IN'), or folders of them; of several, those that an "
+        "earlier run has made are not made again",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of images and their sidecars")
     add_settings(parser, SETTINGS)
     reading = parser.add_argument_group("reading")
     add_select(reading)
@@ -50,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (metavar, kind, about) in COMPANIONS.items():
         reading.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, type=kind, help=about)
     _add_output(parser.add_argument_group("output"))
+    several = parser.add_argument_group("several scans")
+    several.add_argument("--workers", type=positive, metavar="N", help="processes, each with --threads (default: 1)")
+    several.add_argument(
+        "--dask", metavar="ADDRESS", help="scheduler of a cluster, e.g. tcp://host:8786 (default: none)"
+    )
     add_compute(parser)
 
 
@@ -59,6 +81,10 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
     group.add_argument("--format", default="nifti", choices=tuple(WRITERS), help="of the image (default: nifti)")
     group.add_argument("--part", default="mag", choices=all_parts(), help="what NIfTI files hold (default: mag)")
+    group.add_argument(
+        "--name", default="{stem}", metavar="NAME",
+        help="of the images, with {stem} of the scan, {folder}, {solver}, {bundle}, {format} (default: {stem})",
+    )  # fmt: skip
     group.add_argument("--bids", metavar="NAME", help="name of BIDS derivatives, e.g. sub-01_acq-mprage_T1w")
     group.add_argument(
         "--like",
@@ -75,9 +101,13 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--overwrite", action="store_true", help="replace existing outputs, and what else their sidecar lists"
     )
+    group.add_argument(
+        "--dry-run", action="store_true", help="check everything, say what would be made, and make nothing"
+    )
+    group.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _load(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - a scan
+def _load(arguments: argparse.Namespace, case: Case) -> Any:  # noqa: ANN401 - a scan
     """The scan, with its companions."""
     from medrecon.cli.options import numbers
     from medrecon.formats import Companions, load
@@ -85,49 +115,99 @@ def _load(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - a scan
     given = {name: getattr(arguments, name) for name in COMPANIONS}
     if given["matrix"] is not None:
         given["matrix"] = numbers("--matrix", given["matrix"])
-    return load(
-        arguments.input,
-        dict(arguments.select),
-        companions=Companions(**given),
-        frames=arguments.dynamic,
-    )
+    return load(case.path, case.select, companions=Companions(**given), frames=arguments.dynamic)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Load, plan, check the output, run, write."""
-    from dataclasses import replace
+def output_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> Output:
+    """Where images go, but for their name and their inputs."""
+    from medrecon.writers import Output, like_series
 
-    from medrecon.cli.options import Progress, given_settings, set_up
-    from medrecon.posterior import as_device
-    from medrecon.reconstruction import plan
-    from medrecon.writers import Output, check, like_series, place, write
-
-    set_up(arguments)
-    device = as_device(arguments.device)
-    options = given_settings(arguments, SETTINGS)
-    like = like_series(arguments.like, dict(arguments.like_select), arguments.format)
-    output = Output(
+    return Output(
         folder=arguments.output,
         stem="",
         format=arguments.format,
         overwrite=arguments.overwrite,
         part=arguments.part,
-        like=like,
+        like=like_series(arguments.like, dict(arguments.like_select), arguments.format),
         deidentify=arguments.deidentify,
         bids=arguments.bids,
         label=options.get("solver", "dds"),
     )
-    scan = _load(arguments)
+
+
+def name_of_images(arguments: argparse.Namespace, options: Mapping[str, Any], case: Case) -> str:
+    """Of the images."""
+    solver, format_ = options.get("solver", "dds"), arguments.format
+    bundle = Path(str(options.get("bundle", "default"))).name
+    return named(arguments.name, case, solver=solver, format=format_, bundle=bundle)
+
+
+def _request(arguments: argparse.Namespace, options: Mapping[str, Any], case: Case) -> str:
+    """SHA-256 of everything that determines an image: options, and the contents of all files."""
+    from medrecon._version import __version__
+
+    names = ("format", "part", "bids", "like", "like_select", "deidentify", "dynamic", "device", *COMPANIONS)
+    kept = {name: getattr(arguments, name) for name in names}
+    files = [str(value) for value in [*options.values(), *kept.values()] if isinstance(value, str)]
+    files += [str(path) for path in _weights(options)]
+    return digest_of(case, {"version": __version__, "options": dict(options), **kept}, files)
+
+
+def _weights(options: Mapping[str, Any]) -> list[Path]:
+    """What a bundle that the user names is made of."""
+    from medrecon.bundle import find_bundle
+
+    if "bundle" not in options:
+        return []
+    root = find_bundle(options["bundle"])
+    return [root / "configs" / "prior.yaml", *sorted((root / "models").glob("*"))]
+
+
+def reconstruct(
+    arguments: argparse.Namespace,
+    case: Case,
+    stem: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Load, plan, check the output, run, write one case; what ``run.json`` says of it.
+
+    Args:
+        arguments: of the command line.
+        case: the scan.
+        stem: of the names of its images; ``None``: that of a single scan, which is not skipped.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        InputError: for whatever cannot be used.
+    """
+    from medrecon.cli.options import given_settings
+    from medrecon.posterior import as_device
+    from medrecon.reconstruction import plan
+    from medrecon.writers import check, place, write
+
+    device = as_device(arguments.device)
+    options = given_settings(arguments, SETTINGS)
+    output = output_of(arguments, options)
+    request = _request(arguments, options, case) if case.path.exists() else None
+    if stem is not None and not arguments.overwrite and request and _finished(output, stem, request):
+        return {"status": "finished before"}
+    scan = _load(arguments, case)
     files = [options[name] for name in ("maps", "mask") if name in options]
-    output = replace(output, stem=scan.stem, sources=[scan.path, *files])
-    planned = plan(scan, **options)
+    if stem is None:
+        stem = (
+            scan.stem
+            if arguments.name == "{stem}"
+            else name_of_images(arguments, options, replace(case, stem=scan.stem))
+        )
+    output = replace(output, stem=stem, sources=[scan.path, *files], request=request)
+    planned = plan(scan, load=_prior, **options)
     problem = planned.problem
     geometry = problem.geometry
-    if geometry.affine is None and like is not None:
+    if geometry.affine is None and output.like is not None:
         index = options.get("slices", slice(None))
         whole = scan.n_slices if "slices" in options else problem.n_slices  # a volume has slices that its scan has not
         shape = (whole, *problem.image_shape[-2:])
-        geometry = replace(geometry, affine=place(scan.geometry, shape, like, index).affine)
+        geometry = replace(geometry, affine=place(scan.geometry, shape, output.like, index).affine)
     paths = check(
         output,
         slices=problem.n_slices,
@@ -136,14 +216,68 @@ def run(arguments: argparse.Namespace) -> None:
         phase=not problem.real,
         frames=problem.has_frames,
     )
-    with Progress(scan.stem) as progress:
-        result = replace(planned.run(device, progress), geometry=geometry)
-    if like is not None and like.warnings:
-        result = replace(result, record={**result.record, "warnings": [*result.record["warnings"], *like.warnings]})
+    if arguments.dry_run:
+        return {"status": "planned", "files": [str(path) for path in paths], "solver": planned.solver}
+    result = replace(planned.run(device, progress), geometry=geometry)
+    if output.like is not None and output.like.warnings:
+        both = [*result.record["warnings"], *output.like.warnings]
+        result = replace(result, record={**result.record, "warnings": both})
     write(result, output)
-    record = result.record
-    acceleration = f"acceleration {record['acceleration']:.2f}, " if "acceleration" in record else ""
-    print(
-        f"{paths[0]}: {record['solver']['name']}, {record['network_evaluations']} network evaluations, {acceleration}"
-        f"{record['seconds']:.1f} s"
+    return {"status": "done", "files": [str(path) for path in paths], **_facts(result.record)}
+
+
+def _finished(output: Output, stem: str, request: str) -> bool:
+    """Whether an earlier run made the same images."""
+    return is_finished(Path(output.folder) / f"{stem}.json", request)
+
+
+@functools.cache
+def _prior(name: str | Path) -> PriorSpec:
+    """The prior of a bundle, whose network is read once for all cases."""
+    from medrecon.bundle import load_prior
+
+    prior = load_prior(name)
+    return replace(prior, network=functools.cache(prior.network))
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a case that is done."""
+    kept = ("network_evaluations", "acceleration", "residual_over_noise", "seconds", "warnings")
+    bundle = record.get("bundle")
+    return {
+        "solver": record["solver"]["name"],
+        "weights_sha256": None if bundle is None else bundle["weights_sha256"],
+        **{name: record[name] for name in kept if name in record},
+    }
+
+
+def sentence(facts: Mapping[str, Any]) -> str:
+    """Of a case that is done, on one line."""
+    acceleration = f"acceleration {facts['acceleration']:.2f}, " if "acceleration" in facts else ""
+    return (
+        f"{facts['solver']}, {facts['network_evaluations']} network evaluations, {acceleration}{facts['seconds']:.1f} s"
     )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """One scan as it is; or several, of which those that fail are reported and the others done."""
+    from medrecon.cli.options import Progress, set_up
+
+    select = dict(arguments.select)
+    if not single(arguments.input, select):
+        from medrecon.cli.several import reconstruct_all
+
+        return reconstruct_all(arguments)
+    if arguments.workers is not None or arguments.dask:
+        raise InputError("--workers and --dask are for several scans; leave them out")
+    set_up(arguments)
+    path = Path(arguments.input[0])
+    with Progress(path.stem) as progress:
+        facts = reconstruct(arguments, Case(path, "", path.resolve().parent.name, select), progress=progress)
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    elif facts["status"] == "planned":
+        print(f"{facts['files'][0]}: would be made by {facts['solver']}")
+    else:
+        print(f"{facts['files'][0]}: {sentence(facts)}")
+    return 0

@@ -40,6 +40,7 @@ class Output:
         deidentify: of DICOM, copy from ``like`` only what the Basic profile of PS3.15 keeps.
         bids: entities and suffix, e.g. ``sub-01_acq-mprage_T1w``: names of BIDS derivatives instead of ``stem``.
         label: BIDS' ``rec-`` entity, where ``bids`` has none.
+        request: SHA-256 of all that the images are made of, by which a later run finds that they are there already.
         sources: inputs, which are never replaced; the first one is named in errors. Files of ``like`` are inputs as well.
 
     Raises:
@@ -55,6 +56,7 @@ class Output:
     deidentify: bool = False
     bids: str | None = None
     label: str = "medrecon"
+    request: str | None = None
     sources: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
@@ -142,6 +144,7 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
         "affine_known": geometry.affine is not None,
         "affine": _plain(geometry.affine),
         **facts,
+        **({} if output.request is None else {"request_sha256": output.request}),
         "sha256": {name: hashlib.sha256(one).hexdigest() for name, one in zip(names, files, strict=True)},
     }
     contents = [*files, (json.dumps(sidecar, indent=2) + "\n").encode()]

@@ -1,0 +1,236 @@
+"""Scans in files and folders: which there are, what their images are called, and which were reconstructed before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medrecon.data.errors import InputError
+from medrecon.data.files import holds, sha256
+
+__all__ = ["Case", "Recent", "check_names", "digest_of", "find_cases", "is_finished", "named", "single"]
+
+_LARGEST = 1 << 26
+"""Bytes of a sidecar; larger files are none."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan to reconstruct.
+
+    Args:
+        path: of its file, or of the folder of its DICOM files.
+        stem: of the names of its images, without what ``--name`` adds.
+        folder: name of the folder that it was found in.
+        select: which of several series of the folder.
+    """
+
+    path: Path
+    stem: str
+    folder: str = ""
+    select: Mapping[str, Any] = field(default_factory=dict)
+
+    def files(self) -> list[Path]:
+        """All files that the scan is read from, in a fixed order."""
+        if self.path.is_dir():
+            return sorted(path for path in self.path.rglob("*") if path.is_file())
+        beside = [self.path.with_suffix(end) for end in (".hdr", ".HDR") if self.path.suffix.lower() == ".cfl"]
+        return [self.path, *(path for path in beside if path.is_file())]
+
+
+@dataclass
+class Recent:
+    """How a case went: a row of ``run.json``.
+
+    Args:
+        input: name of the file.
+        name: of its images.
+        status: ``done``, ``finished before`` or ``failed``.
+        facts: files, seconds, warnings, or the error.
+    """
+
+    input: str
+    name: str
+    status: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"input": self.input, "name": self.name, "status": self.status, **self.facts}
+
+
+def _suffixes() -> tuple[str, ...]:
+    from medrecon.formats import FORMATS
+
+    return tuple({suffix for one in FORMATS for suffix in one.SUFFIXES if suffix})
+
+
+def _stem(path: Path) -> str:
+    """The file's name without the suffix of its format; of a folder its name."""
+    if path.is_dir():
+        return path.resolve().name
+    for suffix in sorted(_suffixes(), key=len, reverse=True):
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def single(inputs: Sequence[str], select: Mapping[str, Any]) -> bool:
+    """Whether one scan is asked for: one file, or a folder of which one DICOM series is read, alone or selected."""
+    from medrecon.formats import dicom, format_of
+
+    if len(inputs) != 1:
+        return False
+    path = Path(inputs[0])
+    if not path.is_dir() or (select and format_of(path) is dicom):
+        return True
+    found = list(_below(path, None))
+    return not found or (len(found) == 1 and found[0].path.is_dir())
+
+
+def find_cases(inputs: Sequence[str], select: Mapping[str, Any], output: Path) -> list[Case]:
+    """The scans of files and folders, in the order of their names.
+
+    Of a folder, and of those below it, every file whose content or suffix is that of a known format is one, and every series of
+    DICOM files; hidden ones, ``output``, and everything else are passed over.
+
+    Args:
+        inputs: files and folders.
+        select: which of several, for all of them.
+        output: folder of the images.
+
+    Raises:
+        InputError: for what does not exist, and where there is nothing to reconstruct.
+    """
+    cases: list[Case] = []
+    for name in inputs:
+        path = Path(name)
+        if not path.is_dir():
+            if not path.exists() and not path.with_name(f"{path.name}.cfl").is_file():
+                raise InputError(f"{path}: no such file or folder; check the path")
+            cases.append(Case(path, _stem(path), path.resolve().parent.name, dict(select)))
+            continue
+        found = list(_below(path, output))
+        if not found:
+            raise InputError(f"{path}: holds no scan of a known format; see 'medrecon info FILE' for one of its files")
+        cases += [Case(one.path, one.stem, one.folder, {**one.select, **select}) for one in found]
+    same = {case.path.resolve(): case for case in reversed(cases) if not case.select}
+    return [case for case in cases if case.select or same[case.path.resolve()] is case]
+
+
+def _below(folder: Path, output: Path | None) -> Iterator[Case]:
+    """The scans in a folder and those below it."""
+    from medrecon.formats import dicom, format_of
+
+    known = _suffixes()
+    avoided = None if output is None else output.resolve()
+    for at, folders, names in os.walk(folder):
+        here = Path(at)
+        folders[:] = sorted(one for one in folders if one[0] != "." and (here / one).resolve() != avoided)
+        images = []
+        for name in sorted(names):
+            path = here / name
+            if name[0] == "." or not path.is_file():
+                continue
+            found = format_of(path)
+            if found is dicom:
+                images.append(path)
+            elif path.suffix.lower() == ".hdr" or (found is None and not name.lower().endswith(known)):
+                continue  # of a pair, or nothing of ours
+            else:
+                yield Case(path, _stem(path), here.resolve().name)
+        if images:
+            yield from _series(here, images)
+
+
+def _series(folder: Path, images: Sequence[Path]) -> Iterator[Case]:
+    """The DICOM series in a folder."""
+    from medrecon.formats.dicom import find_series
+
+    name = folder.resolve().name
+    try:
+        series = find_series(images)
+    except InputError:  # said when it is read
+        series = {}
+    if len(series) < 2:
+        yield Case(folder, name, folder.resolve().parent.name)
+        return
+    for uid, held in series.items():
+        number = str(held[0][1].get("SeriesNumber") or "")
+        stem = f"{name}_{number}" if number.isdigit() else f"{name}_{uid.rpartition('.')[2]}"
+        yield Case(folder, stem, folder.resolve().parent.name, {"SeriesInstanceUID": uid})
+
+
+def named(template: str, case: Case, **fields: str) -> str:
+    """The stem of a case's images: the template with its ``{fields}`` replaced by what they say.
+
+    Args:
+        template: e.g. ``{stem}_{solver}``.
+        case: whose ``stem`` and ``folder`` are fields.
+        **fields: others.
+
+    Raises:
+        InputError: for an unknown field, and for a name that is none.
+    """
+    values = {"stem": case.stem, "folder": case.folder, **fields}
+
+    def replaced(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise InputError(f"--name {template}: there is no {{{match[1]}}}; choose among {', '.join(values)}")
+        return values[match[1]]
+
+    name = re.sub(r"\{([^{}]*)\}", replaced, template)
+    if not name or name in (".", "..") or set(name) & {"/", "\\", "\0"} or name.startswith("."):
+        raise InputError(f"--name {template}: {name!r} is no name of a file; give e.g. {{stem}}_{{solver}}")
+    return name
+
+
+def check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
+    """Refuse two cases whose images would have the same name.
+
+    Raises:
+        InputError: naming both.
+    """
+    # Some file systems take upper and lower case for the same.
+    twice = next((name for name, n in Counter(name.casefold() for name in names).items() if n > 1), None)
+    if twice is None:
+        return
+    both = [str(case.path) for name, case in zip(names, cases, strict=True) if name.casefold() == twice]
+    raise InputError(
+        f"{both[0]} and {both[1]}: their images would have the same name, {twice}; give --name with {{folder}}, e.g. "
+        "--name '{folder}_{stem}'"
+    )
+
+
+def digest_of(case: Case, settings: Mapping[str, Any], files: Sequence[str | Path]) -> str:
+    """SHA-256 of what an image is made of: settings, the scan's files, and those that settings name."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    parts = [sha256(*case.files()), *(sha256(Path(file)) for file in files if Path(file).is_file())]
+    return hashlib.sha256("\n".join([text, json.dumps(dict(case.select), sort_keys=True), *parts]).encode()).hexdigest()
+
+
+def is_finished(sidecar: Path, request: str) -> bool:
+    """Whether the images that a sidecar lists are there, unchanged, and were made of the same request."""
+    try:
+        if sidecar.is_symlink() or sidecar.stat().st_size > _LARGEST:
+            return False
+        held = json.loads(sidecar.read_bytes())
+        digests = held["sha256"]
+        return held["request_sha256"] == request and all(
+            _root(sidecar, held["files"]) is not None and holds(_root(sidecar, held["files"]) / name, digests[name])  # type: ignore[operator]
+            for name in held["files"]
+        )
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return False
+
+
+def _root(sidecar: Path, files: Sequence[str]) -> Path | None:
+    """The folder that the names in a sidecar start from: its own, or of BIDS names one above."""
+    return next((folder for folder in sidecar.parents if (folder / files[0]).is_file()), None)
