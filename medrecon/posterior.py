@@ -42,6 +42,8 @@ __all__ = [
     "sampling",
 ]
 
+_SIGMAS = 1e-6, 1e3
+"""Last noise levels that single precision and images of unit scale allow."""
 ImageKind = Literal["complex", "magnitude", "attenuation"]
 """Images that a network was trained on: real and imaginary part, magnitude (both of unit scale), or HU / 1000 + 1."""
 
@@ -232,7 +234,10 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
         check_count("chunk", settings.chunk, 1, 1_000_000)
     find_solver(settings.solver)
     if settings.sigma_min is not None:
-        prior = replace(prior, sigma_min=as_number("sigma_min", settings.sigma_min, positive=True))
+        last = as_number("sigma_min", settings.sigma_min, positive=True)
+        if not _SIGMAS[0] <= last <= _SIGMAS[1]:
+            raise InputError(f"sigma_min must be from {_SIGMAS[0]:g} to {_SIGMAS[1]:g}; got {last:g}")
+        prior = replace(prior, sigma_min=last)
     tuned = dict(prior.tuned.get(settings.solver, {}))
     sigma_max = tuned.pop("sigma_max", 8.0)
     if settings.sigma_max is not None:
@@ -361,7 +366,8 @@ class _Run:
         elif begin is not None and solver.requires.prior and solver.takes_start:
             first, level, add_noise = begin
             sigmas = solver.ladder(level, min(float(plan.sigmas[-2]), level / 2), plan.steps)
-        self.sigmas = sigmas
+        if bool((scaled.image_scale > 0).any()):  # those of an empty image say nothing
+            self.sigmas = sigmas
         x = draw(
             solver,
             self._prior(tuple(data.shape[1:])),
@@ -416,6 +422,7 @@ def run(
     fits: list[Fit] = []
     residual = energy = over_noise = 0.0
     for items in batches:
+        problem.check_source()
         x, scaled = state.draw(items, step)
         each, squares, over = fit(scaled.likelihood, x.mean(0), scaled.data_scale)
         fits += each

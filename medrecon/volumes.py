@@ -86,13 +86,17 @@ def _volume(path: Path, select: Mapping[str, Any] | None) -> Volume:
     else:
         array = load_array(path, "reconstruction")
         affine = _affine(record)
+        if affine is None and first_bytes(path, 2) == b"PK":
+            affine = _affine(numpy_arrays(path, ("affine",))[0])
     if array.ndim != 3:
         raise InputError(f"{path}: has shape {array.shape}; give one volume (slices, y, x)")
     array = np.abs(array) if np.iscomplexobj(array) else array
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise InputError(f"{path}: holds NaN or Inf; reconstruct again")
+        raise InputError(f"{path}: holds NaN, Inf or numbers beyond single precision; reconstruct again")
     is_ct = attributes.get("Modality") == "CT" or record.get("modality") == "CT" or "water_per_mm" in record
-    return Volume(path=path, array=array.astype(np.float32), affine=affine, is_ct=is_ct, warnings=warnings)
+    return Volume(path=path, array=array, affine=affine, is_ct=is_ct, warnings=warnings)
 
 
 def load_reference(path: str | Path, select: Mapping[str, Any] | None = None) -> Volume:

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from medrecon._version import __version__
-from medrecon.cli import demo, evaluate, info, prep, recon, solvers, undersample
+from medrecon.cli import completion, demo, evaluate, info, prep, recon, solvers, undersample
+from medrecon.cli.config import expanded
 from medrecon.cli.streams import lasting
 from medrecon.data.errors import InputError, advised, one_line
 
-__all__ = ["main", "parser"]
+__all__ = ["main", "parsed", "parser"]
 
 COMMANDS = {
     "demo": demo,
@@ -23,6 +24,7 @@ COMMANDS = {
     "recon": recon,
     "evaluate": evaluate,
     "solvers": solvers,
+    "completion": completion,
 }
 
 
@@ -34,12 +36,23 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--version", action="version", version=f"medrecon {__version__}")
     out.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_loudness(out, 0)
     commands = out.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         about = (module.__doc__ or "").splitlines()[0]
         command = commands.add_parser(name, help=about, description=about)
         module.add_arguments(command)
+        _add_loudness(command, argparse.SUPPRESS)
     return out
+
+
+def _add_loudness(parser: argparse.ArgumentParser, default: object) -> None:
+    """``-v`` and ``-q``, before and after the command."""
+    for flags, about in (
+        (("-v", "--verbose"), "say more on standard error: what was found in the data"),
+        (("-q", "--quiet"), "errors alone on standard error; sidecars keep warnings"),
+    ):
+        parser.add_argument(*flags, action="count", default=default, help=about)
 
 
 def _sentence(error: OSError | MemoryError) -> str:
@@ -51,16 +64,35 @@ def _sentence(error: OSError | MemoryError) -> str:
     return f"{where}{one_line(error.strerror or error)}{f'; {advice}' if advice else ''}"
 
 
+class _Formatter(logging.Formatter):
+    """``medrecon: text``, or ``medrecon: warning: text``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, with nothing that moves the cursor: names of files may hold anything."""
+        word = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in record.getMessage())
+        return f"medrecon: {word}{text}"
+
+
 @contextmanager
-def _warnings_on_standard_error() -> Iterator[None]:
-    """Print our own warnings while a command runs."""
+def _log_on_standard_error(loudness: int) -> Iterator[None]:
+    """Print what this package logs while a command runs.
+
+    Args:
+        loudness: 0: information and warnings, more: details as well, less: errors alone.
+    """
     logger, handler = logging.getLogger("medrecon"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("medrecon: warning: %(message)s"))
+    handler.setFormatter(_Formatter())
+    level = logging.INFO if loudness == 0 else logging.DEBUG if loudness > 0 else logging.ERROR
+    handler.setLevel(level)
+    before = logger.level
+    logger.setLevel(min(level, logging.WARNING))
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,18 +102,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with lasting():
-            arguments = parser().parse_args(argv)
-            arguments.argv = list(sys.argv[1:] if argv is None else argv)
-            return _run(arguments)
+            return _run(list(sys.argv[1:] if argv is None else argv))
     except OSError as error:  # of the standard streams themselves
         with suppress(OSError, AttributeError):
             print(f"medrecon: error: {_sentence(error)}", file=sys.stderr)
         return 2
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def parsed(argv: list[str]) -> argparse.Namespace:
+    """The arguments of a command line, with those of a file that it names (``--config``).
+
+    Raises:
+        InputError: for such a file that cannot be used.
+    """
+    main_parser = parser()
+    first = next((k for k, word in enumerate(argv) if word in COMMANDS), None)
+    if first is not None and argv[first] == "recon":
+        commands = next(one for one in main_parser._actions if isinstance(one, argparse._SubParsersAction))
+        argv = [*argv[: first + 1], *expanded(argv[first + 1 :], commands.choices["recon"])]
+    arguments = main_parser.parse_args(argv)
+    arguments.argv = argv
+    return arguments
+
+
+def _run(argv: list[str]) -> int:
+    arguments = argparse.Namespace(debug="--debug" in argv)
     try:
-        with _warnings_on_standard_error():
+        arguments = parsed(argv)
+        with _log_on_standard_error(arguments.verbose - arguments.quiet):
             return COMMANDS[arguments.command].run(arguments) or 0
     except InputError as error:
         if arguments.debug:

@@ -50,20 +50,26 @@ class Recent:
     """How a case went: a row of ``run.json``.
 
     Args:
-        input: name of the file.
+        path: of the scan.
         name: of its images.
         status: ``done``, ``finished before`` or ``failed``.
         facts: files, seconds, warnings, or the error.
     """
 
-    input: str
+    path: Path
     name: str
     status: str
     facts: dict[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"input": self.input, "name": self.name, "status": self.status, **self.facts}
+        """As JSON, with names of files alone: folders may name patients."""
+        facts = dict(self.facts)
+        if "error" in facts:
+            for folder in (self.path.parent, self.path.resolve().parent):
+                facts["error"] = facts["error"].replace(f"{folder}{os.sep}", "")
+        if "files" in facts:
+            facts["files"] = [Path(file).name for file in facts["files"]]
+        return {"input": self.path.name, "name": self.name, "status": self.status, **facts}
 
 
 def _suffixes() -> tuple[str, ...]:

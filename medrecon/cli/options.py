@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -24,6 +25,8 @@ __all__ = [
     "set_up",
     "value",
 ]
+
+_LOGGER = logging.getLogger(__name__)
 
 Parser: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 
@@ -126,7 +129,7 @@ def add_select(parser: Parser) -> None:
     parser.add_argument(
         "--select", type=choice, action="append", default=[], metavar="NAME=VALUE",
         help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set, dataset; DICOM: any attribute, NAME= for "
-        "those without it; DICOM and NIfTI: volume, counted from 0); repeatable",
+        "those without it; images: volume, counted from 0); repeatable",
     )  # fmt: skip
 
 
@@ -192,11 +195,15 @@ def set_up(arguments: argparse.Namespace) -> None:
 
 
 class Progress:
-    """A bar on standard error (where a person watches), fed with (done, in all)."""
+    """A bar on standard error where a person watches; else a line in the log now and then. Fed with (done, in all)."""
+
+    EVERY = 30.0
+    """Seconds between lines in a log."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.bar: Any = None
+        self.began = self.last = time.monotonic()
 
     def __enter__(self) -> Callable[[int, int], None]:
         from tqdm import tqdm
@@ -205,7 +212,12 @@ class Progress:
         return self.update
 
     def update(self, done: int, total: int) -> None:
-        """Move the bar."""
+        """Move the bar, or log."""
+        now = time.monotonic()
+        if self.bar.disable and now - self.last >= self.EVERY and done < total:
+            self.last, took = now, now - self.began
+            left = took / max(done, 1) * (total - done)
+            _LOGGER.info("%s: %d of %d steps in %.0f s, about %.0f s to go", self.what, done, total, took, left)
         self.bar.total = total
         self.bar.update(done - self.bar.n)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SETTINGS", "add_arguments", "name_of_images", "output_of", "reconstruct", "run", "sentence"]
 
+_LOGGER = logging.getLogger(__name__)
 SETTINGS = {
     "prior": PriorSettings,
     "sampling": SamplingSettings,
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "earlier run has made are not made again",
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of images and their sidecars")
+    parser.add_argument("--config", metavar="FILE", help="YAML file whose keys are these options, e.g. steps: 50")
     add_settings(parser, SETTINGS)
     reading = parser.add_argument_group("reading")
     add_select(reading)
@@ -201,6 +204,7 @@ def reconstruct(
         )
     output = replace(output, stem=stem, sources=[scan.path, *files], request=request)
     planned = plan(scan, load=_prior, **options)
+    _LOGGER.debug("%s: %s", case.path, _about(scan, planned))
     problem = planned.problem
     geometry = problem.geometry
     if geometry.affine is None and output.like is not None:
@@ -223,6 +227,7 @@ def reconstruct(
         both = [*result.record["warnings"], *output.like.warnings]
         result = replace(result, record={**result.record, "warnings": both})
     write(result, output)
+    _LOGGER.debug("%s: %s", case.path, _found(result.record))
     return {"status": "done", "files": [str(path) for path in paths], **_facts(result.record)}
 
 
@@ -238,6 +243,26 @@ def _prior(name: str | Path) -> PriorSpec:
 
     prior = load_prior(name)
     return replace(prior, network=functools.cache(prior.network))
+
+
+def _about(scan: Any, planned: Any) -> str:  # noqa: ANN401 - a scan, a plan
+    """What is going to be done, for the log."""
+    matrix = " x ".join(map(str, planned.problem.image_shape[1:]))
+    return f"{scan.format}, {planned.problem.n_items} of {matrix} pixels by {planned.solver}"
+
+
+def _found(record: Mapping[str, Any]) -> str:
+    """What was found in the data, for the log."""
+    names = (
+        "noise_std",
+        "noise_source",
+        "maps_source",
+        "acceleration",
+        "relative_residual",
+        "residual_over_noise",
+        "device",
+    )
+    return ", ".join(f"{name.replace('_', ' ')} {record[name]}" for name in names if record.get(name) is not None)
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:

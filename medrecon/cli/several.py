@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from medrecon.data.errors import InputError, advised, one_line
 
 __all__ = ["reconstruct_all", "work"]
 
+_LOGGER = logging.getLogger(__name__)
 STATUSES = ("done", "finished before", "planned", "failed")
 """How a case can end."""
 
@@ -35,7 +37,7 @@ def reconstruct_all(arguments: argparse.Namespace) -> int:
     rows: list[Recent] = []
     for row in _done(arguments, cases, names):
         rows.append(row)
-        print(_line(row, len(rows), len(cases)), file=sys.stderr, flush=True)
+        _LOGGER.log(logging.ERROR if row.status == "failed" else logging.INFO, "%s", _line(row, len(rows), len(cases)))
     counts = {status: n for status in STATUSES if (n := sum(row.status == status for row in rows))}
     summary = _summary(arguments, rows, time.perf_counter() - began)
     if not arguments.dry_run:
@@ -82,7 +84,7 @@ def _tried(arguments: argparse.Namespace, case: Case, name: str, progress: Any =
         advice = advised(error, "") if isinstance(error, OSError) else "reconstruct fewer slices or samples at a time"
         text = one_line(getattr(error, "strerror", None) or error)
         facts = {"status": "failed", "error": f"{case.path}: {text}{f'; {advice}' if advice else ''}"}
-    return Recent(case.path.name, name, facts.pop("status"), facts)
+    return Recent(case.path, name, facts.pop("status"), facts)
 
 
 def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[str]) -> Iterator[Recent]:
@@ -118,11 +120,11 @@ def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequenc
 
 def work(argv: list[str], case: dict[str, Any], name: str, folder: str) -> dict[str, Any]:
     """One case in a child process, whose relative paths start from ``folder``: its row of ``run.json``."""
-    from medrecon.cli import parser
+    from medrecon.cli import parsed
     from medrecon.cli.options import set_up
 
     os.chdir(folder)
-    arguments = parser().parse_args(argv)
+    arguments = parsed(argv)
     set_up(arguments)
     row = _tried(arguments, Case(Path(case["path"]), case["stem"], case["folder"], case["select"]), name)
     return {**row.row(), "peak_memory_mb": _peak()}
@@ -133,9 +135,9 @@ def _row(about: tuple[Case, str], answer: dict[str, Any]) -> Recent:
     case, name = about
     if "status" not in answer:
         why = answer.get("lost") or answer.get("error")
-        return Recent(case.path.name, name, "failed", {"error": f"{case.path}: the process that worked on it {why}"})
+        return Recent(case.path, name, "failed", {"error": f"{case.path}: the process that worked on it {why}"})
     facts = {key: value for key, value in answer.items() if key not in ("input", "name", "status")}
-    return Recent(case.path.name, name, answer["status"], facts)
+    return Recent(case.path, name, answer["status"], facts)
 
 
 def _line(row: Recent, number: int, total: int) -> str:
@@ -143,7 +145,7 @@ def _line(row: Recent, number: int, total: int) -> str:
     text = row.facts["error"] if row.status == "failed" else ""
     if row.status == "done":
         text = recon.sentence(row.facts)
-    return _visible(f"medrecon: {number} of {total}: {row.name}: {row.status}{f': {text}' if text else ''}")
+    return f"{number} of {total}: {row.name}: {row.status}{f': {text}' if text else ''}"
 
 
 def _peak() -> float:
@@ -163,9 +165,7 @@ def _summary(arguments: argparse.Namespace, rows: Sequence[Recent], seconds: flo
 
     held = [row.row() for row in sorted(rows, key=lambda row: row.name)]
     for row in held:
-        row["files"] = [Path(file).name for file in row.get("files", [])]
-        if "error" in row:  # folders may name patients
-            row["error"] = row["error"].replace(f"{Path(row['input']).parent}/", "")
+        row.setdefault("files", [])
     options = given_settings(arguments, recon.SETTINGS)
     return {
         "versions": versions(),
@@ -190,8 +190,3 @@ def _write(folder: Path, summary: dict[str, Any]) -> None:
     from medrecon.data.files import write_whole
 
     write_whole({folder / "run.json": (json.dumps(summary, indent=2) + "\n").encode()}, True, folder)
-
-
-def _visible(text: str) -> str:
-    """Names of files may hold anything: on one line, with nothing that moves the cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -70,7 +70,8 @@ def iterative_image(images: np.ndarray, window: int = 7) -> np.ndarray:
     ``weights = smoothed(images conj(image)) / |...|;  image = sum_c conj(weights) images``
 
     One power iteration for all pixels, where :func:`adaptive_image` solves an eigenproblem for each; its weights belong to a
-    neighbourhood's weights rather than to its samples alone. The phase of the image is that of the coils' mean.
+    neighbourhood's weights rather than to its samples alone. The phase of the image is that of the coils' mean. Where coils are
+    equally strong and their phases cancel in that mean, dark lines can remain; :func:`adaptive_image` has none.
 
     Args:
         images: of the coils, ``(coils, y, x)``, of a size of 1 or so.

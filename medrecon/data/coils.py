@@ -7,10 +7,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from medrecon.data.adaptive import adaptive_image, iterative_image
+from medrecon.data.arguments import check_count
 from medrecon.data.errors import InputError
 from medrecon.data.masks import acs_block
 from medrecon.data.noise import scan_fault
-from medrecon.data.passes import magnitude_unit
+from medrecon.data.passes import largest_part, magnitude_unit
 
 __all__ = [
     "Combination",
@@ -174,7 +175,8 @@ def _mixtures(
             f"{name}: its rows (the readout) were not sampled whole, which geometric coil compression needs; choose svd"
         )
     part = (slice(None), slice(None) if geometric else rows, columns)
-    centre = np.stack([one[part] * scale for one in kspace if one.any()])  # empty slices would change the rounding
+    filled = [one[part] * scale for one in kspace if one.any()]  # empty slices would change the rounding
+    centre = np.stack(filled) if filled else np.zeros(0)
     if not centre.any():
         raise InputError(
             f"{name}: has no fully sampled centre, which coil compression needs; leave the compression out"
@@ -287,6 +289,9 @@ def combine_coils(
     """
     if method not in get_args(Combination):
         raise InputError(f"unknown combination {method!r}; choose one of {', '.join(get_args(Combination))}")
+    check_count("window", window, 1, 1_000)
+    if not kspace.size or not np.isfinite(largest_part(kspace)):
+        raise InputError(f"k-space of shape {kspace.shape} is empty or holds NaN or Inf; give other data")
     unit = magnitude_unit(kspace)
     images = from_kspace(kspace * (1 / unit))
     if method == "rss":

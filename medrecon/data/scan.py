@@ -456,7 +456,7 @@ class ImageScan(_Stored):
             "slices": self.n_slices,
             "matrix": list(self.matrix),
             "values": "complex" if is_complex else "real",
-            "range": [round(float(values.min()), 4), round(float(values.max()), 4)],
+            "range": [float(f"{value:.6g}") for value in (values.min(), values.max())],
         }
         return self._summary(facts)
 

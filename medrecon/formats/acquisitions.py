@@ -481,6 +481,11 @@ def along_trajectory(
         InputError: where trajectories are missing or do not fit.
     """
     heads, shape = scan.imaging["head"], scan.shape
+    if trajectory is not None:
+        flat = trajectory.ndim > 1 and (trajectory.shape[-1] == 2 or not np.any(trajectory[..., 0]))
+        if not flat and shape[2] == 1:
+            raise InputError(f"{path}: the trajectory has three coordinates, but the scan is 2-D; give (ky, kx)")
+        shape = (*shape[:2], 1) if flat else shape
     axes = 3 if shape[2] > 1 else 2
     pixel = scan.field[0] / shape[0], scan.field[1] / shape[1]
     order, affine, why = _geometry(heads, pixel, scan.field[2] / shape[2], _signs(scan))

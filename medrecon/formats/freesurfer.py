@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from medrecon.data.errors import InputError, SelectionError, redacted
 from medrecon.data.scan import Geometry, ImageScan
 from medrecon.formats.companions import Companions
-from medrecon.formats.limits import check_claim
+from medrecon.formats.limits import check_claim, open_bounded
 from medrecon.formats.nifti import silent
 from medrecon.formats.probe import first_bytes, never_raises
 from medrecon.formats.selecting import volume_number
 
 __all__ = ["KINDS", "SUFFIXES", "read", "sniff"]
 
-SUFFIXES = (".mgz", ".mgh")
+SUFFIXES = (".mgz", ".mgh", ".mgh.gz")
 KINDS = (ImageScan,)
 _HEADER = 284
 """Bytes before the voxels."""
@@ -35,7 +36,8 @@ def sniff(path: Path) -> bool:
     if start[:2] == b"\x1f\x8b":
         start = zlib.decompressobj(31).decompress(start, 24)
     version, *sides, kind = np.frombuffer(start[:24], ">i4")
-    return path.suffix.lower() in SUFFIXES and version == 1 and min(sides) > 0 and kind in _TYPES
+    # Little of a header is fixed, so the name must fit as well.
+    return path.name.lower().endswith(SUFFIXES) and version == 1 and min(sides) > 0 and kind in _TYPES
 
 
 def read(
@@ -59,16 +61,16 @@ def read(
         raise InputError(f"{path}: {others[0]} cannot be selected in this format, only a volume; leave it out")
     try:
         with silent():
-            image, placed = _opened(path)
-        volumes = int(image.shape[3]) if len(image.shape) > 3 else 1
+            header, placed, voxels = _parts(path)
+        volumes = int(header.get_data_shape()[3]) if len(header.get_data_shape()) > 3 else 1
         if volumes > 1 and "volume" not in select:
             raise SelectionError(
                 f"{path}: a file of {volumes} volumes; select one, e.g. volume=0 (numbered from 0 to {volumes - 1})"
             )
         number = volume_number(select.get("volume", 0), volumes, path)
-        data = np.asarray(image.dataobj[..., number] if len(image.shape) > 3 else image.dataobj)
-        affine = np.array(image.affine, float) if placed else None
-        sides = [float(side) for side in image.header.get_zooms()[:3]]
+        data = voxels[..., number] if voxels.ndim > 3 else voxels
+        affine = np.array(header.get_affine(), float) if placed else None
+        sides = [float(side) for side in header.get_zooms()[:3]]
     except InputError:
         raise
     except Exception as error:  # nibabel, zlib and numpy raise many kinds on damaged files
@@ -92,26 +94,32 @@ def read(
     )
 
 
-def _opened(path: Path) -> tuple[Any, bool]:
-    """The image, whose voxels were not read yet, and whether its header holds directions (nibabel would guess them).
+def _parts(path: Path) -> tuple[Any, bool, np.ndarray]:
+    """Header, whether it holds directions (nibabel would guess them), and voxels ``(x, y, z)`` or with volumes behind.
 
     Raises:
         InputError: if the header says more than the file can hold.
+        ValueError: for damaged files.
     """
-    from nibabel.arrayproxy import ArrayProxy
     from nibabel.freesurfer import MGHImage
-    from nibabel.openers import ImageOpener
 
-    with ImageOpener(str(path), "rb") as file:
-        block = file.read(_HEADER)
-    header: Any = MGHImage.header_class(block, check=False)
-    shape, kind = header.get_data_shape(), header.get_data_dtype()
-    size, stored = math.prod(int(n) for n in shape) * kind.itemsize + _HEADER, path.stat().st_size
-    if first_bytes(path, 2) == b"\x1f\x8b":
-        check_claim(size, stored, path)
-    elif size > stored:
-        raise InputError(
-            f"{path}: its header says {' x '.join(map(str, shape))} voxels, but the file has {stored} bytes; copy it again"
-        )
-    image = MGHImage(ArrayProxy(str(path), (shape, kind, _HEADER, 1.0, 0.0)), header.get_affine(), header)
-    return image, int.from_bytes(block[28:30], "big", signed=True) > 0
+    packed, stored = first_bytes(path, 2) == b"\x1f\x8b", path.stat().st_size
+    with open_bounded(path) as file, gzip.GzipFile(fileobj=file) as unpacked:
+        content: BinaryIO = unpacked if packed else file  # type: ignore[assignment]
+        block = content.read(_HEADER)
+        if len(block) < _HEADER or int.from_bytes(block[20:24], "big") not in _TYPES:
+            raise ValueError("its header is cut off, or of an unknown type of voxels")
+        header: Any = MGHImage.header_class(block, check=False)
+        shape, kind = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
+        size = math.prod(shape) * kind.itemsize
+        if packed:
+            check_claim(size + _HEADER, stored, path)
+        elif size + _HEADER > stored:
+            raise InputError(
+                f"{path}: its header says {' x '.join(map(str, shape))} voxels, but the file has {stored} bytes; copy it again"
+            )
+        voxels = content.read(size)
+        while packed and content.read(1 << 20):  # to the end, where the checksum is
+            pass
+    array = np.frombuffer(voxels, kind, math.prod(shape)).reshape(shape, order="F")
+    return header, int.from_bytes(block[28:30], "big", signed=True) > 0, array

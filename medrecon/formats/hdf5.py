@@ -479,6 +479,9 @@ def _contiguous(dataset: h5py.Dataset) -> int | None:
     parts = [kind.get_member_type(k) for k in range(kind.get_nmembers())] if pair else [kind]
     plain = all(isinstance(part, h5t.TypeFloatID) and h5t.py_create(part.dtype) == part for part in parts)
     packed = kind.get_size() == dataset.dtype.itemsize == sum(part.get_size() for part in parts)
+    if pair:  # h5py takes members called r and i for complex numbers, in whatever order they lie
+        places = [(kind.get_member_name(k), kind.get_member_offset(k)) for k in range(len(parts))]
+        packed = packed and places == [(b"r", 0), (b"i", kind.get_size() // 2)]
     return dataset.id.get_offset() if plain and packed else None
 
 

@@ -79,7 +79,21 @@ def _load(
     scan = read(found, path, select, companions)
     if not isinstance(scan, kind):
         raise _another_kind(path, type(scan), kind, scan)
-    return scan
+    return _in_memory(scan)
+
+
+def _in_memory(scan: _K) -> _K:
+    """The scan with arrays that no longer change with their file: who asks for one kind wants arrays, not a run that checks.
+
+    Raises:
+        InputError: if the file changed meanwhile.
+    """
+    if scan.backing is None:
+        return scan
+    key = "samples" if isinstance(scan, NonCartesianScan) else "kspace"
+    out = replace(scan, backing=None, **{key: np.array(getattr(scan, key))})  # type: ignore[arg-type]
+    scan.backing.check()
+    return out
 
 
 def load_kspace(path: str | Path, select: Mapping[str, int | str] | None = None) -> CartesianScan:

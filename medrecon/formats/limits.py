@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import warnings
@@ -14,7 +15,7 @@ import numpy as np
 
 from medrecon.data.errors import InputError, advised, redacted
 
-__all__ = ["FREE", "RATIO", "BoundedReader", "check_claim", "inflated", "open_bounded", "reading"]
+__all__ = ["FREE", "RATIO", "BoundedReader", "check_claim", "check_packed", "inflated", "open_bounded", "reading"]
 
 FREE = 2**28
 """Bytes that any file may unpack to: 256 MiB, which every machine has; blank and label volumes of usual sizes are smaller."""
@@ -83,6 +84,17 @@ def inflated(data: bytes, most: int, wbits: int = zlib.MAX_WBITS) -> bytes:
     if not machine.eof:
         raise ValueError("compressed data that end early")
     return out
+
+
+def check_packed(path: str | Path) -> None:
+    """Unpack a gzip file to its end, where its checksum is, and keep nothing of it.
+
+    Raises:
+        OSError, EOFError, zlib.error: if it is damaged.
+    """
+    with open_bounded(path) as stored, gzip.open(stored) as file:  # type: ignore[call-overload]
+        while file.read(1 << 20):
+            pass
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from medrecon.data.scan import Geometry, ImageScan
 from medrecon.formats.attributes import sidecar_attributes
 from medrecon.formats.companions import Companions
 from medrecon.formats.contents import absent
-from medrecon.formats.limits import check_claim, open_bounded
+from medrecon.formats.limits import check_claim, check_packed, open_bounded
 from medrecon.formats.probe import first_bytes, never_raises
 from medrecon.formats.selecting import volume_number
 
@@ -128,6 +128,7 @@ def _check_size(path: Path, header: Any) -> None:  # noqa: ANN401 - of nibabel
         packed = file.read(2) == b"\x1f\x8b"
     if packed:
         check_claim(size, stored, path)
+        check_packed(path)
     elif size > stored:
         raise InputError(
             f"{path}: its header says {' x '.join(map(str, shape))} voxels ({size} bytes), but the file has {stored} "

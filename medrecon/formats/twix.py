@@ -27,6 +27,10 @@ SUFFIXES = (".dat",)
 KINDS = (CartesianScan, NonCartesianScan)
 
 
+_LARGEST = 2**15
+"""Samples of an axis."""
+
+
 @never_raises
 def sniff(path: Path) -> bool:
     """Whether a file holds measurements whose last one has the protocol of a Siemens scan."""
@@ -355,8 +359,10 @@ def _acquisitions(
     if not imaging:
         raise InputError(f"{path}: holds no imaging lines; only noise, reference or service scans")
     refuse_multiband(layout.bands, path)
-    if min(layout.shape) < 1 or min(layout.field) <= 0:
-        raise InputError(f"{path}: an empty matrix {layout.shape} or field of view {layout.field}; export it again")
+    if min(layout.shape) < 1 or max(layout.shape) > _LARGEST or min(layout.field) <= 0:
+        raise InputError(
+            f"{path}: an empty or huge matrix {layout.shape} or field of view {layout.field}; export it again"
+        )
     table = _table([row for row, *_ in imaging], dtype)
     if len(np.unique(table["head"]["active_channels"])) > 1:
         raise InputError(f"{path}: the number of coils changes between lines; export one scan")

@@ -187,6 +187,7 @@ def fit(likelihood: Likelihood, x: Tensor, scale: Tensor) -> tuple[list[Fit], fl
         the noise variance (infinite where that is not known).
     """
     r, y = likelihood.residual(x), likelihood.y
+    scale = scale.double()  # squares of very large and very small numbers
     squares = dot(r, r) * scale**2
     if not isinstance(likelihood, Gaussian):
         count = torch.full((len(r),), r[0].numel())

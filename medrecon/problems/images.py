@@ -134,10 +134,12 @@ class Images(Problem):
         """Of R2D2+ the noisy image at its own noise level, or at ``strength`` times that; of Rician noise an estimate.
 
         A magnitude does not show the sign of the signal behind it, which a run from noise would have to guess. Of
-        super-resolution by R2D2+ it is the interpolated image, noised to ``strength`` times 0.1 of the unit.
+        super-resolution by R2D2+ it is the interpolated image, noised to ``strength`` times 0.1 of the unit, or
+        three times the noise if that is more.
         """
         y, scale = self._data(items, device)
-        std = float(self.noise_std[items][0]) / (1000.0 if self.is_ct else float(scale[0]) or 1.0)
+        size = 1000.0 if self.is_ct else float(scale[0])
+        std = float(self.noise_std[items][0]) / size if size > 0 else 0.1  # of an empty slice, of which nothing is kept
         strength = self.physics.strength or 1.0
         if self.lowpass:
             return Beginning(y, strength * std, add_noise=False)

@@ -234,7 +234,7 @@ def test_settings_of_the_wrong_kind_are_refused_in_one_sentence(name):
         "seed": ["x", -1, 0.5],
         "guidance": [math.nan, math.inf, -1, "1", 1e300],
         "sigma_max": [0, -1, math.nan, 1e300, "8"],
-        "sigma_min": [0, -1, math.nan, "0.01", 9.0],
+        "sigma_min": [0, -1, math.nan, "0.01", 9.0, 1e-30, 1e9],
         "condition": ["PD", ["T1"], 3],
         "settings": ["x", [1], 3],
         "start_sigma": [0, "a"],

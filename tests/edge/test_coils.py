@@ -272,3 +272,20 @@ def test_whitening_without_a_scan_says_so(case):
         PrewhitenCoilsd("image").__call__(case)
     with pytest.raises(InputError, match="mvue needs maps"):
         CombineCoilsd("image", "mvue")(case)
+
+
+@pytest.mark.parametrize("method", ["rss", "adaptive", "inati"])
+def test_what_cannot_be_combined(method):
+    kspace = np.ones((1, 2, 6, 5), np.complex64)
+    for window in (0, -1, 2.5):
+        with pytest.raises(InputError, match="window"):
+            combine_coils(kspace, method, window=window)
+    for bad in (np.full_like(kspace, np.nan), np.full_like(kspace, np.inf), kspace[:0], kspace[:, :0]):
+        with pytest.raises(InputError, match="empty or holds NaN or Inf"):
+            combine_coils(bad, method)
+
+
+@pytest.mark.parametrize("method", ["svd", "geometric"])
+def test_nothing_cannot_be_compressed(method):
+    with pytest.raises(InputError, match="no fully sampled centre"):
+        compress_coils(np.zeros((2, 4, 8, 8), np.complex64), np.ones(8, bool), 2, method)

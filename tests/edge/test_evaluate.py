@@ -216,3 +216,14 @@ def test_damaged_volumes_are_refused_in_one_sentence(tmp_path, format):
                 assert path.name in str(error)
                 assert "\n" not in str(error)
     assert refusals > 5
+
+
+def test_an_npz_has_an_affine_of_its_own(tmp_path, capsys):
+    image, reference = pair()
+    made = saved(tmp_path / "r", image, "npz")
+    made.with_suffix(".json").unlink()
+    flipped = oblique() @ np.diag([-1.0, 1, 1, 1])
+    said = refused(capsys, made, "--reference", saved(tmp_path / "f", reference, "nifti", affine=flipped))
+    assert "has a different affine" in said
+    np.savez(tmp_path / "big.npz", reconstruction=np.full((3, 6, 5), 1e200))
+    assert "beyond single precision" in refused(capsys, tmp_path / "big.npz", "--reference", made)

@@ -1,5 +1,7 @@
 """FreeSurfer's images: values, place, volumes, and what is refused."""
 
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,11 +13,15 @@ AFFINE = np.array([[0, 0, 2.0, -10], [-1.5, 0, 0, 20], [0, -1.25, 0, 3], [0, 0, 
 
 
 def saved(path, data):
-    nib.save(nib.freesurfer.MGHImage(data, AFFINE), path)
+    plain = path.with_name("plain.mgh")
+    nib.save(nib.freesurfer.MGHImage(data, AFFINE), plain)
+    content = plain.read_bytes()
+    plain.unlink()
+    path.write_bytes(content if path.suffix == ".mgh" else gzip.compress(content))
     return path
 
 
-@pytest.mark.parametrize("name", ["a.mgz", "a.mgh"])
+@pytest.mark.parametrize("name", ["a.mgz", "a.mgh", "a.mgh.gz"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32])
 def test_values_and_place(tmp_path, name, dtype):
     data = (100 * np.random.default_rng(0).random((7, 9, 5))).astype(dtype)
@@ -58,3 +64,20 @@ def test_what_cannot_be_read(tmp_path):
     path.write_bytes(content[:284] + b"\xff" * 480)
     with pytest.raises(InputError, match="holds NaN or Inf"):
         load(path)
+
+
+def test_a_damaged_bit_is_seen_by_the_checksum(tmp_path):
+    path = saved(tmp_path / "a.mgz", np.random.default_rng(0).integers(0, 200, (20, 20, 20)).astype(np.uint8))
+    content = path.read_bytes()
+    for at in range(400, len(content) - 8, 977):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        with pytest.raises(InputError, match=r"a\.mgz: not a readable FreeSurfer image"):
+            load(path)
+
+
+def test_what_a_file_is_called_does_not_decide_whether_it_is_packed(tmp_path):
+    data = np.ones((4, 5, 6), np.float32)
+    plain, packed = saved(tmp_path / "a.mgh", data).read_bytes(), saved(tmp_path / "a.mgz", data).read_bytes()
+    (tmp_path / "b.mgz").write_bytes(plain)
+    (tmp_path / "b.mgh").write_bytes(packed)
+    assert all(np.array_equal(load(tmp_path / name).array, data.T) for name in ("b.mgz", "b.mgh"))

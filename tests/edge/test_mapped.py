@@ -12,7 +12,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.passes import held_samples, largest_part, masked
 from medrecon.data.phantom import loop_coils, simulate_kspace
-from medrecon.formats import load, mapped
+from medrecon.formats import load, load_kspace, mapped
 from medrecon.formats.hdf5 import open_hdf5, read_dataset
 from medrecon.problems import problem
 from medrecon.reconstruction import plan
@@ -154,3 +154,23 @@ def test_odd_numbers_are_converted_not_mapped(tmp_path, monkeypatch):
     monkeypatch.setattr(mapped, "LARGE", 0)
     with open_hdf5(tmp_path / "a.h5") as file:
         assert np.array_equal(read_dataset(file, "x"), np.arange(1, 6))
+
+
+def test_parts_of_complex_numbers_in_the_other_order_are_converted(tmp_path, scan, monkeypatch):
+    kind = h5py.h5t.create(h5py.h5t.COMPOUND, 8)
+    kind.insert(b"r", 4, h5py.h5t.IEEE_F32LE)
+    kind.insert(b"i", 0, h5py.h5t.IEEE_F32LE)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        space = h5py.h5s.create_simple(scan[0].shape)
+        h5py.h5d.create(file.id, b"kspace", kind, space).write(space, space, scan[0])
+        assert file["kspace"].dtype == np.complex64
+    monkeypatch.setattr(mapped, "LARGE", 0)
+    assert np.array_equal(load(tmp_path / "a.h5").kspace, scan[0])
+
+
+def test_who_asks_for_arrays_gets_them_in_memory(tmp_path, scan, monkeypatch):
+    path = written(tmp_path, *scan, "npy")
+    monkeypatch.setattr(mapped, "LARGE", 0)
+    data = load_kspace(path)
+    np.save(path, np.zeros_like(scan[0]))
+    assert data.backing is None and np.array_equal(data.kspace, scan[0])

@@ -58,6 +58,7 @@ def test_bad_scans_cost_themselves_and_a_later_run_goes_on(folder, tmp_path, cap
     assert {row["name"]: row["status"] for row in run["cases"]}["s3"] == "done" and run["peak_memory_mb"] > 0
     assert str(folder) not in (out / "run.json").read_text()  # folders may name patients
     (out / "s2.nii.gz").unlink()
+    (out / "s2.json").unlink()
     assert recon(folder, "-o", out) == 1
     again = capsys.readouterr().out
     assert "2 failed" in again and "7 finished before" in again and "1 done" in again

@@ -231,3 +231,25 @@ def test_a_given_trajectory_is_in_the_protocols_field_of_view(tmp_path, matrix):
     # Phase and read directions reversed, as of Cartesian scans; the middle of the field of view is the slice's position.
     expected = np.array([1, 2, 3]) - 2.0 * (12 - 16) * TURN.as_matrix()[:, 1] - 2.0 * (27 - 22) * TURN.as_matrix()[:, 0]
     assert np.linalg.norm((lps @ [at[1], at[0], 0, 1])[:3] - expected) < 0.3
+
+
+def test_a_trajectory_has_as_many_coordinates_as_the_scan(tmp_path):
+    points = radial((45, 32), 20, 64).numpy().astype(np.float32)
+    deep = np.concatenate([np.full((20, 64, 1), 0.5, np.float32), points], axis=-1)
+    kspace = np.ones((2, 20, 64), np.complex64)
+    lines = [line(kspace[:, k], lin=k, position=(1, 2, 3)) for k in range(20)]
+    flat = write(tmp_path / "flat.dat", lines, header(32, 20, trajectory=2))
+    with pytest.raises(InputError, match=r"three coordinates, but the scan is 2-D; give \(ky, kx\)"):
+        load(flat, companions=Companions(trajectory=deep))
+    slab = write(tmp_path / "slab.dat", lines, header(32, 20, 8, 4, trajectory=2))
+    for given in (points, np.concatenate([0 * deep[..., :1], points], axis=-1)):
+        scan = load(slab, companions=Companions(trajectory=given, matrix=(46, 33)))
+        # One slice, as thick as the slab, whose middle is that of the slab.
+        assert scan.spacing == pytest.approx((5.0, 90 / 46, 64 / 33))
+        middle = np.diag([-1.0, -1.0, 1.0, 1.0]) @ scan.affine @ [33 // 2, 46 // 2, 0, 1]
+        assert np.allclose(middle[:3], (1, 2, 3), atol=1e-4)
+    huge = write(
+        tmp_path / "huge.dat", lines, header(32, 20, trajectory=2, **{"sSliceArray.asSlice[0].dPhaseFOV": 1e30})
+    )
+    with pytest.raises(InputError, match="huge matrix"):
+        load(huge, companions=Companions(trajectory=points))

@@ -272,8 +272,8 @@ def test_frames_are_written_or_refused(format, tmp_path):
     scan = frames(cartesian(noise=0.01)[0], affine=np.diag([2.0, 2.0, 3.0, 1.0]))
     found = solve(scan, "dds", steps=1, samples=2)
     output = Output(folder=tmp_path, stem="a", format=format, sources=["a.npz"])
-    if format not in ("nifti", "h5"):
-        with pytest.raises(InputError, match="choose nifti or h5"):
+    if format not in ("nifti", "h5", "npz"):
+        with pytest.raises(InputError, match="choose nifti or h5 or npz"):
             write(found, output)
         return
     write(found, output)

@@ -309,6 +309,20 @@ def test_r2d2_sharpens_the_interpolated_image(strength):
     assert found.record["sigma_max"] == pytest.approx(0.1 * (strength or 1.0), rel=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e20])
+@pytest.mark.parametrize("physics", [{}, {"task": "superres", "factor": 2}], ids=["denoise", "superres"])
+def test_an_empty_slice_does_not_disturb_r2d2(physics, scale):
+    one = scale * np.abs(picture(noise=30.0)).astype(np.float32)[None]
+    two = np.concatenate([one, 0 * one])
+    alone, both = (
+        solve(replace(images(one[0]), array=stack), "r2d2", spec("magnitude", Smooth()), physics=physics, steps=6)
+        for stack in (one, two)
+    )
+    assert np.array_equal(both.image[0], alone.image[0]) and not both.image[1].any()
+    assert both.record["sigma_max"] == alone.record["sigma_max"]
+    assert np.isfinite(both.record["relative_residual"])
+
+
 def test_rician_magnitudes_lose_their_bias():
     """The magnitude of noise is 1.25 standard deviations where there is no signal; the likelihood accounts for it."""
     rng = np.random.default_rng(0)
