@@ -35,8 +35,11 @@ _BYTES = 1 << 24
 """A task may take the time limit once, and again for each 16 MB of its files."""
 _TICK = 1.0
 _IMPORTS = ("medrecon.prep.preparing", "medrecon.transforms", "pydicom", "nibabel")
-"""What children are likely to need."""
-_START = "import sys; sys.path[:] = sys.argv[2:]; from medrecon.workers import serve; serve(int(sys.argv[1]))"
+"""What children of ``prep`` are likely to need."""
+_START = (
+    "import sys; sys.path[:] = sys.argv[3:]; from medrecon.workers import serve; "
+    "serve(int(sys.argv[1]), sys.argv[2].split(','))"
+)
 """The path is set before anything is imported: at first it starts with the current folder, perhaps one of untrusted files."""
 _HAVE_FORK = hasattr(os, "fork") and hasattr(socket, "send_fds")
 
@@ -80,13 +83,23 @@ class _Server:
 
     Args:
         single: whether libraries in it use one thread.
+        imports: modules that its children are likely to need.
     """
 
-    def __init__(self, single: bool) -> None:
+    def __init__(self, single: bool, imports: Sequence[str]) -> None:
         self.owner = os.getpid()
         self.control, theirs = socket.socketpair()
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        command = [sys.executable, "-W", "ignore", "-c", _START, str(theirs.fileno()), *map(str, sys.path)]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            _START,
+            str(theirs.fileno()),
+            ",".join(imports),
+            *map(str, sys.path),
+        ]
         self.process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env={**os.environ, **(dict.fromkeys(names, "1") if single else {})},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -118,21 +131,21 @@ class _Server:
         self.process.wait()
 
 
-_SERVERS: dict[bool, _Server] = {}
+_SERVERS: dict[tuple[bool, tuple[str, ...]], _Server] = {}
 
 
-def _server(single: bool) -> _Server:
-    found = _SERVERS.get(single)
+def _server(single: bool, imports: tuple[str, ...]) -> _Server:
+    found = _SERVERS.get((single, imports))
     if found is None or found.owner != os.getpid() or found.process.poll() is not None:
-        found = _SERVERS[single] = _Server(single)
+        found = _SERVERS[single, imports] = _Server(single, imports)
     return found
 
 
-def warm_up(workers: int) -> None:
+def warm_up(workers: int, imports: Sequence[str] = _IMPORTS) -> None:
     """Start the server of a :class:`Pool` of so many children now, so that it imports while this process does other things."""
     if _HAVE_FORK and sys.executable:
         with suppress(OSError):
-            _server(workers > 1)
+            _server(workers > 1, tuple(imports))
 
 
 @atexit.register
@@ -152,9 +165,17 @@ class Pool:
         workers: how many children; libraries in one of several use one thread.
         timeout: seconds that a task may take, and again for each 16 MB of its files; not while the machine sleeps.
         at_end: a file, and a line that is appended to it, if it is there, when this process is killed.
+        imports: modules that the tasks need.
     """
 
-    def __init__(self, workers: int = 1, timeout: float = 60.0, at_end: tuple[Path, str] | None = None) -> None:
+    def __init__(
+        self,
+        workers: int = 1,
+        timeout: float = 60.0,
+        at_end: tuple[Path, str] | None = None,
+        imports: Sequence[str] = _IMPORTS,
+    ) -> None:
+        self.server = workers > 1, tuple(imports)
         self.workers = workers
         self.timeout = timeout
         self.at_end = at_end
@@ -170,9 +191,9 @@ class Pool:
         """Kill all children."""
         while self.children:
             self._bury(self.children[-1])
-        if self.at_end is not None and (self.workers > 1) in _SERVERS:
+        if self.at_end is not None and self.server in _SERVERS:
             with suppress(OSError):
-                _server(self.workers > 1).ask({"forget": str(self.at_end[0])})
+                _server(*self.server).ask({"forget": str(self.at_end[0])})
 
     def run(
         self, tasks: Iterable[Task], started: Callable[[Task], None] | None = None
@@ -272,7 +293,7 @@ class Pool:
             "at_end": self.at_end and [str(self.at_end[0]), self.at_end[1]],
         }
         try:
-            pid = _server(self.workers > 1).ask(request, [theirs.fileno()])
+            pid = _server(*self.server).ask(request, [theirs.fileno()])
         except OSError as error:
             ours.close()
             raise InputError(
@@ -289,7 +310,7 @@ class Pool:
         child.stream.close()
         try:
             _kill(child.pid)  # of one that died already, the server keeps the exit code
-            code = _server(self.workers > 1).ask({"wait": child.pid})
+            code = _server(*self.server).ask({"wait": child.pid})
         except OSError:
             return "with the server of worker processes"
         if code >= 0:
@@ -313,7 +334,7 @@ def _kill(pid: int) -> None:
 # In the server and its children
 
 
-def serve(descriptor: int) -> None:
+def serve(descriptor: int, imports: Sequence[str] = _IMPORTS) -> None:
     """Fork children on request until the caller ends; then kill them.
 
     Requests are JSON, a line each. With a socket: fork a child for it; the answer is its process id. ``wait``: a process id; the
@@ -321,7 +342,7 @@ def serve(descriptor: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # sent to all processes of a terminal; the caller decides
-    for module in _IMPORTS:
+    for module in imports:
         with suppress(ImportError):
             importlib.import_module(module)
     gc.freeze()

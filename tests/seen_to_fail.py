@@ -436,7 +436,7 @@ BREAKS = [
     ("workers.py", "suspects.append(task)", 'yield task, {"lost": answer["crashed"]}', "edge/test_prep_jobs.py"),
     ("workers.py", "or child.seconds > self._limit(child)]", "]", "edge/test_prep_jobs.py"),
     ("workers.py", "for path, line in last.items():", "for path, line in ():", "edge/test_prep_jobs.py"),
-    ("workers.py", "sys.path[:] = sys.argv[2:]", "import json; sys.path[:] = sys.argv[2:]", "edge/test_prep_jobs.py"),
+    ("workers.py", "sys.path[:] = sys.argv[3:]", "import json; sys.path[:] = sys.argv[3:]", "edge/test_prep_jobs.py"),
     ("workers.py", "with suppress(ValueError, RecursionError):", "if True:", "edge/test_prep_jobs.py"),
     ("prep/preparing.py", "one_line(plain(str(cause)) or cause)", "one_line(cause)", "edge/test_prep_jobs.py"),
     ("prep/shards.py", "if json.dumps(about) != json.dumps(written.get(key)):", "if False:", "edge/test_shards.py"),

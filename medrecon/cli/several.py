@@ -15,10 +15,20 @@ from typing import Any
 from medrecon.cli import recon
 from medrecon.cli.cases import Case, Recent, check_names, find_cases
 from medrecon.data.errors import InputError, advised, one_line
+from medrecon.workers import Pool, Task, warm_up
 
 __all__ = ["reconstruct_all", "work"]
 
 _LOGGER = logging.getLogger(__name__)
+_IMPORTS = (
+    "medrecon.cli.recon",
+    "medrecon.formats",
+    "medrecon.reconstruction",
+    "medrecon.writers",
+    "nibabel",
+    "scipy.linalg",
+)
+"""What a process needs for a case."""
 STATUSES = ("done", "finished before", "planned", "failed")
 """How a case can end."""
 
@@ -32,6 +42,8 @@ def reconstruct_all(arguments: argparse.Namespace) -> int:
     if arguments.bids is not None:
         raise InputError("--bids is the name of one image; of several scans, give --name instead")
     began = time.perf_counter()
+    if arguments.workers is not None:
+        warm_up(arguments.workers, _IMPORTS)  # beside the imports here
     cases = find_cases(arguments.input, dict(arguments.select), Path(arguments.output))
     names = _checked(arguments, cases)
     rows: list[Recent] = []
@@ -90,7 +102,6 @@ def _tried(arguments: argparse.Namespace, case: Case, name: str, progress: Any =
 def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[str]) -> Iterator[Recent]:
     """On child processes, or on a cluster, each of which reads the command line again."""
     from medrecon.prep import cluster
-    from medrecon.workers import Pool, Task
 
     tasks = []
     for case, name in zip(cases, names, strict=True):
@@ -113,7 +124,7 @@ def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequenc
             for task, answer in cluster.run(client, tasks, float("inf")):
                 yield _row(task.about, answer)
         return
-    with Pool(arguments.workers, float("inf")) as pool:
+    with Pool(arguments.workers, float("inf"), imports=_IMPORTS) as pool:
         for task, answer in pool.run(tasks):
             yield _row(task.about, answer)
 

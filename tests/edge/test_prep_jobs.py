@@ -145,12 +145,12 @@ def test_the_server_takes_no_module_from_the_current_folder(tmp_path, monkeypatc
     (package / "__init__.py").touch()
     (package / "workers.py").write_text(
         "import json, os, socket, sys\n"
-        "def serve(descriptor):\n"
+        "def serve(descriptor, imports):\n"
         "    socket.socket(fileno=descriptor).sendall(b'%d\\n' % (sys.path[-1] == 'last'))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(package.parent), *filter(None, sys.path), "last"])
-    server = workers._Server(False)
+    server = workers._Server(False, ("json",))
     try:
         assert server.ask({}) == 1
     finally:
