@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 warnings.filterwarnings("ignore")
 
@@ -86,9 +86,9 @@ def frames() -> Table:
     return Table("frames of slice A, R = 8", truth, [*ways, Case("frame 0 alone, dds", alone, {"solver": "dds"})])
 
 
-def images() -> Iterator[Table]:
-    """Magnitudes with Rician noise, and with half of the frequencies."""
-    rows = load_slices(DATA / "train" / "brain_slices_256_val.npz", {"subject": ["omsL_12"]})
+def images(subjects: list[str], more: dict) -> Iterator[Table]:
+    """Magnitudes with Rician noise, and with half of the frequencies; ``more`` are options of DDS."""
+    rows = load_slices(DATA / "train" / "brain_slices_256_val.npz", {"subject": subjects})
     chosen = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, 5)[1:-1]]
     truth = np.stack([row["image"][0] / np.float32(200) for row in chosen])
     for std in (0.1, 0.2):
@@ -96,7 +96,7 @@ def images() -> Iterator[Table]:
         noisy = np.hypot(truth + std * noise[0], std * noise[1])
         scan = ImageScan(path=Path("image"), format="simulated", array=noisy, geometry=Geometry((1.0, 1.0, 1.0)))
         ways = [Case("as it is", scan, {}), Case("r2d2", scan, {"solver": "r2d2"})]
-        ways += [Case("dds", scan, {"solver": "dds"})]
+        ways += [Case("dds", scan, {"solver": "dds", **more})]
         ways += [Case("diffpir, Rician", scan, {"solver": "diffpir", "noise_model": "rician"})]
         yield Table(f"three heads, Rician noise {std:g}", truth, ways, True)
     kspace = to_kspace(truth)
@@ -106,26 +106,32 @@ def images() -> Iterator[Table]:
     scan = ImageScan(path=Path("image"), format="simulated", array=low, geometry=Geometry((1.0, 2.0, 2.0)))
     sharpen = {"task": "superres", "factor": 2}
     ways = [Case("zero-filled", scan, {"solver": "zero-filled", **sharpen})]
-    ways += [Case(name, scan, {"solver": name, **sharpen}) for name in ("r2d2", "dds")]
+    ways += [Case("r2d2", scan, {"solver": "r2d2", **sharpen}), Case("dds", scan, {"solver": "dds", **sharpen, **more})]
     yield Table("three heads, half of the matrix", truth, ways, True)
 
 
-TABLES: dict[str, Callable[[], list[Table]]] = {
-    "coils": lambda: [coils()],
-    "frames": lambda: [frames()],
-    "images": lambda: list(images()),
-}
+NAMES = ("coils", "frames", "images")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=list(TABLES), metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("tables", nargs="*", default=NAMES, metavar="TABLE", help=", ".join(NAMES))
+    parser.add_argument("--subject", nargs="*", default=["omsL_12"], help="of the images: held-out subjects")
+    parser.add_argument("--dds", nargs="*", default=[], metavar="NAME=VALUE", help="settings of DDS for images")
+    parser.add_argument("--sigma-max", type=float, help="first level of DDS for images")
     parser.add_argument("--png", help="start of the names of pictures")
     arguments = parser.parse_args()
     began, runs, failures = time.perf_counter(), 0, 0
+    pairs = (pair.split("=") for pair in arguments.dds)
+    more = {"settings": {name: float(value) for name, value in pairs}, "sigma_max": arguments.sigma_max}
+    made_of = {
+        "coils": lambda: [coils()],
+        "frames": lambda: [frames()],
+        "images": lambda: images(arguments.subject, more),
+    }
     print("| data | way | PSNR dB / SSIM | seconds |\n|---|---|---|---|")
     for name in arguments.tables:
-        for k, table in enumerate(TABLES[name]()):
+        for k, table in enumerate(made_of[name]()):
             pictures, captions = {}, {}
             for case in table.cases:
                 runs += 1

@@ -75,7 +75,7 @@ class Problem:
     """Kinds of prior (:data:`medrecon.posterior.ImageKind`) that fit."""
     bundle: ClassVar[str] = "brain_mri"
     """Default prior."""
-    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    tuned: Mapping[str, Mapping[str, Any]] = {}
     """By name of a solver, settings that suit the operator of this kind of scan; those that a user gives come first."""
     modality: ClassVar[str] = "MR"
     """Of DICOM output."""

@@ -63,6 +63,10 @@ class Images(Problem):
         self.bundle = "brain_mri" if self.is_complex else "chest_ct" if self.is_ct else "brain_mri_magnitude"
         self.modality = "CT" if self.is_ct else "MR"
         self.real = not self.is_complex
+        if physics.task == "denoise":
+            # Every pixel is measured, so the prior counts for more than in k-space. Chosen on other subjects than the tables':
+            # benchmarks/other_problems.py images --subject cheng_0109 cheng_0973 cheng_2044 --dds prior_weight=0.5 ...
+            self.tuned = {"dds": {"prior_weight": 0.5, "sigma_max": 1.5}}
         self.lowpass = False
         self.interpolated = False  # whether the run starts from the interpolated image
 

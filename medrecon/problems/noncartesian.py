@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class NonCartesian(CoilProblem):
 
     scan: NonCartesianScan
     transform: tuple[int, NUFFT, Tensor] | None = None
-    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"dds": {"n_cg": 2}}  # weighted samples need no more
+    tuned: Mapping[str, Mapping[str, Any]] = {"dds": {"n_cg": 2}}  # weighted samples need no more
 
     @property
     def image_shape(self) -> tuple[int, ...]:
