@@ -134,7 +134,7 @@ class _Server:
 _SERVERS: dict[tuple[bool, tuple[str, ...]], _Server] = {}
 
 
-def _server(single: bool, imports: tuple[str, ...]) -> _Server:
+def _server(single: bool, imports: tuple[str, ...] = _IMPORTS) -> _Server:
     found = _SERVERS.get((single, imports))
     if found is None or found.owner != os.getpid() or found.process.poll() is not None:
         found = _SERVERS[single, imports] = _Server(single, imports)

@@ -81,7 +81,7 @@ class ForkedServer(workers._Server):
 
 def start_readers(n: int) -> None:
     """What ``medrecon prep`` does at its start, without new imports."""
-    workers._SERVERS[n > 1] = ForkedServer(n > 1)
+    workers._SERVERS[n > 1, workers._IMPORTS] = ForkedServer(n > 1)
 
 
 def child(
