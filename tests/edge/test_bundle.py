@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 from monai.metrics import SSIMMetric
 
 import medrecon
@@ -125,6 +125,17 @@ def test_properties(name, files, kind, scan, tmp_path):
             assert workflow.check_properties() == []
         finally:
             monai.data.set_track_meta(True)  # training switches it off for the whole process
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_network_takes_the_sides_that_the_metadata_name(name):
+    """As the model zoo checks it."""
+    configs = find_bundle(name) / "configs"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        verify_net_in_out(
+            "network_def", meta_file=str(configs / "metadata.json"), config_file=str(configs / "inference.yaml")
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
