@@ -15,7 +15,7 @@ from typing import Any
 from medrecon.data.errors import InputError
 from medrecon.data.files import holds, sha256
 
-__all__ = ["Case", "Recent", "check_names", "digest_of", "find_cases", "is_finished", "named", "single"]
+__all__ = ["Case", "CaseReport", "check_names", "digest_of", "find_cases", "is_finished", "named", "single"]
 
 _LARGEST = 1 << 26
 """Bytes of a sidecar; larger files are none."""
@@ -38,15 +38,15 @@ class Case:
     select: Mapping[str, Any] = field(default_factory=dict)
 
     def files(self) -> list[Path]:
-        """All files that the scan is read from, in a fixed order."""
+        """All regular files that the scan is read from, in a fixed order."""
         if self.path.is_dir():
             return sorted(path for path in self.path.rglob("*") if path.is_file())
         beside = [self.path.with_suffix(end) for end in (".hdr", ".HDR") if self.path.suffix.lower() == ".cfl"]
-        return [self.path, *(path for path in beside if path.is_file())]
+        return [path for path in (self.path, *beside) if path.is_file()]  # a pipe would block
 
 
 @dataclass
-class Recent:
+class CaseReport:
     """How a case went: a row of ``run.json``.
 
     Args:

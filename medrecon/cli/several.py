@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medrecon.cli import recon
-from medrecon.cli.cases import Case, Recent, check_names, find_cases
+from medrecon.cli.cases import Case, CaseReport, check_names, find_cases
 from medrecon.data.errors import InputError, advised, one_line
 from medrecon.workers import Pool, Task, warm_up
 
@@ -46,7 +46,7 @@ def reconstruct_all(arguments: argparse.Namespace) -> int:
         warm_up(arguments.workers, _IMPORTS)  # beside the imports here
     cases = find_cases(arguments.input, dict(arguments.select), Path(arguments.output))
     names = _checked(arguments, cases)
-    rows: list[Recent] = []
+    rows: list[CaseReport] = []
     for row in _done(arguments, cases, names):
         rows.append(row)
         _LOGGER.log(logging.ERROR if row.status == "failed" else logging.INFO, "%s", _line(row, len(rows), len(cases)))
@@ -75,7 +75,7 @@ def _checked(arguments: argparse.Namespace, cases: Sequence[Case]) -> list[str]:
     return names
 
 
-def _done(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[str]) -> Iterator[Recent]:
+def _done(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[str]) -> Iterator[CaseReport]:
     """A row for every case, as they end."""
     if arguments.workers is None and not arguments.dask:
         from medrecon.cli.options import Progress
@@ -87,7 +87,7 @@ def _done(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[
     yield from _spread(arguments, cases, names)
 
 
-def _tried(arguments: argparse.Namespace, case: Case, name: str, progress: Any = None) -> Recent:  # noqa: ANN401
+def _tried(arguments: argparse.Namespace, case: Case, name: str, progress: Any = None) -> CaseReport:  # noqa: ANN401
     try:
         facts = recon.reconstruct(arguments, case, name, progress)
     except InputError as error:
@@ -96,13 +96,11 @@ def _tried(arguments: argparse.Namespace, case: Case, name: str, progress: Any =
         advice = advised(error, "") if isinstance(error, OSError) else "reconstruct fewer slices or samples at a time"
         text = one_line(getattr(error, "strerror", None) or error)
         facts = {"status": "failed", "error": f"{case.path}: {text}{f'; {advice}' if advice else ''}"}
-    return Recent(case.path, name, facts.pop("status"), facts)
+    return CaseReport(case.path, name, facts.pop("status"), facts)
 
 
-def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[str]) -> Iterator[Recent]:
+def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[str]) -> Iterator[CaseReport]:
     """On child processes, or on a cluster, each of which reads the command line again."""
-    from medrecon.prep import cluster
-
     tasks = []
     for case, name in zip(cases, names, strict=True):
         given = {
@@ -120,6 +118,8 @@ def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequenc
             )
         )
     if arguments.dask:
+        from medrecon.prep import cluster
+
         with cluster.connected(arguments.dask) as client:
             for task, answer in cluster.run(client, tasks, float("inf")):
                 yield _row(task.about, answer)
@@ -141,17 +141,17 @@ def work(argv: list[str], case: dict[str, Any], name: str, folder: str) -> dict[
     return {**row.row(), "peak_memory_mb": _peak()}
 
 
-def _row(about: tuple[Case, str], answer: dict[str, Any]) -> Recent:
+def _row(about: tuple[Case, str], answer: dict[str, Any]) -> CaseReport:
     """Of a child's answer, or of its end."""
     case, name = about
     if "status" not in answer:
         why = answer.get("lost") or answer.get("error")
-        return Recent(case.path, name, "failed", {"error": f"{case.path}: the process that worked on it {why}"})
+        return CaseReport(case.path, name, "failed", {"error": f"{case.path}: the process that worked on it {why}"})
     facts = {key: value for key, value in answer.items() if key not in ("input", "name", "status")}
-    return Recent(case.path, name, answer["status"], facts)
+    return CaseReport(case.path, name, answer["status"], facts)
 
 
-def _line(row: Recent, number: int, total: int) -> str:
+def _line(row: CaseReport, number: int, total: int) -> str:
     """What is said of a case as it ends."""
     text = row.facts["error"] if row.status == "failed" else ""
     if row.status == "done":
@@ -169,7 +169,7 @@ def _peak() -> float:
     return round(largest / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
-def _summary(arguments: argparse.Namespace, rows: Sequence[Recent], seconds: float) -> dict[str, Any]:
+def _summary(arguments: argparse.Namespace, rows: Sequence[CaseReport], seconds: float) -> dict[str, Any]:
     """What ``run.json`` holds."""
     from medrecon.cli.options import given_settings
     from medrecon.record import versions

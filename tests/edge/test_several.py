@@ -1,6 +1,7 @@
 """Several scans by one command: bad ones are reported, finished ones skipped, and processes change nothing."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -184,3 +185,20 @@ def test_a_cluster_changes_no_byte(folder, tmp_path):
         cluster.kill()
     assert recon(folder, "-o", tmp_path / "one") == 1
     assert held(tmp_path / "one") == held(tmp_path / "dask") != {}
+
+
+def test_a_pipe_does_not_block(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.h5")
+    assert recon(tmp_path / "pipe.h5", "-o", tmp_path / "out") == 2
+    assert recon(tmp_path / "pipe.h5", tmp_path / "pipe.h5", "-o", tmp_path / "out", "--dry-run") in (1, 2)
+    assert "pipe.h5" in capsys.readouterr().err
+
+
+def test_several_processes_do_not_import_monai_here(folder, tmp_path):
+    code = (
+        "import sys; from medrecon.cli import main\n"
+        f"main(['recon', {str(folder)!r}, '-o', {str(tmp_path / 'o')!r}, '--solver', 'cg-sense', '--workers', '2'])\n"
+        "print('monai' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "False"
