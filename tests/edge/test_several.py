@@ -64,6 +64,9 @@ def test_bad_scans_cost_themselves_and_a_later_run_goes_on(folder, tmp_path, cap
     again = capsys.readouterr().out
     assert "2 failed" in again and "7 finished before" in again and "1 done" in again
     assert held(out) == first
+    (out / "s4.nii.gz").write_bytes(b"mine")  # changed by somebody: neither taken for ours nor replaced
+    assert recon(folder, "-o", out) == 1
+    assert "7 finished before, 3 failed" in capsys.readouterr().out and (out / "s4.nii.gz").read_bytes() == b"mine"
 
 
 def test_another_request_is_not_taken_for_the_same(folder, tmp_path, capsys):
@@ -180,9 +183,11 @@ def test_a_cluster_changes_no_byte(folder, tmp_path):
     (tmp_path / "cluster.py").write_text(code)
     command = [sys.executable, str(tmp_path / "cluster.py")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as cluster:
-        address = cluster.stdout.readline().strip()
-        assert recon(folder, "-o", tmp_path / "dask", "--dask", address) == 1
-        cluster.kill()
+        try:
+            address = cluster.stdout.readline().strip()
+            assert recon(folder, "-o", tmp_path / "dask", "--dask", address) == 1
+        finally:
+            cluster.kill()
     assert recon(folder, "-o", tmp_path / "one") == 1
     assert held(tmp_path / "one") == held(tmp_path / "dask") != {}
 
