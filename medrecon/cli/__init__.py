@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from medrecon._version import __version__
 from medrecon.cli import completion, demo, evaluate, info, prep, recon, solvers, undersample
 from medrecon.cli.config import expanded
+from medrecon.cli.options import restore_threads
 from medrecon.cli.streams import lasting
 from medrecon.data.errors import InputError, advised, one_line
 
@@ -130,7 +131,10 @@ def _run(argv: list[str]) -> int:
     try:
         arguments = parsed(argv)
         with _log_on_standard_error(arguments.verbose - arguments.quiet):
-            return COMMANDS[arguments.command].run(arguments) or 0
+            try:
+                return COMMANDS[arguments.command].run(arguments) or 0
+            finally:
+                restore_threads()
     except InputError as error:
         if arguments.debug:
             raise

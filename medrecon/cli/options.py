@@ -22,11 +22,13 @@ __all__ = [
     "numbers",
     "positive",
     "quiet",
+    "restore_threads",
     "set_up",
     "value",
 ]
 
 _LOGGER = logging.getLogger(__name__)
+_UNDO: list[Callable[[], object]] = []
 
 Parser: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
 
@@ -190,8 +192,16 @@ def set_up(arguments: argparse.Namespace) -> None:
         import scipy.linalg  # noqa: F401 - its library must be loaded to be limited
         from threadpoolctl import threadpool_limits
 
+        before = torch.get_num_threads()
         torch.set_num_threads(arguments.threads)
-        threadpool_limits(arguments.threads, "blas")
+        limits = threadpool_limits(arguments.threads, "blas")
+        _UNDO.extend([lambda: torch.set_num_threads(before), limits.restore_original_limits])
+
+
+def restore_threads() -> None:
+    """Undo ``--threads``: a program that calls a command goes on as it was."""
+    while _UNDO:
+        _UNDO.pop()()
 
 
 class Progress:

@@ -10,6 +10,8 @@ import time
 import numpy as np
 import pydicom
 import pytest
+import torch
+from threadpoolctl import threadpool_info
 
 from medrecon.cli import main
 from medrecon.cli.cases import Case, find_cases, named
@@ -150,7 +152,9 @@ def test_a_dry_run_makes_nothing(folder, tmp_path, capsys):
 def test_a_single_scan_is_as_it_was(folder, tmp_path, capsys):
     assert recon(folder / "bad.h5", "-o", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
+    before = torch.get_num_threads(), [one["num_threads"] for one in threadpool_info()]
     assert recon(folder / "s0.h5", "-o", tmp_path / "out", "--json") == 0
+    assert before == (torch.get_num_threads(), [one["num_threads"] for one in threadpool_info()])
     assert json.loads(capsys.readouterr().out)["solver"] == "cg-sense"
     assert recon(folder / "s0.h5", "-o", tmp_path / "out") == 2  # exists
     assert not (tmp_path / "out" / "run.json").exists()
