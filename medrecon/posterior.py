@@ -30,6 +30,7 @@ from medrecon.solvers.settings import find_solver, make_solver, name_of
 from medrecon.training.objectives import EDM, Objective
 
 __all__ = [
+    "LAST_LEVELS",
     "ImageKind",
     "PriorSpec",
     "Reconstruction",
@@ -42,8 +43,8 @@ __all__ = [
     "sampling",
 ]
 
-_SIGMAS = 1e-6, 1e3
-"""Last noise levels that single precision and images of unit scale allow."""
+LAST_LEVELS = 1e-6, 1e3
+"""Range of the last noise level, which single precision and images of unit scale allow."""
 ImageKind = Literal["complex", "magnitude", "attenuation"]
 """Images that a network was trained on: real and imaginary part, magnitude (both of unit scale), or HU / 1000 + 1."""
 
@@ -235,8 +236,8 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
     find_solver(settings.solver)
     if settings.sigma_min is not None:
         last = as_number("sigma_min", settings.sigma_min, positive=True)
-        if not _SIGMAS[0] <= last <= _SIGMAS[1]:
-            raise InputError(f"sigma_min must be from {_SIGMAS[0]:g} to {_SIGMAS[1]:g}; got {last:g}")
+        if not LAST_LEVELS[0] <= last <= LAST_LEVELS[1]:
+            raise InputError(f"sigma_min must be from {LAST_LEVELS[0]:g} to {LAST_LEVELS[1]:g}; got {last:g}")
         prior = replace(prior, sigma_min=last)
     tuned = dict(prior.tuned.get(settings.solver, {}))
     sigma_max = tuned.pop("sigma_max", 8.0)

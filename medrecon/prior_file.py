@@ -15,7 +15,7 @@ import yaml
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import parse_plain_yaml, read_plain_yaml
 from medrecon.networks import NETWORKS
-from medrecon.posterior import ImageKind
+from medrecon.posterior import LAST_LEVELS, ImageKind
 from medrecon.solvers import SOLVERS
 
 __all__ = ["PriorFile", "read_prior_file", "replace_values"]
@@ -217,7 +217,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "symmetries": _symmetries,
         "multiple": _count(1, 128),
         "steps": _count(1, 1_000_000),
-        "sigma_min": _number(1e-6, 1e3),
+        "sigma_min": _number(*LAST_LEVELS),
         "tuned": _tuned,
     }
 )

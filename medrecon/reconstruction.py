@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def solver(self) -> str:
-        """Its name."""
+        """Name of the solver."""
         return name_of(self.sampling.solver)
 
     def run(

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from medrecon._version import __version__
 from medrecon.cli import completion, demo, evaluate, info, prep, recon, solvers, undersample
 from medrecon.cli.config import expanded
-from medrecon.cli.options import restore_threads
+from medrecon.cli.options import restore_threads, visible
 from medrecon.cli.streams import lasting
 from medrecon.data.errors import InputError, advised, one_line
 
@@ -69,10 +69,9 @@ class _Formatter(logging.Formatter):
     """``medrecon: text``, or ``medrecon: warning: text``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, with nothing that moves the cursor: names of files may hold anything."""
+        """See :class:`logging.Formatter`."""
         word = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in record.getMessage())
-        return f"medrecon: {word}{text}"
+        return f"medrecon: {word}{visible(record.getMessage())}"
 
 
 @contextmanager

@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from medrecon.data.errors import InputError
-from medrecon.data.files import holds, sha256
+from medrecon.data.files import sha256
 
-__all__ = ["Case", "CaseReport", "check_names", "digest_of", "find_cases", "is_finished", "named", "single"]
+__all__ = ["Case", "CaseReport", "check_names", "digest_of", "find_cases", "named", "several_cases"]
 
-_LARGEST = 1 << 26
-"""Bytes of a sidecar; larger files are none."""
+
+def files_of(path: Path) -> list[Path]:
+    """All regular files that are read from a path, in a fixed order: of a folder, and of a BART pair, several."""
+    if path.is_dir():
+        return sorted(one for one in path.rglob("*") if one.is_file())
+    beside = [path.with_suffix(end) for end in (".hdr", ".HDR") if path.suffix.lower() == ".cfl"]
+    return [one for one in (path, *beside) if one.is_file()]  # a pipe would block
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,6 @@ class Case:
     stem: str
     folder: str = ""
     select: Mapping[str, Any] = field(default_factory=dict)
-
-    def files(self) -> list[Path]:
-        """All regular files that the scan is read from, in a fixed order."""
-        if self.path.is_dir():
-            return sorted(path for path in self.path.rglob("*") if path.is_file())
-        beside = [self.path.with_suffix(end) for end in (".hdr", ".HDR") if self.path.suffix.lower() == ".cfl"]
-        return [path for path in (self.path, *beside) if path.is_file()]  # a pipe would block
 
 
 @dataclass
@@ -88,17 +86,20 @@ def _stem(path: Path) -> str:
     return path.stem
 
 
-def single(inputs: Sequence[str], select: Mapping[str, Any]) -> bool:
-    """Whether one scan is asked for: one file, or a folder of which one DICOM series is read, alone or selected."""
+def several_cases(inputs: Sequence[str], select: Mapping[str, Any], output: Path) -> list[Case] | None:
+    """The scans of :func:`find_cases`; ``None`` where one is asked for: one file, or a folder of which one DICOM series is read.
+
+    Raises:
+        InputError: see :func:`find_cases`.
+    """
     from medrecon.formats import dicom, format_of
 
-    if len(inputs) != 1:
-        return False
-    path = Path(inputs[0])
-    if not path.is_dir() or (select and format_of(path) is dicom):
-        return True
-    found = list(_below(path, None))
-    return not found or (len(found) == 1 and found[0].path.is_dir())
+    if len(inputs) == 1:
+        path = Path(inputs[0])
+        if not path.is_dir() or (select and format_of(path) is dicom):
+            return None
+    cases = find_cases(inputs, select, output)
+    return None if len(inputs) == 1 and len(cases) == 1 and cases[0].path.is_dir() else cases
 
 
 def find_cases(inputs: Sequence[str], select: Mapping[str, Any], output: Path) -> list[Case]:
@@ -185,6 +186,8 @@ def named(template: str, case: Case, **fields: str) -> str:
     Raises:
         InputError: for an unknown field, and for a name that is none.
     """
+    if template == "{stem}":  # whatever the file is called
+        return case.stem
     values = {"stem": case.stem, "folder": case.folder, **fields}
 
     def replaced(match: re.Match[str]) -> str:
@@ -215,28 +218,8 @@ def check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
     )
 
 
-def digest_of(case: Case, settings: Mapping[str, Any], files: Sequence[str | Path]) -> str:
-    """SHA-256 of what an image is made of: settings, the scan's files, and those that settings name."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    parts = [sha256(*case.files()), *(sha256(Path(file)) for file in files if Path(file).is_file())]
-    return hashlib.sha256("\n".join([text, json.dumps(dict(case.select), sort_keys=True), *parts]).encode()).hexdigest()
-
-
-def is_finished(sidecar: Path, request: str) -> bool:
-    """Whether the images that a sidecar lists are there, unchanged, and were made of the same request."""
-    try:
-        if sidecar.is_symlink() or sidecar.stat().st_size > _LARGEST:
-            return False
-        held = json.loads(sidecar.read_bytes())
-        digests = held["sha256"]
-        return held["request_sha256"] == request and all(
-            _root(sidecar, held["files"]) is not None and holds(_root(sidecar, held["files"]) / name, digests[name])  # type: ignore[operator]
-            for name in held["files"]
-        )
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return False
-
-
-def _root(sidecar: Path, files: Sequence[str]) -> Path | None:
-    """The folder that the names in a sidecar start from: its own, or of BIDS names one above."""
-    return next((folder for folder in sidecar.parents if (folder / files[0]).is_file()), None)
+def digest_of(case: Case, settings: Mapping[str, Any], paths: Sequence[Path]) -> str:
+    """SHA-256 of what an image is made of: settings, the scan's files, and files and folders that settings name."""
+    text = json.dumps({**settings, "select": dict(case.select)}, sort_keys=True, default=str)
+    parts = [sha256(*files_of(path)) for path in (case.path, *paths)]
+    return hashlib.sha256("\n".join([text, *parts]).encode()).hexdigest()

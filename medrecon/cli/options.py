@@ -25,6 +25,7 @@ __all__ = [
     "restore_threads",
     "set_up",
     "value",
+    "visible",
 ]
 
 _LOGGER = logging.getLogger(__name__)
@@ -170,6 +171,11 @@ def value(text: str) -> object:
         return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
     except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, or nested without end
         return text
+
+
+def visible(text: str) -> str:
+    """On one line, with nothing that moves the cursor: names of files may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {"slices": _slices, "region": _region, "factor": _factor, "seed": natural}

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     """0: all cases are prepared; 1: some failed, and were reported."""
     import sys
 
-    from medrecon.cli.options import Progress, quiet, value
+    from medrecon.cli.options import Progress, quiet, value, visible
     from medrecon.data.errors import InputError
     from medrecon.workers import warm_up
 
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--shard-mb must be at least 1; got {arguments.shard_mb}")
 
     def report_failure(row: dict) -> None:
-        print(_visible(f"medrecon: skipped {row['case']}: {row.get('said', row['error'])}"), file=sys.stderr)
+        print(visible(f"medrecon: skipped {row['case']}: {row.get('said', row['error'])}"), file=sys.stderr)
 
     with Progress("prep") as progress:
         report = prepare(
@@ -91,16 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.key,
         )
     counts = f"{report.made} cases prepared, {report.kept} were there, {len(report.failed)} failed"
-    print(_visible(f"{arguments.output}: {counts}"))
+    print(visible(f"{arguments.output}: {counts}"))
     if report.sources is not None:
         print(
-            _visible(
+            visible(
                 f"which files the cases are made of stands in {report.sources}; do not give that file or the key away"
             )
         )
     return 1 if report.failed else 0
-
-
-def _visible(text: str) -> str:
-    """Names of files may hold anything: on one line, with nothing that moves the cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medrecon.cli.cases import Case, digest_of, is_finished, named, single
+from medrecon.cli.cases import Case, digest_of, named, several_cases
 from medrecon.data.errors import InputError
 from medrecon.settings import (
     CartesianPhysics,
@@ -24,6 +24,7 @@ from medrecon.settings import (
 )
 
 if TYPE_CHECKING:
+    from medrecon.data.scan import Geometry, ImageScan
     from medrecon.posterior import PriorSpec
     from medrecon.writers import Output
 
@@ -123,7 +124,7 @@ def _load(arguments: argparse.Namespace, case: Case) -> Any:  # noqa: ANN401 - a
 
 def output_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> Output:
     """Where images go, but for their name and their inputs."""
-    from medrecon.writers import Output, like_series
+    from medrecon.writers import Output
 
     return Output(
         folder=arguments.output,
@@ -131,11 +132,19 @@ def output_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> Outp
         format=arguments.format,
         overwrite=arguments.overwrite,
         part=arguments.part,
-        like=like_series(arguments.like, dict(arguments.like_select), arguments.format),
+        like=_like(arguments.like, tuple(arguments.like_select), arguments.format),
         deidentify=arguments.deidentify,
         bids=arguments.bids,
         label=options.get("solver", "dds"),
     )
+
+
+@functools.cache
+def _like(path: str | None, select: tuple[tuple[str, Any], ...], format_: str) -> ImageScan | None:
+    """The series that ``--like`` names, read once for all cases."""
+    from medrecon.writers import like_series
+
+    return like_series(path, dict(select), format_)
 
 
 def name_of_images(arguments: argparse.Namespace, options: Mapping[str, Any], case: Case) -> str:
@@ -145,25 +154,23 @@ def name_of_images(arguments: argparse.Namespace, options: Mapping[str, Any], ca
     return named(arguments.name, case, solver=solver, format=format_, bundle=bundle)
 
 
-def _request(arguments: argparse.Namespace, options: Mapping[str, Any], case: Case) -> str:
-    """SHA-256 of everything that determines an image: options, and the contents of all files."""
+_UNRELATED = {
+    "argv", "command", "config", "dask", "debug", "dry_run", "input", "json", "name", "output", "overwrite", "quiet", "select",
+    "threads", "verbose", "workers",
+}  # fmt: skip
+"""Arguments that change no image (``select`` is the case's); all others, new ones too, are part of what it is made of."""
+
+
+def _request(arguments: argparse.Namespace, case: Case) -> str:
+    """SHA-256 of everything that determines an image: options, and the contents of all files that they name."""
     from medrecon._version import __version__
-
-    names = ("format", "part", "bids", "like", "like_select", "deidentify", "dynamic", "device", *COMPANIONS)
-    kept = {name: getattr(arguments, name) for name in names}
-    files = [str(value) for value in [*options.values(), *kept.values()] if isinstance(value, str)]
-    files += [str(path) for path in _weights(options)]
-    return digest_of(case, {"version": __version__, "options": dict(options), **kept}, files)
-
-
-def _weights(options: Mapping[str, Any]) -> list[Path]:
-    """What a bundle that the user names is made of."""
     from medrecon.bundle import find_bundle
 
-    if "bundle" not in options:
-        return []
-    root = find_bundle(options["bundle"])
-    return [root / "configs" / "prior.yaml", *sorted((root / "models").glob("*"))]
+    kept = {name: value for name, value in vars(arguments).items() if name not in _UNRELATED}
+    paths = [Path(value) for value in kept.values() if isinstance(value, str) and Path(value).is_file()]
+    paths += [Path(kept["like"])] if kept["like"] is not None else []
+    paths += [find_bundle(kept["bundle"])] if "bundle" in kept else []
+    return digest_of(case, {"version": __version__, **kept}, paths)
 
 
 def reconstruct(
@@ -186,32 +193,23 @@ def reconstruct(
     from medrecon.cli.options import given_settings
     from medrecon.posterior import as_device
     from medrecon.reconstruction import plan
-    from medrecon.writers import check, place, write
+    from medrecon.writers import check, is_finished, write
 
     device = as_device(arguments.device)
     options = given_settings(arguments, SETTINGS)
-    output = output_of(arguments, options)
-    request = _request(arguments, options, case) if case.path.exists() else None
-    if stem is not None and not arguments.overwrite and request and _finished(output, stem, request):
+    request = _request(arguments, case) if case.path.exists() else None
+    output = replace(output_of(arguments, options), stem=stem or "", request=request)
+    if stem is not None and not arguments.overwrite and is_finished(output):
         return {"status": "finished before"}
     scan = _load(arguments, case)
-    files = [options[name] for name in ("maps", "mask") if name in options]
     if stem is None:
-        stem = (
-            scan.stem
-            if arguments.name == "{stem}"
-            else name_of_images(arguments, options, replace(case, stem=scan.stem))
-        )
-    output = replace(output, stem=stem, sources=[scan.path, *files], request=request)
+        stem = name_of_images(arguments, options, replace(case, stem=scan.stem))
+    files = [options[name] for name in ("maps", "mask") if name in options]
+    output = replace(output, stem=stem, sources=[scan.path, *files])
     planned = plan(scan, load=_prior, **options)
     _LOGGER.debug("%s: %s", case.path, _about(scan, planned))
     problem = planned.problem
-    geometry = problem.geometry
-    if geometry.affine is None and output.like is not None:
-        index = options.get("slices", slice(None))
-        whole = scan.n_slices if "slices" in options else problem.n_slices  # a volume has slices that its scan has not
-        shape = (whole, *problem.image_shape[-2:])
-        geometry = replace(geometry, affine=place(scan.geometry, shape, output.like, index).affine)
+    geometry = _placed(problem, scan, output, options)
     paths = check(
         output,
         slices=problem.n_slices,
@@ -231,9 +229,17 @@ def reconstruct(
     return {"status": "done", "files": [str(path) for path in paths], **_facts(result.record)}
 
 
-def _finished(output: Output, stem: str, request: str) -> bool:
-    """Whether an earlier run made the same images."""
-    return is_finished(Path(output.folder) / f"{stem}.json", request)
+def _placed(problem: Any, scan: Any, output: Output, options: Mapping[str, Any]) -> Geometry:  # noqa: ANN401
+    """The geometry of the images; where the scan does not record its position, that of the series that ``--like`` names."""
+    from medrecon.writers import place
+
+    geometry = problem.geometry
+    if geometry.affine is not None or output.like is None:
+        return geometry
+    index = options.get("slices", slice(None))
+    whole = scan.n_slices if "slices" in options else problem.n_slices  # a volume has slices that its scan has not
+    shape = (whole, *problem.image_shape[-2:])
+    return replace(geometry, affine=place(scan.geometry, shape, output.like, index).affine)
 
 
 @functools.cache
@@ -289,10 +295,11 @@ def run(arguments: argparse.Namespace) -> int:
     from medrecon.cli.options import Progress, set_up
 
     select = dict(arguments.select)
-    if not single(arguments.input, select):
+    cases = several_cases(arguments.input, select, Path(arguments.output))
+    if cases is not None:
         from medrecon.cli.several import reconstruct_all
 
-        return reconstruct_all(arguments)
+        return reconstruct_all(arguments, cases)
     if arguments.workers is not None or arguments.dask:
         raise InputError("--workers and --dask are for several scans; leave them out")
     set_up(arguments)

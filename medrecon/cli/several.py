@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medrecon.cli import recon
-from medrecon.cli.cases import Case, CaseReport, check_names, find_cases
+from medrecon.cli.cases import Case, CaseReport, check_names
 from medrecon.data.errors import InputError, advised, one_line
 from medrecon.workers import Pool, Task, warm_up
 
@@ -33,7 +33,7 @@ STATUSES = ("done", "finished before", "planned", "failed")
 """How a case can end."""
 
 
-def reconstruct_all(arguments: argparse.Namespace) -> int:
+def reconstruct_all(arguments: argparse.Namespace, cases: Sequence[Case]) -> int:
     """0: all images are there; 1: some scans failed, and were reported.
 
     Raises:
@@ -44,7 +44,6 @@ def reconstruct_all(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
     if arguments.workers is not None:
         warm_up(arguments.workers, _IMPORTS)  # beside the imports here
-    cases = find_cases(arguments.input, dict(arguments.select), Path(arguments.output))
     names = _checked(arguments, cases)
     rows: list[CaseReport] = []
     for row in _done(arguments, cases, names):

@@ -49,7 +49,7 @@ def adaptive_image(images: np.ndarray, window: int = 7) -> np.ndarray:
 
 
 _ITERATIONS = 3
-"""On real heads one more changes the image by 0.3 %, of which most is noise in air; the reference takes up to 5."""
+"""On slice A one more changes the magnitude by 0.2 %, most of it noise in air; the reference takes up to 5."""
 
 
 def _phases(values: np.ndarray) -> np.ndarray:

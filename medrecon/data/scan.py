@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -45,6 +45,24 @@ class Geometry:
         """The geometry of some of ``n`` slices."""
         return replace(self, affine=affine_of_slices(self.affine, index, n))
 
+    def resampled(self, sides: Sequence[float], first: Sequence[float]) -> Geometry:
+        """The geometry of other pixels in the same plane, or in the same volume.
+
+        Args:
+            sides: of the new pixels, in old ones, ``(y, x)`` or ``(z, y, x)``.
+            first: position of the first new pixel, in old ones, likewise.
+        """
+        spacing, affine = self.spacing, self.affine
+        if spacing is not None:
+            z, y, x = (side * ratio for side, ratio in zip(spacing, [1.0] * (3 - len(sides)) + [*sides], strict=True))
+            spacing = z, y, x
+        if affine is not None:
+            affine = np.array(affine, dtype=float)
+            for column, (side, at) in enumerate(zip(sides[::-1], first[::-1], strict=True)):  # x is the last axis
+                affine[:3, 3] += at * affine[:3, column]
+                affine[:3, column] *= side
+        return Geometry(spacing, affine)
+
     def on_matrix(self, old: tuple[int, ...], new: tuple[int, ...]) -> Geometry:
         """The geometry of the same field of view with other pixels; index ``n // 2`` stays where it is.
 
@@ -52,16 +70,8 @@ class Geometry:
             old: pixels that it is of, ``(y, x)`` or ``(z, y, x)``.
             new: as many numbers.
         """
-        spacing, affine = self.spacing, self.affine
-        ratios = [1.0] * (3 - len(old)) + [m / n for m, n in zip(old, new, strict=True)]
-        if spacing is not None:
-            spacing = spacing[0] * ratios[0], spacing[1] * ratios[1], spacing[2] * ratios[2]
-        if affine is not None:
-            affine = np.array(affine, dtype=float)
-            for column, (m, n) in enumerate(zip(old[::-1], new[::-1], strict=True)):  # x is the last axis of an image
-                affine[:3, 3] += (m // 2 - (n // 2) * m / n) * affine[:3, column]
-                affine[:3, column] *= m / n
-        return Geometry(spacing, affine)
+        sides = [m / n for m, n in zip(old, new, strict=True)]
+        return self.resampled(sides, [m // 2 - n // 2 * side for m, n, side in zip(old, new, sides, strict=True)])
 
     def summary(self) -> dict[str, Any]:
         """The two lines of ``medrecon info``."""

@@ -31,7 +31,15 @@ class _NotNumbersError(ValueError):
 
 def _array(file: BinaryIO, stored: int, kinds: str = "biufc") -> np.ndarray:
     """One array in NumPy's format, of ``stored`` bytes with its header; see :func:`_header`."""
-    shape, fortran, dtype = _header(file, stored, kinds)
+    return _content(file, *_header(file, stored, kinds))
+
+
+def _content(file: BinaryIO, shape: tuple[int, ...], fortran: bool, dtype: np.dtype) -> np.ndarray:
+    """The numbers or texts behind a header.
+
+    Raises:
+        ValueError: if they are cut off, or no text.
+    """
     size = math.prod(shape) * dtype.itemsize
     data = bytearray(size)
     view, held = memoryview(data), 0
@@ -128,8 +136,7 @@ def numpy_array(path: Path) -> np.ndarray:
         shape, fortran, dtype = _header(file, path.stat().st_size)
         if is_mappable(dtype, shape):
             return mapped(path, file.tell(), dtype, shape, "F" if fortran else "C")
-        file.seek(0)
-        return _array(file, path.stat().st_size)
+        return _content(file, shape, fortran, dtype)
 
 
 # MATLAB: versions 4 and 5 are read here, since scipy's compiled reader crashes on damaged files

@@ -103,6 +103,8 @@ def _together(path: Path, scans: Sequence[CartesianScan], axis: str) -> DynamicS
         if not _same_place(scan, first):
             raise InputError(f"{path}: frame {number} has another position than frame 0; select one {axis}")
     kspace = np.stack([scan.kspace for scan in scans])
+    if first.backing is not None:  # of a large file, of which this is a copy
+        first.backing.check()
     warnings = [text for scan in scans for text in scan.warnings]
     warnings += centre_warnings(kspace.reshape(-1, *kspace.shape[2:]), str(path), first.format)
     return DynamicScan(

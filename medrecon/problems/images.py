@@ -231,15 +231,11 @@ def finer(geometry: Geometry, factors: tuple[int, int], matrix: tuple[int, ...],
         kernel: determines where pixel centres coincide: ``kspace`` at index ``n // 2``, ``gaussian`` at every ``f``-th pixel
             from ``f // 2``, ``mean`` in the middle of every block.
     """
-    new = tuple(m * f for m, f in zip(matrix, factors, strict=True))
-    out = geometry.on_matrix(matrix, new)
-    if kernel == "kspace" or geometry.affine is None or out.affine is None:
-        return out
-    for column, f in ((1, factors[0]), (0, factors[1])):
-        first = {"gaussian": -(f // 2) / f, "mean": -(f - 1) / (2 * f)}[kernel]
-        m = matrix[1 - column]
-        out.affine[:3, 3] += (first - (m // 2 - (m * f // 2) / f)) * geometry.affine[:3, column]
-    return out
+    first = [
+        {"kspace": m // 2 - (m * f // 2) / f, "gaussian": -(f // 2) / f, "mean": -(f - 1) / (2 * f)}[kernel]
+        for m, f in zip(matrix, factors, strict=True)
+    ]
+    return geometry.resampled([1 / f for f in factors], first)
 
 
 def _noise(scan: ImageScan, physics: ImagePhysics, numbers: Sequence[int], is_ct: bool) -> np.ndarray:

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from medrecon.writers.base import Contents, Writer
+from medrecon.writers.earlier import is_finished
 from medrecon.writers.output import Output, check, write
 from medrecon.writers.place import like_series, place
 from medrecon.writers.registry import WRITERS, all_parts
 
-__all__ = ["WRITERS", "Contents", "Output", "Writer", "all_parts", "check", "like_series", "place", "write"]
+__all__ = [
+    "WRITERS",
+    "Contents",
+    "Output",
+    "Writer",
+    "all_parts",
+    "check",
+    "is_finished",
+    "like_series",
+    "place",
+    "write",
+]

@@ -17,16 +17,17 @@ from medrecon.writers.registry import WRITERS, all_parts
 if TYPE_CHECKING:
     from medrecon.writers.output import Output
 
-__all__ = ["earlier_files", "owner"]
+__all__ = ["earlier_files", "is_finished", "owner"]
 
 _LARGEST = 1 << 26
 
 
 class _Listed(NamedTuple):
-    """Images that a sidecar lists, and the SHA-256 of those that version 0.3 or later wrote."""
+    """Images that a sidecar lists, the SHA-256 of those that version 0.3 or later wrote, and that of what they were made of."""
 
     files: list[str]
     digests: dict[str, str]
+    request: str | None = None
 
 
 def _listed(sidecar: Path) -> _Listed:
@@ -37,9 +38,18 @@ def _listed(sidecar: Path) -> _Listed:
         held = json.loads(sidecar.read_bytes())
         files = [name for name in held["files"] if isinstance(name, str)]
         digests = held.get("sha256", {})
-        return _Listed(files, {name: digests[name] for name in files if isinstance(digests.get(name), str)})
+        digests = {name: digests[name] for name in files if isinstance(digests.get(name), str)}
+        return _Listed(files, digests, held.get("request_sha256"))
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return _Listed([], {})
+
+
+def is_finished(output: Output) -> bool:
+    """Whether the images of an output are there, unchanged, and were made of the same request."""
+    folder = Path(output.folder)
+    held = _listed(folder / f"{output.stem}.json")
+    same = output.request is not None and held.request == output.request
+    return bool(same and held.files) and all(holds(folder / name, held.digests.get(name, "")) for name in held.files)
 
 
 def _endings() -> list[str]:
@@ -83,7 +93,7 @@ def earlier_files(output: Output, paths: Iterable[Path]) -> dict[Path, str]:
     sidecars, known = _names(output)
     found: dict[Path, str] = {}
     for sidecar in sidecars:
-        files, digests = _listed(sidecar)
+        files, digests, _ = _listed(sidecar)
         left = False
         for name in filter(known, files):
             path = folder / name

@@ -129,8 +129,11 @@ def test_properties(name, files, kind, scan, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_network_takes_the_sides_that_the_metadata_name(name):
-    """As the model zoo checks it."""
+    """As the model zoo checks it, which raises; and no other multiples than those of the prior."""
     configs = find_bundle(name) / "configs"
+    format_ = metadata(find_bundle(name))["network_data_format"]
+    sides = [format_["inputs"]["image"]["spatial_shape"], format_["outputs"]["pred"]["spatial_shape"]]
+    assert sides == [[f"{load_prior(name).multiple}*n"] * 2] * 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         verify_net_in_out(

@@ -25,6 +25,7 @@ from medrecon.prep.people import Key, without_names, write_sources
 from medrecon.prep.shards import staged_path
 from medrecon.workers import Pool, Task
 
+from ..make.cluster import cluster
 from .test_dicom import numbers, oblique, write_series
 from .test_prep import fastmri, rows, scans
 
@@ -626,18 +627,9 @@ def test_a_scheduler_that_does_not_answer_in_time_is_not_taken_for_a_full_disk(m
 def test_a_scheduler_that_dies_is_one_sentence(tmp_path):
     pytest.importorskip("distributed")
     source, out = scans(tmp_path / "in", 40), tmp_path / "out"
-    code = (
-        "import sys, time\nfrom distributed import LocalCluster\n"
-        "if __name__ == '__main__':\n"
-        "    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=':0') as c:\n"
-        "        print(c.scheduler_address, flush=True); time.sleep(600)\n"
-    )
-    (tmp_path / "cluster.py").write_text(code)
-    command = [sys.executable, str(tmp_path / "cluster.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as cluster:
-        address = cluster.stdout.readline().strip()
+    with cluster(tmp_path) as (dask, address):
         process, _ = started(source, out, "--recipe", "kspace", "--dask", address)
-        cluster.kill()
+        dask.kill()
     begin = time.monotonic()
     _, err = process.communicate(timeout=120)
     assert time.monotonic() - begin < 90

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import h5py
 import numpy as np
 import pydicom
 import pytest
@@ -18,6 +19,7 @@ from medrecon.cli.cases import Case, find_cases, named
 from medrecon.data.errors import InputError
 from medrecon.data.files import sha256
 
+from ..make.cluster import cluster
 from . import test_dicom
 
 
@@ -38,6 +40,11 @@ def folder(scan, tmp_path):
 
 def recon(*arguments):
     return main(["recon", *map(str, arguments), "--solver", "cg-sense", "--threads", "1"])
+
+
+def mask_of(path):
+    with h5py.File(path) as file:
+        return file["mask"][()].astype(bool)
 
 
 def held(out):
@@ -81,6 +88,15 @@ def test_another_request_is_not_taken_for_the_same(folder, tmp_path, capsys):
     assert recon(*two, "-o", out, "--noise-std", "0.5", "--overwrite") == 0
     assert recon(*two, "-o", out, "--noise-std", "0.5") == 0
     assert "2 finished before" in capsys.readouterr().out
+    np.save(tmp_path / "m.npy", mask_of(two[0]))
+    masked = ["--mask", tmp_path / "m.npy", "--overwrite"]
+    assert recon(*two, "-o", out, *masked) == 0
+    assert recon(*two, "-o", out, *masked[:2]) == 0
+    fewer = mask_of(two[0])
+    fewer[np.flatnonzero(fewer)[-1]] = False
+    np.save(tmp_path / "m.npy", fewer)
+    assert recon(*two, "-o", out, *masked[:2]) == 1  # another content of the file that an option names
+    assert recon(*two, "-o", out, "--noise-std", "0.5", "--overwrite") == 0
     shutil.copy(folder / "s2.h5", folder / "s1.h5")  # another content of the same name
     assert recon(*two, "-o", out, "--noise-std", "0.5") == 1
 
@@ -179,19 +195,8 @@ def test_series_of_dicom_are_cases(tmp_path):
 @pytest.mark.slow
 def test_a_cluster_changes_no_byte(folder, tmp_path):
     pytest.importorskip("distributed")
-    code = (
-        "import sys, time\nfrom distributed import LocalCluster\nif __name__ == '__main__':\n"
-        "    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=':0') as c:\n"
-        "        print(c.scheduler_address, flush=True)\n        time.sleep(300)\n"
-    )
-    (tmp_path / "cluster.py").write_text(code)
-    command = [sys.executable, str(tmp_path / "cluster.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as cluster:
-        try:
-            address = cluster.stdout.readline().strip()
-            assert recon(folder, "-o", tmp_path / "dask", "--dask", address) == 1
-        finally:
-            cluster.kill()
+    with cluster(tmp_path) as (_, address):
+        assert recon(folder, "-o", tmp_path / "dask", "--dask", address) == 1
     assert recon(folder, "-o", tmp_path / "one") == 1
     assert held(tmp_path / "one") == held(tmp_path / "dask") != {}
 
