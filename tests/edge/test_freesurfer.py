@@ -1,6 +1,7 @@
 """FreeSurfer's images: values, place, volumes, and what is refused."""
 
 import gzip
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -81,3 +82,12 @@ def test_what_a_file_is_called_does_not_decide_whether_it_is_packed(tmp_path):
     (tmp_path / "b.mgz").write_bytes(plain)
     (tmp_path / "b.mgh").write_bytes(packed)
     assert all(np.array_equal(load(tmp_path / name).array, data.T) for name in ("b.mgz", "b.mgh"))
+
+
+def test_a_file_by_others_is_as_nibabel_reads_it():
+    path = Path(nib.__file__).parent / "tests" / "data" / "test.mgz"
+    if not path.is_file():
+        pytest.skip("nibabel came without its test data")
+    expected, scan = nib.load(path), load(path, {"volume": 0})
+    assert np.array_equal(scan.array, np.asarray(expected.dataobj)[..., 0].transpose(2, 1, 0))
+    assert np.allclose(scan.affine, expected.affine)
