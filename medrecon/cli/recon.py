@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from medrecon.posterior import PriorSpec
     from medrecon.writers import Output
 
-__all__ = ["SETTINGS", "add_arguments", "name_of_images", "output_of", "reconstruct", "run", "sentence"]
+__all__ = ["SETTINGS", "add_arguments", "begin_run", "name_of_images", "output_of", "reconstruct", "run", "sentence"]
 
 _LOGGER = logging.getLogger(__name__)
 SETTINGS = {
@@ -141,7 +141,7 @@ def output_of(arguments: argparse.Namespace, options: Mapping[str, Any]) -> Outp
 
 @functools.cache
 def _like(path: str | None, select: tuple[tuple[str, Any], ...], format_: str) -> ImageScan | None:
-    """The series that ``--like`` names, read once for all cases."""
+    """The series that ``--like`` names, read once for all cases of a run."""
     from medrecon.writers import like_series
 
     return like_series(path, dict(select), format_)
@@ -244,7 +244,7 @@ def _placed(problem: Any, scan: Any, output: Output, options: Mapping[str, Any])
 
 @functools.cache
 def _prior(name: str | Path) -> PriorSpec:
-    """The prior of a bundle, whose network is read once for all cases."""
+    """The prior of a bundle, whose network is read once for all cases of a run."""
     from medrecon.bundle import load_prior
 
     prior = load_prior(name)
@@ -290,10 +290,17 @@ def sentence(facts: Mapping[str, Any]) -> str:
     )
 
 
+def begin_run() -> None:
+    """Forget what an earlier run in this process has read: its files may have changed."""
+    _like.cache_clear()
+    _prior.cache_clear()
+
+
 def run(arguments: argparse.Namespace) -> int:
     """One scan as it is; or several, of which those that fail are reported and the others done."""
     from medrecon.cli.options import Progress, set_up
 
+    begin_run()
     select = dict(arguments.select)
     cases = several_cases(arguments.input, select, Path(arguments.output))
     if cases is not None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -100,7 +101,7 @@ def _tried(arguments: argparse.Namespace, case: Case, name: str, progress: Any =
 
 def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[str]) -> Iterator[CaseReport]:
     """On child processes, or on a cluster, each of which reads the command line again."""
-    tasks = []
+    tasks, run = [], secrets.token_hex(8)
     for case, name in zip(cases, names, strict=True):
         given = {
             "path": str(case.path.resolve()),
@@ -111,7 +112,7 @@ def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequenc
         tasks.append(
             Task(
                 "medrecon.cli.several:work",
-                {"argv": arguments.argv, "case": given, "name": name, "folder": os.getcwd()},
+                {"argv": arguments.argv, "case": given, "name": name, "folder": os.getcwd(), "run": run},
                 0,
                 (case, name),
             )
@@ -128,11 +129,18 @@ def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequenc
             yield _row(task.about, answer)
 
 
-def work(argv: list[str], case: dict[str, Any], name: str, folder: str) -> dict[str, Any]:
+_RUNS: list[str] = [""]
+"""The run that this child process worked for last; those of a cluster outlive runs."""
+
+
+def work(argv: list[str], case: dict[str, Any], name: str, folder: str, run: str) -> dict[str, Any]:
     """One case in a child process, whose relative paths start from ``folder``: its row of ``run.json``."""
     from medrecon.cli import parsed
     from medrecon.cli.options import set_up
 
+    if run != _RUNS[0]:
+        recon.begin_run()
+        _RUNS[0] = run
     os.chdir(folder)
     arguments = parsed(argv)
     set_up(arguments)
