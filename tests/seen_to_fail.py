@@ -257,7 +257,7 @@ BREAKS = [
     ),
     ("posterior.py", "if bool((scaled.image_scale > 0).any()):", "if True:", "problems/test_problems.py"),
     ("writers/earlier.py", "and held.request == output.request", "", "edge/test_several.py"),
-    ("cli/recon.py", "paths += [Path(kept", "[Path(kept", "edge/test_several.py"),
+    ("cli/recon.py", "isinstance(value, str) and Path(value).is_file()", "False", "edge/test_several.py"),
     ("writers/earlier.py", "and all(holds(", "or all(holds(", "edge/test_several.py"),
     ("cli/cases.py", "(self.path.parent, self.path.resolve().parent)", "()", "edge/test_several.py"),
     ("cli/options.py", "limits.restore_original_limits]", "]", "edge/test_several.py"),
