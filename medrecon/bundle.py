@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -25,6 +29,7 @@ __all__ = [
     "build_network",
     "current_bundle_or",
     "find_bundle",
+    "known_bundles",
     "load_prior",
     "load_weights",
     "metadata",
@@ -33,9 +38,20 @@ __all__ = [
 ]
 
 
+_METADATA = "*/configs/metadata.json"
+
+
 def _search_path() -> list[Path]:
     package = Path(__file__).parent
     return [package / "bundles", package.parent / "bundles"]  # an installed wheel, a checkout
+
+
+def known_bundles() -> list[Path]:
+    """The folders of the bundles that come with medrecon, by name."""
+    found = {
+        path.parents[1].name: path.parents[1] for folder in _search_path()[::-1] for path in folder.glob(_METADATA)
+    }
+    return [found[name] for name in sorted(found)]
 
 
 def find_bundle(name: str | Path) -> Path:
@@ -54,15 +70,37 @@ def find_bundle(name: str | Path) -> Path:
                 return folder.resolve()
         except (OSError, ValueError):  # too long for a path, or with a null character
             continue
-    known = sorted(path.parents[1].name for folder in _search_path() for path in folder.glob("*/configs/metadata.json"))
+    known = [root.name for root in known_bundles()]
     near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)
     hint = f"; did you mean {near[0]!r}?" if near else "; give the folder of one"
     raise InputError(f"no bundle {str(name)[:100]!r}{hint}")
 
 
 def current_bundle_or(name: str) -> Path:
-    """The bundle in the current folder, if that is one, else the one called ``name``: the one that a config is run for."""
-    return Path.cwd() if Path("configs", "metadata.json").is_file() else find_bundle(name)
+    """The bundle that a config is run for.
+
+    It is the one whose config the command line names (``python -m monai.bundle run --config_file ...``), so that a copy of a
+    bundle uses its own weights wherever it is run from; else the one in the current folder; else the one called ``name``.
+    """
+    for root in (_bundle_of_command_line(), Path.cwd()):
+        if root is not None and (root / "configs" / "metadata.json").is_file():
+            return root
+    return find_bundle(name)
+
+
+def _bundle_of_command_line() -> Path | None:
+    """The folder above the folder of the first config that ``--config_file`` names."""
+    for word, following in pairwise([*sys.argv[1:], ""]):
+        flag, equals, value = word.partition("=")
+        if flag.replace("-", "_") != "__config_file":
+            continue
+        files = value if equals else following
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            files = ast.literal_eval(files)  # a list as MONAI takes it; literals alone
+        first = files[0] if isinstance(files, list | tuple) and files else files
+        if isinstance(first, str):
+            return Path(first).resolve().parents[1] if len(Path(first).resolve().parents) > 1 else None
+    return None
 
 
 def _text(path: Path, limit: int = 2**20) -> str:
@@ -82,7 +120,7 @@ def _text(path: Path, limit: int = 2**20) -> str:
 
 
 def metadata(root: str | Path) -> dict[str, Any]:
-    """The bundle's ``metadata.json``.
+    """The bundle's ``metadata.json``; its ``weights`` are empty in a bundle without a network.
 
     Raises:
         InputError: if it cannot be read, or lacks what medrecon needs of it.
@@ -90,9 +128,16 @@ def metadata(root: str | Path) -> dict[str, Any]:
     path = Path(root) / "configs" / "metadata.json"
     try:
         facts = json.loads(_text(path))
-        facts = {"name": Path(root).name, "version": "unknown", **facts, "weights": dict(facts["weights"])}
+        weightless = "weights" not in facts and _without_network(Path(root))
+        facts = {
+            "name": Path(root).name,
+            "version": "unknown",
+            **facts,
+            "weights": {} if weightless else dict(facts["weights"]),
+        }
         wrong = [key for key in ("name", "version") if not isinstance(facts[key], str)]
-        wrong += [f"weights.{key}" for key in ("file", "sha256") if not isinstance(facts["weights"][key], str)]
+        needed = () if weightless else ("file", "sha256")
+        wrong += [f"weights.{key}" for key in needed if not isinstance(facts["weights"][key], str)]
         if wrong:
             raise TypeError(f"{' and '.join(wrong)} must be text")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -103,6 +148,11 @@ def metadata(root: str | Path) -> dict[str, Any]:
 
 def _prior_path(root: str | Path) -> Path:
     return Path(root) / "configs" / "prior.yaml"
+
+
+def _without_network(root: Path) -> bool:
+    """Whether the bundle's ``prior.yaml`` says that there is no network."""
+    return _prior_path(root).exists() and read_prior_file(_prior_path(root)).network is None
 
 
 def read_prior(root: str | Path) -> PriorFile:
@@ -120,6 +170,8 @@ def read_prior(root: str | Path) -> PriorFile:
             "network (docs/priors.md), or run the bundle's inference.yaml with python -m monai.bundle"
         )
     prior, recorded = read_prior_file(path), facts["weights"]
+    if prior.network is None:
+        return prior
     values = {}
     for key in ("parameterization", "sigma_data"):
         values[key] = getattr(prior, key) if getattr(prior, key) is not None else recorded.get(key)
@@ -149,6 +201,16 @@ def load_prior(bundle: str | Path) -> PriorSpec:
     """
     root = find_bundle(bundle)
     facts, prior = metadata(root), read_prior(root)
+    if prior.network is None:
+        return PriorSpec(
+            name=facts["name"],
+            version=facts["version"],
+            weights_sha256="",
+            network=partial(_trained_network, root),
+            images=None,
+            tuned=prior.tuned,
+            tuned_by_images=prior.tuned_by_images,
+        )
     return PriorSpec(
         name=facts["name"],
         version=facts["version"],
@@ -167,17 +229,21 @@ def load_prior(bundle: str | Path) -> PriorSpec:
 
 
 def _build(prior: PriorFile) -> nn.Module:
-    return network_class(prior.network)(**prior.arguments).float()
+    return network_class(str(prior.network))(**prior.arguments).float()
 
 
 def build_network(root: str | Path) -> nn.Module:
     """The network that the bundle's ``prior.yaml`` describes, with random weights, in float32.
+
+    Of a bundle without a network it is the identity, since MONAI's engines want one; no solver calls it.
 
     Raises:
         InputError: if the file cannot be used, or describes a network that cannot be built, is too large, or does not take
             the images that the file names.
     """
     prior, path = read_prior(root), str(_prior_path(root))
+    if prior.network is None:
+        return nn.Identity()
     network_without_memory(prior.network, prior.arguments, path)
     network = _build(prior)
     check_images(network, prior.channels, prior.multiple, path)
@@ -187,6 +253,8 @@ def build_network(root: str | Path) -> nn.Module:
 def _trained_network(root: Path) -> nn.Module:
     """The bundle's network with its weights, in float32, for inference."""
     prior, path = read_prior(root), str(_prior_path(root))
+    if prior.network is None:
+        raise InputError(f"{path}: says that the bundle holds no network; choose another bundle")
     # Memory is taken after the weights have been compared with the network.
     state = _state(network_without_memory(prior.network, prior.arguments, path), root)
     with torch.random.fork_rng(devices=[]):
@@ -199,10 +267,13 @@ def _trained_network(root: Path) -> nn.Module:
 def load_weights(network: nn.Module, root: str | Path) -> nn.Module:
     """Load a bundle's weights into ``network``, ready for inference, after comparing their SHA-256 with the metadata.
 
+    A bundle without a network has none to load.
+
     Raises:
         InputError: if the weights are missing, are not those that the metadata name, or do not fit the network.
     """
-    network.load_state_dict(_state(network, root))
+    if metadata(root)["weights"]:
+        network.load_state_dict(_state(network, root))
     return network.eval().requires_grad_(False)
 
 
@@ -279,6 +350,6 @@ def _warn_if_different(network: nn.Module, root: Path) -> None:
     if not _prior_path(root).exists():
         return
     prior, path = read_prior(root), _prior_path(root)
-    differs = difference(network.state_dict(), network_without_memory(prior.network, prior.arguments, str(path)))
+    differs = difference(network.state_dict(), network_without_memory(str(prior.network), prior.arguments, str(path)))
     if differs is not None:
         warn(f"{path} describes another network than the one that was stored ({differs}); correct 'arguments'")

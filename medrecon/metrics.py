@@ -19,6 +19,25 @@ HU_RANGE = (-1000.0, 1000.0)
 """Air to dense bone: 0 to 2 in the image unit of the CT bundle, in which water is 1."""
 
 
+class _Judged(RegressionMetric):
+    """A metric of magnitudes over the maximum of the reference, or of HU over ``HU_RANGE``.
+
+    Args:
+        hounsfield: whether images hold HU; SSIM and NMSE, which depend on where zero is, are then those of ``HU + 1000``.
+    """
+
+    def __init__(self, hounsfield: bool = False) -> None:
+        super().__init__()
+        self.hounsfield = hounsfield
+
+    def unit(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Both over their range."""
+        if not self.hounsfield:
+            return _unit(x, y)
+        low, high = HU_RANGE
+        return _unit(x - low, y - low, high - low)
+
+
 def _unit(x: Tensor, y: Tensor, data_range: float | None = None) -> tuple[Tensor, Tensor]:
     """Both over the data range (default: the maximum of ``y``), in double precision: squares of large numbers overflow."""
     if data_range is not None:
@@ -40,30 +59,30 @@ def _ssim(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack(values)[:, None]
 
 
-class PSNR(RegressionMetric):
+class PSNR(_Judged):
     """Peak signal-to-noise ratio in dB, ``10 log10(max(y)^2 / mean((x - y)^2))`` of every item."""
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        return _psnr(*_unit(y_pred, y))
+        return _psnr(*self.unit(y_pred, y))
 
 
-class NMSE(RegressionMetric):
+class NMSE(_Judged):
     """Normalised mean squared error, ``|x - y|^2 / |y|^2`` of every item."""
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        x, y = _unit(y_pred, y)
+        x, y = self.unit(y_pred, y)
         energy = (y**2).flatten(1).sum(1).clamp(min=torch.finfo(y.dtype).tiny)
         return (((x - y) ** 2).flatten(1).sum(1) / energy)[:, None]
 
 
-class SSIM(RegressionMetric):
+class SSIM(_Judged):
     """Structural similarity of two-dimensional slices (the channels), uniform 7 x 7 window, mean over the slices.
 
     MONAI's, with the window of scikit-image and fastMRI (which divide the covariance by n - 1 instead of n).
     """
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
-        return _ssim(*_unit(y_pred, y))
+        return _ssim(*self.unit(y_pred, y))
 
 
 def scores(image: np.ndarray, reference: np.ndarray, data_range: float | None = None) -> dict[str, float]:
@@ -93,10 +112,7 @@ def magnitude_scores(image: np.ndarray, reference: np.ndarray) -> dict[str, floa
 
 
 def hounsfield_scores(image: np.ndarray, reference: np.ndarray) -> dict[str, float | bool]:
-    """:func:`scores` of HU with the data range ``HU_RANGE``, and RMSE in HU.
-
-    SSIM and NMSE, which depend on where zero is, are those of ``HU + 1000``, the attenuation (air is 0).
-    """
+    """:func:`scores` of HU with the data range ``HU_RANGE``, and RMSE in HU; SSIM and NMSE are those of ``HU + 1000``."""
     low, high = HU_RANGE
     facts = {"rmse": _rmse(image, reference), "data_range": high - low, "hounsfield": True}
     return {**scores(image - low, reference - low, high - low), **facts}

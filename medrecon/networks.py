@@ -143,13 +143,12 @@ class ResidualUNet(nn.Module):
                 f"ResidualUNet needs sides that are multiples of {self.multiple}; got {tuple(x.shape[2:])}"
             )
         if timesteps is None:
-            timesteps = x.new_zeros(len(x))
+            timesteps = x.new_zeros(x.shape[0])
         angles = timesteps.to(self.frequencies.dtype)[:, None] * self.frequencies
         embedding = self.embed(torch.cat([angles.sin(), angles.cos()], dim=1))
         if self.num_class_embeds is not None:
-            if class_labels is None:
-                class_labels = torch.full((len(x),), self.num_class_embeds - 1, device=x.device)
-            embedding = embedding + self.class_embedding(class_labels)
+            known = self.class_embedding.weight[-1] if class_labels is None else self.class_embedding(class_labels)
+            embedding = embedding + known
         embedding = F.silu(embedding)
         x = self.head(F.pixel_unshuffle(x, self.unshuffle))
         skips = []

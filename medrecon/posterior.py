@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ __all__ = [
     "Sampling",
     "Start",
     "as_device",
+    "batch_size",
     "fast_dtype",
     "network_prior",
     "run",
@@ -59,7 +61,7 @@ class PriorSpec:
         weights_sha256: of the weights.
         network: loads the weights, after checking them; called only by solvers with a prior.
         objective: what the network was trained for.
-        images: what it was trained on.
+        images: what it was trained on; ``None``: there is no network, and classical solvers alone can be used.
         channels: of the network.
         labels: meaning of the network's class labels, in their order; empty: it takes none.
         multiple: sides are padded to a multiple of it for the network.
@@ -67,6 +69,7 @@ class PriorSpec:
         tuned: by name of a solver, settings that differ from its defaults, and ``sigma_max``.
         n_steps: default number of network evaluations per sample.
         sigma_min: last noise level before 0.
+        tuned_by_images: without a network, such settings by kind of the images, where they differ from ``tuned``.
         condition: one of ``labels``, given to the network; ``None``: the unconditional prior.
         guidance: scale of the condition: 1 follows it, more exaggerates it (two evaluations a step), 0 ignores it.
     """
@@ -76,7 +79,7 @@ class PriorSpec:
     weights_sha256: str
     network: Callable[[], nn.Module]
     objective: Objective = EDM()
-    images: ImageKind = "complex"
+    images: ImageKind | None = "complex"
     channels: int = 2
     labels: Sequence[str] = ()
     multiple: int = 16
@@ -84,8 +87,15 @@ class PriorSpec:
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     n_steps: int = 50
     sigma_min: float = 0.005
+    tuned_by_images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     condition: str | None = None
     guidance: float = 1.0
+
+    def suited_to(self, problem: Problem) -> PriorSpec:
+        """The prior with the settings for the images of a problem, and those that suit its operator, which come first."""
+        tuned = {**self.tuned, **self.tuned_by_images.get(problem.images[0], {})}
+        suited = {name: {**tuned.get(name, {}), **settings} for name, settings in problem.tuned.items()}
+        return replace(self, tuned={**tuned, **suited})
 
     def conditioned(self, condition: str | None, guidance: float = 1.0) -> PriorSpec:
         """The prior with a condition.
@@ -132,7 +142,7 @@ class Sampling:
         n_samples: posterior samples per item.
         seed: random seed.
         start: an estimate to start from; ``None``: noise.
-        chunk: items or samples that run as one batch; ``None``: 1 on a CPU, 8 elsewhere.
+        chunk: items or samples that run as one batch; ``None``: see :func:`batch_size`.
         dtype: autocast type of the network; ``"auto"``: see :func:`fast_dtype`; ``None``: that of its weights.
     """
 
@@ -305,12 +315,31 @@ def _seeds(seed: int, numbers: Sequence[int], n_samples: int) -> list[list[int]]
     return [[zlib.crc32(f"{seed}:{index}:{k}".encode()) for index in numbers] for k in range(n_samples)]
 
 
-def _check_prior(problem: Problem, prior: PriorSpec) -> None:
+def _check_prior(problem: Problem, prior: PriorSpec, solver: Solver) -> None:
+    if prior.images is None:
+        raise InputError(
+            f"bundle {prior.name} holds no network, which solver {name_of(solver)!r} needs; choose one without a prior, e.g. tv, "
+            f"or the bundle {problem.bundle}"
+        )
     if prior.images not in problem.images:
         raise InputError(
             f"{problem.name}: the prior of bundle {prior.name} is of {prior.images} images, which do not fit this kind of scan; "
             f"choose the bundle {problem.bundle}"
         )
+
+
+def batch_size(shape: Sequence[int], device: torch.device | str) -> int:
+    """Items that run together: on a CPU as many as have the pixels of one image of 256 x 256, elsewhere of eight.
+
+    Small images leave a processor idle one by one; large ones gain nothing together, and memory grows with the batch.
+
+    Args:
+        shape: ``(C, *spatial)`` of an item; several complex images count one by one.
+        device: to work on.
+    """
+    pixels = math.prod(shape) // (1 if shape[0] == 1 else 2)
+    room = 2**16 * (1 if torch.device(device).type == "cpu" else 8)
+    return max(1, min(64, room // pixels))
 
 
 class _Run:
@@ -322,10 +351,10 @@ class _Run:
         self.sampling = sampling
         self.device = device
         self.dtype = fast_dtype(device) if sampling.dtype == "auto" else sampling.dtype
-        self.chunk = sampling.chunk or (1 if device.type == "cpu" else 8)
+        self.chunk = sampling.chunk or batch_size(problem.image_shape, device)
         self.network: nn.Module | None = None
         if sampling.solver.requires.prior:
-            _check_prior(problem, prior)
+            _check_prior(problem, prior, sampling.solver)
             self.network = prior.network().to(device, memory_format=torch.channels_last)
         self.priors: dict[tuple[int, ...], Prior] = {}
         self.counters: list[Counted] = []

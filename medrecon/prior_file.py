@@ -29,10 +29,10 @@ class PriorFile:
     """The content of a ``prior.yaml``.
 
     Args:
-        network: name in :data:`medrecon.networks.NETWORKS`.
+        network: name in :data:`medrecon.networks.NETWORKS`, or ``None`` for a bundle of classical solvers alone.
         arguments: arguments of that class: numbers, booleans, null, and lists of them. ``num_class_embeds`` is the number of
             ``labels``, and need not be given.
-        images: images that the network was trained on.
+        images: images that the network was trained on; ``None`` without a network.
         parameterization: what the network was trained to predict: ``edm``, ``ddpm`` or ``flow``. ``None``: not in the file.
         sigma_data: standard deviation of the training images per channel. ``None``: not in the file.
         labels: meaning of the network's class labels, in their order; the last is ``''``, no label. Empty: no labels.
@@ -42,11 +42,12 @@ class PriorFile:
         sigma_min: last noise level before 0.
         tuned: settings that suit the prior by name of a solver, where they differ from the solver's defaults; and ``sigma_max``,
             the first noise level.
+        tuned_by_images: without a network, such settings by kind of the images, where they differ from ``tuned``.
     """
 
-    network: str
-    arguments: Mapping[str, Any]
-    images: ImageKind
+    network: str | None
+    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    images: ImageKind | None = None
     parameterization: str | None = None
     sigma_data: float | None = None
     labels: tuple[str, ...] = ()
@@ -55,11 +56,12 @@ class PriorFile:
     steps: int = 50
     sigma_min: float = 0.005
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    tuned_by_images: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
-        return 2 if self.images == "complex" else 1
+        """Channels of the images; without a network those of the complex ones."""
+        return 2 if self.images in ("complex", None) else 1
 
 
 class _UnusableError(ValueError):
@@ -175,6 +177,23 @@ def _tuned(value: object) -> dict[str, dict[str, Any]]:
     return tuned
 
 
+def _tuned_by_images(value: object) -> dict[str, dict[str, dict[str, Any]]]:
+    by_images = _names(value, "a mapping by kind of the images")
+    for kind in by_images:
+        if kind not in get_args(ImageKind):
+            raise _UnusableError(
+                f"has settings for unknown images {_short(kind)}; {_nearest(kind, get_args(ImageKind))}"
+            )
+    return {kind: _tuned(one) for kind, one in by_images.items()}
+
+
+def _network(value: object) -> str | None:
+    try:
+        return None if value is None else _one_of(tuple(NETWORKS))(value)
+    except _UnusableError as error:
+        raise _UnusableError(f"{error} (a bundle with a network of its own is run by python -m monai.bundle)") from None
+
+
 def _like(value: object, default: object) -> bool:
     """Whether a setting is of the kind of its default: text, a boolean, a whole number, or a number."""
     if isinstance(default, str | bool):
@@ -208,7 +227,7 @@ def _check_settings(name: str, settings: object) -> None:
 
 CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
     {
-        "network": _one_of(tuple(NETWORKS)),
+        "network": _network,
         "arguments": _arguments,
         "images": _one_of(get_args(ImageKind)),
         "parameterization": _one_of(OBJECTIVES),
@@ -219,6 +238,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "steps": _count(1, 1_000_000),
         "sigma_min": _number(*LAST_LEVELS),
         "tuned": _tuned,
+        "tuned_by_images": _tuned_by_images,
     }
 )
 """By key of the file: a function that returns the value as :class:`PriorFile` has it, or raises :class:`_UnusableError`."""
@@ -238,7 +258,14 @@ def _checked(content: Mapping[str, Any], path: Path) -> PriorFile:
     for key in content:
         if key not in CHECKS:
             raise InputError(f"{path}: unknown key {_short(key)}; {_nearest(key, tuple(CHECKS))}")
-    for key in ("network", "arguments", "images"):
+    needed, without = ("network", "arguments", "images"), ("network", "tuned", "tuned_by_images")
+    if content.get("network", "") is None:
+        needed = ("network",)
+        if more := [key for key in content if key not in without]:
+            raise InputError(f"{path}: {more[0]!r} belongs to a network, but 'network' is null; leave it out")
+    elif "tuned_by_images" in content:
+        raise InputError(f"{path}: 'tuned_by_images' goes with 'network: null'; enter the settings in 'tuned'")
+    for key in needed:
         if key not in content:
             raise InputError(f"{path}: lacks the key {key!r}; add it (docs/priors.md shows an example)")
     values = {}
@@ -248,7 +275,7 @@ def _checked(content: Mapping[str, Any], path: Path) -> PriorFile:
         except _UnusableError as error:
             raise InputError(f"{path}: {key!r} {error}") from None
     prior = PriorFile(**values)
-    return PriorFile(**{**values, "arguments": _complete(prior, path)})
+    return prior if prior.network is None else PriorFile(**{**values, "arguments": _complete(prior, path)})
 
 
 def _complete(prior: PriorFile, path: Path) -> dict[str, Any]:

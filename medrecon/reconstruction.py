@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +76,7 @@ def plan(scan: Scan, *, load: Callable[[str | Path], PriorSpec] = load_prior, **
     named = prior_settings.bundle or solved.bundle
     prior = named if isinstance(named, PriorSpec) else load(named)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
-    suited = {name: {**prior.tuned.get(name, {}), **settings} for name, settings in solved.tuned.items()}
-    prior = replace(prior, tuned={**prior.tuned, **suited})
+    prior = prior.suited_to(solved)
     return Plan(solved, prior, sampling(sampling_settings, prior))
 
 

@@ -74,7 +74,7 @@ class SamplingSettings:
         start_sigma: noise level of that start, for images of unit scale.
         sigma_max: first noise level, for images of unit scale; ``None``: what suits the prior.
         sigma_min: last noise level before 0, for images of unit scale; ``None``: the prior's.
-        chunk: slices or samples that run as one batch; ``None``: 1 on a CPU, 8 elsewhere.
+        chunk: slices or samples that run as one batch; ``None``: by their size, see :func:`medrecon.posterior.batch_size`.
     """
 
     solver: str = option("dds", "see 'medrecon solvers' (default: dds)")
@@ -86,7 +86,7 @@ class SamplingSettings:
     start_sigma: float | None = option(None, "noise level of the warm start, e.g. 0.1", metavar="S", type=float)
     sigma_max: float | None = option(None, "first noise level (default: what suits the prior)", flag=None)
     sigma_min: float | None = option(None, "last noise level before 0 (default: the bundle's)", metavar="S", type=float)
-    chunk: int | None = option(None, "slices or samples per batch (default: 1 on a CPU)", flag=None)
+    chunk: int | None = option(None, "slices or samples per batch (default: by their size)", flag=None)
 
 
 @dataclass(frozen=True, kw_only=True)

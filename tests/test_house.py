@@ -20,13 +20,15 @@ ROOMS = [
     "posterior record networks weights prior_file",
     "writers volumes bundle",
     "reconstruction",
-    "metrics inferers engines monai_bundle transforms",
+    "metrics inferers engines monai_bundle transforms torchscript bundle_checks",
     "report prep",
-    "handlers cli",
+    "handlers",
+    "workflows cli",
     "__main__",
 ]
 FLOORS = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms.split()}
 MONAI = {"metrics", "inferers", "handlers", "engines", "monai_bundle", "transforms", "prep"}
+MONAI |= {"torchscript", "bundle_checks", "workflows"}
 SIGPY = {"data/espirit.py", "data/masks.py"}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from medrecon._version import __version__
-from medrecon.cli import completion, demo, evaluate, info, prep, recon, solvers, undersample
+from medrecon.cli import bundle, completion, demo, evaluate, info, prep, recon, solvers, undersample
 from medrecon.cli.config import expanded
 from medrecon.cli.options import restore_threads, visible
 from medrecon.cli.streams import lasting
@@ -25,6 +25,7 @@ COMMANDS = {
     "recon": recon,
     "evaluate": evaluate,
     "solvers": solvers,
+    "bundle": bundle,
     "completion": completion,
 }
 
@@ -43,8 +44,15 @@ def parser() -> argparse.ArgumentParser:
         about = (module.__doc__ or "").splitlines()[0]
         command = commands.add_parser(name, help=about, description=about)
         module.add_arguments(command)
-        _add_loudness(command, argparse.SUPPRESS)
+        for one in (command, *_parts(command)):
+            _add_loudness(one, argparse.SUPPRESS)
     return out
+
+
+def _parts(command: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The commands of a command, such as ``bundle list``."""
+    found = (one for one in command._actions if isinstance(one, argparse._SubParsersAction))
+    return [part for one in found for part in one.choices.values()]
 
 
 def _add_loudness(parser: argparse.ArgumentParser, default: object) -> None:

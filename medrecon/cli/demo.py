@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["add_arguments", "run"]
 
@@ -19,8 +23,8 @@ HEIGHTS_MM = (-10.0, 10.0, 30.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """-o, and compute options."""
-    from medrecon.cli.options import add_compute, natural
+    """-o, --json, --seed, and compute options."""
+    from medrecon.cli.options import add_compute, add_json, natural
 
     parser.add_argument(
         "-o",
@@ -30,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replaced if it is there (default: ./medrecon_demo)",
     )
     add_compute(parser)
+    add_json(parser)
     parser.add_argument("--seed", type=natural, default=0, help="random seed (default: 0)")
 
 
@@ -52,80 +57,89 @@ def _anatomy():  # noqa: ANN202 - numpy is imported inside
     return np.ascontiguousarray(slices) / np.percentile(volume[volume > 0], 99.5), affine
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Simulate, reconstruct, compare, write."""
+def _measured(reference: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Undersampled k-space ``(slices, coils, y, x)`` of magnitudes ``(slices, y, x)``, and the mask."""
+    import numpy as np
+
+    from medrecon.data.masks import undersampling_mask
+    from medrecon.data.phantom import loop_coils, simulate_kspace
+    from medrecon.data.phase import smooth_phase
+
+    shape = reference.shape[1:]
+    maps, rng = loop_coils(shape, COILS), np.random.default_rng(seed)
+    phases = [smooth_phase(shape, np.random.RandomState(seed + i)) for i in range(len(reference))]
+    images = [image * np.exp(1j * phase) for image, phase in zip(reference, phases, strict=True)]
+    mask = undersampling_mask(shape, "gaussian1d", ACCELERATION, ACS, seed)
+    return np.stack([simulate_kspace(image, maps, NOISE, rng) for image in images]) * mask, mask
+
+
+def _check_packages() -> None:
     from medrecon.data.errors import InputError
 
     for package in ("nilearn", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"the demo needs {package}; install it with: pip install {package}")
 
+
+def run(arguments: argparse.Namespace) -> None:
+    """Simulate, reconstruct, compare, write."""
+    _check_packages()
     import json
     from pathlib import Path
 
-    import numpy as np
-
-    from medrecon.cli.options import Progress, set_up
+    from medrecon.cli.options import set_up
     from medrecon.data.files import check_writable, write_whole
 
     folder = Path(arguments.output)
     check_writable([folder / "metrics.json"], overwrite=True)
     set_up(arguments)
-    from medrecon.data.masks import achieved_acceleration, undersampling_mask
-    from medrecon.data.phantom import loop_coils, simulate_kspace
-    from medrecon.data.phase import smooth_phase
+    from medrecon.data.masks import achieved_acceleration
     from medrecon.data.scan import Geometry
-    from medrecon.metrics import scores
-    from medrecon.reconstruction import reconstruct
     from medrecon.report.montage import montage
     from medrecon.writers.nifti import nifti_bytes
 
     reference, affine = _anatomy()
-    shape = reference.shape[1:]
-    maps = loop_coils(shape, COILS)
-    rng = np.random.default_rng(arguments.seed)
-    phases = [smooth_phase(shape, np.random.RandomState(arguments.seed + i)) for i in range(len(reference))]
-    images = [image * np.exp(1j * phase) for image, phase in zip(reference, phases, strict=True)]
-    mask = undersampling_mask(shape, "gaussian1d", ACCELERATION, ACS, arguments.seed)
-    kspace = np.stack([simulate_kspace(image, maps, NOISE, rng) for image in images]) * mask
-    print(
-        f"MNI152 T1 template, {len(reference)} slices of {shape[0]} x {shape[1]}, {COILS} simulated coils, "
-        f"acceleration {achieved_acceleration(mask):.2f} with {ACS} ACS lines, noise {NOISE:g} of the brightest tissue\n"
-    )
-    print(f"{'method':18} {'PSNR dB':>8} {'SSIM':>6} {'NMSE':>7} {'seconds':>8} {'evaluations':>12}")
-    table, files, pictures, captions = (
-        {},
-        {folder / "reference.nii.gz": nifti_bytes(reference, Geometry(affine=affine))},
-        {},
-        {},
-    )
-    for title, solver in METHODS.items():
-        with Progress(title) as progress:
-            result = reconstruct(
-                kspace,
-                mask,
-                solver=solver,
-                seed=arguments.seed,
-                device=arguments.device,
-                name="demo",
-                progress=progress,
-            )
-        row = {
-            **scores(result.image, reference),
-            "seconds": result.record["seconds"],
-            "network_evaluations": result.record["network_evaluations"],
-        }
+    kspace, mask = _measured(reference, arguments.seed)
+    if not arguments.json:
         print(
-            f"{title:18} {row['psnr']:8.2f} {row['ssim']:6.3f} {row['nmse']:7.4f} {row['seconds']:8.1f} "
-            f"{row['network_evaluations']:12d}",
-            flush=True,
+            f"MNI152 T1 template, {len(reference)} slices of {reference.shape[1]} x {reference.shape[2]}, {COILS} simulated coils, acceleration "
+            f"{achieved_acceleration(mask):.2f} with {ACS} ACS lines, noise {NOISE:g} of the brightest tissue\n\n"
+            f"{'method':18} {'PSNR dB':>8} {'SSIM':>6} {'NMSE':>7} {'seconds':>8} {'evaluations':>12}"
         )
+    files = {folder / "reference.nii.gz": nifti_bytes(reference, Geometry(affine=affine))}
+    table, pictures, captions = {}, {}, {}
+    for title, solver in METHODS.items():
+        image, row = _reconstructed(kspace, mask, reference, solver, arguments)
+        if not arguments.json:
+            print(
+                f"{title:18} {row['psnr']:8.2f} {row['ssim']:6.3f} {row['nmse']:7.4f} {row['seconds']:8.1f} "
+                f"{row['network_evaluations']:12d}",
+                flush=True,
+            )
         table[title] = row
-        files[folder / f"{solver}.nii.gz"] = nifti_bytes(result.image, Geometry(affine=affine))
-        pictures[title] = result.image[1]
+        files[folder / f"{solver}.nii.gz"] = nifti_bytes(image, Geometry(affine=affine))
+        pictures[title] = image[1]
         captions[title] = f"{row['psnr']:.1f} dB, {row['ssim']:.3f}"
     files[folder / "montage.png"] = montage(reference[1], pictures, captions)
     facts = {"acceleration": achieved_acceleration(mask), "noise_std": NOISE, "seed": arguments.seed, "methods": table}
     files[folder / "metrics.json"] = (json.dumps(facts, indent=2) + "\n").encode()
     write_whole(files, overwrite=True)
-    print(f"\n{folder / 'montage.png'} shows them side by side")
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(f"\n{folder / 'montage.png'} shows them side by side")
+
+
+def _reconstructed(
+    kspace: np.ndarray, mask: np.ndarray, reference: np.ndarray, solver: str, arguments: argparse.Namespace
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Magnitudes ``(slices, y, x)``, and their scores."""
+    from medrecon.cli.options import Progress
+    from medrecon.metrics import scores
+    from medrecon.reconstruction import reconstruct
+
+    options = {"solver": solver, "seed": arguments.seed, "device": arguments.device, "name": "demo"}
+    with Progress(solver) as progress:
+        made = reconstruct(kspace, mask, progress=progress, **options)
+    facts = {key: made.record[key] for key in ("seconds", "network_evaluations")}
+    return made.image, {**scores(made.image, reference), **facts}

@@ -9,7 +9,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECON, --reference, --select, --fit-scale, --json."""
-    from medrecon.cli.options import add_select
+    from medrecon.cli.options import add_json, add_select
 
     parser.add_argument(
         "reconstruction",
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit-scale", action="store_true", help="first scale the image to the reference (least squares)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     add_select(parser)
 
 

@@ -9,14 +9,14 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """FILE, --select and --json."""
-    from medrecon.cli.options import add_select
+    from medrecon.cli.options import add_json, add_select
 
     parser.add_argument(
         "file",
         metavar="FILE",
         help="k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl, .dat, .mat, .npz, .npy; sinogram: .npz, .h5; image: .nii, DICOM",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     add_select(parser)
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 __all__ = [
     "Progress",
     "add_compute",
+    "add_json",
     "add_select",
     "add_settings",
     "choice",
@@ -40,6 +41,11 @@ def add_compute(parser: Parser) -> None:
     parser.add_argument(
         "--threads", type=positive, help="CPU threads (default: all cores); sums, and so the last digits, depend on it"
     )
+
+
+def add_json(parser: Parser) -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: Mapping[str, type]) -> None:

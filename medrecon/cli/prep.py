@@ -9,6 +9,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """SRC, -o and everything else."""
+    from medrecon.cli.options import add_json
+
+    add_json(parser)
     parser.add_argument("source", metavar="SRC", help="folder of the data set")
     parser.add_argument("-o", "--output", required=True, metavar="DST", help="folder of shards and manifest, its own")
     parser.add_argument(
@@ -52,6 +55,7 @@ def _shares(text: str) -> tuple[float, ...]:
 
 def run(arguments: argparse.Namespace) -> int:
     """0: all cases are prepared; 1: some failed, and were reported."""
+    import json
     import sys
 
     from medrecon.cli.options import Progress, quiet, value, visible
@@ -90,6 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.retry,
             arguments.key,
         )
+    if arguments.json:
+        sources = None if report.sources is None else str(report.sources)
+        facts = {"output": arguments.output, "made": report.made, "kept": report.kept, "failed": report.failed}
+        print(json.dumps({**facts, "sources": sources}, indent=2, default=str))
+        return 1 if report.failed else 0
     counts = f"{report.made} cases prepared, {report.kept} were there, {len(report.failed)} failed"
     print(visible(f"{arguments.output}: {counts}"))
     if report.sources is not None:

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
-    from medrecon.cli.options import choice
+    from medrecon.cli.options import add_json, choice
     from medrecon.writers import WRITERS, all_parts
 
     group.add_argument("--format", default="nifti", choices=tuple(WRITERS), help="of the image (default: nifti)")
@@ -108,7 +108,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="check everything, say what would be made, and make nothing"
     )
-    group.add_argument("--json", action="store_true", help="print JSON")
+    add_json(group)
 
 
 def _load(arguments: argparse.Namespace, case: Case) -> Any:  # noqa: ANN401 - a scan

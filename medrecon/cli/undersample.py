@@ -9,7 +9,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """IN, -o and the mask's parameters."""
-    from medrecon.cli.options import add_select, natural
+    from medrecon.cli.options import add_json, add_select, natural
 
     parser.add_argument("input", metavar="IN", help="fully sampled k-space: as for recon")
     parser.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="fastMRI layout with a dataset 'mask'")
@@ -24,11 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=natural, default=0, help="of the mask (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_json(parser)
     add_select(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the undersampled file."""
+    import json
     from dataclasses import replace
     from pathlib import Path
 
@@ -67,4 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
     save_fastmri(
         output, replace(full, kspace=full.kspace * mask, mask=mask, attributes=attributes), arguments.overwrite
     )
-    print(f"{output}: acceleration {achieved_acceleration(mask):.3f}, {int(mask.sum())} of {mask.size} sampled")
+    facts = {"output": str(output), "acceleration": achieved_acceleration(mask), "sampled": int(mask.sum())}
+    if arguments.json:
+        print(json.dumps({**facts, "positions": mask.size}, indent=2))
+    else:
+        print(f"{output}: acceleration {facts['acceleration']:.3f}, {facts['sampled']} of {mask.size} sampled")

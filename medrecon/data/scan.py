@@ -197,6 +197,10 @@ class _Stored:
     @property
     def stem(self) -> str:
         """Name of outputs."""
+        name = self.path.name
+        for suffix in (".nii.gz", ".nii"):
+            if self.format == "NIfTI" and name.lower().endswith(suffix):
+                return name[: -len(suffix)]
         return self.path.stem
 
     @property
@@ -438,15 +442,6 @@ class ImageScan(_Stored):
 
     array: np.ndarray
     headers: tuple[Dataset, ...] = ()
-
-    @property
-    def stem(self) -> str:
-        """Name of outputs."""
-        name = self.path.name
-        for suffix in (".nii.gz", ".nii"):
-            if self.format == "NIfTI" and name.lower().endswith(suffix):
-                return name[: -len(suffix)]
-        return self.path.stem
 
     @property
     def n_slices(self) -> int:

@@ -48,7 +48,8 @@ def per_item(value: float | Tensor, like: Tensor) -> float | Tensor:
     """Let a float, a 0-d or a ``(B,)`` tensor multiply ``like`` ``(B, ...)`` item by item."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
-    return value.to(like.device).view(-1, *[1] * (like.ndim - 1))
+    value = value if value.device == like.device else value.to(like.device)
+    return value.view(-1, *[1] * (like.ndim - 1))
 
 
 def cg(

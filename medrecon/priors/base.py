@@ -23,7 +23,9 @@ class Prior(Protocol):
 
 def as_levels(sigma: float | Tensor, x: Tensor) -> Tensor:
     """``sigma`` as one level per item of ``x``, ``(B,)``, of its real type and device."""
-    return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+    if not isinstance(sigma, Tensor) or sigma.device != x.device:  # a traced network shall not name its device
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    return sigma.to(x.dtype).expand(x.shape[0])  # nor its batch size, which len gives
 
 
 def score(prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:

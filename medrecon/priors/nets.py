@@ -62,7 +62,7 @@ class Labelled(nn.Module):
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """``network(x, timesteps, class_labels=label)``."""
-        labels = torch.full((len(x),), self.label, device=x.device)
+        labels = x.new_full((x.shape[0],), self.label, dtype=torch.long)
         return self.network(x, timesteps, class_labels=labels)
 
 

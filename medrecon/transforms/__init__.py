@@ -11,6 +11,7 @@ from medrecon.transforms.coils import (
     RemoveOversamplingd,
 )
 from medrecon.transforms.ct import LoadSinogram, LoadSinogramd
+from medrecon.transforms.judge import CoarserImaged, NoisyImaged, RadialKSpaced, SinogramOfImaged
 from medrecon.transforms.kspace import (
     EstimateSensitivityMaps,
     EstimateSensitivityMapsd,
@@ -45,6 +46,7 @@ __all__ = [
     "AddSmoothPhased",
     "ChannelFirst",
     "ChannelFirstd",
+    "CoarserImaged",
     "CombineCoils",
     "CombineCoilsd",
     "CompressCoils",
@@ -63,10 +65,12 @@ __all__ = [
     "LoadVolume",
     "LoadVolumed",
     "MagnitudeMeand",
+    "NoisyImaged",
     "NormalizeKSpace",
     "NormalizeKSpaced",
     "PrewhitenCoils",
     "PrewhitenCoilsd",
+    "RadialKSpaced",
     "ReferenceImaged",
     "RemoveOversampling",
     "RemoveOversamplingd",
@@ -77,6 +81,7 @@ __all__ = [
     "SimulateKSpaced",
     "SimulateSinogram",
     "SimulateSinogramd",
+    "SinogramOfImaged",
     "ToCartesianScand",
     "UndersampleKSpace",
     "UndersampleKSpaced",

@@ -1,0 +1,106 @@
+"""List bundles, show what one holds, check one, or export its prior as TorchScript."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """list, info, verify, export."""
+    from medrecon.cli.options import add_json
+
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    which = {
+        "metavar": "BUNDLE",
+        "help": "name, or folder of one; its weights and plain data are read, none of its code is run",
+    }
+
+    listing = actions.add_parser("list", help="the bundles that come with medrecon")
+    info = actions.add_parser("info", help="what a bundle holds")
+    info.add_argument("bundle", **which)
+    verify = actions.add_parser(
+        "verify", help="whether a bundle is complete, as MONAI's model zoo asks; exit code 1 if something is wrong"
+    )
+    verify.add_argument("bundle", **which)
+    for one in (listing, info, verify):
+        add_json(one)
+
+    export = actions.add_parser("export", help="write the prior as TorchScript: forward(x, sigma), the clean estimate")
+    export.add_argument("bundle", **which)
+    export.add_argument("-o", "--output", required=True, metavar="FILE", help="usually model.ts")
+    export.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """One of the actions."""
+    from medrecon.cli.options import quiet
+
+    quiet()
+    return {"list": _list, "info": _info, "verify": _verify, "export": _export}[arguments.action](arguments)
+
+
+def _print(facts: Any, as_json: bool, lines: list[str]) -> None:  # noqa: ANN401 - JSON
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from medrecon.bundle import known_bundles, metadata
+
+    facts = [{key: metadata(root).get(key, "") for key in ("name", "version", "task")} for root in known_bundles()]
+    lines = [f"{one['name']:22} {one['version']:8} {one['task']}" for one in facts]
+    _print(facts, arguments.json, lines)
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from medrecon.bundle import find_bundle, load_prior, metadata, read_prior
+    from medrecon.cli.options import visible
+
+    root = find_bundle(arguments.bundle)
+    about, prior, spec = metadata(root), read_prior(root), load_prior(root)
+    facts = {
+        **{key: about.get(key, "") for key in ("name", "version", "task", "description", "intended_use")},
+        "folder": str(root),
+        "network": prior.network,
+        "images": prior.images,
+        "conditions": [label for label in spec.labels if label],
+        "weights": about["weights"].get("file"),
+        "sha256": about["weights"].get("sha256"),
+        "settings_for": sorted({*spec.tuned, *(name for one in spec.tuned_by_images.values() for name in one)}),
+        "configs": sorted(path.name for path in (root / "configs").glob("*.yaml")),
+    }
+    lines = [f"{key.replace('_', ' ')}: {visible(_text(value))}" for key, value in facts.items()]
+    _print(facts, arguments.json, lines)
+    return 0
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from medrecon.bundle_checks import check_bundle
+    from medrecon.cli.options import visible
+
+    findings = check_bundle(arguments.bundle)
+    facts = [{"check": one.what, "wrong": one.wrong or None} for one in findings]
+    lines = [
+        visible(f"{'ok   ' if one.holds else 'WRONG'} {one.what}{': ' if one.wrong else ''}{one.wrong}")
+        for one in findings
+    ]
+    _print(facts, arguments.json, lines)
+    return 0 if all(one.holds for one in findings) else 1
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from medrecon.torchscript import export_torchscript
+
+    export_torchscript(arguments.bundle, arguments.output, arguments.overwrite)
+    print(arguments.output)
+    return 0

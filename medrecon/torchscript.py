@@ -1,0 +1,109 @@
+"""Priors as TorchScript, for programs that have PyTorch but not this package."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import torch
+from monai.data import save_net_with_metadata
+from torch import Tensor, nn
+
+from medrecon.bundle import build_network, find_bundle, load_prior, metadata, read_prior
+from medrecon.data.errors import InputError, innermost, one_line
+from medrecon.data.files import check_writable, write_whole
+from medrecon.training.objectives import Objective, objective
+
+__all__ = ["Denoiser", "denoiser", "export_torchscript"]
+
+
+class _Traced(nn.Module):
+    """What TorchScript compiles: a call of a traced module."""
+
+    def __init__(self, traced: nn.Module) -> None:
+        super().__init__()
+        self.traced = traced
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.traced(x, sigma)
+
+
+class Denoiser(nn.Module):
+    """A network as the clean estimate ``E[x0 | x0 + sigma n = x]``, which TorchScript and MONAI's ``ckpt_export`` can compile.
+
+    ``torch.jit.script`` gets a trace, so that every network of :data:`medrecon.networks.NETWORKS` can be exported whose
+    computation does not depend on its input's values. Batch size and sides are free. EDM and flow networks run on every device,
+    those of a DDPM on the device that they were traced on, since the noise levels of their chain are constants.
+
+    Args:
+        network: called as ``network(x, timesteps)``. A state dict of this module is the network's own.
+        objective: what the network was trained for.
+        channels: channels of the images.
+        multiple: multiple that sides are padded to for the network.
+    """
+
+    def __init__(self, network: nn.Module, objective: Objective, channels: int, multiple: int = 16) -> None:
+        super().__init__()
+        self.network = network
+        self.prior = objective.prior(network, multiple)
+        self.channels = channels
+        self.multiple = multiple
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The clean estimate of ``x`` ``(B, C, y, x)`` at noise levels ``sigma`` ``(B,)``, of the same unit."""
+        return self.prior(x, sigma)
+
+    def state_dict(self, *args, **kwargs):  # noqa: ANN002, ANN003, ANN201 - torch's signature
+        """Weights of the network."""
+        return self.network.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args, **kwargs):  # noqa: ANN002, ANN003, ANN201 - torch's signature
+        """Weights of the network."""
+        return self.network.load_state_dict(*args, **kwargs)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        weight = next(self.network.parameters())
+        # Sides that are no multiples of the network's, and two images: nothing in the trace may take them for granted.
+        example = torch.zeros(2, self.channels, self.multiple + 1, 2 * self.multiple + 3).to(weight)
+        with warnings.catch_warnings():  # of checks of the input, which a trace leaves out
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            traced = torch.jit.trace(self, (example, torch.tensor([0.3, 0.4]).to(weight)), check_trace=False)
+        return _Traced(traced).eval()
+
+
+def denoiser(root: str | Path) -> Denoiser:
+    """The denoiser of a bundle with random weights; the weights are loaded by the caller, as MONAI does in ``ckpt_export``.
+
+    Raises:
+        InputError: if the bundle's ``prior.yaml`` cannot be used.
+    """
+    prior = read_prior(root)
+    trained_for = objective(str(prior.parameterization), float(prior.sigma_data or 0))
+    return Denoiser(build_network(root).eval(), trained_for, prior.channels, prior.multiple)
+
+
+def export_torchscript(bundle: str | Path, path: str | Path, overwrite: bool = False) -> None:
+    """Write the denoiser of a bundle, ``forward(x, sigma)``, with its metadata, as a TorchScript file.
+
+    Args:
+        bundle: name or folder.
+        path: of the file, usually ``model.ts``.
+        overwrite: replace an existing file.
+
+    Raises:
+        InputError: for a bundle that cannot be used or has no network, a network that cannot be traced, or an existing file.
+    """
+    spec, facts = load_prior(bundle), metadata(find_bundle(bundle))
+    check_writable([Path(path)], overwrite)
+    module = Denoiser(spec.network(), spec.objective, spec.channels, spec.multiple).eval()
+    try:
+        with torch.no_grad():
+            script = torch.jit.script(module)
+    except Exception as error:  # networks fail to be traced in their own ways
+        raise InputError(
+            f"bundle {spec.name}: its network cannot be traced ({one_line(innermost(error))}); use it through medrecon"
+        ) from error
+    buffer = io.BytesIO()
+    save_net_with_metadata(script, buffer, include_config_vals=False, meta_values=facts)
+    write_whole({Path(path): buffer.getvalue()}, overwrite=overwrite)

@@ -1,0 +1,289 @@
+"""Transforms that measure a known image anew, as a scan, and keep the image to judge the reconstruction by."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from medrecon.data.arguments import as_number, check_count, shown
+from medrecon.data.coils import from_kspace
+from medrecon.data.errors import InputError
+from medrecon.data.espirit import combined_reference
+from medrecon.data.sampling import undersampled
+from medrecon.data.scan import CartesianScan, Geometry, ImageScan, NonCartesianScan, Scan, Sinogram
+from medrecon.data.trajectories import GOLDEN_ANGLE, radial
+from medrecon.operators import NUFFT
+from medrecon.operators.image import super_resolution
+from medrecon.transforms.simulate import SimulateSinogram
+
+__all__ = ["CoarserImaged", "NoisyImaged", "RadialKSpaced", "SinogramOfImaged"]
+
+
+class _Judged(MapTransform):
+    """Replace a scan by its measurement, which depends on the seed and the scan's name alone, and add the label.
+
+    Args:
+        keys: of scans, see :class:`medrecon.transforms.LoadScand`.
+        label_key: where the image goes, ``(slices, y, x)`` float32.
+        seed: of the noise.
+        allow_missing_keys: as in MONAI.
+    """
+
+    kind: type = ImageScan
+    what = "an image"
+
+    def __init__(
+        self, keys: KeysCollection, label_key: str = "label", seed: int = 0, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        check_count("seed", seed, 0, 2**63 - 1)
+        self.label_key = label_key
+        self.seed = seed
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Measure every key.
+
+        Raises:
+            medrecon.InputError: for a scan of another kind.
+        """
+        out = dict(data)
+        for key in self.key_iterator(out):
+            scan = out[key]
+            if not isinstance(scan, self.kind):
+                raise InputError(f"{scan.path}: is not {self.what}, which is measured here; give {self.what}")
+            measured, label, more = self.measured(scan)
+            out |= {key: measured, self.label_key: torch.from_numpy(label.astype(np.float32)), **more}
+        return out
+
+    def generator(self, scan: Scan) -> np.random.Generator:
+        """Random numbers of a scan."""
+        return np.random.default_rng(zlib.crc32(f"{self.seed}:{scan.stem}".encode()))
+
+    def measured(self, scan: Any) -> tuple[Scan, np.ndarray, dict[str, Any]]:  # noqa: ANN401 - of the class's kind
+        """The measurement, the label, and what else belongs to the case."""
+        raise NotImplementedError(f"{type(self).__name__} must define measured")
+
+
+def _unit(array: np.ndarray) -> float:
+    """The 99.5th percentile of magnitudes."""
+    return float(np.quantile(np.abs(array), 0.995)) or float(np.abs(array).max()) or 1.0
+
+
+def _magnitude(scan: ImageScan) -> np.ndarray:
+    """The image to compare with.
+
+    Raises:
+        InputError: for negative values, such as HU.
+    """
+    if not np.iscomplexobj(scan.array) and (scan.array < 0).any():
+        raise InputError(f"{scan.path}: holds negative numbers; give a magnitude image")
+    return np.abs(scan.array)
+
+
+class NoisyImaged(_Judged):
+    """Noise of the coils on images: complex Gaussian, of which a magnitude image keeps the magnitude (Rician).
+
+    Args:
+        keys: of the scans, magnitude or complex images.
+        noise: standard deviation per real component over the 99.5th percentile of the image.
+        label_key: where the image goes.
+        seed: of the noise.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        noise: float = 0.1,
+        label_key: str = "label",
+        seed: int = 0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, label_key, seed, allow_missing_keys)
+        self.noise = as_number("noise", noise, positive=True)
+
+    def measured(self, scan: ImageScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
+        """See the class."""
+        label, rng = _magnitude(scan), self.generator(scan)
+        std = np.float32(self.noise * _unit(scan.array))
+        first, second = std * rng.standard_normal((2, *scan.array.shape), np.float32)
+        noisy = scan.array + first + 1j * second
+        noisy = noisy if np.iscomplexobj(scan.array) else np.abs(noisy)
+        return replace(scan, array=noisy.astype(scan.array.dtype)), label, {}
+
+
+class CoarserImaged(_Judged):
+    """Images of larger pixels, as :class:`medrecon.settings.ImagePhysics` models them, with a little Gaussian noise.
+
+    Rows and columns at the far end that do not fill a pixel are left out, of the label as well.
+
+    Args:
+        keys: of the scans.
+        factor: of both sides of a pixel.
+        kernel: ``kspace``, ``mean`` or ``gaussian``.
+        noise: standard deviation over the 99.5th percentile of the image.
+        label_key: where the image goes.
+        seed: of the noise.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        factor: int = 2,
+        kernel: str = "kspace",
+        noise: float = 0.01,
+        label_key: str = "label",
+        seed: int = 0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, label_key, seed, allow_missing_keys)
+        check_count("factor", factor, 1, 64)
+        if kernel not in ("kspace", "mean", "gaussian"):
+            raise InputError(f"unknown kernel {shown(kernel)}; choose kspace, mean or gaussian")
+        self.factor = factor
+        self.kernel = kernel
+        self.noise = as_number("noise", noise)
+
+    def measured(self, scan: ImageScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
+        """See the class."""
+        f, label = self.factor, _magnitude(scan)
+        small = tuple(n // f for n in scan.matrix)
+        if not all(small):
+            raise InputError(
+                f"{scan.path}: {scan.matrix[0]} x {scan.matrix[1]} pixels have no part of {f} x {f}; give a smaller factor"
+            )
+        label = label[:, : small[0] * f, : small[1] * f]
+        coarsen = super_resolution(label.shape[1:], f, self.kernel)  # type: ignore[arg-type]
+        coarse = coarsen(torch.from_numpy(label.astype(np.float32))[:, None])[:, 0].numpy()
+        noise = self.noise * _unit(label) * self.generator(scan).standard_normal(coarse.shape)
+        geometry = _coarser(scan.geometry, f, label.shape[1:], self.kernel)
+        array = np.abs(coarse + noise).astype(np.float32)
+        return replace(scan, array=array, geometry=geometry, headers=()), label, {}
+
+
+def _coarser(geometry: Geometry, factor: int, matrix: tuple[int, ...], kernel: str) -> Geometry:
+    """The geometry of pixels ``factor`` times as large; where centres coincide is said in :mod:`medrecon.problems.images`."""
+    first = [
+        {"kspace": n // 2 - n // factor // 2 * factor, "gaussian": factor // 2, "mean": (factor - 1) / 2}[kernel]
+        for n in matrix
+    ]
+    return geometry.resampled([factor] * 2, first)
+
+
+class SinogramOfImaged(_Judged):
+    """Parallel-beam line integrals of CT images in HU, with the noise of counting.
+
+    Adds the physics of the reconstruction on the same pixels: ``size`` and ``voxel``, for
+    :class:`medrecon.engines.ScanPrepareBatch`.
+
+    Args:
+        keys: of the scans: square images with square pixels.
+        views: see :class:`medrecon.transforms.SimulateSinogram`.
+        turn: see there.
+        photons: see there.
+        label_key: where the image goes.
+        seed: of the noise.
+        allow_missing_keys: as in MONAI.
+    """
+
+    what = "a CT image"
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        views: int = 180,
+        turn: float = 180.0,
+        photons: float = 1e5,
+        label_key: str = "label",
+        seed: int = 0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, label_key, seed, allow_missing_keys)
+        self.simulate = SimulateSinogram(views, turn, photons)
+
+    def measured(self, scan: ImageScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
+        """See the class."""
+        if np.iscomplexobj(scan.array) or scan.array.min() > -500:
+            raise InputError(f"{scan.path}: is no CT image in HU, which has air near -1000; give one")
+        if scan.matrix[0] != scan.matrix[1]:
+            raise InputError(
+                f"{scan.path}: {scan.matrix[0]} x {scan.matrix[1]} pixels are not square; crop or pad the image"
+            )
+        sides = scan.spacing
+        if sides is None or not math.isclose(sides[1], sides[2], rel_tol=1e-3):
+            raise InputError(f"{scan.path}: its pixels are not known to be square; resample it")
+        simulate = self.simulate
+        simulate.spacing = sides[1]
+        simulate.set_random_state(int(self.generator(scan).integers(2**31)))
+        lines = simulate(torch.from_numpy(scan.array.astype(np.float32)))
+        sinogram = Sinogram(
+            path=scan.path,
+            format=scan.format,
+            geometry=scan.geometry,
+            attributes=scan.attributes,
+            warnings=scan.warnings,
+            lines=torch.as_tensor(lines).numpy().astype(np.float32),
+            angles=simulate.angles.numpy(),
+            pitch=sides[1],
+            photons=simulate.photons,
+        )
+        return sinogram, scan.array, {"size": scan.matrix[0], "voxel": sides[1]}
+
+
+class RadialKSpaced(_Judged):
+    """Spokes of fully sampled Cartesian k-space, in golden-angle order; the noise is that of the data.
+
+    Args:
+        keys: of the scans.
+        spokes: number of them.
+        label_key: where the image goes (:func:`medrecon.data.espirit.combined_reference`).
+        seed: unused, as there is no randomness.
+        allow_missing_keys: as in MONAI.
+    """
+
+    kind = CartesianScan
+    what = "fully sampled Cartesian k-space"
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spokes: int = 48,
+        label_key: str = "label",
+        seed: int = 0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, label_key, seed, allow_missing_keys)
+        check_count("spokes", spokes, 1, 100_000)
+        self.spokes = spokes
+
+    def measured(self, scan: CartesianScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
+        """See the class."""
+        kspace = np.asarray(scan.kspace)
+        if undersampled(kspace, scan.mask):
+            raise InputError(f"{scan.path}: is undersampled itself; give fully sampled k-space")
+        matrix = (scan.matrix[0], scan.matrix[1])
+        trajectory = radial(matrix, self.spokes, step=GOLDEN_ANGLE).float()
+        transform = NUFFT(trajectory, matrix, toeplitz=False)
+        samples = [transform(torch.from_numpy(from_kspace(one).astype(np.complex64))[None])[0] for one in kspace]
+        shape = (*kspace.shape[:2], *trajectory.shape[:2])
+        measured = NonCartesianScan(
+            path=scan.path,
+            format=scan.format,
+            geometry=scan.geometry,
+            attributes=scan.attributes,
+            warnings=scan.warnings,
+            noise_scan=scan.noise_scan,
+            samples=torch.stack(samples).numpy().reshape(shape).astype(np.complex64),
+            trajectory=np.broadcast_to(trajectory.numpy(), (len(kspace), *trajectory.shape)).copy(),
+            matrix=matrix,
+        )
+        return measured, combined_reference(kspace), {}
