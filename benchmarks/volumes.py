@@ -2,9 +2,9 @@
 
     python benchmarks/volumes.py [--sides 64 128 256] [--slices 16]
 
-Axial slices of the head in the data folder on coarser pixels, eight simulated coils, columns undersampled at R = 4, reconstructed by
-the prior's settings. Every cell is a process of its own, and its peak is of the memory that the process itself takes. "Together" is
-the default (:func:`medrecon.posterior.batch_size`).
+Axial slices of the head in the data folder on coarser pixels, eight simulated coils, columns undersampled at R = 4, reconstructed
+with the prior's settings. Every cell is a process of its own, and its peak is of the memory that the process itself takes.
+"Together" is the default (:func:`medrecon.posterior.batch_size`).
 """
 
 from __future__ import annotations

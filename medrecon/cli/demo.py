@@ -102,8 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
     kspace, mask = _measured(reference, arguments.seed)
     if not arguments.json:
         print(
-            f"MNI152 T1 template, {len(reference)} slices of {reference.shape[1]} x {reference.shape[2]}, {COILS} simulated coils, acceleration "
-            f"{achieved_acceleration(mask):.2f} with {ACS} ACS lines, noise {NOISE:g} of the brightest tissue\n\n"
+            f"MNI152 T1 template, {len(reference)} slices of {reference.shape[1]} x {reference.shape[2]}, {COILS} coils, "
+            f"acceleration {achieved_acceleration(mask):.2f} with {ACS} ACS lines, noise {NOISE:g} of the brightest tissue\n\n"
             f"{'method':18} {'PSNR dB':>8} {'SSIM':>6} {'NMSE':>7} {'seconds':>8} {'evaluations':>12}"
         )
     files = {folder / "reference.nii.gz": nifti_bytes(reference, Geometry(affine=affine))}
