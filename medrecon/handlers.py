@@ -186,30 +186,7 @@ def checkpoint(
     everything = {**state, "trainer": trainer}
     path = Path(folder) / "latest.pt"
     if path.is_file():
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            Checkpoint.load_objects({k: v for k, v in everything.items() if k != "trainer"}, loaded)
-            reached = int(loaded["trainer"]["iteration"])
-        except (
-            RuntimeError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            OSError,
-            EOFError,
-            pickle.UnpicklingError,
-        ) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(f"{path}: cannot be continued ({reason}); move it away to start again") from error
-
-        # The length of the run is this run's own affair: only where it stands comes from the checkpoint.
-        def position() -> None:
-            trainer.state.iteration = reached
-            trainer.state.epoch = reached // (trainer.state.epoch_length or 1)
-
-        trainer.add_event_handler(Events.STARTED, position)
-        logging.getLogger(__name__).info("%s: continuing after iteration %d", path, reached)
+        _continue(trainer, path, everything)
 
     def reseed() -> None:
         torch.manual_seed(seed * 1_000_003 + trainer.state.iteration)
@@ -224,19 +201,56 @@ def checkpoint(
         trainer.add_event_handler(Events.EPOCH_COMPLETED, save)
         trainer.add_event_handler(Events.COMPLETED, save)
     if max_minutes is not None:
-        began = time.monotonic()
+        _stop_after(trainer, max_minutes)
 
-        def limit() -> None:
-            over = time.monotonic() - began > 60 * max_minutes
-            if torch.distributed.is_initialized():
-                # All processes must stop at the same iteration: one that goes on alone waits for ever.
-                votes = torch.tensor(float(over), device=trainer.state.device)
-                torch.distributed.all_reduce(votes)
-                over = votes.item() > 0
-            if over:
-                trainer.terminate()
 
-        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=10), limit)
+def _continue(trainer: Engine, path: Path, everything: Mapping[str, Any]) -> None:
+    """Load a checkpoint, and let the trainer start where it ends.
+
+    Raises:
+        InputError: if it is damaged or another network's, naming it.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        Checkpoint.load_objects({k: v for k, v in everything.items() if k != "trainer"}, loaded)
+        reached = int(loaded["trainer"]["iteration"])
+    except (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OSError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot be continued ({reason}); move it away to start again") from error
+
+    # The length of the run is this run's own affair: only where it stands comes from the checkpoint.
+    def position() -> None:
+        trainer.state.iteration = reached
+        trainer.state.epoch = reached // (trainer.state.epoch_length or 1)
+
+    trainer.add_event_handler(Events.STARTED, position)
+    logging.getLogger(__name__).info("%s: continuing after iteration %d", path, reached)
+
+
+def _stop_after(trainer: Engine, max_minutes: float) -> None:
+    """End a run after so many minutes, in all processes at the same iteration."""
+    began = time.monotonic()
+
+    def limit() -> None:
+        over = time.monotonic() - began > 60 * max_minutes
+        if torch.distributed.is_initialized():
+            # A process that goes on alone waits for ever.
+            votes = torch.tensor(float(over), device=trainer.state.device)
+            torch.distributed.all_reduce(votes)
+            over = votes.item() > 0
+        if over:
+            trainer.terminate()
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=10), limit)
 
 
 class KeepBest:

@@ -166,9 +166,32 @@ def espirit_maps(
         )
     unit = magnitude_unit(kspace[:, rows, columns])  # squares of very large or small numbers are no numbers
     kspace, noise_std = kspace * (1 / unit), noise_std / unit
-    calibration = kspace[:, rows, columns]
-    if not calibration.any():
+    projector = _projector(kspace[:, rows, columns], kernel, threshold, noise_std)
+    if projector is None:
         return empty
+    low = torch.from_numpy(_low_resolution(kspace, rows, columns))
+    maps, values = torch.zeros((sets, *low.shape), dtype=low.dtype), torch.zeros((sets, *shape))
+    for part, matrices in _pixelwise(projector, shape):
+        start = low[:, part].flatten(1).T.contiguous()
+        found, vectors = largest_eigenpairs(matrices, start, sets, crop)
+        maps[:, :, part] = vectors.movedim(0, -1).unflatten(-1, (-1, shape[1]))
+        values[:, part] = found.T.unflatten(-1, (-1, shape[1]))
+    maps = _turned(maps, low) * (values > crop)[:, None]
+    return maps[0] if sets == 1 else maps
+
+
+def _projector(calibration: np.ndarray, kernel: int, threshold: float, noise_std: float) -> np.ndarray | None:
+    """Projector onto the row space of the calibration matrix, ``(coils, kernel, kernel) * 2``; ``None`` where all is noise.
+
+    Args:
+        calibration: ``(coils, y, x)``.
+        kernel: see :func:`espirit_maps`.
+        threshold: see there.
+        noise_std: see there.
+    """
+    coils = len(calibration)
+    if not calibration.any():
+        return None
     blocks = np.lib.stride_tricks.sliding_window_view(calibration, (kernel, kernel), axis=(1, 2))
     matrix = blocks.reshape(coils, -1, kernel**2).transpose(1, 0, 2).reshape(-1, coils * kernel**2)
     # Eigenvectors of the Gram matrix: the right singular vectors, whatever the number of blocks.
@@ -176,17 +199,9 @@ def espirit_maps(
     edge = 2 * noise_std**2 * (len(matrix) ** 0.5 + matrix.shape[1] ** 0.5) ** 2
     signal = values > max(threshold**2 * values.max(), edge)
     if not signal.any():
-        return empty
+        return None
     projector = vectors[:, signal].conj() @ vectors[:, signal].T
-    low = torch.from_numpy(_low_resolution(kspace, rows, columns))
-    maps, values = torch.zeros((sets, *low.shape), dtype=low.dtype), torch.zeros((sets, *shape))
-    for part, matrices in _pixelwise(projector.reshape((coils, kernel, kernel) * 2), shape):
-        start = low[:, part].flatten(1).T.contiguous()
-        found, vectors = largest_eigenpairs(matrices, start, sets, crop)
-        maps[:, :, part] = vectors.movedim(0, -1).unflatten(-1, (-1, shape[1]))
-        values[:, part] = found.T.unflatten(-1, (-1, shape[1]))
-    maps = _turned(maps, low) * (values > crop)[:, None]
-    return maps[0] if sets == 1 else maps
+    return projector.reshape((coils, kernel, kernel) * 2)
 
 
 def _turned(maps: Tensor, low: Tensor) -> Tensor:

@@ -404,48 +404,89 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
         kspace += more
         count += fill
     averages = int(np.median(count[count > 0]))
-
     columns = (count > 0).any(axis=0)  # (y, z)
-    warnings = scan.warnings
     kept = scan.kept if read.all() and 1 <= scan.kept <= shape[0] else shape[0]
     if shape[2] == 1:
-        kspace, mask = kspace[..., 0], read[:, None] & columns[:, 0]
-        kspace = crop_field_of_view(kspace, mask, (kept, shape[1]))
-        mask = columns[:, 0] if read.all() else mask
+        kspace, mask = _slices(kspace[..., 0], read, columns[:, 0], kept)
         middles = shape[1] // 2, kept // 2, 0
         spacing = (float(np.linalg.norm(affine[:3, 2])) if affine is not None else field[2], *pixel)
     else:
-        if len(order) > 1:
-            raise InputError(f"{path}: holds {len(order)} 3-D slabs; export one of them alone")
-        if not read.all():
-            raise InputError(
-                f"{path}: holds a 3-D scan with partial echoes, which is not supported; export it with whole readouts"
-            )
-        warnings += _readout_warnings(kspace[0], kept, path)
-        first = shape[0] // 2 - kept // 2
-        slab, kspace = kspace[0], np.empty((kept, kspace.shape[1], *shape[1:]), np.complex64)
-        for coil, one in enumerate(slab):
-            # In double precision: what single rounds to exactly 0 would count as not measured.
-            kspace[:, coil] = from_kspace(one.astype(np.complex128), (0,))[first : first + kept]
-        mask = columns
+        _check_slab(len(order), read, path)
+        scan = scan._replace(warnings=scan.warnings + _readout_warnings(kspace[0], kept, path))
+        kspace, mask = _positions(kspace[0], kept), columns
         if affine is not None:  # axes x, y, slice: second encoding, first encoding, readout
             affine = affine[:, [2, 0, 1, 3]]
         middles = shape[2] // 2, shape[1] // 2, kept // 2
         spacing = (pixel[0], pixel[1], field[2] / shape[2])
-    if affine is not None:
-        affine[:3, 3] -= affine[:3, :3] @ np.array(middles)
+    return (
+        kspace,
+        mask,
+        _stored(scan, {"averages": averages, **select}, _Place(spacing, affine, middles, why), averages),
+    )
 
-    attributes: dict[str, str | float] = {"averages": averages, **select, **scan.notes}
-    if why:
-        attributes["orientation"] = f"unknown: {why}"
-    stored = Stored(
+
+class _Place(NamedTuple):
+    """Where the image is.
+
+    Args:
+        spacing: voxel size ``(z, y, x)`` in mm.
+        affine: RAS, of the axes x, y and slice, counted from ``middles``, or ``None``.
+        middles: indices (x, y, slice) at the recorded position.
+        unknown: why there is no affine, or empty.
+    """
+
+    spacing: tuple[float, float, float]
+    affine: np.ndarray | None
+    middles: tuple[int, int, int]
+    unknown: str
+
+
+def _stored(scan: Acquisitions, facts: Mapping[str, str | float], place: _Place, averages: int) -> Stored:
+    """What a scan has besides its samples."""
+    affine = place.affine
+    if affine is not None:
+        affine[:3, 3] -= affine[:3, :3] @ np.array(place.middles)
+    attributes: dict[str, str | float] = {**facts, **scan.notes}
+    if place.unknown:
+        attributes["orientation"] = f"unknown: {place.unknown}"
+    return Stored(
         noise=_noise(scan, averages),
-        geometry=Geometry(spacing, affine),
+        geometry=Geometry(place.spacing, affine),
         header=scan.header,
         attributes=attributes,
-        warnings=warnings,
+        warnings=scan.warnings,
     )
-    return kspace, mask, stored
+
+
+def _slices(kspace: np.ndarray, read: np.ndarray, columns: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
+    """2-D k-space ``(slices, coils, x, y)`` without the readout's oversampling, and its mask."""
+    ny = kspace.shape[-1]
+    kspace = crop_field_of_view(kspace, read[:, None] & columns, (kept, ny))
+    return kspace, columns if read.all() else read[:, None] & columns
+
+
+def _check_slab(slabs: int, read: np.ndarray, path: Path) -> None:
+    """Refuse several slabs, and partial echoes.
+
+    Raises:
+        InputError: for these.
+    """
+    if slabs > 1:
+        raise InputError(f"{path}: holds {slabs} 3-D slabs; export one of them alone")
+    if not read.all():
+        raise InputError(
+            f"{path}: holds a 3-D scan with partial echoes, which is not supported; export it with whole readouts"
+        )
+
+
+def _positions(slab: np.ndarray, kept: int) -> np.ndarray:
+    """K-space ``(positions, coils, y, z)`` of the ``kept`` positions along the readout of ``(coils, x, y, z)``."""
+    first = slab.shape[1] // 2 - kept // 2
+    out = np.empty((kept, len(slab), *slab.shape[2:]), np.complex64)
+    for coil, one in enumerate(slab):
+        # In double precision: what single rounds to exactly 0 would count as not measured.
+        out[:, coil] = from_kspace(one.astype(np.complex128), (0,))[first : first + kept]
+    return out
 
 
 def _readout_warnings(kspace: np.ndarray, kept: int, path: Path) -> tuple[str, ...]:
@@ -489,6 +530,42 @@ def along_trajectory(
     axes = 3 if shape[2] > 1 else 2
     pixel = scan.field[0] / shape[0], scan.field[1] / shape[1]
     order, affine, why = _geometry(heads, pixel, scan.field[2] / shape[2], _signs(scan))
+    samples, own = _shots(scan, order, axes, path, trajectory is not None)
+    if trajectory is not None:
+        points = np.broadcast_to(trajectory, (len(order), *trajectory.shape))
+    elif own is not None:
+        points = own[..., ::-1]  # kx is the last axis of an image
+        if np.abs(points).max() <= 0.5 * (1 + 1e-3):  # cycles per pixel, as most writers have it
+            points = points * np.array(shape[:axes][::-1])
+    else:
+        raise InputError(
+            f"{path}: the trajectory is {scan.kind}, not Cartesian, and the file holds no trajectory; give one "
+            f"(shots, readout, {axes}) in cycles per field of view to LoadNonCartesiand"
+        )
+    thick = scan.field[2] / shape[2]
+    if axes == 2:
+        thick = float(np.linalg.norm(affine[:3, 2])) if affine is not None else scan.field[2]
+    if affine is not None:
+        affine = affine[:, [1, 0, 2, 3]]  # x is the read direction
+    place = _Place(
+        (thick, pixel[1], pixel[0]), affine, (shape[0] // 2, shape[1] // 2, shape[2] // 2 if axes == 3 else 0), why
+    )
+    scan = scan._replace(warnings=scan.warnings + _uncorrected(scan, path))
+    stored = _stored(scan, {"trajectory": scan.kind, **select}, place, 1)
+    return (samples, points), tuple(int(n) for n in shape[:axes][::-1]), stored
+
+
+def _shots(
+    scan: Acquisitions, order: np.ndarray, axes: int, path: Path, given: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples ``(slices, coils, shots, readout)`` and their points ``(slices, shots, readout, axes)``, as the rows hold them.
+
+    The points are ``None`` where a trajectory is ``given`` instead, or where there are none.
+
+    Raises:
+        InputError: for readouts, slices or trajectories that do not go together.
+    """
+    heads = scan.imaging["head"]
     coils = int(heads["active_channels"][0])
     kept = {(int(h["number_of_samples"]), int(h["discard_pre"]), int(h["discard_post"])) for h in heads}
     if len(kept) > 1:
@@ -502,7 +579,7 @@ def along_trajectory(
         rows = rows[np.lexsort((steps["kspace_encode_step_1"], steps["kspace_encode_step_2"]))]
         samples.append(np.stack([r.view(np.complex64).reshape(coils, total)[:, readout] for r in rows["data"]], axis=1))
         sizes = set(rows["head"]["trajectory_dimensions"].tolist())
-        if sizes == {0} or trajectory is not None:
+        if sizes == {0} or given:
             continue
         if len(sizes) > 1 or (size := sizes.pop()) < axes:
             raise InputError(
@@ -511,41 +588,15 @@ def along_trajectory(
         points.append(np.stack([t.reshape(total, size)[readout, :axes] for t in rows["traj"]]))
     if len({part.shape for part in samples}) > 1:
         raise InputError(f"{path}: slices differ in their number of shots; export one scan")
-    if trajectory is None and not points:
-        raise InputError(
-            f"{path}: the trajectory is {scan.kind}, not Cartesian, and the file holds no trajectory; give one "
-            f"(shots, readout, {axes}) in cycles per field of view to LoadNonCartesiand"
-        )
-    if trajectory is not None:
-        path_points = np.broadcast_to(trajectory, (len(order), *trajectory.shape))
-    else:
-        path_points = np.stack(points)[..., ::-1]  # kx is the last axis of an image
-        reach, matrix = np.abs(path_points).max(), np.array(shape[:axes][::-1])
-        if reach <= 0.5 * (1 + 1e-3):  # cycles per pixel, as most writers have it
-            path_points = path_points * matrix
-    spacing: tuple[float, float, float]
-    if axes == 3:
-        spacing = (scan.field[2] / shape[2], pixel[1], pixel[0])
-    else:
-        spacing = (float(np.linalg.norm(affine[:3, 2])) if affine is not None else scan.field[2], pixel[1], pixel[0])
-    if affine is not None:
-        affine = affine[:, [1, 0, 2, 3]]  # x is the read direction
-        affine[:3, 3] -= affine[:3, :3] @ np.array((shape[0] // 2, shape[1] // 2, shape[2] // 2 if axes == 3 else 0))
-    backward = (flags_of(heads) & np.uint64(REVERSE)) > 0
-    warnings = scan.warnings
-    if scan.navigators is not None and len(scan.navigators) and backward.any() and not backward.all():
-        warnings += (
-            f"{path}: its lines were measured in both readout directions, and its phase correction scans are not used off the "
-            "grid; the image may show ghosts",
-        )
-    attributes: dict[str, str | float] = {"trajectory": scan.kind, **select, **scan.notes}
-    if why:
-        attributes["orientation"] = f"unknown: {why}"
-    stored = Stored(
-        noise=_noise(scan, 1),
-        geometry=Geometry(spacing, affine),
-        header=scan.header,
-        attributes=attributes,
-        warnings=warnings,
+    return np.stack(samples), np.stack(points) if points else None
+
+
+def _uncorrected(scan: Acquisitions, path: Path) -> tuple[str, ...]:
+    """A warning where lines of both readout directions stay without phase correction."""
+    backward = (flags_of(scan.imaging["head"]) & np.uint64(REVERSE)) > 0
+    if scan.navigators is None or not len(scan.navigators) or not backward.any() or backward.all():
+        return ()
+    return (
+        f"{path}: its lines were measured in both readout directions, and its phase correction scans are not used off the "
+        "grid; the image may show ghosts",
     )
-    return (np.stack(samples), path_points), tuple(int(n) for n in shape[:axes][::-1]), stored

@@ -704,10 +704,7 @@ def _read(
     frames, doubts = stacks[number].frames, list(stacks[number].warnings)
     about: dict[str, str | float] = {} if len(stacks) == 1 else {"volume": number, "volumes": len(stacks)}
     first = frames[0]
-    for frame in frames:
-        if int(frame.get("SamplesPerPixel") or 1) > 1 or str(frame.get("PhotometricInterpretation")).startswith("PAL"):
-            kind = str(frame.get("PhotometricInterpretation"))
-            raise InputError(f"{name}: holds colour images{f' ({kind})' if is_code(kind) else ''}; give grey ones")
+    _check_grey(frames, name)
     if any((_scale(frame) or (1.0, 0.0))[0] == 0 for frame in frames):
         doubts.append("RescaleSlope is 0, which is not valid; 1 is taken instead")
     # Of files that were given one by one: a name for the series, not for its first slice.
@@ -741,6 +738,18 @@ def _read(
         headers=headers,
         warnings=tuple(doubts),
     )
+
+
+def _check_grey(frames: Sequence[Frame], name: str) -> None:
+    """Refuse colour images.
+
+    Raises:
+        InputError: for them.
+    """
+    for frame in frames:
+        if int(frame.get("SamplesPerPixel") or 1) > 1 or str(frame.get("PhotometricInterpretation")).startswith("PAL"):
+            kind = str(frame.get("PhotometricInterpretation"))
+            raise InputError(f"{name}: holds colour images{f' ({kind})' if is_code(kind) else ''}; give grey ones")
 
 
 _CLASSIC = {
