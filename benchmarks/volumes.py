@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -73,7 +74,8 @@ def main() -> None:
     print(
         "| pixels | solver | slices | seconds | over one slice | peak, MB | largest difference |\n|---|---|---|---|---|---|---|"
     )
-    path = Path(sys.argv[0]).resolve().with_name(".volumes.npz")
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "cell.npz"
     for side in arguments.sides:
         for solver in arguments.solvers:
             images, single = None, 0.0
@@ -98,7 +100,7 @@ def main() -> None:
                     f"| {side} | {solver} | {label} | {seconds:.1f} | {seconds / single:.1f} | {highest:.0f} | {worst} |",
                     flush=True,
                 )
-    path.unlink(missing_ok=True)
+    folder.cleanup()
     print(f"\nseed 0, {runs} runs, {failures} failures, {time.perf_counter() - began:.0f} s")
 
 

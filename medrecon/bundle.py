@@ -22,7 +22,7 @@ from medrecon.data.files import write_whole
 from medrecon.networks import check_images, network_class, network_without_memory
 from medrecon.posterior import PriorSpec
 from medrecon.prior_file import PriorFile, read_prior_file, replace_values
-from medrecon.training.objectives import objective
+from medrecon.training.objectives import EDM, objective
 from medrecon.weights import difference, encode_weights, read_weights
 
 __all__ = [
@@ -141,6 +141,11 @@ def metadata(root: str | Path) -> dict[str, Any]:
         if wrong:
             raise TypeError(f"{' and '.join(wrong)} must be text")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, KeyError) and not _prior_path(root).exists():
+            raise InputError(
+                f"{path}: names no 'weights', and there is no prior.yaml, so this bundle needs its own code; run its inference "
+                "config with python -m monai.bundle, or choose another bundle"
+            ) from error
         lacks = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
         raise InputError(f"{path}: not a bundle's metadata with 'weights' ({lacks}); choose another bundle") from error
     return facts
@@ -201,28 +206,21 @@ def load_prior(bundle: str | Path) -> PriorSpec:
     """
     root = find_bundle(bundle)
     facts, prior = metadata(root), read_prior(root)
-    if prior.network is None:
-        return PriorSpec(
-            name=facts["name"],
-            version=facts["version"],
-            weights_sha256="",
-            network=partial(_trained_network, root),
-            images=None,
-            tuned=prior.tuned,
-            tuned_by_images=prior.tuned_by_images,
-        )
     return PriorSpec(
         name=facts["name"],
         version=facts["version"],
-        weights_sha256=facts["weights"]["sha256"],
+        weights_sha256=facts["weights"].get("sha256", ""),
         network=partial(_trained_network, root),
-        objective=objective(str(prior.parameterization), float(prior.sigma_data or 0)),
+        objective=EDM()
+        if prior.network is None
+        else objective(str(prior.parameterization), float(prior.sigma_data or 0)),
         images=prior.images,
         channels=prior.channels,
         labels=prior.labels,
         multiple=prior.multiple,
         symmetries=prior.symmetries,
         tuned=prior.tuned,
+        tuned_by_images=prior.tuned_by_images,
         n_steps=prior.steps,
         sigma_min=prior.sigma_min,
     )
@@ -328,8 +326,13 @@ def save_weights(
         parameterization: what the network was trained to predict, ``edm``, ``ddpm`` or ``flow``; goes into ``prior.yaml``, or
             into the metadata of a bundle without one. Default: as before.
         sigma_data: standard deviation of the training images per channel; likewise.
+
+    Raises:
+        InputError: if the bundle's files cannot be used, or it is one without a network.
     """
     root, facts = Path(root), metadata(root)
+    if not facts["weights"]:
+        raise InputError(f"{root}: is a bundle without a network, so it has no weights to store; choose another folder")
     content, sha256 = encode_weights(network)
     given = {"parameterization": parameterization, "sigma_data": sigma_data}
     trained = {key: value for key, value in given.items() if value is not None}

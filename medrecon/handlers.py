@@ -397,5 +397,5 @@ def tensorboard(folder: str | Path, wanted: bool = True) -> Any:  # noqa: ANN401
 
 
 def installed(package: str) -> bool:
-    """Whether ``package`` can be imported (for ``_disabled_`` in configurations)."""
+    """Whether ``package`` can be imported."""
     return importlib.util.find_spec(package) is not None

@@ -19,23 +19,22 @@ HU_RANGE = (-1000.0, 1000.0)
 """Air to dense bone: 0 to 2 in the image unit of the CT bundle, in which water is 1."""
 
 
-class _Judged(RegressionMetric):
-    """A metric of magnitudes over the maximum of the reference, or of HU over ``HU_RANGE``.
+class _RangeMetric(RegressionMetric):
+    """A metric of images over a range of values.
 
     Args:
-        hounsfield: whether images hold HU; SSIM and NMSE, which depend on where zero is, are then those of ``HU + 1000``.
+        low: value that is taken as 0; matters to SSIM and NMSE.
+        data_range: range of PSNR and SSIM; ``None``: the maximum of the reference.
     """
 
-    def __init__(self, hounsfield: bool = False) -> None:
+    def __init__(self, low: float = 0.0, data_range: float | None = None) -> None:
         super().__init__()
-        self.hounsfield = hounsfield
+        self.low = low
+        self.data_range = data_range
 
     def unit(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Both over their range."""
-        if not self.hounsfield:
-            return _unit(x, y)
-        low, high = HU_RANGE
-        return _unit(x - low, y - low, high - low)
+        return _unit(x - self.low, y - self.low, self.data_range)
 
 
 def _unit(x: Tensor, y: Tensor, data_range: float | None = None) -> tuple[Tensor, Tensor]:
@@ -59,14 +58,14 @@ def _ssim(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack(values)[:, None]
 
 
-class PSNR(_Judged):
+class PSNR(_RangeMetric):
     """Peak signal-to-noise ratio in dB, ``10 log10(max(y)^2 / mean((x - y)^2))`` of every item."""
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
         return _psnr(*self.unit(y_pred, y))
 
 
-class NMSE(_Judged):
+class NMSE(_RangeMetric):
     """Normalised mean squared error, ``|x - y|^2 / |y|^2`` of every item."""
 
     def _compute_metric(self, y_pred: Tensor, y: Tensor) -> Tensor:
@@ -75,7 +74,7 @@ class NMSE(_Judged):
         return (((x - y) ** 2).flatten(1).sum(1) / energy)[:, None]
 
 
-class SSIM(_Judged):
+class SSIM(_RangeMetric):
     """Structural similarity of two-dimensional slices (the channels), uniform 7 x 7 window, mean over the slices.
 
     MONAI's, with the window of scikit-image and fastMRI (which divide the covariance by n - 1 instead of n).

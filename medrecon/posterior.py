@@ -316,6 +316,11 @@ def _seeds(seed: int, numbers: Sequence[int], n_samples: int) -> list[list[int]]
 
 
 def _check_prior(problem: Problem, prior: PriorSpec, solver: Solver) -> None:
+    """Refuse a prior that is missing, or of other images than the problem's.
+
+    Raises:
+        InputError: for it.
+    """
     if prior.images is None:
         raise InputError(
             f"bundle {prior.name} holds no network, which solver {name_of(solver)!r} needs; choose one without a prior, e.g. tv, "
@@ -329,13 +334,13 @@ def _check_prior(problem: Problem, prior: PriorSpec, solver: Solver) -> None:
 
 
 def batch_size(shape: Sequence[int], device: torch.device | str) -> int:
-    """Items that run together: on a CPU as many as have the pixels of one image of 256 x 256, elsewhere of eight.
+    """Default number of items per batch: as many as have 256 x 256 pixels on a CPU, eight times that elsewhere; at most 64.
 
     Small images leave a processor idle one by one; large ones gain nothing together, and memory grows with the batch.
 
     Args:
         shape: ``(C, *spatial)`` of an item; several complex images count one by one.
-        device: to work on.
+        device: device the run uses.
     """
     pixels = math.prod(shape) // (1 if shape[0] == 1 else 2)
     room = 2**16 * (1 if torch.device(device).type == "cpu" else 8)

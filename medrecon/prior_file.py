@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -12,16 +12,18 @@ from typing import Any, get_args
 
 import yaml
 
+from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import parse_plain_yaml, read_plain_yaml
 from medrecon.networks import NETWORKS
 from medrecon.posterior import LAST_LEVELS, ImageKind
 from medrecon.solvers import SOLVERS
+from medrecon.solvers.settings import setting_fields
+from medrecon.training.objectives import OBJECTIVES
 
 __all__ = ["PriorFile", "read_prior_file", "replace_values"]
 
 KIND = "a description of a prior"
-OBJECTIVES = ("edm", "ddpm", "flow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +70,6 @@ class _UnusableError(ValueError):
     """A value that cannot be used: the sentence after its key."""
 
 
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # whole numbers of thousands of digits
-        return "a value too long to show"
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _nearest(name: object, known: tuple[str, ...]) -> str:
     near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
@@ -84,7 +78,7 @@ def _nearest(name: object, known: tuple[str, ...]) -> str:
 def _one_of(known: tuple[str, ...]) -> Callable[[object], str]:
     def check(value: object) -> str:
         if not isinstance(value, str) or value not in known:
-            raise _UnusableError(f"is {_short(value)}; {_nearest(value, known)}")
+            raise _UnusableError(f"is {shown(value)}; {_nearest(value, known)}")
         return value
 
     return check
@@ -95,7 +89,7 @@ def _number(low: float, high: float) -> Callable[[object], float]:
 
     def check(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise _UnusableError(f"must be a number from {low:g} to {high:g}; got {_short(value)}{_as_number(value)}")
+            raise _UnusableError(f"must be a number from {low:g} to {high:g}; got {shown(value)}{_as_number(value)}")
         return float(value)
 
     return check
@@ -114,7 +108,7 @@ def _count(low: int, high: int) -> Callable[[object], int]:
 
     def check(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _UnusableError(f"must be a whole number from {low} to {high}; got {_short(value)}")
+            raise _UnusableError(f"must be a whole number from {low} to {high}; got {shown(value)}")
         return value
 
     return check
@@ -122,7 +116,7 @@ def _count(low: int, high: int) -> Callable[[object], int]:
 
 def _names(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise _UnusableError(f"must be {what}; got {_short(value)}")
+        raise _UnusableError(f"must be {what}; got {shown(value)}")
     return value
 
 
@@ -139,7 +133,7 @@ def _arguments(value: object) -> dict[str, Any]:
         each = one if isinstance(one, list) else [one]
         if len(each) > 32 or not all(map(_scalar, each)):
             raise _UnusableError(
-                f"must be numbers up to 1000000, true, false or null, or lists of up to 32 of them; got {_short(one)} for "
+                f"must be numbers up to 1000000, true, false or null, or lists of up to 32 of them; got {shown(one)} for "
                 f"{key[:40]!r}"
             )
     return arguments
@@ -148,9 +142,9 @@ def _arguments(value: object) -> dict[str, Any]:
 def _labels(value: object) -> tuple[str, ...]:
     labels = tuple(value) if isinstance(value, list) else (None,)
     if len(labels) > 1000 or not all(isinstance(one, str) and len(one) <= 100 and one.isprintable() for one in labels):
-        raise _UnusableError(f"must be a list of up to 1000 short texts; got {_short(value)}")
+        raise _UnusableError(f"must be a list of up to 1000 short texts; got {shown(value)}")
     if labels and (labels[-1] or "" in labels[:-1] or len(set(labels)) < len(labels)):
-        raise _UnusableError(f"must be different texts, and the last must be '' (no label); got {_short(value)}")
+        raise _UnusableError(f"must be different texts, and the last must be '' (no label); got {shown(value)}")
     return labels
 
 
@@ -160,11 +154,11 @@ def _symmetries(value: object) -> dict[str, Any]:
         if key not in ("flip", "shift", "phase"):
             raise _UnusableError(f"cannot hold {key[:40]!r}; {_nearest(key, ('flip', 'shift', 'phase'))}")
         if key == "flip" and (not isinstance(one, list) or not all(type(a) is int and a in (-2, -1) for a in one)):
-            raise _UnusableError(f"must have a list of the axes -2 and -1 as 'flip'; got {_short(one)}")
+            raise _UnusableError(f"must have a list of the axes -2 and -1 as 'flip'; got {shown(one)}")
         if key == "shift" and (type(one) is not int or not 0 <= one <= 4096):
-            raise _UnusableError(f"must have a whole number of pixels from 0 to 4096 as 'shift'; got {_short(one)}")
+            raise _UnusableError(f"must have a whole number of pixels from 0 to 4096 as 'shift'; got {shown(one)}")
         if key == "phase" and not isinstance(one, bool):
-            raise _UnusableError(f"must have true or false as 'phase'; got {_short(one)}")
+            raise _UnusableError(f"must have true or false as 'phase'; got {shown(one)}")
     return symmetries
 
 
@@ -172,7 +166,7 @@ def _tuned(value: object) -> dict[str, dict[str, Any]]:
     tuned = _names(value, "settings by name of a solver")
     for name, settings in tuned.items():
         if name not in SOLVERS:
-            raise _UnusableError(f"has settings for an unknown solver {_short(name)}; {_nearest(name, tuple(SOLVERS))}")
+            raise _UnusableError(f"has settings for an unknown solver {shown(name)}; {_nearest(name, tuple(SOLVERS))}")
         _check_settings(name, settings)
     return tuned
 
@@ -182,7 +176,7 @@ def _tuned_by_images(value: object) -> dict[str, dict[str, dict[str, Any]]]:
     for kind in by_images:
         if kind not in get_args(ImageKind):
             raise _UnusableError(
-                f"has settings for unknown images {_short(kind)}; {_nearest(kind, get_args(ImageKind))}"
+                f"has settings for unknown images {shown(kind)}; {_nearest(kind, get_args(ImageKind))}"
             )
     return {kind: _tuned(one) for kind, one in by_images.items()}
 
@@ -206,7 +200,7 @@ def _like(value: object, default: object) -> bool:
 def _check_settings(name: str, settings: object) -> None:
     """Raise :class:`_UnusableError` unless the solver takes the settings."""
     settings = dict(_names(settings, f"names and values of settings for {name}"))
-    defaults = {f.name: f.default for f in fields(SOLVERS[name]) if "Operator" not in str(f.type)}
+    defaults = {key: one.default for key, one in setting_fields(SOLVERS[name]).items()}
     first = settings.pop("sigma_max", None)
     if first is not None:
         try:
@@ -216,9 +210,9 @@ def _check_settings(name: str, settings: object) -> None:
     for key, one in settings.items():
         if key not in defaults:
             known = (*defaults, "sigma_max")
-            raise _UnusableError(f"has an unknown setting {_short(key)} of {name}; {_nearest(key, known)}")
+            raise _UnusableError(f"has an unknown setting {shown(key)} of {name}; {_nearest(key, known)}")
         if not _like(one, defaults[key]):
-            raise _UnusableError(f"has a setting {key!r} of {name} that cannot be used; got {_short(one)}")
+            raise _UnusableError(f"has a setting {key!r} of {name} that cannot be used; got {shown(one)}")
     try:
         SOLVERS[name](**settings)
     except (ValueError, TypeError, OverflowError) as error:
@@ -230,7 +224,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "network": _network,
         "arguments": _arguments,
         "images": _one_of(get_args(ImageKind)),
-        "parameterization": _one_of(OBJECTIVES),
+        "parameterization": _one_of(tuple(OBJECTIVES)),
         "sigma_data": _number(1e-6, 1e6),
         "labels": _labels,
         "symmetries": _symmetries,
@@ -257,7 +251,7 @@ def _checked(content: Mapping[str, Any], path: Path) -> PriorFile:
     """Raise :class:`InputError` unless the content of the file ``path`` can be used."""
     for key in content:
         if key not in CHECKS:
-            raise InputError(f"{path}: unknown key {_short(key)}; {_nearest(key, tuple(CHECKS))}")
+            raise InputError(f"{path}: unknown key {shown(key)}; {_nearest(key, tuple(CHECKS))}")
     needed, without = ("network", "arguments", "images"), ("network", "tuned", "tuned_by_images")
     if content.get("network", "") is None:
         needed = ("network",)
@@ -288,14 +282,14 @@ def _complete(prior: PriorFile, path: Path) -> dict[str, Any]:
     if prior.labels and arguments.setdefault("num_class_embeds", len(prior.labels)) != len(prior.labels):
         raise InputError(
             f"{path}: 'labels' are {len(prior.labels)}, but the argument 'num_class_embeds' is "
-            f"{_short(arguments['num_class_embeds'])}; leave the argument out"
+            f"{shown(arguments['num_class_embeds'])}; leave the argument out"
         )
     if not prior.labels and arguments.get("num_class_embeds") is not None:
         raise InputError(f"{path}: the network has 'num_class_embeds', but 'labels' are not given; list them")
     if arguments.get("in_channels", prior.channels) != prior.channels:
         raise InputError(
             f"{path}: {prior.images!r} images have {prior.channels} channel{'s' * (prior.channels > 1)}, but the argument "
-            f"'in_channels' is {_short(arguments['in_channels'])}; correct one of them"
+            f"'in_channels' is {shown(arguments['in_channels'])}; correct one of them"
         )
     if prior.images == "attenuation" and prior.symmetries.get("phase"):
         raise InputError(f"{path}: 'attenuation' images have no phase; leave 'phase' out of 'symmetries'")

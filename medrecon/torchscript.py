@@ -33,14 +33,14 @@ class Denoiser(nn.Module):
     """A network as the clean estimate ``E[x0 | x0 + sigma n = x]``, which TorchScript and MONAI's ``ckpt_export`` can compile.
 
     ``torch.jit.script`` gets a trace, so that every network of :data:`medrecon.networks.NETWORKS` can be exported whose
-    computation does not depend on its input's values. Batch size and sides are free. EDM and flow networks run on every device,
-    those of a DDPM on the device that they were traced on, since the noise levels of their chain are constants.
+    computation does not depend on its input's values. Any batch size and image size is taken. EDM and flow networks run on every
+    device, those of a DDPM on the device that they were traced on, since the noise levels of their chain are constants.
 
     Args:
         network: called as ``network(x, timesteps)``. A state dict of this module is the network's own.
         objective: what the network was trained for.
         channels: channels of the images.
-        multiple: multiple that sides are padded to for the network.
+        multiple: multiple to which sides are padded for the network.
     """
 
     def __init__(self, network: nn.Module, objective: Objective, channels: int, multiple: int = 16) -> None:
@@ -64,7 +64,7 @@ class Denoiser(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         weight = next(self.network.parameters())
-        # Sides that are no multiples of the network's, and two images: nothing in the trace may take them for granted.
+        # Two images of sides that are not multiples of the network's, so that padding and batch size are traced.
         example = torch.zeros(2, self.channels, self.multiple + 1, 2 * self.multiple + 3).to(weight)
         with warnings.catch_warnings():  # of checks of the input, which a trace leaves out
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
@@ -76,9 +76,11 @@ def denoiser(root: str | Path) -> Denoiser:
     """The denoiser of a bundle with random weights; the weights are loaded by the caller, as MONAI does in ``ckpt_export``.
 
     Raises:
-        InputError: if the bundle's ``prior.yaml`` cannot be used.
+        InputError: if the bundle's ``prior.yaml`` cannot be used, or there is no network.
     """
     prior = read_prior(root)
+    if prior.network is None:
+        raise InputError(f"{root}: is a bundle without a network; choose another bundle")
     trained_for = objective(str(prior.parameterization), float(prior.sigma_data or 0))
     return Denoiser(build_network(root).eval(), trained_for, prior.channels, prior.multiple)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -24,12 +24,13 @@ from monai.handlers import (
 )
 from monai.inferers import Inferer
 from monai.metrics import PSNRMetric
-from monai.transforms import Compose, Transform
+from monai.transforms import Compose
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import WeightedRandomSampler
 
 from medrecon.bundle import save_weights
+from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
 from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch, ScanPrepareBatch
 from medrecon.handlers import (
@@ -46,28 +47,25 @@ from medrecon.handlers import (
     tensorboard,
 )
 from medrecon.inferers import AutocastInferer, DenoisingInferer
-from medrecon.metrics import NMSE, PSNR, SSIM
+from medrecon.metrics import HU_RANGE, NMSE, PSNR, SSIM
 from medrecon.training.augment import Augment
 from medrecon.training.objectives import EDM, Objective
 from medrecon.training.slices import share
-from medrecon.transforms import MagnitudeMeand, SaveReconstructiond, only_item
+from medrecon.transforms import MagnitudeMeand, only_item
 
 __all__ = [
     "Learner",
     "Overviews",
+    "add_labels",
+    "as_ddp",
     "cases",
-    "distributed",
-    "join",
-    "judged",
-    "labelled",
-    "leave",
+    "destroy_process_group",
+    "init_process_group",
     "local_device",
-    "metrics",
-    "part",
     "reconstructor",
     "resume",
-    "score_handlers",
-    "seeded",
+    "rows_of_rank",
+    "set_seed",
     "train",
     "trainer",
     "validator",
@@ -85,12 +83,12 @@ def local_device() -> torch.device:
     )
 
 
-def _place() -> tuple[int, int]:
-    """Number of this process, and how many there are after :func:`join`."""
+def _rank_and_size() -> tuple[int, int]:
+    """Number of this process, and how many there are after :func:`init_process_group`."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def join(device: torch.device) -> None:
+def init_process_group(device: torch.device) -> None:
     """Join the processes that torchrun started."""
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -98,23 +96,25 @@ def join(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def leave() -> None:
+def destroy_process_group() -> None:
     """Wait for the other processes, and leave: one that leaves early tears the connection down for the others."""
     dist.barrier()
     dist.destroy_process_group()
 
 
 def cases(files: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:
-    """The scans to reconstruct, ``{"scan": file}`` each; after :func:`join` the part of this process.
+    """The scans to reconstruct, ``{"scan": file}`` each; after :func:`init_process_group` the part of this process.
 
     Args:
         files: one file, or several.
 
     Raises:
-        InputError: if there are fewer scans than processes: one without work would leave the others waiting.
+        InputError: if there is none, or fewer than processes: a process without work would leave the others waiting.
     """
     files = [files] if isinstance(files, str | Path) else list(files)
-    rank, processes = _place()
+    if not files or not all(map(str, files)):
+        raise InputError("no scan is given; give a file, or a list of files (--scan FILE)")
+    rank, processes = _rank_and_size()
     if len(files) < processes:
         raise InputError(f"{len(files)} scans are too few for {processes} processes; start fewer (--nproc_per_node)")
     return [{"scan": str(file)} for file in files[rank::processes]]
@@ -125,68 +125,62 @@ def reconstructor(
     dataset: Dataset,
     network: nn.Module,
     inferer: Inferer,
-    postprocessing: Transform,
+    postprocessing: Callable[[dict[str, Any]], dict[str, Any]],
     val_handlers: Sequence[Any] = (),
-    key_val_metric: Mapping[str, Any] | None = None,
-    additional_metrics: Mapping[str, Any] | None = None,
+    *,
+    score: str | None = None,
+    output_dir: str = ".",
     options: Mapping[str, str] | None = None,
 ) -> SupervisedEvaluator:
     """MONAI's evaluator for scans, which come one at a time.
 
     Args:
-        device: to work on.
-        dataset: of dictionaries with a ``scan``, and a ``label`` where it is judged.
-        network: of the prior.
+        device: device the run uses.
+        dataset: dictionaries with a ``scan``, and a ``label`` ``(slices, y, x)`` to score it by.
+        network: network of the prior.
         inferer: usually a :class:`medrecon.inferers.PosteriorInferer`.
-        postprocessing: see MONAI.
-        val_handlers: see MONAI.
-        key_val_metric: see MONAI.
-        additional_metrics: see MONAI.
-        options: see :class:`medrecon.engines.ScanPrepareBatch`.
+        postprocessing: transform of dictionaries whose ``pred`` is the reconstruction; usually writes it.
+        val_handlers: handlers of the evaluator.
+        score: what images hold, ``magnitude`` or ``hounsfield``: PSNR, SSIM and NMSE (:mod:`medrecon.metrics`) are logged and
+            written to ``metrics.csv``; ``None``: no scores.
+        output_dir: folder of ``metrics.csv``.
+        options: options of the physics and the keys of their values, see :class:`medrecon.engines.ScanPrepareBatch`.
+
+    Raises:
+        InputError: for another ``score``.
     """
+    metrics = {} if score is None else _metrics(score)
+    handlers = [StatsHandler(iteration_log=False), MetricsSaver(output_dir, list(metrics))] if metrics else []
     return SupervisedEvaluator(
         device=device,
         val_data_loader=DataLoader(dataset, batch_size=1, num_workers=0, collate_fn=only_item),
         network=network,
         inferer=inferer,
         prepare_batch=ScanPrepareBatch(options=options),
-        postprocessing=postprocessing,
-        val_handlers=list(val_handlers),
-        key_val_metric=key_val_metric,
-        additional_metrics=additional_metrics,
+        postprocessing=Compose([postprocessing, MagnitudeMeand("pred"), _as_item]) if metrics else postprocessing,
+        val_handlers=[*handlers, *val_handlers],
+        key_val_metric={"psnr": metrics.pop("psnr")} if metrics else None,
+        additional_metrics=metrics or None,
         decollate=False,
     )
 
 
-def judged(output_dir: str, fmt: str = "nifti", overwrite: bool = False) -> Compose:
-    """Write a reconstruction (:class:`medrecon.transforms.SaveReconstructiond`), then give it and its label to the metrics."""
-
-    def as_item(data: dict[str, Any]) -> dict[str, Any]:
-        return {**data, **{key: torch.as_tensor(data[key])[None] for key in ("pred", "label")}}
-
-    return Compose(
-        [SaveReconstructiond("pred", output_dir, fmt=fmt, overwrite=overwrite), MagnitudeMeand("pred"), as_item]
-    )
-
-
-def metrics(*names: str, hounsfield: bool = False) -> dict[str, IgniteMetricHandler]:
-    """Handlers of ``psnr``, ``ssim`` and ``nmse`` (:mod:`medrecon.metrics`), by name.
-
-    Args:
-        *names: which of them.
-        hounsfield: whether images hold HU, whose range is fixed; else magnitudes.
-    """
+def _metrics(score: str) -> dict[str, IgniteMetricHandler]:
+    """Handlers of the metrics, by name."""
+    if score not in ("magnitude", "hounsfield"):
+        raise InputError(f"unknown score {shown(score)}; choose magnitude or hounsfield")
+    low, high = HU_RANGE
+    values = {"low": low, "data_range": high - low} if score == "hounsfield" else {}
     kinds = {"psnr": PSNR, "ssim": SSIM, "nmse": NMSE}
     transform = from_engine(["pred", "label"])
     return {
-        name: IgniteMetricHandler(metric_fn=kinds[name](hounsfield=hounsfield), output_transform=transform)
-        for name in names
+        name: IgniteMetricHandler(metric_fn=kind(**values), output_transform=transform) for name, kind in kinds.items()
     }
 
 
-def score_handlers(output_dir: str, names: Sequence[str] = ("psnr", "ssim", "nmse")) -> list[Any]:
-    """Handlers that log the metrics and write them to ``metrics.csv``."""
-    return [StatsHandler(iteration_log=False), MetricsSaver(save_dir=output_dir, metrics=list(names))]
+def _as_item(data: dict[str, Any]) -> dict[str, Any]:
+    """Image and label as one item each, for metrics."""
+    return {**data, **{key: torch.as_tensor(data[key])[None] for key in ("pred", "label")}}
 
 
 # Training
@@ -196,12 +190,15 @@ class Learner:
     """A network that is trained, its moving average, optimizer and best average: what a checkpoint holds.
 
     Args:
-        network: with random weights.
-        device: to train on.
-        folder: of the checkpoints.
-        weights: file to begin with, see :func:`medrecon.handlers.start_from`.
-        learning_rate: peak of the schedule.
-        average_decay: see :func:`medrecon.handlers.averaged`.
+        network: network with random weights.
+        device: device the run uses.
+        folder: folder of the checkpoints.
+        weights: file of weights to begin with, see :func:`medrecon.handlers.start_from`; ``None`` or empty: random ones.
+        learning_rate: highest learning rate of the schedule.
+        average_decay: decay of the moving average, see :func:`medrecon.handlers.averaged`.
+
+    Raises:
+        InputError: if the weights to begin with cannot be used.
     """
 
     def __init__(
@@ -220,7 +217,7 @@ class Learner:
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )
         self.folder = Path(folder)
-        self.write = _place()[0] == 0  # of several processes the first
+        self.write = _rank_and_size()[0] == 0  # of several processes the first
         self.best = KeepBest(self.average, self.folder / "best.pt", self.write)
         self.writer = tensorboard(self.folder, self.write)
 
@@ -243,15 +240,15 @@ class Overviews(TypedDict):
 
 
 def _coarse(objective: Objective, overviews: Overviews | None) -> dict[str, Any]:
-    """Arguments of ``DenoisingPrepareBatch``: an overview is learnt at high noise levels, which decide the plan of a slice."""
+    """Arguments of ``DenoisingPrepareBatch``: overviews have high noise levels, where the layout of a slice is decided."""
     if overviews is None:
         return {}
-    law = {"log_mean": 0.3, "log_std": 1.2}
-    higher = replace(objective, **law) if isinstance(objective, EDM) else objective
+    noise_law = {"log_mean": 0.3, "log_std": 1.2}
+    higher = replace(objective, **noise_law) if isinstance(objective, EDM) else objective
     return {"coarse_objective": higher, "coarse_augment": overviews["augment"], "coarse_share": overviews["share"]}
 
 
-def labelled(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str = "contrast") -> list[dict[str, Any]]:
+def add_labels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str = "contrast") -> list[dict[str, Any]]:
     """Rows with the ``label`` that the network is given, the place of ``row[key]`` among ``labels``.
 
     Raises:
@@ -265,20 +262,20 @@ def labelled(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str 
     return [{**row, "label": labels.index(row[key])} for row in rows]
 
 
-def part(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def rows_of_rank(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of this process, see :func:`medrecon.training.slices.share`."""
-    return share(rows, *_place())
+    return share(rows, *_rank_and_size())
 
 
-def distributed(model: nn.Module, device: torch.device) -> nn.Module:
+def as_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     """A model that several processes train together."""
     return DistributedDataParallel(model, [device] if device.type == "cuda" else None, broadcast_buffers=False)
 
 
-def seeded(seed: int) -> None:
+def set_seed(seed: int) -> None:
     """Begin a run: the same random numbers each time, others in every process, and no meta in training data."""
     monai.data.set_track_meta(False)
-    monai.utils.set_determinism(seed + _place()[0])
+    monai.utils.set_determinism(seed + _rank_and_size()[0])
 
 
 def validator(
@@ -294,14 +291,14 @@ def validator(
     """MONAI's evaluator that denoises held-out images by the moving average: PSNR at unit range for every noise level.
 
     Args:
-        learner: whose average is judged, and kept if it is the best.
-        dataset: of dictionaries with an ``image``.
+        learner: learner whose average is validated, and kept if it is the best.
+        dataset: dictionaries with an ``image``.
         objective: what the network is trained for.
-        augment: see :class:`medrecon.engines.NoisyPrepareBatch`.
-        levels: noise levels.
-        device: to work on.
-        multiple: see :class:`medrecon.inferers.DenoisingInferer`.
-        val_handlers: more of them.
+        augment: from stored images to clean ones, as in training.
+        levels: noise levels, in the unit of the images.
+        device: device the run uses.
+        multiple: multiple to which sides are padded for the network.
+        val_handlers: further handlers.
     """
     board = {"iteration_log": False, "global_epoch_transform": lambda _: learner.steps()}
     handlers = [StatsHandler(iteration_log=False)] if learner.write else []
@@ -342,26 +339,26 @@ def trainer(
     """MONAI's trainer of a prior: warm-up and cosine decay, gradients clipped, moving average, validation, sheets of samples.
 
     Args:
-        learner: what is trained.
-        network: its model, or that model in ``DistributedDataParallel``.
-        dataset: of dictionaries with an ``image``, which lie in memory, and with a ``label`` if there are ``labels``.
+        learner: learner that is trained.
+        network: model of the learner, or that model in ``DistributedDataParallel``.
+        dataset: dictionaries with an ``image``, which lie in memory, and with a ``label`` if there are ``labels``.
         objective: noise levels and targets.
         augment: from stored images to crops.
-        validator: see :func:`validator`.
-        device: to work on.
-        max_epochs: of the whole run.
+        validator: evaluator, see :func:`validator`.
+        device: device the run uses.
+        max_epochs: epochs of the whole run.
         iterations_per_epoch: batches of an epoch.
         batch_size: images of a batch of the smallest crops.
-        weights: how often an image is drawn, relative to others; ``None``: all alike.
-        labels: of the network; the last says nothing, and replaces one label in ten.
-        overviews: batches of whole slices with coarse pixels, or ``None``.
-        inferer: default: :class:`medrecon.inferers.AutocastInferer`.
+        weights: sampling weights of the images; ``None``: all alike.
+        labels: labels of the network; the last means no label, and replaces one label in ten in training.
+        overviews: batches of whole slices with coarse pixels; ``None``: none.
+        inferer: inferer of the training; default: :class:`medrecon.inferers.AutocastInferer`.
         val_interval: epochs between validations.
         sheet: arguments of :class:`medrecon.handlers.SampleSheet`: ``shape``, ``every``, ``factor``, ``top``; ``None``: none.
-        train_handlers: more of them.
+        train_handlers: further handlers.
     """
     sampler = WeightedRandomSampler(weights or [1.0] * len(dataset), batch_size * iterations_per_epoch)
-    told = {"label": "label", "null": len(labels) - 1, "dropped": 0.1} if labels else {}
+    label_options = {"label": "label", "null": len(labels) - 1, "dropped": 0.1} if labels else {}
     handlers = [
         WarmupCosine(learner.optimizer, learner.learning_rate, max_epochs * iterations_per_epoch),
         GradientClip(learner.model),
@@ -377,7 +374,7 @@ def trainer(
         optimizer=learner.optimizer,
         loss_function=nn.MSELoss(),
         inferer=inferer or AutocastInferer(),
-        prepare_batch=DenoisingPrepareBatch(objective, augment, **told, **_coarse(objective, overviews)),
+        prepare_batch=DenoisingPrepareBatch(objective, augment, **label_options, **_coarse(objective, overviews)),
         optim_set_to_none=True,
         train_handlers=[*handlers, *_reports(learner, objective, sheet), *train_handlers],
     )
@@ -399,8 +396,12 @@ def _reports(learner: Learner, objective: Objective, sheet: Mapping[str, Any] | 
 
 
 def resume(engine: Engine, learner: Learner, seed: int = 0, max_minutes: float | None = None) -> None:
-    """Let a trainer continue from its checkpoint, and write it; see :func:`medrecon.handlers.checkpoint`."""
-    checkpoint(engine, learner.folder, learner.state, seed + _place()[0], max_minutes, learner.write)
+    """Let a trainer continue from its checkpoint, and write it; see :func:`medrecon.handlers.checkpoint`.
+
+    Raises:
+        InputError: if the checkpoint is damaged or another network's.
+    """
+    checkpoint(engine, learner.folder, learner.state, seed + _rank_and_size()[0], max_minutes, learner.write)
 
 
 def train(
@@ -416,13 +417,13 @@ def train(
     """Train, validate the end, where the learning rate is lowest, and store the best average in the bundle.
 
     Args:
-        engine: see :func:`trainer`.
-        validator: see :func:`validator`.
-        learner: what is trained.
+        engine: trainer, see :func:`trainer`.
+        validator: evaluator, see :func:`validator`.
+        learner: learner that is trained.
         root: folder of the bundle.
         val_interval: epochs between validations.
-        parameterization: see :func:`medrecon.bundle.save_weights`.
-        sigma_data: see there.
+        parameterization: what the network predicts, for ``prior.yaml``: ``edm``, ``ddpm`` or ``flow``.
+        sigma_data: standard deviation of the training images per channel, for ``prior.yaml``.
     """
     engine.run()
     if engine.state.epoch % val_interval:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     which = {
         "metavar": "BUNDLE",
-        "help": "name, or folder of one; its weights and plain data are read, none of its code is run",
+        "help": "bundle name or folder; only weights and plain data are read",
     }
 
     listing = actions.add_parser("list", help="the bundles that come with medrecon")
@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "verify", help="whether a bundle is complete, as MONAI's model zoo asks; exit code 1 if something is wrong"
     )
     verify.add_argument("bundle", **which)
-    for one in (listing, info, verify):
-        add_json(one)
 
     export = actions.add_parser("export", help="write the prior as TorchScript: forward(x, sigma), the clean estimate")
     export.add_argument("bundle", **which)
     export.add_argument("-o", "--output", required=True, metavar="FILE", help="usually model.ts")
     export.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    for one in (listing, info, verify, export):
+        add_json(one)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,7 +71,9 @@ def _info(arguments: argparse.Namespace) -> int:
         "weights": about["weights"].get("file"),
         "sha256": about["weights"].get("sha256"),
         "settings_for": sorted({*spec.tuned, *(name for one in spec.tuned_by_images.values() for name in one)}),
-        "configs": sorted(path.name for path in (root / "configs").glob("*.yaml")),
+        "configs": sorted(
+            path.name for path in (root / "configs").iterdir() if path.suffix in (".yaml", ".yml", ".json")
+        ),
     }
     lines = [f"{key.replace('_', ' ')}: {visible(_text(value))}" for key, value in facts.items()]
     _print(facts, arguments.json, lines)
@@ -88,19 +90,16 @@ def _verify(arguments: argparse.Namespace) -> int:
     from medrecon.bundle_checks import check_bundle
     from medrecon.cli.options import visible
 
-    findings = check_bundle(arguments.bundle)
-    facts = [{"check": one.what, "wrong": one.wrong or None} for one in findings]
-    lines = [
-        visible(f"{'ok   ' if one.holds else 'WRONG'} {one.what}{': ' if one.wrong else ''}{one.wrong}")
-        for one in findings
-    ]
+    checks = check_bundle(arguments.bundle)
+    facts = [{"check": one.name, "problem": one.problem or None} for one in checks]
+    lines = [visible(f"ok     {one.name}" if one.passed else f"WRONG  {one.name}: {one.problem}") for one in checks]
     _print(facts, arguments.json, lines)
-    return 0 if all(one.holds for one in findings) else 1
+    return 0 if all(one.passed for one in checks) else 1
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from medrecon.torchscript import export_torchscript
 
     export_torchscript(arguments.bundle, arguments.output, arguments.overwrite)
-    print(arguments.output)
+    _print({"output": arguments.output}, arguments.json, [arguments.output])
     return 0

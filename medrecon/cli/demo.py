@@ -1,4 +1,4 @@
-"""Simulate a scan of real anatomy and reconstruct it in five ways: no files and no network needed."""
+"""Simulate a scan of real anatomy and reconstruct it in five ways; works offline, without data."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import warnings
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from monai.transforms import Randomizable
 from medrecon._version import __version__
 from medrecon.data.errors import InputError, innermost, one_line
 from medrecon.data.files import sha256
+from medrecon.data.names import case_seed
 from medrecon.formats.dicom import decoding
 from medrecon.monai_bundle import parsed
 from medrecon.prep.cases import Case, stamp_of
@@ -149,7 +149,7 @@ def _arrays(
     row |= {"stamp": stamp_of(paths), "sha256": sha256(*paths)}
     transform, write, optional, compression = transform_of(recipe, str(source), seed)
     if isinstance(transform, Randomizable):
-        transform.set_random_state(zlib.crc32(f"{seed}:{case.name}".encode("utf-8", "surrogateescape")))
+        transform.set_random_state(case_seed(seed, case.name))
     data: dict[str, Any] = {
         key: str(source / value) if isinstance(value, str) else [str(source / p) for p in value]
         for key, value in case.inputs.items()

@@ -23,9 +23,10 @@ class Prior(Protocol):
 
 def as_levels(sigma: float | Tensor, x: Tensor) -> Tensor:
     """``sigma`` as one level per item of ``x``, ``(B,)``, of its real type and device."""
-    if not isinstance(sigma, Tensor) or sigma.device != x.device:  # a traced network shall not name its device
+    # A trace of a network must record neither the device nor the batch size, which len(x) would.
+    if not isinstance(sigma, Tensor) or sigma.device != x.device:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-    return sigma.to(x.dtype).expand(x.shape[0])  # nor its batch size, which len gives
+    return sigma.to(x.dtype).expand(x.shape[0])
 
 
 def score(prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:

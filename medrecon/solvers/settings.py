@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,7 +12,7 @@ from medrecon.data.errors import InputError, one_line
 from medrecon.solvers import SOLVERS, is_unconditional
 from medrecon.solvers.base import Solver
 
-__all__ = ["find_solver", "make_solver", "name_of"]
+__all__ = ["find_solver", "make_solver", "name_of", "setting_fields"]
 
 
 def name_of(solver: Solver) -> str:
@@ -47,6 +47,11 @@ def _fits(value: object, kind: str) -> bool:
     }.get(kind, isinstance(value, str))
 
 
+def setting_fields(solver: type[Solver]) -> dict[str, Field[Any]]:
+    """The hyper-parameters of a solver, by name; an operator is not one."""
+    return {one.name: one for one in fields(solver) if "Operator" not in str(one.type)}
+
+
 def make_solver(name: str, settings: Mapping[str, Any] | None = None) -> Solver:
     """The solver ``name`` of ``SOLVERS`` with some hyper-parameters changed.
 
@@ -58,7 +63,7 @@ def make_solver(name: str, settings: Mapping[str, Any] | None = None) -> Solver:
         raise InputError(
             f"settings of solver {name!r} are names and values, such as {{'gamma': 5.0}}; got {shown(settings)}"
         )
-    known = {f.name: f for f in fields(solver) if "Operator" not in str(f.type)}
+    known = setting_fields(solver)
     for key, value in (settings or {}).items():
         if key not in known:
             near = get_close_matches(str(key), known, n=1, cutoff=0.6)

@@ -6,8 +6,9 @@ network, and turns the trained network into a :class:`medrecon.priors.Prior`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,11 +18,11 @@ from medrecon.operators.linalg import per_item
 from medrecon.priors.base import Prior
 from medrecon.priors.nets import EDMNet, EpsNet, FlowNet, precondition
 
-__all__ = ["DDPM", "EDM", "Objective", "Pair", "RectifiedFlow", "objective", "stratified"]
+__all__ = ["DDPM", "EDM", "OBJECTIVES", "Objective", "Pair", "RectifiedFlow", "objective", "stratified"]
 
 
 class Pair(NamedTuple):
-    """What a network is shown, the noise level it is told, and what it should answer."""
+    """Input of a network, its noise level, and the target."""
 
     inputs: Tensor
     timesteps: Tensor
@@ -137,6 +138,10 @@ class RectifiedFlow:
         return FlowNet(network, multiple=multiple, dtype=dtype)
 
 
+OBJECTIVES: Mapping[str, Callable[..., Objective]] = MappingProxyType({"edm": EDM, "ddpm": DDPM, "flow": RectifiedFlow})
+"""Objectives by the name of what the network predicts."""
+
+
 def objective(parameterization: str, sigma_data: float = 0.25, **law: float) -> Objective:
     """``"edm"``, ``"ddpm"`` or ``"flow"``, for configurations.
 
@@ -148,12 +153,11 @@ def objective(parameterization: str, sigma_data: float = 0.25, **law: float) -> 
     Raises:
         ValueError: for another name, a ``sigma_data`` that is no positive number, or an argument that the class does not have.
     """
-    known: dict[str, Callable[..., Objective]] = {"edm": EDM, "ddpm": DDPM, "flow": RectifiedFlow}
-    if not isinstance(parameterization, str) or parameterization not in known:
-        raise ValueError(f"parameterization must be one of {', '.join(known)}; got {parameterization!r}")
+    if not isinstance(parameterization, str) or parameterization not in OBJECTIVES:
+        raise ValueError(f"parameterization must be one of {', '.join(OBJECTIVES)}; got {parameterization!r}")
     if not isinstance(sigma_data, int | float) or not 0 < sigma_data < float("inf"):
         raise ValueError(f"sigma_data must be a number above 0; got {sigma_data!r}")
     try:
-        return known[parameterization](**({"sigma_data": sigma_data} if parameterization == "edm" else {}), **law)
+        return OBJECTIVES[parameterization](**({"sigma_data": sigma_data} if parameterization == "edm" else {}), **law)
     except TypeError as error:
         raise ValueError(f"{parameterization}: {error}") from error

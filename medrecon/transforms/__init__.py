@@ -11,7 +11,6 @@ from medrecon.transforms.coils import (
     RemoveOversamplingd,
 )
 from medrecon.transforms.ct import LoadSinogram, LoadSinogramd
-from medrecon.transforms.judge import CoarserImaged, NoisyImaged, RadialKSpaced, SinogramOfImaged
 from medrecon.transforms.kspace import (
     EstimateSensitivityMaps,
     EstimateSensitivityMapsd,
@@ -25,6 +24,7 @@ from medrecon.transforms.kspace import (
     UndersampleKSpace,
     UndersampleKSpaced,
 )
+from medrecon.transforms.measure import CoarserImaged, NoisyImaged, RadialKSpaced, SinogramOfImaged
 from medrecon.transforms.save import SaveReconstructiond
 from medrecon.transforms.scan import LoadScan, LoadScand, ToCartesianScand, only_item
 from medrecon.transforms.simulate import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from medrecon.data.errors import InputError, warn
 from medrecon.data.espirit import Espirit, combined_reference, estimate_maps, trusted_noise
 from medrecon.data.geometry import affine_of_slices
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
+from medrecon.data.names import case_seed
 from medrecon.data.noise import noise_level, noise_scan_std, outer_noise_std
 from medrecon.data.sampling import one_sided, sampled, undersampled, unlike
 from medrecon.data.scan import CartesianScan
@@ -219,7 +219,7 @@ class UndersampleKSpace(Transform):
             raise InputError(f"{name or 'k-space'}: is undersampled already; give fully sampled data")
         for text in one_sided(array, measured, name or "k-space"):
             warn(text)
-        seed = zlib.crc32(f"{self.seed}:{case or Path(name).stem}".encode("utf-8", "surrogateescape"))
+        seed = case_seed(self.seed, case or Path(name).stem)
         try:
             mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed)
         except ValueError as error:

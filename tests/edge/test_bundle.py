@@ -301,9 +301,13 @@ def test_any_memory_layout_and_any_slices(scan):
 def test_progress_reaches_its_end(scan):
     path, _ = scan(slices=2)
     data = load_kspace(path)
-    seen = []
-    medrecon.reconstruct(data.kspace, data.mask, steps=3, samples=2, progress=lambda i, n: seen.append((i, n)))
-    assert seen[-1][0] == seen[-1][1] == len(seen) == 12
+    # Two slices, whose two samples run as one batch, or one by one.
+    for chunk, steps in ((None, 6), (1, 12)):
+        seen = []
+        medrecon.reconstruct(
+            data.kspace, data.mask, steps=3, samples=2, chunk=chunk, progress=lambda i, n: seen.append((i, n))
+        )
+        assert seen[-1][0] == seen[-1][1] == len(seen) == steps
 
 
 # Metrics and writers

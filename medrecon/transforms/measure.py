@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
+from medrecon.data.names import case_seed
 from medrecon.data.sampling import undersampled
 from medrecon.data.scan import CartesianScan, Geometry, ImageScan, NonCartesianScan, Scan, Sinogram
 from medrecon.data.trajectories import GOLDEN_ANGLE, radial
@@ -27,32 +27,27 @@ from medrecon.transforms.simulate import SimulateSinogram
 __all__ = ["CoarserImaged", "NoisyImaged", "RadialKSpaced", "SinogramOfImaged"]
 
 
-class _Judged(MapTransform):
-    """Replace a scan by its measurement, which depends on the seed and the scan's name alone, and add the label.
+class _Measure(MapTransform):
+    """Replace a scan by its measurement, and add the label.
 
     Args:
-        keys: of scans, see :class:`medrecon.transforms.LoadScand`.
-        label_key: where the image goes, ``(slices, y, x)`` float32.
-        seed: of the noise.
+        keys: keys of scans, see :class:`medrecon.transforms.LoadScand`.
+        label_key: key of the image to score by, ``(slices, y, x)`` float32.
         allow_missing_keys: as in MONAI.
     """
 
     kind: type = ImageScan
     what = "an image"
 
-    def __init__(
-        self, keys: KeysCollection, label_key: str = "label", seed: int = 0, allow_missing_keys: bool = False
-    ) -> None:
+    def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        check_count("seed", seed, 0, 2**63 - 1)
         self.label_key = label_key
-        self.seed = seed
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Measure every key.
 
         Raises:
-            medrecon.InputError: for a scan of another kind.
+            medrecon.InputError: for a scan that cannot be measured so, naming the file.
         """
         out = dict(data)
         for key in self.key_iterator(out):
@@ -63,17 +58,18 @@ class _Judged(MapTransform):
             out |= {key: measured, self.label_key: torch.from_numpy(label.astype(np.float32)), **more}
         return out
 
-    def generator(self, scan: Scan) -> np.random.Generator:
-        """Random numbers of a scan."""
-        return np.random.default_rng(zlib.crc32(f"{self.seed}:{scan.stem}".encode()))
-
     def measured(self, scan: Any) -> tuple[Scan, np.ndarray, dict[str, Any]]:  # noqa: ANN401 - of the class's kind
         """The measurement, the label, and what else belongs to the case."""
         raise NotImplementedError(f"{type(self).__name__} must define measured")
 
 
+def _generator(seed: int, scan: Scan) -> np.random.Generator:
+    """Random numbers of a case: they depend on the seed and its name alone."""
+    return np.random.default_rng(case_seed(seed, scan.stem))
+
+
 def _unit(array: np.ndarray) -> float:
-    """The 99.5th percentile of magnitudes."""
+    """The 99.5th percentile of the magnitudes of a volume."""
     return float(np.quantile(np.abs(array), 0.995)) or float(np.abs(array).max()) or 1.0
 
 
@@ -88,14 +84,14 @@ def _magnitude(scan: ImageScan) -> np.ndarray:
     return np.abs(scan.array)
 
 
-class NoisyImaged(_Judged):
+class NoisyImaged(_Measure):
     """Noise of the coils on images: complex Gaussian, of which a magnitude image keeps the magnitude (Rician).
 
     Args:
-        keys: of the scans, magnitude or complex images.
+        keys: keys of scans with magnitude or complex images.
         noise: standard deviation per real component over the 99.5th percentile of the image.
-        label_key: where the image goes.
-        seed: of the noise.
+        label_key: key of the image to score by.
+        seed: random seed of the noise; a scan's noise depends on it and on the scan's name.
         allow_missing_keys: as in MONAI.
     """
 
@@ -107,12 +103,14 @@ class NoisyImaged(_Judged):
         seed: int = 0,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, label_key, seed, allow_missing_keys)
+        super().__init__(keys, label_key, allow_missing_keys)
+        check_count("seed", seed, 0, 2**63 - 1)
+        self.seed = seed
         self.noise = as_number("noise", noise, positive=True)
 
     def measured(self, scan: ImageScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
         """See the class."""
-        label, rng = _magnitude(scan), self.generator(scan)
+        label, rng = _magnitude(scan), _generator(self.seed, scan)
         std = np.float32(self.noise * _unit(scan.array))
         first, second = std * rng.standard_normal((2, *scan.array.shape), np.float32)
         noisy = scan.array + first + 1j * second
@@ -120,18 +118,19 @@ class NoisyImaged(_Judged):
         return replace(scan, array=noisy.astype(scan.array.dtype)), label, {}
 
 
-class CoarserImaged(_Judged):
-    """Images of larger pixels, as :class:`medrecon.settings.ImagePhysics` models them, with a little Gaussian noise.
+class CoarserImaged(_Measure):
+    """Magnitude images of larger pixels, as :class:`medrecon.settings.ImagePhysics` models them.
 
-    Rows and columns at the far end that do not fill a pixel are left out, of the label as well.
+    Gaussian noise is added, and the magnitude taken; of complex images the magnitude is measured. Rows and columns at the far end
+    that do not fill a pixel are left out, of the label as well.
 
     Args:
-        keys: of the scans.
-        factor: of both sides of a pixel.
+        keys: keys of scans.
+        factor: factor by which pixels are enlarged along y and x.
         kernel: ``kspace``, ``mean`` or ``gaussian``.
         noise: standard deviation over the 99.5th percentile of the image.
-        label_key: where the image goes.
-        seed: of the noise.
+        label_key: key of the image to score by.
+        seed: random seed of the noise; a scan's noise depends on it and on the scan's name.
         allow_missing_keys: as in MONAI.
     """
 
@@ -145,7 +144,9 @@ class CoarserImaged(_Judged):
         seed: int = 0,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, label_key, seed, allow_missing_keys)
+        super().__init__(keys, label_key, allow_missing_keys)
+        check_count("seed", seed, 0, 2**63 - 1)
+        self.seed = seed
         check_count("factor", factor, 1, 64)
         if kernel not in ("kspace", "mean", "gaussian"):
             raise InputError(f"unknown kernel {shown(kernel)}; choose kspace, mean or gaussian")
@@ -164,7 +165,7 @@ class CoarserImaged(_Judged):
         label = label[:, : small[0] * f, : small[1] * f]
         coarsen = super_resolution(label.shape[1:], f, self.kernel)  # type: ignore[arg-type]
         coarse = coarsen(torch.from_numpy(label.astype(np.float32))[:, None])[:, 0].numpy()
-        noise = self.noise * _unit(label) * self.generator(scan).standard_normal(coarse.shape)
+        noise = self.noise * _unit(label) * _generator(self.seed, scan).standard_normal(coarse.shape)
         geometry = _coarser(scan.geometry, f, label.shape[1:], self.kernel)
         array = np.abs(coarse + noise).astype(np.float32)
         return replace(scan, array=array, geometry=geometry, headers=()), label, {}
@@ -179,19 +180,19 @@ def _coarser(geometry: Geometry, factor: int, matrix: tuple[int, ...], kernel: s
     return geometry.resampled([factor] * 2, first)
 
 
-class SinogramOfImaged(_Judged):
+class SinogramOfImaged(_Measure):
     """Parallel-beam line integrals of CT images in HU, with the noise of counting.
 
     Adds the physics of the reconstruction on the same pixels: ``size`` and ``voxel``, for
     :class:`medrecon.engines.ScanPrepareBatch`.
 
     Args:
-        keys: of the scans: square images with square pixels.
-        views: see :class:`medrecon.transforms.SimulateSinogram`.
-        turn: see there.
-        photons: see there.
-        label_key: where the image goes.
-        seed: of the noise.
+        keys: keys of scans with square CT images of square pixels.
+        views: number of views.
+        turn: angular range of the views, degrees.
+        photons: photons per ray; 0: no noise.
+        label_key: key of the image to score by.
+        seed: random seed of the noise; a scan's noise depends on it and on the scan's name.
         allow_missing_keys: as in MONAI.
     """
 
@@ -207,8 +208,11 @@ class SinogramOfImaged(_Judged):
         seed: int = 0,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, label_key, seed, allow_missing_keys)
-        self.simulate = SimulateSinogram(views, turn, photons)
+        super().__init__(keys, label_key, allow_missing_keys)
+        check_count("seed", seed, 0, 2**63 - 1)
+        self.seed = seed
+        SimulateSinogram(views, turn, photons)  # checks them
+        self.scan_settings = {"views": views, "turn": turn, "photons": photons}
 
     def measured(self, scan: ImageScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
         """See the class."""
@@ -221,9 +225,8 @@ class SinogramOfImaged(_Judged):
         sides = scan.spacing
         if sides is None or not math.isclose(sides[1], sides[2], rel_tol=1e-3):
             raise InputError(f"{scan.path}: its pixels are not known to be square; resample it")
-        simulate = self.simulate
-        simulate.spacing = sides[1]
-        simulate.set_random_state(int(self.generator(scan).integers(2**31)))
+        simulate = SimulateSinogram(**self.scan_settings, spacing=sides[1])
+        simulate.set_random_state(int(_generator(self.seed, scan).integers(2**31)))
         lines = simulate(torch.from_numpy(scan.array.astype(np.float32)))
         sinogram = Sinogram(
             path=scan.path,
@@ -239,14 +242,13 @@ class SinogramOfImaged(_Judged):
         return sinogram, scan.array, {"size": scan.matrix[0], "voxel": sides[1]}
 
 
-class RadialKSpaced(_Judged):
+class RadialKSpaced(_Measure):
     """Spokes of fully sampled Cartesian k-space, in golden-angle order; the noise is that of the data.
 
     Args:
-        keys: of the scans.
-        spokes: number of them.
-        label_key: where the image goes (:func:`medrecon.data.espirit.combined_reference`).
-        seed: unused, as there is no randomness.
+        keys: keys of scans.
+        spokes: number of spokes.
+        label_key: key of the image to score by (:func:`medrecon.data.espirit.combined_reference`).
         allow_missing_keys: as in MONAI.
     """
 
@@ -258,10 +260,9 @@ class RadialKSpaced(_Judged):
         keys: KeysCollection,
         spokes: int = 48,
         label_key: str = "label",
-        seed: int = 0,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, label_key, seed, allow_missing_keys)
+        super().__init__(keys, label_key, allow_missing_keys)
         check_count("spokes", spokes, 1, 100_000)
         self.spokes = spokes
 
