@@ -303,10 +303,12 @@ def test_progress_reaches_its_end(scan):
     data = load_kspace(path)
     # Two slices, whose two samples run as one batch, or one by one.
     for chunk, steps in ((None, 6), (1, 12)):
-        seen = []
-        medrecon.reconstruct(
-            data.kspace, data.mask, steps=3, samples=2, chunk=chunk, progress=lambda i, n: seen.append((i, n))
-        )
+        seen: list[tuple[int, int]] = []
+
+        def watch(i, n, seen=seen):
+            seen.append((i, n))
+
+        medrecon.reconstruct(data.kspace, data.mask, steps=3, samples=2, chunk=chunk, progress=watch)
         assert seen[-1][0] == seen[-1][1] == len(seen) == steps
 
 
