@@ -53,8 +53,8 @@ class DenoisingPrepareBatch(PrepareBatch):
         objective: noise levels and targets, see :mod:`medrecon.training.objectives`.
         augment: from stored images to clean training images; ``None``: they are what they are.
         key: where the images ``(B, C, *spatial)`` are.
-        label: key of an integer label, ``(B,)``, that the network is told as ``class_labels``; ``None``: it is told nothing.
-        null: the label that says nothing, told instead of the image's own with probability ``dropped``.
+        label: key of the integer labels ``(B,)`` that the network gets as ``class_labels``; ``None``: no labels.
+        null: label that means no label; it replaces the image's own with probability ``dropped``.
         dropped: see ``null`` (classifier-free guidance, Ho & Salimans, 2022).
         coarse_objective: noise levels of the overviews, see below.
         coarse_augment: from stored images to overviews: whole slices with coarse pixels, which teach the plan of a slice

@@ -80,7 +80,7 @@ class Gaussian:
     image_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Noise levels of the type of the data, lest float64 ones turn single precision into an error."""
+        """Noise levels of the type of the data, so that float64 ones do not raise an error in single precision."""
         if isinstance(self.noise_std, Tensor):
             object.__setattr__(self, "noise_std", self.noise_std.to(self.y.device, self.y.real.dtype))
 

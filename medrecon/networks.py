@@ -79,8 +79,8 @@ class ResidualUNet(nn.Module):
         unshuffle: factor by which pixels move into channels before the first convolution.
         embedding: width of the noise-level embedding.
         heads: heads of the self-attention before and after the blocks of the coarsest scale; 0 for none.
-        num_class_embeds: number of labels the network can be told, as in MONAI's ``DiffusionModelUNet``; the last is the
-            one that says nothing, for classifier-free guidance (Ho & Salimans, 2022). ``None``: it takes no labels.
+        num_class_embeds: number of class labels, as in MONAI's ``DiffusionModelUNet``; the last means no label, for
+            classifier-free guidance (Ho & Salimans, 2022). ``None``: the network takes no labels.
     """
 
     def __init__(

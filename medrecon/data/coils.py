@@ -130,7 +130,7 @@ def compress_coils(
 
     Args:
         kspace: ``(slices, coils, y, x)``, zero where not sampled.
-        mask: ``(x,)`` or ``(y, x)``; its fully sampled centre tells the mixture.
+        mask: ``(x,)`` or ``(y, x)``; the mixture is estimated from its fully sampled centre.
         n: number of virtual coils; as many or more than there are change nothing.
         method: see above.
         name: of the data, in errors.

@@ -209,7 +209,7 @@ def _sidecar(path: Path) -> dict[str, str | float]:
 
 
 def _radians(phase: np.ndarray, path: Path) -> np.ndarray:
-    """Phase in rad, of which scanners and converters know several units, told apart by where they end."""
+    """Phase in rad, of which scanners and converters know several units; the largest value decides which one it is."""
     low, high = float(phase.min()), float(phase.max())
     top = max(-low, high)
     if top <= 2 * np.pi + 0.01:

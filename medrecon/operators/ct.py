@@ -84,7 +84,7 @@ class Projector(LinearOperator):
         per_ray: entries of a ray at most.
         mirrors: whether the mirror image of a view is a view, detector pixel by detector pixel.
         keep: whether the matrix is kept; ``None``: if it has no more than 4e8 entries and fits into the free memory, and
-            a warning tells if not.
+            a warning is logged if not.
 
     Raises:
         ValueError: for sizes that are not positive, or a matrix to be kept that does not fit.

@@ -49,7 +49,7 @@ class Blur(LinearOperator):
         spectrum = torch.fft.rfftn(whole, dim=self.dims)
         size = spectrum.detach().abs()
         floor = 10 * torch.finfo(size.dtype).eps * size.amax(self.dims, keepdim=True)
-        # What is rounding is nothing, lest an inverse makes much of it.
+        # Zero out round-off so that the inverse does not amplify it.
         self.register_buffer("spectrum", torch.where(size > floor, spectrum, 0.0))
 
     def _filter(self, x: Tensor, spectrum: Tensor) -> Tensor:

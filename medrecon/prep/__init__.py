@@ -1,4 +1,4 @@
-"""Data sets made ready: cases found, transformed, written in shards, by any number of workers, again and again if need be."""
+"""Preparing data sets: cases found, transformed, written in shards, by any number of workers, again and again if need be."""
 
 from medrecon.prep.cases import Case, dicom_series, files
 from medrecon.prep.recipes import find_recipe, load_recipe

@@ -53,7 +53,7 @@ def _run(network: nn.Module, x: Tensor, timesteps: Tensor, multiple: int, dtype:
 
 
 class Labelled(nn.Module):
-    """A network that takes ``class_labels``, told the same label for every image."""
+    """A network that takes ``class_labels``, with the same label for every image."""
 
     def __init__(self, network: nn.Module, label: int) -> None:
         super().__init__()

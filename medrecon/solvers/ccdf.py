@@ -1,8 +1,8 @@
 """CCDF: Chung, Sim, Ye, "Come-closer-diffuse-faster: accelerating conditional diffusion models for inverse problems".
 
 CVPR 2022, arXiv 2112.05146. No solver of its own: any solver that starts from a noised estimate,
-``diffused(estimate, sigma)``, on ``medrecon.noise.below(sigmas, sigma)``. Here is what tells where to start; written for
-x = x0 + sigma n.
+``diffused(estimate, sigma)``, on ``medrecon.noise.below(sigmas, sigma)``. These functions choose the level to start at, for
+``x = x0 + sigma n``.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class DDS(Solver):
         gamma: weight of the data, ``rho = 1 / gamma`` (the paper's gamma, 1 there); ``None`` derives rho from the
             noise at every step, ``rho = prior_weight noise_std^2 / min(sigma, 1)^2``.
         prior_weight: see gamma; more trusts the prior more.
-        level: noise level that the prior is told, over that of the ladder. The corrected estimate errs where the data say
+        level: noise level given to the prior, over that of the ladder. The corrected estimate errs where the data say
             little, and fresh noise comes on top, so ``x`` is noisier than ``sigma`` says; 1 is the paper.
         n_cg: conjugate-gradient iterations (the paper's K, 5; more helps where few lines leave the system ill-conditioned).
         eta: share of fresh noise, 0 to 1 (the paper's 0.85; with the weak priors that a CPU trains, 1 was better on
@@ -40,7 +40,7 @@ class DDS(Solver):
 
     Deviation:
         the paper keeps gamma constant (``gamma=1`` is the paper); with noisy data a weight that follows the noise
-        level is better, see :func:`medrecon.solvers.base.data_weight`. The paper tells the prior ``sigma``.
+        level is better, see :func:`medrecon.solvers.base.data_weight`. The paper gives the prior ``sigma``.
     """
 
     gamma: float | None = None

@@ -34,7 +34,7 @@ class MGDM(Solver):
         lam: weight of the estimate in the proximal step (the paper's lambda, 1e-3 to 1e-2 for noiseless data);
             ``None`` derives it from the noise at every step, ``prior_weight noise_std^2 / min(sigma, 1)^2``.
         prior_weight: see lam; more trusts the prior more.
-        level: noise level that the prior is told, over that of the ladder; see :class:`medrecon.solvers.DDS`. 1 is the paper.
+        level: noise level given to the prior, over that of the ladder; see :class:`medrecon.solvers.DDS`. 1 is the paper.
         eta: share of fresh noise, 0 to 1 (the paper's 0.85; 1 was better on validation scans).
         n_cg: conjugate-gradient iterations of each of the two solves, where they have no closed form.
         kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.

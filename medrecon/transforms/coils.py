@@ -107,7 +107,7 @@ class CompressCoils(Transform):
         self.method = method
 
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
-        """K-space ``(slices, n, y, x)``; a ``MetaTensor``'s meta tells the share of energy that it holds."""
+        """K-space ``(slices, n, y, x)``; a ``MetaTensor``'s meta records the share of energy that it holds."""
         array = as_array(kspace)
         small, share = compress_coils(array, mask_of(kspace, mask), self.n, self.method, _name(kspace))
         return as_before(kspace, small, coil_energy=share)

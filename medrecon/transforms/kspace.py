@@ -48,7 +48,7 @@ def placed(
     affine: np.ndarray | None,
     **meta: object,
 ) -> MetaTensor:
-    """An array with the RAS affine of its indices (x, y, slice), and whether the file told it (or the voxel size alone)."""
+    """An array with the RAS affine of its indices (x, y, slice), and whether the file records it (or the voxel size alone)."""
     z, y, x = spacing or (1.0, 1.0, 1.0)
     known = {"affine_known": affine is not None, "spacing_known": spacing is not None, "spacing": np.array([z, y, x])}
     matrix = torch.from_numpy(np.diag([x, y, z, 1.0]) if affine is None else np.asarray(affine, float))
@@ -86,7 +86,7 @@ class LoadKSpaced(MapTransform):
     """:class:`LoadKSpace` of every key, with its companions.
 
     Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, y, x)``. Its RAS affine is of the indices (x, y, slice); of
-    formats that do not tell the orientation it holds the voxel size alone (``affine_known`` false), or not even that
+    formats that do not record the orientation it holds the voxel size alone (``affine_known`` false), or not even that
     (``spacing_known`` false); adds the mask, bool
     ``(1 or y, x)``, and the noise standard deviation per real component, from a noise scan or else from the outermost
     sampled k-space.
@@ -189,8 +189,8 @@ class LoadNonCartesiand(MapTransform):
 class UndersampleKSpace(Transform):
     """Sample k-space ``(slices, coils, y, x)`` with a mask of its own for every case, the same in every epoch and process.
 
-    The seed of a case is made of ``seed`` and its name: ``case`` in the dictionary form, else that of its file. The meta tell the
-    ``acceleration`` (achieved, ACS included).
+    The seed of a case is made of ``seed`` and its name: ``case`` in the dictionary form, else that of its file. The meta records
+    the achieved ``acceleration``, ACS included.
 
     Args:
         kind: one of :data:`medrecon.data.masks.KINDS`: ``equispaced``, ``random``, ``gaussian1d``, ``gaussian2d``, ``poisson``,

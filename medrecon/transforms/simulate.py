@@ -180,7 +180,7 @@ class SimulateKSpaced(_Seeded):
 class SimulateSinogram(Randomizable, Transform):
     """Line integrals ``(slices, views, detectors)`` of Hounsfield units ``(slices, y, x)``, with the noise of counting.
 
-    The meta of a ``MetaTensor`` tell ``pitch``, ``offset`` and ``photons``.
+    The meta of a ``MetaTensor`` records ``pitch``, ``offset`` and ``photons``.
 
     Args:
         views: number of views.
@@ -299,7 +299,7 @@ class NormalizeKSpace(Transform):
         return float(np.percentile(image, self.percentile)) or float(image.max()) or 1.0
 
     def __call__(self, kspace: Tensor) -> Tensor:
-        """Scaled; the meta of a ``MetaTensor`` tell the ``scale``."""
+        """Scaled; the meta of a ``MetaTensor`` records the ``scale``."""
         scale = self.scale(kspace)
         out = kspace / scale
         if isinstance(out, MetaTensor):

@@ -41,7 +41,7 @@ class LoadVolume(Transform):
     ) -> MetaTensor:
         """``(slices, y, x)`` float32 or complex64 (CT in HU), with the RAS affine of (x, y, slice).
 
-        ``affine_known`` in the meta is false where the file does not tell it. ``phase`` or ``imaginary``: the second file of a
+        ``affine_known`` in the meta is false where the file does not record it. ``phase`` or ``imaginary``: the second file of a
         complex NIfTI image.
         """
         image = load_image(path, self.select, phase, imaginary)

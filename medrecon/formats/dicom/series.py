@@ -417,17 +417,17 @@ def _values(frame: Frame, stored: np.ndarray) -> np.ndarray:
     return (stored.astype(np.float64) * (scale[0] or 1.0) + scale[1]).astype(np.float32)
 
 
-def _told(frame: Frame) -> dict[str, str | float]:
+def _facts(frame: Frame) -> dict[str, str | float]:
     """What of a header is worth knowing: the modality and numbers of this list, nothing of the patient and no free text."""
-    told: dict[str, str | float] = {}
+    facts: dict[str, str | float] = {}
     modality = str(frame.get("Modality") or "")
     if re.fullmatch(r"[A-Z0-9_]{1,16}", modality):
-        told["Modality"] = modality
+        facts["Modality"] = modality
     for keyword in ("SeriesNumber", "EchoTime", "RepetitionTime", "MagneticFieldStrength", "KVP"):
         value = frame.get(keyword)
         if isinstance(value, int | float) and np.isfinite(value):
-            told[keyword] = float(value)
-    return told
+            facts[keyword] = float(value)
+    return facts
 
 
 @contextmanager
@@ -728,7 +728,7 @@ def _read(
     doubts += [f"{error}; left out" for error in damaged[:10]]
     if len(damaged) > 10:
         doubts.append(f"{len(damaged) - 10} more damaged files were left out")
-    about |= _told(frames[0])
+    about |= _facts(frames[0])
     return ImageScan(
         path=path,
         format="DICOM",
