@@ -1,9 +1,16 @@
 """Code in the documents runs."""
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from medrecon.data.scan import CartesianScan, DynamicScan, ImageScan, Sinogram
+from medrecon.reconstruction import plan
+from medrecon.transforms import RadialKSpaced
+from medrecon.writers import Output, write
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCKS = {
@@ -49,3 +56,40 @@ def test_words_that_are_never_right_are_not_used():
         if NEVER.search(line)
     ]
     assert not found
+
+
+# The sidecar
+
+
+def test_every_field_of_a_sidecar_is_explained(tmp_path):
+    text = (DOCS / "sidecar.md").read_text()
+    explained = set(
+        re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if line[:2] == "| "))
+    )
+    explained |= set(re.findall(r"`(\w+)` compares", text))
+    rng = np.random.default_rng(0)
+    kspace = (rng.standard_normal((1, 4, 40, 36)) + 1j).astype(np.complex64)
+    full = CartesianScan(
+        path=Path("a"), format="f", kspace=kspace, mask=np.ones(36, bool),
+        noise_scan=(rng.standard_normal((4, 500)) + 1j * rng.standard_normal((4, 500))).astype(np.complex64),
+    )  # fmt: skip
+    lines = rng.random((1, 12, 48)).astype(np.float32)
+    fan = {"beam": "fan", "source_to_axis": 500.0, "source_to_detector": 900.0}
+    sinogram = Sinogram(path=Path("s"), format="f", lines=lines, angles=np.arange(12.0) / 2, pitch=1.0, **fan)
+    image = ImageScan(path=Path("i"), format="f", array=rng.random((1, 32, 32)).astype(np.float32))
+    radial = RadialKSpaced("scan", spokes=40)({"scan": full})["scan"]
+    frames = DynamicScan(
+        path=Path("d"), format="f", kspace=full.kspace[None].repeat(2, 0), mask=np.ones((2, 40, 36), bool), axis="phase"
+    )
+    runs = [
+        (full, {"whiten": True, "compress": 3}), (full, {"coil_images": "ssos", "solver": "scoremri", "steps": 2}),
+        (radial, {}), (frames, {}), (sinogram, {"size": 32}), (image, {"noise_std": 0.1}),
+        (image, {"task": "superres", "noise_std": 0.1}), (image, {"task": "deblur", "noise_std": 0.1}),
+    ]  # fmt: skip
+    for scan, options in runs:
+        made = plan(scan, **{"solver": "tv", **options}).run()
+        output = Output(
+            folder=tmp_path, stem="x", format="png" if scan is full else "nifti", overwrite=True, request="0"
+        )
+        sidecar = json.loads(write(made, output)[-1].read_text())
+        assert set(sidecar) <= explained, set(sidecar) - explained
