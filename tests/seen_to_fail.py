@@ -629,7 +629,7 @@ BREAKS = [
     ("workflows.py", '{"low": low, "data_range": high - low} if', "{} if", "edge/test_zoo.py"),
     ("metrics.py", "x - self.low, y - self.low", "x, y", "edge/test_zoo.py"),
     ("priors/base.py", "expand(x.shape[0])", "expand(len(x))", "edge/test_zoo.py"),
-    ("networks.py", "self.class_embedding.weight[-1] if", "self.class_embedding.weight[0] if", "edge/test_zoo.py"),
+    ("networks.py", "self.class_embedding.weight[-1] if", "self.class_embedding.weight[0] if", "priors"),
     ("torchscript.py", "self.prior(x, sigma)", "self.prior(x, 0.3)", "edge/test_zoo.py"),
     ("posterior.py", "self.tuned_by_images.get(problem.images[0], {})", "{}", "edge/test_zoo.py"),
     ("posterior.py", "min(64, room // pixels)", "1", "edge/test_zoo.py"),
