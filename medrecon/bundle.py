@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
+import inspect
 import json
-import sys
+import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
-from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -27,6 +25,7 @@ from medrecon.weights import difference, encode_weights, read_weights
 
 __all__ = [
     "build_network",
+    "bundle_to_train",
     "current_bundle_or",
     "find_bundle",
     "known_bundles",
@@ -35,6 +34,7 @@ __all__ = [
     "metadata",
     "read_prior",
     "save_weights",
+    "small_text",
 ]
 
 
@@ -79,31 +79,52 @@ def find_bundle(name: str | Path) -> Path:
 def current_bundle_or(name: str) -> Path:
     """The bundle that a config is run for.
 
-    It is the one whose config the command line names (``python -m monai.bundle run --config_file ...``), so that a copy of a
-    bundle uses its own weights wherever it is run from; else the one in the current folder; else the one called ``name``.
+    It is the one that MONAI reads the config from, so that a copy of a bundle uses its own weights wherever it is run from; else
+    the one in the current folder; else the one called ``name``. A config that a program reads with MONAI's ``ConfigParser`` has
+    no place: give its ``bundle_root``.
     """
-    for root in (_bundle_of_command_line(), Path.cwd()):
+    for root in (_bundle_of_config(), Path.cwd()):
         if root is not None and (root / "configs" / "metadata.json").is_file():
             return root
     return find_bundle(name)
 
 
-def _bundle_of_command_line() -> Path | None:
-    """The folder above the folder of the first config that ``--config_file`` names."""
-    for word, following in pairwise([*sys.argv[1:], ""]):
-        flag, equals, value = word.partition("=")
-        if flag.replace("-", "_") != "__config_file":
-            continue
-        files = value if equals else following
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            files = ast.literal_eval(files)  # a list as MONAI takes it; literals alone
-        first = files[0] if isinstance(files, list | tuple) and files else files
-        if isinstance(first, str):
-            return Path(first).resolve().parents[1] if len(Path(first).resolve().parents) > 1 else None
+def bundle_to_train() -> Path:
+    """The bundle that a ``train.yaml`` is run for, whose weights the training replaces.
+
+    Raises:
+        InputError: for one that comes with medrecon, or if there is none.
+    """
+    root = _bundle_of_config() or Path.cwd()
+    if not (root / "configs" / "metadata.json").is_file():
+        raise InputError(f"{root}: is no bundle; run train.yaml in a copy of a bundle, or give --bundle_root")
+    if any(known.samefile(root) for known in known_bundles()):
+        raise InputError(f"{root}: comes with medrecon; copy it, and train the copy, or give --bundle_root")
+    return root
+
+
+def _bundle_of_config() -> Path | None:
+    """The folder above the folder of the config that MONAI is working on, found among the callers.
+
+    MONAI evaluates a config without its path: a ``ConfigWorkflow`` keeps the folder, and its functions, such as ``ckpt_export``,
+    the files.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        held = frame.f_locals
+        # Not by getattr: a ConfigParser takes unknown names for items of its config.
+        folder = getattr(held.get("self"), "__dict__", {}).get("config_root_path")
+        if folder is None and frame.f_globals.get("__name__") == "monai.bundle.scripts":
+            files = held.get("config_file_")
+            first = files[0] if isinstance(files, list | tuple) and files else files
+            folder = Path(first).parent if isinstance(first, str | Path) else None
+        if folder is not None:
+            return Path(os.path.abspath(folder)).parent  # links in it stay: the files beside it are the bundle's
+        frame = frame.f_back
     return None
 
 
-def _text(path: Path, limit: int = 2**20) -> str:
+def small_text(path: Path, limit: int = 2**20) -> str:
     """The text of a small file.
 
     Raises:
@@ -127,7 +148,7 @@ def metadata(root: str | Path) -> dict[str, Any]:
     """
     path = Path(root) / "configs" / "metadata.json"
     try:
-        facts = json.loads(_text(path))
+        facts = json.loads(small_text(path))
         weightless = "weights" not in facts and _without_network(Path(root))
         facts = {
             "name": Path(root).name,
@@ -140,6 +161,8 @@ def metadata(root: str | Path) -> dict[str, Any]:
         wrong += [f"weights.{key}" for key in needed if not isinstance(facts["weights"][key], str)]
         if wrong:
             raise TypeError(f"{' and '.join(wrong)} must be text")
+    except InputError:  # of prior.yaml
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, KeyError) and not _prior_path(root).exists():
             raise InputError(
@@ -244,7 +267,7 @@ def build_network(root: str | Path) -> nn.Module:
         return nn.Identity()
     network_without_memory(prior.network, prior.arguments, path)
     network = _build(prior)
-    check_images(network, prior.channels, prior.multiple, path)
+    check_images(network, prior.channels, prior.multiple, path, variances=prior.parameterization == "ddpm")
     return network
 
 
@@ -258,7 +281,7 @@ def _trained_network(root: Path) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         network = _build(prior)
     network.load_state_dict(state)
-    check_images(network.eval(), prior.channels, prior.multiple, path)
+    check_images(network.eval(), prior.channels, prior.multiple, path, variances=prior.parameterization == "ddpm")
     return network.requires_grad_(False)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jsonschema
 from monai.bundle.properties import InferProperties, TrainProperties
 
-from medrecon.bundle import find_bundle, load_prior, read_prior
+from medrecon.bundle import find_bundle, load_prior, read_prior, small_text
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import read_plain_yaml
@@ -66,11 +66,17 @@ def check_bundle(bundle: str | Path) -> list[Check]:
     return [Check(name, "; ".join(_problems(check, root))) for name, check in checks.items()]
 
 
+_SHOWN = 10
+"""Problems of one check that are listed."""
+
+
 def _problems(check: Callable[[Path], Iterator[str]], root: Path) -> list[str]:
     try:
-        return list(check(root))
+        found = list(check(root))
     except InputError as error:
         return [str(error)]
+    more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    return [*found[:_SHOWN], *more]
 
 
 def _facts(root: Path) -> dict[str, Any]:
@@ -97,15 +103,12 @@ def _documents(root: Path) -> Iterator[str]:
     """LICENSE, and a model card with the headings of the zoo's template."""
     if not (root / "LICENSE").is_file():
         yield "LICENSE is missing"
-    card = root / "docs" / "README.md"
-    if not card.is_file():
-        yield "docs/README.md is missing"
+    try:
+        card = small_text(root / "docs" / "README.md")
+    except (OSError, ValueError) as error:
+        yield f"docs/README.md cannot be read ({one_line(error)})"
         return
-    headings = {
-        re.sub(r"[*#]", "", line).strip().lower()
-        for line in card.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.startswith("#")
-    }
+    headings = {re.sub(r"[*#]", "", line).strip().lower() for line in card.splitlines() if line.startswith("#")}
     missing = [one for one in SECTIONS if one.lower() not in headings]
     if missing:
         yield f"docs/README.md has no section {' and no section '.join(map(repr, missing))}"
@@ -126,8 +129,8 @@ def _network(root: Path) -> Iterator[str]:
         image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]  # type: ignore[index]
         sides = {str(side) for one in (image, pred) for side in one["spatial_shape"]}
         channels = image["num_channels"], pred["num_channels"]
-    except (KeyError, TypeError) as error:
-        yield f"lacks {one_line(error)}"
+    except (KeyError, TypeError):
+        yield "lacks inputs.image or outputs.pred with num_channels and spatial_shape"
         return
     if channels != (prior.channels, prior.channels):
         yield f"has {shown(channels[0])} channels in and {shown(channels[1])} out; the prior has {prior.channels}"
@@ -175,6 +178,12 @@ def _training(root: Path) -> Iterator[str]:
 
 
 def _config(path: Path, properties: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    if path.suffix == ".json":
+        try:
+            json.loads(small_text(path))
+        except (OSError, ValueError, RecursionError) as error:
+            yield f"{path.name} is not JSON ({one_line(error)})"
+            return
     config = read_plain_yaml(path, "a bundle's config", limit=2**20)
     missing = _missing(config, properties) + [key for key in ("run",) if not _has(config, key)]
     if missing:

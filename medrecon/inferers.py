@@ -98,6 +98,9 @@ class PosteriorInferer(Inferer):
         Raises:
             medrecon.InputError: for data or options that cannot be used.
         """
+        twice = [name for name in kwargs if self.options.get(name) is not None]
+        if twice:
+            raise InputError(f"{twice[0]} comes with every scan here; leave it out of physics")
         prior = replace(self.prior, network=lambda: network)
         device = next((one.device for one in network.parameters()), torch.device("cpu"))
         return plan(inputs, bundle=prior, **{**self.options, **kwargs}).run(device, self.progress)

@@ -11,6 +11,7 @@ from monai.metrics import SSIMMetric
 from monai.metrics.regression import RegressionMetric
 from torch import Tensor
 
+from medrecon.data.errors import InputError
 from medrecon.operators.linalg import per_item
 
 __all__ = ["HU_RANGE", "NMSE", "PSNR", "SSIM", "hounsfield_scores", "magnitude_scores", "scores"]
@@ -51,7 +52,15 @@ def _psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Of images ``(B, slices, y, x)`` over their data range, ``(B, 1)``."""
+    """Of images ``(B, slices, y, x)`` over their data range, ``(B, 1)``.
+
+    Raises:
+        InputError: for slices smaller than the window.
+    """
+    if min(x.shape[-2:]) < 7:
+        raise InputError(
+            f"slices of {x.shape[-2]} x {x.shape[-1]} pixels are too small for SSIM, whose window has 7 x 7"
+        )
     metric = SSIMMetric(spatial_dims=2, data_range=1.0, kernel_type="uniform", win_size=7)
     pairs = zip(x, y, strict=True)
     values = [metric._compute_metric(one[:, None].float(), other[:, None].float()).mean() for one, other in pairs]

@@ -256,14 +256,17 @@ def network_without_memory(name: str, arguments: Mapping[str, Any], where: str =
         raise InputError(f"{where}: {name} cannot be built ({reason}); correct its arguments") from error
 
 
-def check_images(network: nn.Module, channels: int, multiple: int, where: str = "network") -> None:
+def check_images(
+    network: nn.Module, channels: int, multiple: int, where: str = "network", variances: bool = False
+) -> None:
     """Check that a network maps images of ``channels`` channels and sides of ``multiple`` pixels to such images.
 
     Args:
         network: network, which is called once on a small image of zeros.
-        channels: channels of the images; output channels after these, such as learned variances, are not used.
+        channels: channels of the images.
         multiple: side of the image, pixels.
         where: file that describes the network, for errors.
+        variances: whether as many output channels may follow, as those of a DDPM with learned variances, which are not used.
 
     Raises:
         InputError: if it does not.
@@ -278,6 +281,10 @@ def check_images(network: nn.Module, channels: int, multiple: int, where: str = 
         raise InputError(
             f"{where}: the network does not take {images} ({one_line(innermost(error))}); {correct}"
         ) from error
-    if not isinstance(out, Tensor) or out.shape[2:] != x.shape[2:] or out.shape[1] not in (channels, 2 * channels):
+    if (
+        not isinstance(out, Tensor)
+        or out.shape[2:] != x.shape[2:]
+        or out.shape[1] not in ((channels, 2 * channels) if variances else (channels,))
+    ):
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise InputError(f"{where}: the network maps {images}, {tuple(x.shape)}, to {found}; {correct}")

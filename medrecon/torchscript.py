@@ -51,8 +51,9 @@ class Denoiser(nn.Module):
         self.multiple = multiple
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The clean estimate of ``x`` ``(B, C, y, x)`` at noise levels ``sigma`` ``(B,)``, of the same unit."""
-        return self.prior(x, sigma)
+        """The clean estimate of ``x`` ``(B, C, y, x)`` at noise levels ``sigma > 0`` ``(B,)``, in the unit of ``x``."""
+        dtype = next(self.network.parameters()).dtype
+        return self.prior(x.to(dtype), sigma.to(dtype))
 
     def state_dict(self, *args, **kwargs):  # noqa: ANN002, ANN003, ANN201 - torch's signature
         """Weights of the network."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -32,6 +34,7 @@ from torch.utils.data import WeightedRandomSampler
 from medrecon.bundle import save_weights
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
+from medrecon.data.files import check_writable
 from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch, ScanPrepareBatch
 from medrecon.handlers import (
     GradientClip,
@@ -46,7 +49,7 @@ from medrecon.handlers import (
     start_from,
     tensorboard,
 )
-from medrecon.inferers import AutocastInferer, DenoisingInferer
+from medrecon.inferers import AutocastInferer, DenoisingInferer, PosteriorInferer
 from medrecon.metrics import HU_RANGE, NMSE, PSNR, SSIM
 from medrecon.training.augment import Augment
 from medrecon.training.objectives import EDM, Objective
@@ -91,7 +94,8 @@ def _rank_and_size() -> tuple[int, int]:
 def init_process_group(device: torch.device) -> None:
     """Join the processes that torchrun started."""
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # A process that has finished waits for the others, however long a scan takes.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=30))
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -109,11 +113,17 @@ def cases(files: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:
         files: one file, or several.
 
     Raises:
-        InputError: if there is none, or fewer than processes: a process without work would leave the others waiting.
+        InputError: if there is none, two have the same name, or there are fewer than processes: one without work would leave
+            the others waiting.
     """
     files = [files] if isinstance(files, str | Path) else list(files)
     if not files or not all(map(str, files)):
         raise InputError("no scan is given; give a file, or a list of files (--scan FILE)")
+    name, count = Counter(Path(str(file).removesuffix(".gz")).stem for file in files).most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"{count} scans are called {name}, and so would be their images; run them into folders of their own"
+        )
     rank, processes = _rank_and_size()
     if len(files) < processes:
         raise InputError(f"{len(files)} scans are too few for {processes} processes; start fewer (--nproc_per_node)")
@@ -130,6 +140,7 @@ def reconstructor(
     *,
     score: str | None = None,
     output_dir: str = ".",
+    overwrite: bool = False,
     options: Mapping[str, str] | None = None,
 ) -> SupervisedEvaluator:
     """MONAI's evaluator for scans, which come one at a time.
@@ -144,11 +155,16 @@ def reconstructor(
         score: what images hold, ``magnitude`` or ``hounsfield``: PSNR, SSIM and NMSE (:mod:`medrecon.metrics`) are logged and
             written to ``metrics.csv``; ``None``: no scores.
         output_dir: folder of ``metrics.csv``.
+        overwrite: replace an existing ``metrics.csv``.
         options: options of the physics and the keys of their values, see :class:`medrecon.engines.ScanPrepareBatch`.
 
     Raises:
-        InputError: for another ``score``.
+        InputError: for another ``score``, an existing ``metrics.csv``, or physics of some slices, whose label has all.
     """
+    if score is not None:
+        check_writable([Path(output_dir) / "metrics.csv"], overwrite)
+        if isinstance(inferer, PosteriorInferer) and inferer.options.get("slices") is not None:
+            raise InputError("an evaluation scores all slices of a scan; leave slices out of physics")
     metrics = {} if score is None else _metrics(score)
     handlers = [StatsHandler(iteration_log=False), MetricsSaver(output_dir, list(metrics))] if metrics else []
     return SupervisedEvaluator(

@@ -67,6 +67,8 @@ class Images(Problem):
             # Every pixel is measured, so the prior counts for more than in k-space. Chosen on other subjects than the tables':
             # benchmarks/other_problems.py images --subject cheng_0109 cheng_0973 cheng_2044 --dds prior_weight=0.5 ...
             self.tuned = {"dds": {"prior_weight": 0.5, "sigma_max": 1.5}}
+        if is_ct:  # weights that suit the prior's bundle are for sinograms; those of images follow from their noise
+            self.tuned = {**self.tuned, "tv": {"lam": None}, "wavelet": {"lam": None}}
         self.lowpass = False
         self.interpolated = False  # whether the run starts from the interpolated image
 

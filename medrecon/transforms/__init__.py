@@ -24,7 +24,7 @@ from medrecon.transforms.kspace import (
     UndersampleKSpace,
     UndersampleKSpaced,
 )
-from medrecon.transforms.measure import CoarserImaged, NoisyImaged, RadialKSpaced, SinogramOfImaged
+from medrecon.transforms.measure import CoarserImaged, FewerLinesd, NoisyImaged, RadialKSpaced, SinogramOfImaged
 from medrecon.transforms.save import SaveReconstructiond
 from medrecon.transforms.scan import LoadScan, LoadScand, ToCartesianScand, only_item
 from medrecon.transforms.simulate import (
@@ -55,6 +55,7 @@ __all__ = [
     "CropKSpaced",
     "EstimateSensitivityMaps",
     "EstimateSensitivityMapsd",
+    "FewerLinesd",
     "LoadKSpace",
     "LoadKSpaced",
     "LoadNonCartesiand",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from monai.transforms import MapTransform
 
 from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.coils import from_kspace
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, one_line
 from medrecon.data.espirit import combined_reference
+from medrecon.data.masks import undersampling_mask
 from medrecon.data.names import case_seed
 from medrecon.data.sampling import undersampled
 from medrecon.data.scan import CartesianScan, Geometry, ImageScan, NonCartesianScan, Scan, Sinogram
@@ -24,7 +25,11 @@ from medrecon.operators import NUFFT
 from medrecon.operators.image import super_resolution
 from medrecon.transforms.simulate import SimulateSinogram
 
-__all__ = ["CoarserImaged", "NoisyImaged", "RadialKSpaced", "SinogramOfImaged"]
+__all__ = ["CoarserImaged", "FewerLinesd", "NoisyImaged", "RadialKSpaced", "SinogramOfImaged"]
+
+
+_SMALLEST = 7
+"""Pixels of SSIM's window."""
 
 
 class _Measure(MapTransform):
@@ -54,6 +59,11 @@ class _Measure(MapTransform):
             scan = out[key]
             if not isinstance(scan, self.kind):
                 raise InputError(f"{scan.path}: is not {self.what}, which is measured here; give {self.what}")
+            if min(scan.matrix) < _SMALLEST:
+                raise InputError(
+                    f"{scan.path}: slices of {scan.matrix[0]} x {scan.matrix[1]} pixels are too small to score; give slices (the "
+                    f"last axis of NIfTI) of at least {_SMALLEST} x {_SMALLEST} pixels"
+                )
             measured, label, more = self.measured(scan)
             out |= {key: measured, self.label_key: torch.from_numpy(label.astype(np.float32)), **more}
         return out
@@ -70,15 +80,17 @@ def _generator(seed: int, scan: Scan) -> np.random.Generator:
 
 def _unit(array: np.ndarray) -> float:
     """The 99.5th percentile of the magnitudes of a volume."""
-    return float(np.quantile(np.abs(array), 0.995)) or float(np.abs(array).max()) or 1.0
+    return float(np.quantile(np.abs(array), 0.995)) or float(np.abs(array).max())
 
 
 def _magnitude(scan: ImageScan) -> np.ndarray:
     """The image to compare with.
 
     Raises:
-        InputError: for negative values, such as HU.
+        InputError: for zeros alone, or negative values, such as HU.
     """
+    if not scan.array.any():
+        raise InputError(f"{scan.path}: holds zeros alone; give an image")
     if not np.iscomplexobj(scan.array) and (scan.array < 0).any():
         raise InputError(f"{scan.path}: holds negative numbers; give a magnitude image")
     return np.abs(scan.array)
@@ -126,7 +138,7 @@ class CoarserImaged(_Measure):
 
     Args:
         keys: keys of scans.
-        factor: factor by which pixels are enlarged along y and x.
+        factor: factor by which pixels are enlarged along y and x, or one for each.
         kernel: ``kspace``, ``mean`` or ``gaussian``.
         noise: standard deviation over the 99.5th percentile of the image.
         label_key: key of the image to score by.
@@ -137,7 +149,7 @@ class CoarserImaged(_Measure):
     def __init__(
         self,
         keys: KeysCollection,
-        factor: int = 2,
+        factor: int | Sequence[int] = 2,
         kernel: str = "kspace",
         noise: float = 0.01,
         label_key: str = "label",
@@ -147,41 +159,46 @@ class CoarserImaged(_Measure):
         super().__init__(keys, label_key, allow_missing_keys)
         check_count("seed", seed, 0, 2**63 - 1)
         self.seed = seed
-        check_count("factor", factor, 1, 64)
+        factors = list(factor) if isinstance(factor, Sequence) else [factor] * 2
+        for one in factors:
+            check_count("factor", one, 1, 64)
+        if len(factors) != 2:
+            raise InputError(f"factor is one whole number, or two for (y, x); got {shown(factor)}")
         if kernel not in ("kspace", "mean", "gaussian"):
             raise InputError(f"unknown kernel {shown(kernel)}; choose kspace, mean or gaussian")
-        self.factor = factor
+        self.factors = factors
         self.kernel = kernel
         self.noise = as_number("noise", noise)
 
     def measured(self, scan: ImageScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
         """See the class."""
-        f, label = self.factor, _magnitude(scan)
-        small = tuple(n // f for n in scan.matrix)
+        label, factors = _magnitude(scan), self.factors
+        small = [n // f for n, f in zip(scan.matrix, factors, strict=True)]
         if not all(small):
             raise InputError(
-                f"{scan.path}: {scan.matrix[0]} x {scan.matrix[1]} pixels have no part of {f} x {f}; give a smaller factor"
+                f"{scan.path}: {scan.matrix[0]} x {scan.matrix[1]} pixels have no part of {factors[0]} x {factors[1]}; give a "
+                "smaller factor"
             )
-        label = label[:, : small[0] * f, : small[1] * f]
-        coarsen = super_resolution(label.shape[1:], f, self.kernel)  # type: ignore[arg-type]
+        label = label[:, : small[0] * factors[0], : small[1] * factors[1]]
+        coarsen = super_resolution(label.shape[1:], factors, self.kernel)  # type: ignore[arg-type]
         coarse = coarsen(torch.from_numpy(label.astype(np.float32))[:, None])[:, 0].numpy()
         noise = self.noise * _unit(label) * _generator(self.seed, scan).standard_normal(coarse.shape)
-        geometry = _coarser(scan.geometry, f, label.shape[1:], self.kernel)
+        geometry = _coarser(scan.geometry, factors, label.shape[1:], self.kernel)
         array = np.abs(coarse + noise).astype(np.float32)
         return replace(scan, array=array, geometry=geometry, headers=()), label, {}
 
 
-def _coarser(geometry: Geometry, factor: int, matrix: tuple[int, ...], kernel: str) -> Geometry:
-    """The geometry of pixels ``factor`` times as large; where centres coincide is said in :mod:`medrecon.problems.images`."""
+def _coarser(geometry: Geometry, factors: Sequence[int], matrix: tuple[int, ...], kernel: str) -> Geometry:
+    """The geometry of larger pixels; :mod:`medrecon.problems.images` describes where the centres coincide."""
     first = [
-        {"kspace": n // 2 - n // factor // 2 * factor, "gaussian": factor // 2, "mean": (factor - 1) / 2}[kernel]
-        for n in matrix
+        {"kspace": n // 2 - n // f // 2 * f, "gaussian": f // 2, "mean": (f - 1) / 2}[kernel]
+        for n, f in zip(matrix, factors, strict=True)
     ]
-    return geometry.resampled([factor] * 2, first)
+    return geometry.resampled(list(factors), first)
 
 
 class SinogramOfImaged(_Measure):
-    """Parallel-beam line integrals of CT images in HU, with the noise of counting.
+    """Parallel-beam line integrals of CT images in HU, with the noise of counting. Padding below -1000 HU counts as air.
 
     Adds the physics of the reconstruction on the same pixels: ``size`` and ``voxel``, for
     :class:`medrecon.engines.ScanPrepareBatch`.
@@ -239,7 +256,60 @@ class SinogramOfImaged(_Measure):
             pitch=sides[1],
             photons=simulate.photons,
         )
-        return sinogram, scan.array, {"size": scan.matrix[0], "voxel": sides[1]}
+        return sinogram, scan.array.clip(min=-1000), {"size": scan.matrix[0], "voxel": sides[1]}
+
+
+def _check_full(scan: CartesianScan) -> None:
+    """Refuse what no reference can be made of.
+
+    Raises:
+        InputError: for undersampled k-space.
+    """
+    if undersampled(np.asarray(scan.kspace), scan.mask):
+        raise InputError(f"{scan.path}: is undersampled itself; give fully sampled k-space")
+
+
+class FewerLinesd(_Measure):
+    """Undersampled k-space of fully sampled k-space.
+
+    Args:
+        keys: keys of scans.
+        kind: kind of the mask, see :class:`medrecon.transforms.UndersampleKSpace`.
+        accel: acceleration, ACS included.
+        acs: fully sampled lines at the centre.
+        label_key: key of the image to score by (:func:`medrecon.data.espirit.combined_reference`).
+        seed: random seed of the masks; a scan's mask depends on it and on the scan's name.
+        allow_missing_keys: as in MONAI.
+    """
+
+    kind = CartesianScan
+    what = "fully sampled Cartesian k-space"
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        kind: str = "gaussian1d",
+        accel: float = 4.0,
+        acs: int = 24,
+        label_key: str = "label",
+        seed: int = 0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, label_key, allow_missing_keys)
+        check_count("seed", seed, 0, 2**63 - 1)
+        self.undersample = {"kind": kind, "accel": accel, "acs": acs}
+        self.seed = seed
+
+    def measured(self, scan: CartesianScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
+        """See the class."""
+        _check_full(scan)
+        kspace = np.asarray(scan.kspace)
+        try:
+            mask = undersampling_mask(kspace.shape[-2:], **self.undersample, seed=case_seed(self.seed, scan.stem))
+        except ValueError as error:
+            raise InputError(f"{scan.path}: {one_line(error)}") from error
+        mask = np.logical_and(mask, scan.mask)  # zero padding is not sampled
+        return replace(scan, kspace=kspace * mask, mask=mask), combined_reference(kspace), {}
 
 
 class RadialKSpaced(_Measure):
@@ -268,9 +338,8 @@ class RadialKSpaced(_Measure):
 
     def measured(self, scan: CartesianScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
         """See the class."""
+        _check_full(scan)
         kspace = np.asarray(scan.kspace)
-        if undersampled(kspace, scan.mask):
-            raise InputError(f"{scan.path}: is undersampled itself; give fully sampled k-space")
         matrix = (scan.matrix[0], scan.matrix[1])
         trajectory = radial(matrix, self.spokes, step=GOLDEN_ANGLE).float()
         transform = NUFFT(trajectory, matrix, toeplitz=False)

@@ -24,18 +24,19 @@ from medrecon.bundle import find_bundle, known_bundles, load_prior, metadata, sa
 from medrecon.bundle_checks import SCHEMA, check_bundle
 from medrecon.cli import main
 from medrecon.data.coils import from_kspace
-from medrecon.data.errors import InputError
+from medrecon.data.errors import InputError, innermost
 from medrecon.data.espirit import combined_reference
+from medrecon.data.scan import ImageScan
 from medrecon.formats import load, load_kspace
 from medrecon.metrics import hounsfield_scores, scores
-from medrecon.networks import ResidualUNet
+from medrecon.networks import ResidualUNet, check_images
 from medrecon.operators.image import super_resolution
 from medrecon.posterior import batch_size
 from medrecon.priors import EDMNet, EpsNet, FlowNet
 from medrecon.reconstruction import plan
 from medrecon.torchscript import Denoiser
 from medrecon.training.objectives import objective
-from medrecon.transforms import CoarserImaged, LoadScand, NoisyImaged, RadialKSpaced, SinogramOfImaged
+from medrecon.transforms import CoarserImaged, FewerLinesd, LoadScand, NoisyImaged, RadialKSpaced, SinogramOfImaged
 from medrecon.workflows import cases
 
 from ..conftest import blobs, write_ct_slices, write_slices
@@ -181,6 +182,9 @@ BREAKS = {
         "train::trainer::max_epochs",
     ),
     "run": (lambda r: edit(r / "configs/inference.yaml", "\nrun:", "\nstart_it:"), "lacks run"),
+    "long card": (lambda r: os.truncate(r / "docs/README.md", 2**22), "larger than 1048576 bytes"),
+    "format": (lambda r: set_metadata(r, network_data_format=[1, 2]), "lacks inputs.image or outputs.pred"),
+    "name": (lambda r: set_metadata(r, name="a\0b"), "does not match"),
     "no inference": (lambda r: (r / "configs/inference.yaml").unlink(), "inference config: is missing"),
 }
 
@@ -189,6 +193,11 @@ def forget_version(path):
     facts = json.loads(path.read_text())
     del facts["changelog"][facts["version"]]
     path.write_text(json.dumps(facts))
+
+
+def set_metadata(root, **values):
+    path = root / "configs" / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def edit(path, old, new):
@@ -269,6 +278,45 @@ def test_no_code_of_a_bundle_runs(tmp_path, scan, capsys):
     assert main(["bundle", "export", str(root), "-o", str(tmp_path / "m.ts")]) == 0
     assert main(["recon", str(path), "-o", str(tmp_path / "o"), "--bundle", str(root), "--steps", "2"]) == 0
     assert not mark.exists()
+
+
+def test_many_problems_are_counted(tmp_path, capsys):
+    shutil.copytree(find_bundle("classical"), tmp_path / "b")
+    set_metadata(tmp_path / "b", changelog={f"v{k}": "x" for k in range(2000)})
+    assert main(["bundle", "verify", str(tmp_path / "b")]) == 1
+    out = capsys.readouterr().out
+    assert "more" in out
+    assert len(out) < 5000
+
+
+def test_the_network_of_edm_has_as_many_outputs_as_channels():
+    wide = torch.nn.Conv2d(1, 2, 1)
+
+    class Wide(torch.nn.Module):
+        def forward(self, x, timesteps):
+            return wide(x)
+
+    check_images(Wide(), 1, 8, variances=True)
+    with pytest.raises(InputError, match="maps images of 1 channel"):
+        check_images(Wide(), 1, 8)
+
+
+def test_a_mistake_in_prior_yaml_is_named_there(tmp_path, capsys):
+    shutil.copytree(find_bundle("classical"), tmp_path / "b")
+    edit(tmp_path / "b" / "configs" / "prior.yaml", "attenuation:", "attenuations:")
+    assert main(["bundle", "info", str(tmp_path / "b")]) == 2
+    assert "prior.yaml: 'tuned_by_images' has settings for unknown images" in capsys.readouterr().err
+
+
+def test_classical_solvers_denoise_ct_images_by_their_noise():
+    """Weights for sinograms would leave them as they are."""
+    truth = np.where(np.hypot(*np.mgrid[-32:32, -32:32]) < 20, 0.0, -1000.0)[None]
+    noisy = (truth + 50 * np.random.default_rng(0).standard_normal(truth.shape)).astype(np.float32)
+    image = ImageScan(path=Path("ct"), format="NIfTI", array=noisy)
+    for bundle in ("chest_ct", "classical"):
+        for solver in ("tv", "wavelet"):
+            made = plan(image, bundle=bundle, solver=solver, noise_std=50.0).run().image
+            assert (made - truth).std() < 42  # with those weights 49
 
 
 def test_a_bundle_that_needs_its_own_code_says_how_to_run_it(tmp_path, capsys):
@@ -374,6 +422,20 @@ def test_spokes_are_taken_and_scored(name, scan, tmp_path, monkeypatch):
     assert expected["psnr"] > (40 if name == "classical" else 33)  # zero-filled has 31 dB
 
 
+def test_padding_of_ct_is_air(tmp_path, monkeypatch):
+    images = write_image(tmp_path / "ct.nii.gz", 900.0, -1000.0)
+    padded = np.where(np.abs(np.mgrid[-24:24, -24:24]).max(0) > 21, -3024, images).astype(np.float32)
+    nib.save(nib.Nifti1Image(padded.transpose(2, 1, 0), np.diag([-1.5, -1.5, 3.0, 1.0])), tmp_path / "ct.nii.gz")
+    settings = {"scan": str(tmp_path / "ct.nii.gz"), "views": 120, "photons": 0, "solver": "fbp"}
+    *_, printed = run("classical", ["inference.yaml", "evaluate_ct.yaml"], tmp_path, monkeypatch, **settings)
+    assert printed["psnr"] > 28
+    for more, expected in (({}, "already exists"), ({"overwrite": True, "physics": {"size": 9}}, "leave it out of physics"),
+                           ({"overwrite": True, "physics": {"slices": "$slice(0, 1)"}}, "leave slices out")):  # fmt: skip
+        with pytest.raises(Exception) as caught:
+            run("classical", ["inference.yaml", "evaluate_ct.yaml"], tmp_path, monkeypatch, **settings, **more)
+        assert expected in str(innermost(caught.value))
+
+
 @pytest.mark.parametrize(("name", "file"), [("chest_ct", "evaluate.yaml"), ("classical", "evaluate_ct.yaml")])
 def test_sinograms_of_ct_are_reconstructed_where_the_image_was(name, file, tmp_path, monkeypatch):
     images = write_image(tmp_path / "ct.nii.gz", 900.0, -1000.0)
@@ -401,16 +463,18 @@ def test_noise_is_added_and_removed(tmp_path, monkeypatch):
     assert np.allclose(affine, np.diag([-1.5, -1.5, 3.0, 1.0]), atol=1e-5)
 
 
-@pytest.mark.parametrize(("kernel", "least"), [("kspace", 24), ("mean", 24), ("gaussian", 28)])
-def test_coarse_images_are_sharpened_where_they_were(kernel, least, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kernel", "least", "factor"), [("kspace", 24, 2), ("mean", 24, 2), ("gaussian", 28, 2), ("mean", 26, [2, 1])]
+)
+def test_coarse_images_are_sharpened_where_they_were(kernel, least, factor, tmp_path, monkeypatch):
     """On 49 pixels, of which the last is left out."""
     images = write_image(tmp_path / "head.nii.gz", side=49)
     image, affine, printed = run(
         "brain_mri_magnitude", ["inference.yaml", "superres.yaml", "evaluate_superres.yaml"], tmp_path, monkeypatch,
-        scan=str(tmp_path / "head.nii.gz"), solver="tv", kernel=kernel,
+        scan=str(tmp_path / "head.nii.gz"), solver="tv", kernel=kernel, factor=factor,
     )  # fmt: skip
-    assert image.shape == (2, 48, 48)
-    expected = scores(image, images[:, :48, :48])
+    assert image.shape == (2, 48, 48 if factor == 2 else 49)
+    expected = scores(image, images[:, :48, : image.shape[2]])
     same(printed, expected)
     assert expected["psnr"] > least  # interpolated ones have 23.4 and 22.2 dB
     assert np.allclose(affine, np.diag([-1.5, -1.5, 3.0, 1.0]), atol=1e-5)
@@ -475,12 +539,19 @@ def test_noise_depends_on_seed_and_name_alone(tmp_path):
         (RadialKSpaced("scan"), "scan.h5", "is undersampled itself"),
         (NoisyImaged("scan"), "ct.nii.gz", "holds negative numbers"),
         (CoarserImaged("scan", factor=64), "head.nii.gz", "have no part of 64 x 64"),
+        (FewerLinesd("scan"), "head.nii.gz", "is not fully sampled Cartesian k-space"),
+        (FewerLinesd("scan", acs=30), "full.h5", "ACS"),
+        (NoisyImaged("scan"), "zeros.nii.gz", "holds zeros alone"),
+        (NoisyImaged("scan"), "flat.nii.gz", "too small to score"),
     ],
 )
 def test_what_cannot_be_measured_is_named(transform, file, expected, scan, tmp_path):
     scan()
+    scan(full=True, name="full.h5")
     write_image(tmp_path / "head.nii.gz")
     write_image(tmp_path / "ct.nii.gz", 900.0, -1000.0)
+    write_image(tmp_path / "zeros.nii.gz", 0.0)
+    nib.save(nib.Nifti1Image(np.ones((20, 4, 9), np.float32), np.eye(4)), tmp_path / "flat.nii.gz")
     with pytest.raises(InputError, match=re.escape(expected)):
         one(transform, load(tmp_path / file))
 
@@ -488,15 +559,23 @@ def test_what_cannot_be_measured_is_named(transform, file, expected, scan, tmp_p
 # Folders and processes
 
 
-def test_a_copy_uses_its_own_weights_wherever_it_is_run_from(scan, tmp_path):
-    """By the file that the command line names; not the shipped ones, which have the same name."""
-    path, _ = scan()
-    root = tmp_path / "copies" / "brain_mri_magnitude"
-    shutil.copytree(find_bundle("brain_mri_magnitude"), root)
+def own_copy(root, name="brain_mri_magnitude"):
+    """A copy of a bundle with other weights, and their SHA-256."""
+    shutil.copytree(find_bundle(name), root)
     network = load_prior(root).network()
     with torch.no_grad():
         network.tail.bias += 0.01
     save_weights(network, root)
+    digest = metadata(root)["weights"]["sha256"]
+    assert digest != load_prior(name).weights_sha256
+    return digest
+
+
+def test_a_copy_uses_its_own_weights_wherever_it_is_run_from(scan, tmp_path):
+    """From the command line; not the shipped ones, which have the same name."""
+    path, _ = scan()
+    root = tmp_path / "copies" / "brain_mri_magnitude"
+    own = own_copy(root)
     files = str([str(root / "configs" / "inference.yaml")])
     command = [
         sys.executable,
@@ -512,9 +591,64 @@ def test_a_copy_uses_its_own_weights_wherever_it_is_run_from(scan, tmp_path):
     ]
     out = subprocess.run([*command, "--n_steps", "2"], cwd=tmp_path, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr[-2000:]
-    sidecar = json.loads((tmp_path / "o" / "scan.json").read_text())
-    own = metadata(root)["weights"]["sha256"]
-    assert sidecar["bundle"]["weights_sha256"] == own != load_prior("brain_mri_magnitude").weights_sha256
+    assert json.loads((tmp_path / "o" / "scan.json").read_text())["bundle"]["weights_sha256"] == own
+
+
+def test_the_bundle_is_that_of_the_config_however_monai_reads_it(scan, tmp_path, monkeypatch):
+    own = own_copy(tmp_path / "mine")
+    shutil.copytree(tmp_path / "mine", tmp_path / "linked")
+    for name in ("inference.yaml", "train.yaml"):
+        (tmp_path / "linked" / "configs" / name).unlink()
+        (tmp_path / "linked" / "configs" / name).symlink_to(find_bundle("brain_mri_magnitude") / "configs" / name)
+    shipped = load_prior("brain_mri_magnitude").weights_sha256
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    # What other programs have on their command line does not matter.
+    monkeypatch.setattr(sys, "argv", ["job.py", "--config_file", str(tmp_path / "mine" / "configs" / "site.yaml")])
+    for folder, expected in (
+        (tmp_path / "mine", own),
+        (Path("..") / "mine", own),
+        (tmp_path / "linked", own),
+        (find_bundle("brain_mri_magnitude"), shipped),
+    ):
+        config = str(folder / "configs" / "inference.yaml")
+        workflow = ConfigWorkflow(config_file=config, logging_file=False, workflow_type="infer", scan="x.h5")
+        workflow.initialize()
+        assert workflow.parser.get_parsed_content("dataset_dir") == "."
+        assert workflow.inferer.prior.weights_sha256 == expected
+        written = tmp_path / "m.ts"
+        written.unlink(missing_ok=True)
+        root = Path(os.path.abspath(folder))
+        ckpt_export("denoiser", filepath=str(written), ckpt_file=str(root / "models" / "model.pt"), config_file=config,
+                    meta_file=str(root / "configs" / "metadata.json"))  # fmt: skip
+        x = torch.randn(1, 1, 32, 32)
+        spec = load_prior(root)
+        with torch.no_grad():
+            expected_image = spec.objective.prior(spec.network(), spec.multiple)(x, torch.tensor([0.3]))
+            assert torch.equal(torch.jit.load(written)(x, torch.tensor([0.3])), expected_image)
+
+
+def test_training_is_for_the_bundle_of_its_config_and_never_a_shipped_one(tmp_path, monkeypatch):
+    for name in ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val"):
+        write_slices(tmp_path / f"{name}.npz")
+    for name in ("mine", "here"):
+        shutil.copytree(find_bundle("brain_mri"), tmp_path / name)
+    monkeypatch.chdir(tmp_path / "here")
+    settings = {
+        "dataset_dir": str(tmp_path),
+        "crop": 32,
+        "val_crop": 48,
+        "workflow_type": "train",
+        "logging_file": False,
+    }
+    workflow = ConfigWorkflow(config_file=str(tmp_path / "mine" / "configs" / "train.yaml"), **settings)
+    assert workflow.parser.get_parsed_content("checkpoint_dir", instantiate=True) is not None
+    workflow.initialize()
+    assert workflow.bundle_root == str(tmp_path / "mine")
+    workflow = ConfigWorkflow(config_file=configs("brain_mri", "train.yaml")[0], **settings)
+    with pytest.raises(Exception) as caught:
+        workflow.initialize()
+    assert "comes with medrecon; copy it" in str(innermost(caught.value))
 
 
 def test_cases_are_all_there_once(monkeypatch):
@@ -532,6 +666,8 @@ def test_cases_are_all_there_once(monkeypatch):
     for nothing in ("", [], ["a", ""]):
         with pytest.raises(InputError, match="no scan is given"):
             cases(nothing)
+    with pytest.raises(InputError, match="2 scans are called a"):
+        cases(["x/a.nii.gz", "b", "y/a.nii"])
 
 
 def test_small_images_share_a_batch(scan, monkeypatch):
