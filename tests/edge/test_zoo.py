@@ -316,7 +316,7 @@ def test_classical_solvers_denoise_ct_images_by_their_noise():
     for bundle in ("chest_ct", "classical"):
         for solver in ("tv", "wavelet"):
             made = plan(image, bundle=bundle, solver=solver, noise_std=50.0).run().image
-            assert (made - truth).std() < 25  # with those weights 49
+            assert (made - truth).std() < 35  # with those weights 49
 
 
 def test_a_bundle_that_needs_its_own_code_says_how_to_run_it(tmp_path, capsys):
