@@ -82,7 +82,7 @@ class DenoisingPrepareBatch(PrepareBatch):
         self.label = label
         self.null = null
         self.dropped = dropped
-        self.coarse = coarse_objective, coarse_augment
+        self.coarse = objective if coarse_objective is None else coarse_objective, coarse_augment
         self.coarse_share = coarse_share
 
     def __call__(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
+from ignite.metrics import Metric
 from monai.engines.utils import IterationEvents
 from monai.handlers import IgniteMetricHandler
 from monai.metrics import PSNRMetric
@@ -244,7 +245,7 @@ def _stop_after(trainer: Engine, max_minutes: float) -> None:
         over = time.monotonic() - began > 60 * max_minutes
         if torch.distributed.is_initialized():
             # A process that goes on alone waits for ever.
-            votes = torch.tensor(float(over), device=trainer.state.device)
+            votes = torch.tensor(float(over), device=trainer.state.device)  # type: ignore[attr-defined]
             torch.distributed.all_reduce(votes)
             over = votes.item() > 0
         if over:
@@ -285,7 +286,7 @@ class KeepBest:
 
     def __call__(self, engine: Engine) -> None:
         """Compare and keep."""
-        metric = float(engine.state.metrics[engine.state.key_metric_name])
+        metric = float(engine.state.metrics[engine.state.key_metric_name])  # type: ignore[attr-defined]
         if metric > self.metric:
             self.metric = metric
             if self.write:
@@ -300,7 +301,7 @@ class KeepBest:
         return self.average.module
 
 
-def denoising_metrics(levels: Sequence[float]) -> dict[str, IgniteMetricHandler]:
+def denoising_metrics(levels: Sequence[float]) -> dict[str, Metric]:
     """PSNR at unit range for every noise level of :class:`medrecon.engines.NoisyPrepareBatch`, by name."""
 
     def at(index: int) -> Callable[[list], tuple[list, list]]:

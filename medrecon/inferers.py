@@ -30,7 +30,7 @@ class AutocastInferer(Inferer):
     """
 
     def __init__(self, dtype: torch.dtype | Literal["auto"] | None = "auto") -> None:
-        self.dtype = dtype
+        self.dtype: torch.dtype | Literal["auto"] | None = dtype
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
         """``network(inputs, *args, **kwargs)``."""

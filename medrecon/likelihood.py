@@ -168,9 +168,13 @@ class _Counts:
     y: Tensor
     noise_std: float | Tensor = 1.0
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image, ``(B, C, *spatial)``."""
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
         return tuple(self.A.adjoint(torch.zeros_like(self.y)).shape)
 
     def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -362,9 +366,13 @@ class Rician:
     y: Tensor
     noise_std: float | Tensor
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image, ``(B, C, *spatial)``."""
+        return self._shape
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
         return tuple(self.A.adjoint(torch.complex(self.y, torch.zeros_like(self.y))).shape)
 
     @cached_property

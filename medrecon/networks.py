@@ -119,10 +119,9 @@ class ResidualUNet(nn.Module):
         self.attention = nn.ModuleList(_SelfAttention(channels[-1], heads) for _ in range(2 if heads else 0))
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(channels))
         self.decoder = nn.ModuleList(stage(c, n) for c, n in zip(channels[:-1], blocks[:-1], strict=True))
-        for up in self.up.children():
+        for parameter in self.up.parameters():
             # A coarser scale starts as if it were not there, so it can be added to a trained network.
-            nn.init.zeros_(up.weight)
-            nn.init.zeros_(up.bias)
+            nn.init.zeros_(parameter)
         self.tail = nn.Conv2d(channels[0], pixels, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.constant_(self.tail.bias, 0.0)  # type: ignore[arg-type]

@@ -360,7 +360,7 @@ class _Run:
         self.network: nn.Module | None = None
         if sampling.solver.requires.prior:
             _check_prior(problem, prior, sampling.solver)
-            self.network = prior.network().to(device, memory_format=torch.channels_last)
+            self.network = prior.network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.priors: dict[tuple[int, ...], Prior] = {}
         self.counters: list[Counted] = []
         self.sigmas = sampling.sigmas

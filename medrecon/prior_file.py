@@ -140,7 +140,7 @@ def _arguments(value: object) -> dict[str, Any]:
 
 
 def _labels(value: object) -> tuple[str, ...]:
-    labels = tuple(value) if isinstance(value, list) else (None,)
+    labels: tuple[Any, ...] = tuple(value) if isinstance(value, list) else (None,)
     if len(labels) > 1000 or not all(isinstance(one, str) and len(one) <= 100 and one.isprintable() for one in labels):
         raise _UnusableError(f"must be a list of up to 1000 short texts; got {shown(value)}")
     if labels and (labels[-1] or "" in labels[:-1] or len(set(labels)) < len(labels)):

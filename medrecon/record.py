@@ -96,7 +96,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         "network_dtype": str(outcome.dtype or torch.float32).removeprefix("torch."),
         "condition": None if used is None else used.condition,
         "guidance": used.guidance if used is not None and used.condition else None,
-        "symmetries": {} if used is None else dict(prior.symmetries),
+        "symmetries": {} if used is None else dict(used.symmetries),
         "network_evaluations": outcome.evaluations,
         "samples": sampling.n_samples,
         "seed": sampling.seed,

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Gaussian, Likelihood, Nothing
+from medrecon.likelihood import Likelihood, Nothing
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Solver, State
@@ -116,7 +117,7 @@ def draw(
     """
     rows = [[seed] if isinstance(seed, int) else list(seed) for seed in seeds]
 
-    def run(problem: Gaussian, streams: Sequence[int]) -> Tensor:
+    def run(problem: Likelihood, streams: Sequence[int]) -> Tensor:
         noise = Noise(streams)
         first = None
         if start is not None:
@@ -126,12 +127,13 @@ def draw(
 
     if data.shape[0] > 1:
         return torch.stack([run(data, row) for row in rows])
+    law: Any = data  # a dataclass
     out = []
     for first in range(0, len(rows), chunk):
         part = [row[0] for row in rows[first : first + chunk]]
-        copies = replace(data, y=data.y.expand(len(part), *data.y.shape[1:]))
+        copies = replace(law, y=data.y.expand(len(part), *data.y.shape[1:]))
         if getattr(data, "image_shape", None) is not None:
-            copies = replace(copies, image_shape=(len(part), *data.image_shape[1:]))
+            copies = replace(copies, image_shape=(len(part), *law.image_shape[1:]))
         out.append(run(copies, part))
     return torch.cat(out)[:, None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,7 +192,7 @@ class ImagePhysics(Physics):
         "denoise", "what to do with images (default: denoise)", choices=("denoise", "superres", "deblur")
     )
     factor: int | Sequence[int] = option(2, "super-resolution factor (default: 2)", metavar="F", type=int)
-    kernel: str = option(
+    kernel: Literal["kspace", "mean", "gaussian"] = option(
         "kspace", "model of the low resolution: smaller k-space, larger pixels, Gaussian slice profile",
         choices=("kspace", "mean", "gaussian"),
     )  # fmt: skip

@@ -70,7 +70,7 @@ class Denoiser(nn.Module):
         with warnings.catch_warnings():  # of checks of the input, which a trace leaves out
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(self, (example, torch.tensor([0.3, 0.4]).to(weight)), check_trace=False)
-        return _Traced(traced).eval()
+        return _Traced(traced).eval()  # type: ignore[arg-type]
 
 
 def denoiser(root: str | Path) -> Denoiser:

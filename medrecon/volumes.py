@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -256,7 +256,8 @@ def _mrd(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         InputError: if they are not one image per slice.
     """
     with open_hdf5(path) as file:
-        data, heads = (np.asarray(read_dataset(file[name], key)) for key in ("data", "header"))
+        group = cast(h5py.Group, file[name])
+        data, heads = (np.asarray(read_dataset(group, key)) for key in ("data", "header"))
     if data.dtype.names is not None:
         data = (data[data.dtype.names[0]] + 1j * data[data.dtype.names[1]]).astype(np.complex64)
     if data.ndim != 5 or data.shape[1:3] != (1, 1) or len(heads) != len(data):

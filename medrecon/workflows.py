@@ -10,10 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypedDict
 
-import monai
+import monai.data
+import monai.utils
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine
+from ignite.metrics import Metric
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import (
@@ -173,7 +175,7 @@ def reconstructor(
         network=network,
         inferer=inferer,
         prepare_batch=ScanPrepareBatch(options=options),
-        postprocessing=Compose([postprocessing, MagnitudeMeand("pred"), _as_item]) if metrics else postprocessing,
+        postprocessing=Compose([postprocessing, MagnitudeMeand("pred"), _as_item]) if metrics else postprocessing,  # type: ignore[arg-type]
         val_handlers=[*handlers, *val_handlers],
         key_val_metric={"psnr": metrics.pop("psnr")} if metrics else None,
         additional_metrics=metrics or None,
@@ -181,7 +183,7 @@ def reconstructor(
     )
 
 
-def _metrics(score: str) -> dict[str, IgniteMetricHandler]:
+def _metrics(score: str) -> dict[str, Metric]:
     """Handlers of the metrics, by name."""
     if score not in ("magnitude", "hounsfield"):
         raise InputError(f"unknown score {shown(score)}; choose magnitude or hounsfield")
@@ -226,7 +228,7 @@ class Learner:
         learning_rate: float = 8e-4,
         average_decay: float = 0.9995,
     ) -> None:
-        self.model = start_from(network, weights).to(device, memory_format=torch.channels_last)
+        self.model = start_from(network, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = averaged(self.model, average_decay)
         self.learning_rate = learning_rate
         self.optimizer = torch.optim.AdamW(

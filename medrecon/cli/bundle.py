@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from medrecon.cli.options import add_json
 
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    which = {
+    which: dict[str, Any] = {
         "metavar": "BUNDLE",
         "help": "bundle name or folder; only weights and plain data are read",
     }

@@ -59,7 +59,7 @@ def _phases(values: np.ndarray) -> np.ndarray:
 
 def _smoothed(images: np.ndarray, window: int) -> np.ndarray:
     """Means ``(coils, y, x)`` of every pixel's neighbourhood; images go on beyond their edges as in a mirror."""
-    parts = np.ascontiguousarray(images).view(images.real.dtype).reshape(*images.shape, 2)
+    parts = np.ascontiguousarray(images).view(np.real(images).dtype).reshape(*images.shape, 2)
     means = uniform_filter1d(uniform_filter1d(parts, window, axis=1, mode="reflect"), window, axis=2, mode="reflect")
     return means.view(images.dtype)[..., 0]
 

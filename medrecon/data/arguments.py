@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +28,8 @@ def check_count(name: str, value: object, least: int, most: int) -> None:
     Raises:
         InputError: naming the argument.
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+    number: Any = value  # the abstract classes of numbers declare no comparison
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= number <= most:
         raise InputError(f"{name} must be a whole number from {least} to {most}; got {shown(value)}")
 
 
@@ -38,8 +40,9 @@ def as_number(name: str, value: object, positive: bool = False) -> float:
         InputError: for anything else, naming the argument.
     """
     value = value.item() if isinstance(value, np.ndarray | Tensor) and value.ndim == 0 else value
-    fits = isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= float(np.finfo(np.float32).max)
+    number: Any = value
+    fits = isinstance(value, Real) and not isinstance(value, bool) and 0 <= number <= float(np.finfo(np.float32).max)
     if not fits or (positive and not value):
         kind = "above 0" if positive else "not negative"
         raise InputError(f"{name} must be a number that is finite (at most 3.4e38) and {kind}; got {shown(value)}")
-    return float(value)  # type: ignore[arg-type]
+    return float(number)

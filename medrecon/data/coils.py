@@ -64,7 +64,7 @@ def noise_covariance(scan: np.ndarray, name: str = "k-space") -> np.ndarray:
 
 def _factor(covariance: np.ndarray, name: str) -> np.ndarray:
     """The Cholesky factor ``L`` of a covariance that can be inverted."""
-    size = np.sqrt(np.diag(covariance).real)
+    size = np.sqrt(np.real(np.diag(covariance)))
     try:
         # Coils that are copies or mixtures of others leave nothing but rounding.
         if np.linalg.eigvalsh(covariance / np.outer(size, size))[0] > 1e-9:
@@ -103,7 +103,7 @@ def prewhiten(kspace: np.ndarray, covariance: np.ndarray, name: str = "k-space")
         raise InputError(
             f"{name}: the noise covariance of {coils} coils must be {coils} x {coils} and finite; got {covariance.shape}"
         )
-    variance = np.diag(covariance).real
+    variance = np.real(np.diag(covariance))
     noisy = variance > 1e-12 * variance.max()
     silent = np.flatnonzero(~noisy & kspace.any(axis=(0, 2, 3)))
     if len(silent) or not noisy.any():

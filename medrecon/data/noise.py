@@ -85,7 +85,7 @@ def outermost_std(samples: Sequence[np.ndarray], peaks: Sequence[np.ndarray]) ->
     ]
     chosen = [rows for rows, kept in zip(held, signal, strict=True) if kept] or held
     coils = [np.concatenate(rows) for rows in zip(*chosen, strict=True)]
-    stds = [np.median(np.abs(np.concatenate([row.real, row.imag]))) / 0.6745 for row in coils if len(row)]
+    stds = [np.median(np.abs(np.concatenate([np.real(row), np.imag(row)]))) / 0.6745 for row in coils if len(row)]
     return _single(np.sqrt(np.mean(np.array(stds, float) ** 2))) if stds else 0.0
 
 

@@ -79,7 +79,9 @@ def check_mask(mask: np.ndarray, shape: tuple[int, int], name: str) -> np.ndarra
 
 def _whole_numbers(kspace: np.ndarray) -> bool:
     """Whether k-space was rounded to whole numbers."""
-    return all(np.abs(part).max() < 2**22 and (part == np.rint(part)).all() for part in (kspace.real, kspace.imag))
+    return all(
+        np.abs(part).max() < 2**22 and (part == np.rint(part)).all() for part in (np.real(kspace), np.imag(kspace))
+    )
 
 
 def _quiet(claimed: np.ndarray, held: np.ndarray, kspace: np.ndarray) -> bool:

@@ -404,7 +404,7 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
         kspace += more
         count += fill
     averages = int(np.median(count[count > 0]))
-    columns = (count > 0).any(axis=0)  # (y, z)
+    columns = np.any(count > 0, axis=0)  # (y, z)
     kept = scan.kept if read.all() and 1 <= scan.kept <= shape[0] else shape[0]
     if shape[2] == 1:
         kspace, mask = _slices(kspace[..., 0], read, columns[:, 0], kept)
@@ -495,8 +495,8 @@ def _readout_warnings(kspace: np.ndarray, kept: int, path: Path) -> tuple[str, .
     The other axes are seen to when the file is read, see :func:`medrecon.data.centre.centre_warnings`; the readout of a 3-D scan
     is an image by then. Samples count as those of the ``kept`` ones without oversampling.
     """
-    energy = sum((np.abs(coil).astype(np.float64) ** 2).sum(axis=(1, 2)) for coil in kspace)
-    n, offset = len(energy), peak_offset(np.asarray(energy))
+    energy = np.asarray(sum((np.abs(coil).astype(np.float64) ** 2).sum(axis=(1, 2)) for coil in kspace))
+    n, offset = len(energy), peak_offset(energy)
     if offset is None or abs(offset) * kept < SEVERAL * n:
         return ()
     return (

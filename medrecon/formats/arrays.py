@@ -272,7 +272,7 @@ def matlab_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray
     try:
         if h5py.is_hdf5(path):  # version 7.3: axes reversed, complex numbers as pairs
             with open_hdf5(path) as file:
-                names = [name for name in file if not name.startswith("#")]
+                names = [name for name in map(str, file) if not name.startswith("#")]
                 held = {key: _numbers(read_dataset(file, key), key, path).T for key in keys if key in file}
             return held, names
         with open_bounded(path) as stored:

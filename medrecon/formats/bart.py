@@ -79,7 +79,7 @@ def _trajectory(path: Path, given: str | Path | np.ndarray, samples: np.ndarray)
             f"{trajectory}: has BART dimensions {sizes[:8]}; a trajectory of {path} is (3, {dims[1]}, {dims[2]}), "
             "as 'bart traj' makes it"
         )
-    return points.real.reshape(sizes[2], sizes[1], 3)[..., ::-1]
+    return np.real(points).reshape(sizes[2], sizes[1], 3)[..., ::-1]
 
 
 _BART_AXES = ("x", "y", "z", "coils", "maps", "TE", "coefficients", "coefficients 2", "iterations", "cardiac phases",
@@ -139,6 +139,6 @@ def read_slices(path: Path, key: str) -> np.ndarray:
         if n > 1 and k not in (0, 1, 3, 13)
     ]
     if shown:
-        sampled = array.reshape(-1, *dims[3::-1]).any(axis=(0, 1))
+        sampled = np.any(array.reshape(-1, *dims[3::-1]), axis=(0, 1))
         raise InputError(f"{path}: has BART axes {', '.join(shown)}; {bart_advice(sampled, dims, key)}")
     return array.reshape(dims[13], dims[3], dims[1], dims[0])

@@ -194,6 +194,6 @@ def _quoted(commands: Sequence[str]) -> str:
 def _whole(sampled: np.ndarray, axis: int) -> bool:
     """Whether every line along an axis that was sampled has the same samples, without gaps."""
     lines = np.moveaxis(sampled, axis, 0).reshape(sampled.shape[axis], -1)
-    own = lines.any(axis=1)
+    own = np.any(lines, axis=1)
     held = np.flatnonzero(own)
     return bool(len(held) and len(held) == held[-1] - held[0] + 1 and (lines == own[:, None] & lines.any(axis=0)).all())

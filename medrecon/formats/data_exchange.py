@@ -70,7 +70,7 @@ _LENGTHS = {
 }
 
 
-def _unit(dataset: h5py.Dataset, otherwise: str) -> str:
+def _unit(dataset: h5py.HLObject, otherwise: str) -> str:
     """The unit of a dataset, one word; other text is no unit."""
     text = text_of(read_attribute(dataset, "units")) if "units" in dataset.attrs else otherwise.encode()
     word = (text or b"").decode("utf-8", "replace").strip().lower()

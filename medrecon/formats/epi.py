@@ -238,7 +238,7 @@ def _phases(navigators: np.ndarray, kspace: Sequence[np.ndarray]) -> dict[int, l
     out: dict[int, list[tuple[int, np.ndarray]]] = {}
     for number, block in sorted(set(zip(slices.tolist(), blocks.tolist(), strict=True))):
         mine = np.flatnonzero((slices == number) & (blocks == block))
-        phase = direction_phase(np.stack([kspace[k] for k in mine]), reverse[mine])
+        phase = direction_phase(np.stack([kspace[k] for k in mine.tolist()]), reverse[mine])
         if phase is not None:
             out.setdefault(number, []).append((int(counters[mine[0]]), phase))
     return out

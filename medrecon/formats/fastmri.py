@@ -42,8 +42,8 @@ def sniff(path: Path) -> bool:
     if not is_hdf5(path) or is_matlab(path):
         return False
     with open_hdf5(path) as file:
-        found = isinstance(file.get("kspace"), h5py.Dataset)
-        return found and not is_ismrmrd(file) and not is_hybrid(path, file["kspace"])
+        kspace = file.get("kspace")
+        return isinstance(kspace, h5py.Dataset) and not is_ismrmrd(file) and not is_hybrid(path, kspace)
 
 
 def read(path: Path, select: Mapping[str, object] | None = None, companions: Companions | None = None) -> CartesianScan:

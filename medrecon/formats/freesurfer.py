@@ -109,7 +109,7 @@ def _parts(path: Path) -> tuple[Any, bool, np.ndarray]:
         block = content.read(_HEADER)
         if len(block) < _HEADER or int.from_bytes(block[20:24], "big") not in _TYPES:
             raise ValueError("its header is cut off, or of an unknown type of voxels")
-        header: Any = MGHImage.header_class(block, check=False)
+        header: Any = MGHImage.header_class(block, check=False)  # type: ignore[call-arg]
         shape, kind = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
         size = math.prod(shape) * kind.itemsize
         if packed:

@@ -18,7 +18,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5l, h5o, h5t
+from h5py import h5d, h5l, h5o, h5t  # type: ignore[attr-defined]
 
 from medrecon.data.errors import InputError, advised, one_line
 from medrecon.formats.contents import absent
@@ -427,7 +427,9 @@ def read_table(dataset: h5py.Dataset) -> np.ndarray:
         members = range(kind.get_nmembers())
         types = {k: _list_type(kind.get_member_type(k)) for k in members}
         names = [kind.get_member_name(k).decode() for k in members]
-        plain = [(names[k], kind.get_member_type(k).dtype if types[k] is None else object) for k in members]
+        plain: list[tuple[str, Any]] = [
+            (names[k], kind.get_member_type(k).dtype if types[k] is None else object) for k in members
+        ]
         out = np.empty(n, plain)
         with open_bounded(path) as content:
             heap = _Heap(dataset.file, content)
@@ -498,7 +500,7 @@ def text_of(value: object) -> bytes | None:
     return bytes(value) if isinstance(value, bytes) else None
 
 
-def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:  # noqa: ANN401 - whatever the file holds
+def read_attribute(item: h5py.HLObject, name: str) -> Any:  # noqa: ANN401 - whatever the file holds
     """One number or text of an attribute; ``None`` where it is anything else, or is not there.
 
     Raises:
@@ -523,7 +525,7 @@ def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:  # noqa: 
     return value.reshape(-1)[0] if isinstance(value, np.ndarray) else value
 
 
-def _descriptors(item: h5py.Group | h5py.Dataset, name: str, content: BoundedReader) -> list[bytes]:
+def _descriptors(item: h5py.HLObject, name: str, content: BoundedReader) -> list[bytes]:
     """Where the text of an attribute lies, see :class:`_Heap`.
 
     That is in the object's header; of objects with many attributes it is elsewhere, so the file is searched for it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import h5py
@@ -150,9 +150,10 @@ def _multiband(encoding: Any) -> int:  # noqa: ANN401 - of the generated schema
 
 def _table(file: h5py.File, name: str) -> np.ndarray:
     """All acquisitions of a group."""
-    if not isinstance(file[name]["data"], h5py.Dataset):
+    data = cast(h5py.Group, file[name])["data"]
+    if not isinstance(data, h5py.Dataset):
         raise ValueError(f"the acquisitions in {name} are not a table")
-    return read_table(file[name]["data"])
+    return read_table(data)
 
 
 def _heads(file: h5py.File, name: str) -> np.ndarray:
@@ -222,7 +223,7 @@ def _labels(xml: bytes) -> list[str]:
 
 
 def _xml(file: h5py.File, name: str) -> bytes:
-    xml = text_of(read_dataset(file[name], "xml"))
+    xml = text_of(read_dataset(cast(h5py.Group, file[name]), "xml"))
     if xml is None:
         raise ValueError(f"the header of {name} is not one text")
     return xml

@@ -285,8 +285,8 @@ def _complex(
         raise InputError(
             f"{other}: has {second.data.shape} (slices, y, x), but {path} {array.shape}; give a matching pair"
         )
-    places = first.affine, second.affine
-    if places[0] is not None and places[1] is not None and not np.allclose(*places, atol=1e-3):
+    here, there = first.affine, second.affine
+    if here is not None and there is not None and not np.allclose(here, there, atol=1e-3):
         raise InputError(f"{other}: has a different affine than {path}; give a matching pair")
     if phase is not None:
         return (array * np.exp(1j * _radians(second.data, Path(other)))).astype(np.complex64), second.warnings

@@ -66,7 +66,7 @@ def noncartesian_scan(
     check_claim(8 * math.prod(size), samples.nbytes, path, f"the matrix {size}")
     # Rounding may put the ends beyond the band.
     half = np.array(size, np.float32) / 2
-    scan, more = usable_scan(stored.noise, samples.shape[1], samples.any(axis=(0, 2, 3)), path)
+    scan, more = usable_scan(stored.noise, samples.shape[1], np.any(samples, axis=(0, 2, 3)), path)
     data = NonCartesianScan(
         path=path,
         format=kind,
@@ -98,7 +98,7 @@ def _fitting(path: Path, samples: np.ndarray, points: np.ndarray) -> tuple[np.nd
             f"{path}: k-space is {samples.dtype} {samples.shape}; expected complex (slices, coils, shots, readout)"
         )
     samples = usable_samples(samples.reshape(-1, *samples.shape[-3:]), str(path))
-    points = np.asarray(points.real, np.float32)
+    points = np.asarray(np.real(points), np.float32)
     points = np.broadcast_to(points, (len(samples), *points.shape[-3:])) if points.ndim == 3 else points
     if points.ndim != 4 or points.shape[:3] != (len(samples), *samples.shape[2:]) or points.shape[-1] not in (2, 3):
         raise InputError(

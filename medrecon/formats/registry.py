@@ -35,11 +35,18 @@ __all__ = ["FORMATS", "KEYS", "Format", "existing", "format_of", "load", "read",
 class Format(Protocol):
     """A module of this package."""
 
-    SUFFIXES: tuple[str, ...]
-    KINDS: tuple[type, ...]
+    @property
+    def SUFFIXES(self) -> tuple[str, ...]:  # noqa: N802 - a constant of the module
+        """Endings of its files."""
+        ...
+
+    @property
+    def KINDS(self) -> tuple[type, ...]:  # noqa: N802 - a constant of the module
+        """Kinds of scans in them."""
+        ...
 
     @staticmethod
-    def sniff(path: Path) -> bool:
+    def sniff(path: Path, /) -> bool:
         """Whether a file is of this format; never raises."""
         ...
 

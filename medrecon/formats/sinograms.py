@@ -63,7 +63,7 @@ def checked_sinogram(path: Path, kind: str, held: Mapping[str, Any], companions:
     lines, angles = _arrays(path, held, words["beam"])
     numbers = _numbers(path, held, companions)
     middle, width = (lines.shape[-1] - 1) / 2, lines.shape[-1]
-    usual = width // 2 if words["axis_convention"] == "pixel" else middle
+    usual: float = width // 2 if words["axis_convention"] == "pixel" else middle
     rows = lines.shape[-2] if words["beam"] == "cone" else 1
     centre, row = numbers.get("centre", usual), numbers.get("centre_row", (rows - 1) / 2)
     for name, value, n in (("centre", centre, width), ("centre_row", row, rows)):
@@ -81,7 +81,8 @@ def checked_sinogram(path: Path, kind: str, held: Mapping[str, Any], companions:
         photons=numbers.get("photons", 0.0),
         source_to_axis=distances[0],
         source_to_detector=distances[1],
-        **words,
+        beam=words["beam"],
+        axis_convention=words["axis_convention"],
     )
 
 

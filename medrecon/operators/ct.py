@@ -358,7 +358,7 @@ def _full_turn(angles: Tensor) -> Tensor:
     return _arcs(angles, 2 * math.pi)
 
 
-def _grid(shape: tuple[int, int], like: Tensor) -> tuple[Tensor, Tensor]:
+def _grid(shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
     """``y`` (up) and ``x`` (right) of every pixel from the centre, in pixels."""
     y, x = ((n - 1) / 2 - torch.arange(n, device=like.device, dtype=like.dtype) for n in shape)
     return y[:, None], -x[None, :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from typing import overload
 
 import torch
 from scipy.sparse import csr_matrix
@@ -44,6 +45,10 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
 
 
+@overload
+def per_item(value: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def per_item(value: float | Tensor, like: Tensor) -> float | Tensor: ...
 def per_item(value: float | Tensor, like: Tensor) -> float | Tensor:
     """Let a float, a 0-d or a ``(B,)`` tensor multiply ``like`` ``(B, ...)`` item by item."""
     if not isinstance(value, Tensor) or value.ndim == 0:
@@ -117,7 +122,9 @@ def sparse_pair(matrix: csr_matrix) -> tuple[Tensor, Tensor]:
     with warnings.catch_warnings():  # torch calls the layout beta
         warnings.simplefilter("ignore")
         first, second = (
-            torch.sparse_csr_tensor(*(torch.from_numpy(a) for a in (m.indptr, m.indices, m.data)), m.shape)
+            torch.sparse_csr_tensor(
+                torch.from_numpy(m.indptr), torch.from_numpy(m.indices), torch.from_numpy(m.data), m.shape
+            )
             for m in (matrix, matrix.T.tocsr())
         )
     return first, second

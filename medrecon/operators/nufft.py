@@ -377,7 +377,7 @@ def _pipe_by_table(points: Tensor, shape: tuple[int, ...], n_iter: int) -> Tenso
     weights = tkbn.calc_density_compensation_function(omega, shape, n_iter)[0, 0].real.double()
     # Sampled densely enough at the centre of k-space, as every trajectory is, a smooth image must come back as it was.
     grid = torch.meshgrid(*((torch.arange(n) - n // 2) / n for n in shape), indexing="ij")
-    blob = (-0.5 * sum((g / 0.1) ** 2 for g in grid)).to(torch.complex64)[None]
+    blob = (-0.5 * sum(((g / 0.1) ** 2 for g in grid), torch.zeros(()))).to(torch.complex64)[None]
     table = _Kb(points, shape, 2.0, 6, torch.complex64)
     back = table.adjoint(table.forward(blob) * weights.float())
     return weights * float((blob.conj() * blob).real.sum() / (blob.conj() * back).real.sum())

@@ -148,8 +148,9 @@ def _arrays(
             raise InputError(f"{path}: is gone, or no file any more; run again when it is back")
     row |= {"stamp": stamp_of(paths), "sha256": sha256(*paths)}
     transform, write, optional, compression = transform_of(recipe, str(source), seed)
-    if isinstance(transform, Randomizable):
-        transform.set_random_state(case_seed(seed, case.name))
+    drawing: object = transform
+    if isinstance(drawing, Randomizable):
+        drawing.set_random_state(case_seed(seed, case.name))
     data: dict[str, Any] = {
         key: str(source / value) if isinstance(value, str) else [str(source / p) for p in value]
         for key, value in case.inputs.items()

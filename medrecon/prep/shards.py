@@ -59,7 +59,7 @@ def checksum(array: np.ndarray) -> str:
     """SHA-256 of an array's type, shape and values."""
     array = np.asarray(array)
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

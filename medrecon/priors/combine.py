@@ -140,10 +140,12 @@ def multiscale(prior: Prior, factor: int = 4, sigma: float = 0.4) -> Prior:
     """
     operators: dict[tuple, Separable] = {}
 
-    def scaled(x: Tensor, level: float | Tensor) -> Tensor:
-        levels = as_levels(level, x)
-        if float(levels.min()) < sigma:
-            return prior(x, level)
+    lowest = sigma
+
+    def scaled(x: Tensor, sigma: float | Tensor) -> Tensor:
+        levels = as_levels(sigma, x)
+        if float(levels.min()) < lowest:
+            return prior(x, sigma)
         key = (*x.shape[2:], x.device, x.dtype)
         if key not in operators:
             operators[key] = super_resolution(x.shape[2:], factor, "kspace", torch.float64).to(x.device, x.dtype)

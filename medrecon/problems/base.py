@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,15 +71,15 @@ class Problem:
         geometry: of the images.
     """
 
-    images: ClassVar[tuple[str, ...]] = ("complex", "magnitude")
+    images: tuple[str, ...] = ("complex", "magnitude")
     """Kinds of prior (:data:`medrecon.posterior.ImageKind`) that fit."""
-    bundle: ClassVar[str] = "brain_mri"
+    bundle: str = "brain_mri"
     """Default prior."""
     tuned: Mapping[str, Mapping[str, Any]] = {}
     """By name of a solver, settings that suit the operator of this kind of scan; those that a user gives come first."""
-    modality: ClassVar[str] = "MR"
+    modality: str = "MR"
     """Of DICOM output."""
-    real: ClassVar[bool] = False
+    real: bool = False
     """Whether images are real numbers (HU) rather than complex ones."""
 
     def __init__(self, name: str, numbers: Sequence[int], geometry: Geometry) -> None:

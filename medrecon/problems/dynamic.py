@@ -116,13 +116,13 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
         std, source = as_number("noise_std", physics.noise_std), physics.noise_source
     outer = float(np.median([noise_level(k, m)[0] for k, m in zip(scan.kspace, scan.mask, strict=True)]))
     if std is None:
-        scanned = scan.noise_scan is not None
-        std, source = (noise_scan_std(scan.noise_scan), "noise scan") if scanned else (outer, "outermost k-space")
+        found = None if scan.noise_scan is None else noise_scan_std(scan.noise_scan)
+        std, source = (outer, "outermost k-space") if found is None else (found, "noise scan")
     total = scan.n_slices
     scan = scan.items(physics.slices)
     maps = physics.maps
     if maps is not None:
-        maps = given_maps(maps, scan.kspace.any(axis=0), scan.matrix, numbers, total, name)
+        maps = given_maps(maps, np.any(scan.kspace, axis=0), scan.matrix, numbers, total, name)
     facts |= {"acceleration": round(float(scan.mask.size / max(scan.mask.sum(), 1)), 4), "noise_source": source}
     return Dynamic(scan, numbers, std, min(std, outer), maps, facts)
 

@@ -250,7 +250,7 @@ def _noise(scan: ImageScan, physics: ImagePhysics, numbers: Sequence[int], is_ct
     """Per slice, in the scan's units; of empty slices that of the others."""
     if physics.noise_std is not None:
         return np.full(scan.n_slices, as_number("noise_std", physics.noise_std, positive=True))
-    parts = [scan.array.real, scan.array.imag] if np.iscomplexobj(scan.array) else [scan.array]
+    parts = [np.real(scan.array), np.imag(scan.array)] if np.iscomplexobj(scan.array) else [scan.array]
     stack = torch.from_numpy(np.stack(parts, axis=1).astype(np.float32))
     stack = stack / 1000 + 1 if is_ct else stack
     std = noise_of_images(stack, None if np.iscomplexobj(scan.array) else 0.3).numpy() * (1000 if is_ct else 1)

@@ -241,7 +241,7 @@ def given_maps(
     if abs(largest - 1) > 0.01:  # |A| <= 1 is what weights, steps and the unit of the image rest on
         sets, source = sets / largest, f"given, divided by {largest:.4g}"
     # Zeros of a dead coil are no data, which a map would make of them.
-    alive = samples.any(axis=tuple(range(2, samples.ndim)))
+    alive = np.any(samples, axis=tuple(range(2, samples.ndim)))
     dead = ~alive & alive.any(axis=1, keepdims=True) & sets.any(axis=tuple(range(2, sets.ndim)))
     sets = np.where(dead.reshape(*dead.shape, *[1] * len(matrix)), 0, sets)
     said = f"{name}: coil {', '.join(map(str, np.flatnonzero(dead.any(axis=0))))} holds no samples; its map is not used"

@@ -162,8 +162,10 @@ def noncartesian_problem(scan: NonCartesianScan, physics: NonCartesianPhysics) -
     outer = outer_noise_std(scan)
     if given is not None:
         std, source = given, physics.noise_source
-    elif white is not None or scan.noise_scan is not None:
-        std, source = noise_scan_std(scan.noise_scan) if white is None else white, "noise scan"
+    elif white is not None:
+        std, source = white, "noise scan"
+    elif scan.noise_scan is not None:
+        std, source = noise_scan_std(scan.noise_scan), "noise scan"
     else:
         std, source = outer, "outermost k-space"
     scan = scan.items(physics.slices)

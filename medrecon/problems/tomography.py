@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +44,10 @@ class Tomography(Problem):
         project: the projector, in water and pixels.
     """
 
-    images: ClassVar[tuple[str, ...]] = ("attenuation",)
-    bundle: ClassVar[str] = "chest_ct"
-    modality: ClassVar[str] = "CT"
-    real: ClassVar[bool] = True
+    images: tuple[str, ...] = ("attenuation",)
+    bundle: str = "chest_ct"
+    modality: str = "CT"
+    real: bool = True
 
     def __init__(
         self, scan: Sinogram, numbers: Sequence[int], physics: TomographyPhysics, project: Projector, voxel: float

@@ -285,7 +285,7 @@ class Solver:
         """Levels from ``sigma_max`` to ``sigma_min``, then 0, for ``budget`` evaluations of the prior; at least one step."""
         return karras(sigma_max, sigma_min, max(1, budget // max(1, self.evaluations)))
 
-    def check(self, data: Likelihood) -> None:
+    def check(self, data: Likelihood | Nothing) -> None:
         """Refuse a problem that the solver cannot work with, naming both.
 
         Raises:

@@ -56,7 +56,7 @@ def noise_of_images(images: Tensor, above: float | None = None) -> Tensor:
     return torch.stack(out)
 
 
-def low_frequencies(images: Tensor, noise_std: float, factor: int = 8) -> Gaussian:
+def low_frequencies(images: Tensor, noise_std: float | Tensor, factor: int = 8) -> Gaussian:
     """What :class:`R2D2` holds on to: the lowest ``1 / factor`` of the frequencies of noisy images ``(B, C, *spatial)``.
 
     ``factor`` must divide every side.

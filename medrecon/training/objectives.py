@@ -70,7 +70,7 @@ class EDM:
 
     def pair(self, x0: Tensor, u: Tensor, noise: Tensor) -> Pair:
         """Input ``c_in x``, target ``(x0 - c_skip x) / c_out``."""
-        sigma = (self.log_mean + self.log_std * torch.special.ndtri(u)).exp()
+        sigma: Tensor = (self.log_mean + self.log_std * torch.special.ndtri(u)).exp()
         c = precondition(per_item(sigma, x0), self.sigma_data)
         x = x0 + per_item(sigma, x0) * noise
         return Pair(c.input * x, c.noise.flatten(), (x0 - c.skip * x) / c.out)

@@ -104,7 +104,7 @@ class CompressCoils(Transform):
 
     def __init__(self, n: int, method: Compression = "svd") -> None:
         self.n = n
-        self.method = method
+        self.method: Compression = method
 
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space ``(slices, n, y, x)``; a ``MetaTensor``'s meta records the share of energy that it holds."""
@@ -139,7 +139,7 @@ class CombineCoils(Transform):
     """
 
     def __init__(self, method: Combination = "rss", window: int = 7) -> None:
-        self.method = method
+        self.method: Combination = method
         self.window = window
 
     def __call__(self, kspace: Tensor, maps: Tensor | None = None) -> Tensor:

@@ -82,6 +82,8 @@ class AddSmoothPhased(_Seeded):
         allow_missing_keys: as in MONAI.
     """
 
+    one: AddSmoothPhase
+
     def __init__(
         self,
         keys: KeysCollection,
@@ -146,6 +148,8 @@ class SimulateKSpaced(_Seeded):
         noise_key: where the noise level goes.
         allow_missing_keys: as in MONAI.
     """
+
+    one: SimulateKSpace
 
     def __init__(
         self,
@@ -236,7 +240,7 @@ class SimulateSinogram(Randomizable, Transform):
         array, side = torch.from_numpy(as_array(image).astype(np.float32)), self.side(image)
         if array.ndim != 3:
             raise InputError(f"images must be (slices, y, x) to be measured; got shape {tuple(array.shape)}")
-        project = ParallelBeam(self.angles, tuple(array.shape[1:]), self.detectors, spacing=side)
+        project = ParallelBeam(self.angles, (array.shape[1], array.shape[2]), self.detectors, spacing=side)
         lines = project(((1 + array / 1000).clamp(min=0) * self.water)[None])[0].numpy()
         generator = np.random.default_rng(self.R.randint(2**31))
         scan = {"pitch": side, "offset": 0.0, "photons": self.photons}
@@ -257,6 +261,8 @@ class SimulateSinogramd(_Seeded):
         detectors: see there.
         allow_missing_keys: as in MONAI.
     """
+
+    one: SimulateSinogram
 
     def __init__(
         self,
@@ -366,8 +372,8 @@ class CropKSpace(Transform):
         """K-space ``(slices, coils, *shape)``."""
         array = as_array(kspace)
         old = array.shape[-2:]
-        new = tuple(n if kept == -1 else kept for n, kept in zip(old, self.shape, strict=True))
-        return cropped(kspace, crop_field_of_view(array, mask_of(kspace, mask), new))
+        y, x = (n if kept == -1 else kept for n, kept in zip(old, self.shape, strict=True))
+        return cropped(kspace, crop_field_of_view(array, mask_of(kspace, mask), (y, x)))
 
 
 class CropKSpaced(MapTransform):

@@ -1,5 +1,8 @@
 """MRD (ISMRMRD) images, one per slice: magnitudes or complex numbers."""
 
+# ismrmrd makes the attributes of its classes when it is imported.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import tempfile

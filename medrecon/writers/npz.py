@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medrecon.writers.base import Contents, Writer
 
@@ -42,5 +42,6 @@ class Npz(Writer):
             "spacing": geometry.spacing,
         }
         buffer = io.BytesIO()
-        np.savez(buffer, **{key: np.asarray(value) for key, value in held.items() if value is not None})
+        arrays: dict[str, Any] = {key: np.asarray(value) for key, value in held.items() if value is not None}
+        np.savez(buffer, **arrays)
         return Contents([buffer.getvalue()])

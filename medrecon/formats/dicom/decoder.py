@@ -74,7 +74,7 @@ def decode(path: str, syntax: str) -> np.ndarray:
     Raises:
         Exception: of any kind, for what cannot be decoded.
     """
-    import pydicom
+    import pydicom.uid
 
     with open(path, "rb") as file:  # from memory, of which no element takes more than is there
         dataset = pydicom.dcmread(io.BytesIO(file.read()), force=True)

@@ -40,6 +40,7 @@ from medrecon.formats.selecting import volume_number
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.uid import UID
 
 __all__ = ["UnknownFileError", "find_series", "identity", "image_header", "read_dicom"]
 
@@ -132,7 +133,7 @@ def _is_text(start: bytes) -> bool:
     return bool(start) and all(byte in b"\t\n\r\f" or 32 <= byte < 127 or byte >= 128 for byte in start)
 
 
-def _plain(header: Dataset) -> str:
+def _plain(header: Dataset) -> UID:
     """The uncompressed transfer syntax in which a file without meta information is written."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -379,7 +380,7 @@ def _placed(
             notes["sheared"] = "slices are not stacked along their normal (gantry tilt)"
         given = _positive(first, "SpacingBetweenSlices")
         times = float(np.median(np.diff(places))) / given if given else 1.0
-        if times > 1.5 and abs(times - round(times)) < 0.02 * times:
+        if given and times > 1.5 and abs(times - round(times)) < 0.02 * times:
             doubts.append(
                 f"the slices lie {times * given:.2f} mm apart, but SpacingBetweenSlices is {given:.2f} mm: slices may be missing"
             )
@@ -627,7 +628,8 @@ def _framed(
             try:
                 found = _frames(header)
                 for frame in found:  # values of the wrong kind come to light
-                    geometry(frame), _scale(frame)
+                    geometry(frame)
+                    _scale(frame)
                     turn = numbers(frame, "ImageOrientationPatient", 6)
                     if turn is not None:
                         axes(turn, path)
@@ -792,7 +794,7 @@ def _header_of(frame: Frame) -> Dataset:
     flat = Dataset({element.tag: element for element in header if element.keyword not in (*_GROUPS, "NumberOfFrames")})
     for keyword, names in _CLASSIC.items():
         value = next((frame.own[name] for name in names if name in frame.own), None)
-        several = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        several: list[Any] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         if value is None or (len(several) > 1 and keyword == "InversionTime"):
             continue
         if keyword == "EchoTrainLength":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydicom import Dataset, FileMetaDataset
@@ -50,7 +50,7 @@ def derived_series(
     """
     source = deidentified(like) if deidentify and like else list(like)
     first = source[0] if source else None
-    axes = Axes.of(reconstruction.geometry.affine)
+    axes = Axes.of(cast(np.ndarray, reconstruction.geometry.affine))
     modality = reconstruction.modality
     stored, slope = _stored(reconstruction.image, modality)
     common = common_attributes(reconstruction.record, first, modality, axes, deidentify)
