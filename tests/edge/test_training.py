@@ -71,7 +71,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_step_count(bundle, tmp_pa
     left = reached(root)
     assert left >= 3
     epochs = left // 3 + 2
-    train(command("--max_epochs", epochs, "--sheet_interval", 1), tmp_path)
+    train(command("--max_epochs", epochs, "--sheet_interval", epochs), tmp_path)
     assert reached(root) == 3 * epochs
     # What is exported is the best average, in half precision, and the metadata name it.
     best = torch.load(root / "checkpoints" / "best.pt", weights_only=True)
