@@ -10,7 +10,7 @@ import torch
 from monai.engines.utils import PrepareBatch
 from torch import Tensor
 
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.training.augment import Augment
 from medrecon.training.objectives import Objective, stratified
 
@@ -149,4 +149,4 @@ class NoisyPrepareBatch(PrepareBatch):
         x0, noise = (torch.cat(t).to(device, non_blocking=non_blocking, **kwargs) for t in zip(*pairs, strict=True))
         sigma = x0.new_tensor(list(self.levels)).repeat(len(x0))
         x0, noise = (t.repeat_interleave(len(self.levels), dim=0) for t in (x0, noise))
-        return x0 + per_item(sigma, x0) * noise, x0, (sigma,), {}
+        return x0 + batch_broadcast(sigma, x0) * noise, x0, (sigma,), {}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from medrecon.operators.base import LinearOperator, Operator
-from medrecon.operators.linalg import cg, dot, operator_norm, per_item
+from medrecon.operators.linalg import batch_broadcast, cg, dot, operator_norm
 
-__all__ = ["Gaussian", "Likelihood", "Nothing", "Poisson", "Rician", "Transmission"]
+__all__ = ["Gaussian", "Likelihood", "NoData", "Poisson", "Rician", "Transmission"]
 
 
 class Likelihood(Protocol):
@@ -55,7 +55,7 @@ class Likelihood(Protocol):
         ...
 
 
-def _gain(A: LinearOperator, shape: tuple[int, ...], y: Tensor) -> Tensor:
+def _lipschitz(A: LinearOperator, shape: tuple[int, ...], y: Tensor) -> Tensor:
     """``|A|^2`` by power iteration, which approaches it from below, times 1.05, ``(B,)``."""
     # Double precision, rounded: the estimate, and so every step that rests on it, is the same in either type.
     one = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -87,22 +87,22 @@ class Gaussian:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image, ``(B, C, *spatial)``."""
-        return self.image_shape or tuple(self.back.shape)
+        return self.image_shape or tuple(self.adjoint_y.shape)
 
     @property
-    def measured(self) -> Tensor:
+    def n_measured(self) -> Tensor:
         """Number of real components that were measured, ``(B,)``: those of ``y`` that are not 0."""
         return (self.y != 0).flatten(1).sum(1) * (2 if self.y.is_complex() else 1)
 
     @cached_property
-    def back(self) -> Tensor:
+    def adjoint_y(self) -> Tensor:
         """``A^H y``, computed once."""
-        return self._linear("back").adjoint(self.y)
+        return self._linear("adjoint_y").adjoint(self.y)
 
     @cached_property
-    def gain(self) -> Tensor:
+    def lipschitz(self) -> Tensor:
         """``|A|^2``, the largest eigenvalue of ``A^H A``, ``(B,)``: what steps must respect."""
-        return _gain(self._linear("gain"), self.shape, self.y)
+        return _lipschitz(self._linear("lipschitz"), self.shape, self.y)
 
     def _linear(self, what: str) -> LinearOperator:
         A: object = self.A
@@ -121,7 +121,7 @@ class Gaussian:
 
     def grad(self, x: Tensor) -> Tensor:
         """``A^H (y - A x) / noise_std^2``."""
-        return self.A.vjp(x, self.residual(x)) / per_item(self.noise_std, x) ** 2
+        return self.A.vjp(x, self.residual(x)) / batch_broadcast(self.noise_std, x) ** 2
 
     def fit(self, x: Tensor, rho: float | Tensor, n_iter: int = 30) -> Tensor:
         """``argmin_z |y - A z|^2 + rho |z - x|^2``; for ``rho = 0`` the projection of ``x`` onto the least-squares solutions.
@@ -142,7 +142,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True, eq=False)
-class Nothing:
+class NoData:
     """No measurements: every image is equally likely, so a sampler draws from the prior.
 
     Args:
@@ -216,7 +216,7 @@ class _Counts:
         Raises:
             ValueError: if no image is possible near ``x``: counts where none can arrive, or NaN.
         """
-        weight = per_item(1 / var, x)
+        weight = batch_broadcast(1 / var, x)
 
         def cost(z: Tensor) -> Tensor:
             d = z - x
@@ -242,13 +242,13 @@ class _Counts:
             length = torch.ones(len(z), dtype=now.dtype, device=x.device)
             ahead, better = now, torch.zeros_like(now, dtype=torch.bool)
             for _ in range(30):
-                ahead = cost(z + per_item(length.to(z.dtype), z) * step)
+                ahead = cost(z + batch_broadcast(length.to(z.dtype), z) * step)
                 better = (ahead <= now - 1e-4 * length * decrease) & (ahead < now)
                 if (better | ~moving).all():
                     break
                 length = torch.where(better, length, length / 2)
             better = better & moving
-            z = z + per_item(torch.where(better, length, 0.0).to(z.dtype), z) * step
+            z = z + batch_broadcast(torch.where(better, length, 0.0).to(z.dtype), z) * step
             now = torch.where(better, ahead, now)
             if not better.any():
                 break
@@ -258,7 +258,7 @@ class _Counts:
     def curvature(self) -> Tensor:
         """The largest curvature of ``-log p`` near images that explain the data, ``(B,)``: what steps must respect."""
         ray = self._ray_curvature().expand_as(self.y).flatten(1).amax(1)
-        return _gain(self.A, self.shape, self.y) * ray
+        return _lipschitz(self.A, self.shape, self.y) * ray
 
     def _ray_curvature(self) -> Tensor:
         """Of ``-log p`` in ``u`` where the expected counts are those that came, or one."""
@@ -379,7 +379,7 @@ class Rician:
     def curvature(self) -> Tensor:
         """At least the largest curvature of ``-log p``, ``(B,)``: that of Gaussian noise."""
         like = torch.complex(self.y, torch.zeros_like(self.y))
-        return _gain(self.A, self.shape, like) / torch.as_tensor(self.noise_std).to(self.y) ** 2
+        return _lipschitz(self.A, self.shape, like) / torch.as_tensor(self.noise_std).to(self.y) ** 2
 
     def residual(self, x: Tensor) -> Tensor:
         """``y - |A x|``."""
@@ -387,7 +387,7 @@ class Rician:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Rice's law at ``y``, ``(B,)``."""
-        var = per_item(self.noise_std, self.y) ** 2
+        var = batch_broadcast(self.noise_std, self.y) ** 2
         size = self.A(x).abs()
         z = self.y * size / var
         # log I0(z) = log i0e(z) + z, which completes the square.
@@ -398,13 +398,13 @@ class Rician:
 
     def _expected(self, measured: Tensor) -> Tensor:
         """The complex data to expect, given their magnitude and the signal: ``y I1(z) / I0(z)`` along the signal's phase."""
-        z = self.y * measured.abs() / per_item(self.noise_std, self.y) ** 2
+        z = self.y * measured.abs() / batch_broadcast(self.noise_std, self.y) ** 2
         return torch.sgn(measured) * (self.y * torch.special.i1e(z) / torch.special.i0e(z))
 
     def grad(self, x: Tensor) -> Tensor:
         """Gradient of ``log_prob``."""
         measured = self.A(x)
-        return self.A.adjoint(self._expected(measured) - measured) / per_item(self.noise_std, x) ** 2
+        return self.A.adjoint(self._expected(measured) - measured) / batch_broadcast(self.noise_std, x) ** 2
 
     def prox(self, x: Tensor, var: float | Tensor, n_iter: int = 30) -> Tensor:
         """``argmin_z -log_prob(z) + |z - x|^2 / (2 var)``, from ``x``, by expectation maximisation over the lost phases.

@@ -12,7 +12,7 @@ from monai.metrics.regression import RegressionMetric
 from torch import Tensor
 
 from medrecon.data.errors import InputError
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 
 __all__ = ["HU_RANGE", "NMSE", "PSNR", "SSIM", "hounsfield_scores", "magnitude_scores", "scores"]
 
@@ -43,7 +43,7 @@ def _unit(x: Tensor, y: Tensor, data_range: float | None = None) -> tuple[Tensor
     if data_range is not None:
         return x.double() / data_range, y.double() / data_range
     top = y.flatten(1).amax(1).double().clamp(min=torch.finfo(y.dtype).tiny)
-    return x.double() / per_item(top, x), y.double() / per_item(top, y)
+    return x.double() / batch_broadcast(top, x), y.double() / batch_broadcast(top, y)
 
 
 def _psnr(x: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Noise", "below", "from_betas", "karras", "time_travel", "travelled"]
+__all__ = ["Noise", "from_betas", "karras", "time_travel", "travelled", "truncate_ladder"]
 
 
 class Noise:
@@ -59,7 +59,7 @@ def from_betas(betas: Tensor) -> Tensor:
     return torch.cat([((1 - kept) / kept).sqrt().flip(0), kept.new_zeros(1)])
 
 
-def below(sigmas: Tensor, sigma: float) -> Tensor:
+def truncate_ladder(sigmas: Tensor, sigma: float) -> Tensor:
     """The part of a ladder from ``sigma`` down: ``sigma`` itself, then every level below it."""
     return torch.cat([sigmas.new_tensor([sigma]), sigmas[sigmas < sigma]])
 

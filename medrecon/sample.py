@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, Nothing
+from medrecon.likelihood import Likelihood, NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Solver, State
-from medrecon.solvers.ccdf import diffused
+from medrecon.solvers.ccdf import noised
 from medrecon.solvers.ddim import DDIM
 
 __all__ = ["draw", "generate", "sample"]
@@ -27,7 +27,7 @@ Callback = Callable[[int, int, float, State], None]
 def sample(
     solver: Solver,
     prior: Prior | None,
-    data: Likelihood | Nothing,
+    data: Likelihood | NoData,
     sigmas: Tensor,
     *,
     noise: Noise,
@@ -65,7 +65,7 @@ def sample(
     state = solver.init(x, levels[0], prior=prior, data=data, noise=noise)
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
         if sigma_next > sigma:
-            state = solver.rise(state, sigma, sigma_next, noise=noise)
+            state = solver.increase_noise(state, sigma, sigma_next, noise=noise)
         else:
             state = solver.step(state, sigma, sigma_next, prior=prior, data=data, noise=noise)
         if callback is not None:
@@ -122,7 +122,7 @@ def draw(
         first = None
         if start is not None:
             first = start.expand(len(streams), *start.shape[1:])
-            first = diffused(first, float(sigmas[0]), noise) if add_noise else first
+            first = noised(first, float(sigmas[0]), noise) if add_noise else first
         return sample(solver, prior, problem, sigmas, noise=noise, start=first, callback=callback)
 
     if data.shape[0] > 1:
@@ -159,5 +159,5 @@ def generate(
         device: where to work.
         dtype: real type of the images.
     """
-    data = Nothing(torch.empty(0, dtype=dtype, device=device), (len(seeds), *shape))
+    data = NoData(torch.empty(0, dtype=dtype, device=device), (len(seeds), *shape))
     return sample(solver, prior, data, sigmas, noise=Noise(seeds))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from medrecon.operators.linalg import cg, dot, per_item
+from medrecon.operators.linalg import batch_broadcast, cg, dot
 
-__all__ = ["Composed", "LinearOperator", "Operator", "check_adjoint", "implicit_solve", "paired"]
+__all__ = ["Composed", "LinearOperator", "Operator", "check_adjoint", "implicit_solve", "with_adjoint_as_backward"]
 
 
 HALF = (torch.float16, torch.bfloat16, torch.complex32)
@@ -70,10 +70,10 @@ class _Paired(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return paired(grads[0], *ctx.pair), None, None  # type: ignore[attr-defined]
+        return with_adjoint_as_backward(grads[0], *ctx.pair), None, None  # type: ignore[attr-defined]
 
 
-def paired(x: Tensor, apply: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
+def with_adjoint_as_backward(x: Tensor, apply: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
     """``apply(x)`` of a linear map whose adjoint is ``back``: autograd calls the one for the gradient of the other.
 
     Exact where autograd's own way would be slow, or lead through code that it cannot see.
@@ -86,7 +86,7 @@ class LinearOperator(Operator):
 
     isometry: bool = False
     """Whether the adjoint is the inverse."""
-    light_normal: bool = False
+    cheap_normal: bool = False
     """Whether ``normal`` costs less than ``adjoint`` alone."""
     closed_form: bool = False
     """Whether ``solve`` and ``pinv`` are exact at the cost of one application."""
@@ -105,7 +105,7 @@ class LinearOperator(Operator):
         """``A^H A x``."""
         return self.adjoint(self(x))
 
-    def energy(self, x: Tensor) -> Tensor:
+    def norm_squared(self, x: Tensor) -> Tensor:
         """``|A x|^2`` of every item, ``(B,)``; override it where that costs less than ``normal``."""
         return dot(x, self.normal(x))
 
@@ -124,8 +124,10 @@ class LinearOperator(Operator):
             n_iter: iterations at most; closed forms ignore it.
             tol: relative residual at which an item is done.
         """
-        weight = per_item(rho, b)
-        return cg(lambda z: self.normal(z) + weight * z, b, x, n_iter, tol, lambda z: self.energy(z) + rho * dot(z, z))
+        weight = batch_broadcast(rho, b)
+        return cg(
+            lambda z: self.normal(z) + weight * z, b, x, n_iter, tol, lambda z: self.norm_squared(z) + rho * dot(z, z)
+        )
 
     def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
         """``argmin_x |y - A x|^2 + rho |x|^2``, by conjugate gradients on the normal equations.
@@ -156,7 +158,7 @@ class Composed(LinearOperator):
         self.outer = outer
         self.inner = inner
         self.isometry = outer.isometry and inner.isometry
-        self.light_normal = outer.light_normal and inner.isometry
+        self.cheap_normal = outer.cheap_normal and inner.isometry
         self.closed_form = outer.closed_form and inner.isometry
         self.nonnegative = outer.nonnegative and inner.nonnegative
 
@@ -172,9 +174,9 @@ class Composed(LinearOperator):
         """``inner^H (outer^H outer) inner x``, with the outer operator's own normal."""
         return self.inner.adjoint(self.outer.normal(self.inner(x)))
 
-    def energy(self, x: Tensor) -> Tensor:
+    def norm_squared(self, x: Tensor) -> Tensor:
         """``|outer inner x|^2``, by the outer operator's own way."""
-        return self.outer.energy(self.inner(x))
+        return self.outer.norm_squared(self.inner(x))
 
     def solve(
         self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
@@ -226,7 +228,7 @@ def implicit_solve(
     with torch.no_grad():
         z = A.solve(b, rho, x, n_iter, tol)
         fixed = rho.detach() if isinstance(rho, Tensor) else rho
-    residual = b - A.normal(z) - per_item(rho, z) * z
+    residual = b - A.normal(z) - batch_broadcast(rho, z) * z
 
     def inverse(g: Tensor) -> Tensor:
         with torch.no_grad():

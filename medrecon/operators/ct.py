@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
-from medrecon.operators.base import HALF, LinearOperator, paired
+from medrecon.operators.base import HALF, LinearOperator, with_adjoint_as_backward
 from medrecon.operators.linalg import MatrixTooLargeError, check_matrix, sparse_pair
 
 __all__ = ["FILTERS", "ConeBeam", "FanBeam", "Filter", "ParallelBeam", "Projector", "ramp_filter"]
@@ -216,13 +216,13 @@ class Projector(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         """Project; axes between channels and the image, such as slices, stay."""
         outer = self._outer(x, self.shape, "image")
-        flat = paired(x.reshape(-1, *self.shape), self._project, self._back_project)
+        flat = with_adjoint_as_backward(x.reshape(-1, *self.shape), self._project, self._back_project)
         return flat.view(*outer, self.views, *self.detector)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-project, without any filter or weight."""
         outer = self._outer(y, (self.views, *self.detector), "projection")
-        flat = paired(y.reshape(-1, self.views, *self.detector), self._back_project, self._project)
+        flat = with_adjoint_as_backward(y.reshape(-1, self.views, *self.detector), self._back_project, self._project)
         return flat.view(*outer, *self.shape)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medrecon.operators.base import LinearOperator
 from medrecon.operators.fourier import resampling_matrix
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.spectral import Separable
 
 __all__ = ["Blur", "FiniteDifferences", "crop", "gaussian_blur", "gaussian_kernel", "motion_kernel", "super_resolution"]
@@ -73,14 +73,14 @@ class Blur(LinearOperator):
         self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
     ) -> Tensor:
         """Closed form, ``1 / (|K|^2 + rho)`` in the Fourier domain (Wiener's filter for ``b = A^H y``)."""
-        total = self.spectrum.abs() ** 2 + per_item(rho, b)
+        total = self.spectrum.abs() ** 2 + batch_broadcast(rho, b)
         return self._filter(b, torch.where(total > 0, 1 / torch.where(total > 0, total, 1.0), 0.0))
 
     def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
         """Wiener's filter ``K^* / (|K|^2 + rho)``; the inverse filter where the kernel's spectrum is not 0 for rho = 0."""
         seen = self.spectrum != 0
         spectrum = torch.where(seen, self.spectrum, 1.0)
-        return self._filter(y, torch.where(seen, 1 / (spectrum + per_item(rho, y) / spectrum.conj()), 0.0))
+        return self._filter(y, torch.where(seen, 1 / (spectrum + batch_broadcast(rho, y) / spectrum.conj()), 0.0))
 
 
 def gaussian_kernel(std: float, dims: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-__all__ = ["MatrixTooLargeError", "cg", "check_matrix", "dot", "operator_norm", "per_item", "sparse_pair"]
+__all__ = ["MatrixTooLargeError", "batch_broadcast", "cg", "check_matrix", "dot", "operator_norm", "sparse_pair"]
 
 
 class MatrixTooLargeError(ValueError):
@@ -46,10 +46,10 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 @overload
-def per_item(value: Tensor, like: Tensor) -> Tensor: ...
+def batch_broadcast(value: Tensor, like: Tensor) -> Tensor: ...
 @overload
-def per_item(value: float | Tensor, like: Tensor) -> float | Tensor: ...
-def per_item(value: float | Tensor, like: Tensor) -> float | Tensor:
+def batch_broadcast(value: float | Tensor, like: Tensor) -> float | Tensor: ...
+def batch_broadcast(value: float | Tensor, like: Tensor) -> float | Tensor:
     """Let a float, a 0-d or a ``(B,)`` tensor multiply ``like`` ``(B, ...)`` item by item."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
@@ -92,12 +92,12 @@ def cg(
         # Along a direction that a singular system does not see, rounding would be divided by rounding.
         active = active & (pq > 8 * torch.finfo(rs.dtype).eps * top * pp)
         step = torch.where(active, rs / torch.where(active, pq, 1.0), 0.0)
-        x = x + per_item(step, p) * p
+        x = x + batch_broadcast(step, p) * p
         if last:
             break
-        r = r - per_item(step, q) * q
+        r = r - batch_broadcast(step, q) * q
         rs_next = torch.where(active, dot(r, r), 0.0)
-        p = r + per_item(rs_next / torch.where(rs > 0, rs, 1.0), p) * p
+        p = r + batch_broadcast(rs_next / torch.where(rs > 0, rs, 1.0), p) * p
         rs = rs_next
     return x
 
@@ -109,7 +109,7 @@ def operator_norm(normal: Callable[[Tensor], Tensor], x: Tensor, n_iter: int = 3
     """
     for _ in range(n_iter):
         size = dot(x, x).sqrt()
-        x = normal(x / per_item(torch.where(size > 0, size, 1.0), x))
+        x = normal(x / batch_broadcast(torch.where(size > 0, size, 1.0), x))
     return dot(x, x) ** 0.25
 
 

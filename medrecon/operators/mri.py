@@ -8,7 +8,7 @@ from torch import Tensor
 from medrecon.operators.base import Composed, LinearOperator
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.fourier import centring
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.spectral import Spectral
 
 __all__ = ["CartesianMRI", "DynamicMRI", "MulticoilMRI", "SoftSense", "sense"]
@@ -59,7 +59,7 @@ class _Sampling(LinearOperator):
         self.register_buffer("image_factor", image)
         self.register_buffer("mask", mask * kspace)
         self.varying = tuple(d for d in self.dims if not torch.equal(mask, mask.narrow(d, 0, 1).expand_as(mask)))
-        self.light_normal = len(self.varying) < n  # transformed along fewer axes
+        self.cheap_normal = len(self.varying) < n  # transformed along fewer axes
         weight = mask**2
         for d in set(self.dims) - set(self.varying):
             weight = weight.narrow(d, 0, 1)
@@ -115,7 +115,7 @@ class CartesianMRI(_Sampling, Spectral):
         self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
     ) -> Tensor:
         """Closed form: one filter ``1 / (M^2 + rho)`` in k-space; the pseudo-inverse for rho = 0."""
-        weight = self.weight + per_item(rho, b)
+        weight = self.weight + batch_broadcast(rho, b)
         seen = weight > 0
         return self._filter(b, torch.where(seen, 1 / torch.where(seen, weight, 1.0), 0.0))
 
@@ -179,7 +179,7 @@ class MulticoilMRI(_Sampling):
         """``S^H F^H M^2 F S x``, transformed along the axes on which the mask varies."""
         return _combined(self._filter(self.maps * x, self.weight), self.maps, 1, keepdim=True)
 
-    def energy(self, x: Tensor) -> Tensor:
+    def norm_squared(self, x: Tensor) -> Tensor:
         """``|M F S x|^2``, half the work of ``normal``."""
         return self._spectral_energy(self.maps * x)
 

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
-from medrecon.operators.base import Composed, LinearOperator, paired
+from medrecon.operators.base import Composed, LinearOperator, with_adjoint_as_backward
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.linalg import cg, check_matrix, sparse_pair
 
@@ -269,14 +269,16 @@ class NUFFT(LinearOperator):
         self._same_type(x)
         if tuple(x.shape[2:]) != self.shape:
             raise ValueError(f"the image must have shape (B, c, *{self.shape}); got {tuple(x.shape)}")
-        flat = paired(x.reshape(-1, *self.shape), self.backend.forward, self.backend.adjoint).view(*x.shape[:2], -1)
+        flat = with_adjoint_as_backward(x.reshape(-1, *self.shape), self.backend.forward, self.backend.adjoint).view(
+            *x.shape[:2], -1
+        )
         return flat if self.root is None else flat * self.root
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The adjoint, without density compensation."""
         self._same_type(y)
         y = y if self.root is None else y * self.root
-        flat = paired(y.reshape(-1, y.shape[-1]), self.backend.adjoint, self.backend.forward)
+        flat = with_adjoint_as_backward(y.reshape(-1, y.shape[-1]), self.backend.adjoint, self.backend.forward)
         return flat.view(*y.shape[:2], *self.shape)
 
     def _same_type(self, x: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medrecon.operators.base import Composed, LinearOperator
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 
 __all__ = ["Dense", "Separable", "Spectral"]
 
@@ -58,7 +58,7 @@ class Spectral(LinearOperator):
     ) -> Tensor:
         """``V (S^2 + rho)^+ V^H b``, exact; the pseudo-inverse of ``A^H A`` for rho = 0."""
         c = self.vh(b)
-        total = self.singular**2 + per_item(rho, c)
+        total = self.singular**2 + batch_broadcast(rho, c)
         return self.v(torch.where(total > 0, c / torch.where(total > 0, total, 1.0), 0.0))
 
     def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
@@ -67,7 +67,7 @@ class Spectral(LinearOperator):
         seen = self.singular > 0
         singular = torch.where(seen, self.singular, 1.0)
         # As 1 / (s + rho / s): s^2 of a small s would underflow.
-        return self.v(torch.where(seen, c / (singular + per_item(rho, c) / singular), 0.0))
+        return self.v(torch.where(seen, c / (singular + batch_broadcast(rho, c) / singular), 0.0))
 
     def __matmul__(self, inner: LinearOperator) -> Composed:
         """``A @ B`` measures ``A(B(x))``; through an isometry the decomposition stays known."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medrecon.operators.base import LinearOperator
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.spectral import Spectral
 
 __all__ = ["Multiple", "Weights", "Whitening"]
@@ -73,29 +73,31 @@ class Multiple(LinearOperator):
         self.A = A
         self.factor: Tensor
         self.register_buffer("factor", torch.as_tensor(factor))
-        self.light_normal, self.nonnegative, self.closed_form = A.light_normal, A.nonnegative, A.closed_form
+        self.cheap_normal, self.nonnegative, self.closed_form = A.cheap_normal, A.nonnegative, A.closed_form
 
     def forward(self, x: Tensor) -> Tensor:
         """``f A x``."""
         y = self.A(x)
-        return per_item(self.factor, y) * y
+        return batch_broadcast(self.factor, y) * y
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``f A^H y``."""
         x = self.A.adjoint(y)
-        return per_item(self.factor, x) * x
+        return batch_broadcast(self.factor, x) * x
 
     def normal(self, x: Tensor) -> Tensor:
         """``f^2 A^H A x``."""
-        return per_item(self.factor, x) ** 2 * self.A.normal(x)
+        return batch_broadcast(self.factor, x) ** 2 * self.A.normal(x)
 
-    def energy(self, x: Tensor) -> Tensor:
+    def norm_squared(self, x: Tensor) -> Tensor:
         """``f^2 |A x|^2``."""
-        return self.factor**2 * self.A.energy(x)
+        return self.factor**2 * self.A.norm_squared(x)
 
     def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
         """``A``'s own, with ``y / f`` and ``rho / f^2``."""
-        return self.A.pinv(y / per_item(self.factor, y), n_iter, rho / self.factor**2 if not _is_zero(rho) else 0.0)
+        return self.A.pinv(
+            y / batch_broadcast(self.factor, y), n_iter, rho / self.factor**2 if not _is_zero(rho) else 0.0
+        )
 
 
 def _is_zero(rho: float | Tensor) -> bool:

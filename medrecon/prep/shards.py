@@ -120,7 +120,7 @@ def _opened(path: Path, below: str = "/") -> Iterator[h5py.File]:
 
     Raises:
         _DamagedError: if it is no regular file.
-        InputError: if what is ``below`` a group refers to data outside the file.
+        InputError: if what is below a group refers to data outside the file.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise _DamagedError("it is not a regular file")

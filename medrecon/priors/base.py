@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 
 __all__ = ["Counted", "Prior", "as_levels", "eps", "score", "with_vjp"]
 
@@ -31,12 +31,12 @@ def as_levels(sigma: float | Tensor, x: Tensor) -> Tensor:
 
 def score(prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:
     """Gradient of log p at noise level sigma, ``(prior(x) - x) / sigma^2``."""
-    return (prior(x, sigma) - x) / per_item(sigma, x) ** 2
+    return (prior(x, sigma) - x) / batch_broadcast(sigma, x) ** 2
 
 
 def eps(prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:
     """The noise that the prior sees in ``x``, ``(x - prior(x)) / sigma``."""
-    return (x - prior(x, sigma)) / per_item(sigma, x)
+    return (x - prior(x, sigma)) / batch_broadcast(sigma, x)
 
 
 def with_vjp(prior: Prior, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

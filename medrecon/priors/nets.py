@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.priors.base import as_levels
 
 __all__ = ["EDMNet", "EpsNet", "FlowNet", "Labelled", "Preconditioning", "precondition"]
@@ -89,8 +89,8 @@ class EDMNet:
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The clean estimate; sigma > 0."""
         c = precondition(as_levels(sigma, x), self.sigma_data)
-        out = _run(self.network, per_item(c.input, x) * x, c.noise, self.multiple, self.dtype)
-        return per_item(c.skip, x) * x + per_item(c.out, x) * out
+        out = _run(self.network, batch_broadcast(c.input, x) * x, c.noise, self.multiple, self.dtype)
+        return batch_broadcast(c.skip, x) * x + batch_broadcast(c.out, x) * out
 
 
 class EpsNet:
@@ -129,9 +129,9 @@ class EpsNet:
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """``x - sigma eps(x / sqrt(1 + sigma^2), t(sigma))``."""
         levels = as_levels(sigma, x)
-        scaled = x / per_item((1 + levels**2).sqrt(), x)
+        scaled = x / batch_broadcast((1 + levels**2).sqrt(), x)
         out = _run(self.network, scaled, self.timestep(levels), self.multiple, self.dtype)
-        return x - per_item(levels, x) * out[:, : x.shape[1]]
+        return x - batch_broadcast(levels, x) * out[:, : x.shape[1]]
 
 
 class FlowNet:
@@ -160,6 +160,6 @@ class FlowNet:
         """The clean estimate, ``x_tau - tau v``."""
         levels = as_levels(sigma, x)
         tau = levels / (1 + levels)
-        scaled = x / per_item(1 + levels, x)
+        scaled = x / batch_broadcast(1 + levels, x)
         velocity = self.sign * _run(self.network, scaled, 1000 * tau, self.multiple, self.dtype)
-        return scaled - per_item(tau, x) * velocity
+        return scaled - batch_broadcast(tau, x) * velocity

@@ -196,7 +196,7 @@ def fit(likelihood: Likelihood, x: Tensor, scale: Tensor) -> tuple[list[Fit], fl
     std = torch.as_tensor(likelihood.noise_std).to(x).expand(len(r))
     seen = torch.where(y != 0, r, 0.0)
     over = float((dot(seen, seen) / std**2).sum()) if bool((std > 0).all()) else float("inf")
-    parts = (dot(seen, seen) * scale**2, dot(y, y) * scale**2, likelihood.measured)
+    parts = (dot(seen, seen) * scale**2, dot(y, y) * scale**2, likelihood.n_measured)
     fits = [Fit(float(a), float(b), int(n)) for a, b, n in zip(*parts, strict=True)]
     return fits, float(squares.sum()), over
 

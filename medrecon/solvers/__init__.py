@@ -1,6 +1,6 @@
 """Methods by the name they have on the command line; a new one is one file and one line here."""
 
-from medrecon.likelihood import Nothing
+from medrecon.likelihood import NoData
 from medrecon.solvers.ald import ALD
 from medrecon.solvers.base import Requires, Solver, renoise
 from medrecon.solvers.classical import TV, CGSense, L1Wavelet, LowRank, ZeroFilled
@@ -81,7 +81,7 @@ SOLVERS: dict[str, type[Solver]] = {
 
 def is_unconditional(solver: Solver | type[Solver]) -> bool:
     """Whether it samples the prior alone and takes no data."""
-    return solver.requires.likelihood is Nothing
+    return solver.requires.likelihood is NoData
 
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.linalg import dot, per_item
+from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, score
 from medrecon.solvers.base import Solver, annealed
 
@@ -63,12 +63,12 @@ class ALD(Solver):
         for k in range(self.n_inner):
             slope, towards = score(prior, x, sigma), data.A.adjoint(data.residual(x))
             if self.weight is None:
-                spread = data.gain * sigma**2 + torch.as_tensor(data.noise_std).to(x) ** 2
-                share = per_item(torch.where(spread > 0, 1 / torch.where(spread > 0, spread, 1.0), 0.0), x)
+                spread = data.lipschitz * sigma**2 + torch.as_tensor(data.noise_std).to(x) ** 2
+                share = batch_broadcast(torch.where(spread > 0, 1 / torch.where(spread > 0, spread, 1.0), 0.0), x)
             else:
                 size = dot(towards, towards)
                 ratio = dot(slope, slope) / torch.where(size > 0, size, 1.0)
-                share = per_item(self.weight * torch.where(size > 0, ratio, 0.0).sqrt(), x)
+                share = batch_broadcast(self.weight * torch.where(size > 0, ratio, 0.0).sqrt(), x)
             target = sigma_next if k == self.n_inner - 1 and sigma_next > 0 else sigma
             x = x + a * (slope + share * towards) + annealed(self.step_size, sigma, target) * noise.like(x)
         return prior(x, sigma) if sigma_next == 0 else x

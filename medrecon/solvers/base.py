@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args, get_
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Gaussian, Likelihood, Nothing, Poisson, Rician, Transmission
+from medrecon.likelihood import Gaussian, Likelihood, NoData, Poisson, Rician, Transmission
 from medrecon.noise import Noise, karras
 from medrecon.operators.base import LinearOperator, Operator
-from medrecon.operators.linalg import dot, per_item
+from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior
 
 __all__ = [
@@ -23,15 +23,15 @@ __all__ = [
     "Solver",
     "adam",
     "annealed",
-    "bounded",
     "data_weight",
-    "drawn",
     "image_spread",
-    "misfit",
+    "limit_step",
     "probability_flow",
-    "projected",
+    "project_on_data",
     "renoise",
+    "residual_norm_and_grad",
     "reverse_diffusion",
+    "sample_prox",
     "variance_kept",
 ]
 
@@ -101,7 +101,7 @@ def variance_kept(sigmas: Tensor, spreads: Tensor) -> Tensor:
     return v / square
 
 
-def projected(x: Tensor, data: Gaussian, level: float, strength: float, n_cg: int, noise: Noise) -> Tensor:
+def project_on_data(x: Tensor, data: Gaussian, level: float, strength: float, n_cg: int, noise: Noise) -> Tensor:
     """``x + strength A^+ (y + level A z - A x)``: the measured part of ``x`` exchanged for data of noise level ``level``.
 
     The noise is that of an image, measured: where ``A`` mixes, so does it. None is drawn for ``level`` or ``strength`` 0.
@@ -112,7 +112,7 @@ def projected(x: Tensor, data: Gaussian, level: float, strength: float, n_cg: in
     return x + strength * data.A.pinv(missing, n_cg)
 
 
-def misfit(x0: Tensor, data: Likelihood) -> tuple[Tensor, Tensor]:
+def residual_norm_and_grad(x0: Tensor, data: Likelihood) -> tuple[Tensor, Tensor]:
     """``|y - A(x0)|`` of every item, ``(B,)``, and its gradient in ``x0``, 0 where the misfit is.
 
     Counts are weighted by one over their spread, ``1 / sqrt(max(y, 1))``, as Chung et al. (DPS, ICLR 2023) do, and divided
@@ -121,13 +121,13 @@ def misfit(x0: Tensor, data: Likelihood) -> tuple[Tensor, Tensor]:
     if isinstance(data, Gaussian):
         r = data.residual(x0)
         size = dot(r, r).sqrt()
-        light = isinstance(data.A, LinearOperator) and data.A.light_normal
-        slope = data.A.normal(x0) - data.back if light else -data.A.vjp(x0, r)
-        return size, slope * per_item(torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0), x0)
+        light = isinstance(data.A, LinearOperator) and data.A.cheap_normal
+        slope = data.A.normal(x0) - data.adjoint_y if light else -data.A.vjp(x0, r)
+        return size, slope * batch_broadcast(torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0), x0)
     weight: float | Tensor = 1.0
     if isinstance(data, Poisson | Transmission):
         counts = data.y.clamp(min=1)
-        weight = (counts * per_item(counts.flatten(1).mean(1), counts)).rsqrt()
+        weight = (counts * batch_broadcast(counts.flatten(1).mean(1), counts)).rsqrt()
     with torch.enable_grad():
         free = x0.detach().requires_grad_()
         r = weight * data.residual(free)
@@ -156,7 +156,7 @@ def annealed(step_size: float, sigma: float, target: float) -> float:
     return max(target**2 - ((1 - step_size) * sigma) ** 2, 0.0) ** 0.5
 
 
-def bounded(step: Tensor, data: Gaussian, missing: Tensor) -> Tensor:
+def limit_step(step: Tensor, data: Gaussian, missing: Tensor) -> Tensor:
     """``step``, or as much of it as serves the data, ``<r, A step> / |A step|^2``, where all of it would leave a larger residual.
 
     ``missing`` is the residual ``r`` before the step. That of a Gaussian prior, ``Sigma A^H (A Sigma A^H + v)^-1 r``, is never
@@ -165,16 +165,16 @@ def bounded(step: Tensor, data: Gaussian, missing: Tensor) -> Tensor:
     there = data.A(step)
     size = dot(there, there)
     t = torch.where(size > 0, dot(missing, there) / torch.where(size > 0, size, 1.0), 1.0)
-    return per_item(torch.where(t < 0.5, t.clamp(min=0.0), 1.0), step) * step
+    return batch_broadcast(torch.where(t < 0.5, t.clamp(min=0.0), 1.0), step) * step
 
 
-def drawn(x: Tensor, data: Gaussian, var: float | Tensor, n_cg: int, noise: Noise) -> Tensor:
+def sample_prox(x: Tensor, data: Gaussian, var: float | Tensor, n_cg: int, noise: Noise) -> Tensor:
     """A draw from ``p(z) ~ p(y | z) N(z; x, var)``, exact where the solve is: perturb the data and the centre, then optimise.
 
     Reference: Papandreou and Yuille, "Gaussian sampling by local perturbations", NeurIPS 2010.
     """
-    z = x + per_item(var, x) ** 0.5 * noise.like(x)
-    y = data.y + per_item(data.noise_std, data.y) * noise.like(data.y)
+    z = x + batch_broadcast(var, x) ** 0.5 * noise.like(x)
+    y = data.y + batch_broadcast(data.noise_std, data.y) * noise.like(data.y)
     return replace(data, y=y).prox(z, var, n_cg)
 
 
@@ -285,14 +285,14 @@ class Solver:
         """Levels from ``sigma_max`` to ``sigma_min``, then 0, for ``budget`` evaluations of the prior; at least one step."""
         return karras(sigma_max, sigma_min, max(1, budget // max(1, self.evaluations)))
 
-    def check(self, data: Likelihood | Nothing) -> None:
+    def check(self, data: Likelihood | NoData) -> None:
         """Refuse a problem that the solver cannot work with, naming both.
 
         Raises:
             TypeError: if operator or likelihood are of the wrong kind.
         """
         name = type(self).__name__
-        if self.requires.likelihood is Nothing and not isinstance(data, Nothing):
+        if self.requires.likelihood is NoData and not isinstance(data, NoData):
             raise TypeError(f"{name} draws images of the prior alone; choose a solver that takes data, such as DDS")
         if not isinstance(data.A, self.requires.operator):
             needs = "any operator" if self.requires.operator is Operator else f"a {self.requires.operator.__name__}"
@@ -323,7 +323,7 @@ class Solver:
         """From level ``sigma`` down to ``sigma_next``; a new state."""
         raise NotImplementedError(f"{type(self).__name__} must define step")
 
-    def rise(self, state: State, sigma: float, sigma_next: float, *, noise: Noise) -> State:
+    def increase_noise(self, state: State, sigma: float, sigma_next: float, *, noise: Noise) -> State:
         """From level ``sigma`` up to ``sigma_next`` (time travel): add the missing noise."""
         return state + (sigma_next**2 - sigma**2) ** 0.5 * noise.like(state)
 

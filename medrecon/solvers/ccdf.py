@@ -1,8 +1,8 @@
 """CCDF: Chung, Sim, Ye, "Come-closer-diffuse-faster: accelerating conditional diffusion models for inverse problems".
 
 CVPR 2022, arXiv 2112.05146. No solver of its own: any solver that starts from a noised estimate,
-``diffused(estimate, sigma)``, on ``medrecon.noise.below(sigmas, sigma)``. These functions choose the level to start at, for
-``x = x0 + sigma n``.
+``noised(estimate, sigma)``, on ``medrecon.noise.truncate_ladder(sigmas, sigma)``. These functions choose the level to
+start at, for ``x = x0 + sigma n``.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from medrecon.noise import Noise
 
-__all__ = ["contraction", "diffused", "forward_error"]
+__all__ = ["contraction", "forward_error", "noised"]
 
 
-def diffused(estimate: Tensor, sigma: float, noise: Noise) -> Tensor:
+def noised(estimate: Tensor, sigma: float, noise: Noise) -> Tensor:
     """``estimate + sigma n``: a start at level ``sigma``."""
     return estimate + sigma * noise.like(estimate)
 
 
 def forward_error(error: float | Tensor, sigma: float, n: int) -> float | Tensor:
-    """``E |diffused(a) - diffused(b)|^2`` of two images with ``|a - b|^2 = error`` and ``n`` components: ``error + 2 sigma^2 n``.
+    """``E |noised(a) - noised(b)|^2`` of two images with ``|a - b|^2 = error`` and ``n`` components: ``error + 2 sigma^2 n``.
 
     The noise makes them alike: their distance grows, relative to the noise it vanishes (lemma 1, in our variable).
     """

@@ -16,7 +16,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.image import FiniteDifferences
-from medrecon.operators.linalg import cg, dot, per_item
+from medrecon.operators.linalg import batch_broadcast, cg, dot
 from medrecon.operators.wavelet import Wavelet
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Requires, Solver
@@ -48,13 +48,13 @@ def _momentum(x: Tensor, x_next: Tensor, z: Tensor, t: Tensor, restart: bool = T
     uphill = dot(z - x_next, x_next - x) > 0 if restart else torch.zeros_like(t, dtype=torch.bool)
     t = torch.where(uphill, 1.0, t)
     t_next = (1 + (1 + 4 * t**2).sqrt()) / 2
-    z = x_next + per_item(torch.where(uphill, 0.0, (t - 1) / t_next), x) * (x_next - x)
+    z = x_next + batch_broadcast(torch.where(uphill, 0.0, (t - 1) / t_next), x) * (x_next - x)
     return x_next, z, t_next
 
 
 def lipschitz(data: Gaussian) -> Tensor:
     """An upper bound of |A|^2 per item, ``(B,)``, 1 where A is 0."""
-    return torch.where(data.gain > 0, data.gain, 1.0)
+    return torch.where(data.lipschitz > 0, data.lipschitz, 1.0)
 
 
 def _weight(lam: float | None, strength: float, data: Gaussian) -> Tensor:
@@ -63,7 +63,7 @@ def _weight(lam: float | None, strength: float, data: Gaussian) -> Tensor:
     Noise below 0.003 (of images of unit scale) counts as 0.003, so that data without noise are regularised too.
     """
     if lam is not None:
-        return data.back.new_full((len(data.back),), lam)
+        return data.adjoint_y.new_full((len(data.adjoint_y),), lam)
     size = lipschitz(data).sqrt()
     return strength * size * torch.maximum(data.noise_std * torch.ones_like(size), 3e-3 * size)
 
@@ -98,7 +98,7 @@ class ZeroFilled(Classical):
 
     def estimate(self, data: Gaussian) -> Tensor:
         """``A^H y``."""
-        return data.back
+        return data.adjoint_y
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +158,15 @@ class L1Wavelet(Classical):
         """FISTA from the zero-filled image."""
         W = Wavelet(data.shape[2:], self.wavelet)
         size = lipschitz(data)
-        step = per_item(1 / size, data.back)
-        x = z = step * data.back
+        step = batch_broadcast(1 / size, data.adjoint_y)
+        x = z = step * data.adjoint_y
         t = torch.ones(len(x), dtype=x.dtype, device=x.device)
         threshold = (_weight(self.lam, self.strength, data) / size).view(-1, *[1] * x.ndim)
         axes = list(range(2, x.ndim))
         chance = random.Random(0)  # the same shifts for every item, whatever the batch
         for _ in range(self.n_iter):
             shifts = [chance.randrange(W.period) if self.spin else 0 for _ in axes]
-            bands = W.analysis((z - step * (data.A.normal(z) - data.back)).roll(shifts, axes))
+            bands = W.analysis((z - step * (data.A.normal(z) - data.adjoint_y)).roll(shifts, axes))
             x_next = W.synthesis([_shrink(band, threshold, 2) for band in bands]).roll([-n for n in shifts], axes)
             x, z, t = _momentum(x, x_next, z, t, restart=not self.spin)
         return x
@@ -214,25 +214,25 @@ class TV(Classical):
         x = data.A.pinv(data.y, 2 * self.n_inner, 1e-3 * lipschitz(data))
         threshold = 0.1 * _magnitude(x, 1).flatten(1).amax(1)
         threshold = torch.where(threshold > 0, threshold, 1.0)
-        rho = per_item(_weight(self.lam, self.strength, data) / threshold, x)
+        rho = batch_broadcast(_weight(self.lam, self.strength, data) / threshold, x)
         z = u = torch.zeros_like(D(x))
         for _ in range(self.n_iter):
-            known = data.back + rho * D.adjoint(z - u)
+            known = data.adjoint_y + rho * D.adjoint(z - u)
             x = cg(lambda v: data.A.normal(v) + rho * D.adjoint(D(v)), known, x, self.n_inner)
             v = D(x) + u
-            z = _shrink(v, per_item(threshold, v), 2)
+            z = _shrink(v, batch_broadcast(threshold, v), 2)
             u = v - z
         return x
 
     def _fista(self, data: Gaussian, D: FiniteDifferences) -> Tensor:
-        size = per_item(lipschitz(data), data.back)
+        size = batch_broadcast(lipschitz(data), data.adjoint_y)
         bound = 4.0 * (len(data.shape) - 2)  # of |D|^2
-        x = z = data.back / size
+        x = z = data.adjoint_y / size
         p = torch.zeros_like(D(x))
-        limit = per_item(_weight(self.lam, self.strength, data) / lipschitz(data), p)
+        limit = batch_broadcast(_weight(self.lam, self.strength, data) / lipschitz(data), p)
         t = torch.ones(len(x), dtype=x.dtype, device=x.device)
         for _ in range(self.n_iter):
-            v = z - (data.A.normal(z) - data.back) / size
+            v = z - (data.A.normal(z) - data.adjoint_y) / size
             q, s = p, 1.0
             for _ in range(self.n_inner):
                 p_next = _clip(q + D(v - D.adjoint(q)) / bound, limit)
@@ -243,13 +243,13 @@ class TV(Classical):
         return x
 
     def _pdhg(self, data: Gaussian, D: FiniteDifferences) -> Tensor:
-        size = per_item(lipschitz(data), data.back)
-        x = data.back / size
+        size = batch_broadcast(lipschitz(data), data.adjoint_y)
+        x = data.adjoint_y / size
         p = torch.zeros_like(D(x))
-        s = per_item(lipschitz(data), p) / (4.0 * (len(data.shape) - 2))
-        limit = per_item(_weight(self.lam, self.strength, data), p)
+        s = batch_broadcast(lipschitz(data), p) / (4.0 * (len(data.shape) - 2))
+        limit = batch_broadcast(_weight(self.lam, self.strength, data), p)
         for _ in range(self.n_iter):
-            x_next = x - 2 / 3 / size * (data.A.normal(x) - data.back + D.adjoint(p))
+            x_next = x - 2 / 3 / size * (data.A.normal(x) - data.adjoint_y + D.adjoint(p))
             p = _clip(p + s * D(2 * x_next - x), limit)
             x = x_next
         return x
@@ -284,11 +284,11 @@ class LowRank(Classical):
         paired = any(isinstance(part, AsComplex) for part in data.A.modules())
         frames, channels = (AsComplex(), AsComplex().adjoint) if paired else (nn.Identity(), nn.Identity())
         size = lipschitz(data)
-        x = z = data.back
+        x = z = data.adjoint_y
         threshold = self.lam * torch.linalg.matrix_norm(frames(x).flatten(2), 2) / size
         t = 1.0
         for _ in range(self.n_iter):
-            ahead = z - (data.A.normal(z) - data.back) / per_item(size, x)
+            ahead = z - (data.A.normal(z) - data.adjoint_y) / batch_broadcast(size, x)
             x_next = channels(self._thresholded(frames(ahead), threshold))
             t_next = (1 + (1 + 4 * t**2) ** 0.5) / 2
             z = x_next + (t - 1) / t_next * (x_next - x)

@@ -14,9 +14,9 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian, Likelihood, Poisson, Rician, Transmission
 from medrecon.noise import Noise
 from medrecon.operators.base import LinearOperator, Operator
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import ANY, Requires, Solver, drawn, image_spread, probability_flow
+from medrecon.solvers.base import ANY, Requires, Solver, image_spread, probability_flow, sample_prox
 
 __all__ = ["DAPS", "Inner"]
 
@@ -82,11 +82,11 @@ class DAPS(Solver):
         first = x0
         if lr is None and isinstance(data, Gaussian):
             std = torch.as_tensor(data.noise_std).to(x0).clamp(min=1e-3 * r)
-            lr = per_item(0.1 / (data.gain / std**2 + 1 / r**2), x0)
+            lr = batch_broadcast(0.1 / (data.lipschitz / std**2 + 1 / r**2), x0)
             data = replace(data, noise_std=std)  # after gain, which the problem keeps
         elif lr is None:
             assert isinstance(data, Poisson | Transmission | Rician)
-            lr = per_item(0.1 / (data.curvature + 1 / r**2), x0)
+            lr = batch_broadcast(0.1 / (data.curvature + 1 / r**2), x0)
             first = data.prox(x0, r**2, self.n_cg)
         x, velocity = first, torch.zeros_like(x0)
         for _ in range(self.n_inner):
@@ -104,7 +104,7 @@ class DAPS(Solver):
         r = sigma if self.image_std is None else image_spread(sigma, self.image_std)
         if self.inner == "exact":
             assert isinstance(data, Gaussian)
-            z = drawn(x0, data, r**2, self.n_cg, noise)
+            z = sample_prox(x0, data, r**2, self.n_cg, noise)
         else:
             z = self._moved(x0, r, data, noise)
         return z if sigma_next == 0 else z + sigma_next * noise.like(z)

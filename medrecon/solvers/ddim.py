@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, Nothing
+from medrecon.likelihood import Likelihood, NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Kernel, Requires, Solver, renoise
@@ -31,7 +31,7 @@ class DDIM(Solver):
         1 network evaluation a step.
     """
 
-    requires: ClassVar[Requires] = Requires(operator=object, likelihood=Nothing)
+    requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
     eta: float = 0.0
     kernel: Kernel = "ddim"

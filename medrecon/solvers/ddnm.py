@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Kernel, Solver, renoise
@@ -96,7 +96,7 @@ class DDNMPlus(Solver):
             return DDRM(eta=self.eta).step(state, sigma, sigma_next, prior=prior, data=data, noise=noise)
         x0 = prior(state, sigma)
         kept = (1 - self.eta**2) ** 0.5
-        n = per_item(torch.as_tensor(data.noise_std).to(x0) / lipschitz(data).sqrt(), x0)
+        n = batch_broadcast(torch.as_tensor(data.noise_std).to(x0) / lipschitz(data).sqrt(), x0)
         covered = n <= sigma_next
         damping = torch.where(covered, 1.0, kept * sigma_next / torch.where(n > 0, n, 1.0))
         x = x0 + damping * A.pinv(data.residual(x0), self.n_cg)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Requires, Solver
@@ -60,7 +60,7 @@ class DDRM(Solver):
         seen = (A.singular > 0).expand(x0.shape)
         singular = torch.where(seen, A.singular, 1.0)
         c = A.uh(data.y) / singular
-        n = per_item(torch.as_tensor(data.noise_std).to(singular), x0) / singular
+        n = batch_broadcast(torch.as_tensor(data.noise_std).to(singular), x0) / singular
         z = noise.like(x0) if sigma_next > 0 else torch.zeros_like(x0)
         kept = (1 - self.eta**2) ** 0.5
         hidden = x0 + sigma_next * (kept * e + self.eta * z)

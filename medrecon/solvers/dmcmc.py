@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.priors.base import Prior, as_levels, score
 from medrecon.solvers.r2d2 import noise_of_images
 
@@ -60,11 +60,11 @@ def dmcmc(
     levels = as_levels(sigma, x)
     moves = 0
     while True:
-        a = per_item(step_size * levels**2, x)
+        a = batch_broadcast(step_size * levels**2, x)
         slope = score(prior, x, levels)
         if data is not None:
-            spread = data.gain * levels**2 + torch.as_tensor(data.noise_std).to(x) ** 2
-            slope = slope + data.A.adjoint(data.residual(x)) / per_item(torch.where(spread > 0, spread, 1.0), x)
+            spread = data.lipschitz * levels**2 + torch.as_tensor(data.noise_std).to(x) ** 2
+            slope = slope + data.A.adjoint(data.residual(x)) / batch_broadcast(torch.where(spread > 0, spread, 1.0), x)
         x = x + a * slope + (2 * a) ** 0.5 * noise.like(x)
         levels = level(x).to(x).clamp(sigma_min, sigma_max)
         moves += 1

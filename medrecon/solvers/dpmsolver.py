@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, Nothing
+from medrecon.likelihood import Likelihood, NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Requires, Solver
@@ -38,7 +38,7 @@ class DPMSolver(Solver):
         1 network evaluation a step.
     """
 
-    requires: ClassVar[Requires] = Requires(operator=object, likelihood=Nothing)
+    requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior | None, data: Likelihood, noise: Noise) -> _State:
         """No step lies behind."""
@@ -61,9 +61,9 @@ class DPMSolver(Solver):
         ratio = sigma_next / sigma
         return _State(ratio * state.x + (1 - ratio) * estimate, x0, h)
 
-    def rise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
+    def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
         """Noise is added; what was remembered belongs to another path."""
-        return _State(super().rise(state.x, sigma, sigma_next, noise=noise))
+        return _State(super().increase_noise(state.x, sigma, sigma_next, noise=noise))
 
     def output(self, state: _State) -> Tensor:
         """The image."""

@@ -14,7 +14,7 @@ from medrecon.likelihood import Likelihood
 from medrecon.noise import Noise
 from medrecon.operators.base import Operator
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import ANY, Requires, Solver, misfit, renoise
+from medrecon.solvers.base import ANY, Requires, Solver, renoise, residual_norm_and_grad
 
 __all__ = ["DPS"]
 
@@ -51,7 +51,7 @@ class DPS(Solver):
     ) -> Tensor:
         """One ancestral step and one gradient step."""
         x0, vjp = with_vjp(prior, state, sigma)
-        _, slope = misfit(x0, data)
+        _, slope = residual_norm_and_grad(x0, data)
         x = renoise(x0, (state - x0) / sigma, sigma, sigma_next, 1.0, noise, "ddim")
         n = state[0].numel()
         return x - self.zeta * (n * (1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * vjp(slope)

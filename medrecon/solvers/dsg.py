@@ -14,16 +14,16 @@ from torch import Tensor
 from medrecon.likelihood import Likelihood
 from medrecon.noise import Noise
 from medrecon.operators.base import Operator
-from medrecon.operators.linalg import dot, per_item
+from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import ANY, Requires, Solver, misfit
+from medrecon.solvers.base import ANY, Requires, Solver, residual_norm_and_grad
 
 __all__ = ["DSG"]
 
 
 def _unit(v: Tensor) -> Tensor:
     size = dot(v, v).sqrt()
-    return v / per_item(torch.where(size > 0, size, 1.0), v)
+    return v / batch_broadcast(torch.where(size > 0, size, 1.0), v)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class DSG(Solver):
         mean, std = x0 + share * (state - x0), sigma_next * (1 - share) ** 0.5
         r = std * state[0].numel() ** 0.5
         fresh = std * noise.like(state)
-        _, slope = misfit(x0, data)
+        _, slope = residual_norm_and_grad(x0, data)
         towards = -r * _unit(vjp(slope))
-        guided = per_item((dot(towards, towards) > 0).to(state.dtype), state)  # where there is a slope to follow
+        guided = batch_broadcast((dot(towards, towards) > 0).to(state.dtype), state)  # where there is a slope to follow
         return mean + r * _unit(fresh + self.guidance * guided * (towards - fresh))

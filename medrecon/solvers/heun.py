@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, Nothing
+from medrecon.likelihood import Likelihood, NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Requires, Solver
@@ -35,7 +35,7 @@ class Heun(Solver):
         2 network evaluations a step, 1 in the last.
     """
 
-    requires: ClassVar[Requires] = Requires(operator=object, likelihood=Nothing)
+    requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
     churn: float = 0.0
     churn_min: float = 0.05

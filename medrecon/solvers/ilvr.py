@@ -12,7 +12,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, projected, renoise
+from medrecon.solvers.base import Solver, project_on_data, renoise
 
 __all__ = ["ILVR"]
 
@@ -44,4 +44,4 @@ class ILVR(Solver):
         """One ancestral step, one exchange of the measured part."""
         x0 = prior(state, sigma)
         x = renoise(x0, (state - x0) / sigma, sigma, sigma_next, 1.0, noise)
-        return projected(x, data, sigma_next, 1.0, self.n_cg, noise) if sigma_next >= self.until else x
+        return project_on_data(x, data, sigma_next, 1.0, self.n_cg, noise) if sigma_next >= self.until else x

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, Nothing
+from medrecon.likelihood import Likelihood, NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior, score
 from medrecon.solvers.base import Requires, Solver
@@ -36,7 +36,7 @@ class Langevin(Solver):
         ends with the clean estimate, as later versions do, and not with the last move.
     """
 
-    requires: ClassVar[Requires] = Requires(operator=object, likelihood=Nothing)
+    requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
     step_size: float = 0.1
     n_inner: int = 5

@@ -15,7 +15,7 @@ from medrecon.likelihood import Likelihood
 from medrecon.noise import Noise
 from medrecon.operators.base import Operator
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import ANY, Requires, Solver, image_spread, misfit, renoise
+from medrecon.solvers.base import ANY, Requires, Solver, image_spread, renoise, residual_norm_and_grad
 
 __all__ = ["LGD"]
 
@@ -52,7 +52,7 @@ class LGD(Solver):
         """One ancestral step and one averaged gradient step."""
         x0, vjp = with_vjp(prior, state, sigma)
         r = image_spread(sigma, self.image_std)
-        slopes = [misfit(x0 + r * noise.like(x0), data)[1] for _ in range(self.n_draws)]
+        slopes = [residual_norm_and_grad(x0 + r * noise.like(x0), data)[1] for _ in range(self.n_draws)]
         x = renoise(x0, (state - x0) / sigma, sigma, sigma_next, 1.0, noise)
         scale = self.zeta * (state[0].numel() * (1 + sigma**2) * (1 + sigma_next**2)) ** 0.5
         return x - scale * vjp(torch.stack(slopes).mean(0))

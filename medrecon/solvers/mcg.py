@@ -13,7 +13,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Solver, misfit, projected, renoise
+from medrecon.solvers.base import Solver, project_on_data, renoise, residual_norm_and_grad
 
 __all__ = ["MCG"]
 
@@ -52,8 +52,8 @@ class MCG(Solver):
     ) -> Tensor:
         """One ancestral step, one gradient step, one projection."""
         x0, vjp = with_vjp(prior, state, sigma)
-        _, slope = misfit(x0, data)
+        _, slope = residual_norm_and_grad(x0, data)
         x = renoise(x0, (state - x0) / sigma, sigma, sigma_next, 1.0, noise)
         n = state[0].numel()
         x = x - self.zeta * (n * (1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * vjp(slope)
-        return projected(x, data, sigma_next, self.strength, self.n_cg, noise)
+        return project_on_data(x, data, sigma_next, self.strength, self.n_cg, noise)

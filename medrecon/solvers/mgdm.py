@@ -83,7 +83,7 @@ class MGDM(Solver):
         # Inner level
         xt0 = x0
         if vjp is not None and self.zeta > 0:
-            xt0 = x0 + 2 * self.zeta * (1 + sigma**2) ** 0.5 * vjp(data.back - A.normal(x0))
+            xt0 = x0 + 2 * self.zeta * (1 + sigma**2) ** 0.5 * vjp(data.adjoint_y - A.normal(x0))
 
         # Outer level
         lam = data_weight(self.lam, self.prior_weight, data.noise_std, sigma)

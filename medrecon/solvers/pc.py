@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, Nothing
+from medrecon.likelihood import Likelihood, NoData
 from medrecon.noise import Noise
-from medrecon.operators.linalg import dot, per_item
+from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, score
 from medrecon.solvers.base import Requires, Solver
 
@@ -53,7 +53,7 @@ def corrector(x: Tensor, sigma: float, *, prior: Prior, noise: Noise, snr: float
     """
     slope, z = score(prior, x, sigma), noise.like(x)
     size = dot(slope, slope)
-    e = per_item(2 * snr**2 * torch.where(size > 0, dot(z, z) / torch.where(size > 0, size, 1.0), 0.0), x)
+    e = batch_broadcast(2 * snr**2 * torch.where(size > 0, dot(z, z) / torch.where(size > 0, size, 1.0), 0.0), x)
     if held:
         e = e.clamp(max=sigma**2)
     return x + e * slope + (2 * e - (e / sigma) ** 2 if held else 2 * e) ** 0.5 * z
@@ -76,7 +76,7 @@ class PredictorCorrector(Solver):
         averages over the batch); the factor ``alpha_t``, close to 1, of the variance-preserving corrector is left out.
     """
 
-    requires: ClassVar[Requires] = Requires(operator=object, likelihood=Nothing)
+    requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
     snr: float = 0.16
     n_corrector: int = 1

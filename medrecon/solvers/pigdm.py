@@ -12,7 +12,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Solver, bounded, image_spread, renoise
+from medrecon.solvers.base import Solver, image_spread, limit_step, renoise
 
 __all__ = ["PiGDM"]
 
@@ -38,7 +38,7 @@ class PiGDM(Solver):
     Deviation:
         the guided estimate takes the place of the clean one, and the noise direction is that of the guided estimate,
         as Bayes' rule has it; the paper adds the gradient, scaled, to a DDIM step. No step may raise the residual, see
-        :func:`medrecon.solvers.base.bounded`.
+        :func:`medrecon.solvers.base.limit_step`.
     """
 
     image_std: float = 0.5
@@ -54,5 +54,5 @@ class PiGDM(Solver):
         rho = (data.noise_std / r) ** 2
         missing = data.residual(x0)
         guided = data.A.pinv(missing, self.n_cg, rho)
-        xe = x0 + bounded((sigma / r) ** 2 * vjp(guided), data, missing)
+        xe = x0 + limit_step((sigma / r) ** 2 * vjp(guided), data, missing)
         return renoise(xe, (state - xe) / sigma, sigma, sigma_next, self.eta, noise)

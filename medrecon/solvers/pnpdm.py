@@ -12,7 +12,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, drawn, reverse_diffusion
+from medrecon.solvers.base import Solver, reverse_diffusion, sample_prox
 
 __all__ = ["PnPDM"]
 
@@ -51,9 +51,9 @@ class PnPDM(Solver):
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:
         """One draw from the data's side, one from the prior's."""
-        z = drawn(state, data, sigma**2, self.n_cg, noise)
+        z = sample_prox(state, data, sigma**2, self.n_cg, noise)
         return reverse_diffusion(prior, z, sigma, self.n_inner, noise)
 
-    def rise(self, state: Tensor, sigma: float, sigma_next: float, *, noise: Noise) -> Tensor:
+    def increase_noise(self, state: Tensor, sigma: float, sigma_next: float, *, noise: Noise) -> Tensor:
         """The state is a clean image at every level."""
         return state

@@ -16,7 +16,7 @@ from medrecon.noise import Noise
 from medrecon.operators.image import super_resolution
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Requires, Solver, projected
+from medrecon.solvers.base import Requires, Solver, project_on_data
 from medrecon.solvers.pc import corrector, predictor
 
 __all__ = ["R2D2", "low_frequencies", "noise_of_images"]
@@ -72,9 +72,9 @@ class R2D2(Solver):
     ``x' = predictor(corrector(x));  x'' = x' + strength A^+ (y - A x') - guidance grad_x |x' - prior(x)|^2``, a gradient of
     ``2 (sigma' / sigma)^2 (d - J^T d)`` with ``d = x' - prior(x)``
 
-    ``start`` is the noisy image itself, the ladder begins at its noise level (``medrecon.noise.below``; higher removes more),
-    and ``A`` is what of it shall stay: low frequencies (:func:`low_frequencies`), or for super-resolution the blur and
-    down-sampling of the measurement, with ``start`` the interpolated image plus noise.
+    ``start`` is the noisy image itself, the ladder begins at its noise level (``medrecon.noise.truncate_ladder``; a higher one
+    removes more), and ``A`` is what of it shall stay: low frequencies (:func:`low_frequencies`), or for super-resolution the blur
+    and down-sampling of the measurement, with ``start`` the interpolated image plus noise.
 
     Args:
         snr: of a Langevin move.
@@ -113,7 +113,7 @@ class R2D2(Solver):
             x = corrector(x, sigma, prior=prior, noise=noise, snr=self.snr)
         x0, vjp = with_vjp(prior, x, sigma) if self.guidance > 0 else (prior(x, sigma), None)
         after = predictor(x, sigma, sigma_next, prior=prior, noise=noise, x0=x0)
-        kept = projected(after, data, 0.0, self.strength, 0, noise)
+        kept = project_on_data(after, data, 0.0, self.strength, 0, noise)
         if vjp is None:
             return kept
         away = after - x0

@@ -79,7 +79,7 @@ class REDDiff(Solver):
         move, first, second = adam(slope, state.first, state.second, state.steps + 1, 0.99)
         return _State(state.mu - self.lr * move, first, second, state.steps + 1)
 
-    def rise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
+    def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
         """The estimate has no noise of its own."""
         return state
 

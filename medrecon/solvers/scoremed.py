@@ -13,7 +13,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, projected, renoise
+from medrecon.solvers.base import Solver, project_on_data, renoise
 from medrecon.solvers.pc import corrector
 
 __all__ = ["ScoreMed"]
@@ -59,11 +59,11 @@ class ScoreMed(Solver):
         """Meet the data, correct, meet the data, predict."""
         x = state
         for _ in range(self.n_corrector):
-            x = projected(x, data, sigma, self.strength, self.n_cg, noise)
+            x = project_on_data(x, data, sigma, self.strength, self.n_cg, noise)
             x = corrector(x, sigma, prior=prior, noise=noise, snr=self.snr, held=True)
-        x = projected(x, data, sigma, self.strength, self.n_cg, noise)
+        x = project_on_data(x, data, sigma, self.strength, self.n_cg, noise)
         x0 = prior(x, sigma)
         x = renoise(x0, (x - x0) / sigma, sigma, sigma_next, 1.0, noise)
         if sigma_next == 0 and self.strength > 0:
-            return projected(x, data, 0.0, 1.0, self.n_cg, noise)
+            return project_on_data(x, data, 0.0, 1.0, self.n_cg, noise)
         return x

@@ -97,9 +97,9 @@ class ScoreMRI(Solver):
             x = self._tied(x, 0.2 + 0.8 * min(max(high, 0.0), 1.0), data, self.coils)
         return _State(self._towards(x, data), first, steps)
 
-    def rise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
+    def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
         """Noise is added to the image."""
-        return state._replace(x=super().rise(state.x, sigma, sigma_next, noise=noise))
+        return state._replace(x=super().increase_noise(state.x, sigma, sigma_next, noise=noise))
 
     def output(self, state: _State) -> Tensor:
         """The image, or the coil images."""

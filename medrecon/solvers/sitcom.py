@@ -14,7 +14,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.base import Operator
-from medrecon.operators.linalg import dot, per_item
+from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, with_vjp
 from medrecon.solvers.base import Requires, Solver, adam
 
@@ -58,7 +58,7 @@ class SITCOM(Solver):
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:
         """Move the input, denoise it, and add noise of the next level."""
-        enough = torch.as_tensor(data.noise_std).to(state) ** 2 * data.measured
+        enough = torch.as_tensor(data.noise_std).to(state) ** 2 * data.n_measured
         lr = self.lr * (sigma**2 + 0.25**2) ** 0.5
         v, first, second = state, torch.zeros_like(state), torch.zeros_like(state)
         going = torch.ones(len(state), dtype=torch.bool, device=state.device)
@@ -70,7 +70,7 @@ class SITCOM(Solver):
                 break
             slope = -2 * vjp(data.A.vjp(x0, r)) + 2 * self.lam / (1 + sigma**2) * (v - state)
             move, first, second = adam(slope, first, second, k)
-            v = v - per_item(going.to(v.dtype), v) * lr * move
+            v = v - batch_broadcast(going.to(v.dtype), v) * lr * move
         else:
             x0 = prior(v, sigma)
         return x0 if sigma_next == 0 else x0 + sigma_next * noise.like(x0)

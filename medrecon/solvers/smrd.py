@@ -48,7 +48,7 @@ def sure(data: Gaussian, x: Tensor, lam: Tensor, probe: Tensor, n_cg: int) -> tu
     spread = _fitted(data.A, data.A(probe), lam, n_cg)
     r = data.residual(z)
     variance = torch.as_tensor(data.noise_std).to(x) ** 2
-    return dot(r, r) - variance * data.measured + 2 * variance * dot(probe, spread), z
+    return dot(r, r) - variance * data.n_measured + 2 * variance * dot(probe, spread), z
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +114,9 @@ class SMRD(Solver):
             state = self._met(state, x, data, noise)
         return self._met(state, prior(state.x, sigma), data, noise) if sigma_next == 0 else state
 
-    def rise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
+    def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
         """Noise is added to the image; what was learnt stays."""
-        return state._replace(x=super().rise(state.x, sigma, sigma_next, noise=noise))
+        return state._replace(x=super().increase_noise(state.x, sigma, sigma_next, noise=noise))
 
     def output(self, state: _State) -> Tensor:
         """The image."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.linalg import cg, per_item
+from medrecon.operators.linalg import batch_broadcast, cg
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Solver, bounded, renoise, variance_kept
+from medrecon.solvers.base import Solver, limit_step, renoise, variance_kept
 
 __all__ = ["TMPD"]
 
@@ -40,7 +40,7 @@ class TMPD(Solver):
 
     Deviation:
         a network's Jacobian is not quite symmetric, as an exact prior's is; its transpose stands for both, which needs no
-        forward-mode derivatives. No step may raise the residual, see :func:`medrecon.solvers.base.bounded`.
+        forward-mode derivatives. No step may raise the residual, see :func:`medrecon.solvers.base.limit_step`.
     """
 
     eta: float = 1.0
@@ -60,7 +60,7 @@ class TMPD(Solver):
     ) -> Tensor:
         """One guided denoising, one re-noising."""
         x0, vjp = with_vjp(prior, state, sigma)
-        A, variance, missing = data.A, per_item(data.noise_std, data.y) ** 2, data.residual(x0)
+        A, variance, missing = data.A, batch_broadcast(data.noise_std, data.y) ** 2, data.residual(x0)
         weighed = cg(lambda u: sigma**2 * A(vjp(A.adjoint(u))) + variance * u, missing, None, self.n_cg, tol=1e-6)
-        xe = x0 + bounded(sigma**2 * vjp(A.adjoint(weighed)), data, missing)
+        xe = x0 + limit_step(sigma**2 * vjp(A.adjoint(weighed)), data, missing)
         return renoise(xe, (state - xe) / sigma, sigma, sigma_next, self.eta, noise)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.operators.ct import Filter, Projector
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.solvers.base import Requires
 from medrecon.solvers.classical import Classical, lipschitz
 
@@ -68,11 +68,11 @@ class SIRT(Classical):
 
     def estimate(self, data: Gaussian) -> Tensor:
         """``n_iter`` iterations."""
-        A, x = data.A, torch.zeros_like(data.back)
+        A, x = data.A, torch.zeros_like(data.adjoint_y)
         if A.nonnegative:
             rows, columns = _inverse(A(torch.ones_like(x))), _inverse(A.adjoint(torch.ones_like(data.y)))
         else:
-            rows, columns = torch.ones_like(data.y.real), per_item(1 / lipschitz(data), x)
+            rows, columns = torch.ones_like(data.y.real), batch_broadcast(1 / lipschitz(data), x)
         for _ in range(self.n_iter):
             x = x + self.relaxation * columns * A.adjoint(rows * data.residual(x))
         return x

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from medrecon.operators.linalg import per_item
+from medrecon.operators.linalg import batch_broadcast
 from medrecon.priors.base import Prior
 from medrecon.priors.nets import EDMNet, EpsNet, FlowNet, precondition
 
@@ -71,8 +71,8 @@ class EDM:
     def pair(self, x0: Tensor, u: Tensor, noise: Tensor) -> Pair:
         """Input ``c_in x``, target ``(x0 - c_skip x) / c_out``."""
         sigma: Tensor = (self.log_mean + self.log_std * torch.special.ndtri(u)).exp()
-        c = precondition(per_item(sigma, x0), self.sigma_data)
-        x = x0 + per_item(sigma, x0) * noise
+        c = precondition(batch_broadcast(sigma, x0), self.sigma_data)
+        x = x0 + batch_broadcast(sigma, x0) * noise
         return Pair(c.input * x, c.noise.flatten(), (x0 - c.skip * x) / c.out)
 
     def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> EDMNet:
@@ -105,7 +105,7 @@ class DDPM:
     def pair(self, x0: Tensor, u: Tensor, noise: Tensor) -> Pair:
         """Input ``sqrt(abar) x0 + sqrt(1 - abar) noise``, target ``noise``."""
         t = (u * self.steps).long().clamp(max=self.steps - 1)
-        kept = per_item(self.alphas_cumprod.to(x0.device, x0.dtype)[t], x0)
+        kept = batch_broadcast(self.alphas_cumprod.to(x0.device, x0.dtype)[t], x0)
         return Pair(kept.sqrt() * x0 + (1 - kept).sqrt() * noise, t.to(x0.dtype), noise)
 
     def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> EpsNet:
@@ -130,7 +130,7 @@ class RectifiedFlow:
     def pair(self, x0: Tensor, u: Tensor, noise: Tensor) -> Pair:
         """Input ``(1 - tau) x0 + tau noise``, target ``noise - x0``, timestep ``1000 tau``."""
         tau = (self.mean + self.std * torch.special.ndtri(u)).sigmoid()
-        x = (1 - per_item(tau, x0)) * x0 + per_item(tau, x0) * noise
+        x = (1 - batch_broadcast(tau, x0)) * x0 + batch_broadcast(tau, x0) * noise
         return Pair(x, 1000 * tau, noise - x0)
 
     def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> FlowNet:

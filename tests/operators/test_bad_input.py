@@ -49,7 +49,7 @@ def test_channels_and_coils_that_do_not_fit():
     with pytest.raises(ValueError, match=r"takes k-space that end in the axes \(3, 8, 9\)"):
         A.adjoint(y[:, :1])
     with pytest.raises(ValueError, match="takes k-space"):
-        Gaussian(A, y[:, :2], 0.1).back  # noqa: B018
+        Gaussian(A, y[:, :2], 0.1).adjoint_y  # noqa: B018
     with pytest.raises(ValueError, match="pairs of channels"):
         AsComplex()(torch.zeros(1, 3, 4, 4))
     with pytest.raises(ValueError, match="pairs of channels"):

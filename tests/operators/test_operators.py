@@ -37,7 +37,7 @@ def test_normal_is_adjoint_of_forward(problem):
 def test_energy_is_the_squared_length_of_the_measurements(problem):
     operator, x, rtol = problem
     y = operator(x)
-    close(operator.energy(x), dot(y, y), max(rtol, 1e-12))
+    close(operator.norm_squared(x), dot(y, y), max(rtol, 1e-12))
 
 
 def test_a_few_iterations_are_those_of_conjugate_gradients(problem):

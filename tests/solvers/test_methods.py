@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from medrecon.likelihood import Gaussian, Nothing, Poisson, Rician, Transmission
-from medrecon.noise import Noise, below, karras, time_travel
+from medrecon.likelihood import Gaussian, NoData, Poisson, Rician, Transmission
+from medrecon.noise import Noise, karras, time_travel, truncate_ladder
 from medrecon.operators import Coils, Operator, Weights, gaussian_blur, sense
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.spectral import Dense as SpectralDense
@@ -44,8 +44,8 @@ from medrecon.solvers import (
     ScoreMed,
     ScoreMRI,
 )
-from medrecon.solvers.base import bounded, drawn, misfit, probability_flow, projected
-from medrecon.solvers.ccdf import contraction, diffused, forward_error
+from medrecon.solvers.base import limit_step, probability_flow, project_on_data, residual_norm_and_grad, sample_prox
+from medrecon.solvers.ccdf import contraction, forward_error, noised
 from medrecon.solvers.dmcmc import dmcmc
 from medrecon.solvers.pc import corrector, predictor
 from medrecon.solvers.r2d2 import low_frequencies, noise_of_images
@@ -89,7 +89,7 @@ def integrated(solver, n):
     prior = gaussian_prior()
     start = 10 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
     sigmas = torch.linspace(math.log(10.0), math.log(0.1), n + 1, dtype=DOUBLE).exp()
-    data = Nothing(torch.empty(0, dtype=DOUBLE), (4, *SHAPE))
+    data = NoData(torch.empty(0, dtype=DOUBLE), (4, *SHAPE))
     return sample(solver, prior, data, sigmas, noise=Noise(range(4)), start=start)
 
 
@@ -196,7 +196,7 @@ def test_steps_that_rise_forget_the_past():
     state = DPMSolver().step(DPMSolver().init(torch.ones(1, *SHAPE, dtype=DOUBLE), 1.0, prior=prior, data=None, noise=None),
                              1.0, 0.5, prior=prior, data=None, noise=None)  # fmt: skip
     assert state.x0 is not None
-    assert DPMSolver().rise(state, 0.5, 1.0, noise=Noise(0)).x0 is None
+    assert DPMSolver().increase_noise(state, 0.5, 1.0, noise=Noise(0)).x0 is None
 
 
 def test_a_level_twice_changes_nothing():
@@ -264,7 +264,7 @@ def test_score_based_imaging_without_strength_is_the_sampler(solver):
     blind = Gaussian(Dense(torch.zeros(3, 10_000, dtype=DOUBLE), (1, 10_000)), torch.zeros(8, 3, dtype=DOUBLE), 0.1)
     common = {"prior": lambda x, s: torch.full_like(x, 0.3), "data": blind, "noise": Noise(range(8))}
     method = solver(n_corrector=0)
-    state = method.init(0.3 + 0.5 * Noise(range(20, 28)).like(blind.back), 0.5, **common)
+    state = method.init(0.3 + 0.5 * Noise(range(20, 28)).like(blind.adjoint_y), 0.5, **common)
     x = method.output(method.step(state, 0.5, 0.35, **common))
     assert abs(float((x - 0.3).std()) / 0.35 - 1) < 0.01  # 80 000 numbers: standard error 0.25 %
 
@@ -360,7 +360,7 @@ def test_shares_between_their_ends():
         ]
         assert not any(torch.allclose(a, b) for a, b in pairwise([*runs, runs[0]]))
     x, z = torch.ones(2, *SHAPE, dtype=DOUBLE), Noise([1, 2]).like(torch.ones(2, *SHAPE, dtype=DOUBLE))
-    half = projected(x, data, 0.3, 0.5, 30, Noise([1, 2]))
+    half = project_on_data(x, data, 0.3, 0.5, 30, Noise([1, 2]))
     assert torch.allclose(half, x + 0.5 * data.A.pinv(data.residual(x - 0.3 * z), 30))
 
 
@@ -397,7 +397,7 @@ def test_dsg_stays_on_the_sphere():
             assert torch.allclose(z - mean, r * fresh / fresh.flatten(1).norm(dim=1)[:, None, None])
         if guidance == 1:
             _, vjp = with_vjp(prior, x, sigma)
-            slope = vjp(misfit(x0, data)[1])
+            slope = vjp(residual_norm_and_grad(x0, data)[1])
             assert torch.allclose(z - mean, -r * slope / slope.flatten(1).norm(dim=1)[:, None, None])
     sizes = [
         float(data.residual(sample(DSG(guidance=g), prior, data, LADDER, noise=Noise([1, 2, 3]))).norm())
@@ -440,18 +440,18 @@ def test_misfit_and_its_gradient(kind):
         "transmission": Transmission(A, y.round(), photons=200.0),
         "rician": Rician(A, y / 100, 0.1),
     }[kind]
-    size, slope = misfit(x, data)
+    size, slope = residual_norm_and_grad(x, data)
     for i in range(5):
         step = torch.zeros_like(x)
         step[..., i] = 1e-5
-        up, down = (misfit(x + s * step, data)[0] for s in (1, -1))
+        up, down = (residual_norm_and_grad(x + s * step, data)[0] for s in (1, -1))
         assert torch.allclose(slope[:, 0, i], (up - down) / 2e-5, rtol=1e-5, atol=1e-7)
     if kind == "poisson":
         r = (y.round() - 100 * A(x)) / y.round().sqrt()
         mean = y.round().flatten(1).mean(1)
         assert torch.allclose(size, r.flatten(1).norm(dim=1) / mean.sqrt())
     if kind == "gaussian":
-        assert torch.equal(misfit(x, replace(data, y=A(x)))[1], torch.zeros_like(x))
+        assert torch.equal(residual_norm_and_grad(x, replace(data, y=A(x)))[1], torch.zeros_like(x))
 
 
 def test_dps_takes_counts():
@@ -460,7 +460,7 @@ def test_dps_takes_counts():
     counts = torch.tensor([[[900.0, 1500, 600, 1100, 1000, 1300]]], dtype=DOUBLE).expand(8, -1, -1)
     data = Poisson(A, counts, gain=1000.0)
     guided, free = (sample(DPS(zeta=z), prior, data, LADDER, noise=Noise(range(8))) for z in (0.05, 0.0))
-    assert misfit(guided, data)[0].mean() < 0.5 * misfit(free, data)[0].mean()
+    assert residual_norm_and_grad(guided, data)[0].mean() < 0.5 * residual_norm_and_grad(free, data)[0].mean()
 
 
 # Exactness
@@ -527,7 +527,7 @@ def test_daps_by_langevin_moves_is_daps(momentum):
     x0 = torch.full((4000, *SHAPE), 0.3, dtype=DOUBLE)
     solver = DAPS(inner="langevin", n_inner=600, momentum=momentum)
     moved = solver._moved(x0, 0.2, data, Noise(range(4000))).flatten(1)
-    exact = drawn(x0, data, 0.04, 30, Noise(range(4000))).flatten(1)
+    exact = sample_prox(x0, data, 0.04, 30, Noise(range(4000))).flatten(1)
     assert (moved.mean(0) - exact.mean(0)).abs().max() < 0.02
     assert float((torch.cov(moved.T) - torch.cov(exact.T)).norm() / torch.cov(exact.T).norm()) < 0.15
     with pytest.raises(TypeError, match=r"give inner='langevin'$"):
@@ -547,7 +547,7 @@ def test_a_drawn_image_follows_its_law():
     _, data, matrix = measured(batch=1, noise_std=0.2)
     many = replace(data, y=data.y.expand(20_000, -1))
     x = torch.full((20_000, *SHAPE), 0.4, dtype=DOUBLE)
-    z = drawn(x, many, 0.09, 30, Noise(range(20_000))).flatten(1)
+    z = sample_prox(x, many, 0.09, 30, Noise(range(20_000))).flatten(1)
     covariance = torch.linalg.inv(matrix.T @ matrix / 0.04 + torch.eye(6, dtype=DOUBLE) / 0.09)
     mean = covariance @ (matrix.T @ data.y[0] / 0.04 + 0.4 / 0.09)
     assert (z.mean(0) - mean).abs().max() < 0.01
@@ -588,9 +588,7 @@ def test_probability_flow_of_a_gaussian():
 
 def test_forward_error_of_two_starts():
     a, b = torch.zeros(4000, 2, 3, dtype=DOUBLE), torch.full((4000, 2, 3), 0.3, dtype=DOUBLE)
-    found = (
-        (diffused(a, 0.7, Noise(range(4000))) - diffused(b, 0.7, Noise(range(4000, 8000)))).square().sum((1, 2)).mean()
-    )
+    found = (noised(a, 0.7, Noise(range(4000))) - noised(b, 0.7, Noise(range(4000, 8000)))).square().sum((1, 2)).mean()
     assert abs(float(found) / forward_error(6 * 0.09, 0.7, 6) - 1) < 0.03  # 4000 draws in 6 dimensions: 0.9 %
 
 
@@ -598,7 +596,7 @@ def test_contraction_is_what_is_left_of_a_start():
     """Under a prior that knows the image nothing but the factors of the steps keeps two starts apart."""
     prior = GaussianPrior(gaussian_prior().mean, 1e-12 * torch.eye(6, dtype=DOUBLE))
     sigmas = karras(0.8, 0.05, 30)
-    data = Nothing(torch.empty(0, dtype=DOUBLE), (1, *SHAPE))
+    data = NoData(torch.empty(0, dtype=DOUBLE), (1, *SHAPE))
     for kind, solver in {"ddim": DDIM(), "ddpm": DDIM(eta=1.0), "smld": PredictorCorrector(n_corrector=0)}.items():
         one, two = (
             sample(solver, prior, data, sigmas[:-1], noise=Noise(0), start=torch.full((1, *SHAPE), s, dtype=DOUBLE))
@@ -625,7 +623,7 @@ def test_a_better_start_gives_a_better_image_sooner():
     whole = sample(solver, prior, data, karras(20.0, 0.01, 30), noise=Noise(range(64)))
     start = prior.mean + data.A.pinv(data.residual(prior.mean.expand(64, -1, -1)))
     short = karras(0.3, 0.01, 10)
-    sooner = sample(solver, prior, data, short, noise=Noise(range(64)), start=diffused(start, 0.3, Noise(range(64))))
+    sooner = sample(solver, prior, data, short, noise=Noise(range(64)), start=noised(start, 0.3, Noise(range(64))))
     noise_only = sample(solver, prior, data, short, noise=Noise(range(64)))
     errors = [float((x - exact).square().mean()) for x in (whole, sooner, noise_only)]
     assert errors[1] < 1.3 * errors[0]
@@ -741,7 +739,7 @@ def test_annealed_langevin_leaves_the_noise_that_the_prior_assumes(solver, step_
     common = {"prior": lambda x, s: torch.full_like(x, 0.3), "data": blind, "noise": Noise(range(8))}
     for n_inner, after in ((1, 0.45), (3, 0.45), (1, 0.5)):
         method = solver(step_size=step_size, n_inner=n_inner)
-        state = method.init(0.3 + sigma * Noise(range(20, 28)).like(blind.back), sigma, **common)
+        state = method.init(0.3 + sigma * Noise(range(20, 28)).like(blind.adjoint_y), sigma, **common)
         x = method.output(method.step(state, sigma, after, **common))
         assert abs(float((x - 0.3).std()) / after - 1) < 0.01  # 80 000 numbers: standard error 0.25 %
         assert abs(float(x.mean()) - 0.3) < 0.01
@@ -840,7 +838,7 @@ def test_r2d2_denoises_to_the_posterior_mean():
     noisy = prior.mean + torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=DOUBLE).mul(0.5)
     many = noisy.expand(400, -1, -1, -1).contiguous()
     data = low_frequencies(many, sigma, factor=4)
-    sigmas = below(karras(20.0, 0.002, 150), sigma)
+    sigmas = truncate_ladder(karras(20.0, 0.002, 150), sigma)
     x = sample(R2D2(strength=0.0), prior, data, sigmas, noise=Noise(range(400)), start=many)
     assert (x.mean(0) - prior(noisy, sigma)[0]).abs().max() < 0.06  # 400 draws of standard deviation 0.24, 64 pixels
     held = sample(R2D2(strength=1.0), prior, data, sigmas, noise=Noise(range(400)), start=many)
@@ -881,7 +879,7 @@ def test_unconditional_samplers_refuse_data_and_others_their_absence():
     for solver in (Heun(), DDPM(), DPMSolver(), PredictorCorrector(), Langevin()):
         with pytest.raises(TypeError, match="prior alone; choose a solver that takes data"):
             sample(solver, prior, data, LADDER, noise=Noise(0))
-    nothing = Nothing(torch.empty(0, dtype=DOUBLE), (1, *SHAPE))
+    nothing = NoData(torch.empty(0, dtype=DOUBLE), (1, *SHAPE))
     for solver in (DPS(), PiGDM(), DDIM(eta=1.0)):
         if isinstance(solver, DDIM):
             assert sample(solver, prior, nothing, LADDER, noise=Noise(0)).isfinite().all()
@@ -971,7 +969,7 @@ def test_dmcmc_and_a_short_run_draw_from_the_posterior():
                   step_size=0.1, burn_in=200)  # fmt: skip
     x, sigma = next(chain)
     assert torch.equal(sigma, torch.full((400,), 0.3, dtype=DOUBLE))
-    done = sample(TMPD(), prior, data, below(karras(1.0, 0.01, 40), 0.3), noise=Noise(range(400)), start=x)
+    done = sample(TMPD(), prior, data, truncate_ladder(karras(1.0, 0.01, 40), 0.3), noise=Noise(range(400)), start=x)
     error, _ = distance(done, mean, covariance, prior.mean)
     assert error < 0.2  # TMPD steps down from the chain's law, whose likelihood is a little wider than the data's
     # One move is its equation.
@@ -980,7 +978,7 @@ def test_dmcmc_and_a_short_run_draw_from_the_posterior():
                   skip=1, burn_in=0)  # fmt: skip
     a = 0.1 * 0.3**2
     slope = (prior(x, 0.3) - x) / 0.3**2
-    slope = slope + data.A.adjoint(data.residual(x)) / (data.gain * 0.3**2 + 0.05**2)[:, None, None]
+    slope = slope + data.A.adjoint(data.residual(x)) / (data.lipschitz * 0.3**2 + 0.05**2)[:, None, None]
     assert torch.allclose(next(chain)[0], x + a * slope + (2 * a) ** 0.5 * Noise(range(400)).like(x), atol=1e-9)
 
 
@@ -1011,8 +1009,8 @@ def test_guidance_never_overshoots_the_data():
     exact = torch.linalg.pinv(matrix) @ y.T
     exact = exact.T.view(2, *SHAPE)
     long = exact * torch.tensor([10.0, 1.9], dtype=torch.float64).view(-1, *[1] * len(SHAPE))
-    cut = bounded(long, data, y)
+    cut = limit_step(long, data, y)
     assert torch.allclose(cut[0], exact[0], atol=1e-10)
     assert torch.equal(cut[1], long[1])
-    assert torch.equal(bounded(-exact, data, y), torch.zeros_like(exact))
-    assert torch.equal(bounded(torch.zeros_like(exact), data, y), torch.zeros_like(exact))
+    assert torch.equal(limit_step(-exact, data, y), torch.zeros_like(exact))
+    assert torch.equal(limit_step(torch.zeros_like(exact), data, y), torch.zeros_like(exact))

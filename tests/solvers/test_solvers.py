@@ -15,7 +15,7 @@ from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
 from medrecon.likelihood import Gaussian
 from medrecon.networks import ResidualUNet
-from medrecon.noise import Noise, below, karras, time_travel, travelled
+from medrecon.noise import Noise, karras, time_travel, travelled, truncate_ladder
 from medrecon.operators import Operator, sense
 from medrecon.operators.base import LinearOperator
 from medrecon.operators.spectral import Dense as SpectralDense
@@ -23,7 +23,7 @@ from medrecon.operators.spectral import Spectral
 from medrecon.priors import Counted, with_vjp
 from medrecon.sample import draw, generate, sample
 from medrecon.solvers import DDIM, DDNM, DDS, DPS, MGDM, SOLVERS, DDNMPlus, ZeroFilled, is_unconditional, renoise
-from medrecon.solvers.base import misfit
+from medrecon.solvers.base import residual_norm_and_grad
 from medrecon.training.objectives import EDM
 
 from ..conftest import blobs
@@ -483,7 +483,9 @@ def test_ladders():
     assert torch.allclose(sigmas[[0, 17]], torch.tensor([80.0, 0.002], dtype=torch.float64))
     root = sigmas[:-1] ** (1 / 7)
     assert torch.allclose(root.diff(), root.diff().mean().expand(17))
-    assert torch.equal(below(sigmas, 0.5), torch.cat([torch.tensor([0.5], dtype=torch.float64), sigmas[sigmas < 0.5]]))
+    assert torch.equal(
+        truncate_ladder(sigmas, 0.5), torch.cat([torch.tensor([0.5], dtype=torch.float64), sigmas[sigmas < 0.5]])
+    )
     assert time_travel(torch.arange(5.0).flip(0), 2, 2).tolist() == [4, 3, 2, 4, 3, 2, 1, 0]
     assert time_travel(torch.arange(4.0).flip(0), 1, 1).tolist() == [3, 2, 1, 0]
     from monai.networks.schedulers import DDPMScheduler
@@ -701,13 +703,13 @@ def test_the_slope_of_the_misfit_is_the_same_by_either_way():
     maps = torch.complex(*torch.randn(2, 1, 3, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     for mask, light in ((torch.arange(8) % 2 == 0, True), (torch.rand(9, 8) < 0.5, False)):
         A = sense(maps, mask.expand(9, 8)[None, None])
-        assert A.light_normal is light
+        assert A.cheap_normal is light
         x = torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         data = Gaussian(A, A(torch.flip(x, (2,))), 0.1)
-        size, slope = misfit(x, data)
+        size, slope = residual_norm_and_grad(x, data)
         r = data.residual(x)
         assert torch.allclose(size, r.abs().square().sum().sqrt())
         assert torch.allclose(slope, -A.adjoint(r) / size, atol=1e-12)
         exact = Gaussian(A, A(x), 0.1)
         assert not exact.residual(x).any()
-        assert not misfit(x, exact)[1].any()
+        assert not residual_norm_and_grad(x, exact)[1].any()
