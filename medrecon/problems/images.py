@@ -66,8 +66,8 @@ class Images(Problem):
         if physics.task == "denoise":
             # Every pixel is measured, so the prior counts for more than in k-space. Chosen on other subjects than the tables':
             # benchmarks/other_problems.py images --subject cheng_0109 cheng_0973 cheng_2044 --dds prior_weight=0.5 ...
-            # Weights of tv and wavelet in units of the noise: on three other heads and three chests 0.4 to 0.6 and 0.8 to 1.4 were
-            # best.
+            # Weights of tv and wavelet in units of the noise: 0.4 to 0.6 and 0.8 to 1.4 were best on three other heads and
+            # three chests.
             self.tuned = {
                 "dds": {"prior_weight": 0.5, "sigma_max": 1.5},
                 "tv": {"lam": None, "strength": 0.5},
