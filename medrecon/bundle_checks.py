@@ -79,9 +79,26 @@ def _problems(check: Callable[[Path], Iterator[str]], root: Path) -> list[str]:
     return [*found[:_SHOWN], *more]
 
 
+def _content(path: Path) -> dict[str, Any]:
+    """A file of the bundle as plain data.
+
+    Raises:
+        InputError: if it cannot be read, or is no mapping.
+    """
+    if path.suffix != ".json":
+        return read_plain_yaml(path, "a bundle's config", limit=2**20)
+    try:
+        content = json.loads(small_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON ({one_line(error)}); correct it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is no mapping of names to values; correct it")
+    return content
+
+
 def _facts(root: Path) -> dict[str, Any]:
     """The content of ``metadata.json``, whatever it is."""
-    return read_plain_yaml(root / "configs" / "metadata.json", "a bundle's metadata", limit=2**20)
+    return _content(root / "configs" / "metadata.json")
 
 
 def _metadata(root: Path) -> Iterator[str]:
@@ -178,13 +195,7 @@ def _training(root: Path) -> Iterator[str]:
 
 
 def _config(path: Path, properties: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    if path.suffix == ".json":
-        try:
-            json.loads(small_text(path))
-        except (OSError, ValueError, RecursionError) as error:
-            yield f"{path.name} is not JSON ({one_line(error)})"
-            return
-    config = read_plain_yaml(path, "a bundle's config", limit=2**20)
+    config = _content(path)
     missing = _missing(config, properties) + [key for key in ("run",) if not _has(config, key)]
     if missing:
         yield f"lacks {' and '.join(missing)}, which MONAI's tools look for"

@@ -14,11 +14,11 @@ from monai.transforms import MapTransform
 
 from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.coils import from_kspace
-from medrecon.data.errors import InputError, one_line
+from medrecon.data.errors import InputError, one_line, warn
 from medrecon.data.espirit import combined_reference
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.names import case_seed
-from medrecon.data.sampling import undersampled
+from medrecon.data.sampling import one_sided, undersampled
 from medrecon.data.scan import CartesianScan, Geometry, ImageScan, NonCartesianScan, Scan, Sinogram
 from medrecon.data.trajectories import GOLDEN_ANGLE, radial
 from medrecon.operators import NUFFT
@@ -260,13 +260,15 @@ class SinogramOfImaged(_Measure):
 
 
 def _check_full(scan: CartesianScan) -> None:
-    """Refuse what no reference can be made of.
+    """Refuse what no reference can be made of, and warn of half k-space.
 
     Raises:
         InputError: for undersampled k-space.
     """
     if undersampled(np.asarray(scan.kspace), scan.mask):
         raise InputError(f"{scan.path}: is undersampled itself; give fully sampled k-space")
+    for text in one_sided(np.asarray(scan.kspace), scan.mask, str(scan.path)):
+        warn(text)
 
 
 class FewerLinesd(_Measure):
