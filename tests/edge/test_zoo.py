@@ -280,6 +280,14 @@ def test_no_code_of_a_bundle_runs(tmp_path, scan, capsys):
     assert not mark.exists()
 
 
+def test_json_may_have_tabs(tmp_path):
+    """Which YAML does not allow."""
+    shutil.copytree(find_bundle("classical"), tmp_path / "b")
+    path = tmp_path / "b" / "configs" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent="\t"))
+    assert main(["bundle", "verify", str(tmp_path / "b")]) == 0
+
+
 def test_many_problems_are_counted(tmp_path, capsys):
     shutil.copytree(find_bundle("classical"), tmp_path / "b")
     set_metadata(tmp_path / "b", changelog={f"v{k}": "x" for k in range(2000)})
