@@ -50,8 +50,8 @@ from medrecon.formats import load, load_array, load_image, load_kspace, load_non
 from medrecon.formats.dicom import find_series
 from medrecon.training.slices import load_slices
 from medrecon.writers.mrd import mrd_bytes
-from tests.conftest import blobs
 from tests.edge import test_ct, test_dicom, test_ismrmrd, test_noncartesian, test_twix, test_volumes
+from tests.make.images import blobs
 
 LIMIT_S = 10.0
 LIMIT_BYTES = 5 * 2**29

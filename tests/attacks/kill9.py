@@ -40,7 +40,7 @@ from medrecon.cli import main as medrecon
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.prep import LoadPreparedd, prepared
 from tests.attacks.kill import HIDDEN, child, start_readers
-from tests.conftest import blobs
+from tests.make.images import blobs
 
 Files = dict[str, bytes]
 

@@ -19,7 +19,7 @@ from medrecon.training.augment import (
     resampling_matrix,
 )
 
-from ..conftest import blobs
+from ..make.images import blobs
 
 
 def wave(n, frequency, positions):

@@ -18,7 +18,7 @@ from medrecon.operators.wavelet import Wavelet
 from medrecon.sample import sample
 from medrecon.solvers import TV, CGSense, L1Wavelet, LowRank
 
-from ..conftest import blobs
+from ..make.images import blobs
 
 SHAPE = (46, 40)
 

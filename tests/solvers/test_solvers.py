@@ -26,7 +26,7 @@ from medrecon.solvers import DDIM, DDNM, DDS, DPS, MGDM, SOLVERS, DDNMPlus, Zero
 from medrecon.solvers.base import residual_norm_and_grad
 from medrecon.training.objectives import EDM
 
-from ..conftest import blobs
+from ..make.images import blobs
 from .problems import SHAPE, Dense, dense, gaussian_prior, measured
 
 PROJECTORS_ONLY = {"fbp": "a filter between A^T and y that only X-ray transforms have; test_tomography.py"}
