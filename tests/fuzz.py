@@ -50,7 +50,12 @@ from medrecon.formats import load, load_array, load_image, load_kspace, load_non
 from medrecon.formats.dicom import find_series
 from medrecon.training.slices import load_slices
 from medrecon.writers.mrd import mrd_bytes
-from tests.edge import test_ct, test_dicom, test_ismrmrd, test_noncartesian, test_twix, test_volumes
+from tests.make import dicom as make_dicom
+from tests.make import dicom_volumes as make_dicom_volumes
+from tests.make import ismrmrd as make_ismrmrd
+from tests.make import noncartesian as make_noncartesian
+from tests.make import sinograms as make_sinograms
+from tests.make import twix as make_twix
 from tests.make.images import blobs
 
 LIMIT_S = 10.0
@@ -98,7 +103,7 @@ def fastmri(path, **options):
     with h5py.File(path, "w", **options) as file:
         file["kspace"], file["mask"] = k, np.ones(k.shape[-1], bool)
         file["noise"] = np.random.default_rng(1).normal(size=(3, 32, 2)).astype(np.float32).view(np.complex64)[..., 0]
-        file["ismrmrd_header"] = test_ismrmrd.header((12, 10, 1), (24, 20, 5)).toXML("utf-8")
+        file["ismrmrd_header"] = make_ismrmrd.header((12, 10, 1), (24, 20, 5)).toXML("utf-8")
         file.attrs.update(acquisition="AXT2", max=1.5, norm=2.0, patient_id="ID-4711", padding_left=0, padding_right=10)
         file.attrs.update(MRN="Doe", birth_date="19700101", operator="Jane")
 
@@ -119,15 +124,15 @@ def calgary(path):
 def ismrmrd(path):
     k = kspace(2, 2, (8, 6))
     lines = [
-        test_ismrmrd.line(k[s, :, :, y], kspace_encode_step_1=y, slice=s, position=(0, 0, 6.0 * s))
+        make_ismrmrd.line(k[s, :, :, y], kspace_encode_step_1=y, slice=s, position=(0, 0, 6.0 * s))
         for s in range(2) for y in range(6)
     ]  # fmt: skip
-    noise = test_ismrmrd.line(np.random.default_rng(1).normal(size=(2, 32)) + 1j, flags=[19])
-    test_ismrmrd.write(path, test_ismrmrd.header((8, 6, 1), (32, 24, 5), centres=(3, 0)), [noise, *lines])
+    noise = make_ismrmrd.line(np.random.default_rng(1).normal(size=(2, 32)) + 1j, flags=[19])
+    make_ismrmrd.write(path, make_ismrmrd.header((8, 6, 1), (32, 24, 5), centres=(3, 0)), [noise, *lines])
 
 
 def radial_mrd(path):
-    test_noncartesian.write(path, [blobs((12, 10))], trajectories.radial((12, 10), 4).numpy())
+    make_noncartesian.write(path, [blobs((12, 10))], trajectories.radial((12, 10), 4).numpy())
 
 
 def mrd_images(path):
@@ -137,23 +142,23 @@ def mrd_images(path):
 def twix(path):
     k = kspace(1, 2, (16, 6))
     lines = [
-        test_twix.line(k[0, :, :, y], lin=y, centre=(3, 0), column=8, position=(1, 2, 3)) for y in range(6)
+        make_twix.line(k[0, :, :, y], lin=y, centre=(3, 0), column=8, position=(1, 2, 3)) for y in range(6)
     ]  # fmt: skip
     scan = np.random.default_rng(0).normal(size=(2, 32)) + 1j
-    lines.insert(0, test_twix.line(scan.astype(np.complex64), ["NOISEADJSCAN"]))
-    test_twix.write(path, lines, test_twix.header(base=8, lines=6))
+    lines.insert(0, make_twix.line(scan.astype(np.complex64), ["NOISEADJSCAN"]))
+    make_twix.write(path, lines, make_twix.header(base=8, lines=6))
 
 
 def twix_epi(path):
     k = kspace(1, 2, (24, 6))
     lines = [
-        test_twix.line(k[0, :, :, y], ["REFLECT"] * (y % 2), lin=y, centre=(3, 0), column=12) for y in range(6)
+        make_twix.line(k[0, :, :, y], ["REFLECT"] * (y % 2), lin=y, centre=(3, 0), column=12) for y in range(6)
     ]  # fmt: skip
-    lines = [test_twix.line(k[0, :, :, 3], ["PHASCOR"] + ["REFLECT"] * (n % 2), column=12) for n in range(3)] + lines
+    lines = [make_twix.line(k[0, :, :, 3], ["PHASCOR"] + ["REFLECT"] * (n % 2), column=12) for n in range(3)] + lines
     regrid = {("Long", "alRegridMode"): 2, ("Long", "alRegridRampupTime"): 40, ("Long", "alRegridFlattopTime"): 160,
               ("Long", "alRegridRampdownTime"): 40, ("Long", "alRegridDelaySamplesTime"): 5,
               ("Double", "aflRegridADCDuration"): 230.0}  # fmt: skip
-    test_twix.write(path, lines, test_twix.header(base=8, lines=6, meas=regrid))
+    make_twix.write(path, lines, make_twix.header(base=8, lines=6, meas=regrid))
 
 
 def bart(path):
@@ -228,7 +233,7 @@ def training(path):
 
 
 def exchange(path):
-    test_ct.exchange(
+    make_sinograms.exchange(
         path, np.random.default_rng(1).uniform(0, 3, (6, 2, 8)), theta_units="rad", x_pixel_size=(5.0, "um")
     )
 
@@ -236,7 +241,7 @@ def exchange(path):
 def nifti(path, second=False, dtype=np.int16, scale=(2.0, 1.0)):
     kind = nib.Nifti2Image if second else nib.Nifti1Image
     data = np.random.default_rng(0).integers(0, 99, (5, 4, 3, 2)[: 3 + (dtype is np.int16)]).astype(dtype)
-    image = kind(data, test_dicom.oblique())
+    image = kind(data, make_dicom.oblique())
     image.header["descrip"] = b"Doe^Jane"
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Doe^Jane"))
     if dtype is np.int16:
@@ -249,17 +254,19 @@ def nifti(path, second=False, dtype=np.int16, scale=(2.0, 1.0)):
 
 def freesurfer(path, dtype=np.float32):
     data = np.random.default_rng(0).integers(0, 99, (5, 4, 3, 2)[: 3 + (dtype is np.uint8)]).astype(dtype)
-    nib.save(nib.freesurfer.MGHImage(data, test_dicom.oblique()), path)
+    nib.save(nib.freesurfer.MGHImage(data, make_dicom.oblique()), path)
 
 
 def series(path):
-    test_dicom.write_series(
-        path, test_dicom.oblique(), test_dicom.numbers((3, 6, 5)), "{k}.dcm", SeriesDescription="Doe"
+    make_dicom.write_series(
+        path, make_dicom.oblique(), make_dicom.numbers((3, 6, 5)), "{k}.dcm", SeriesDescription="Doe"
     )
 
 
 def enhanced(path):
-    test_volumes.enhanced(path, [v[:, :4, :4] for v in test_volumes.planted(2)], TemporalPositionIndex=[1, 2])
+    make_dicom_volumes.enhanced(
+        path, [v[:, :4, :4] for v in make_dicom_volumes.planted(2)], TemporalPositionIndex=[1, 2]
+    )
     shutil.rmtree(path.parent / "classic")
 
 
@@ -287,7 +294,7 @@ def transcoded(syntax):
     def build(path):
         import warnings
 
-        test_dicom.write_series(path.parent / "plain", test_dicom.oblique(), test_dicom.numbers((1, 16, 12)))
+        make_dicom.write_series(path.parent / "plain", make_dicom.oblique(), make_dicom.numbers((1, 16, 12)))
         ds = pydicom.dcmread(path.parent / "plain" / "0")
         if syntax == "deflated":
             ds.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
@@ -305,7 +312,7 @@ def lossless(path):
     """JPEG lossless, by gdcm."""
     import gdcm
 
-    test_dicom.write_series(path.parent / "plain", test_dicom.oblique(), test_dicom.numbers((1, 16, 12)))
+    make_dicom.write_series(path.parent / "plain", make_dicom.oblique(), make_dicom.numbers((1, 16, 12)))
     reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
     reader.SetFileName(str(path.parent / "plain" / "0"))
     assert reader.Read()
@@ -388,7 +395,7 @@ _HDF5 = {"fastmri", "fastmri latest", "compressed", "calgary", "ismrmrd", "radia
 def build(folder: Path) -> dict[str, dict[str, bytes]]:
     """The files of every seed: name of the seed, name of the file, its bytes."""
     held, counter = {}, itertools.count(1)
-    for module in (test_dicom, test_volumes):  # the same seeds in every run
+    for module in (make_dicom, make_dicom_volumes):  # the same seeds in every run
         module.generate_uid = lambda: f"1.2.826.0.1.{next(counter)}"
     for number, (name, (target, make, _)) in enumerate(SEEDS.items()):
         own = folder / str(number)

@@ -84,7 +84,7 @@ def scan(path: Path, seed: int, slices: int, shape: tuple[int, int] = (24, 20), 
 
 def series(folder: Path, slices: int, shape: tuple[int, int] = (24, 20)) -> None:
     """A DICOM series that gives orientation and place."""
-    from tests.edge.test_dicom import numbers, oblique, write_series
+    from tests.make.dicom import numbers, oblique, write_series
 
     write_series(folder, oblique(), numbers((slices, *shape)))
 
