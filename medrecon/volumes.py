@@ -16,6 +16,7 @@ import numpy as np
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
 from medrecon.data.files import not_described
+from medrecon.data.geometry import lps_to_ras
 from medrecon.data.sampling import one_sided, undersampled
 from medrecon.data.scan import ImageScan
 from medrecon.formats import FORMATS, format_of, load_array, load_image, load_kspace
@@ -279,4 +280,4 @@ def _mrd_affine(heads: np.ndarray, nx: int, ny: int) -> np.ndarray | None:
         if np.abs(steps - steps.mean(axis=0)).max() > 1e-3:
             return None
     lps[:3, 3] = positions[0] - lps[:3, :2] @ [nx // 2, ny // 2]
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps if np.isfinite(lps).all() else None
+    return lps_to_ras(lps) if np.isfinite(lps).all() else None

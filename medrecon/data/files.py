@@ -34,12 +34,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from medrecon.data.errors import InputError, warn
+from filelock import lock_descriptor, unlock_descriptor
 
-try:
-    import fcntl
-except ImportError:  # not on every system
-    fcntl = None  # type: ignore[assignment]
+from medrecon.data.errors import InputError, warn
 
 __all__ = [
     "check_writable",
@@ -57,6 +54,8 @@ _HIDDEN = re.compile(r"(\.medrecon-([0-9a-f]{16})-[0-9a-f]{16})(?:\.run|-\d+\.(?
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _FOREIGN_SECONDS = 86400.0
 _PATIENCE_SECONDS = 60.0
+_IS_WINDOWS = os.name == "nt"
+"""There nothing is locked: its locks would keep other handles of the same process from reading the journal."""
 
 
 def sha256(*paths: Path) -> str:
@@ -118,21 +117,23 @@ def _create(path: Path, mode: int = 0o666) -> int:
 
 
 def _lock(descriptor: int, seconds: float = 0.0) -> bool | None:
-    """Whether the lock was free (within ``seconds``) and is ours now; ``None`` where there are no locks."""
-    if fcntl is None:
+    """Whether the lock was acquired within ``seconds``; ``None`` where the system or file system has no locks.
+
+    ``filelock.FileLock`` opens files by name, so it cannot lock a folder or a descriptor that is written to; its waiting
+    ``lock_descriptor`` has no time limit.
+    """
+    if _IS_WINDOWS:
         return None
     until = time.monotonic() + seconds
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.01)
+            if lock_descriptor(descriptor, blocking=False):
+                return True
         except OSError:
             return None
-        else:
-            return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.01)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -177,7 +178,7 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor = None
     with suppress(OSError):  # a folder that may be written but not read
         descriptor = os.open(folder, os.O_RDONLY)
-    if fcntl is None or descriptor is None:
+    if descriptor is None:
         yield
         return
     try:
@@ -186,7 +187,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process forked meanwhile has it too
+            unlock_descriptor(descriptor)  # a process forked meanwhile has it too
         os.close(descriptor)
 
 
@@ -341,7 +342,7 @@ def _begun(home: Path) -> Iterator[_Set]:
             files.end()
     finally:
         os.close(files.descriptor)
-        if fcntl is None and not files.keep:  # Windows removes no open files
+        if _IS_WINDOWS and not files.keep:  # Windows removes no open files
             with suppress(OSError):
                 files.end()
 

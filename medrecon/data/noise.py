@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 from medrecon.data.passes import held_samples
 from medrecon.data.scan import NonCartesianScan
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = [
     "counted",
     "estimate_noise_std",
+    "median_std",
     "noise_level",
     "noise_scan_std",
     "outer_noise_std",
@@ -23,6 +28,26 @@ LEAST = 16
 """Samples that each coil of a noise scan must have: with fewer, the level of one coil is off by more than 13 %."""
 PEAK = 10.0
 """A slice holds signal where a coil's largest sample exceeds its median outermost one this often; noise alone reaches 5 times."""
+
+
+@overload
+def median_std(magnitudes: np.ndarray, gain: float = 1.0) -> np.floating: ...
+
+
+@overload
+def median_std(magnitudes: Tensor, gain: float = 1.0) -> Tensor: ...
+
+
+def median_std(magnitudes: np.ndarray | Tensor, gain: float = 1.0) -> np.floating | Tensor:
+    """Robust standard deviation of zero-mean Gaussian noise: the median of absolute values over 0.6745.
+
+    Args:
+        magnitudes: absolute values, not empty. If their number is even, the median of an array is the mean of the two middle
+            values, and the median of a tensor the lower one.
+        gain: factor by which the values were amplified, e.g. the square root of 6 for second differences.
+    """
+    median = np.median(magnitudes) if isinstance(magnitudes, np.ndarray) else magnitudes.median()
+    return median / (0.6745 * gain)
 
 
 def _single(level: float) -> float:
@@ -85,7 +110,7 @@ def outermost_std(samples: Sequence[np.ndarray], peaks: Sequence[np.ndarray]) ->
     ]
     chosen = [rows for rows, kept in zip(held, signal, strict=True) if kept] or held
     coils = [np.concatenate(rows) for rows in zip(*chosen, strict=True)]
-    stds = [np.median(np.abs(np.concatenate([np.real(row), np.imag(row)]))) / 0.6745 for row in coils if len(row)]
+    stds = [median_std(np.abs(np.concatenate([np.real(row), np.imag(row)]))) for row in coils if len(row)]
     return _single(np.sqrt(np.mean(np.array(stds, float) ** 2))) if stds else 0.0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from medrecon.data.coils import crop_field_of_view, from_kspace
 from medrecon.data.errors import InputError, one_line
+from medrecon.data.geometry import lps_to_ras
 from medrecon.data.scan import CartesianScan, Geometry, NonCartesianScan
 from medrecon.formats.cartesian import cartesian_scan
 from medrecon.formats.centre import SEVERAL, peak_offset
@@ -71,7 +72,7 @@ def _geometry(
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = signs[0] * phase * pixel[1], signs[1] * read * pixel[0], step
     affine[:3, 3] = positions[0]
-    return numbers[order], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, ""
+    return numbers[order], lps_to_ras(affine), ""
 
 
 def chosen(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from medrecon.data.errors import InputError, one_line
+from medrecon.data.geometry import may_be_degrees
 from medrecon.data.scan import Sinogram
 from medrecon.formats.companions import Companions
 
@@ -130,8 +131,7 @@ def _arrays(path: Path, held: Mapping[str, Any], beam: str) -> tuple[np.ndarray,
         raise InputError(f"{path}: sino has {lines.shape[1]} views, but theta_rad {len(angles)}; {NEEDS}")
     if not (np.isfinite(lines).all() and np.isfinite(angles).all()):
         raise InputError(f"{path}: holds NaN or Inf; export the data again")
-    eighths = bool((8 * angles == np.round(8 * angles)).all())
-    if np.ptp(angles) > 8 * np.pi or (np.abs(angles).max() > 2 * np.pi and eighths):
+    if may_be_degrees(angles):
         raise InputError(
             f"{path}: theta_rad reaches {np.abs(angles).max():g}; degrees? Store numpy.deg2rad of it, or, if it is in rad, "
             "the angles within a turn"

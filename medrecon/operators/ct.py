@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
+from medrecon.data.geometry import may_be_degrees
 from medrecon.operators.base import HALF, LinearOperator, with_adjoint_as_backward
 from medrecon.operators.linalg import MatrixTooLargeError, check_matrix, sparse_pair
 
@@ -705,12 +706,9 @@ def _checked(angles: Tensor) -> Tensor:
     angles = angles.double().cpu()
     if not angles.isfinite().all():
         raise ValueError("angles hold NaN or Inf")
-    # Beyond a turn nobody counts in round eighths of a rad, but in degrees everybody does.
-    largest, span = float(angles.abs().max()), float(angles.max() - angles.min())
-    eighths = bool((8 * angles == (8 * angles).round()).all())
-    if span > 8 * math.pi or (largest > 2 * math.pi and eighths):
+    if may_be_degrees(angles.numpy()):
         raise ValueError(
-            f"angles reach {largest:g} rad: are they degrees? (torch.deg2rad) If they are rad, give them within a turn "
-            "(angles % (2 * torch.pi))"
+            f"angles reach {float(angles.abs().max()):g} rad: are they degrees? (torch.deg2rad) If they are rad, give them "
+            "within a turn (angles % (2 * torch.pi))"
         )
     return angles

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medrecon.data.arguments import as_number, check_count
 from medrecon.data.errors import InputError, one_line
+from medrecon.data.noise import median_std
 from medrecon.data.scan import Geometry, Sinogram
 from medrecon.likelihood import Gaussian, Transmission
 from medrecon.operators.base import Composed
@@ -150,7 +151,7 @@ def white_noise(y: Tensor) -> Tensor:
         three = lines.unfold(-1, 3, 1) if lines.shape[-1] >= 3 else lines.new_zeros(0, 3)
         three = three[(three > 0).all(-1)]
         second = three[:, 0] - 2 * three[:, 1] + three[:, 2]
-        std = second.abs().median() / (0.6745 * 6**0.5) if second.numel() else lines.new_zeros(())
+        std = median_std(second.abs(), 6**0.5) if second.numel() else lines.new_zeros(())
         out.append(torch.maximum(std, 1e-4 * lines.abs().amax()))
     return torch.stack(out).clamp(min=1e-12)
 

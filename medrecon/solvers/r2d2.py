@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from medrecon.data.noise import median_std
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.image import super_resolution
@@ -46,7 +47,7 @@ def noise_of_images(images: Tensor, above: float | None = None) -> Tensor:
             bright = pixels > above * torch.quantile(pixels.flatten(), 0.995)
             object_ = bright if int(bright.sum()) >= 100 else object_
         size = size[object_]
-        std = size.median() / 0.6745 if size.numel() else size.new_zeros(())
+        std = median_std(size) if size.numel() else size.new_zeros(())
         for _ in range(8):
             kept = size[size < 2.5 * std]
             if not kept.numel():

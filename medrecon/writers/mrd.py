@@ -91,9 +91,11 @@ def mrd_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
     import ismrmrd
     import numpy as np
 
+    from medrecon.data.geometry import ras_to_lps
+
     z, y, x = geometry.spacing or (1.0, 1.0, 1.0)
     affine = np.diag([x, y, z, 1.0]) if geometry.affine is None else geometry.affine
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    lps = ras_to_lps(affine)
     _, ny, nx = volume.shape
     field = (nx * float(x), ny * float(y), float(z))
     with tempfile.TemporaryDirectory() as folder:

@@ -196,7 +196,7 @@ def test_what_does_not_fit_what_is_there_is_refused(tmp_path, capsys):
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
-    pytest.importorskip("fcntl")
+    pytest.importorskip("fcntl", reason="nothing is locked on Windows")
     source = scans(tmp_path / "in", 2)
     (tmp_path / "out").mkdir()
     with runner._alone(tmp_path / "out"), pytest.raises(InputError, match="another run is writing there"):

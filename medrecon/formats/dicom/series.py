@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medrecon.data.errors import InputError, SelectionError, advised, redacted
+from medrecon.data.geometry import lps_to_ras
 from medrecon.data.names import natural
 from medrecon.data.scan import Geometry, ImageScan
 from medrecon.formats.dicom.decoding import decoded
@@ -393,7 +394,7 @@ def _placed(
     if not np.abs(affine).max() < FARTHEST:
         raise InputError(f"{name}: its positions or pixel sizes are impossible; export it again")
     spacing = (float(np.linalg.norm(step)), float(pixel[0]), float(pixel[1]))
-    return frames, spacing, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, notes, doubts
+    return frames, spacing, lps_to_ras(affine), notes, doubts
 
 
 def _scale(frame: Frame) -> tuple[float, float] | None:
@@ -523,7 +524,7 @@ def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np
             raise ValueError("its Siemens header does not describe a mosaic")
         if not np.isfinite(data.astype(np.float32)).all():
             raise ValueError("its values are too large, or NaN")
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine[:, [1, 0, 2, 3]]  # nibabel's axes are row, column, slice
+    affine = lps_to_ras(affine[:, [1, 0, 2, 3]])  # nibabel's axes are row, column, slice
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
     return np.ascontiguousarray(data.transpose(2, 0, 1), np.float32), (z, y, x), affine
 

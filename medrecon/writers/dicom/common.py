@@ -16,6 +16,7 @@ from pydicom.valuerep import format_number_as_ds, validate_value
 
 from medrecon._version import __version__
 from medrecon.data.errors import InputError
+from medrecon.data.geometry import ras_to_lps
 from medrecon.writers.dicom.identity import declare_deidentified
 
 __all__ = ["Axes", "common_attributes", "decimals"]
@@ -98,7 +99,7 @@ class Axes:
         Raises:
             InputError: if the axes of a slice are not perpendicular.
         """
-        lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, float)
+        lps = ras_to_lps(affine)
         sides = np.linalg.norm(lps[:3, :3], axis=0)
         if min(sides) == 0 or abs(lps[:3, 0] @ lps[:3, 1]) > 1e-3 * sides[0] * sides[1]:
             raise InputError(
