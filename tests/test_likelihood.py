@@ -1,6 +1,7 @@
 """Laws of the noise: densities against SciPy, gradients against finite differences, proximal maps against their definition."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,16 +9,17 @@ import scipy.stats
 import torch
 
 from medrecon.likelihood import Gaussian, Poisson, Rician, Transmission
-from medrecon.operators import ParallelBeam, Whitening, sense
+from medrecon.operators import ParallelBeam, Weights, Whitening, sense
 from medrecon.operators.linalg import dot
 
-from .operators.cases import _columns, _maps, _random, covariance
+from .make.operators import coil_covariance, coil_maps, column_mask, random_tensor
+from .make.posteriors import SHAPE, measured
 
 ANGLES = torch.linspace(0, 3.0, 9, dtype=torch.float64)
 A = ParallelBeam(ANGLES, (5, 6), spacing=0.2, dtype=torch.float64)
 X = torch.rand(2, 1, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.3
-COILS = sense(_maps(1, 3, 5, 6), _columns(6)[None, None, None])
-Z = _random(2, 2, 5, 6, dtype=torch.float64)
+COILS = sense(coil_maps(1, 3, 5, 6), column_mask(6)[None, None, None])
+Z = random_tensor(2, 2, 5, 6, dtype=torch.float64)
 
 
 def counts(rate):
@@ -30,8 +32,8 @@ LAWS = {
     "emission, no background": (Poisson(A, counts(50 * A(X)), gain=50.0), X),
     "transmission": (Transmission(A, counts(200 * (-A(X)).exp()), photons=200.0), X),
     "transmission, scatter": (Transmission(A, counts(200 * (-A(X)).exp() + 20), photons=200.0, background=20.0), X),
-    "rician": (Rician(COILS, (COILS(Z) + STD.view(2, 1, 1, 1) * _random(2, 3, 5, 6)).abs() + 1e-3, STD), Z),
-    "gaussian": (Gaussian(A, A(X) + 0.1 * _random(2, 1, *A(X).shape[2:], dtype=torch.float64), 0.1), X),
+    "rician": (Rician(COILS, (COILS(Z) + STD.view(2, 1, 1, 1) * random_tensor(2, 3, 5, 6)).abs() + 1e-3, STD), Z),
+    "gaussian": (Gaussian(A, A(X) + 0.1 * random_tensor(2, 1, *A(X).shape[2:], dtype=torch.float64), 0.1), X),
 }
 
 
@@ -68,7 +70,7 @@ def test_impossible_counts_have_no_probability():
 def test_gradient_against_finite_differences(name):
     data, x = LAWS[name]
     assert data.shape == tuple(x.shape)
-    d = 1e-6 * _random(*x.shape, dtype=torch.float64)
+    d = 1e-6 * random_tensor(*x.shape, dtype=torch.float64)
     assert torch.allclose(dot(data.grad(x), d), (data.log_prob(x + d) - data.log_prob(x - d)) / 2, rtol=1e-5, atol=1e-9)
 
 
@@ -76,7 +78,7 @@ def test_gradient_against_finite_differences(name):
 @pytest.mark.parametrize("var", [0.05, torch.tensor([0.01, 0.3], dtype=torch.float64)])
 def test_prox_is_stationary_and_no_neighbour_is_better(name, var):
     data, x = LAWS[name]
-    x = x + 0.05 * _random(*x.shape, dtype=torch.float64)
+    x = x + 0.05 * random_tensor(*x.shape, dtype=torch.float64)
     weight = 1 / var if isinstance(var, float) else (1 / var).view(2, 1, 1, 1)
     z = data.prox(x, var, 200)
     slope = -data.grad(z) + weight * (z - x)
@@ -122,7 +124,7 @@ def test_many_photons_are_a_weighted_gaussian():
     photons = 1e9
     y = photons * (-A(X)).exp()
     lines = -(y / photons).log()
-    d = 1e-5 * _random(*X.shape, dtype=torch.float64)
+    d = 1e-5 * random_tensor(*X.shape, dtype=torch.float64)
     change = Transmission(A, y, photons=photons).log_prob(X + d) - Transmission(A, y, photons=photons).log_prob(X)
     gaussian = -(y * (lines - A(X + d)) ** 2).flatten(1).sum(1) / 2
     assert torch.allclose(change, gaussian, rtol=1e-3)
@@ -136,15 +138,15 @@ def test_strong_signals_lose_rices_bias():
 
 
 def test_whitened_data_have_the_density_of_their_covariance():
-    c = covariance(3)
+    c = coil_covariance(3)
     W = Whitening(c)
     x = Z
-    y = COILS(x) + 0.1 * _random(2, 3, 5, 6)
+    y = COILS(x) + 0.1 * random_tensor(2, 3, 5, 6)
     data = Gaussian(W @ COILS, W(y), 1.0)
     r = (y - COILS(x)).movedim(1, -1)
     expected = -(r.conj() @ torch.linalg.inv(c) * r).real.flatten(1).sum(1) / 2
     assert torch.allclose(data.log_prob(x), expected)
-    n = W.forward(torch.linalg.cholesky(c) @ _random(3, 40000).view(1, 3, 40000)) * 2**0.5
+    n = W.forward(torch.linalg.cholesky(c) @ random_tensor(3, 40000).view(1, 3, 40000)) * 2**0.5
     white = (n[0] @ n[0].mH) / 40000 / 2
     # 40 000 draws: standard deviation 0.005 an entry.
     assert float((white - torch.eye(3)).abs().max()) < 0.03
@@ -168,3 +170,27 @@ def test_transmission_foretells_the_counts_of_a_real_tooth(data_folder):
     # Measured 2.4 %, rings and drift of the lamp; 12 % with the rotation axis on the wrong side.
     assert errors[0] < 0.035
     assert errors[1] > 3 * errors[0]
+
+
+def test_gaussian_likelihood_against_autograd_and_brute_force():
+    _, data, matrix = measured(batch=2)
+    x = torch.randn(2, *SHAPE, dtype=torch.float64)
+    free = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(data.log_prob(free).sum(), free)
+    assert torch.allclose(data.grad(x), gradient, rtol=1e-10)
+    var = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    z = data.prox(x, var).clone().requires_grad_()
+    objective = -data.log_prob(z) + (z - x).square().sum((1, 2)) / (2 * var)
+    (slope,) = torch.autograd.grad(objective.sum(), z)
+    assert slope.abs().max() < 1e-8  # convex: a stationary point is the minimiser
+    projected = replace(data, noise_std=0.0).prox(x, 0.3)
+    assert (data.y - data.A(projected)).abs().max() < 1e-12
+    null = torch.linalg.svd(matrix)[2][3:]
+    assert ((projected - x).flatten(1) @ null.T).abs().max() < 1e-10  # moved within the range of A^H only
+
+
+def test_zero_noise_per_item_is_the_projection():
+    """A number, a tensor of no axes and one level per item say the same."""
+    A, y, x = Weights(torch.tensor([1.0, 0, 1, 0])), torch.tensor([[1.0, 0, 2, 0]]), torch.full((1, 4), 5.0)
+    for noise_std in (0.0, torch.tensor(0.0), torch.tensor([0.0])):
+        assert torch.equal(Gaussian(A, y, noise_std).prox(x, 1.0), torch.tensor([[1.0, 5, 2, 5]]))

@@ -1,8 +1,9 @@
 """Images without a file, and tiny archives of training images."""
 
 import numpy as np
+import torch
 
-__all__ = ["blobs", "write_ct_slices", "write_slices"]
+__all__ = ["blobs", "disc", "write_ct_slices", "write_slices"]
 
 
 def blobs(shape, seed=0):
@@ -37,3 +38,12 @@ def write_ct_slices(path, side=64):
         subject=np.array(["siim_TCGA-17-Z021"] * 4 + ["a"] * 6 + ["b"] * 2),
         licence=np.array(["CC-BY-3.0"] * 12),
     )
+
+
+def disc(shape, radius, centre, spacing, finer=8):
+    """A disc of value 1, pixels by area; radius and centre (x right, y up) in units of length."""
+    ny, nx = (n * finer for n in shape)
+    x = (np.arange(nx) - (nx - 1) / 2) * spacing / finer - centre[0]
+    y = ((ny - 1) / 2 - np.arange(ny)) * spacing / finer - centre[1]
+    inside = (x[None] ** 2 + y[:, None] ** 2 <= radius**2).astype(np.float32)
+    return torch.from_numpy(inside.reshape(shape[0], finer, shape[1], finer).mean((1, 3)))[None, None]

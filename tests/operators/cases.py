@@ -43,6 +43,8 @@ from medrecon.operators import (
 )
 from medrecon.operators.image import gaussian_kernel, motion_kernel
 
+from ..make.operators import coil_covariance, coil_maps, column_mask, point_mask, random_tensor, random_trajectory
+
 
 class Case(NamedTuple):
     name: str
@@ -50,136 +52,108 @@ class Case(NamedTuple):
     rtol: float = 1e-10
 
 
-def _random(*shape, dtype=torch.complex128):
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def _maps(batch, coils, *shape):
-    maps = _random(batch, coils, *shape)
-    return maps / maps.abs().square().sum(1, keepdim=True).sqrt()
-
-
 def _multiple(shape):
     mask = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(5)) < 0.6
     factor = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    return Multiple(sense(_maps(2, 3, *shape), mask), factor), _random(2, 2, *shape, dtype=torch.float64)
-
-
-def _columns(n, seed=0):
-    mask = torch.rand(n, generator=torch.Generator().manual_seed(seed)) < 0.5
-    mask[n // 2] = True
-    return mask
-
-
-def _points(*shape):
-    mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
-    mask[tuple(n // 2 for n in shape)] = True
-    return mask
+    return Multiple(sense(coil_maps(2, 3, *shape), mask), factor), random_tensor(2, 2, *shape, dtype=torch.float64)
 
 
 def _cartesian(shape, mask):
-    return CartesianMRI(mask[None, None], shape, torch.complex128), _random(2, 3, *shape)
+    return CartesianMRI(mask[None, None], shape, torch.complex128), random_tensor(2, 3, *shape)
 
 
 def _multicoil(shape, mask, batch=2):
-    return MulticoilMRI(_maps(batch, 3, *shape), mask[None, None]), _random(2, 1, *shape)
+    return MulticoilMRI(coil_maps(batch, 3, *shape), mask[None, None]), random_tensor(2, 1, *shape)
 
 
 def _sense(shape, mask, batch=1):
-    return sense(_maps(batch, 3, *shape), mask[None, None]), _random(3, 2, *shape, dtype=torch.float64)
+    return sense(coil_maps(batch, 3, *shape), mask[None, None]), random_tensor(3, 2, *shape, dtype=torch.float64)
 
 
 def _single(shape, mask):
     A = CartesianMRI(mask[None, None], shape, torch.complex128) @ AsComplex()
-    return A, _random(2, 2, *shape, dtype=torch.float64)
+    return A, random_tensor(2, 2, *shape, dtype=torch.float64)
 
 
 def _masks_per_item():
-    mask = torch.stack([_columns(9, s) for s in range(3)])[:, None, None]
-    return MulticoilMRI(_maps(3, 4, 8, 9), mask), _random(3, 1, 8, 9)
+    mask = torch.stack([column_mask(9, s) for s in range(3)])[:, None, None]
+    return MulticoilMRI(coil_maps(3, 4, 8, 9), mask), random_tensor(3, 1, 8, 9)
 
 
 def _parallel(shape, views, **settings):
     angles = torch.linspace(0, 3.1, views, dtype=torch.float64)
-    return ParallelBeam(angles, shape, dtype=torch.float64, **settings), _random(2, 1, *shape, dtype=torch.float64)
-
-
-def trajectory(samples, *shape):
-    """Random points of the whole band, both end points among them."""
-    half = torch.tensor(shape, dtype=torch.float64) / 2
-    points = 2 * torch.rand(samples, len(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(3)) - 1
-    points[0], points[1] = 1.0, -1.0
-    return points * half
+    return ParallelBeam(angles, shape, dtype=torch.float64, **settings), random_tensor(
+        2, 1, *shape, dtype=torch.float64
+    )
 
 
 def _nufft(samples, *shape, **settings):
-    return NUFFT(trajectory(samples, *shape), shape, dtype=torch.complex128, **settings), _random(2, 3, *shape)
+    return NUFFT(random_trajectory(samples, *shape), shape, dtype=torch.complex128, **settings), random_tensor(
+        2, 3, *shape
+    )
 
 
 def _nufft_sense(samples, *shape, batch=1):
     settings = {"oversampling": 2.0, "width": 10, "dtype": torch.complex128}
-    A = nufft_sense(trajectory(samples, *shape), _maps(batch, 3, *shape), **settings)
-    return A, _random(3, 2, *shape, dtype=torch.float64)
+    A = nufft_sense(random_trajectory(samples, *shape), coil_maps(batch, 3, *shape), **settings)
+    return A, random_tensor(3, 2, *shape, dtype=torch.float64)
 
 
 def _fan(shape, views, **settings):
     angles = torch.linspace(0, 6.1, views, dtype=torch.float64)
     A = FanBeam(angles, shape, 9.0, 15.0, dtype=torch.float64, **settings)
-    return A, _random(2, 1, *shape, dtype=torch.float64)
+    return A, random_tensor(2, 1, *shape, dtype=torch.float64)
 
 
 def _cone(shape, views, keep):
     angles = torch.linspace(0, 6.1, views, dtype=torch.float64)
     A = ConeBeam(angles, shape, 9.0, 15.0, (7, 9), offset=(0.3, -0.4), dtype=torch.float64, keep=keep)
-    return A, _random(2, 1, *shape, dtype=torch.float64)
+    return A, random_tensor(2, 1, *shape, dtype=torch.float64)
 
 
 def _weighted(shape, views=None):
     if views is None:
         weights = torch.linspace(0, 2, shape[1], dtype=torch.float64)
-        return Weights(weights), _random(2, 1, *shape, dtype=torch.float64)
+        return Weights(weights), random_tensor(2, 1, *shape, dtype=torch.float64)
     A, x = _parallel(shape, views)
     return Weights(A(x).abs() + 0.5) @ A, x
 
 
-def covariance(coils):
-    root = _random(coils, coils)
-    return root @ root.mH + torch.eye(coils)
-
-
 def _whitened(*shape):
-    A = Whitening(covariance(3)) @ sense(_maps(1, 3, *shape), _columns(shape[-1])[None, None, None])
-    return A, _random(2, 2, *shape, dtype=torch.float64)
+    A = Whitening(coil_covariance(3)) @ sense(coil_maps(1, 3, *shape), column_mask(shape[-1])[None, None, None])
+    return A, random_tensor(2, 2, *shape, dtype=torch.float64)
 
 
 def _warp(*shape, batch=2):
-    field = 1.7 * _random(batch, 2, *shape, dtype=torch.float64)
-    return Warp(field), _random(2, 3, *shape, dtype=torch.float64)
+    field = 1.7 * random_tensor(batch, 2, *shape, dtype=torch.float64)
+    return Warp(field), random_tensor(2, 3, *shape, dtype=torch.float64)
 
 
 def _moving(*shape):
     lines = torch.arange(shape[-1]) % 3
     masks = torch.stack([(lines == shot)[None] for shot in range(3)])
-    shift = _random(3, 2, dtype=torch.float64)
-    A = moving_sense(_maps(1, 3, *shape), masks, torch.tensor([0.0, 0.2, -0.1], dtype=torch.float64), shift)
-    return A, _random(2, 2, *shape, dtype=torch.float64)
+    shift = random_tensor(3, 2, dtype=torch.float64)
+    A = moving_sense(coil_maps(1, 3, *shape), masks, torch.tensor([0.0, 0.2, -0.1], dtype=torch.float64), shift)
+    return A, random_tensor(2, 2, *shape, dtype=torch.float64)
 
 
 def _stack(*shape):
-    x = _random(2, 2, *shape, dtype=torch.float64)
+    x = random_tensor(2, 2, *shape, dtype=torch.float64)
     blur = Blur(motion_kernel(2.0, 1.0, torch.float64), shape)
     return Stack([gaussian_blur(shape, 0.8, torch.float64), FiniteDifferences(), blur], x), x
 
 
 def _soft_sense(*shape):
-    maps = _random(2, 2, 3, *shape)
-    mask = _columns(shape[-1])[(None,) * (len(shape) + 1)]
-    return sense(maps, mask), _random(2, 4, *shape, dtype=torch.float64)
+    maps = random_tensor(2, 2, 3, *shape)
+    mask = column_mask(shape[-1])[(None,) * (len(shape) + 1)]
+    return sense(maps, mask), random_tensor(2, 4, *shape, dtype=torch.float64)
 
 
 def _dynamic(frames, *shape):
-    masks = torch.stack([_columns(shape[-1], s) for s in range(frames)]).view(1, frames, *[1] * len(shape), shape[-1])
-    return sense(_maps(2, 3, *shape), masks), _random(2, 2 * frames, *shape, dtype=torch.float64)
+    masks = torch.stack([column_mask(shape[-1], s) for s in range(frames)]).view(
+        1, frames, *[1] * len(shape), shape[-1]
+    )
+    return sense(coil_maps(2, 3, *shape), masks), random_tensor(2, 2 * frames, *shape, dtype=torch.float64)
 
 
 def _partial_fourier(*shape):
@@ -188,37 +162,37 @@ def _partial_fourier(*shape):
 
 
 def _real(operator, *shape, batch=2):
-    return operator, _random(batch, 2, *shape, dtype=torch.float64)
+    return operator, random_tensor(batch, 2, *shape, dtype=torch.float64)
 
 
 def _dense(m, n, rank=None):
-    matrix = _random(m, n, dtype=torch.float64)
+    matrix = random_tensor(m, n, dtype=torch.float64)
     if rank is not None:
-        matrix = matrix[:, :rank] @ _random(rank, n, dtype=torch.float64)
-    return Dense(matrix, (1, 2, n // 2)), _random(3, 1, 2, n // 2, dtype=torch.float64)
+        matrix = matrix[:, :rank] @ random_tensor(rank, n, dtype=torch.float64)
+    return Dense(matrix, (1, 2, n // 2)), random_tensor(3, 1, 2, n // 2, dtype=torch.float64)
 
 
 def _complex_dense(m, n):
-    return Dense(_random(m, n), (1, n)), _random(3, 1, n)
+    return Dense(random_tensor(m, n), (1, n)), random_tensor(3, 1, n)
 
 
 def _complex_separable():
-    return Separable([_random(4, 5), _random(7, 6)]), _random(2, 2, 5, 6)
+    return Separable([random_tensor(4, 5), random_tensor(7, 6)]), random_tensor(2, 2, 5, 6)
 
 
 def _measured(k, *shape, **settings):
     settings = {"oversampling": 2.0, "width": 8, "toeplitz": False, "dtype": torch.complex128, **settings}
-    return NUFFT(k.double(), shape, **settings), _random(2, 2, *shape)
+    return NUFFT(k.double(), shape, **settings), random_tensor(2, 2, *shape)
 
 
 def _channels():
-    inner = [sense(_maps(1, 3, 5, 6), _columns(6, s)[None, None, None]) for s in range(2)]
-    return Channels(inner, [2, 2]), _random(3, 4, 5, 6, dtype=torch.float64)
+    inner = [sense(coil_maps(1, 3, 5, 6), column_mask(6, s)[None, None, None]) for s in range(2)]
+    return Channels(inner, [2, 2]), random_tensor(3, 4, 5, 6, dtype=torch.float64)
 
 
 def _blurs_per_item():
-    kernels = _random(3, 1, 3, 4, dtype=torch.float64).abs() + 0.1
-    return Blur(kernels, (7, 8)), _random(3, 2, 7, 8, dtype=torch.float64)
+    kernels = random_tensor(3, 1, 3, 4, dtype=torch.float64).abs() + 0.1
+    return Blur(kernels, (7, 8)), random_tensor(3, 2, 7, 8, dtype=torch.float64)
 
 
 DOUBLE = torch.float64
@@ -241,24 +215,27 @@ CASES = [
     Case("Dense, wide", lambda: _dense(5, 8)),
     Case("Dense, tall and rank-deficient", lambda: _dense(11, 6, rank=4)),
     Case("Dense, complex", lambda: _complex_dense(4, 7)),
-    Case("Separable", lambda: _real(Separable([_random(4, 5, dtype=DOUBLE), _random(7, 6, dtype=DOUBLE)]), 5, 6)),
+    Case(
+        "Separable",
+        lambda: _real(Separable([random_tensor(4, 5, dtype=DOUBLE), random_tensor(7, 6, dtype=DOUBLE)]), 5, 6),
+    ),
     Case("Separable, complex", _complex_separable),
     Case("OversampledFourier", lambda: _real(OversampledFourier((5, 6), 1.5), 5, 6)),
-    Case("AsComplex", lambda: (AsComplex(), _random(3, 4, 5, 6, dtype=torch.float64))),
-    Case("CartesianMRI columns even", lambda: _cartesian((8, 10), _columns(10)[None])),
-    Case("CartesianMRI columns odd", lambda: _cartesian((7, 9), _columns(9)[None])),
-    Case("CartesianMRI points odd-even", lambda: _cartesian((7, 8), _points(7, 8))),
-    Case("CartesianMRI rows", lambda: _cartesian((8, 7), _columns(8)[:, None])),
-    Case("CartesianMRI 3-D", lambda: _cartesian((5, 6, 7), _points(5, 1, 7))),
+    Case("AsComplex", lambda: (AsComplex(), random_tensor(3, 4, 5, 6, dtype=torch.float64))),
+    Case("CartesianMRI columns even", lambda: _cartesian((8, 10), column_mask(10)[None])),
+    Case("CartesianMRI columns odd", lambda: _cartesian((7, 9), column_mask(9)[None])),
+    Case("CartesianMRI points odd-even", lambda: _cartesian((7, 8), point_mask(7, 8))),
+    Case("CartesianMRI rows", lambda: _cartesian((8, 7), column_mask(8)[:, None])),
+    Case("CartesianMRI 3-D", lambda: _cartesian((5, 6, 7), point_mask(5, 1, 7))),
     Case("CartesianMRI fully sampled", lambda: _cartesian((6, 5), torch.ones(1, 1, dtype=torch.bool))),
-    Case("MulticoilMRI columns even", lambda: _multicoil((8, 10), _columns(10)[None])),
-    Case("MulticoilMRI columns odd", lambda: _multicoil((31, 33), _columns(33)[None])),
-    Case("MulticoilMRI points", lambda: _multicoil((9, 8), _points(9, 8))),
-    Case("MulticoilMRI shared maps", lambda: _multicoil((9, 8), _points(9, 8), batch=1)),
-    Case("MulticoilMRI 3-D", lambda: _multicoil((4, 5, 6), _points(4, 5, 1))),
+    Case("MulticoilMRI columns even", lambda: _multicoil((8, 10), column_mask(10)[None])),
+    Case("MulticoilMRI columns odd", lambda: _multicoil((31, 33), column_mask(33)[None])),
+    Case("MulticoilMRI points", lambda: _multicoil((9, 8), point_mask(9, 8))),
+    Case("MulticoilMRI shared maps", lambda: _multicoil((9, 8), point_mask(9, 8), batch=1)),
+    Case("MulticoilMRI 3-D", lambda: _multicoil((4, 5, 6), point_mask(4, 5, 1))),
     Case("MulticoilMRI a mask per item", _masks_per_item),
-    Case("sense columns", lambda: _sense((8, 9), _columns(9)[None])),
-    Case("sense points, maps per item", lambda: _sense((7, 6), _points(7, 6), batch=3)),
+    Case("sense columns", lambda: _sense((8, 9), column_mask(9)[None])),
+    Case("sense points, maps per item", lambda: _sense((7, 6), point_mask(7, 6), batch=3)),
     Case("Weights, one of them zero", lambda: _weighted((6, 5))),
     Case("ParallelBeam, weighted", lambda: _weighted((6, 7), 20)),
     Case("ParallelBeam even", lambda: _parallel((8, 8), 30)),
@@ -275,7 +252,7 @@ CASES = [
     Case("sense, frames of a volume", lambda: _dynamic(2, 3, 4, 5)),
     Case("sense, two sets of maps of a volume", lambda: _soft_sense(3, 4, 5)),
     Case("sense, partial Fourier", lambda: _partial_fourier(6, 9)),
-    Case("Whitening", lambda: (Whitening(covariance(3)), _random(2, 3, 4, 5))),
+    Case("Whitening", lambda: (Whitening(coil_covariance(3)), random_tensor(2, 3, 4, 5))),
     Case("sense, whitened", lambda: _whitened(5, 6)),
     Case("Warp", lambda: _warp(6, 7)),
     Case("Warp, one field for all", lambda: _warp(5, 6, batch=1)),
@@ -283,12 +260,12 @@ CASES = [
     Case("Stack", lambda: _stack(6, 7)),
     Case("Sum", lambda: _real(Sum([gaussian_blur((5, 6), 0.8, DOUBLE), crop((5, 6), (5, 6), DOUBLE)]), 5, 6)),
     Case("Channels", _channels),
-    Case("Coils", lambda: (Coils(_maps(2, 3, 5, 6)), _random(2, 1, 5, 6))),
+    Case("Coils", lambda: (Coils(coil_maps(2, 3, 5, 6)), random_tensor(2, 1, 5, 6))),
     Case("a multiple, one factor per item", lambda: _multiple((6, 5))),
-    Case("real images as complex ones", lambda: (RealAsComplex(), _random(2, 3, 5, 4, dtype=torch.float64))),
+    Case("real images as complex ones", lambda: (RealAsComplex(), random_tensor(2, 3, 5, 4, dtype=torch.float64))),
     Case(
         "coils on real channels",
-        lambda: (OnChannels(Coils(_maps(1, 3, 5, 4))), _random(2, 2, 5, 4, dtype=torch.float64)),
+        lambda: (OnChannels(Coils(coil_maps(1, 3, 5, 4))), random_tensor(2, 2, 5, 4, dtype=torch.float64)),
     ),
     Case("NUFFT with weights", lambda: _nufft(60, 7, 9, toeplitz=False, weights=torch.linspace(0.2, 3, 60))),
     Case("NUFFT sparse, even", lambda: _nufft(90, 8, 6, toeplitz=False)),
@@ -307,9 +284,9 @@ CASES = [
     Case("nufft_sense, maps per item", lambda: _nufft_sense(70, 6, 8, batch=3), 1e-7),
     Case(
         "ParallelBeam, a stack of slices",
-        lambda: (_parallel((5, 6), 14)[0], _random(2, 1, 3, 5, 6, dtype=torch.float64)),
+        lambda: (_parallel((5, 6), 14)[0], random_tensor(2, 1, 3, 5, 6, dtype=torch.float64)),
     ),
     Case("ConeBeam", lambda: _cone((4, 5, 6), 14, True)),
     Case("ConeBeam, on the fly", lambda: _cone((5, 6, 5), 9, False)),
-    Case("sense without maps", lambda: _single((7, 8), _points(7, 8))),
+    Case("sense without maps", lambda: _single((7, 8), point_mask(7, 8))),
 ]

@@ -9,14 +9,9 @@ import torch
 from medrecon.operators import ConeBeam, FanBeam, ParallelBeam
 from medrecon.operators.ct import FILTERS, _arcs, ramp_filter
 
+from ..make.images import disc
 
-def disc(shape, radius, centre, spacing, finer=8):
-    """A disc of value 1, pixels by area; radius and centre (x right, y up) in units of length."""
-    ny, nx = (n * finer for n in shape)
-    x = (np.arange(nx) - (nx - 1) / 2) * spacing / finer - centre[0]
-    y = ((ny - 1) / 2 - np.arange(ny)) * spacing / finer - centre[1]
-    inside = (x[None] ** 2 + y[:, None] ** 2 <= radius**2).astype(np.float32)
-    return torch.from_numpy(inside.reshape(shape[0], finer, shape[1], finer).mean((1, 3)))[None, None]
+DOUBLE = torch.float64
 
 
 @pytest.mark.parametrize(("shape", "pitch", "offset"), [((128, 128), 0.7, 0.0), ((101, 128), 0.5, 3.1)])
@@ -321,3 +316,38 @@ def test_interpolation_is_astras():
     geometry = astra.create_proj_geom("parallel", 1.0, 80, angles.numpy())
     theirs = astra.OpTomo(astra.create_projector("linear", geometry, volume)).FP(image[0, 0].numpy())
     assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        [*range(21)],
+        [90.0],
+        [*range(80, 101)],
+        [45.0, 60.0, 70.0],
+        [0.5 * k for k in range(360)],
+        [111.25 * k for k in range(9)],
+    ],
+)
+def test_degrees_are_noticed(degrees):
+    with pytest.raises(ValueError, match="are they degrees"):
+        ParallelBeam(torch.tensor(degrees), (8, 8))
+
+
+def test_radians_are_not_taken_for_degrees():
+    golden = 1.9416110387 * torch.arange(12, dtype=DOUBLE)  # unwrapped, three and a half turns
+    for angles in (golden, torch.arange(0.0, 3.0, 0.125), torch.arange(7.0), torch.linspace(-6.3, 6.3, 9)):
+        ParallelBeam(angles, (8, 8))
+    with pytest.raises(ValueError, match=r"angles % \(2 \* torch.pi\)"):  # the way out of a false alarm
+        ParallelBeam(1.9416110387 * torch.arange(100), (8, 8))
+
+
+def test_views_that_coincide_share_their_arc():
+    """Opposite views of parallel rays are the same rays: a full turn of few views is as good as half of it, twice."""
+    x = torch.zeros(1, 1, 32, 32)
+    x[..., 8:24, 10:22] = 1
+    for views in (10, 16, 20, 22, 24):
+        half = torch.arange(views // 2, dtype=DOUBLE) * 2 * math.pi / views
+        A, B = (ParallelBeam(a, (32, 32), detectors=47) for a in (half, torch.cat([half, half + math.pi])))
+        assert torch.allclose(A.fbp(A(x)), B.fbp(B(x)), atol=1e-3)
+        assert abs(float(B.fbp(B(x))[..., 10:22, 12:20].mean()) - 1) < 0.15

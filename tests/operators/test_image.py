@@ -11,14 +11,14 @@ from medrecon.operators import Blur, FiniteDifferences, crop, gaussian_blur, sup
 from medrecon.operators.fourier import fft
 from medrecon.operators.image import gaussian_kernel, motion_kernel
 
-from .cases import _random
+from ..make.operators import random_tensor
 
-X = _random(1, 1, 12, 15, dtype=torch.float64)
+X = random_tensor(1, 1, 12, 15, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("sides", [(3, 5), (4, 2)])
 def test_blur_is_periodic_convolution(sides):
-    kernel = _random(*sides, dtype=torch.float64)
+    kernel = random_tensor(*sides, dtype=torch.float64)
     expected = torch.zeros_like(X)
     for i in range(sides[0]):
         for j in range(sides[1]):
@@ -54,7 +54,7 @@ def test_a_gradient_in_the_kernel():
 
 
 def test_super_resolution_by_definition():
-    x = _random(2, 1, 12, 20, dtype=torch.float64)
+    x = random_tensor(2, 1, 12, 20, dtype=torch.float64)
     mean = torch.nn.functional.avg_pool2d(x, 4)
     assert torch.allclose(super_resolution((12, 20), 4, "mean", torch.float64)(x), mean, atol=1e-12)
     singular = super_resolution((12, 20), 4, "mean", torch.float64).singular

@@ -8,7 +8,7 @@ import torch
 from medrecon.operators import Blur, Warp, implicit_solve, moving_sense, rigid_field, sense
 from medrecon.operators.image import gaussian_kernel
 
-from .cases import _columns, _maps, _random
+from ..make.operators import coil_maps, column_mask, random_tensor
 
 
 def bump(shape, centre, width=3.0):
@@ -18,7 +18,7 @@ def bump(shape, centre, width=3.0):
 
 
 def test_whole_pixels_are_exact():
-    x = _random(1, 1, 9, 8, dtype=torch.float64)
+    x = random_tensor(1, 1, 9, 8, dtype=torch.float64)
     moved = Warp(
         rigid_field((9, 8), torch.zeros(1, dtype=torch.float64), torch.tensor([[2.0, -3.0]], dtype=torch.float64))
     )(x)
@@ -27,7 +27,7 @@ def test_whole_pixels_are_exact():
     quarter = Warp(
         rigid_field((7, 7), torch.tensor([math.pi / 2], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64))
     )
-    z = _random(1, 1, 7, 7, dtype=torch.float64)
+    z = random_tensor(1, 1, 7, 7, dtype=torch.float64)
     assert torch.allclose(quarter(z), torch.rot90(z, 1, (2, 3)), atol=1e-9)  # counter-clockwise on the screen
 
 
@@ -46,10 +46,10 @@ def test_an_object_turns_about_the_centre_and_then_shifts():
 
 
 def test_a_head_that_holds_still_is_sense():
-    maps, shape = _maps(1, 3, 8, 9), (8, 9)
+    maps, shape = coil_maps(1, 3, 8, 9), (8, 9)
     masks = torch.stack([(torch.arange(9) % 2 == s)[None] for s in range(2)])
     still = moving_sense(maps, masks, torch.zeros(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64))
-    x = _random(2, 2, *shape, dtype=torch.float64)
+    x = random_tensor(2, 2, *shape, dtype=torch.float64)
     assert torch.allclose(still(x), sense(maps, torch.ones(1, 1, 1, 9))(x), atol=1e-12)
     with pytest.raises(ValueError, match="every shot"):
         moving_sense(maps, masks, torch.zeros(3), torch.zeros(2, 2))
@@ -57,7 +57,7 @@ def test_a_head_that_holds_still_is_sense():
 
 def test_a_gradient_in_the_field():
     x = bump((10, 11), (1.0, 0.5), 2.0)
-    field = (0.3 * _random(1, 2, 10, 11, dtype=torch.float64)).requires_grad_()
+    field = (0.3 * random_tensor(1, 2, 10, 11, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda f: Warp(f)(x), field)
     assert torch.autograd.gradcheck(lambda f: Warp(f).adjoint(x), field)
     assert torch.autograd.gradcheck(lambda f: implicit_solve(Warp(f), x, 0.5, n_iter=200), field)
@@ -65,9 +65,9 @@ def test_a_gradient_in_the_field():
 
 def test_implicit_gradients_are_those_of_the_solution():
     """In the right-hand side, the weight and the operator's own parameters."""
-    b = _random(2, 1, 7, 6, dtype=torch.float64)
+    b = random_tensor(2, 1, 7, 6, dtype=torch.float64)
     kernel = gaussian_kernel(0.4, dtype=torch.float64)[1:-1, 1:-1]
-    kernel = kernel + 0.1 * _random(*kernel.shape, dtype=torch.float64)
+    kernel = kernel + 0.1 * random_tensor(*kernel.shape, dtype=torch.float64)
     rho = torch.tensor([0.3, 0.5], dtype=torch.float64)
 
     class Iterated(Blur):
@@ -86,8 +86,8 @@ def test_implicit_gradients_are_those_of_the_solution():
 
 
 def test_implicit_solve_in_mri():
-    A = sense(_maps(1, 3, 6, 7), _columns(7)[None, None, None])
-    b = _random(1, 2, 6, 7, dtype=torch.float64).requires_grad_()
+    A = sense(coil_maps(1, 3, 6, 7), column_mask(7)[None, None, None])
+    b = random_tensor(1, 2, 6, 7, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda b: implicit_solve(A, b, 0.2, n_iter=200), b)
     (once,) = torch.autograd.grad(implicit_solve(A, b, 0.2).square().sum(), b, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated"):  # and no silent zero
@@ -96,8 +96,8 @@ def test_implicit_solve_in_mri():
 
 def test_implicit_solve_keeps_the_same_however_many_iterations_it_takes():
     """Bytes that autograd saves: those of plain conjugate gradients grow with the iterations, these do not."""
-    maps = _maps(1, 3, 16, 17).requires_grad_()
-    b = _random(1, 2, 16, 17, dtype=torch.float64)
+    maps = coil_maps(1, 3, 16, 17).requires_grad_()
+    b = random_tensor(1, 2, 16, 17, dtype=torch.float64)
 
     def saved(solve):
         total = 0
@@ -108,7 +108,7 @@ def test_implicit_solve_keeps_the_same_however_many_iterations_it_takes():
             return t
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            solve(sense(maps, _columns(17)[None, None, None]))
+            solve(sense(maps, column_mask(17)[None, None, None]))
         return total
 
     few, many = (saved(lambda A, n=n: implicit_solve(A, b, 1e-3, n_iter=n)) for n in (5, 50))
@@ -120,17 +120,17 @@ def test_implicit_solve_keeps_the_same_however_many_iterations_it_takes():
 @pytest.mark.parametrize("kind", ["maps", "kernel", "field", "pose"])
 def test_gradients_reach_an_operators_own_parameters(kind):
     """Forward, adjoint and normal, against finite differences."""
-    x = _random(1, 2, 5, 6, dtype=torch.float64)
+    x = random_tensor(1, 2, 5, 6, dtype=torch.float64)
     if kind == "maps":
-        start, build = _maps(1, 2, 5, 6), lambda p: sense(p, _columns(6)[None, None, None])
+        start, build = coil_maps(1, 2, 5, 6), lambda p: sense(p, column_mask(6)[None, None, None])
     elif kind == "kernel":
-        start, build = _random(3, 3, dtype=torch.float64), lambda p: Blur(p, (5, 6))
+        start, build = random_tensor(3, 3, dtype=torch.float64), lambda p: Blur(p, (5, 6))
     elif kind == "field":
-        start, build = 0.7 * _random(1, 2, 5, 6, dtype=torch.float64), Warp
+        start, build = 0.7 * random_tensor(1, 2, 5, 6, dtype=torch.float64), Warp
     else:
         masks = torch.stack([(torch.arange(6) % 2 == k)[None] for k in range(2)])
         start = torch.tensor([[0.1, 0.3, -0.2], [-0.2, 0.1, 0.4]], dtype=torch.float64)
-        build = lambda p: moving_sense(_maps(1, 2, 5, 6), masks, p[:, 0], p[:, 1:])  # noqa: E731
+        build = lambda p: moving_sense(coil_maps(1, 2, 5, 6), masks, p[:, 0], p[:, 1:])  # noqa: E731
 
     def all_of_it(p):
         A = build(p)

@@ -1,6 +1,7 @@
 """NUFFT back ends against the dense transform, the FFT, and each other; density compensation against areas."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from medrecon.operators.fourier import fft
 from medrecon.operators.linalg import cg
 from medrecon.solvers import TV
 
-from .cases import _random, trajectory
+from ..make.operators import random_tensor, random_trajectory
 
 BACKENDS = {
     # The issue's accuracies: the default kernel has five points on a grid half as fine again.
@@ -45,9 +46,9 @@ def backend(request):
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_against_the_dense_transform(backend, shape, dtype):
     settings, rtol = backend
-    points = trajectory(700, *shape)
+    points = random_trajectory(700, *shape)
     A = NUFFT(points, shape, dtype=dtype, **settings)
-    x = _random(2, 2, *shape).to(dtype)
+    x = random_tensor(2, 2, *shape).to(dtype)
     exact = x.to(torch.complex128).flatten(2) @ dense(points, shape).T
     assert float((A(x) - exact).norm() / exact.norm()) < rtol
     y = A(x)
@@ -63,19 +64,19 @@ def test_a_cartesian_trajectory_is_the_fft(backend, shape):
     settings, rtol = backend
     points = torch.stack(torch.meshgrid(*[torch.arange(n).double() - n // 2 for n in shape], indexing="ij"), dim=-1)
     A = NUFFT(points, shape, **settings)
-    x = _random(1, 2, *shape).to(torch.complex64)
+    x = random_tensor(1, 2, *shape).to(torch.complex64)
     exact = fft(x, tuple(range(-len(shape), 0))).flatten(2)
     assert float((A(x) - exact).norm() / exact.norm()) < rtol
     assert float((A.normal(x) - x).norm() / x.norm()) < rtol
 
 
 def test_the_default_in_3d_is_not_a_matrix():
-    assert type(NUFFT(trajectory(20, 6, 5, 4), (6, 5, 4)).backend).__name__ == "_Kb"
+    assert type(NUFFT(random_trajectory(20, 6, 5, 4), (6, 5, 4)).backend).__name__ == "_Kb"
 
 
 def test_convolution_is_hermitian():
-    A = NUFFT(trajectory(200, 12, 9), (12, 9), dtype=torch.complex128)
-    a, b = _random(1, 1, 12, 9), _random(1, 1, 12, 9).flip(-1)
+    A = NUFFT(random_trajectory(200, 12, 9), (12, 9), dtype=torch.complex128)
+    a, b = random_tensor(1, 1, 12, 9), random_tensor(1, 1, 12, 9).flip(-1)
     left, right = (a.conj() * A.normal(b)).sum(), (A.normal(a).conj() * b).sum()
     assert abs(complex(left - right)) < 1e-10 * abs(complex(left))
 
@@ -133,11 +134,11 @@ def test_density_compensation_brings_the_pseudo_inverse_nearer(coils):
     """Three iterations from the weighted adjoint are worth more than three from zero, and the limit is the same."""
     n = 32
     k = radial(n, 64)
-    maps = _random(1, coils, n, n) if coils else None
+    maps = random_tensor(1, coils, n, n) if coils else None
     if maps is not None:
         maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()
     A = nufft_sense(k, maps, (n, n), dtype=torch.complex128)
-    x = _random(1, 2, n, n, dtype=torch.float64)
+    x = random_tensor(1, 2, n, n, dtype=torch.float64)
     y = A(x)
     errors = []
     for z in (A.pinv(y, 3), cg(A.normal, A.adjoint(y), None, 3)):
@@ -150,9 +151,9 @@ def test_finufft_keeps_its_plans(monkeypatch):
     made = []
     plan = finufft.Plan
     monkeypatch.setattr(finufft, "Plan", lambda *a, **k: made.append(a) or plan(*a, **k))
-    A = NUFFT(trajectory(40, 8, 8), (8, 8), backend="finufft", toeplitz=False)
+    A = NUFFT(random_trajectory(40, 8, 8), (8, 8), backend="finufft", toeplitz=False)
     for batch in (1, 2, 1, 2, 1):
-        A.adjoint(A(_random(batch, 1, 8, 8).to(torch.complex64)))
+        A.adjoint(A(random_tensor(batch, 1, 8, 8).to(torch.complex64)))
     assert len(made) == 4  # two directions, two numbers of transforms
 
 
@@ -172,9 +173,9 @@ def test_errors_speak_of_units():
     with pytest.raises(ValueError, match="NaN"):
         NUFFT(torch.full((4, 2), float("nan")), (32, 32))
     with pytest.raises(ValueError, match="choose sparse"):
-        NUFFT(trajectory(4, 8, 8), (8, 8), backend="bart")
+        NUFFT(random_trajectory(4, 8, 8), (8, 8), backend="bart")
     with pytest.raises(ValueError, match="maps or the spatial shape"):
-        nufft_sense(trajectory(4, 8, 8))
+        nufft_sense(random_trajectory(4, 8, 8))
 
 
 @pytest.mark.slow
@@ -203,3 +204,29 @@ def test_a_real_trajectory_through_real_coils(data_folder):
     assert found["cg"] < 0.05
     assert found["tv"] < found["cg"]  # piecewise constant it is not, but streaks are less so
     assert found["gridding"] < 0.1
+
+
+def test_settings_of_a_nufft_are_checked():
+    k = random_trajectory(30, 8, 9)
+    for settings in (
+        {"oversampling": 0.8},
+        {"oversampling": -1.0},
+        {"oversampling": 1.0},
+        {"width": 1},
+        {"oversampling": 0.0},
+    ):
+        with pytest.raises(ValueError, match="oversampling must be"):
+            NUFFT(k, (8, 9), **settings)
+    with pytest.raises(ValueError, match="complex64 or complex128"):
+        NUFFT(k, (8, 9), dtype=torch.float32)
+    with pytest.raises(ValueError, match="three pixels"):
+        NUFFT(torch.zeros(3, 2), (2, 9), backend="torchkbnufft")
+    with pytest.raises(ValueError, match=r"make it with dtype=torch\.complex128"):
+        NUFFT(k, (8, 9))(random_tensor(1, 1, 8, 9))
+
+
+def test_a_used_finufft_can_be_written_down():
+    pytest.importorskip("finufft")
+    A = NUFFT(random_trajectory(30, 8, 9), (8, 9), backend="finufft")
+    x = random_tensor(1, 2, 8, 9).to(torch.complex64)
+    assert torch.equal(pickle.loads(pickle.dumps(A))(x), A(x))

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from medrecon.operators import Spectral, check_adjoint
+from medrecon.operators import Dense, Separable, Spectral, check_adjoint
 from medrecon.operators.linalg import dot
 
+from ..make.operators import random_tensor
 from .cases import CASES
 
 SPECTRAL = [case for case in CASES if isinstance(case.build()[0], Spectral)]
@@ -45,3 +46,15 @@ def test_the_decomposition_is_the_operator(problem):
     assert check_adjoint(A, x) < 1e-12
     z = A.solve(A.adjoint(A(x)), 0.0)  # pseudo-inverse of the normal operator: the projection onto what A sees
     assert torch.allclose(z, A.pinv(A(x)), atol=1e-9)
+
+
+def test_complex_matrices_have_their_conjugates():
+    M = random_tensor(4, 6)
+    A = Dense(M, (1, 6))
+    x, y = random_tensor(2, 1, 6), random_tensor(2, 4)
+    assert torch.allclose(A(x), x.flatten(1) @ M.T)
+    assert torch.allclose(A.adjoint(y).flatten(1), y @ M.conj())
+    left, right = random_tensor(3, 5), random_tensor(4, 6)
+    S = Separable([left, right])
+    z = random_tensor(2, 1, 3, 4)
+    assert torch.allclose(S.adjoint(z)[:, 0], left.mH @ z[:, 0] @ right.conj())

@@ -30,7 +30,11 @@ from medrecon.engines import ScanPrepareBatch
 from medrecon.formats import load_kspace
 from medrecon.metrics import scores
 from medrecon.monai_bundle import load_config
+from medrecon.posterior import run, sampling
+from medrecon.problems import physics_of, problem
+from medrecon.settings import SamplingSettings
 from medrecon.transforms import EstimateSensitivityMapsd, LoadKSpaced, ToCartesianScand
+from tests.make import toys
 from tests.make.images import blobs
 
 SCALES = (1e-25, 1e-12, 1e12, 1e30)
@@ -479,3 +483,26 @@ def test_warnings_of_maps_reach_the_meta_of_kspace(tmp_path):
     assert str(path) in after["image"].meta["warnings"][0]
     assert not before["image"].meta["warnings"]
     assert torch.equal(after["image"].as_tensor(), before["image"].as_tensor())
+
+
+def test_maps_of_one_solver_are_not_those_of_another():
+    """Without calibration lines the zero-filled image is a sum of squares; CG must not reconstruct with what made that."""
+    mask = np.zeros(toys.SHAPE, bool)
+    mask[:, ::2] = True
+    scan, *_ = toys.cartesian(mask=mask)
+    shared, prior = problem(scan, physics_of(scan)), toys.spec()
+    run(shared, prior, sampling(SamplingSettings(solver="zero-filled"), prior))
+    with pytest.raises(InputError, match="too small to estimate"):
+        run(shared, prior, sampling(SamplingSettings(solver="cg-sense"), prior))
+
+
+def test_maps_do_not_pile_up():
+    scan = toys.cartesian(slices=3, noise=0.01)[0]
+    shared = problem(scan, physics_of(scan)).suited_to(
+        sampling(SamplingSettings(solver="cg-sense"), toys.spec()).solver
+    )
+    for k in range(3):
+        shared.maps(slice(k, k + 1))
+        shared.release(slice(k, k + 1))
+    assert not shared.found
+    assert shared.facts()["maps_source"].startswith("ESPIRiT")

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -16,12 +17,14 @@ import medrecon
 from medrecon.bundle import find_bundle, load_prior
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.formats import load_kspace, load_sinogram
-from medrecon.operators import ParallelBeam
+from medrecon.data.scan import Sinogram
+from medrecon.formats import load, load_kspace, load_sinogram
+from medrecon.operators import ConeBeam, ParallelBeam
 from medrecon.problems.tomography import white_noise
 from medrecon.reconstruction import plan
 from medrecon.settings import TomographyPhysics
-from tests.operators.test_ct import disc
+from tests.make import toys
+from tests.make.images import disc
 
 WATER = TomographyPhysics().water
 
@@ -176,3 +179,75 @@ def test_a_real_tooth_by_every_classical_method(data_folder):
         assert found[solver, 1] < most
         assert found[solver, 8] < few
     assert found["tv", 8] < found["sirt", 8] < found["fbp", 8]
+
+
+CT = {"size": 64, "voxel": 1.5}
+
+
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+@pytest.mark.parametrize("solver", ["fbp", "sirt"])
+def test_a_disc_of_water_has_0_hu(beam, solver):
+    found = toys.solve(toys.sinogram(beam), solver, toys.spec("attenuation"), physics={"size": 64, "voxel": 1.5})
+    inner = toys.water_disc(radius=24.0) > 0
+    assert abs(found.image[0][inner].mean()) < 10
+    assert abs(found.image[0][toys.water_disc(radius=36.0) == 0].mean() + 1000) < 30
+    assert found.modality == "CT"
+    assert found.phase is None
+
+
+def test_a_cone_beam_is_one_volume():
+    volume = torch.from_numpy(np.stack([toys.water_disc() * (k in (3, 4, 5)) for k in range(9)]))[None, None] * 0.02
+    A = ConeBeam(torch.from_numpy(toys.TURN[::4]), (9, 64, 64), 200.0, 400.0, (9, 128), 1.5, 3.0)
+    scan = Sinogram(
+        path=Path("a.npz"), format="toy", lines=A(volume)[0].numpy(), angles=toys.TURN[::4], pitch=3.0, beam="cone",
+        source_to_axis=200.0, source_to_detector=400.0,
+    )  # fmt: skip
+    found = toys.solve(
+        scan, "sirt", toys.spec("attenuation"), physics={"size": 64, "voxel": 1.5}, settings={"n_iter": 60}
+    )
+    assert found.image.shape == (9, 64, 64)
+    inner = toys.water_disc(radius=24.0) > 0
+    assert abs(found.image[4][inner].mean()) < 60
+    assert found.image[0][inner].mean() < -600
+    drawn = toys.solve(
+        scan, "dds", toys.spec("attenuation"), physics={"size": 64, "voxel": 1.5}, steps=2, sigma_max=0.1
+    )
+    assert drawn.image.shape == (9, 64, 64)
+    assert drawn.record["network_evaluations"] == 18  # a prior of slices sees nine of them twice
+
+
+def test_counts_reach_the_poisson_likelihood():
+    scan = toys.sinogram("parallel", photons=1e4)
+    physics = {"size": 64, "voxel": 1.5, "noise_model": "poisson"}
+    found = toys.solve(scan, "diffpir", toys.spec("attenuation"), physics=physics, steps=5, sigma_max=0.5)
+    assert abs(found.image[0][toys.water_disc(radius=24.0) > 0].mean()) < 30
+    with pytest.raises(InputError, match="photons"):
+        toys.solve(toys.sinogram("parallel"), "diffpir", toys.spec("attenuation"), physics=physics)
+    with pytest.raises(InputError, match="Gaussian"):
+        toys.solve(scan, "dds", toys.spec("attenuation"), physics=physics)
+
+
+def test_a_given_noise_level_of_a_sinogram_counts():
+    """It replaces the counts of the file, is recorded, and does not go with given photons."""
+    scan = toys.sinogram("parallel", photons=1e5)
+    smooth = [
+        toys.solve(scan, "tv", toys.spec("attenuation"), physics={**CT, "noise_std": std}) for std in (0.01, 3.0)
+    ]  # fmt: skip
+    assert np.abs(smooth[0].image - smooth[1].image).max() > 50
+    assert [one.record["noise_std"] for one in smooth] == [0.01, 3.0]
+    estimated = toys.solve(toys.sinogram("parallel"), "tv", toys.spec("attenuation"), physics=CT)
+    assert len(estimated.record["noise_std"]) == 1
+    with pytest.raises(InputError, match="not both"):
+        toys.solve(scan, "tv", toys.spec("attenuation"), physics={**CT, "noise_std": 0.1, "photons": 1e5})
+
+
+def test_a_detector_of_two_pixels():
+    lines = np.array([[[1.0, 1.0]] * 4], np.float32)
+    scan = Sinogram(path=Path("a.npz"), format="toy", lines=lines, angles=np.arange(4) * np.pi / 4, pitch=10.0)
+    assert toys.solve(scan, "tv", toys.spec("attenuation"), physics={"size": 2}).image.shape == (1, 2, 2)
+
+
+def test_a_sinogram_has_no_frames(tmp_path):
+    np.savez(tmp_path / "a.npz", sino=np.ones((4, 8)), theta_rad=np.arange(4.0), pitch_mm=1.0)
+    with pytest.raises(InputError, match="no frames"):
+        load(tmp_path / "a.npz", frames="phase")

@@ -16,8 +16,8 @@ from medrecon.data.scan import Geometry
 from medrecon.formats import save_fastmri
 from medrecon.monai_bundle import load_config
 from medrecon.writers.nifti import nifti_bytes
-from tests.problems.test_problems import columns, noncartesian, picture, sinogram
-from tests.problems.toy import cartesian
+
+from ..make.toys import cartesian, columns, noncartesian, picture, sinogram
 
 
 def kspace_file(folder):

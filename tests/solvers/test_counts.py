@@ -7,15 +7,17 @@ import torch
 
 from medrecon.likelihood import Gaussian, Poisson, Rician, Transmission
 from medrecon.noise import Noise, karras
-from medrecon.operators import FiniteDifferences, Operator, ParallelBeam, Weights
+from medrecon.operators import FiniteDifferences, Operator, ParallelBeam
 from medrecon.operators.bridge import AsComplex
 from medrecon.priors import GaussianPrior
 from medrecon.sample import sample
 from medrecon.solvers import DAPS, DDNM, DDS, DPS, SOLVERS, DiffPIR
 
-from .problems import Dense
+from ..make.posteriors import Dense
 
 DOUBLE = torch.float64
+
+
 SIDE, BATCH = 8, 2
 LADDER = karras(20.0, 0.01, 15)
 
@@ -83,29 +85,6 @@ def test_counts_in_single_precision(law):
     x = sample(DiffPIR(), prior, data, LADDER, noise=Noise(range(BATCH)))
     assert x.dtype == torch.float32
     assert (x - truth).square().mean() < 0.12 * (prior.mean - truth).square().mean()
-
-
-def test_daps_draws_what_counts_leave_open():
-    """One ray a pixel and a white prior: mean and spread of ``p(y | z) N(z; x0, r^2)`` by quadrature."""
-    n, r, x0 = 8000, 0.3, 1.0
-    counts = torch.tensor([9.0, 0.0], dtype=DOUBLE).repeat_interleave(n // 2)[None, None]
-    data = Poisson(Weights(torch.ones(n, dtype=DOUBLE)), counts, gain=5.0)
-    x = (
-        DAPS(inner="langevin", n_inner=300)
-        ._moved(torch.full((1, 1, n), x0, dtype=DOUBLE), r, data, Noise(0))
-        .view(2, -1)
-    )
-    grid = torch.linspace(1e-4, 4, 40_000, dtype=DOUBLE)
-    for i, y in enumerate((9.0, 0.0)):
-        p = (torch.xlogy(torch.tensor(y), 5 * grid) - 5 * grid - (grid - x0) ** 2 / (2 * r**2)).exp()
-        mean = (p * grid).sum() / p.sum()
-        spread = ((p * (grid - mean) ** 2).sum() / p.sum()).sqrt()
-        # 4000 draws: standard errors 0.004 and 0.003; below 0, where the law ends, a few of them go.
-        assert abs(float(x[i].mean() - mean)) < 0.04
-        assert abs(float(x[i].std() - spread)) < 0.04
-
-
-# What messages recommend
 
 
 def _advice(solver, data):

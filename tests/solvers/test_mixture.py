@@ -13,8 +13,8 @@ from medrecon.noise import Noise, karras
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.sample import generate, sample
 
-from .problems import SHAPE, Mixture
-from .test_solvers import LEARNED, UNCONDITIONAL, make
+from ..make.posteriors import SHAPE, Mixture
+from .expectations import LEARNED, UNCONDITIONAL, make
 
 DOUBLE = torch.float64
 N = 2000

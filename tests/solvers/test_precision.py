@@ -15,8 +15,9 @@ from medrecon.operators import Blur, CartesianMRI, Dense, Spectral, Weights, cro
 from medrecon.operators.bridge import AsComplex
 from medrecon.priors import GaussianPrior
 from medrecon.sample import sample
+from medrecon.solvers import SOLVERS
 
-from .test_solvers import GENERAL, LEARNED, ONE_RUNG, SOLVERS, make
+from .expectations import GENERAL, LEARNED, ONE_RUNG, make
 
 SHAPE = (2, 8, 9)
 NOISE = (1e-2, 1e-4, 1e-6, 0.0)

@@ -15,7 +15,7 @@ from medrecon.operators.ct import FILTERS
 from medrecon.sample import sample
 from medrecon.solvers import FBP, SIRT
 
-from .problems import Dense, measured
+from ..make.posteriors import Dense, measured
 
 STEP = torch.tensor([1.0, 0.0])
 

@@ -1,4 +1,4 @@
-"""Small scans with a known truth, and a prior in closed form instead of a network."""
+"""Small scans with a known truth, and priors in closed form instead of a network."""
 
 from pathlib import Path
 
@@ -8,10 +8,31 @@ from torch import nn
 
 from medrecon.data.coils import to_kspace
 from medrecon.data.phantom import loop_coils
-from medrecon.data.scan import CartesianScan
+from medrecon.data.scan import CartesianScan, DynamicScan, Geometry, ImageScan, NonCartesianScan, Sinogram
+from medrecon.operators import FanBeam, ParallelBeam
 from medrecon.posterior import PriorSpec, run, sampling
 from medrecon.problems import physics_of, problem
 from medrecon.settings import SamplingSettings
+
+__all__ = [
+    "ANGLES",
+    "SHAPE",
+    "TURN",
+    "Smooth",
+    "White",
+    "cartesian",
+    "columns",
+    "frames",
+    "grid",
+    "image",
+    "images",
+    "noncartesian",
+    "picture",
+    "sinogram",
+    "solve",
+    "spec",
+    "water_disc",
+]
 
 SHAPE = (36, 31)  # even and odd
 
@@ -85,3 +106,66 @@ def solve(scan, solver="cg-sense", prior=None, physics=None, **settings):
     prior = spec() if prior is None else prior
     plan = sampling(SamplingSettings(solver=solver, **settings), prior)
     return run(problem(scan, physics_of(scan, **(physics or {}))), prior, plan)
+
+
+def columns(shape=SHAPE, acs=11):
+    """Every second column, and a calibration region."""
+    mask = np.zeros(shape, bool)
+    mask[:, shape[1] % 2 :: 2] = True
+    mask[:, shape[1] // 2 - acs // 2 : shape[1] // 2 + acs // 2 + 1] = True
+    return mask
+
+
+def grid(shape=SHAPE):
+    """All points of a Cartesian grid, column by column, as a trajectory ``(shots, readout, 2)``."""
+    y, x = np.meshgrid(*[np.arange(n) - n // 2 for n in shape], indexing="ij")
+    return np.stack([y.T, x.T], axis=-1).astype(np.float32)
+
+
+def noncartesian(scan, shape=SHAPE):
+    """A Cartesian scan as samples along the trajectory of its columns."""
+    chosen = np.broadcast_to(scan.mask, shape).any(axis=0)
+    samples = scan.kspace.swapaxes(2, 3)[:, :, chosen]
+    trajectory = np.broadcast_to(grid(shape)[chosen], (len(samples), *grid(shape)[chosen].shape))
+    # The grid's first row and column lie on the edge of the band of an even axis.
+    return NonCartesianScan(path=Path("toy.npz"), format="toy", samples=samples, trajectory=trajectory, matrix=shape)
+
+
+def water_disc(n=64, spacing=1.5, radius=30.0):
+    """A disc of water, 1 inside and 0 outside."""
+    y, x = (np.mgrid[:n, :n] - (n - 1) / 2) * spacing
+    return (np.hypot(y, x) < radius).astype(np.float32)
+
+
+ANGLES = np.arange(180) * np.pi / 180
+TURN = np.arange(360) * np.pi / 180
+
+
+def sinogram(beam, **more):
+    """Line integrals of a disc of water of 0.02 / mm."""
+    x = torch.from_numpy(water_disc())[None, None] * 0.02
+    if beam == "parallel":
+        A = ParallelBeam(torch.from_numpy(ANGLES), (64, 64), 96, 1.5, 1.0)
+        return Sinogram(path=Path("a.npz"), format="toy", lines=A(x)[0].numpy(), angles=ANGLES, pitch=1.0, **more)
+    A = FanBeam(torch.from_numpy(TURN), (64, 64), 200.0, 400.0, 128, 1.5, 1.6)
+    return Sinogram(
+        path=Path("a.npz"), format="toy", lines=A(x)[0].numpy(), angles=TURN, pitch=1.6, beam="fan", source_to_axis=200.0,
+        source_to_detector=400.0, **more,
+    )  # fmt: skip
+
+
+def picture(shape=(48, 40), noise=0.0, seed=0):
+    """A magnitude image of scale 1000."""
+    rng = np.random.default_rng(seed)
+    return (1000 * np.abs(image(shape)) + noise * rng.standard_normal(shape)).astype(np.float32)
+
+
+def images(array, affine=None, spacing=(2.0, 1.0, 1.0)):
+    return ImageScan(path=Path("a.nii.gz"), format="NIfTI", array=array[None], geometry=Geometry(spacing, affine))
+
+
+def frames(scan, mask=None, affine=None):
+    mask = np.ones((2, *SHAPE), bool) if mask is None else mask
+    geometry = Geometry((3.0, 2.0, 2.0), affine)
+    kspace = np.stack([scan.kspace, 0.5 * scan.kspace])
+    return DynamicScan(path=Path("a.npz"), format="toy", kspace=kspace, mask=mask, axis="phase", geometry=geometry)

@@ -1,11 +1,28 @@
-"""Problems whose posterior is known: a Gaussian prior in 6 dimensions, a dense 3 x 6 operator."""
+"""Problems whose posterior is known: a Gaussian prior in 6 dimensions, a dense 3 x 6 operator; and a mixture."""
+
+import math
+from dataclasses import replace
 
 import torch
 
 from medrecon.likelihood import Gaussian
-from medrecon.operators import LinearOperator
+from medrecon.operators import LinearOperator, sense
+from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.priors import GaussianPrior
 from medrecon.priors.base import as_levels
+
+__all__ = [
+    "SHAPE",
+    "Dense",
+    "Mixture",
+    "dense",
+    "distance",
+    "gaussian_prior",
+    "measured",
+    "repeated",
+    "single_coil",
+    "white",
+]
 
 SHAPE = (2, 3)  # channels, one spatial axis: n = 6
 
@@ -81,3 +98,40 @@ class Mixture:
         covariance = self.std**2 * matrix @ matrix.T + noise_std**2 * torch.eye(len(matrix), dtype=matrix.dtype)
         laws = [torch.distributions.MultivariateNormal(matrix @ m.flatten(), covariance) for m in self.means]
         return (self.weights.log() + torch.stack([law.log_prob(y) for law in laws])).softmax(0)
+
+
+DOUBLE = torch.float64
+
+
+def white(std, shape=SHAPE, mean=0.2):
+    """A prior N(mean, std^2 I)."""
+    n = math.prod(shape)
+    return GaussianPrior(torch.full(shape, mean, dtype=DOUBLE), std**2 * torch.eye(n, dtype=DOUBLE))
+
+
+def repeated(n, noise_std=0.05, prior=None, seed=5):
+    """One measurement, ``n`` times, its posterior, and the prior."""
+    first, data, matrix = measured(batch=1, noise_std=noise_std, seed=seed)
+    prior = prior or first
+    data = replace(data, A=SpectralDense(matrix, SHAPE), y=data.y.expand(n, -1).contiguous())
+    mean, covariance = prior.posterior(matrix, data.y[0], noise_std)
+    return prior, data, mean, covariance
+
+
+def distance(x, mean, covariance, prior_mean):
+    """Errors of mean (over the way from prior to posterior) and of covariance (relative)."""
+    flat = x.flatten(1)
+    away = (prior_mean.flatten() - mean).norm()
+    return float((flat.mean(0) - mean).norm() / away), float(
+        (torch.cov(flat.T) - covariance).norm() / covariance.norm()
+    )
+
+
+def single_coil(shape=(6, 7), batch=2, noise_std=0.0):
+    """One coil, half of the columns, complex images of a Gaussian prior."""
+    prior = gaussian_prior((2, *shape))
+    mask = torch.rand(shape[-1], generator=torch.Generator().manual_seed(0)) < 0.5
+    mask[shape[-1] // 2] = True
+    A = sense(None, mask[None, None, None], shape, torch.complex128)
+    x = prior.mean + 0.3 * torch.randn(batch, 2, *shape, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    return prior, Gaussian(A, A(x), noise_std), x

@@ -1,0 +1,18 @@
+"""Comparisons of arrays."""
+
+import numpy as np
+
+__all__ = [
+    "assert_close",
+    "relative_error",
+]
+
+
+def assert_close(a, b, rtol):
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= rtol * max(1.0, float(b.abs().max()))
+
+
+def relative_error(found, truth):
+    """Relative to the truth."""
+    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))

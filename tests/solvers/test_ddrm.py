@@ -1,0 +1,43 @@
+"""DDRM: noise of every spectral coefficient."""
+
+import torch
+
+from medrecon.likelihood import Gaussian
+from medrecon.noise import Noise
+from medrecon.operators.spectral import Dense as SpectralDense
+from medrecon.solvers import DDRM
+
+from ..make.posteriors import SHAPE, dense
+
+DOUBLE = torch.float64
+
+
+def test_ddrm_keeps_the_books_of_the_noise():
+    """With a prior that knows the image, every spectral coefficient of x' is it plus noise of exactly sigma'."""
+    matrix = dense()
+    truth = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    n, noise_std, A = 20_000, 0.3, SpectralDense(matrix, SHAPE)
+    y = A(truth) + noise_std * torch.randn(n, 3, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    data = Gaussian(A, y, noise_std)
+    state = truth + 2.0 * torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(2), dtype=DOUBLE)
+    for after in (1.0, 0.45, 0.2):  # above all of noise_std / s, between them, below
+        x = DDRM(eta=0.85).step(
+            state, 2.0, after, prior=lambda x, s: truth.expand_as(x), data=data, noise=Noise(range(n))
+        )
+        spread = A.vh(x - truth).std(0)
+        assert torch.allclose(spread, torch.full_like(spread, after), rtol=0.02)
+
+
+def test_ddrm_takes_a_share_of_the_data():
+    """eta_b < 1: mean between estimate and data, and variance sigma'^2 whatever the share, data's noise counted."""
+    matrix, noise_std, after = dense(), 0.1, 0.5
+    truth = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    n, A = 20_000, SpectralDense(matrix, SHAPE)
+    y = A(truth) + noise_std * torch.randn(n, 3, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    estimate = truth + 1.0
+    x = DDRM(eta_b=0.4).step(truth.expand(n, -1, -1), 2.0, after, prior=lambda x, s: estimate.expand_as(x),
+                             data=Gaussian(A, y, noise_std), noise=Noise(range(n)))  # fmt: skip
+    seen = (A.singular > 0).flatten()
+    off = A.vh(x - truth)[:, seen]
+    assert torch.allclose(off.mean(0), 0.6 * A.vh(estimate - truth)[0, seen], atol=0.02)
+    assert torch.allclose(off.std(0), torch.full((3,), after, dtype=DOUBLE), rtol=0.02)

@@ -1,0 +1,68 @@
+"""DMCMC: measured noise, visits of levels, the equation of a move."""
+
+import pytest
+import torch
+
+from medrecon.noise import Noise, karras, truncate_ladder
+from medrecon.sample import sample
+from medrecon.solvers import TMPD
+from medrecon.solvers.dmcmc import dmcmc
+from medrecon.solvers.r2d2 import noise_of_images
+
+from ..make.posteriors import SHAPE, distance, gaussian_prior, repeated
+
+DOUBLE = torch.float64
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 400), (2, 24, 20), (1, 10, 9, 8), (1, 1, 300)], ids=["1-D", "2-D", "3-D", "one row"]
+)
+def test_the_noise_that_dmcmc_measures_and_its_default_in_any_dimension(shape):
+    """White noise on a ramp: its own standard deviation within 15 % (300 to 1000 pixels leave 5 %); and the chain runs."""
+    ramp = torch.linspace(1.0, 2.0, shape[-1], dtype=DOUBLE).expand(4, *shape)
+    noisy = ramp + 0.2 * torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    assert torch.allclose(noise_of_images(noisy), torch.full((4,), 0.2, dtype=DOUBLE), rtol=0.15)
+    chain = dmcmc(lambda x, s: ramp, noisy, 0.2, noise=Noise(range(4)), skip=1, burn_in=0)
+    x, levels = next(chain)
+    assert x.isfinite().all()
+    assert ((levels > 0.1) & (levels < 0.4)).all()
+
+
+def test_dmcmc_visits_every_level_as_often_as_it_should():
+    """With exact draws of the level given the image, its histogram is the law that they were drawn with."""
+    prior = gaussian_prior()
+    grid = torch.tensor([0.1, 0.2, 0.4, 0.8], dtype=DOUBLE)
+    generator = torch.Generator().manual_seed(0)
+
+    def level(x):
+        c = (x - prior.mean).flatten(1) @ prior.modes
+        total = prior.variances + grid[:, None] ** 2
+        log_p = -0.5 * (c[:, None, :] ** 2 / total + total.log()).sum(-1)
+        return grid[torch.multinomial(log_p.softmax(1), 1, generator=generator)[:, 0]]
+
+    start = prior.mean + 0.4 * torch.randn(500, *SHAPE, generator=generator, dtype=DOUBLE)
+    chain = dmcmc(prior, start, 0.4, noise=Noise(range(500)), level=level, step_size=0.2, skip=10, burn_in=60)
+    seen = torch.stack([next(chain)[1] for _ in range(60)])
+    shares = torch.stack([(seen == s).double().mean() for s in grid])
+    # Uniform, but for the finite step of the moves and 500 chains.
+    assert (shares - 0.25).abs().max() < 0.05
+
+
+def test_dmcmc_and_a_short_run_draw_from_the_posterior():
+    prior, data, mean, covariance = repeated(400)
+    start = prior.mean + 0.5 * torch.randn(400, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    chain = dmcmc(prior, start, 0.3, noise=Noise(range(400)), data=data, level=lambda x: x.new_full((len(x),), 0.3),
+                  step_size=0.1, burn_in=200)  # fmt: skip
+    x, sigma = next(chain)
+    assert torch.equal(sigma, torch.full((400,), 0.3, dtype=DOUBLE))
+    done = sample(TMPD(), prior, data, truncate_ladder(karras(1.0, 0.01, 40), 0.3), noise=Noise(range(400)), start=x)
+    error, _ = distance(done, mean, covariance, prior.mean)
+    assert error < 0.2  # TMPD steps down from the chain's law, whose likelihood is a little wider than the data's
+    # One move is its equation.
+    x = torch.ones(400, *SHAPE, dtype=DOUBLE)
+    chain = dmcmc(prior, x, 0.3, noise=Noise(range(400)), data=data, level=lambda v: v.new_full((len(v),), 0.3), step_size=0.1,
+                  skip=1, burn_in=0)  # fmt: skip
+    a = 0.1 * 0.3**2
+    slope = (prior(x, 0.3) - x) / 0.3**2
+    slope = slope + data.A.adjoint(data.residual(x)) / (data.lipschitz * 0.3**2 + 0.05**2)[:, None, None]
+    assert torch.allclose(next(chain)[0], x + a * slope + (2 * a) ** 0.5 * Noise(range(400)).like(x), atol=1e-9)

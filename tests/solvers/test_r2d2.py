@@ -1,0 +1,52 @@
+"""R2D2+: denoising, its guidance, the noise of images."""
+
+import pytest
+import torch
+
+from medrecon.noise import Noise, karras, truncate_ladder
+from medrecon.sample import sample
+from medrecon.solvers import R2D2
+from medrecon.solvers.r2d2 import low_frequencies, noise_of_images
+
+from ..make.posteriors import gaussian_prior, white
+
+DOUBLE = torch.float64
+
+
+def test_r2d2_denoises_to_the_posterior_mean():
+    """Without regularisation, from the noise level itself: draws whose mean is the clean estimate."""
+    prior, sigma = white(0.4, (1, 8, 8)), 0.3
+    noisy = prior.mean + torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=DOUBLE).mul(0.5)
+    many = noisy.expand(400, -1, -1, -1).contiguous()
+    data = low_frequencies(many, sigma, factor=4)
+    sigmas = truncate_ladder(karras(20.0, 0.002, 150), sigma)
+    x = sample(R2D2(strength=0.0), prior, data, sigmas, noise=Noise(range(400)), start=many)
+    assert (x.mean(0) - prior(noisy, sigma)[0]).abs().max() < 0.06  # 400 draws of standard deviation 0.24, 64 pixels
+    held = sample(R2D2(strength=1.0), prior, data, sigmas, noise=Noise(range(400)), start=many)
+    assert data.residual(held).abs().max() < 1e-9
+
+
+def test_r2d2_guidance_is_the_gradient():
+    """Of |x' - prior(x)|^2 in x, with x' the predictor's: by autograd; and so it draws the state towards the manifold."""
+    prior, sigma, after = gaussian_prior((1, 2, 4)), 0.5, 0.3
+    x = torch.randn(2, 1, 2, 4, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    data = low_frequencies(x, 0.5, factor=2)
+    plain, guided = (
+        R2D2(guidance=g, strength=0.2).step(x, sigma, after, prior=prior, data=data, noise=Noise([1, 2]))
+        for g in (0.0, 0.4)
+    )
+    free = x.clone().requires_grad_()
+    x0 = prior(free, sigma)
+    moved = free + (sigma**2 - after**2) * (x0 - free) / sigma**2
+    moved = moved + (sigma**2 - after**2) ** 0.5 * Noise([1, 2]).like(x)
+    (slope,) = torch.autograd.grad((moved - x0).square().sum(), free)
+    assert torch.allclose(guided, plain - 0.4 * slope, atol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.07, 0.2])
+def test_noise_of_images_within_five_per_cent(sigma):
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 230), indexing="ij")
+    clean = (y**2 + x**2 < 0.8).float() + 0.5 * ((y - 0.2) ** 2 + x**2 < 0.1).float() + 0.3 * torch.sin(4 * y)
+    noisy = clean + sigma * torch.randn(3, 1, 256, 230, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(noise_of_images(noisy), torch.full((3,), sigma), rtol=0.05)
+    assert float(noise_of_images(torch.zeros(1, 1, 8, 8))) == 0
