@@ -25,7 +25,7 @@ from medrecon.solvers import (
 )
 
 from .make.posteriors import SHAPE, gaussian_prior, measured
-from .solvers.expectations import LADDER, ONE_RUNG
+from .solvers.expectations import LADDER, SINGLE_LEVEL
 
 DOUBLE = torch.float64
 
@@ -44,7 +44,7 @@ def test_requirements_are_checked_before_the_first_step():
         sample(DDS(), None, linear, LADDER, noise=Noise(0))
     with pytest.raises(ValueError, match="two levels"):
         sample(DDS(), prior, linear, torch.tensor([1.0]), noise=Noise(0))
-    assert sample(ZeroFilled(), None, linear, ONE_RUNG, noise=Noise(0)).shape == (1, *SHAPE)
+    assert sample(ZeroFilled(), None, linear, SINGLE_LEVEL, noise=Noise(0)).shape == (1, *SHAPE)
 
 
 def test_unconditional_samplers_refuse_data_and_others_their_absence():

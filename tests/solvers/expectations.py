@@ -1,34 +1,266 @@
-"""What is expected of every entry of ``SOLVERS``."""
+"""One row of expectations per entry of ``SOLVERS``; every suite of this folder reads this table.
 
-from dataclasses import replace
+A new solver needs one row. Defaults of :class:`Expected` are the strict ones, so a row lists exceptions only, each with the
+sentence that explains it.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from medrecon.noise import karras
 from medrecon.operators.spectral import Dense as SpectralDense
-from medrecon.operators.spectral import Spectral
-from medrecon.solvers import SOLVERS, is_unconditional
+from medrecon.solvers import DDNM, DDRM, DDS, MGDM, SOLVERS, DDNMPlus, DiffPIR
 
-PROJECTORS_ONLY = {"fbp": "a filter between A^T and y that only X-ray transforms have; test_tomography.py"}
-UNCONDITIONAL = [name for name, solver in SOLVERS.items() if is_unconditional(solver)]
-GENERAL = [name for name in SOLVERS if name not in PROJECTORS_ONLY and name not in UNCONDITIONAL]
-LEARNED = [name for name in GENERAL if SOLVERS[name].requires.prior]
-CLASSICAL = [name for name in SOLVERS if not SOLVERS[name].requires.prior]
 LADDER = karras(20.0, 0.01, 60)
-ONE_RUNG = torch.tensor([1.0, 0.0])
+SINGLE_LEVEL = torch.tensor([1.0, 0.0])
+"""Of solvers without a prior, which estimate the image in one step."""
 
 
-def make(name):
-    """The solver with its defaults."""
-    return SOLVERS[name]()
+class Bound(NamedTuple):
+    """A number and the reason why it is not smaller."""
+
+    value: float
+    reason: str
+
+
+class Interval(NamedTuple):
+    """Where a number lies, and why it is not 1."""
+
+    low: float
+    high: float
+    reason: str
+
+
+class Recursion(NamedTuple):
+    """What is left of a solver without data: kernel and ``eta`` of ``renoise``, and the prior's noise level over sigma."""
+
+    kernel: Literal["ddim", "ddnm"] = "ddim"
+    eta: float = 1.0
+    sigma_scale: float = 1.0
+
+
+ROUND_OFF = Bound(1e-6, "round-off")
+LESS_NOISE = "a move leaves part of the noise that the prior sees, which is a little less than there is"
+FIXED_STEP = "a step of fixed length stops near y, not on it"
+LEAST_NORM = "the least-norm solution is nearer 0 than the prior mean"
+BETWEEN = "x0 lies between the modes while the noise is high, where the data do not tell the modes apart"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """Expectations of one solver, with default settings unless a field gives others.
+
+    Args:
+        operator: the largest class of operators it takes; ``"none"``: it samples the prior alone.
+        likelihood: the noise models it takes; ``"none"``: it samples the prior alone.
+        prior: whether it needs a prior.
+        takes_start: whether it can begin with a given image.
+        last_step_evaluations: network evaluations of the last step beyond those of the others.
+        stops_early: whether it may need fewer evaluations than declared.
+        not_nearer: why its estimate need not be nearer to the posterior mean than the prior mean is; empty: it must be.
+        identity_settings: settings with which A = I without noise gives the data back.
+        identity: tolerance of that, and what keeps the solver from it.
+        satisfies_data: whether its result has residual 0 for data without noise.
+        without_data: the recursion of its variance if there are no data, or the interval of its variance over the prior's.
+        calibrated_settings: settings with which ``calibrated`` is true on a long ladder; None: never.
+        nonlinear: settings with which it fits data of a nonlinear operator; None: it refuses such an operator.
+        counts: settings with which it explains counts (Poisson and transmission data) from a start of noise; None: not tested.
+        mode_error: error of the probability of the first of two modes (true value 0.70), and what is particular about it.
+        rounding: why single precision differs from double precision; empty: it must not.
+    """
+
+    operator: Literal["none", "any", "linear", "spectral", "projector"] = "linear"
+    likelihood: Literal["none", "gaussian", "any"] = "gaussian"
+    prior: bool = True
+    takes_start: bool = True
+    last_step_evaluations: int = 0
+    stops_early: bool = False
+    not_nearer: str = ""
+    identity_settings: dict[str, Any] = field(default_factory=dict)
+    identity: Bound = ROUND_OFF
+    satisfies_data: bool = False
+    without_data: Recursion | Interval | None = None
+    calibrated_settings: dict[str, Any] | None = None
+    nonlinear: dict[str, Any] | None = None
+    counts: dict[str, Any] | None = None
+    mode_error: Bound | None = None
+    rounding: str = ""
+
+
+EXPECTED = {
+    # Without a prior
+    "zero-filled": Expected(
+        prior=False, not_nearer="A^H y is shrunk by the singular values of A, and the prior mean plays no part"
+    ),
+    "cg-sense": Expected(prior=False, not_nearer=LEAST_NORM, identity=Bound(0.02, "shrinks by lam = 0.01")),
+    "wavelet": Expected(
+        prior=False,
+        not_nearer="sparsity in wavelets is unrelated to this Gaussian",
+        identity=Bound(0.05, "soft thresholding moves every coefficient by lam"),
+    ),
+    "tv": Expected(
+        prior=False, not_nearer="total variation is unrelated to this Gaussian", identity=Bound(0.05, "flattens by lam")
+    ),
+    "low-rank": Expected(
+        prior=False,
+        not_nearer="two frames of three pixels have no rank to spare",
+        identity=Bound(0.1, "shrinks every singular value by lam times the largest"),
+    ),
+    "sirt": Expected(prior=False, not_nearer=LEAST_NORM),
+    # A filter between A^T and y, which only X-ray transforms have: test_tomography.py.
+    "fbp": Expected(prior=False, operator="projector"),
+    # The prior alone
+    "ddim": Expected(operator="none", likelihood="none"),
+    "ddpm": Expected(operator="none", likelihood="none"),
+    "pc": Expected(operator="none", likelihood="none"),
+    "langevin": Expected(
+        operator="none", likelihood="none", last_step_evaluations=1
+    ),  # a clean estimate after the moves
+    "heun": Expected(operator="none", likelihood="none", last_step_evaluations=-1),  # no slope at sigma = 0
+    "dpmsolver": Expected(operator="none", likelihood="none"),
+    # Explicit approximations and projections
+    "scoremri": Expected(
+        satisfies_data=True, without_data=Interval(0.9, 1.05, LESS_NOISE), mode_error=Bound(-0.198, BETWEEN)
+    ),
+    "scoremed": Expected(
+        satisfies_data=True, without_data=Interval(0.9, 1.05, LESS_NOISE), mode_error=Bound(-0.176, BETWEEN)
+    ),
+    "ald": Expected(
+        last_step_evaluations=1,  # a clean estimate after the moves
+        identity=Bound(0.08, "the last moves leave noise of the last level"),
+        without_data=Interval(0.8, 1.0, LESS_NOISE),
+        mode_error=Bound(-0.167, BETWEEN),
+    ),
+    "ilvr": Expected(satisfies_data=True, without_data=Recursion(), mode_error=Bound(-0.179, BETWEEN)),
+    "repaint": Expected(
+        operator="spectral", satisfies_data=True, without_data=Recursion(), mode_error=Bound(-0.182, BETWEEN)
+    ),
+    "dps": Expected(
+        operator="any",
+        likelihood="any",
+        identity=Bound(0.15, FIXED_STEP),
+        without_data=Recursion(),
+        nonlinear={"zeta": 0.1},
+        mode_error=Bound(-0.151, BETWEEN),
+    ),
+    "mcg": Expected(satisfies_data=True, without_data=Recursion(), mode_error=Bound(-0.128, BETWEEN)),
+    "pigdm": Expected(
+        identity=Bound(1e-3, "the gradient passes the Jacobian, which is 1 only at the end"),
+        without_data=Recursion(),
+        mode_error=Bound(-0.139, BETWEEN),
+    ),
+    "tmpd": Expected(
+        without_data=Recursion(),
+        calibrated_settings={"n_cg": 20},
+        mode_error=Bound(-0.088, "the smallest: one Gaussian of the right covariance for two modes"),
+    ),
+    "ddrm": Expected(
+        operator="spectral",
+        satisfies_data=True,
+        without_data=Recursion("ddnm", DDRM().eta),
+        mode_error=Bound(-0.170, BETWEEN),
+    ),
+    "ddnm": Expected(
+        satisfies_data=True, without_data=Recursion(DDNM().kernel, DDNM().eta), mode_error=Bound(-0.164, BETWEEN)
+    ),
+    "ddnmplus": Expected(without_data=Recursion("ddnm", DDNMPlus().eta), mode_error=Bound(-0.170, BETWEEN)),
+    "mgdm": Expected(without_data=Recursion(MGDM().kernel, MGDM().eta), mode_error=Bound(-0.124, BETWEEN)),
+    "dsg": Expected(
+        operator="any",
+        likelihood="any",
+        identity_settings={"guidance": 1.0},  # the default leaves more to the prior
+        identity=Bound(0.03, "its noise has the prior's length; all of it must turn, or 60 steps stop far from y"),
+        without_data=Recursion(),
+        nonlinear={"guidance": 0.5},
+        mode_error=Bound(0.0, "by luck of its guidance, 0.2: with 0.05 the error is -0.10, with 0.5 it is +0.15"),
+    ),
+    "lgd": Expected(
+        operator="any",
+        likelihood="any",
+        identity=Bound(0.15, FIXED_STEP),
+        without_data=Recursion(),
+        nonlinear={"zeta": 0.1},
+        mode_error=Bound(-0.174, BETWEEN),
+    ),
+    # Variational
+    "reddiff": Expected(
+        operator="any",
+        takes_start=False,
+        identity=Bound(0.1, "Adam's steps have a length"),
+        without_data=Interval(0.0, 0.4, "a point estimate: what is left is the jitter of Adam"),
+        nonlinear={},
+        mode_error=Bound(-0.142, BETWEEN),
+    ),
+    # Decoupled data consistency
+    "dds": Expected(
+        without_data=Recursion(DDS().kernel, DDS().eta, DDS().level),
+        mode_error=Bound(-0.167, BETWEEN),
+    ),
+    "diffpir": Expected(
+        likelihood="any",
+        without_data=Recursion("ddnm", DiffPIR().share ** 0.5),
+        counts={},
+        mode_error=Bound(-0.185, BETWEEN),
+    ),
+    "daps": Expected(
+        operator="any",
+        likelihood="any",
+        not_nearer="r = sigma inflates the variance of its samples; test_daps.py has the exact one",
+        without_data=Interval(1.5, 2.1, "r = sigma is too wide a spread for x0 given x"),
+        nonlinear={"inner": "langevin", "lr": 1e-4},
+        counts={"inner": "langevin", "n_inner": 30},
+        mode_error=Bound(-0.166, BETWEEN),
+    ),
+    "pnpdm": Expected(
+        identity=Bound(0.06, "ends with a draw by the prior step, at the last level"),
+        without_data=Interval(0.5, 0.8, "five steps of the reverse diffusion lose variance"),
+        mode_error=Bound(-0.159, "its levels fall faster than its chain can change the mode"),
+    ),
+    "sitcom": Expected(
+        operator="any",
+        stops_early=True,
+        identity_settings={"n_inner": 20},  # the default of five leaves more to the prior
+        identity=Bound(0.02, "twenty Adam steps an input come near; five do not reach the data"),
+        without_data=Recursion("ddnm"),
+        nonlinear={"n_inner": 10, "lr": 0.05},
+        mode_error=Bound(-0.122, BETWEEN),
+        rounding="an item stops once its residual is below the noise: rounding decides on a step more or less",
+    ),
+    "smrd": Expected(
+        last_step_evaluations=1,  # a clean estimate after the moves
+        identity=Bound(1e-2, "the weight learnt so far is never infinite"),
+        without_data=Interval(0.8, 1.0, LESS_NOISE),
+        mode_error=Bound(-0.191, BETWEEN),
+    ),
+    # Denoising and super-resolution of images
+    "r2d2": Expected(
+        operator="spectral",
+        identity_settings={"strength": 0.3},  # the default leaves more to the prior
+        identity=Bound(0.05, "a step removes only part of the residual"),
+        without_data=Interval(1.0, 1.2, "the reverse diffusion as discretised there adds a little too much noise"),
+        mode_error=Bound(-0.203, "a step removes only part of the residual"),
+    ),
+}
+
+UNCONDITIONAL = [name for name, row in EXPECTED.items() if row.likelihood == "none"]
+GENERAL = [name for name, row in EXPECTED.items() if row.operator not in ("none", "projector")]
+"""Solvers that take the dense operators of these suites."""
+LEARNED = [name for name in GENERAL if EXPECTED[name].prior]
+
+
+def make(name, **settings):
+    """The solver, with default settings but for those given."""
+    return SOLVERS[name](**settings)
 
 
 def fitted(name, data):
-    """The same problem for solvers that must know the singular values."""
-    if SOLVERS[name].requires.operator is not Spectral:
+    """The same data; for solvers that need singular values, with an operator that has them."""
+    if EXPECTED[name].operator != "spectral":
         return data
     return replace(data, A=SpectralDense(data.A.matrix, data.A.image))
 
 
 def ladder(name):
-    return LADDER if name in LEARNED else ONE_RUNG
+    return LADDER if EXPECTED[name].prior else SINGLE_LEVEL

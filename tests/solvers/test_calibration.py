@@ -13,11 +13,11 @@ from medrecon.noise import Noise, karras
 from medrecon.posterior import PriorSpec
 from medrecon.reconstruction import plan
 from medrecon.sample import sample
-from medrecon.solvers import SOLVERS, TMPD
+from medrecon.solvers import TMPD
 from medrecon.solvers.base import variance_kept
 
 from ..make.posteriors import gaussian_prior, measured
-from .expectations import make
+from .expectations import EXPECTED, make
 
 DOUBLE = torch.float64
 
@@ -54,9 +54,9 @@ def test_calibration_needs_the_kernel_the_solve_and_the_ladder():
     assert not TMPD(n_cg=5).calibrated(long)
     assert not TMPD(n_cg=20).calibrated(karras(0.3, 0.005, 400))  # noise of 0.3 is no start for images of spread 1
     assert not TMPD(n_cg=20).calibrated(karras(8.0, 0.2, 400))  # ends before the detail
-    for name in SOLVERS:
-        if name != "tmpd":
-            assert not make(name).calibrated(long), name
+    for name, row in EXPECTED.items():
+        settings = row.calibrated_settings
+        assert make(name, **(settings or {})).calibrated(long) == (settings is not None), name
 
 
 def test_sidecars_ask_the_solver_about_their_ladder(monkeypatch):

@@ -14,6 +14,7 @@ from medrecon.sample import sample
 from medrecon.solvers import DAPS, DDNM, DDS, DPS, SOLVERS, DiffPIR
 
 from ..make.posteriors import Dense
+from .expectations import EXPECTED, make
 
 DOUBLE = torch.float64
 
@@ -52,7 +53,7 @@ def problem(law, dtype=DOUBLE):
 
 LAWS = ("emission, many", "emission, few", "emission, background", "transmission, many", "transmission, few",
         "transmission, scatter")  # fmt: skip
-COUNTERS = {"diffpir": DiffPIR(), "daps": DAPS(inner="langevin", n_inner=30)}
+COUNTERS = {name: make(name, **row.counts) for name, row in EXPECTED.items() if row.counts is not None}
 
 
 @pytest.mark.parametrize("name", COUNTERS)

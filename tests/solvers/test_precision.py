@@ -11,20 +11,16 @@ import torch
 from medrecon.data.phantom import loop_coils
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise, karras
-from medrecon.operators import Blur, CartesianMRI, Dense, Spectral, Weights, crop, sense, super_resolution
+from medrecon.operators import Blur, CartesianMRI, Dense, Weights, crop, sense, super_resolution
 from medrecon.operators.bridge import AsComplex
 from medrecon.priors import GaussianPrior
 from medrecon.sample import sample
-from medrecon.solvers import SOLVERS
 
-from .expectations import GENERAL, LEARNED, ONE_RUNG, make
+from .expectations import EXPECTED, GENERAL, SINGLE_LEVEL, make
 
 SHAPE = (2, 8, 9)
 NOISE = (1e-2, 1e-4, 1e-6, 0.0)
 LEVELS = karras(4.0, 0.01, 12)
-UNLIKE = {
-    "sitcom": "an item stops once its residual is below the noise: rounding decides on a step more or less",
-}
 
 
 class Doubled(Noise):
@@ -74,7 +70,7 @@ PAIRS = [
     pytest.param(name, operator, marks=() if operator in QUICK else pytest.mark.slow)
     for name in GENERAL
     for operator in OPERATORS
-    if name not in UNLIKE and not (SOLVERS[name].requires.operator is Spectral and operator in ("blur", "coils"))
+    if not EXPECTED[name].rounding and not (EXPECTED[name].operator == "spectral" and operator in ("blur", "coils"))
 ]
 """``blur`` and ``coils`` are without singular values, which some need."""
 
@@ -86,13 +82,13 @@ def test_single_precision_is_double_precision(name, operator):
     x = 0.3 + 0.3 * torch.randn(1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     clean = exact(x)
     noise = torch.randn(clean.shape, dtype=clean.dtype, generator=torch.Generator().manual_seed(2)) * (clean != 0)
-    levels = LEVELS if name in LEARNED else ONE_RUNG
+    levels = LEVELS if EXPECTED[name].prior else SINGLE_LEVEL
     for noise_std in NOISE:
         y = clean + noise_std * noise
         images = []
         for dtype in (torch.float64, torch.float32):
             A = exact if dtype == torch.float64 else single  # one decomposition: noise is drawn in its directions
             data = Gaussian(A, y.to(dtype.to_complex() if y.is_complex() else dtype), noise_std)
-            p = prior(dtype) if name in LEARNED else None
+            p = prior(dtype) if EXPECTED[name].prior else None
             images.append(sample(make(name), p, data, levels, noise=Doubled([3])).double())
         assert float((images[0] - images[1]).abs().max()) < 1e-4 * float(images[0].abs().max()), noise_std

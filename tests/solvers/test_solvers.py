@@ -1,7 +1,4 @@
-"""Every entry of ``SOLVERS`` on problems whose posterior is known in closed form.
-
-Exceptions from a row are listed with the sentence that explains them; that list is documentation.
-"""
+"""Every entry of ``SOLVERS`` on problems whose posterior is known in closed form, against its row in ``expectations.py``."""
 
 import copy
 import math
@@ -14,71 +11,68 @@ import torch
 
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
-from medrecon.likelihood import Gaussian
+from medrecon.likelihood import Gaussian, NoData
 from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, karras, time_travel
 from medrecon.operators import Operator, sense
 from medrecon.operators.base import LinearOperator
+from medrecon.operators.ct import Projector
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.operators.spectral import Spectral
 from medrecon.priors import Counted
 from medrecon.sample import generate, sample
-from medrecon.solvers import (
-    DAPS,
-    DDRM,
-    DPS,
-    DSG,
-    ILVR,
-    LGD,
-    SITCOM,
-    SOLVERS,
-    PiGDM,
-    REDDiff,
-    RePaint,
-    ScoreMed,
-    ScoreMRI,
-)
+from medrecon.solvers import DPS, SOLVERS, Requires, is_unconditional
+from medrecon.solvers.base import ANY
 from medrecon.training.objectives import EDM
 
 from ..make.images import blobs
 from ..make.posteriors import SHAPE, Dense, dense, gaussian_prior, measured, single_coil
-from .expectations import CLASSICAL, GENERAL, LADDER, LEARNED, ONE_RUNG, UNCONDITIONAL, fitted, ladder, make
+from .expectations import (
+    EXPECTED,
+    GENERAL,
+    LADDER,
+    LEARNED,
+    SINGLE_LEVEL,
+    UNCONDITIONAL,
+    Interval,
+    fitted,
+    ladder,
+    make,
+)
 
-NOT_NEARER = {
-    "daps": "r = sigma inflates the variance of its samples; test_methods.py has the exact one",
-    "zero-filled": "A^H y is shrunk by the singular values of A and knows no prior mean",
-    "cg-sense": "the least-norm solution is nearer 0 than the prior mean",
-    "sirt": "the least-norm solution is nearer 0 than the prior mean",
-    "wavelet": "sparsity in wavelets says nothing about this Gaussian",
-    "tv": "total variation says nothing about this Gaussian",
-    "low-rank": "two frames of three pixels have no rank to spare",
-}
-IDENTITY_TOLERANCE = {
-    # With A = I and no noise the answer is y; what keeps a method from it, and how far.
-    "cg-sense": (0.02, "shrinks by lam = 0.01"),
-    "wavelet": (0.05, "soft thresholding moves every coefficient by lam"),
-    "tv": (0.05, "flattens by lam"),
-    "low-rank": (0.1, "shrinks every singular value by lam times the largest"),
-    "ald": (0.08, "the last moves leave noise of the last level"),
-    "dps": (0.15, "a step of fixed length stops near y, not on it"),
-    "dsg": (0.03, "the length of its noise is the prior's; all of it must turn, or 60 steps stop far from y"),
-    "pigdm": (1e-3, "the gradient passes the Jacobian, which is 1 only at the end"),
-    "pnpdm": (0.06, "ends with a draw from the prior's side, at the last level"),
-    "r2d2": (0.05, "its data are a hint: a share of the residual at a step"),
-    "reddiff": (0.1, "Adam's steps have a length"),
-    "sitcom": (0.02, "twenty Adam steps an input come near; five do not reach the data"),
-    "smrd": (1e-2, "weighs by what it has learnt so far, never by infinity"),
-    "lgd": (0.15, "a step of fixed length stops near y, not on it"),
-}
-THOROUGH = {"dsg": {"guidance": 1.0}, "r2d2": {"strength": 0.3}, "sitcom": {"n_inner": 20}}
-"""Settings with which these answer the data; by default they leave more to the prior."""
+DOUBLE = torch.float64
+
+
+def test_every_solver_has_a_row():
+    for name in SOLVERS:
+        assert name in EXPECTED, (
+            f"the solver {name} has no row in EXPECTED (tests/solvers/expectations.py): add one that names the operators "
+            "and likelihoods it takes and every expectation that it cannot meet, each with the reason"
+        )
+    for name, row in EXPECTED.items():
+        assert name in SOLVERS, f"EXPECTED has a row for {name}, which is not in SOLVERS: delete the row"
+        if name in LEARNED:
+            for field in ("without_data", "mode_error"):
+                assert getattr(row, field) is not None, f"the row of {name} in EXPECTED needs {field}"
+
+
+OPERATORS = {"none": object, "any": Operator, "linear": LinearOperator, "spectral": Spectral, "projector": Projector}
+LIKELIHOODS = {"none": NoData, "gaussian": Gaussian, "any": ANY}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_requirements_are_those_of_the_table(name):
+    row, solver = EXPECTED[name], SOLVERS[name]
+    assert solver.requires == Requires(OPERATORS[row.operator], LIKELIHOODS[row.likelihood], row.prior)
+    assert solver.takes_start == row.takes_start
+    assert is_unconditional(solver) == (name in UNCONDITIONAL)
 
 
 def posterior_mean(prior, data, matrix):
     return torch.stack([prior.posterior(matrix, y, data.noise_std)[0] for y in data.y]).view(-1, *SHAPE)
 
 
-@pytest.mark.parametrize("name", [n for n in GENERAL if n not in NOT_NEARER])
+@pytest.mark.parametrize("name", [n for n in GENERAL if not EXPECTED[n].not_nearer])
 def test_nearer_to_the_posterior_mean_than_the_prior_mean_is(name):
     prior, data, matrix = measured(batch=64)
     exact = posterior_mean(prior, data, matrix)
@@ -107,44 +101,21 @@ def test_identity_without_noise_returns_the_data(name):
     generator = torch.Generator().manual_seed(3)
     y = 0.3 * torch.randn(2, n, generator=generator, dtype=torch.float64)
     data = Gaussian(Dense(torch.eye(n, dtype=torch.float64), shape), y, 0.0)
-    solver = replace(make(name), **THOROUGH.get(name, {}))
+    solver = make(name, **EXPECTED[name].identity_settings)
     x = sample(solver, prior, fitted(name, data), ladder(name), noise=Noise([0, 1]))
-    tolerance = IDENTITY_TOLERANCE.get(name, (1e-6, ""))[0]
+    tolerance = EXPECTED[name].identity.value
     assert tolerance < y.abs().max() / 4  # neither the zero image nor the prior's mean passes
     assert (x.flatten(1) - y).abs().max() < tolerance
 
 
-EXACT_KERNEL = ("ilvr", "repaint", "dps", "mcg", "pigdm", "tmpd", "lgd", "dsg")
-"""DDIM's kernel with eta = 1."""
-SPREAD = {
-    # Variance over the prior's own, of methods that are no such recursion, and why it is not 1.
-    "scoremri": (
-        0.9,
-        1.05,
-        "a move leaves a share of the noise that the prior sees, which is a little less than there is",
-    ),
-    "scoremed": (0.9, 1.05, "the same"),
-    "ald": (0.8, 1.0, "the same"),
-    "smrd": (0.8, 1.0, "the same"),
-    "daps": (1.5, 2.1, "r = sigma is too wide a spread for x0 given x"),
-    "pnpdm": (0.5, 0.8, "five steps of the reverse diffusion lose variance"),
-    "reddiff": (0.0, 0.4, "a point estimate: what is left is the jitter of Adam"),
-    "r2d2": (1.0, 1.2, "the reverse diffusion as discretised there adds a little too much noise"),
-}
-
-
-def blind_variances(prior, name, levels):
-    """Variances of every mode of the Gaussian when no data come in: all that is left is a linear recursion."""
-    solver = make(name)
-    kernel = "ddim" if name in EXACT_KERNEL else getattr(solver, "kernel", "ddnm")
-    eta = solver.share**0.5 if name == "diffpir" else getattr(solver, "eta", 1.0)
-    level = getattr(solver, "level", 1.0)
+def variances_without_data(prior, recursion, levels):
+    """Variances of every mode of the Gaussian when there are no data: all that is left is a linear recursion."""
     variances = torch.full_like(prior.variances, float(levels[0]) ** 2)
     for sigma, after in pairwise(levels.tolist()):
-        kappa = eta * ((1 - after**2 / sigma**2) ** 0.5 if kernel == "ddim" else 1.0)
-        kept = prior.variances / (prior.variances + (level * sigma) ** 2)
-        gain = kept + after / sigma * (1 - kappa**2) ** 0.5 * (1 - kept)
-        variances = gain**2 * variances + (after * kappa) ** 2
+        kappa = recursion.eta * ((1 - after**2 / sigma**2) ** 0.5 if recursion.kernel == "ddim" else 1.0)
+        kept = prior.variances / (prior.variances + (recursion.sigma_scale * sigma) ** 2)
+        factor = kept + after / sigma * (1 - kappa**2) ** 0.5 * (1 - kept)
+        variances = factor**2 * variances + (after * kappa) ** 2
     return variances
 
 
@@ -157,12 +128,12 @@ def test_without_data_samples_follow_the_prior_or_their_known_bias(name):
     x = sample(make(name), prior, fitted(name, data), levels, noise=Noise(range(2000))).flatten(1)
     assert (x.mean(0) - prior.mean.flatten()).abs().max() < 0.06
     share = float(x.var(0).sum() / prior.covariance.trace())
-    if name in SPREAD:
-        low, high, _ = SPREAD[name]
-        assert low < share < high
+    law = EXPECTED[name].without_data
+    if isinstance(law, Interval):
+        assert law.low < share < law.high
         assert not make(name).calibrated(levels)
         return
-    expected = float(blind_variances(prior, name, levels).sum() / prior.covariance.trace())
+    expected = float(variances_without_data(prior, law, levels).sum() / prior.covariance.trace())
     # 2000 samples in 6 dimensions: standard error of the ratio about sqrt(2 / 2000 / 3) = 1.8 %.
     assert abs(share / expected - 1) < 0.06
     # Who claims calibration has the prior's own variance, but for the finite number of steps.
@@ -188,7 +159,7 @@ def test_reproducible_pure_and_of_the_inputs_type(name):
         data = fitted(name, data)
         y, state = data.y.clone(), torch.get_rng_state()
         start = torch.ones(2, *SHAPE, dtype=dtype)
-        given = {"start": start} if make(name).takes_start else {}
+        given = {"start": start} if EXPECTED[name].takes_start else {}
         first = sample(make(name), prior, data, ladder(name), noise=Noise([1, 2]), **given)
         again = sample(make(name), prior, data, ladder(name), noise=Noise([1, 2]), **given)
         assert first.dtype == dtype
@@ -220,21 +191,17 @@ def test_hyper_parameters_are_frozen_and_documented(name):
         assert f"{field.name}:" in type(solver).__doc__, f"{field.name} is not in the docstring of {name}"
 
 
-LAST_STEP = {"ald": 1, "smrd": 1, "heun": -1, "langevin": 1}
-"""Evaluations more in the last step: a clean estimate after the moves; no slope at sigma = 0."""
-
-
 @pytest.mark.parametrize("name", LEARNED + UNCONDITIONAL)
 def test_evaluations_are_as_declared(name):
-    """The budget of a run is known beforehand; SITCOM may need less."""
+    """The number of evaluations of a run is known beforehand; a solver that stops early may need fewer."""
     prior, data, _ = measured()
     counted = Counted(prior)
     if name in UNCONDITIONAL:
         generate(counted, SHAPE, LADDER, seeds=[0], solver=make(name), dtype=torch.float64)
     else:
         sample(make(name), counted, fitted(name, data), LADDER, noise=Noise(0))
-    declared = make(name).evaluations * (len(LADDER) - 1) + LAST_STEP.get(name, 0)
-    assert counted.calls <= declared if name == "sitcom" else counted.calls == declared
+    declared = make(name).evaluations * (len(LADDER) - 1) + EXPECTED[name].last_step_evaluations
+    assert counted.calls <= declared if EXPECTED[name].stops_early else counted.calls == declared
 
 
 class Twice(Noise):
@@ -317,13 +284,6 @@ def test_noise_level_may_differ_per_item(name, levels):
         assert torch.allclose(both[i : i + 1], alone, atol=1e-9 if float(levels[i]) else 1e-6)
 
 
-def test_registry_knows_only_solvers():
-    for name, solver in SOLVERS.items():
-        operator = solver.requires.operator
-        assert operator in (Operator, object) or issubclass(operator, LinearOperator), name
-    assert set(SOLVERS) == set(LEARNED) | set(CLASSICAL) | set(UNCONDITIONAL)
-
-
 def test_the_noise_may_have_another_type_than_the_data():
     """Float64 levels, float32 data: single precision all the way."""
     prior, data, _ = measured(batch=2, dtype=torch.float32)
@@ -350,7 +310,7 @@ def scans():
 
 
 def _image(name, network, data):
-    prior, levels = EDM().prior(network, 16, None), karras(1.5, 0.01, 6) if name in LEARNED else ONE_RUNG
+    prior, levels = EDM().prior(network, 16, None), karras(1.5, 0.01, 6) if EXPECTED[name].prior else SINGLE_LEVEL
     return sample(make(name), prior, data, levels, noise=Noise([1, 2, 3][: len(data.y)]))
 
 
@@ -358,7 +318,7 @@ def _image(name, network, data):
 def test_single_precision_agrees_between_batches(name, scans):
     """With a network for a prior: to 1e-4 of the maximum alone and in company."""
     network, found = scans
-    data = found[1 if SOLVERS[name].requires.operator is Spectral else 4]
+    data = found[1 if EXPECTED[name].operator == "spectral" else 4]
     together = _image(name, network, data)
     alone = _image(name, network, replace(data, y=data.y[:1]))
     assert float((together[:1] - alone).abs().max()) < 1e-4 * float(together.abs().max())
@@ -370,7 +330,7 @@ def test_single_precision_agrees_between_batches(name, scans):
 def test_a_gpu_agrees_with_the_cpu(name, scans):
     """To 1e-3 of the maximum, with TF32 off."""
     network, found = scans
-    data = found[1 if SOLVERS[name].requires.operator is Spectral else 4]
+    data = found[1 if EXPECTED[name].operator == "spectral" else 4]
     here = _image(name, network, data)
     there = replace(data, A=copy.deepcopy(data.A).cuda(), y=data.y.cuda())
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # matrix products have it off
@@ -378,43 +338,43 @@ def test_a_gpu_agrees_with_the_cpu(name, scans):
     assert float((moved - here).abs().max()) < 1e-3 * float(here.abs().max())
 
 
-DOUBLE = torch.float64
+PROJECTIONS = [name for name, row in EXPECTED.items() if row.satisfies_data]
 
 
-@pytest.mark.parametrize("name", ["scoremri", "scoremed", "ilvr", "repaint", "mcg", "ddrm", "ddnm"])
+@pytest.mark.parametrize("name", PROJECTIONS)
 def test_noiseless_data_are_satisfied(name):
     prior, data, _ = single_coil()
-    x = sample(SOLVERS[name](), prior, data, LADDER, noise=Noise([1, 2]))
+    x = sample(make(name), prior, data, LADDER, noise=Noise([1, 2]))
     assert data.residual(x).abs().max() < 1e-12
 
 
-def test_full_sampling_leaves_nothing_open():
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_full_sampling_leaves_nothing_open(name):
     prior, _, x = single_coil()
     A = sense(None, torch.ones(1, 1, 1, 7), (6, 7), torch.complex128)
     full = Gaussian(A, A(x), 0.0)
-    for solver in (ScoreMRI(), ScoreMed(), ILVR(), RePaint(), DDRM()):
-        assert torch.allclose(sample(solver, prior, full, LADDER, noise=Noise([1, 2])), x, atol=1e-12)
+    assert torch.allclose(sample(make(name), prior, full, LADDER, noise=Noise([1, 2])), x, atol=1e-12)
 
 
-def test_nonlinear_operators():
-    class Square(Operator):
-        def forward(self, x):
-            return x.flatten(1)[:, :3] ** 2
+class Square(Operator):
+    """The squares of three pixels: not linear."""
 
-    prior = gaussian_prior()
+    def forward(self, x):
+        return x.flatten(1)[:, :3] ** 2
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_nonlinear_operators_are_fitted_or_refused(name):
+    prior, settings = gaussian_prior(), EXPECTED[name].nonlinear
     data = Gaussian(Square(), torch.full((2, 3), 0.25, dtype=DOUBLE), 0.05, image_shape=(2, *SHAPE))
+    if settings is None:
+        operator = "Spectral" if EXPECTED[name].operator == "spectral" else "LinearOperator"
+        with pytest.raises(TypeError, match=f"{SOLVERS[name].__name__} needs a {operator}"):
+            sample(make(name), prior, data, LADDER, noise=Noise([0, 1]))
+        return
     free = sample(DPS(zeta=0.0), prior, data, LADDER, noise=Noise([0, 1]))
-    for solver in (
-        LGD(zeta=0.1),
-        DSG(guidance=0.5),
-        SITCOM(n_inner=10, lr=0.05),
-        REDDiff(),
-        DAPS(inner="langevin", lr=1e-4),
-    ):
-        x = sample(solver, prior, data, LADDER, noise=Noise([0, 1]))
-        assert data.residual(x).norm() < 0.7 * data.residual(free).norm(), type(solver).__name__
-    with pytest.raises(TypeError, match="PiGDM needs a LinearOperator"):
-        sample(PiGDM(), prior, data, LADDER, noise=Noise([0, 1]))
+    x = sample(make(name, **settings), prior, data, LADDER, noise=Noise([0, 1]))
+    assert data.residual(x).norm() < 0.7 * data.residual(free).norm()
 
 
 @pytest.mark.parametrize("name", LEARNED + UNCONDITIONAL)
