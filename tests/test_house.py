@@ -11,6 +11,7 @@ import pytest
 import medrecon
 
 ROOT = Path(medrecon.__file__).parent
+TESTS = Path(__file__).parent
 # By floor, the lowest first, as in the chart of CONTRIBUTING.md. A module may import its own floor and those below.
 ROOMS = [
     "_version data workers noise operators priors settings",
@@ -146,3 +147,49 @@ def test_a_prior_is_read_without_monai(code):
 def test_nothing_loads_torchvision():
     code = "import sys, medrecon.reconstruction, medrecon.transforms, medrecon.handlers; assert 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+# Tests mirror the package: tests/<folder>/test_<module>.py, or the shared suite named here.
+MIRRORED = ("operators", "priors", "problems", "solvers")
+SHARED_SUITES = {
+    "operators/base": "operators/test_operators.py",
+    "operators/blocks": "operators/test_operators.py",
+    "operators/bridge": "operators/test_operators.py",
+    "operators/weights": "operators/test_operators.py",
+    "problems/base": "problems/test_problems.py",
+    "problems/calibration": "problems/test_noncartesian.py",
+    "solvers/ddim": "solvers/test_samplers.py",
+    "solvers/ddpm": "solvers/test_samplers.py",
+    "solvers/dpmsolver": "solvers/test_samplers.py",
+    "solvers/heun": "solvers/test_samplers.py",
+    "solvers/langevin": "solvers/test_samplers.py",
+    "solvers/repaint": "solvers/test_noising.py",
+    "solvers/scoremed": "solvers/test_scoremri.py",
+}
+
+
+@pytest.mark.parametrize("folder", MIRRORED)
+def test_every_module_has_tests(folder):
+    for module in sorted((ROOT / folder).glob("[!_]*.py")):
+        name = f"{folder}/{module.stem}"
+        own = f"{folder}/test_{module.stem}.py"
+        suite = SHARED_SUITES.get(name, own)
+        assert (TESTS / suite).is_file(), f"medrecon/{name}.py has no tests: write tests/{own}, or name its suite here"
+        assert suite == own or not (TESTS / own).exists(), f"tests/{own} exists: delete the row of {name} in SHARED_SUITES"
+
+
+def test_shared_suites_belong_to_modules():
+    for name in SHARED_SUITES:
+        assert (ROOT / f"{name}.py").is_file(), f"SHARED_SUITES names medrecon/{name}.py, which does not exist"
+
+
+def test_test_modules_do_not_import_each_other():
+    """What two of them need is in tests/make, where it is found."""
+    for path in sorted(TESTS.rglob("test_*.py")):
+        if path.relative_to(TESTS).parts[0] == "edge":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+                modules = [p for p in parts if p.startswith("test_")]
+                assert not modules, f"{path.relative_to(TESTS)} imports {modules[0]}: move what it needs to tests/make"
