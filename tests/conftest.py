@@ -11,7 +11,7 @@ import pytest
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils, simulate_kspace
 
-from .make.images import blobs, write_ct_slices, write_slices  # noqa: F401 (imported from here by tests/edge for now)
+from .make.images import blobs
 
 DATA = Path(os.environ.get("MEDRECON_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

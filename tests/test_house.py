@@ -175,7 +175,9 @@ def test_every_module_has_tests(folder):
         own = f"{folder}/test_{module.stem}.py"
         suite = SHARED_SUITES.get(name, own)
         assert (TESTS / suite).is_file(), f"medrecon/{name}.py has no tests: write tests/{own}, or name its suite here"
-        assert suite == own or not (TESTS / own).exists(), f"tests/{own} exists: delete the row of {name} in SHARED_SUITES"
+        assert suite == own or not (TESTS / own).exists(), (
+            f"tests/{own} exists: delete the row of {name} in SHARED_SUITES"
+        )
 
 
 def test_shared_suites_belong_to_modules():
@@ -186,8 +188,6 @@ def test_shared_suites_belong_to_modules():
 def test_test_modules_do_not_import_each_other():
     """What two of them need is in tests/make, where it is found."""
     for path in sorted(TESTS.rglob("test_*.py")):
-        if path.relative_to(TESTS).parts[0] == "edge":
-            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
