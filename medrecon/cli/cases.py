@@ -122,12 +122,14 @@ def find_cases(inputs: Sequence[str], select: Mapping[str, Any], output: Path) -
         if not path.is_dir():
             if not path.exists() and not path.with_name(f"{path.name}.cfl").is_file():
                 raise InputError(f"{path}: no such file or folder; check the path")
-            cases.append(Case(path, _stem(path), path.resolve().parent.name, dict(select)))
+            cases.append(Case(path=path, stem=_stem(path), folder=path.resolve().parent.name, select=dict(select)))
             continue
         found = list(_below(path, output))
         if not found:
             raise InputError(f"{path}: holds no scan of a known format; see 'medrecon info FILE' for one of its files")
-        cases += [Case(one.path, one.stem, one.folder, {**one.select, **select}) for one in found]
+        cases += [
+            Case(path=one.path, stem=one.stem, folder=one.folder, select={**one.select, **select}) for one in found
+        ]
     same = {case.path.resolve(): case for case in reversed(cases) if not case.select}
     return [case for case in cases if case.select or same[case.path.resolve()] is case]
 
@@ -172,7 +174,7 @@ def _series(folder: Path, images: Sequence[Path]) -> Iterator[Case]:
     for uid, held in series.items():
         number = str(held[0][1].get("SeriesNumber") or "")
         stem = f"{name}_{number}" if number.isdigit() else f"{name}_{uid.rpartition('.')[2]}"
-        yield Case(folder, stem, folder.resolve().parent.name, {"SeriesInstanceUID": uid})
+        yield Case(path=folder, stem=stem, folder=folder.resolve().parent.name, select={"SeriesInstanceUID": uid})
 
 
 def named(template: str, case: Case, **fields: str) -> str:

@@ -43,7 +43,7 @@ def expanded(argv: Sequence[str], command: argparse.ArgumentParser) -> list[str]
             near = get_close_matches(name, list(flags), n=1, cutoff=0.6)
             hint = f"did you mean {near[0]!r}?" if near else "scans stand on the command line; see --help for options"
             raise InputError(f"{path}: there is no option {key!r}; {hint}")
-        out += _tokens(path, name, flags[name], value)
+        out += _tokens(path, name, action=flags[name], value=value)
     return [*out, *rest]
 
 

@@ -69,8 +69,8 @@ def _measured(reference: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]
     maps, rng = loop_coils(shape, COILS), np.random.default_rng(seed)
     phases = [smooth_phase(shape, np.random.RandomState(seed + i)) for i in range(len(reference))]
     images = [image * np.exp(1j * phase) for image, phase in zip(reference, phases, strict=True)]
-    mask = undersampling_mask(shape, "gaussian1d", ACCELERATION, ACS, seed)
-    return np.stack([simulate_kspace(image, maps, NOISE, rng) for image in images]) * mask, mask
+    mask = undersampling_mask(shape, "gaussian1d", accel=ACCELERATION, acs=ACS, seed=seed)
+    return np.stack([simulate_kspace(image, maps, noise_std=NOISE, rng=rng) for image in images]) * mask, mask
 
 
 def _check_packages() -> None:
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
     files = {folder / "reference.nii.gz": nifti_bytes(reference, Geometry(affine=affine))}
     table, pictures, captions = {}, {}, {}
     for title, solver in METHODS.items():
-        image, row = _reconstructed(kspace, mask, reference, solver, arguments)
+        image, row = _reconstructed(kspace, mask, reference=reference, solver=solver, arguments=arguments)
         if not arguments.json:
             print(
                 f"{title:18} {row['psnr']:8.2f} {row['ssim']:6.3f} {row['nmse']:7.4f} {row['seconds']:8.1f} "

@@ -209,7 +209,7 @@ def reconstruct(
     planned = plan(scan, load=_prior, **options)
     _LOGGER.debug("%s: %s", case.path, _about(scan, planned))
     problem = planned.problem
-    geometry = _placed(problem, scan, output, options)
+    geometry = _placed(problem, scan, output=output, options=options)
     paths = check(
         output,
         slices=problem.n_slices,
@@ -239,7 +239,7 @@ def _placed(problem: Any, scan: Any, output: Output, options: Mapping[str, Any])
     index = options.get("slices", slice(None))
     whole = scan.n_slices if "slices" in options else problem.n_slices  # a volume has slices that its scan has not
     shape = (whole, *problem.image_shape[-2:])
-    return replace(geometry, affine=place(scan.geometry, shape, output.like, index).affine)
+    return replace(geometry, affine=place(scan.geometry, shape, like=output.like, index=index).affine)
 
 
 @functools.cache
@@ -312,7 +312,9 @@ def run(arguments: argparse.Namespace) -> int:
     set_up(arguments)
     path = Path(arguments.input[0])
     with Progress(path.stem) as progress:
-        facts = reconstruct(arguments, Case(path, "", path.resolve().parent.name, select), progress=progress)
+        facts = reconstruct(
+            arguments, Case(path=path, stem="", folder=path.resolve().parent.name, select=select), progress=progress
+        )
     if arguments.json:
         print(json.dumps(facts, indent=2))
     elif facts["status"] == "planned":

@@ -82,21 +82,21 @@ def _done(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[
 
         for case, name in zip(cases, names, strict=True):
             with Progress(name) as progress:
-                yield _tried(arguments, case, name, progress)
+                yield _tried(arguments, case, name=name, progress=progress)
         return
     yield from _spread(arguments, cases, names)
 
 
 def _tried(arguments: argparse.Namespace, case: Case, name: str, progress: Any = None) -> CaseReport:  # noqa: ANN401
     try:
-        facts = recon.reconstruct(arguments, case, name, progress)
+        facts = recon.reconstruct(arguments, case, stem=name, progress=progress)
     except InputError as error:
         facts = {"status": "failed", "error": str(error)}
     except (OSError, MemoryError) as error:
         advice = advised(error, "") if isinstance(error, OSError) else "reconstruct fewer slices or samples at a time"
         text = one_line(getattr(error, "strerror", None) or error)
         facts = {"status": "failed", "error": f"{case.path}: {text}{f'; {advice}' if advice else ''}"}
-    return CaseReport(case.path, name, facts.pop("status"), facts)
+    return CaseReport(path=case.path, name=name, status=facts.pop("status"), facts=facts)
 
 
 def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequence[str]) -> Iterator[CaseReport]:
@@ -111,10 +111,10 @@ def _spread(arguments: argparse.Namespace, cases: Sequence[Case], names: Sequenc
         }
         tasks.append(
             Task(
-                "medrecon.cli.several:work",
-                {"argv": arguments.argv, "case": given, "name": name, "folder": os.getcwd(), "run": run},
-                0,
-                (case, name),
+                call="medrecon.cli.several:work",
+                arguments={"argv": arguments.argv, "case": given, "name": name, "folder": os.getcwd(), "run": run},
+                size=0,
+                about=(case, name),
             )
         )
     if arguments.dask:
@@ -144,7 +144,8 @@ def work(argv: list[str], case: dict[str, Any], name: str, folder: str, run: str
     os.chdir(folder)
     arguments = parsed(argv)
     set_up(arguments)
-    row = _tried(arguments, Case(Path(case["path"]), case["stem"], case["folder"], case["select"]), name)
+    one = Case(path=Path(case["path"]), stem=case["stem"], folder=case["folder"], select=case["select"])
+    row = _tried(arguments, one, name)
     return {**row.row(), "peak_memory_mb": _peak()}
 
 
@@ -153,9 +154,14 @@ def _row(about: tuple[Case, str], answer: dict[str, Any]) -> CaseReport:
     case, name = about
     if "status" not in answer:
         why = answer.get("lost") or answer.get("error")
-        return CaseReport(case.path, name, "failed", {"error": f"{case.path}: the process that worked on it {why}"})
+        return CaseReport(
+            path=case.path,
+            name=name,
+            status="failed",
+            facts={"error": f"{case.path}: the process that worked on it {why}"},
+        )
     facts = {key: value for key, value in answer.items() if key not in ("input", "name", "status")}
-    return CaseReport(case.path, name, answer["status"], facts)
+    return CaseReport(path=case.path, name=name, status=answer["status"], facts=facts)
 
 
 def _line(row: CaseReport, number: int, total: int) -> str:

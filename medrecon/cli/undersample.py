@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable([output], arguments.overwrite)
     try:
         mask = undersampling_mask(
-            full.kspace.shape[-2:], arguments.kind, arguments.accel, arguments.acs, arguments.seed
+            full.kspace.shape[-2:], arguments.kind, accel=arguments.accel, acs=arguments.acs, seed=arguments.seed
         )
     except ValueError as error:
         raise InputError(f"{full.path}: {error}") from error

@@ -124,7 +124,9 @@ def _on_grid(
     nx, ny, nz = shape
     coils = int(rows["head"]["active_channels"][0])
     measured = sum(one.nbytes for one in rows["data"])
-    check_claim(8 * len(order) * coils * nx * ny * nz, measured, path, f"the encoded matrix {nx} x {ny} x {nz}")
+    check_claim(
+        8 * len(order) * coils * nx * ny * nz, measured, name=path, what=f"the encoded matrix {nx} x {ny} x {nz}"
+    )
     kspace = np.zeros((len(order), coils, nx, ny, nz), np.complex64)
     count = np.zeros((len(order), ny, nz), int)
     read = np.zeros(nx, bool)
@@ -232,10 +234,12 @@ def scan_of(
     """
     if acquisitions.is_cartesian and companions.trajectory is None:
         kspace, mask, stored = on_grid(acquisitions, path, select)
-        return cartesian_scan(path, kind, kspace, mask, stored)
+        return cartesian_scan(path, kind, kspace=kspace, mask=mask, stored=stored)
     given = None if companions.trajectory is None else trajectory_array(companions.trajectory)
-    arrays, matrix, stored = along_trajectory(acquisitions, path, select, given)
-    scan = noncartesian_scan(path, kind, arrays, matrix if companions.matrix is None else companions.matrix, stored)
+    arrays, matrix, stored = along_trajectory(acquisitions, path, select=select, trajectory=given)
+    scan = noncartesian_scan(
+        path, kind, arrays=arrays, matrix=matrix if companions.matrix is None else companions.matrix, stored=stored
+    )
     return replace(scan, geometry=scan.geometry.on_matrix(matrix[-len(scan.matrix) :], scan.matrix))
 
 
@@ -395,11 +399,11 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
     scan = scan._replace(warnings=scan.warnings + saturated)
     imaging, extra, shape, field = scan.imaging, scan.calibration, scan.shape, scan.field
     pixel = field[0] / shape[0], field[1] / shape[1]
-    order, affine, why = _geometry(imaging["head"], pixel, field[2] / shape[2], _signs(scan))
-    kspace, count, read = _on_grid(imaging, shape, scan.centres, order, path)
+    order, affine, why = _geometry(imaging["head"], pixel, thickness=field[2] / shape[2], signs=_signs(scan))
+    kspace, count, read = _on_grid(imaging, shape, centres=scan.centres, order=order, path=path)
     alike = np.isin(extra["head"]["idx"]["slice"], order) & (extra["head"]["active_channels"] == kspace.shape[1])
     if len(extra := extra[alike]):
-        more, times, _ = _on_grid(extra, shape, scan.centres, order, path)
+        more, times, _ = _on_grid(extra, shape, centres=scan.centres, order=order, path=path)
         fill = (count == 0) & (times > 0)
         more *= fill[:, None, None]
         kspace += more
@@ -408,7 +412,7 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
     columns = np.any(count > 0, axis=0)  # (y, z)
     kept = scan.kept if read.all() and 1 <= scan.kept <= shape[0] else shape[0]
     if shape[2] == 1:
-        kspace, mask = _slices(kspace[..., 0], read, columns[:, 0], kept)
+        kspace, mask = _slices(kspace[..., 0], read, columns=columns[:, 0], kept=kept)
         middles = shape[1] // 2, kept // 2, 0
         spacing = (float(np.linalg.norm(affine[:3, 2])) if affine is not None else field[2], *pixel)
     else:
@@ -422,7 +426,12 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
     return (
         kspace,
         mask,
-        _stored(scan, {"averages": averages, **select}, _Place(spacing, affine, middles, why), averages),
+        _stored(
+            scan,
+            {"averages": averages, **select},
+            place=_Place(spacing=spacing, affine=affine, middles=middles, unknown=why),
+            averages=averages,
+        ),
     )
 
 
@@ -530,8 +539,8 @@ def along_trajectory(
         shape = (*shape[:2], 1) if flat else shape
     axes = 3 if shape[2] > 1 else 2
     pixel = scan.field[0] / shape[0], scan.field[1] / shape[1]
-    order, affine, why = _geometry(heads, pixel, scan.field[2] / shape[2], _signs(scan))
-    samples, own = _shots(scan, order, axes, path, trajectory is not None)
+    order, affine, why = _geometry(heads, pixel, thickness=scan.field[2] / shape[2], signs=_signs(scan))
+    samples, own = _shots(scan, order, axes=axes, path=path, given=trajectory is not None)
     if trajectory is not None:
         points = np.broadcast_to(trajectory, (len(order), *trajectory.shape))
     elif own is not None:
@@ -549,10 +558,13 @@ def along_trajectory(
     if affine is not None:
         affine = affine[:, [1, 0, 2, 3]]  # x is the read direction
     place = _Place(
-        (thick, pixel[1], pixel[0]), affine, (shape[0] // 2, shape[1] // 2, shape[2] // 2 if axes == 3 else 0), why
+        spacing=(thick, pixel[1], pixel[0]),
+        affine=affine,
+        middles=(shape[0] // 2, shape[1] // 2, shape[2] // 2 if axes == 3 else 0),
+        unknown=why,
     )
     scan = scan._replace(warnings=scan.warnings + _uncorrected(scan, path))
-    stored = _stored(scan, {"trajectory": scan.kind, **select}, place, 1)
+    stored = _stored(scan, {"trajectory": scan.kind, **select}, place=place, averages=1)
     return (samples, points), tuple(int(n) for n in shape[:axes][::-1]), stored
 
 

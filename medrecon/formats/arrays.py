@@ -107,7 +107,9 @@ def numpy_arrays(
     with _numpy_file(path, "savez") as file, zipfile.ZipFile(file) as archive:
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
         held = {
-            key: _member(archive, name, path, kinds) for key, name in members.items() if keys is None or key in keys
+            key: _member(archive, name, path=path, kinds=kinds)
+            for key, name in members.items()
+            if keys is None or key in keys
         }
     return held, list(members)
 
@@ -116,7 +118,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path, kinds: str) -> np.n
     about = archive.getinfo(name)
     if about.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that numpy does not write")
-    check_claim(about.file_size, min(about.compress_size, path.stat().st_size), path, f"'{name}'")
+    check_claim(about.file_size, min(about.compress_size, path.stat().st_size), name=path, what=f"'{name}'")
     with archive.open(about) as file:
         try:
             array = _array(file, about.file_size, kinds)  # type: ignore[arg-type]
@@ -135,8 +137,8 @@ def numpy_array(path: Path) -> np.ndarray:
     with _numpy_file(path, "save") as file:
         shape, fortran, dtype = _header(file, path.stat().st_size)
         if is_mappable(dtype, shape):
-            return mapped(path, file.tell(), dtype, shape, "F" if fortran else "C")
-        return _content(file, shape, fortran, dtype)
+            return mapped(path, file.tell(), dtype=dtype, shape=shape, order="F" if fortran else "C")
+        return _content(file, shape, fortran=fortran, dtype=dtype)
 
 
 # MATLAB: versions 4 and 5 are read here, since scipy's compiled reader crashes on damaged files
@@ -196,7 +198,7 @@ def _matrix(data: memoryview, order: str, keys: Sequence[str]) -> tuple[str, np.
     n, parts = math.prod(shape), []
     for _ in range(2 if word & 0x800 else 1):
         code, content, at = _element(data, at, order)
-        parts.append(_values(code, content, order, n, _NUMERIC[kind]))
+        parts.append(_values(code, content, order=order, n=n, dtype=_NUMERIC[kind]))
     return name, _joined(parts).reshape(shape, order="F")
 
 

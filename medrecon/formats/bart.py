@@ -50,7 +50,9 @@ def read(
     if given.trajectory is None:
         return cartesian_scan(path, "BART cfl", read_slices(path, "kspace"))
     samples = _samples(path)
-    return noncartesian_scan(path, "BART cfl", (samples, _trajectory(path, given.trajectory, samples)), given.matrix)
+    return noncartesian_scan(
+        path, "BART cfl", arrays=(samples, _trajectory(path, given.trajectory, samples)), matrix=given.matrix
+    )
 
 
 def _samples(path: Path) -> np.ndarray:
@@ -106,7 +108,7 @@ def read_array(path: Path) -> np.ndarray:
         raise InputError(f"{samples}: {size} bytes, but the header says {8 * n} ({n} samples); copy the pair again")
     kind = np.dtype("<c8")
     if is_mappable(kind, dims):
-        return mapped(samples, 0, kind, dims[::-1])
+        return mapped(samples, 0, dtype=kind, shape=dims[::-1])
     return np.fromfile(samples, dtype=kind, count=n).astype(np.complex64, copy=False).reshape(dims[::-1])
 
 

@@ -69,7 +69,7 @@ def cartesian_scan(
     differs = unlike(kspace, mask)
     if differs:
         warnings += (f"{path}: {differs}",)
-    scan, more = usable_scan(stored.noise, kspace.shape[1], np.any(kspace, axis=(0, 2, 3)), path)
+    scan, more = usable_scan(stored.noise, kspace.shape[1], alive=np.any(kspace, axis=(0, 2, 3)), path=path)
     warnings += more
     if scan is not None:
         warnings += loud_scan(path, scan, estimate_noise_std(kspace, mask))

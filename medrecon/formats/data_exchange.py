@@ -54,7 +54,7 @@ def read(path: Path, select: Mapping[str, object] | None = None, companions: Com
         raise
     except Exception as error:
         raise InputError(f"{path}: cannot be used as a sinogram ({one_line(error)}); {NEEDS}") from error
-    return checked_sinogram(path, "Data Exchange HDF5", held, companions or Companions())
+    return checked_sinogram(path, "Data Exchange HDF5", held=held, companions=companions or Companions())
 
 
 _LENGTHS = {

@@ -263,8 +263,12 @@ def straightened(
     Raises:
         ValueError: if lines do not fit the gradient or the matrix.
     """
-    kspace, gain = _gridded(rows, readout, n, kept, field, siemens)
-    phases = _phases(navigators, _gridded(navigators, readout, n, kept, field, siemens)[0]) if len(navigators) else {}
+    kspace, gain = _gridded(rows, readout, n=n, kept=kept, field=field, siemens=siemens)
+    phases = (
+        _phases(navigators, _gridded(navigators, readout, n=n, kept=kept, field=field, siemens=siemens)[0])
+        if len(navigators)
+        else {}
+    )
     out, uncorrected = rows.copy(), 0
     for k, (head, line) in enumerate(zip(rows["head"], kspace, strict=True)):
         held = phases.get(int(head["idx"]["slice"]), [])

@@ -58,7 +58,7 @@ def read(path: Path, select: Mapping[str, object] | None = None, companions: Com
     refuse_selection(path, select)
     with open_hdf5(path) as file:
         if "kspace" not in file or not isinstance(file["kspace"], h5py.Dataset):
-            raise lacking(path, "kspace", about_hdf5(file), file)
+            raise lacking(path, "kspace", arrays=about_hdf5(file), file=file)
         data: dict[str, Any] = {
             key: read_dataset(file, key) for key in ("kspace", "mask", "noise", "affine") if key in file
         }
@@ -75,7 +75,7 @@ def read(path: Path, select: Mapping[str, object] | None = None, companions: Com
         attributes=attributes,
         warnings=tuple(f"{path}: {text}" for text in (*([_ODD_PADDING] if odd else []), *lost)),
     )
-    return _by_header(cartesian_scan(path, "fastMRI HDF5", kspace, data.get("mask"), stored))
+    return _by_header(cartesian_scan(path, "fastMRI HDF5", kspace=kspace, mask=data.get("mask"), stored=stored))
 
 
 def _affine(path: Path, stored: object) -> np.ndarray | None:
@@ -125,7 +125,7 @@ def _by_header(scan: CartesianScan) -> CartesianScan:
     """With voxel size and recon field of view (of the readout) from the header, and a warning where it does not fit."""
     affine = scan.affine
     spacing, misfit = voxel_size(scan.header, scan.kspace.shape[2:]) if affine is None else (_sides(affine), "")
-    kspace, mask, said = readout_cropped(scan.kspace, scan.mask, scan.header, affine is not None)
+    kspace, mask, said = readout_cropped(scan.kspace, scan.mask, header=scan.header, placed=affine is not None)
     return replace(
         scan,
         kspace=kspace,
@@ -152,7 +152,7 @@ def save_fastmri(path: str | Path, data: CartesianScan, overwrite: bool = False)
             file["affine"] = data.affine
         if data.header is not None:
             own = data.format == "fastMRI HDF5"
-            file["ismrmrd_header"] = fitted(data.header, data.kspace.shape[2:], data.spacing, own)
+            file["ismrmrd_header"] = fitted(data.header, data.kspace.shape[2:], spacing=data.spacing, columns_kept=own)
         if data.noise_scan is not None:
             file["noise"] = data.noise_scan
         for key, value in data.attributes.items():

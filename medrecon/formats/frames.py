@@ -50,7 +50,7 @@ def frames_of_acquisitions(
     for number in np.unique(numbers):
         imaging = acquisitions.imaging[numbers == number]
         one = acquisitions._replace(imaging=imaging, calibration=calibration_of(imaging, acquisitions.calibration))
-        scan = scan_of(one, path, kind, select, Companions())
+        scan = scan_of(one, path, kind=kind, select=select, companions=Companions())
         if not isinstance(scan, CartesianScan):
             raise InputError(
                 f"{path}: the trajectory is {one.kind}, but frames are read on a Cartesian grid only; select one, e.g. "
@@ -81,7 +81,10 @@ def frames_of_array(
     own = mask is not None and mask.ndim == 3 and len(mask) == len(kspace)
     masks = [mask[k] if own and mask is not None else mask for k in range(len(kspace))]
     stored = Stored(noise=noise)
-    scans = [cartesian_scan(path, kind, one, part, stored) for one, part in zip(kspace, masks, strict=True)]
+    scans = [
+        cartesian_scan(path, kind, kspace=one, mask=part, stored=stored)
+        for one, part in zip(kspace, masks, strict=True)
+    ]
     return _together(path, scans, axis)
 
 

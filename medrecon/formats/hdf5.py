@@ -91,7 +91,7 @@ def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
             break
         info = above.id.links.get_info(word)
         links.append(("/".join(parts[: k + 1]), info.type, info.u))
-        _check_links(file, path, links[-1:], False)
+        _check_links(file, path, links=links[-1:], soft=False)
     group = file.get("/".join(parts)) if parts else file["/"]
     if not isinstance(group, h5py.Group):
         return
@@ -106,7 +106,7 @@ def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
         raise InputError(f"{path}: holds groups in more than {_DEEPEST} groups; give a file with the data alone")
     if len(links) > _MOST:
         raise InputError(f"{path}: holds more than {_MOST} datasets and groups; give a file with the data alone")
-    _check_links(file, path, links[top:], not parts)
+    _check_links(file, path, links=links[top:], soft=not parts)
 
 
 def _check_links(file: h5py.File, path: str | Path, links: Sequence[tuple[str, int, int]], soft: bool) -> None:
@@ -127,7 +127,7 @@ def _check_links(file: h5py.File, path: str | Path, links: Sequence[tuple[str, i
             if address in seen:
                 continue
             seen.add(address)
-            for message, data in _messages(content, address, file.userblock_size, widths):
+            for message, data in _messages(content, address, base=file.userblock_size, widths=widths):
                 if message == 0x07:
                     raise _outside(path, name, "stored externally")
                 if message == 0x08 and len(data) > 1 and data[0] >= 3 and data[1] == 3:
@@ -211,10 +211,10 @@ def check_dataset(dataset: h5py.Dataset) -> None:
         raise InputError(f"{path}: '{dataset.name}' holds numbers of an unusual format; store usual ones, e.g. float32")
     stored = min(int(dataset.id.get_storage_size()), size)
     item = dataset.id.get_type().get_size()
-    check_claim(math.prod(dataset.shape) * item, stored, path, f"'{dataset.name}'")
+    check_claim(math.prod(dataset.shape) * item, stored, name=path, what=f"'{dataset.name}'")
     if held.get_layout() == h5d.CHUNKED:
         chunk = math.prod(held.get_chunk()) * item
-        check_claim(chunk, stored, path, f"a chunk of '{dataset.name}'")
+        check_claim(chunk, stored, name=path, what=f"a chunk of '{dataset.name}'")
         pieces = math.prod(-(-n // c) for n, c in zip(dataset.shape, held.get_chunk(), strict=True))
         if _CHUNK * pieces > FREE + RATIO * size:
             raise InputError(
@@ -222,7 +222,7 @@ def check_dataset(dataset: h5py.Dataset) -> None:
                 "e.g. by h5repack -l CONTI"
             )
         if filters:
-            _check_chunks(dataset, chunk, codes, path)
+            _check_chunks(dataset, chunk, codes=codes, path=path)
 
 
 def _is_plain(kind: h5t.TypeID) -> bool:
@@ -275,7 +275,7 @@ def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
     item = 16 if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str() else kind.get_size()
     with open_bounded(path) as file:
         if held.get_layout() == h5d.COMPACT:
-            for message, data in _messages(file, h5o.get_info(dataset.id).addr, base, widths):
+            for message, data in _messages(file, h5o.get_info(dataset.id).addr, base=base, widths=widths):
                 if message == 0x08 and len(data) > 4 and data[0] >= 3 and data[1] == 0:
                     yield data[4 : 4 + int.from_bytes(data[2:4], "little")]
             return
@@ -297,7 +297,7 @@ def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
             else:
                 file.seek(start)
                 data = file.read(length)
-            yield _unfiltered(data, [code for k, code in enumerate(codes) if not mask & (1 << k)], size, item)
+            yield _unfiltered(data, [code for k, code in enumerate(codes) if not mask & (1 << k)], size=size, item=item)
 
 
 def _unfiltered(data: bytes, codes: Sequence[int], size: int, item: int) -> bytes:
@@ -464,7 +464,7 @@ def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever 
     check_dataset(item)
     if not item.dtype.hasobject:
         where = _contiguous(item) if is_mappable(item.dtype, item.shape) else None
-        return item[()] if where is None else mapped(path, where, item.dtype, item.shape)
+        return item[()] if where is None else mapped(path, where, dtype=item.dtype, shape=item.shape)
     if math.prod(item.shape) != 1 or not isinstance(item.id.get_type(), h5t.TypeStringID):
         raise InputError(f"{path}: '{key}' does not hold numbers; store an array of numbers")
     try:
@@ -531,7 +531,7 @@ def _descriptors(item: h5py.HLObject, name: str, content: BoundedReader) -> list
     That is in the object's header; of objects with many attributes it is elsewhere, so the file is searched for it.
     """
     word, widths = name.encode() + b"\0", item.file.id.get_create_plist().get_sizes()
-    messages = _messages(content, h5o.get_info(item.id).addr, item.file.userblock_size, widths)
+    messages = _messages(content, h5o.get_info(item.id).addr, base=item.file.userblock_size, widths=widths)
     own = [one for kind, data in messages if kind == 0x0C and (one := _descriptor(data, word)) is not None]
     if own:
         return own[:1]

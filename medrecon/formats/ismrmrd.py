@@ -57,7 +57,9 @@ def read(
         InputError: for what cannot be read, and where something must be selected.
     """
     chosen_by = dict(select or {})
-    return scan_of(_acquisitions(path, chosen_by), path, "ISMRMRD", chosen_by, companions or Companions())
+    return scan_of(
+        _acquisitions(path, chosen_by), path, kind="ISMRMRD", select=chosen_by, companions=companions or Companions()
+    )
 
 
 def read_frames(path: Path, select: Mapping[str, int | str] | None, axis: str) -> DynamicScan:
@@ -68,7 +70,9 @@ def read_frames(path: Path, select: Mapping[str, int | str] | None, axis: str) -
     """
     chosen_by = dict(select or {})
     check_axis(path, axis, chosen_by)
-    return frames_of_acquisitions(_acquisitions(path, chosen_by, axis), path, "ISMRMRD", chosen_by, axis)
+    return frames_of_acquisitions(
+        _acquisitions(path, chosen_by, axis), path, kind="ISMRMRD", select=chosen_by, axis=axis
+    )
 
 
 _NOISE, _CALIBRATION, _BOTH = (1 << bit for bit in (18, 19, 20))
@@ -139,7 +143,7 @@ def _readout(encoding: Any, heads: np.ndarray, path: Path) -> Readout | None:  #
             f"{path}: its lines were sampled during gradient ramps (EPI), but the header's description of the gradient {why}; "
             "reconstruct it with the vendor's or another EPI pipeline, e.g. Gadgetron"
         )
-    return Readout(up, flat, down, held["acqDelayTime"], held["dwellTime"])
+    return Readout(ramp_up=up, flat_top=flat, ramp_down=down, delay=held["acqDelayTime"], dwell=held["dwellTime"])
 
 
 def _multiband(encoding: Any) -> int:  # noqa: ANN401 - of the generated schema
@@ -372,7 +376,7 @@ def _acquisitions(path: Path, select: Mapping[str, int | str], frames: str | Non
             rows["head"]["scan_counter"] = np.arange(len(rows))
             imaging, extra, noise_rows = _sorted_out(rows, path)
             if not len(noise_rows):
-                other, said = _borrowed(file, name, names, int(imaging["head"]["active_channels"][0]))
+                other, said = _borrowed(file, name, names=names, coils=int(imaging["head"]["active_channels"][0]))
                 noise_rows = noise_rows if other is None else other
                 notes |= {"noise scan": said} if said else {}
         if len(names) > 1:
@@ -383,7 +387,7 @@ def _acquisitions(path: Path, select: Mapping[str, int | str], frames: str | Non
         siemens, bands = _siemens(header), _multiband(encoding)
         readout = _readout(encoding, imaging["head"], path)
         gridded = kind.lower() == "cartesian" and readout is None
-        held = _encoded(encoding, imaging["head"], extra["head"], gridded, path)
+        held = _encoded(encoding, imaging["head"], extra=extra["head"], gridded=gridded, path=path)
     except InputError:
         raise
     except Exception as error:  # the parser's own errors are of many kinds
@@ -397,9 +401,11 @@ def _acquisitions(path: Path, select: Mapping[str, int | str], frames: str | Non
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
         raise InputError(f"{path}: holds several encoding spaces; export one scan alone")
     refuse_multiband(bands, path)
-    imaging = imaging[chosen(imaging["head"], select, path, ("dataset",), frames)]
+    imaging = imaging[chosen(imaging["head"], select, path=path, also=("dataset",), frames=frames)]
     private = siemens and kind.lower() in ("cartesian", "epi")
-    centres, more, doubts = _centres(encoding.encodingLimits, imaging["head"], held["shape"], private, path)
+    centres, more, doubts = _centres(
+        encoding.encodingLimits, imaging["head"], shape=held["shape"], siemens=private, path=path
+    )
     return Acquisitions(
         imaging, calibration_of(imaging, extra, frames), noise_rows,
         shape=held["shape"], field=held["field"], centres=centres, kept=held["kept"], kind=kind, header=xml,

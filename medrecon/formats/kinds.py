@@ -76,9 +76,9 @@ def _load(
     kinds = (numpy_files.kind_of(path),) if found is numpy_files else found.KINDS
     if kind not in kinds and not (kinds == (CartesianScan,) and companions and companions.trajectory is not None):
         raise _another_kind(path, kinds[0], kind)
-    scan = read(found, path, select, companions)
+    scan = read(found, path, select=select, companions=companions)
     if not isinstance(scan, kind):
-        raise _another_kind(path, type(scan), kind, scan)
+        raise _another_kind(path, type(scan), kind=kind, scan=scan)
     return _in_memory(scan)
 
 
@@ -126,7 +126,7 @@ def load_noncartesian(
     """
     if trajectory is None and Path(path).suffix.lower() in bart.SUFFIXES:
         raise InputError(f"{path}: BART keeps the trajectory in a pair of its own; give that too")
-    return _load(path, NonCartesianScan, select, Companions(trajectory=trajectory, matrix=matrix))
+    return _load(path, NonCartesianScan, select=select, companions=Companions(trajectory=trajectory, matrix=matrix))
 
 
 def load_sinogram(
@@ -148,7 +148,9 @@ def load_sinogram(
         raise InputError(f"{path}: is a folder; {NEEDS}")
     if first_bytes(Path(path), 6) == b"\x93NUMPY":
         raise InputError(f"{path}: one array without the angles of its views; {NEEDS}")
-    return _load(path, Sinogram, None, Companions(pitch=pitch, centre=centre, axis_convention=axis_convention))
+    return _load(
+        path, Sinogram, select=None, companions=Companions(pitch=pitch, centre=centre, axis_convention=axis_convention)
+    )
 
 
 def load_image(
@@ -187,7 +189,7 @@ def load_image(
         found = nifti if nifti.is_nifti(paths[0]) else dicom
     if ImageScan not in found.KINDS:
         raise _another_kind(paths[0], found.KINDS[0], ImageScan)
-    return read(found, paths[0], select, companions)  # type: ignore[return-value]
+    return read(found, paths[0], select=select, companions=companions)  # type: ignore[return-value]
 
 
 def load_like(path: str | Path, select: Mapping[str, str | int | float] | None = None) -> ImageScan:
@@ -249,5 +251,5 @@ def _array(path: Path, key: str) -> np.ndarray:
         raise InputError(f"{path}: unknown format {suffix or '(no suffix)'!r}; known are {', '.join(known)}")
     with open_hdf5(path) as file:
         if key not in file:
-            raise lacking(path, key, about_hdf5(file), file)
+            raise lacking(path, key, arrays=about_hdf5(file), file=file)
         return read_dataset(file, key)

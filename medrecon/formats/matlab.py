@@ -53,7 +53,7 @@ def read(path: Path, select: Mapping[str, object] | None = None, companions: Com
         mask = mask.transpose(*range(mask.ndim)[:1:-1], 0, 1)
     if noise is not None and kspace.shape[1] == 1:
         noise = noise.reshape(1, -1)
-    return cartesian_scan(path, "MATLAB", kspace, mask, Stored(noise=noise))
+    return cartesian_scan(path, "MATLAB", kspace=kspace, mask=mask, stored=Stored(noise=noise))
 
 
 def about(path: Path) -> dict:

@@ -168,12 +168,12 @@ def _volume(path: Path, select: Mapping[str, str | int | float]) -> _File:
         raise InputError(f"{path}: holds NaN or Inf; mask them out first")
     if affine is None:
         spacing = (sides[2], sides[1], sides[0]) if min(sides) > 0 and max(sides) < 1e7 else None
-        return _File(data, spacing, None, volumes, warnings)
+        return _File(data=data, spacing=spacing, affine=None, volumes=volumes, warnings=warnings)
     sizes = np.abs(affine[:3])
     if not (np.isfinite(affine).all() and sizes.max() < 1e7) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise InputError(f"{path}: its affine cannot be inverted; write sform and qform again")
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
-    return _File(data, (z, y, x), affine, volumes, warnings)
+    return _File(data=data, spacing=(z, y, x), affine=affine, volumes=volumes, warnings=warnings)
 
 
 def _place(header: Any, stored: Any) -> tuple[np.ndarray | None, list[float], tuple[str, ...]]:  # noqa: ANN401
@@ -251,7 +251,7 @@ def read(
     attributes = _sidecar(sidecar)
     problem = not_described(path, sidecar) if sidecar.is_file() else None
     warnings = warnings if problem is None else (*warnings, problem)
-    array, more = _complex(path, first, select, companions or Companions())
+    array, more = _complex(path, first, select=select, companions=companions or Companions())
     if first.volumes > 1:
         attributes |= {"volume": volume_number(select["volume"], first.volumes, path), "volumes": first.volumes}
     return ImageScan(

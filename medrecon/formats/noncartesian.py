@@ -63,10 +63,10 @@ def noncartesian_scan(
     if points.shape[-1] == 3 and not np.any(points[..., 0]):  # a plane
         points = points[..., 1:]
     size = _matrix(path, points, matrix)
-    check_claim(8 * math.prod(size), samples.nbytes, path, f"the matrix {size}")
+    check_claim(8 * math.prod(size), samples.nbytes, name=path, what=f"the matrix {size}")
     # Rounding may put the ends beyond the band.
     half = np.array(size, np.float32) / 2
-    scan, more = usable_scan(stored.noise, samples.shape[1], np.any(samples, axis=(0, 2, 3)), path)
+    scan, more = usable_scan(stored.noise, samples.shape[1], alive=np.any(samples, axis=(0, 2, 3)), path=path)
     data = NonCartesianScan(
         path=path,
         format=kind,

@@ -55,20 +55,22 @@ def read(
     if not _is_zip(path):
         kspace = numpy_array(path)
         if given.trajectory is not None:
-            return noncartesian_scan(path, "NumPy", (kspace, trajectory_array(given.trajectory)), given.matrix)
+            return noncartesian_scan(
+                path, "NumPy", arrays=(kspace, trajectory_array(given.trajectory)), matrix=given.matrix
+            )
         return cartesian_scan(path, "NumPy", kspace)
     held, _ = numpy_arrays(path, ("kspace", "mask", "noise", "trajectory", "matrix", *KEYS))
     if "kspace" not in held:
         if "sino" in held:
             words, _ = numpy_arrays(path, WORDS, "biufcU")
-            return checked_sinogram(path, "NumPy", held | words, given)
+            return checked_sinogram(path, "NumPy", held=held | words, companions=given)
         raise lacking(path, "kspace", about(path))
     stored = Stored(noise=held.get("noise"))
     points = held.get("trajectory") if given.trajectory is None else trajectory_array(given.trajectory)
     if points is None:
-        return cartesian_scan(path, "NumPy", held["kspace"], held.get("mask"), stored)
+        return cartesian_scan(path, "NumPy", kspace=held["kspace"], mask=held.get("mask"), stored=stored)
     matrix = held.get("matrix") if given.matrix is None else given.matrix
-    return noncartesian_scan(path, "NumPy", (held["kspace"], points), matrix, stored)
+    return noncartesian_scan(path, "NumPy", arrays=(held["kspace"], points), matrix=matrix, stored=stored)
 
 
 def read_frames(path: Path, select: Mapping[str, object] | None, axis: str) -> DynamicScan:
@@ -82,7 +84,7 @@ def read_frames(path: Path, select: Mapping[str, object] | None, axis: str) -> D
     refuse_selection(path, select)
     check_axis(path, axis, {})
     if not _is_zip(path):
-        return frames_of_array(path, "NumPy", numpy_array(path), None, axis)
+        return frames_of_array(path, "NumPy", kspace=numpy_array(path), mask=None, axis=axis)
     held, names = numpy_arrays(path, ("kspace", "mask", "noise"))
     if "kspace" not in held and "sino" in names:
         raise InputError(f"{path}: holds a sinogram, which has no frames; leave the axis of the frames (--dynamic) out")
@@ -90,7 +92,9 @@ def read_frames(path: Path, select: Mapping[str, object] | None, axis: str) -> D
         raise lacking(path, "kspace", about(path))
     if "trajectory" in names:
         raise InputError(f"{path}: holds a trajectory, but frames are read on a Cartesian grid only; store one frame")
-    return frames_of_array(path, "NumPy", held["kspace"], held.get("mask"), axis, held.get("noise"))
+    return frames_of_array(
+        path, "NumPy", kspace=held["kspace"], mask=held.get("mask"), axis=axis, noise=held.get("noise")
+    )
 
 
 def kind_of(path: Path) -> type:

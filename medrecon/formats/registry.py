@@ -121,8 +121,8 @@ def load(
     if found is None:
         raise refused(path)
     if frames is not None:
-        return _read_frames(found, path, select, frames)
-    return read(found, path, select, companions)
+        return _read_frames(found, path, select=select, axis=frames)
+    return read(found, path, select=select, companions=companions)
 
 
 def _read_frames(found: Format, path: Path, select: Mapping[str, Any] | None, axis: str) -> DynamicScan:
@@ -185,7 +185,7 @@ def _by_contents(path: Path, key: str, formats: list[Format]) -> InputError:
     suffix = path.suffix.lower()
     if is_hdf5(path) or suffix in (*fastmri.SUFFIXES, *ismrmrd.SUFFIXES, *data_exchange.SUFFIXES):
         with open_hdf5(path) as file:
-            return lacking(path, key, about_hdf5(file), file)
+            return lacking(path, key, arrays=about_hdf5(file), file=file)
     if first_bytes(path, 2) == b"PK" or suffix in numpy_files.SUFFIXES:
         if suffix == ".npy":
             numpy_files.read(path)

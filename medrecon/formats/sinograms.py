@@ -58,7 +58,7 @@ def checked_sinogram(path: Path, kind: str, held: Mapping[str, Any], companions:
     Raises:
         InputError: naming the file, what is wrong and what it should hold.
     """
-    words = {"beam": _word(path, held, "beam", BEAMS), "axis_convention": _word(path, held, *_CONVENTION)}
+    words = {"beam": _word(path, held, key="beam", choice=BEAMS), "axis_convention": _word(path, held, *_CONVENTION)}
     if companions.axis_convention is not None:
         words["axis_convention"] = _word(path, vars(companions), *_CONVENTION)
     lines, angles = _arrays(path, held, words["beam"])

@@ -61,7 +61,7 @@ def read(
     chosen_by = dict(select or {})
     given = companions or Companions()
     acquisitions = _acquisitions(path, chosen_by, gridded=given.trajectory is None)
-    return scan_of(acquisitions, path, "Siemens twix", chosen_by, given)
+    return scan_of(acquisitions, path, kind="Siemens twix", select=chosen_by, companions=given)
 
 
 def read_frames(path: Path, select: Mapping[str, int | str] | None, axis: str) -> DynamicScan:
@@ -72,7 +72,9 @@ def read_frames(path: Path, select: Mapping[str, int | str] | None, axis: str) -
     """
     chosen_by = dict(select or {})
     check_axis(path, axis, chosen_by)
-    return frames_of_acquisitions(_acquisitions(path, chosen_by, axis), path, "Siemens twix", chosen_by, axis)
+    return frames_of_acquisitions(
+        _acquisitions(path, chosen_by, axis), path, kind="Siemens twix", select=chosen_by, axis=axis
+    )
 
 
 _SERVICE = ("PHASCOR", "RTFEEDBACK", "HPFEEDBACK", "REFPHASESTABSCAN", "PHASESTABSCAN", "SLICE_ACCEL_PHASCOR",
@@ -210,7 +212,14 @@ def _readout(meas: str, samples: int, path: Path) -> Readout | None:
     up, flat, down, delay = (
         _parameter(meas, f"alRegrid{key}Time", 0) for key in ("Rampup", "Flattop", "Rampdown", "DelaySamples")
     )
-    return Readout(up, flat, down, delay, _parameter(meas, "aflRegridADCDuration", 0) / max(samples, 1), mode == 4)
+    return Readout(
+        ramp_up=up,
+        flat_top=flat,
+        ramp_down=down,
+        delay=delay,
+        dwell=_parameter(meas, "aflRegridADCDuration", 0) / max(samples, 1),
+        sinusoidal=mode == 4,
+    )
 
 
 def _row(mdb: Any, dwell: float, dtype: np.dtype, at: int) -> np.ndarray:  # noqa: ANN401
@@ -276,18 +285,20 @@ def _lines(path: Path, dtype: np.dtype) -> _Lines:
             protocol, meas = _protocol(buffers.get("MeasYaps", "")), buffers.get("Meas", "")
             dwell = _number(protocol, "sRXSPEC.alDwellTime[0]", otherwise=0.0) / 1000
             last = (start, end) == spans[-1]
-            for at, mdb in enumerate(_blocks(file, first, end, modern)):
+            for at, mdb in enumerate(_blocks(file, first, end=end, modern=modern)):
                 if mdb.is_flag_set("NOISEADJSCAN"):
-                    noise.append(_row(mdb, dwell, dtype, at))
+                    noise.append(_row(mdb, dwell, dtype=dtype, at=at))
                 elif last and mdb.is_flag_set("PHASCOR"):
-                    navigators.append(_row(mdb, dwell, dtype, at))
+                    navigators.append(_row(mdb, dwell, dtype=dtype, at=at))
                 elif last and not any(mdb.is_flag_set(flag) for flag in _SERVICE):
-                    row = _row(mdb, dwell, dtype, at)
+                    row = _row(mdb, dwell, dtype=dtype, at=at)
                     if mdb.is_flag_set("PATREFSCAN") and not mdb.is_flag_set("PATREFANDIMASCAN"):
                         reference.append(row)
                     else:
                         imaging.append((row, int(mdb.mdh.CenterLin), int(mdb.mdh.CenterPar)))
-    return _Lines(imaging, reference, noise, navigators, protocol, meas)
+    return _Lines(
+        imaging=imaging, reference=reference, noise=noise, navigators=navigators, protocol=protocol, meas=meas
+    )
 
 
 class _Layout(NamedTuple):
@@ -332,7 +343,7 @@ def _layout(lines: _Lines, gridded: bool) -> _Layout:
     number = int(_number(protocol, "sKSpace.ucTrajectory", otherwise=1))
     kind = {1: "cartesian", 2: "radial", 4: "spiral", 8: "blade"}.get(number, "unknown")
     bands = int(_number(protocol, "sSliceAcceleration.lMultiBandFactor", otherwise=1))
-    return _Layout(shape, field, base, depth, kind, bands)
+    return _Layout(shape=shape, field=field, kept=base, depth=depth, kind=kind, bands=bands)
 
 
 def _acquisitions(

@@ -34,7 +34,7 @@ class _Decoder:
         with self.lock:
             process = self._started()
             try:
-                return self._answer(process, path, syntax, most)
+                return self._answer(process, path, syntax=syntax, most=most)
             except _RefusedError:
                 raise
             except BaseException:

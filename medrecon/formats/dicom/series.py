@@ -121,7 +121,7 @@ class _DicomFile(BoundedReader):
             while packed and not machine.eof:
                 total += len(machine.decompress(packed, 2**20))
                 packed = machine.unconsumed_tail
-                check_claim(total, len(data), self.name, "its deflated part")
+                check_claim(total, len(data), name=self.name, what="its deflated part")
         return data
 
 
@@ -305,7 +305,7 @@ def _uneven(frames: list[Frame], at: np.ndarray, places: np.ndarray, name: str) 
     """Slices are missing, or of several stacks: the error."""
     steps = np.diff(places)
     text = f"{name}: slices are not equally spaced on one line ({steps.min():.2f} to {steps.max():.2f} mm)"
-    choice = _even_parts(frames, at, places, ("StackID",))
+    choice = _even_parts(frames, at, places=places, keywords=("StackID",))
     if choice:
         return SelectionError(text + choice)
     whole = np.round(steps / steps.min())
@@ -316,7 +316,7 @@ def _uneven(frames: list[Frame], at: np.ndarray, places: np.ndarray, name: str) 
             f"{name}: {int((whole - 1).sum())} slices are missing, e.g. between {places[k]:.1f} and {places[k + 1]:.1f} mm along "
             "the stack; export the series again"
         )
-    choice = _even_parts(frames, at, places, ("AcquisitionNumber", "ImageType", "SliceThickness"))
+    choice = _even_parts(frames, at, places=places, keywords=("AcquisitionNumber", "ImageType", "SliceThickness"))
     if choice:
         return SelectionError(text + choice)
     k = int(np.argmax(steps))
@@ -375,7 +375,7 @@ def _placed(
     doubts: list[str] = []
     if len(frames) > 1:
         if not _even(at, places):
-            raise _uneven(frames, at, places, name)
+            raise _uneven(frames, at, places=places, name=name)
         step = (at[-1] - at[0]) / (len(at) - 1)
         if step @ normal < (1 - 1e-4) * np.linalg.norm(step):
             notes["sheared"] = "slices are not stacked along their normal (gantry tilt)"
@@ -606,7 +606,7 @@ def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | 
     series, damaged = _scan(paths)
     try:
         with reading(name, "export it again"):
-            return _read(paths, name, select or {}, series, damaged)
+            return _read(paths, name, select=select or {}, series=series, damaged=damaged)
     except InputError as error:
         if damaged and error not in damaged:
             raise type(error)(f"{error} ({len(damaged)} damaged files were left out, e.g. {damaged[0]})") from error
