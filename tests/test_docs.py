@@ -32,6 +32,34 @@ def test_a_block_runs(name):
         assert held["misfit"] < 0.2
 
 
+# Dependencies
+
+IMPORTED_AS = {
+    "PyWavelets": "pywt",
+    "dicom-anonymizer": "dicomanonymizer",
+    "pillow": "PIL",
+    "pytorch-ignite": "ignite",
+    "pyyaml": "yaml",
+    "python-gdcm": "gdcm",
+}
+
+
+def test_the_page_on_dependencies_lists_those_of_pyproject_and_where_they_are_imported():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    required = set(project["dependencies"])
+    optional = {one for extra in project["optional-dependencies"].values() for one in extra}
+    tables = (DOCS / "dependencies.md").read_text().split("\n## ")[1:3]
+    for listed, table, column in ((required, tables[0], 1), (optional, tables[1], 2)):
+        rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+        found = [(name, row) for row in rows for name in re.findall(r"`([\w-]+)`", row[column])]
+        assert {name for name, _ in found} == {re.split(r"[<>=\[]", one)[0] for one in listed} - {"medrecon"}
+        for name, row in found:
+            for path in re.findall(r"`([\w/]+\.py)`", row[column + 2]):
+                text = (DOCS.parent / "medrecon" / path).read_text()
+                assert re.search(rf"\b{IMPORTED_AS.get(name, name)}\b", text), f"{path} does not use {name}"
+
+
 # Plain language
 
 PLACES = ("medrecon", "docs", "bundles", "data_prep", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
