@@ -23,7 +23,7 @@ import torch
 from problems import DATA
 
 from medrecon.formats import load_kspace
-from medrecon.prep import load_recipe, prepare
+from medrecon.prep import RunOptions, load_recipe, prepare
 
 
 def main() -> None:
@@ -51,11 +51,11 @@ def main() -> None:
         for workers in (1, 2):
             destination = Path(name) / str(workers)
             start = time.perf_counter()
-            report = prepare(source, destination, recipe, workers)
+            report = prepare(source, destination, recipe, run=RunOptions(workers=workers))
             took = time.perf_counter() - start
-            assert report.made == arguments.files, report
+            assert report.prepared == arguments.files, report
             start = time.perf_counter()
-            assert prepare(source, destination, recipe, workers).made == 0
+            assert prepare(source, destination, recipe, run=RunOptions(workers=workers)).prepared == 0
             again = time.perf_counter() - start
             print(
                 f"| {workers} | {took:.1f} | {arguments.files / took:.1f} | {megabytes / took:.0f} | {again:.1f} |",

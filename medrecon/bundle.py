@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medrecon.data.errors import InputError, one_line, warn
-from medrecon.data.files import write_whole
+from medrecon.data.files import write_atomically
 from medrecon.networks import check_images, network_class, network_without_memory
 from medrecon.posterior import PriorSpec
 from medrecon.prior_file import PriorFile, read_prior_file, replace_values
@@ -367,7 +367,7 @@ def save_weights(
     else:
         facts["weights"] = {"file": filename, "sha256": sha256, **kept, **trained}
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    write_whole({**files, root / "configs" / "metadata.json": text.encode()}, overwrite=True)
+    write_atomically({**files, root / "configs" / "metadata.json": text.encode()}, overwrite=True)
     _warn_if_different(network, root)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from medrecon.data.errors import InputError
-from medrecon.data.files import write_whole
+from medrecon.data.files import write_atomically
 from medrecon.inferers import fast_dtype
 from medrecon.noise import karras
 from medrecon.priors.combine import multiscale
@@ -195,7 +195,7 @@ def checkpoint(
     def save() -> None:
         buffer = io.BytesIO()
         torch.save({key: value.state_dict() for key, value in everything.items()}, buffer)
-        write_whole({path: buffer.getvalue()}, overwrite=True)
+        write_atomically({path: buffer.getvalue()}, overwrite=True)
 
     trainer.add_event_handler(Events.STARTED, reseed)
     if write:
@@ -292,7 +292,7 @@ class KeepBest:
             if self.write:
                 buffer = io.BytesIO()
                 torch.save({"metric": metric, "average": self.average.state_dict()}, buffer)
-                write_whole({self.path: buffer.getvalue()}, overwrite=True)
+                write_atomically({self.path: buffer.getvalue()}, overwrite=True)
 
     def restore(self) -> nn.Module:
         """The averaged network, with the best weights if this run (or the one that it continued) kept any."""
@@ -383,7 +383,7 @@ class SampleSheet:
         """Draw and write."""
         images = self.draw()
         png = sheet(images.numpy(), top=self.top)
-        write_whole({self.path: png}, overwrite=True)
+        write_atomically({self.path: png}, overwrite=True)
         if self.writer is not None:
             self.writer.add_images("samples", (images[:, None] / self.top).clamp(0, 1), engine.state.iteration)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medrecon.bundle import build_network, find_bundle, load_prior, metadata, read_prior
 from medrecon.data.errors import InputError, innermost, one_line
-from medrecon.data.files import check_writable, write_whole
+from medrecon.data.files import check_writable, write_atomically
 from medrecon.training.objectives import Objective, objective
 
 __all__ = ["Denoiser", "denoiser", "export_torchscript"]
@@ -109,4 +109,4 @@ def export_torchscript(bundle: str | Path, path: str | Path, overwrite: bool = F
         ) from error
     buffer = io.BytesIO()
     save_net_with_metadata(script, buffer, include_config_vals=False, meta_values=facts)
-    write_whole({Path(path): buffer.getvalue()}, overwrite=overwrite)
+    write_atomically({Path(path): buffer.getvalue()}, overwrite=overwrite)

@@ -15,7 +15,7 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
-from medrecon.data.files import not_described
+from medrecon.data.files import sidecar_mismatch
 from medrecon.data.geometry import lps_to_ras
 from medrecon.data.sampling import one_sided, undersampled
 from medrecon.data.scan import ImageScan
@@ -178,7 +178,7 @@ def _other_content(path: Path, sidecar: Path) -> Iterator[str]:
     """A warning if the sidecar describes another content of the file, or of one of a folder's files."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     for one in files if sidecar.is_file() else []:
-        problem = not_described(one, sidecar) if one.is_file() else None
+        problem = sidecar_mismatch(one, sidecar) if one.is_file() else None
         if problem is not None:
             yield problem
             return

@@ -1,9 +1,9 @@
-"""Child processes that read files: a reader that crashes or hangs costs its own task, never the run.
+"""Child processes that read files: a reader that crashes or hangs fails its own task, not the run.
 
-A server process imports everything once and starts no threads; children are forked from it, so a new one is ready within
-milliseconds, and no locks or threads of the caller are copied. Every child works on one task at a time and is replaced when it
-dies. Requests and answers are JSON, a line each, over a socket: what a damaged file does to a child cannot reach the caller.
-Children end with their caller, also when that is killed: the server sees its socket close, kills them and ends.
+A server process imports all modules once and starts no threads. Children are forked from it, so a new child starts within
+milliseconds, and no locks or threads of the caller are copied. Every child works on one task at a time and is replaced if it
+crashes. Requests and answers are lines of JSON on a socket, so a damaged file can harm only the child that reads it. Children end
+with their caller, also if it is killed: then the server's socket closes, and the server kills its children and exits.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from medrecon.data.errors import InputError, one_line
 __all__ = ["Pool", "Task", "warm_up"]
 
 _BYTES = 1 << 24
-"""A task may take the time limit once, and again for each 16 MB of its files."""
+"""The time limit of a task is extended by itself for each 16 MB of its files."""
 _TICK = 1.0
-_IMPORTS = ("medrecon.prep.preparing", "medrecon.transforms", "pydicom", "nibabel")
-"""What children of ``prep`` are likely to need."""
+_IMPORTS = ("medrecon.prep.worker", "medrecon.transforms", "pydicom", "nibabel")
+"""Modules that children of ``prep`` are likely to need."""
 _START = (
     "import sys; sys.path[:] = sys.argv[3:]; from medrecon.workers import serve; "
     "serve(int(sys.argv[1]), sys.argv[2].split(','))"
 )
-"""The path is set before anything is imported: at first it starts with the current folder, perhaps one of untrusted files."""
+"""The path is set before any import, since it starts with the current folder, which may contain untrusted files."""
 _HAVE_FORK = hasattr(os, "fork") and hasattr(socket, "send_fds")
 
 
 class Task(NamedTuple):
-    """What a child does.
+    """Call of a function in a child process.
 
     Args:
-        call: ``module:function`` of medrecon; it returns a dictionary that JSON can hold.
-        arguments: of the function, which JSON can hold.
-        size: bytes of the files that it reads; large files get more time.
-        about: what the caller wants to have beside the answer.
+        call: ``module:function`` of medrecon; the function returns a dictionary that can be written as JSON.
+        arguments: arguments of the function, which can be written as JSON.
+        size: size of the files that are read, bytes; large files get more time.
+        about: any object, returned with the answer.
     """
 
     call: str
@@ -70,7 +70,7 @@ class _Child:
 
 
 def perform(call: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of a call, or its ``error``."""
+    """Result of a call, or its ``error``."""
     try:
         module, _, name = call.partition(":")
         return getattr(importlib.import_module(module), name)(**arguments)
@@ -79,11 +79,11 @@ def perform(call: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Server:
-    """The process that children are forked from; started at the first need, it ends with this one.
+    """Process from which children are forked; it ends with this process.
 
     Args:
-        single: whether libraries in it use one thread.
-        imports: modules that its children are likely to need.
+        single: whether libraries use one thread in the children.
+        imports: modules that the children are likely to need.
     """
 
     def __init__(self, single: bool, imports: Sequence[str]) -> None:
@@ -103,15 +103,15 @@ class _Server:
         self.process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env={**os.environ, **(dict.fromkeys(names, "1") if single else {})},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,  # who kills this process's group does not kill it; it sees that, and ends
+            start_new_session=True,  # killing this process's group does not kill the server, which notices it and exits
         )  # fmt: skip
         theirs.close()
 
     def ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> int:
-        """The answer to a request.
+        """Answer of the server to a request.
 
         Raises:
-            OSError: if it has ended.
+            OSError: if the server has ended.
         """
         line = json.dumps(request).encode() + b"\n"
         sent = socket.send_fds(self.control, [line], descriptors) if descriptors else 0
@@ -125,7 +125,7 @@ class _Server:
         return int(answer)
 
     def close(self) -> None:
-        """End it; its children have ended."""
+        """End the server; its children have ended before."""
         self.control.close()
         self.process.kill()
         self.process.wait()
@@ -142,7 +142,7 @@ def _server(single: bool, imports: tuple[str, ...] = _IMPORTS) -> _Server:
 
 
 def warm_up(workers: int, imports: Sequence[str] = _IMPORTS) -> None:
-    """Start the server of a :class:`Pool` of so many children now, so that it imports while this process does other things."""
+    """Start the server of a :class:`Pool` in advance, so that it imports modules while this process does other things."""
     if _HAVE_FORK and sys.executable:
         with suppress(OSError):
             _server(workers > 1, tuple(imports))
@@ -157,14 +157,15 @@ def _close_servers() -> None:
 
 
 class Pool:
-    """Children that perform tasks.
+    """Child processes that perform tasks.
 
-    Where the system cannot fork (Windows), tasks run in this process: nothing protects it, and there is no time limit.
+    If the system cannot fork (Windows), tasks run in this process, without protection and time limit.
 
     Args:
-        workers: how many children; libraries in one of several use one thread.
-        timeout: seconds that a task may take, and again for each 16 MB of its files; not while the machine sleeps.
-        at_end: a file, and a line that is appended to it, if it is there, when this process is killed.
+        workers: number of children; if there are several, libraries in them use one thread.
+        timeout: time limit of a task, s, plus the same for each 16 MB of its files; the clock stops while the machine is
+            suspended.
+        at_end: path of a file and a line that is appended to it, if the file exists, when this process is killed.
         imports: modules that the tasks need.
     """
 
@@ -190,7 +191,7 @@ class Pool:
     def close(self) -> None:
         """Kill all children."""
         while self.children:
-            self._bury(self.children[-1])
+            self._kill_child(self.children[-1])
         if self.at_end is not None and self.server in _SERVERS:
             with suppress(OSError):
                 _server(*self.server).ask({"forget": str(self.at_end[0])})
@@ -198,13 +199,13 @@ class Pool:
     def run(
         self, tasks: Iterable[Task], started: Callable[[Task], None] | None = None
     ) -> Iterator[tuple[Task, dict[str, Any]]]:
-        """Tasks with their answers, as they come; of a task whose child crashed or was too slow, the answer is ``lost``: why.
+        """Tasks with their answers, in the order in which they finish; ``lost`` is the reason if a child crashed or was too slow.
 
-        A task whose child crashed is tried again at the end, alone in a new child: an earlier task may have damaged the first
-        one, or another one may have used up the memory.
+        A task whose child crashed is tried again at the end, alone and in a new child, since an earlier task may have damaged the
+        first child, or another task may have used up the memory.
 
         Args:
-            tasks: read one by one, as children become free.
+            tasks: tasks, read one by one as children become free.
             started: called before a task starts.
         """
         if not _HAVE_FORK or not sys.executable:
@@ -220,7 +221,7 @@ class Pool:
             else:
                 yield task, answer
         for suspect in suspects:
-            self._dismiss()
+            self._kill_idle_children()
             for task, answer in self._run([suspect], 1, started):
                 yield task, {"lost": answer["crashed"]} if "crashed" in answer else answer
 
@@ -234,22 +235,24 @@ class Pool:
             while busy < workers and (task := next(waiting, None)) is not None:
                 if started is not None:
                     started(task)
-                self._give(idle.pop() if idle else self._new(), task)
+                self._assign(idle.pop() if idle else self._new_child(), task)
                 busy += 1
             if not busy:
                 return
             for child in self._ready():
                 task = child.task
-                answer = self._received(child)
+                answer = self._read_answer(child)
                 if answer is not None and task is not None:
                     yield task, answer
 
     def _ready(self) -> list[_Child]:
-        """Busy children that have answered or died, or whose time is over; waits for a moment."""
+        """Busy children that have answered, crashed or exceeded their time; waits for up to a second."""
         busy = [child for child in self.children if child.task is not None]
         begin = time.monotonic()
         streams, _, _ = select.select([child.stream for child in busy], [], [], _TICK)
-        passed = min(time.monotonic() - begin, 2 * _TICK)  # more: this process was stopped, and its children too
+        passed = min(
+            time.monotonic() - begin, 2 * _TICK
+        )  # if more time passed, this process and its children were stopped
         for child in busy:
             child.seconds += passed
         return [child for child in busy if child.stream in streams or child.seconds > self._limit(child)]
@@ -257,12 +260,12 @@ class Pool:
     def _limit(self, child: _Child) -> float:
         return self.timeout * (1 + (child.task.size if child.task else 0) / _BYTES)
 
-    def _received(self, child: _Child) -> dict[str, Any] | None:
-        """The answer of a child, ``None`` if it is not complete yet."""
+    def _read_answer(self, child: _Child) -> dict[str, Any] | None:
+        """Answer of a child; ``None`` if it is not complete yet."""
         limit = self._limit(child)
-        late = child.seconds > limit
+        is_late = child.seconds > limit
         try:
-            block = b"" if late and not select.select([child.stream], [], [], 0)[0] else child.stream.recv(1 << 20)
+            block = b"" if is_late and not select.select([child.stream], [], [], 0)[0] else child.stream.recv(1 << 20)
         except OSError:
             block = b""
         child.answer += block
@@ -271,21 +274,21 @@ class Pool:
                 answer = dict(json.loads(child.answer))
                 child.task, child.answer = None, bytearray()
                 return answer
-            self._bury(child)
-            return {"crashed": "crashed (its answer is garbled)"}
-        if block and not late:
+            self._kill_child(child)
+            return {"crashed": "crashed (its answer cannot be read)"}
+        if block and not is_late:
             return None
-        reason = self._bury(child)
-        return {"lost": f"took longer than {limit:.0f} s"} if late else {"crashed": f"crashed ({reason})"}
+        reason = self._kill_child(child)
+        return {"lost": f"took longer than {limit:.0f} s"} if is_late else {"crashed": f"crashed ({reason})"}
 
-    def _give(self, child: _Child, task: Task) -> None:
+    def _assign(self, child: _Child, task: Task) -> None:
         child.task, child.seconds = task, 0.0
         line = json.dumps({"call": task.call, "arguments": task.arguments}).encode() + b"\n"
-        with suppress(OSError):  # it died; its answer is read as empty
+        with suppress(OSError):  # it crashed; its answer is read as empty
             child.stream.sendall(line)
 
-    def _new(self) -> _Child:
-        """Another child."""
+    def _new_child(self) -> _Child:
+        """Start another child."""
         ours, theirs = socket.socketpair()
         request = {
             "path": sys.path,
@@ -297,19 +300,20 @@ class Pool:
         except OSError as error:
             ours.close()
             raise InputError(
-                "no worker process can be started; is there enough memory? Other reasons: python -c 'import medrecon.prep'"
+                "no worker process can be started; is there enough memory? To see other causes, run "
+                "python -c 'import medrecon.prep'"
             ) from error
         finally:
             theirs.close()
         self.children.append(_Child(ours, pid))
         return self.children[-1]
 
-    def _bury(self, child: _Child) -> str:
-        """End a child; how it ended."""
+    def _kill_child(self, child: _Child) -> str:
+        """Kill a child; returns how it ended."""
         self.children.remove(child)
         child.stream.close()
         try:
-            _kill(child.pid)  # of one that died already, the server keeps the exit code
+            _kill(child.pid)  # if it has ended already, the server has its exit code
             code = _server(*self.server).ask({"wait": child.pid})
         except OSError:
             return "with the server of worker processes"
@@ -318,14 +322,14 @@ class Pool:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return f"{name}; is there enough memory?" if name == "SIGKILL" else name
 
-    def _dismiss(self) -> None:
-        """End idle children, which frees their memory."""
+    def _kill_idle_children(self) -> None:
+        """Kill idle children to free their memory."""
         for child in [c for c in self.children if c.task is None]:
-            self._bury(child)
+            self._kill_child(child)
 
 
 def _kill(pid: int) -> None:
-    """Kill a child and the processes that it started."""
+    """Kill a child and all processes that it started."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
@@ -335,13 +339,13 @@ def _kill(pid: int) -> None:
 
 
 def serve(descriptor: int, imports: Sequence[str] = _IMPORTS) -> None:
-    """Fork children on request until the caller ends; then kill them.
+    """Fork children on request until the caller ends, and kill them then.
 
-    Requests are JSON, a line each. With a socket: fork a child for it; the answer is its process id. ``wait``: a process id; the
-    answer is its exit code. ``forget``: a file, to which nothing is appended at the end.
+    Requests are lines of JSON. A request with a socket forks a child for it; the answer is its process id. ``wait`` is a process
+    id; the answer is its exit code. ``forget`` is the path of a file to which nothing is appended at the end any more.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a terminal; the caller decides
+        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a terminal; the caller handles them
     for module in imports:
         with suppress(ImportError):
             importlib.import_module(module)
@@ -367,14 +371,14 @@ def serve(descriptor: int, imports: Sequence[str] = _IMPORTS) -> None:
             _kill(pid)
             os.waitpid(pid, 0)
     for path, line in last.items():
-        with suppress(OSError):  # without O_CREAT: the caller has removed it if all went well
+        with suppress(OSError):  # without O_CREAT, since a successful caller has removed the file
             file = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
             os.write(file, f"{line}\n".encode())
     os._exit(0)
 
 
 def _request(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """The next line, and the descriptors that came with it; ``None`` at the end."""
+    """The next request and the descriptors sent with it; ``None`` at the end."""
     line, found = bytearray(), []
     while not line.endswith(b"\n"):
         block, descriptors, _, _ = socket.recv_fds(control, 65536, 1)
@@ -400,7 +404,7 @@ def _forked(control: socket.socket, descriptor: int, request: Mapping[str, Any])
     try:
         control.close()
         os.setpgid(0, 0)
-        with suppress(OSError, AttributeError):  # on Linux: end with the server, even in the middle of a task
+        with suppress(OSError, AttributeError):  # on Linux, end with the server, even during a task
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         sys.path[:] = request["path"]
         with suppress(OSError):
@@ -413,7 +417,7 @@ def _forked(control: socket.socket, descriptor: int, request: Mapping[str, Any])
 def _child(stream: socket.socket) -> None:
     """Perform tasks until the caller closes the socket."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with suppress(OSError):  # where memory runs out, a child is killed and not its caller
+    with suppress(OSError):  # if memory runs out, kill a child rather than its caller
         Path("/proc/self/oom_score_adj").write_text("500")
     with suppress(OSError), stream.makefile("rwb") as file:
         for line in file:

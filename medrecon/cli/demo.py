@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from medrecon.cli.options import set_up
-    from medrecon.data.files import check_writable, write_whole
+    from medrecon.data.files import check_writable, write_atomically
 
     folder = Path(arguments.output)
     check_writable([folder / "metrics.json"], overwrite=True)
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
     files[folder / "montage.png"] = montage(reference[1], pictures, captions)
     facts = {"acceleration": achieved_acceleration(mask), "noise_std": NOISE, "seed": arguments.seed, "methods": table}
     files[folder / "metrics.json"] = (json.dumps(facts, indent=2) + "\n").encode()
-    write_whole(files, overwrite=True)
+    write_atomically(files, overwrite=True)
     if arguments.json:
         print(json.dumps(facts, indent=2))
     else:

@@ -1,4 +1,4 @@
-"""Prepare a data set by a recipe: shards, a manifest and splits by subject."""
+"""Prepare a data set with a recipe: shards, a manifest, and a split by subject."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_json(parser)
     parser.add_argument("source", metavar="SRC", help="folder of the data set")
-    parser.add_argument("-o", "--output", required=True, metavar="DST", help="folder of shards and manifest, its own")
+    parser.add_argument("-o", "--output", required=True, metavar="DST", help="folder of shards and manifest")
     parser.add_argument(
-        "--recipe", required=True, metavar="NAME", help="name of a recipe (see data_prep), or a YAML file"
+        "--recipe", required=True, metavar="NAME", help="name of a recipe (see data_prep), or path of a YAML file"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
-        "--split", type=_shares, default=(0.8, 0.1, 0.1), metavar="A/B/C", help="train/val/test (default: .8/.1/.1)"
+        "--split", type=_fractions, default=(0.8, 0.1, 0.1), metavar="A/B/C", help="train/val/test (default: .8/.1/.1)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of splits, and of what a recipe draws (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the split and of the recipe (default: 0)")
     parser.add_argument(
-        "--dask", metavar="ADDRESS", help="scheduler of a cluster, e.g. tcp://host:8786 (default: none)"
-    )
-    parser.add_argument(
-        "--shard-mb", type=int, default=1024, metavar="MB", help="about how large shards are (default: 1024)"
+        "--dask", metavar="ADDRESS", help="address of a dask scheduler, e.g. tcp://host:8786 (default: none)"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the recipe; repeatable"
+        "--shard-mb", type=int, default=1024, metavar="MB", help="approximate size of a shard (default: 1024)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the recipe; repeatable"
     )
     parser.add_argument(
         "--timeout",
         type=float,
         default=60,
         metavar="S",
-        help="seconds a case may take, and again for each 16 MB (default: 60)",
+        help="time limit of a case, plus the same for each 16 MB of its files (default: 60)",
     )
     parser.add_argument("--retry", action="store_true", help="try files again whose reader crashed or hung")
     parser.add_argument(
         "--key",
         metavar="FILE",
-        help="key of the pseudonyms of people and DICOM files (default: medrecon/prep.key among the user's settings)",
+        help="key of the pseudonyms (default: medrecon/prep.key in the user's settings)",
     )
 
 
-def _shares(text: str) -> tuple[float, ...]:
+def _fractions(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split("/"))
     except ValueError:
@@ -54,7 +54,7 @@ def _shares(text: str) -> tuple[float, ...]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0: all cases are prepared; 1: some failed, and were reported."""
+    """Return 0 if all cases are prepared, and 1 if some failed."""
     import json
     import sys
 
@@ -62,9 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     from medrecon.data.errors import InputError
     from medrecon.workers import warm_up
 
-    warm_up(arguments.workers)  # beside the imports here
+    warm_up(arguments.workers)  # imports in the server during the imports here
     quiet()
-    from medrecon.prep import load_recipe, prepare
+    from medrecon.prep import DatasetOptions, RunOptions, load_recipe, prepare
 
     changes = {}
     for pair in arguments.set:
@@ -74,37 +74,37 @@ def run(arguments: argparse.Namespace) -> int:
         changes[name] = value(text)
     if arguments.shard_mb < 1:
         raise InputError(f"--shard-mb must be at least 1; got {arguments.shard_mb}")
+    dataset = DatasetOptions(
+        split=arguments.split, seed=arguments.seed, shard_bytes=arguments.shard_mb << 20, key=arguments.key
+    )
+    run_options = RunOptions(
+        workers=arguments.workers, dask=arguments.dask, timeout=arguments.timeout, retry=arguments.retry
+    )
 
     def report_failure(row: dict) -> None:
-        print(visible(f"medrecon: skipped {row['case']}: {row.get('said', row['error'])}"), file=sys.stderr)
+        print(visible(f"medrecon: skipped {row['case']}: {row.get('message', row['error'])}"), file=sys.stderr)
 
     with Progress("prep") as progress:
         report = prepare(
             arguments.source,
             arguments.output,
             load_recipe(arguments.recipe, changes),
-            arguments.workers,
-            arguments.split,
-            arguments.seed,
-            arguments.dask,
-            arguments.shard_mb << 20,
-            progress,
-            report_failure,
-            arguments.timeout,
-            arguments.retry,
-            arguments.key,
+            dataset=dataset,
+            run=run_options,
+            progress=progress,
+            on_failure=report_failure,
         )
     if arguments.json:
         sources = None if report.sources is None else str(report.sources)
-        facts = {"output": arguments.output, "made": report.made, "kept": report.kept, "failed": report.failed}
-        print(json.dumps({**facts, "sources": sources}, indent=2, default=str))
+        counts = {"prepared": report.prepared, "skipped": report.skipped, "failed": report.failed}
+        print(json.dumps({"output": arguments.output, **counts, "sources": sources}, indent=2, default=str))
         return 1 if report.failed else 0
-    counts = f"{report.made} cases prepared, {report.kept} were there, {len(report.failed)} failed"
+    counts = f"{report.prepared} prepared, {report.skipped} skipped (already done), {len(report.failed)} failed"
     print(visible(f"{arguments.output}: {counts}"))
     if report.sources is not None:
         print(
             visible(
-                f"which files the cases are made of stands in {report.sources}; do not give that file or the key away"
+                f"the source files of the cases are listed in {report.sources}; keep that file and the key to yourself"
             )
         )
     return 1 if report.failed else 0

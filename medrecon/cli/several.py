@@ -211,6 +211,6 @@ def _shown(value: Any) -> Any:  # noqa: ANN401 - an option
 
 
 def _write(folder: Path, summary: dict[str, Any]) -> None:
-    from medrecon.data.files import write_whole
+    from medrecon.data.files import write_atomically
 
-    write_whole({folder / "run.json": (json.dumps(summary, indent=2) + "\n").encode()}, True, folder)
+    write_atomically({folder / "run.json": (json.dumps(summary, indent=2) + "\n").encode()}, True, folder)

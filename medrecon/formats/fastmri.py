@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from medrecon.data.errors import InputError
-from medrecon.data.files import write_whole
+from medrecon.data.files import write_atomically
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.scan import CartesianScan, Geometry
 from medrecon.formats.attributes import hdf5_attributes, permitted
@@ -159,4 +159,4 @@ def save_fastmri(path: str | Path, data: CartesianScan, overwrite: bool = False)
             if key not in ("max", "norm") and permitted(key, value) is not None:  # those two are of the reference image
                 file.attrs[key] = value
         file.attrs["acceleration"] = achieved_acceleration(data.mask)
-    write_whole({Path(path): buffer.getvalue()}, overwrite)
+    write_atomically({Path(path): buffer.getvalue()}, overwrite)

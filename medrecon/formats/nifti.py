@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medrecon.data.errors import InputError, SelectionError, redacted
-from medrecon.data.files import not_described
+from medrecon.data.files import sidecar_mismatch
 from medrecon.data.scan import Geometry, ImageScan
 from medrecon.formats.attributes import sidecar_attributes
 from medrecon.formats.companions import Companions
@@ -249,7 +249,7 @@ def read(
     stem = path.name[: -len(next((s for s in reversed(SUFFIXES) if path.name.lower().endswith(s)), path.suffix))]
     sidecar = path.with_name(f"{stem}.json")
     attributes = _sidecar(sidecar)
-    problem = not_described(path, sidecar) if sidecar.is_file() else None
+    problem = sidecar_mismatch(path, sidecar) if sidecar.is_file() else None
     warnings = warnings if problem is None else (*warnings, problem)
     array, more = _complex(path, first, select=select, companions=companions or Companions())
     if first.volumes > 1:

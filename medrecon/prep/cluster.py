@@ -1,4 +1,4 @@
-"""Tasks on a cluster of dask.distributed, each in a child of its worker."""
+"""Tasks on a cluster of dask.distributed; every task runs in a child process of its worker."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from medrecon.workers import Pool, Task
 
 __all__ = ["connected", "run"]
 
-_GONE = "the dask scheduler stopped answering ({}); start one and run again to go on"
+_GONE = "the dask scheduler stopped answering ({}); start one and run again to continue"
 _LOCK = threading.Lock()
 _POOLS: dict[float, Pool] = {}
 
 
 def _perform(call: str, arguments: dict[str, Any], size: int, timeout: float) -> dict[str, Any]:
-    """On a worker: of its threads, one at a time has its child perform a task."""
+    """Perform a task in the worker's child process; the worker's threads take turns."""
     with _LOCK:
         pool = _POOLS.setdefault(timeout, Pool(1, timeout))
         ((_, answer),) = pool.run([Task(call, arguments, size)])
@@ -29,14 +29,14 @@ def _perform(call: str, arguments: dict[str, Any], size: int, timeout: float) ->
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """A client of a scheduler that runs.
+    """A client of a running scheduler.
 
     Raises:
-        InputError: if dask.distributed is not installed, or none answers.
+        InputError: if dask.distributed is not installed, or the scheduler does not answer.
     """
     try:
         from distributed import Client
-        from distributed import TimeoutError as LateError  # before Python 3.11 another one than the built-in
+        from distributed import TimeoutError as LateError  # before Python 3.11 not the built-in one
     except ImportError as error:
         raise InputError(
             "a dask scheduler (--dask) needs dask.distributed; install it with: pip install distributed"
@@ -57,7 +57,7 @@ def connected(address: str) -> Iterator[Any]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Dask logs tracebacks of what is one sentence here."""
+    """Suppress dask's log, since it logs tracebacks of errors that are reported here."""
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ("distributed", "tornado")]
     levels = {logger: logger.level for logger in map(logging.getLogger, names)}
     try:
@@ -70,12 +70,13 @@ def _silence() -> Iterator[None]:
 
 
 def run(client: Any, tasks: Iterable[Task], timeout: float) -> Iterator[tuple[Task, dict[str, Any]]]:  # noqa: ANN401
-    """Tasks with their answers, as they come; of one whose worker died every time, the answer is ``lost``: why.
+    """Tasks with their answers, in the order in which they finish; ``lost`` is the reason if every worker of a task was killed.
 
-    No more are under way than there are threads, so memory does not grow with the data set.
+    The number of submitted tasks is limited to the number of threads, so that memory does not grow with the data set.
+    ``distributed.as_completed`` has no time limit for the next result, so it would wait forever once all workers are gone.
 
     Raises:
-        InputError: if the scheduler stops answering, or has had no workers for half a minute.
+        InputError: if the scheduler stops answering, or has no workers for half a minute.
     """
     from distributed import TimeoutError as LateError
     from distributed import wait
@@ -104,7 +105,7 @@ def run(client: Any, tasks: Iterable[Task], timeout: float) -> Iterator[tuple[Ta
 
 
 def _threads(client: Any) -> int:  # noqa: ANN401
-    """How many there are now.
+    """Current number of threads of all workers.
 
     Raises:
         InputError: if the scheduler does not answer.
@@ -121,13 +122,13 @@ def _answer(future: Any) -> dict[str, Any]:  # noqa: ANN401
             return future.result(timeout=30)
     except InputError as error:
         if type(error.__cause__).__name__ == "KilledWorker":
-            return {"lost": "killed the dask workers that did it; is there enough memory?"}
+            return {"lost": "killed the dask workers that ran it; is there enough memory?"}
         raise
 
 
 @contextmanager
 def _scheduler() -> Iterator[None]:
-    """One sentence for whatever dask raises: also a ``TimeoutError``, which is an ``OSError`` that others take for the disk's."""
+    """Raise ``InputError`` for any error of dask; its ``TimeoutError`` is an ``OSError``, which would look like a disk error."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,7 @@
-"""What was under way: a case with which a run died twice is passed over, one whose reader crashed is not tried again."""
+"""Record of the cases under way.
+
+A case during which two runs were killed is skipped; a case whose reader crashed is not tried again.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +19,28 @@ from medrecon.data.errors import InputError
 
 __all__ = ["Journal"]
 
-_AGAIN = "; give --retry to try it again"
-_PATIENCE = 3.0
+_RETRY = "; give --retry to try it again"
+_WAIT_SECONDS = 3.0
 
 
 class Journal:
-    """A file in the destination, written line by line while a run lasts.
+    """A file in the destination, written line by line during a run.
 
-    Children protect a run from its readers. What they do not protect it from is the machine: all memory used up, a driver that
-    hangs. Then the run dies with its children, and the case under way stands in the journal. At the next start it comes last and
-    alone; if that run dies of it too, it is passed over. A run that was merely killed ends its journal (its server of workers
-    does), so that nothing is held against a case.
+    Child processes protect a run from crashing readers, but not from a machine that runs out of memory or a driver that hangs.
+    Then the run ends with all its children, and the journal shows which case was under way. The next run prepares this case last
+    and alone; if that run ends in the same way, the case is skipped afterwards. If only the run is killed, its server of workers
+    ends the journal, so that no case is suspected.
 
     Args:
         destination: folder of the results.
-        retry: forget what earlier runs wrote.
+        retry: whether to discard the entries of earlier runs.
     """
 
     def __init__(self, destination: Path, retry: bool = False) -> None:
         self.path = destination / ".journal"
         self.run = secrets.token_hex(4)
         self.lost: dict[str, dict[str, Any]] = {}
-        self.deaths: Counter[str] = Counter()
+        self.interrupted: Counter[str] = Counter()
         if retry:
             self.path.unlink(missing_ok=True)
         else:
@@ -50,15 +53,15 @@ class Journal:
             ) from error
 
     def _read(self, destination: Path) -> None:
-        until = time.monotonic() + _PATIENCE
-        # The server of a run that was killed just now is about to end its part.
+        until = time.monotonic() + _WAIT_SECONDS
+        # The server of a run that was killed just now needs a moment to write the end of that run.
         while (under_way := self._under_way(destination)) and time.monotonic() < until:
             time.sleep(0.1)
         for cases in under_way.values():
-            self.deaths.update(cases)
+            self.interrupted.update(cases)
 
     def _under_way(self, destination: Path) -> dict[str, set[str]]:
-        """Of every run that has not ended its part, the cases that it had begun; what was lost is noted."""
+        """The cases under way in every run that wrote no end; also collects the cases whose readers crashed."""
         under_way: dict[str, set[str]] = {}
         for path in (destination / "failed.jsonl", self.path):
             for line in _lines(path):
@@ -73,47 +76,47 @@ class Journal:
         return under_way
 
     @property
-    def over(self) -> str:
-        """The line that ends this run's part."""
+    def end_line(self) -> str:
+        """The last line of this run."""
         return json.dumps({"run": self.run, "over": True})
 
-    def known(self, name: str, stamp: str | None) -> str | None:
-        """Why a case is not tried: its reader crashed before, and its files are the same; or runs died with it."""
-        before = self.lost.get(name)
-        if before is not None and before["lost"] == stamp:
-            return str(before["error"]).removesuffix(_AGAIN) + _AGAIN
-        if self.deaths[name] > 1:
-            return f"{self.deaths[name]} runs ended with all their processes while it was read{_AGAIN}"
+    def reason_to_skip(self, name: str, stamp: str | None) -> str | None:
+        """Why a case is not tried: its reader crashed on the same files, or two runs ended while it was read."""
+        earlier = self.lost.get(name)
+        if earlier is not None and earlier["lost"] == stamp:
+            return str(earlier["error"]).removesuffix(_RETRY) + _RETRY
+        if self.interrupted[name] > 1:
+            return f"{self.interrupted[name]} runs ended with all their processes while it was read{_RETRY}"
         return None
 
     def began(self, name: str) -> None:
-        """A task starts."""
+        """Record the start of a task."""
         self._write({"run": self.run, "began": name})
 
     def done(self, name: str, row: Mapping[str, Any] | None = None) -> None:
-        """A task ended, perhaps with the ``row`` of a case whose reader crashed."""
+        """Record the end of a task, and the ``row`` of a case whose reader crashed."""
         self._write({"run": self.run, "done": name})
         if row is not None and "lost" in row:
-            self._write({key: value for key, value in row.items() if key != "said"})
+            self._write({key: value for key, value in row.items() if key != "message"})
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        with suppress(OSError):  # on a full disk the case itself says so
+        with suppress(OSError):  # a full disk is reported when the case is written
             os.write(self.file, json.dumps(line).encode() + b"\n")
 
     def close(self, finished: bool) -> None:
-        """End the run; what a ``finished`` one knows stands in ``failed.jsonl``."""
+        """End the run; the failures of a ``finished`` run are in ``failed.jsonl``, so its journal is removed."""
         with suppress(OSError):
-            os.write(self.file, f"{self.over}\n".encode())
+            os.write(self.file, f"{self.end_line}\n".encode())
         os.close(self.file)
         if finished or not self._worth_keeping():
             self.path.unlink(missing_ok=True)
 
     def _worth_keeping(self) -> bool:
-        return bool(self.deaths) or any("lost" in line for line in _lines(self.path))
+        return bool(self.interrupted) or any("lost" in line for line in _lines(self.path))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole."""
+    """The complete lines."""
     found = []
     with suppress(OSError):
         if path.is_file():

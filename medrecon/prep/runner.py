@@ -14,64 +14,66 @@ from typing import Any
 import numpy as np
 
 from medrecon.data.errors import InputError, one_line, warn
-from medrecon.data.files import only_run
+from medrecon.data.files import run_lock
 from medrecon.prep import cluster
-from medrecon.prep.cases import Case, finding, stamp_of
+from medrecon.prep.cases import Case, search_context, stamp_of
 from medrecon.prep.journal import Journal
-from medrecon.prep.people import Key, without_names, write_sources
-from medrecon.prep.preparing import made, transform_of, unwritable
+from medrecon.prep.options import DatasetOptions, RunOptions
+from medrecon.prep.pseudonyms import Key, without_names, write_sources
 from medrecon.prep.recipes import check_recipe, parser_of
 from medrecon.prep.shards import check_staged, pack, read_rows, write_lines
+from medrecon.prep.worker import build, transform_of, write_error
 from medrecon.workers import Pool, Task
 
 __all__ = ["Report", "prepare", "split_of"]
 
 SPLITS = ("train", "val", "test")
 
+Progress = Callable[[int, int], None]
+OnFailure = Callable[[dict[str, Any]], None]
+
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did.
+    """Result of a run.
 
     Args:
-        made: cases prepared now.
-        kept: cases that an earlier run had prepared.
-        failed: rows of those that could not be, with their ``error``; and, as names may be left out or have pseudonyms there,
-            ``said``: the same with names, for the owner's terminal alone.
-        sources: the file, beside the key, that says which files cases with pseudonyms are made of.
+        prepared: number of cases prepared by this run.
+        skipped: number of cases that an earlier run had prepared.
+        failed: rows of the cases that could not be prepared, with their ``error``. ``message`` is the error with the names of
+            files, for the owner's terminal only; in ``error`` they may be left out or replaced by pseudonyms.
+        sources: file, beside the key, that lists the source files of cases with pseudonyms.
     """
 
-    made: int
-    kept: int
+    prepared: int
+    skipped: int
     failed: list[dict[str, Any]]
     sources: Path | None = None
 
 
-def split_of(subject: str, shares: Sequence[float], seed: int = 0) -> str:
-    """``train``, ``val`` or ``test``, by the subject's name alone, so that it stays when other subjects come or go.
+def split_of(subject: str, fractions: Sequence[float], seed: int = 0) -> str:
+    """``train``, ``val`` or ``test``; depends on the subject's name only, so it stays when other subjects come or go.
 
     Args:
-        subject: its name.
-        shares: of the splits, in that order, in sum 1; of few subjects they are met roughly.
-        seed: of the data set.
+        subject: name of the subject.
+        fractions: fractions of the splits, in this order, with sum 1; with few subjects they are met roughly.
+        seed: random seed of the data set.
     """
-    at = (
-        int.from_bytes(hashlib.sha256(f"{seed}:{subject}".encode("utf-8", "surrogateescape")).digest()[:8], "big")
-        / 2**64
-    )
-    for name, edge in zip(SPLITS, np.cumsum(shares), strict=False):
-        if at < edge:
+    digest = hashlib.sha256(f"{seed}:{subject}".encode("utf-8", "surrogateescape")).digest()
+    number = int.from_bytes(digest[:8], "big") / 2**64
+    for name, edge in zip(SPLITS, np.cumsum(fractions), strict=False):
+        if number < edge:
             return name
-    return SPLITS[max(k for k, share in enumerate(shares) if share > 0)]
+    return SPLITS[max(k for k, fraction in enumerate(fractions) if fraction > 0)]
 
 
 @contextmanager
-def _alone(destination: Path) -> Iterator[None]:
-    """No two runs write into one folder; a lock that ends with its process. Folders made in vain are removed."""
+def _exclusive(destination: Path) -> Iterator[None]:
+    """Lock the folder, so that two runs never write into it; new folders that stay empty are removed."""
     missing = [p for p in (destination, *destination.parents) if not p.exists()]
     try:
         destination.mkdir(parents=True, exist_ok=True)
-        with only_run(destination / ".lock", f"{destination}: another run is writing there"):
+        with run_lock(destination / ".lock", f"{destination}: another run is writing there"):
             yield
     except OSError as error:
         raise InputError(
@@ -83,12 +85,61 @@ def _alone(destination: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is prepared and where it goes.
+
+    Args:
+        source: absolute path of the data.
+        destination: absolute path of the results.
+        recipe: recipe as JSON.
+        dataset: split, seed, size of shards and key.
+    """
+
+    source: Path
+    destination: Path
+    recipe: str
+    dataset: DatasetOptions
+
+    def check(self) -> None:
+        """Refuse a recipe that cannot be built, and a destination that is not for results.
+
+        Raises:
+            InputError: see above.
+        """
+        destination = self.destination
+        transform_of(self.recipe, str(self.source), self.dataset.seed)
+        if self.source.resolve() == destination.resolve():
+            raise InputError(f"{destination}: is the source; choose another output folder")
+        names = [p.name for p in destination.iterdir()] if destination.is_dir() else []
+        if names and "recipe.json" not in names and not all(name.startswith(".") for name in names):
+            raise InputError(
+                f"{destination}: holds other things ({', '.join(sorted(names)[:3])}); choose an empty folder"
+            )
+
+    def find_cases(self, recipe: Mapping[str, Any]) -> list[Case]:
+        """The cases that a recipe finds.
+
+        Raises:
+            InputError: if there are none.
+        """
+        cases: list[Case] = build(parser_of(recipe, self.source, self.dataset.seed), "cases")
+        if not cases:
+            raise InputError(f"{self.source}: holds no file that the recipe looks for; see its 'cases' in data_prep")
+        return cases
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same in all runs with this destination."""
+        return {"recipe": json.loads(self.recipe), "split": list(self.dataset.split), "seed": self.dataset.seed}
+
+
 @dataclass(frozen=True)
 class _Folder:
-    """The destination: what it is made of, and whose key names its cases."""
+    """The destination and the content of its ``recipe.json``, which an earlier run wrote."""
 
     path: Path
-    before: dict[str, Any] | None
+    earlier: dict[str, Any] | None
 
     @classmethod
     def read(cls, path: Path) -> _Folder:
@@ -96,236 +147,235 @@ class _Folder:
         if not file.exists():
             return cls(path, None)
         try:
-            before = json.loads(file.read_text())
-            if not isinstance(before, dict):
-                raise ValueError("it holds no task")
+            earlier = json.loads(file.read_text())
+            if not isinstance(earlier, dict):
+                raise ValueError("it is not a JSON object")
         except ValueError as error:
             raise InputError(f"{file}: damaged ({error}); choose another folder") from error
-        return cls(path, before)
+        return cls(path, earlier)
 
-    def task(self, wanted: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
-        """What the folder is made of from now on; what would be mixed with something else is refused."""
-        if self.before is None:
-            identity = {} if fingerprint is None else {"key": fingerprint, "id": secrets.token_hex(4)}
-            return {**wanted, **identity}
-        differs = [key for key in wanted if self.before.get(key) != wanted[key]]
+    def task(self, identity: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
+        """Content of ``recipe.json``.
+
+        Args:
+            identity: see :attr:`_Job.identity`.
+            fingerprint: of the key; ``None`` if it was not used.
+
+        Raises:
+            InputError: if the folder was prepared with another recipe, split, seed or key.
+        """
+        if self.earlier is None:
+            key = {} if fingerprint is None else {"key": fingerprint, "id": secrets.token_hex(4)}
+            return {**identity, **key}
+        differs = [name for name in identity if self.earlier.get(name) != identity[name]]
         if differs:
             raise InputError(
                 f"{self.path}: was prepared with another {', '.join(differs)}; give the same, or choose another folder"
             )
-        if fingerprint is not None and self.before.get("key") is None:
+        if fingerprint is not None and self.earlier.get("key") is None:
             raise InputError(
                 f"{self.path}: was prepared by an older medrecon, which wrote names from headers and of DICOM files; choose "
                 "another folder, and delete this one rather than give it away"
             )
-        return self.before
+        return self.earlier
 
 
 def prepare(
     source: str | Path,
     destination: str | Path,
     recipe: Mapping[str, Any],
-    workers: int = 1,
-    shares: Sequence[float] = (0.8, 0.1, 0.1),
-    seed: int = 0,
-    dask: str | None = None,
-    shard_bytes: int = 1 << 30,
-    progress: Callable[[int, int], None] | None = None,
-    failure: Callable[[dict[str, Any]], None] | None = None,
-    timeout: float = 60.0,
-    retry: bool = False,
-    key: str | Path | None = None,
+    dataset: DatasetOptions = DatasetOptions(),
+    run: RunOptions = RunOptions(),
+    progress: Progress | None = None,
+    on_failure: OnFailure | None = None,
 ) -> Report:
-    """Prepare a data set: shards in HDF5, and a manifest with a row a case.
+    """Prepare a data set: HDF5 shards, and a manifest with one row per case.
 
-    A run that was killed goes on where it was; files that have come since are added; what failed is tried again, but for files
-    whose reader crashed or hung. Subjects keep their split whatever comes. The order and number of workers change nothing in what
-    is written of a case.
+    A run that was killed continues where it stopped. New files are added. Cases that failed are tried again, except files whose
+    reader crashed or hung. Subjects keep their split when files are added. The written cases do not depend on the order and
+    number of workers.
 
     Args:
         source: folder of the data.
-        destination: folder of the results, its own.
+        destination: folder of the results, used for nothing else.
         recipe: see :func:`medrecon.prep.load_recipe`.
-        workers: processes.
-        shares: of ``train``, ``val`` and ``test``.
-        seed: of splits, and of what a recipe draws at random.
-        dask: address of a scheduler, whose workers see the same folders; instead of own processes.
-        shard_bytes: about how large a shard may be.
+        dataset: split, seed, size of shards and key of pseudonyms.
+        run: workers, time limit and retries.
         progress: called with (cases done, cases in all).
-        failure: called with every row that failed.
-        timeout: seconds that a case may take, and again for each 16 MB of its files.
-        retry: try files again whose reader crashed or hung.
-        key: file of the key of pseudonyms, made where it is missing; default: the user's own.
+        on_failure: called with the row of every case that failed.
 
     Returns:
-        what was done; failures stand in ``failed.jsonl`` too.
+        the counts, and the failures, which are also in ``failed.jsonl``.
 
     Raises:
-        InputError: if there are no cases, or the folder was made otherwise.
+        InputError: if there are no cases, or the folder was prepared with another recipe, split, seed or key.
     """
-    source, destination = Path(source).absolute(), Path(destination).absolute()
     check_recipe(recipe)
-    _check(workers, shares, timeout, recipe)
-    text = json.dumps(recipe, sort_keys=True)
-    transform_of(text, str(source), seed)
-    if source.resolve() == destination.resolve():
-        raise InputError(f"{destination}: is the source; choose another output folder")
-    stray = [p.name for p in destination.iterdir()] if destination.is_dir() else []
-    if stray and "recipe.json" not in stray and not all(name.startswith(".") for name in stray):
-        raise InputError(f"{destination}: holds other things ({', '.join(sorted(stray)[:3])}); choose an empty folder")
-    with _alone(destination):
-        folder = _Folder.read(destination)
-        secret = Key(key, (folder.before or {}).get("key"), destination)
-        journal, finished = Journal(destination, retry), False
+    job = _Job(
+        source=Path(source).absolute(),
+        destination=Path(destination).absolute(),
+        recipe=json.dumps(recipe, sort_keys=True),
+        dataset=dataset,
+    )
+    job.check()
+    with _exclusive(job.destination):
+        folder = _Folder.read(job.destination)
+        key = Key(dataset.key, expected=(folder.earlier or {}).get("key"), outside=job.destination)
+        journal, finished = Journal(job.destination, retry=run.retry), False
         try:
-            with Pool(workers, timeout, (journal.path, journal.over)) as pool:
-                with finding(secret, pool, journal):
-                    cases: list[Case] = made(parser_of(recipe, source, seed), "cases")
-                if not cases:
-                    raise InputError(f"{source}: holds no file that the recipe looks for; see its 'cases' in data_prep")
-                wanted = {"recipe": json.loads(text), "split": list(shares), "seed": seed}
-                task = folder.task(wanted, secret.fingerprint)
-                shown = {case.name: case.inputs for case in cases if case.pseudonyms}
-                sources = write_sources(secret, task["id"], shown) if shown else None
-                if folder.before is None:
-                    write_lines(destination / "recipe.json", [task])
-                run = _Run(source, destination, text, shares, seed, pool, journal, progress, failure)
-                report = run(cases, dask, shard_bytes, sources)
+            with Pool(run.workers, run.timeout, at_end=(journal.path, journal.end_line)) as pool:
+                with search_context(key, pool, journal):
+                    cases = job.find_cases(recipe)
+                task = folder.task(job.identity, key.fingerprint)
+                named = {case.name: case.inputs for case in cases if case.pseudonyms}
+                sources = write_sources(key, task["id"], named) if named else None
+                if folder.earlier is None:
+                    write_lines(job.destination / "recipe.json", [task])
+                report = _Run(job, pool, journal, progress=progress, on_failure=on_failure)(cases, run.dask, sources)
                 finished = True
                 return report
         finally:
             journal.close(finished)
 
 
-def _check(workers: int, shares: Sequence[float], timeout: float, recipe: Mapping[str, Any]) -> None:
-    if not 1 <= len(shares) <= 3 or not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise InputError(
-            f"splits are one to three shares that make 1, such as .8/.1/.1; got {'/'.join(map(str, shares))}"
-        )
-    if workers < 1:
-        raise InputError(f"there must be at least one worker; got {workers}")
-    if not timeout > 0:
-        raise InputError(f"the time limit must be more than 0 s; got {timeout}")
-    if recipe.get("compression") not in (None, "gzip", "lzf"):
-        raise InputError(f"compression is gzip, lzf or null; got {recipe['compression']!r}")
-
-
 class _Run:
-    """One run over the cases of a data set."""
+    """One run over the cases of a data set.
+
+    Args:
+        job: source, destination, recipe and options.
+        pool: child processes.
+        journal: record of the cases under way.
+        progress: see :func:`prepare`.
+        on_failure: see :func:`prepare`.
+    """
 
     def __init__(
-        self,
-        source: Path,
-        destination: Path,
-        recipe: str,
-        shares: Sequence[float],
-        seed: int,
-        pool: Pool,
-        journal: Journal,
-        progress: Callable[[int, int], None] | None,
-        failure: Callable[[dict[str, Any]], None] | None,
+        self, job: _Job, pool: Pool, journal: Journal, progress: Progress | None, on_failure: OnFailure | None
     ) -> None:
-        self.source, self.destination, self.recipe = source, destination, recipe
-        self.shares, self.seed = shares, seed
-        self.pool, self.journal = pool, journal
-        self.progress, self.failure = progress, failure
+        self.job, self.pool, self.journal = job, pool, journal
+        self.progress, self.on_failure = progress, on_failure
         self.failed: list[dict[str, Any]] = []
 
-    def __call__(self, cases: Sequence[Case], dask: str | None, shard_bytes: int, sources: Path | None) -> Report:
-        check_staged(self.destination)
-        packed, staged = read_rows(self.destination)
-        before = {**packed, **staged}
-        self._compare([case for case in cases if case.error is None and case.name in before], before)
-        todo, last = self._to_do(cases, before)
+    def __call__(self, cases: Sequence[Case], dask: str | None, sources: Path | None) -> Report:
+        """Prepare the cases that are missing, and write shards and manifest.
+
+        Args:
+            cases: all cases of the data set.
+            dask: see :class:`RunOptions`.
+            sources: see :class:`Report`.
+        """
+        destination = self.job.destination
+        check_staged(destination)
+        packed, staged = read_rows(destination)
+        earlier = {**packed, **staged}
+        self._compare([case for case in cases if case.error is None and case.name in earlier], earlier)
+        todo, last = self._to_do(cases, earlier)
         try:
             self._prepare(todo, last, dask)
         except InputError:
-            if not any(read_rows(self.destination)):  # nothing is there that another recipe would not fit
-                (self.destination / "recipe.json").unlink()
+            if not any(read_rows(destination)):  # nothing is prepared that would not fit another recipe
+                (destination / "recipe.json").unlink()
             raise
-        _, staged = read_rows(self.destination)
-        told_of = {row["case"] for row in self.failed}
-        for case in (*todo, *last):
-            if case.name not in staged and case.name not in told_of:
-                self._fail(case, f"its worker does not see {self.destination}; give a folder that all machines share")
+        _, staged = read_rows(destination)
+        self._report_unseen([*todo, *last], staged)
+        n_packed = self._pack(staged)
+        rows = [{key: value for key, value in row.items() if key != "message"} for row in self.failed]
+        write_lines(destination / "failed.jsonl", sorted(rows, key=lambda row: row["case"]))
+        return Report(n_packed - len(earlier), len(earlier), self.failed, sources)
+
+    def _report_unseen(self, cases: Sequence[Case], staged: Mapping[str, Any]) -> None:
+        """Report cases that are not staged without an error: the worker that prepared them has another disk."""
+        reported = {row["case"] for row in self.failed}
+        for case in cases:
+            if case.name not in staged and case.name not in reported:
+                self._fail(
+                    case, f"its worker does not see {self.job.destination}; give a folder that all machines share"
+                )
+
+    def _pack(self, staged: Mapping[str, Mapping[str, Any]]) -> int:
+        """Write shards and manifest; the number of cases in them.
+
+        Raises:
+            InputError: if they cannot be written.
+        """
+        destination = self.job.destination
         try:
-            pack(self.destination, staged, shard_bytes)
+            pack(destination, staged, self.job.dataset.shard_bytes)
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"{self.destination}: shards could not be written ({unwritable(error) or one_line(error)}); "
+                f"{destination}: shards could not be written ({write_error(error) or one_line(error)}); "
                 "free space and run again"
             ) from error
-        packed, _ = read_rows(self.destination)
+        packed, _ = read_rows(destination)
         with suppress(OSError):
-            (self.destination / ".staged").rmdir()
-        write_lines(self.destination / "manifest.jsonl", [packed[name] for name in sorted(packed)])
-        rows = [{key: value for key, value in row.items() if key != "said"} for row in self.failed]
-        write_lines(self.destination / "failed.jsonl", sorted(rows, key=lambda row: row["case"]))
-        return Report(len(packed) - len(before), len(before), self.failed, sources)
+            (destination / ".staged").rmdir()
+        write_lines(destination / "manifest.jsonl", [packed[name] for name in sorted(packed)])
+        return len(packed)
 
     def _fail(self, case: Case, error: str, **more: object) -> dict[str, Any]:
         row = {"case": case.name, "subject": case.subject, "split": self._split(case), "error": self._text(case, error)}
         row |= more
-        row["said"] = self._text(case, error, shown=True)
+        row["message"] = self._text(case, error, for_owner=True)
         self.failed.append(row)
-        if self.failure is not None:
-            self.failure(row)
+        if self.on_failure is not None:
+            self.on_failure(row)
         return row
 
-    def _text(self, case: Case, text: str, shown: bool = False) -> str:
-        return without_names(text, self.source, case.pseudonyms, case.inputs, shown)
+    def _text(self, case: Case, text: str, for_owner: bool = False) -> str:
+        return without_names(text, self.job.source, case.pseudonyms, keep=case.inputs, for_owner=for_owner)
 
     def _split(self, case: Case) -> str:
-        return split_of(case.split_by or case.subject, self.shares, self.seed)
+        return split_of(case.split_by or case.subject, self.job.dataset.split, self.job.dataset.seed)
 
     def _stamp(self, case: Case) -> str | None:
         try:
-            return stamp_of(case.paths(self.source))
+            return stamp_of(case.paths(self.job.source))
         except OSError:
             return None
 
-    def _compare(self, cases: Iterable[Case], before: Mapping[str, Mapping[str, Any]]) -> None:
-        """Report cases whose files are not what they were prepared from; files with another stamp are read again."""
+    def _compare(self, cases: Iterable[Case], earlier: Mapping[str, Mapping[str, Any]]) -> None:
+        """Report cases whose files have changed since they were prepared; files with another stamp are read again."""
         doubtful = []
         for case in cases:
-            row, paths = before[case.name], case.paths(self.source)
-            if row["source"] != case.shown or self._stamp(case) != row["stamp"]:
+            row, paths = earlier[case.name], case.paths(self.job.source)
+            if row["source"] != case.public_inputs or self._stamp(case) != row["stamp"]:
                 size = sum(path.stat().st_size for path in paths if path.is_file())
                 arguments = {"paths": [str(path) for path in paths]}
-                doubtful.append(Task("medrecon.prep.preparing:digest", arguments, size, case))
+                doubtful.append(Task("medrecon.prep.worker:digest", arguments, size=size, about=case))
         for task, answer in self.pool.run(doubtful):
             case = task.about
-            if answer.get("sha256") == before[case.name]["sha256"]:
+            if answer.get("sha256") == earlier[case.name]["sha256"]:
                 continue  # copied, or touched
-            path = case.paths(self.source)[0]
+            path = case.paths(self.job.source)[0]
             if "sha256" in answer:
                 self._fail(case, f"{path}: has changed since it was prepared; prepare the data set into another folder")
             else:
                 reason = answer.get("error") or answer.get("lost")
                 self._fail(case, f"{path}: can no longer be read ({reason}); its prepared case stays")
 
-    def _to_do(self, cases: Iterable[Case], before: Mapping[str, Any]) -> tuple[list[Case], list[Case]]:
-        """The cases to prepare, and those that come last, alone, since a run ended with them; others fail."""
+    def _to_do(self, cases: Iterable[Case], earlier: Mapping[str, Any]) -> tuple[list[Case], list[Case]]:
+        """Cases to prepare, and cases to prepare last and alone, since a run ended while one was read; other cases fail."""
         todo, last = [], []
         for case in cases:
             if case.error is not None:
                 more = {} if case.lost is None else dict(zip(("header", "lost"), case.lost, strict=True))
                 self._fail(case, case.error, **more)
-            elif case.name not in before:
-                stamp = self._stamp(case) if case.name in self.journal.lost or self.journal.deaths[case.name] else None
-                reason = self.journal.known(case.name, stamp)
+            elif case.name not in earlier:
+                suspect = case.name in self.journal.lost or self.journal.interrupted[case.name]
+                stamp = self._stamp(case) if suspect else None
+                reason = self.journal.reason_to_skip(case.name, stamp)
                 if reason is not None:
                     self._fail(case, reason, lost=stamp)
                 else:
-                    (last if self.journal.deaths[case.name] else todo).append(case)
+                    (last if self.journal.interrupted[case.name] else todo).append(case)
         return todo, last
 
     def _task(self, case: Case) -> Task:
         work = {
-            "recipe": self.recipe,
-            "source": str(self.source),
-            "destination": str(self.destination),
-            "seed": self.seed,
+            "recipe": self.job.recipe,
+            "source": str(self.job.source),
+            "destination": str(self.job.destination),
+            "seed": self.job.dataset.seed,
             "case": case.name,
             "subject": case.subject,
             "split": self._split(case),
@@ -334,29 +384,33 @@ class _Run:
             "seconds": min(self.pool.timeout / 2, 60.0),
         }
         size = 0
-        for path in case.paths(self.source):
+        for path in case.paths(self.job.source):
             with suppress(OSError):
                 size += path.stat().st_size
-        return Task("medrecon.prep.preparing:prepare_case", {"work": work}, size, case)
+        return Task("medrecon.prep.worker:prepare_case", {"work": work}, size=size, about=case)
 
     def _prepare(self, todo: Sequence[Case], last: Sequence[Case], dask: str | None) -> None:
+        """Prepare and stage cases.
+
+        Raises:
+            InputError: if nothing can be written.
+        """
         total = len(todo) + len(last)
         for done, (task, answer) in enumerate(self._answers(todo, last, dask), 1):
             case: Case = task.about
             row = None
             if "stop" in answer:
                 raise InputError(
-                    f"{self.destination}: cannot be written ({answer['stop']}); free space, or check its permissions, and run "
-                    "again to go on"
+                    f"{self.job.destination}: cannot be written ({answer['stop']}); free space, or check its permissions, and "
+                    "run again to continue"
                 )
             if "lost" in answer:
-                row = self._fail(
-                    case, f"{case.paths(self.source)[0]}: its reader {answer['lost']}", lost=self._stamp(case)
-                )
+                path = case.paths(self.job.source)[0]
+                row = self._fail(case, f"{path}: its reader {answer['lost']}", lost=self._stamp(case))
             elif "error" in answer:
                 self._fail(case, answer["error"])
             for text in answer.get("logged", ()):
-                warn(self._text(case, text, shown=True))
+                warn(self._text(case, text, for_owner=True))
             self.journal.done(case.name, row)
             if self.progress is not None:
                 self.progress(done, total)

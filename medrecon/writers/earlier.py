@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from medrecon.data.errors import warn
-from medrecon.data.files import holds, sha256
+from medrecon.data.files import has_sha256, sha256
 from medrecon.writers.bids import bids_files
 from medrecon.writers.registry import WRITERS, all_parts
 
@@ -49,7 +49,9 @@ def is_finished(output: Output) -> bool:
     folder = Path(output.folder)
     held = _listed(folder / f"{output.stem}.json")
     same = output.request is not None and held.request == output.request
-    return bool(same and held.files) and all(holds(folder / name, held.digests.get(name, "")) for name in held.files)
+    return bool(same and held.files) and all(
+        has_sha256(folder / name, held.digests.get(name, "")) for name in held.files
+    )
 
 
 def _endings() -> list[str]:
@@ -103,7 +105,7 @@ def earlier_files(output: Output, paths: Iterable[Path]) -> dict[Path, str]:
                 warn(
                     f"{path}: stays, since {sidecar.name} was written without checksums; remove it if it is not needed"
                 )
-            elif not holds(path, digests[name]):
+            elif not has_sha256(path, digests[name]):
                 warn(f"{path}: stays, since it is not what {sidecar.name} describes; remove it if it is not needed")
             else:
                 found[path] = digests[name]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medrecon.data.errors import InputError
-from medrecon.data.files import check_writable, write_whole
+from medrecon.data.files import check_writable, write_atomically
 from medrecon.writers.bids import bids_files, dataset_description
 from medrecon.writers.earlier import earlier_files, owner
 from medrecon.writers.registry import WRITERS, all_parts
@@ -150,7 +150,7 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
     contents = [*files, (json.dumps(sidecar, indent=2) + "\n").encode()]
     shared = {} if output.bids is None else {folder / "dataset_description.json": dataset_description()}
     leftovers = (lambda: earlier_files(output, paths)) if output.overwrite else None
-    write_whole(dict(zip(paths, contents, strict=True)), output.overwrite, folder, shared, leftovers)
+    write_atomically(dict(zip(paths, contents, strict=True)), output.overwrite, folder, shared, leftovers)
     return paths
 
 

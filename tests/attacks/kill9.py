@@ -38,7 +38,7 @@ import torch
 
 from medrecon.cli import main as medrecon
 from medrecon.data.phantom import loop_coils, simulate_kspace
-from medrecon.prep import LoadPreparedd, prepared
+from medrecon.prep import LoadPreparedd, load_manifest
 from tests.attacks.kill import HIDDEN, child, start_readers
 from tests.make.images import blobs
 
@@ -267,7 +267,7 @@ class Prep:
                 name = path.relative_to(out).as_posix()
                 assert path.read_bytes() == whole[name], f"{at}: {name} is not that of an undisturbed run"
             if (out / "manifest.jsonl").exists():
-                for item in prepared(out):
+                for item in load_manifest(out):
                     LoadPreparedd(["kspace", "image"])(item)  # verifies the checksums
             n_shards = len(list(out.glob("shards/*.h5"))) if out.exists() else 0
             n_staged = len(list(out.glob(".staged/*.h5"))) if out.exists() else 0

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 from medrecon.cli import main as medrecon
-from medrecon.prep import LoadPreparedd, prepared
+from medrecon.prep import LoadPreparedd, load_manifest
 from tests.attacks.kill import HIDDEN, start_readers
 from tests.attacks.kill9 import FORMATS, Recon, scan, tree
 
@@ -92,7 +92,7 @@ def recon(kind: Recon, n: int, rng: random.Random, how: str, folder: Path) -> No
     for code, text in found:
         assert code in (0, 2), f"{at}: exit code {code}: {text}"
         if code:
-            assert re.search("was made by another run meanwhile|already exists|another run is writing", text), (
+            assert re.search("was created by another run meanwhile|already exists|another run is writing", text), (
                 f"{at}: {text}"
             )
             assert "Traceback" not in text, f"{at}: {text}"
@@ -120,7 +120,7 @@ def prep(source: Path, n: int, rng: random.Random, how: str, folder: Path) -> No
     cases = len(list(source.iterdir()))
     assert sorted(made)[-1] == cases and sum(made) == cases * len(set(outs)), f"{at}: {made} cases prepared"
     for one in set(outs):
-        items = prepared(one)
+        items = load_manifest(one)
         assert len(items) == cases, at
         for item in items:
             LoadPreparedd(["kspace"])(item)

@@ -24,7 +24,7 @@ from medrecon.formats import load_kspace
 from medrecon.monai_bundle import Config, load_config, parsed
 from medrecon.networks import ResidualUNet
 from medrecon.posterior import sampling
-from medrecon.prep import load_recipe, prepare
+from medrecon.prep import RunOptions, load_recipe, prepare
 from medrecon.settings import SamplingSettings
 from medrecon.solvers import SOLVERS, is_unconditional
 from medrecon.solvers.settings import make_solver
@@ -174,7 +174,7 @@ def test_paths_are_data(scan, tmp_path):
         source.mkdir(parents=True)
         (source / "a#1.h5").write_bytes(path.read_bytes())
         report = prepare(source, tmp_path / name / "out", load_recipe("kspace"))
-        assert (report.made, report.failed) == (1, [])
+        assert (report.prepared, report.failed) == (1, [])
     root = tmp_path / "a#b" / "$c@d%"
     root.mkdir()
     network = ResidualUNet(channels=(8, 16), blocks=(1, 1), num_class_embeds=5)
@@ -195,8 +195,8 @@ def test_changes_of_a_recipe_are_data(scan, tmp_path):
     for name in ("$a.h5", "b.h5"):
         (tmp_path / "in" / name).write_bytes(path.read_bytes())
     recipe = load_recipe("kspace", {"pattern": r"$a\.h5|[$]a\.h5"})  # as an expression it would be a syntax error
-    assert prepare(tmp_path / "in", tmp_path / "out", recipe).made == 1
-    assert prepare(tmp_path / "in", tmp_path / "out", recipe, workers=1).kept == 1
+    assert prepare(tmp_path / "in", tmp_path / "out", recipe).prepared == 1
+    assert prepare(tmp_path / "in", tmp_path / "out", recipe, run=RunOptions(workers=1)).skipped == 1
     with pytest.raises(InputError, match="not a regular expression"):
         prepare(tmp_path / "in", tmp_path / "other", load_recipe("kspace", {"pattern": ["@source"]}))
     with pytest.raises(InputError, match="holds no file"):

@@ -18,7 +18,7 @@ import pytest
 import medrecon.data.files as files
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.data.files import check_writable, new_file, recover, write_whole
+from medrecon.data.files import check_writable, new_file, recover, write_atomically
 from medrecon.data.scan import Geometry
 from medrecon.formats import load_image
 from medrecon.writers import Output, check
@@ -60,7 +60,7 @@ def write_new(folder, overwrite):
         return {folder / "scan/3.dcm": hashlib.sha256(b"old 3").hexdigest()}
 
     contents = {folder / name: content for name, content in NEW.items()}
-    write_whole(contents, overwrite, folder, {folder / "shared.txt": b"shared"}, leftovers if overwrite else None)
+    write_atomically(contents, overwrite, folder, {folder / "shared.txt": b"shared"}, leftovers if overwrite else None)
     return 0
 
 
@@ -101,7 +101,7 @@ def test_a_kill_at_any_call_leaves_the_old_files_or_the_new(tmp_path, monkeypatc
         for name in OLD.keys() | NEW.keys():
             allowed = {old.get(name), NEW.get(name)} | ({b""} if not links else set())
             assert seen.get(name) in allowed | ({None} if not overwrite or name == "scan/3.dcm" else set())
-        write_whole({folder / "next.bin": b"next"})
+        write_atomically({folder / "next.bin": b"next"})
         held = tree(folder)
         assert held.pop("next.bin") == b"next"
         assert held.pop(".medrecon-mine") == b"mine"  # of somebody else
@@ -113,7 +113,7 @@ def test_a_kill_at_any_call_leaves_the_old_files_or_the_new(tmp_path, monkeypatc
 
 
 def test_leftovers_of_the_living_and_of_other_machines_stay(tmp_path, monkeypatch):
-    with files._begun(tmp_path) as live:
+    with files._new_set(tmp_path) as live:
         part, descriptor = live.new(0, tmp_path / "a", False)
         os.close(descriptor)
         recover(tmp_path)
@@ -186,12 +186,12 @@ def test_of_two_runs_into_one_name_the_second_is_refused(tmp_path, monkeypatch, 
 
     def first_the_other(*arguments):
         monkeypatch.setattr(files, "_publish", start)
-        write_whole(contents)
+        write_atomically(contents)
         start(*arguments)
 
     monkeypatch.setattr(files, "_publish", first_the_other)
-    with pytest.raises(InputError, match=r"x\.nii\.gz: was made by another run meanwhile"):
-        write_whole({**contents, tmp_path / "out" / "x.json": b"another sidecar"})
+    with pytest.raises(InputError, match=r"x\.nii\.gz: was created by another run meanwhile"):
+        write_atomically({**contents, tmp_path / "out" / "x.json": b"another sidecar"})
     assert tree(tmp_path) == {"out/x.json": b"sidecar", "out/x.nii.gz": b"image"}
 
 
@@ -202,13 +202,13 @@ def test_many_threads_into_one_new_folder(tmp_path):
     def one(k):
         folder = tmp_path / "a" / "b" / "out"
         try:
-            write_whole(
+            write_atomically(
                 {folder / f"s{k}" / "1.dcm": b"1", folder / f"s{k}.json": b"2"}, False, folder, {folder / "d": b"d"}
             )
         except InputError as error:
             failed.append(error)
         try:
-            write_whole({folder / "same" / "1.dcm": b"1", folder / "same.json": str(k).encode()}, False, folder)
+            write_atomically({folder / "same" / "1.dcm": b"1", folder / "same.json": str(k).encode()}, False, folder)
         except InputError as error:
             assert "another run" in str(error) or "already exists" in str(error)
         else:
@@ -234,12 +234,12 @@ def test_many_threads_into_one_new_folder(tmp_path):
 def test_permissions_links_and_special_files(tmp_path):
     mask = os.umask(0o027)
     try:
-        write_whole({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+        write_atomically({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     finally:
         os.umask(mask)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
     (tmp_path / "a").chmod(0o600)
-    write_whole({tmp_path / "a": b"3"}, overwrite=True)
+    write_atomically({tmp_path / "a": b"3"}, overwrite=True)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600  # what was private stays so
     (tmp_path / "a").chmod(0o444)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -256,15 +256,15 @@ def test_permissions_links_and_special_files(tmp_path):
         ("dangling/c", False, "cannot be written"),
         (f"{'x' * 300}/c", False, "File name too long"),
     ):
-        for call in (lambda p, o: check_writable([p], o), lambda p, o: write_whole({p: b""}, o)):
+        for call in (lambda p, o: check_writable([p], o), lambda p, o: write_atomically({p: b""}, o)):
             with pytest.raises(InputError, match=message):
                 call(tmp_path / name, overwrite)
-    write_whole({tmp_path / "link": b"4", tmp_path / "dangling": b"5"}, overwrite=True)
+    write_atomically({tmp_path / "link": b"4", tmp_path / "dangling": b"5"}, overwrite=True)
     assert not (tmp_path / "link").is_symlink()
     assert (tmp_path / "b").read_bytes() == b"2"  # what the link pointed to
     assert not (tmp_path / "nowhere").exists()
     long = tmp_path / ("x" * 255)
-    write_whole({long: b"6"})
+    write_atomically({long: b"6"})
     assert long.read_bytes() == b"6"
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
@@ -274,12 +274,12 @@ def test_a_disk_that_is_full_amid_a_file(tmp_path, overwrite):
     """A real limit on the size of files (the system's EFBIG stands for ENOSPC)."""
     contents = {tmp_path / "out" / "a": b"x" * 1000, tmp_path / "out" / "b": b"x" * 100_000}
     if overwrite:
-        write_whole(dict.fromkeys(contents, b"old"))
+        write_atomically(dict.fromkeys(contents, b"old"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
         with pytest.raises(InputError, match=r"b: could not be written \(File too large\)"):
-            write_whole(contents, overwrite)
+            write_atomically(contents, overwrite)
         with pytest.raises(OSError, match="File too large"), new_file(tmp_path / "out" / "c") as part:
             part.write_bytes(b"x" * 100_000)
     finally:
@@ -303,10 +303,10 @@ def test_a_folder_on_another_file_system(tmp_path, monkeypatch):
     for name in real:
         monkeypatch.setattr(os, name, crossing(name))
     contents = {tmp_path / "far" / "model.pt": b"1", tmp_path / "metadata.json": b"2"}
-    write_whole(contents)
+    write_atomically(contents)
     with pytest.raises(InputError, match="already exists"):
-        write_whole(contents)
-    write_whole(dict.fromkeys(contents, b"new"), overwrite=True)
+        write_atomically(contents)
+    write_atomically(dict.fromkeys(contents, b"new"), overwrite=True)
     assert tree(tmp_path) == {"far/model.pt": b"new", "metadata.json": b"new"}
 
 
@@ -455,7 +455,7 @@ def test_undersampling_into_one_name_twice(scan, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main(command) == 2
     err = capsys.readouterr().err
-    assert "u.h5: was made by another run meanwhile" in err
+    assert "u.h5: was created by another run meanwhile" in err
     assert err.count("\n") == 1
     assert (tmp_path / "u.h5").read_bytes() == before
 
@@ -466,7 +466,7 @@ def test_everything_is_synced_in_the_order_that_a_power_cut_needs(tmp_path, monk
     """Contents and journal before any name; names of images before the sidecar's; that at last."""
     contents = {tmp_path / "s" / "1.dcm": b"1", tmp_path / "s" / "2.dcm": b"2", tmp_path / "s.json": b"3"}
     if overwrite:
-        write_whole(dict.fromkeys(contents, b"old"), home=tmp_path)
+        write_atomically(dict.fromkeys(contents, b"old"), home=tmp_path)
     calls = []
     real = {name: getattr(os, name) for name in ("fsync", "link", "replace")}
 
@@ -486,7 +486,7 @@ def test_everything_is_synced_in_the_order_that_a_power_cut_needs(tmp_path, monk
     monkeypatch.setattr(os, "fsync", sync)
     for name in ("link", "replace"):
         monkeypatch.setattr(os, name, appear(name))
-    write_whole(contents, overwrite, tmp_path)
+    write_atomically(contents, overwrite, tmp_path)
     calls = [call for call in calls if call != ("sync", tmp_path.parent.name)]
     home = ("sync", tmp_path.name)
     start = calls.index(("sync", ".part"))
@@ -498,12 +498,12 @@ def test_everything_is_synced_in_the_order_that_a_power_cut_needs(tmp_path, monk
 
 def test_outputs_appear_whole_or_not_at_all(tmp_path, monkeypatch):
     first, second = tmp_path / "new" / "deep" / "a.bin", tmp_path / "new" / "deep" / "b.bin"
-    write_whole({first: b"1", second: b"2"})
+    write_atomically({first: b"1", second: b"2"})
     assert (first.read_bytes(), second.read_bytes()) == (b"1", b"2")
     assert sorted(p.name for p in first.parent.iterdir()) == ["a.bin", "b.bin"]
     with pytest.raises(InputError, match=r"a\.bin.*--overwrite"):
-        write_whole({first: b"3"})
-    write_whole({first: b"3"}, overwrite=True)
+        write_atomically({first: b"3"})
+    write_atomically({first: b"3"}, overwrite=True)
     assert first.read_bytes() == b"3"
 
     def full(*_):
@@ -511,9 +511,9 @@ def test_outputs_appear_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(InputError, match="No space left on device"):
-        write_whole({tmp_path / "other" / "c.bin": b"4"})
+        write_atomically({tmp_path / "other" / "c.bin": b"4"})
     with pytest.raises(InputError, match="No space left"):
-        write_whole({first: b"5"}, overwrite=True)
+        write_atomically({first: b"5"}, overwrite=True)
     assert not (tmp_path / "other").exists()
     assert first.read_bytes() == b"3"
     assert sorted(p.name for p in first.parent.iterdir()) == ["a.bin", "b.bin"]
@@ -537,19 +537,19 @@ def test_a_failed_rename_takes_the_others_back(tmp_path, monkeypatch):
     contents = {tmp_path / "new" / "a.bin": b"1", tmp_path / "new" / "b.bin": b"2"}
     with monkeypatch.context() as patch, pytest.raises(InputError, match="Input/output error"):
         second_fails(patch)
-        write_whole(contents)
+        write_atomically(contents)
     assert list(tmp_path.iterdir()) == []
-    write_whole(contents)
+    write_atomically(contents)
     with monkeypatch.context() as patch, pytest.raises(InputError, match="Input/output error"):
         second_fails(patch)
-        write_whole({path: b"new" for path in contents}, overwrite=True)
+        write_atomically({path: b"new" for path in contents}, overwrite=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()} == {"a.bin": b"1", "b.bin": b"2"}
 
 
 def test_replacing_a_file_never_leaves_its_name_empty(tmp_path, monkeypatch):
     """A process may be killed between any two calls: the name must always hold the old content or the new."""
     path = tmp_path / "latest.pt"
-    write_whole({path: b"old"})
+    write_atomically({path: b"old"})
     real = {name: getattr(os, name) for name in ("replace", "rename", "link", "unlink")}
 
     def watched(name):
@@ -563,7 +563,7 @@ def test_replacing_a_file_never_leaves_its_name_empty(tmp_path, monkeypatch):
 
     for name in real:
         monkeypatch.setattr(os, name, watched(name))
-    write_whole({path: b"new"}, overwrite=True)
+    write_atomically({path: b"new"}, overwrite=True)
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["latest.pt"]
 
@@ -571,4 +571,4 @@ def test_replacing_a_file_never_leaves_its_name_empty(tmp_path, monkeypatch):
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        write_whole({tmp_path / "file" / "a.bin": b"1"})
+        write_atomically({tmp_path / "file" / "a.bin": b"1"})

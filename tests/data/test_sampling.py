@@ -15,7 +15,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.phantom import loop_coils
 from medrecon.data.sampling import check_mask
 from medrecon.formats import load_kspace
-from medrecon.prep import LoadPreparedd, load_recipe, prepare, prepared
+from medrecon.prep import LoadPreparedd, load_manifest, load_recipe, prepare
 from medrecon.transforms import (
     CompressCoils,
     EstimateSensitivityMapsd,
@@ -77,8 +77,8 @@ def test_a_stored_mask_that_claims_too_much_changes_no_image(scan, tmp_path):
     assert any("count as not measured" in text for text in loaded["image"].meta["warnings"])
     (tmp_path / "in").mkdir()
     (tmp_path / "ones.h5").rename(tmp_path / "in" / "ones.h5")
-    assert prepare(tmp_path / "in", tmp_path / "out", load_recipe("kspace")).made == 1
-    case = LoadPreparedd(["kspace", "mask"])(row := prepared(tmp_path / "out")[0])
+    assert prepare(tmp_path / "in", tmp_path / "out", load_recipe("kspace")).prepared == 1
+    case = LoadPreparedd(["kspace", "mask"])(row := load_manifest(tmp_path / "out")[0])
     assert np.array_equal(case["mask"].numpy(), mask[None])
     assert (
         f"ones.h5: {absent} samples that are marked as measured are zero; they count as not measured" in row["warnings"]
@@ -263,7 +263,7 @@ def test_slices_sampled_otherwise_stop_bundle_prep_and_undersampling(interleaved
     source.mkdir()
     path.rename(source / path.name)
     report = prepare(source, tmp_path / "out", load_recipe("kspace"))
-    assert report.made == 0
+    assert report.prepared == 0
     assert "slice 0 lacks" in report.failed[0]["error"]
 
 

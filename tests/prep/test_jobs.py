@@ -19,9 +19,19 @@ import pytest
 from medrecon import workers
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.prep import LoadPreparedd, cases, dicom_series, files, load_recipe, prepare, prepared
+from medrecon.prep import (
+    DatasetOptions,
+    LoadPreparedd,
+    RunOptions,
+    cases,
+    dicom_series,
+    files,
+    load_manifest,
+    load_recipe,
+    prepare,
+)
 from medrecon.prep.journal import Journal
-from medrecon.prep.people import Key, without_names, write_sources
+from medrecon.prep.pseudonyms import Key, without_names, write_sources
 from medrecon.prep.shards import staged_path
 from medrecon.workers import Pool, Task
 from tests.make.cluster import cluster
@@ -96,7 +106,7 @@ def slow():
 
 
 def test_a_child_that_crashes_or_hangs_costs_its_task_alone():
-    fine = Task("medrecon.prep.preparing:digest", {"paths": []})
+    fine = Task("medrecon.prep.worker:digest", {"paths": []})
     calls = {
         "abort": Task("os:abort", {}),
         "exit": Task("os:_exit", {"status": 3}),
@@ -131,7 +141,7 @@ def garbled():
 
 def test_an_answer_that_is_none_costs_its_task_alone():
     with Pool(1, timeout=30) as pool:
-        for call, wanted in (("garbled", {"lost": "crashed (its answer is garbled)"}), ("slow", {"fine": True})):
+        for call, wanted in (("garbled", {"lost": "crashed (its answer cannot be read)"}), ("slow", {"fine": True})):
             (_, answer), *_ = pool.run([Task(f"{HERE}:{call}", {})])
             assert answer == wanted
 
@@ -161,26 +171,28 @@ def test_the_server_takes_no_module_from_the_current_folder(tmp_path, monkeypatc
 def test_files_that_crash_or_hang_are_passed_over_and_not_tried_again(tmp_path, workers):
     source, out = scans(tmp_path / "in", 5), tmp_path / "out"
     code = "__import__('os').abort() if 's1' in p else __import__('time').sleep(50) if 's3' in p else 0"
-    report = prepare(source, out, recipe_of(code), workers, timeout=2)
-    assert report.made == 3
+    report = prepare(source, out, recipe_of(code), run=RunOptions(workers=workers, timeout=2))
+    assert report.prepared == 3
     errors = {row["case"]: row["error"] for row in report.failed}
     assert errors == {
         "s1.npz": "s1.npz: its reader crashed (SIGABRT)",
         "s3.npz": "s3.npz: its reader took longer than 2 s",
     }
     start = time.monotonic()
-    report = prepare(source, out, recipe_of(code), workers, timeout=2)
+    report = prepare(source, out, recipe_of(code), run=RunOptions(workers=workers, timeout=2))
     assert time.monotonic() - start < 1.5  # nothing was read
     assert {row["error"] for row in report.failed} == {
         f"{error}; give --retry to try it again" for error in errors.values()
     }
     os.utime(source / "s1.npz", (1, 1))  # changed: tried again by itself
-    (first, second) = prepare(source, out, recipe_of(code), workers, timeout=2).failed
+    (first, second) = prepare(source, out, recipe_of(code), run=RunOptions(workers=workers, timeout=2)).failed
     assert sorted([first["error"], second["error"]]) == [
         errors["s1.npz"],
         f"{errors['s3.npz']}; give --retry to try it again",
     ]
-    assert len(prepare(source, out, recipe_of(code), workers, timeout=2, retry=True).failed) == 2
+    assert (
+        len(prepare(source, out, recipe_of(code), run=RunOptions(workers=workers, timeout=2, retry=True)).failed) == 2
+    )
     assert not (out / ".journal").exists()
 
 
@@ -206,10 +218,10 @@ def test_a_header_that_crashes_its_reader_costs_its_file_alone(tmp_path, monkeyp
     monkeypatch.setattr(cases, "Task", task)
     report = prepare(tmp_path / "in", tmp_path / "out", load_recipe("dicom"))
     assert "slices are missing" in report.failed[1]["error"]
-    assert report.failed[0]["said"] == "3.dcm: reading its header crashed (SIGABRT)"
+    assert report.failed[0]["message"] == "3.dcm: reading its header crashed (SIGABRT)"
     tried.clear()
     report = prepare(tmp_path / "in", tmp_path / "out", load_recipe("dicom"))
-    assert "--retry" in report.failed[0]["said"]
+    assert "--retry" in report.failed[0]["message"]
     assert report.failed[0]["case"].startswith("damaged/")
 
 
@@ -247,11 +259,11 @@ def test_children_end_with_their_run_and_it_goes_on(tmp_path, sent):
     assert not alive(children)
     journal = Journal(out)
     journal.close(False)
-    assert not journal.deaths  # it was not a case that killed the run
+    assert not journal.interrupted  # it was not a case that killed the run
     staged = len(list((out / ".staged").glob("*.h5")))
     report = prepare(source, out, load_recipe("kspace"))
-    assert report.kept == staged >= 2  # nothing was done twice
-    assert report.made + report.kept == 40
+    assert report.skipped == staged >= 2  # nothing was done twice
+    assert report.prepared + report.skipped == 40
     prepare(source, tmp_path / "whole", load_recipe("kspace"))
     assert rows(out) == rows(tmp_path / "whole")
     assert {p.name for p in out.iterdir()} == {"recipe.json", "shards", "manifest.jsonl", "failed.jsonl"}
@@ -276,15 +288,15 @@ def test_a_case_with_which_everything_died_comes_last_and_is_then_passed_over(tm
     report = prepare(
         source, one, recipe_of(), progress=lambda *_: order.append({p.name for p in (one / ".staged").glob("*.h5")})
     )
-    assert (report.made, report.failed) == (3, [])
+    assert (report.prepared, report.failed) == (3, [])
     assert order[2] - order[1] == {staged_path(one, "s0.npz").name}
     died(two, 2)
     for made in (2, 0):  # the second time it is remembered
         report = prepare(source, two, recipe_of())
-        assert report.made == made
+        assert report.prepared == made
         assert report.failed[0]["error"].startswith("2 runs ended with all their processes while it was read")
         assert "--retry" in report.failed[0]["error"]
-    assert prepare(source, two, recipe_of(), retry=True).made == 1
+    assert prepare(source, two, recipe_of(), run=RunOptions(retry=True)).prepared == 1
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_what_is_done(tmp_path):
@@ -293,7 +305,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_is_done(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(source / "z.npz", kspace=(rng.normal(size=(8, 8, 64, 64)) + 1j).astype(np.complex64))  # 2 MB
     recipe = recipe_of("__import__('resource').setrlimit(1, (1 << 20, 1 << 20))")
-    message = f"{out}: cannot be written (File too large); free space, or check its permissions, and run again to go on"
+    message = (
+        f"{out}: cannot be written (File too large); free space, or check its permissions, and run again to continue"
+    )
     with pytest.raises(InputError, match=re.escape(message)):
         prepare(source, out, recipe)
     left = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
@@ -301,7 +315,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_is_done(tmp_path):
     (out / "recipe.json").write_text(
         (out / "recipe.json").read_text().replace("__import__('resource').setrlimit(1, (1 << 20, 1 << 20))", "0")
     )
-    assert prepare(source, out, recipe_of("0")).kept == 3
+    assert prepare(source, out, recipe_of("0")).skipped == 3
     assert len(rows(out)) == 4
 
 
@@ -322,7 +336,7 @@ def test_no_disk_space_in_any_phase(tmp_path, monkeypatch):
             prepare(source, out, load_recipe("kspace"))
         monkeypatch.undo()
         assert not out.exists() if phase == "write_lines" else True
-        assert prepare(source, out, load_recipe("kspace")).kept == (3 if phase == "pack" else 0)
+        assert prepare(source, out, load_recipe("kspace")).skipped == (3 if phase == "pack" else 0)
         assert len(rows(out)) == 3
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / ".staged").touch()  # whatever the system says, no case is at fault
@@ -336,8 +350,8 @@ def test_files_that_change_or_vanish_while_they_are_read(tmp_path):
         "__import__('os').utime(p, (1, 1)) if 's0' in p else __import__('os').remove(p) if 's1' in p else "
         "(__import__('os').remove(p), __import__('os').mkfifo(p)) if 's2' in p else 0"
     )
-    report = prepare(source, tmp_path / "out", recipe_of(code), timeout=3)
-    assert report.made == 1
+    report = prepare(source, tmp_path / "out", recipe_of(code), run=RunOptions(timeout=3))
+    assert report.prepared == 1
     errors = {row["case"]: row["error"] for row in report.failed}
     assert errors["s0.npz"] == "s0.npz: changed while it was read; run again when it is complete"
     assert errors["s1.npz"].startswith("s1.npz: ")
@@ -363,13 +377,13 @@ def test_what_is_no_file_is_never_opened(tmp_path):
     start = time.monotonic()
     report = prepare(source, tmp_path / "out", load_recipe("kspace"))
     assert time.monotonic() - start < 30
-    assert report.made == 1
+    assert report.prepared == 1
     assert {row["error"].partition("; ")[0] for row in report.failed} == {
         "zero.npz: cannot be read (a device, not a file)",
         "pipe.npz: cannot be read (a named pipe, not a file)",
         "socket.npz: cannot be read (a socket, not a file)",
-        "nowhere.npz: cannot be read (a link that leads nowhere)",
-        "loop.npz: cannot be read (a link that leads back to itself)",
+        "nowhere.npz: cannot be read (a link to a file that does not exist)",
+        "loop.npz: cannot be read (a link that points to itself)",
         "folder.npz: cannot be read (a folder, not a file)",
     }
     found = dicom_series(source)
@@ -378,7 +392,7 @@ def test_what_is_no_file_is_never_opened(tmp_path):
     (source / "s0.npz").unlink()
     os.mkfifo(source / "s0.npz")  # a case that is there already
     report = prepare(source, tmp_path / "out", load_recipe("kspace"))
-    assert "s0.npz: cannot be read (a named pipe, not a file); replace it, or take it away" in {
+    assert "s0.npz: cannot be read (a named pipe, not a file); replace or remove it" in {
         r["error"] for r in report.failed
     }
 
@@ -413,9 +427,9 @@ def test_names_of_any_bytes(tmp_path, capfd, language):
     assert err.count("\n") == 1
     assert err.startswith("medrecon: skipped bad\\udcff\\n.npz: bad\\udcff\\n.npz: ")
     assert {os.fsencode(row["case"]) for row in rows(out)} == set(ODD)
-    for item in prepared(out):
+    for item in load_manifest(out):
         assert LoadPreparedd("kspace")(item)["kspace"].shape == (2, 3, 24, 20)
-    assert prepare(source, out, load_recipe("kspace")).kept == len(ODD)
+    assert prepare(source, out, load_recipe("kspace")).skipped == len(ODD)
 
 
 def test_unreadable_files_without_suffix_are_not_passed_over_in_silence(tmp_path, caplog):
@@ -426,7 +440,7 @@ def test_unreadable_files_without_suffix_are_not_passed_over_in_silence(tmp_path
     write_series(tmp_path / "b", oblique(), numbers(), "IM{k}")
     (tmp_path / "b" / "IM7").write_bytes(bytes(range(256)))
     (row,) = prepare(tmp_path / "b", tmp_path / "out2", load_recipe("dicom")).failed
-    assert row["said"].startswith("IM7: is not DICOM, or damaged")
+    assert row["message"].startswith("IM7: is not DICOM, or damaged")
 
 
 # People
@@ -459,8 +473,8 @@ def test_nobody_is_named(tmp_path, settings_folder, capsys):
         assert secret not in printed.err + printed.out
     assert "Mueller_HANS_19700101/cut/Doe_3.dcm: damaged DICOM file" in printed.err
     # The owner finds the files.
-    (line,) = [text for text in printed.out.splitlines() if "stands in" in text]
-    sources = Path(line.partition("stands in ")[2].partition(";")[0])
+    (line,) = [text for text in printed.out.splitlines() if "are listed in" in text]
+    sources = Path(line.partition("are listed in ")[2].partition(";")[0])
     assert out not in sources.parents
     found = {row["case"]: row["source"] for row in map(json.loads, sources.read_text().splitlines())}
     (row,) = rows(out)
@@ -472,9 +486,9 @@ def test_nobody_is_named(tmp_path, settings_folder, capsys):
 def test_pseudonyms_need_the_key(tmp_path, monkeypatch):
     source = patients(tmp_path / "in")
     recipe = load_recipe("dicom")
-    one = prepare(source, tmp_path / "a", recipe, key=tmp_path / "one.key")
-    prepare(source, tmp_path / "b", recipe, key=tmp_path / "one.key")
-    prepare(source, tmp_path / "c", recipe, key=tmp_path / "two.key")
+    one = prepare(source, tmp_path / "a", recipe, dataset=DatasetOptions(key=tmp_path / "one.key"))
+    prepare(source, tmp_path / "b", recipe, dataset=DatasetOptions(key=tmp_path / "one.key"))
+    prepare(source, tmp_path / "c", recipe, dataset=DatasetOptions(key=tmp_path / "two.key"))
     a, b, c = (rows(tmp_path / name)[0] for name in "abc")
     assert a == b
     assert a["subject"] != c["subject"]
@@ -482,22 +496,25 @@ def test_pseudonyms_need_the_key(tmp_path, monkeypatch):
     assert not {str(v) for v in a["source"]["image"]} & {str(v) for v in c["source"]["image"]}
     for wrong in (tmp_path / "two.key", tmp_path / "new.key"):
         with pytest.raises(InputError, match=r"prepared with another key than .*; give that key file .--key."):
-            prepare(source, tmp_path / "a", recipe, key=wrong)
+            prepare(source, tmp_path / "a", recipe, dataset=DatasetOptions(key=wrong))
     assert not (tmp_path / "new.key").exists()
     shutil.move(tmp_path / "a", tmp_path / "moved")
-    assert prepare(source, tmp_path / "moved", recipe, key=tmp_path / "one.key").kept == one.made
-    with pytest.raises(InputError, match="must not lie in the output"):
-        prepare(source, tmp_path / "d", recipe, key=tmp_path / "d" / "x.key")
+    assert (
+        prepare(source, tmp_path / "moved", recipe, dataset=DatasetOptions(key=tmp_path / "one.key")).skipped
+        == one.prepared
+    )
+    with pytest.raises(InputError, match="must not be in the output"):
+        prepare(source, tmp_path / "d", recipe, dataset=DatasetOptions(key=tmp_path / "d" / "x.key"))
     (tmp_path / "bad.key").write_text("secret")
     with pytest.raises(InputError, match="not a key"):
-        prepare(source, tmp_path / "d", recipe, key=tmp_path / "bad.key")
+        prepare(source, tmp_path / "d", recipe, dataset=DatasetOptions(key=tmp_path / "bad.key"))
     assert not (tmp_path / "d").exists()
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    with pytest.raises(InputError, match=r"no home folder.*--key FILE"):
+    with pytest.raises(InputError, match=r"there is no home folder.*--key FILE"):
         prepare(source, tmp_path / "d", recipe)
     scans(tmp_path / "k", 1)
-    assert prepare(tmp_path / "k", tmp_path / "e", load_recipe("kspace")).made == 1  # has no use for one
+    assert prepare(tmp_path / "k", tmp_path / "e", load_recipe("kspace")).prepared == 1  # has no use for one
 
 
 def test_a_pseudonym_is_an_hmac_of_the_name(tmp_path):
@@ -531,7 +548,7 @@ def test_files_that_are_called_after_patients(tmp_path):
     recipe = {**recipe_of(), "cases": {**load_recipe("kspace")["cases"], "pseudonyms": True}}
     (tmp_path / "in" / "Doe_Jane" / "bad.npz").write_text("junk")
     report = prepare(tmp_path / "in", tmp_path / "out", recipe)
-    assert (report.made, len(report.failed)) == (2, 1)
+    assert (report.prepared, len(report.failed)) == (2, 1)
     held = everything(tmp_path / "out")
     assert b"Doe" not in held
     assert b"s0.npz" not in held
@@ -543,7 +560,7 @@ def test_a_name_is_taken_out_before_a_text_is_cut(tmp_path):
     scans(tmp_path / "in" / ("x" * 90) / "Doe  Jane" / ("Doe" * 30), 1)
     code = "__import__('warnings').warn(f'look at {p}'), 0"
     recipe = {**recipe_of(code), "cases": {**load_recipe("kspace")["cases"], "pseudonyms": True}}
-    assert prepare(tmp_path / "in", tmp_path / "out", recipe).made == 1
+    assert prepare(tmp_path / "in", tmp_path / "out", recipe).prepared == 1
     assert b"look at" in everything(tmp_path / "out")
     assert b"Doe" not in everything(tmp_path / "out")
     recipe = {**recipe, **recipe_of("open(p + ', which is not there')"), "cases": recipe["cases"]}
@@ -566,7 +583,7 @@ def test_a_folder_that_may_not_be_read_is_passed_over_and_a_key_that_cannot_be_m
 
     monkeypatch.setattr(os, "scandir", refusing)
     assert len(files(source, r".*\.npz")) == 2
-    assert "lost+found: this folder may not be read (Permission denied)" in caplog.text
+    assert "lost+found: this folder cannot be read (Permission denied)" in caplog.text
     number[0] = 5  # perhaps only now: cases would be incomplete
     with pytest.raises(InputError, match=r"lost\+found: cannot be read \(Input/output error\)"):
         files(source, r".*\.npz")
@@ -635,7 +652,7 @@ def test_a_scheduler_that_dies_is_one_sentence(tmp_path):
     assert process.returncode == 2
     assert err.count(b"\n") == 1, err
     assert b"the dask scheduler stopped answering" in err
-    assert prepare(source, out, load_recipe("kspace")).kept >= 2
+    assert prepare(source, out, load_recipe("kspace")).skipped >= 2
     assert len(rows(out)) == 40
 
 

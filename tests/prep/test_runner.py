@@ -17,7 +17,7 @@ from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
 from medrecon.formats import load_image, load_kspace
-from medrecon.prep import LoadPreparedd, files, load_recipe, prepare, prepared
+from medrecon.prep import DatasetOptions, LoadPreparedd, RunOptions, files, load_manifest, load_recipe, prepare
 from medrecon.prep.recipes import names
 from medrecon.prep.runner import split_of
 from medrecon.prep.shards import checksum
@@ -62,20 +62,20 @@ def test_what_is_written_is_what_was_measured(tmp_path):
 def test_prepared_cases_are_items_of_monais_data_sets(tmp_path):
     folder = tmp_path / "d"
     write_series(folder / "any" / "where", oblique(), numbers())
-    prepare(folder, tmp_path / "out", load_recipe("dicom"), shares=(1.0,))
-    items = prepared(tmp_path / "out", "train")
+    prepare(folder, tmp_path / "out", load_recipe("dicom"), dataset=DatasetOptions(split=(1.0,)))
+    items = load_manifest(tmp_path / "out", "train")
     case = CacheDataset(items, LoadPreparedd("image"), progress=False)[0]
     assert np.array_equal(case["image"].numpy(), numbers())
     assert np.abs(case["image"].affine.numpy() - oblique()).max() < 1e-6
     assert "Doe" not in (tmp_path / "out" / "manifest.jsonl").read_text()
     assert "ID-4711" not in (tmp_path / "out" / "manifest.jsonl").read_text()
-    with pytest.raises(InputError, match="holds no 'kspace'; it holds image"):
+    with pytest.raises(InputError, match="has no array 'kspace'; it has image"):
         LoadPreparedd("kspace")(items[0])
     assert "kspace" not in LoadPreparedd(["image", "kspace"], allow_missing_keys=True)(items[0])
     with pytest.raises(InputError, match="no case of split 'val'"):
-        prepared(tmp_path / "out", "val")
+        load_manifest(tmp_path / "out", "val")
     with pytest.raises(InputError, match="no manifest"):
-        prepared(tmp_path)
+        load_manifest(tmp_path)
 
 
 def test_one_bad_file_is_told_and_the_rest_goes_on(tmp_path, capsys):
@@ -83,13 +83,13 @@ def test_one_bad_file_is_told_and_the_rest_goes_on(tmp_path, capsys):
     command = ["prep", str(source), "-o", str(tmp_path / "out"), "--recipe", "kspace"]
     assert main(command) == 1
     out = capsys.readouterr()
-    assert "3 cases prepared, 0 were there, 1 failed" in out.out
+    assert "3 prepared, 0 skipped (already done), 1 failed" in out.out
     assert out.err.count("\n") == 1
     assert "bad.npz: not a readable NumPy file" in out.err
     assert json.loads((tmp_path / "out" / "failed.jsonl").read_text())["case"] == "bad.npz"
     np.savez(source / "bad.npz", kspace=measured(9))  # mended
     assert main(command) == 0
-    assert "1 cases prepared, 3 were there, 0 failed" in capsys.readouterr().out
+    assert "1 prepared, 3 skipped (already done), 0 failed" in capsys.readouterr().out
     assert len(rows(tmp_path / "out")) == 4
     assert (tmp_path / "out" / "failed.jsonl").read_text() == ""
 
@@ -98,10 +98,10 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
     source = scans(tmp_path / "in", 5, bad=True)
     recipe = load_recipe("kspace")
     told = []
-    one = prepare(source, tmp_path / "one", recipe, failure=told.append)
-    two = prepare(source, tmp_path / "two", recipe, workers=2, failure=told.append)
+    one = prepare(source, tmp_path / "one", recipe, on_failure=told.append)
+    two = prepare(source, tmp_path / "two", recipe, run=RunOptions(workers=2), on_failure=told.append)
     assert one == two
-    assert (one.made, one.kept, len(one.failed)) == (5, 0, 1)
+    assert (one.prepared, one.skipped, len(one.failed)) == (5, 0, 1)
     assert told[0] == told[1]
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
     a, b = arrays(tmp_path / "one"), arrays(tmp_path / "two")
@@ -114,10 +114,12 @@ def test_a_cluster_that_runs_already(tmp_path):
 
     source = scans(tmp_path / "in", 3)
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
-        report = prepare(source, tmp_path / "out", load_recipe("kspace"), dask=cluster.scheduler_address)
-    assert (report.made, report.failed) == (3, [])
+        report = prepare(
+            source, tmp_path / "out", load_recipe("kspace"), run=RunOptions(dask=cluster.scheduler_address)
+        )
+    assert (report.prepared, report.failed) == (3, [])
     with pytest.raises(InputError, match="no dask scheduler answers"):
-        prepare(source, tmp_path / "other", load_recipe("kspace"), dask="nonsense://here")
+        prepare(source, tmp_path / "other", load_recipe("kspace"), run=RunOptions(dask="nonsense://here"))
 
 
 def test_a_run_killed_between_shard_and_tidying_holds_no_case_twice(tmp_path, monkeypatch):
@@ -137,7 +139,7 @@ def test_a_run_killed_between_shard_and_tidying_holds_no_case_twice(tmp_path, mo
     report = prepare(source, out, load_recipe("kspace"))
     cases = [row["case"] for row in rows(out)]
     assert sorted(cases) == sorted(set(cases)) == [f"s{k}.npz" for k in range(4)]
-    assert report.kept == 4
+    assert report.skipped == 4
     held = [case for path in (out / "shards").glob("*.h5") for case in h5py.File(path)]
     assert len(held) == 4
 
@@ -199,7 +201,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     pytest.importorskip("fcntl", reason="nothing is locked on Windows")
     source = scans(tmp_path / "in", 2)
     (tmp_path / "out").mkdir()
-    with runner._alone(tmp_path / "out"), pytest.raises(InputError, match="another run is writing there"):
+    with runner._exclusive(tmp_path / "out"), pytest.raises(InputError, match="another run is writing there"):
         prepare(source, tmp_path / "out", load_recipe("kspace"))
     prepare(source, tmp_path / "out", load_recipe("kspace"))
 
@@ -207,7 +209,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
 def test_shards_are_as_large_as_asked(tmp_path):
     source = scans(tmp_path / "in", 6)
     size = 2 * (2 * 3 * 24 * 20 * 8)
-    prepare(source, tmp_path / "out", load_recipe("kspace"), shares=(1.0,), shard_bytes=size)
+    prepare(source, tmp_path / "out", load_recipe("kspace"), dataset=DatasetOptions(split=(1.0,), shard_bytes=size))
     shards = sorted(p.name for p in (tmp_path / "out" / "shards").iterdir())
     assert len(shards) >= 2
     assert shards[0] == "train-00000.h5"
@@ -246,8 +248,8 @@ def test_a_worker_that_dies_takes_no_other_case_with_it(tmp_path):
         ],
     }
     recipe["write"] = {"kspace": "image"}
-    report = prepare(source, tmp_path / "out", recipe, workers=2)
-    assert report.made == 5
+    report = prepare(source, tmp_path / "out", recipe, run=RunOptions(workers=2))
+    assert report.prepared == 5
     assert [(row["case"], row["error"]) for row in report.failed] == [
         ("s3.npz", "s3.npz: its reader crashed (exit status 1)")
     ]
@@ -266,10 +268,12 @@ def test_relative_folders_on_a_cluster_and_one_that_workers_cannot_see(tmp_path,
         local_directory=str(tmp_path / "elsewhere"),
     ) as cluster:
         monkeypatch.chdir(tmp_path)
-        assert prepare("in", "out", load_recipe("kspace"), dask=cluster.scheduler_address).made == 2
+        assert prepare("in", "out", load_recipe("kspace"), run=RunOptions(dask=cluster.scheduler_address)).prepared == 2
         assert len(rows(tmp_path / "out")) == 2
         monkeypatch.setattr(runner, "read_rows", lambda folder: ({}, {}))  # as if the worker had written somewhere else
-        report = prepare(source, tmp_path / "other", load_recipe("kspace"), dask=cluster.scheduler_address)
+        report = prepare(
+            source, tmp_path / "other", load_recipe("kspace"), run=RunOptions(dask=cluster.scheduler_address)
+        )
         assert len(report.failed) == 2
         assert "does not see" in report.failed[0]["error"]
 
@@ -279,8 +283,8 @@ def test_warnings_of_a_series_are_written_once_without_names(tmp_path, caplog):
     write_series(tmp_path / "in" / "s", oblique(), numbers(), "{k}.dcm")
     last = tmp_path / "in" / "s" / "5.dcm"
     last.write_bytes(last.read_bytes()[:-300])
-    assert prepare(tmp_path / "in", tmp_path / "out", load_recipe("dicom")).made == 1
-    row = prepared(tmp_path / "out")[0]
+    assert prepare(tmp_path / "in", tmp_path / "out", load_recipe("dicom")).prepared == 1
+    row = load_manifest(tmp_path / "out")[0]
     (text,) = row["warnings"]
     assert text.startswith(f"{row['source']['image'][5]}: its pixels cannot be decoded")
     assert text.endswith("; left out")
@@ -296,11 +300,11 @@ def test_one_damaged_dicom_file_spoils_nothing_but_its_series(tmp_path, capsys):
     for damaged in (content[:400], b""):
         (source / "1-5.dcm").write_bytes(damaged)
         report = prepare(source, tmp_path / str(len(damaged)), load_recipe("dicom"))
-        assert report.made == 3  # the others, and what is left of the one
+        assert report.prepared == 3  # the others, and what is left of the one
         (row,) = report.failed
         assert row["case"].startswith("damaged/")
         assert row["error"].startswith(f"{row['case'].removeprefix('damaged/')}: damaged DICOM file")
-        assert row["said"].startswith("1-5.dcm: damaged DICOM file")
+        assert row["message"].startswith("1-5.dcm: damaged DICOM file")
 
 
 def test_names_that_would_fall_together_and_odd_ones(tmp_path):
@@ -309,12 +313,12 @@ def test_names_that_would_fall_together_and_odd_ones(tmp_path):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         np.savez(source / name, kspace=measured(len(name)))
     out = tmp_path / "out"
-    assert prepare(source, out, load_recipe("kspace")).made == 4
-    for item in prepared(out):
+    assert prepare(source, out, load_recipe("kspace")).prepared == 4
+    for item in load_manifest(out):
         found = LoadPreparedd("kspace")(item)["kspace"]
         assert np.array_equal(found.numpy(), measured(len(item["case"])))
     # A folder of results inside the source is not taken for data.
-    assert prepare(source, source / "out", load_recipe("kspace")).made == 4
+    assert prepare(source, source / "out", load_recipe("kspace")).prepared == 4
     assert prepare(source, source / "out", load_recipe("kspace")).failed == []
 
 
@@ -325,11 +329,11 @@ def test_masks_and_noise_of_prepared_cases(tmp_path):
     np.savez(source / "s0.npz", kspace=measured(0), noise=scan)
     prepare(source, tmp_path / "out", load_recipe("kspace"))
     load, few = LoadPreparedd(["kspace", "mask", "noise_std"]), UndersampleKSpaced("kspace", accel=2, acs=6)
-    cases = [few(load(item)) for item in prepared(tmp_path / "out")]
+    cases = [few(load(item)) for item in load_manifest(tmp_path / "out")]
     masks = {tuple(case["mask"].flatten().tolist()) for case in cases}
     assert len(masks) == 3  # each its own
     assert cases[0]["noise_std"] == pytest.approx(0.01, rel=0.1)  # from the scan, not from what is left of k-space
-    assert few(load(prepared(tmp_path / "out")[1]))["mask"].equal(cases[1]["mask"])
+    assert few(load(load_manifest(tmp_path / "out")[1]))["mask"].equal(cases[1]["mask"])
 
 
 def test_a_file_that_vanishes_later_stops_nothing(tmp_path):
@@ -341,8 +345,8 @@ def test_a_file_that_vanishes_later_stops_nothing(tmp_path):
     scans_more = source / "new.npz"
     np.savez(scans_more, kspace=measured(5))
     report = prepare(source, out, load_recipe("kspace"))
-    assert report.made == 1
-    assert report.failed[0]["error"].startswith("s0.npz: cannot be read (a link that leads nowhere)")
+    assert report.prepared == 1
+    assert report.failed[0]["error"].startswith("s0.npz: cannot be read (a link to a file that does not exist)")
     assert len(rows(out)) == 3
 
 
@@ -440,10 +444,10 @@ def make(recipe, folder):
 def test_every_recipe_on_files_as_its_set_has_them(tmp_path, recipe):
     subjects, wanted = make(recipe, tmp_path / "in")
     told = []
-    report = prepare(tmp_path / "in", tmp_path / "out", load_recipe(recipe), failure=told.append)
+    report = prepare(tmp_path / "in", tmp_path / "out", load_recipe(recipe), on_failure=told.append)
     assert told == []
     found = rows(tmp_path / "out")
-    assert report.made == len(found) > 0
+    assert report.prepared == len(found) > 0
     assert {s if not s.startswith("sub-") else "sub-" for s in (row["subject"] for row in found)} == subjects
     for row in found:
         assert wanted <= set(row["arrays"])
@@ -465,7 +469,7 @@ def test_every_recipe_on_files_as_its_set_has_them(tmp_path, recipe):
 def test_real_files(data_folder, tmp_path):
     """Each generic recipe on real data."""
     report = prepare(data_folder / "kspace", tmp_path / "k", load_recipe("kspace"))
-    assert report.made == 8
+    assert report.prepared == 8
     others = {"ct_tooth_parallel_sino.npz", "knee_singlecoil_image.npz"}
     assert {r["case"] for r in report.failed} == others
     held = arrays(tmp_path / "k")
@@ -473,16 +477,16 @@ def test_real_files(data_folder, tmp_path):
     assert np.array_equal(forms[0], forms[1])
     assert np.array_equal(forms[0], forms[2])
     report = prepare(data_folder / "dicom" / "pacsman", tmp_path / "d", load_recipe("dicom"))
-    assert (report.made, report.failed) == (1, [])
+    assert (report.prepared, report.failed) == (1, [])
     report = prepare(data_folder / "dicom", tmp_path / "e", load_recipe("dicom"))
-    assert report.made == 1
+    assert report.prepared == 1
     for text in ("9 mosaics", "2 volumes"):
         assert sum(f"a series of {text}" in row["error"] for row in report.failed) == 1
     image = load_image(data_folder / "dicom" / "pacsman")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "p.nii.gz").write_bytes(nifti_bytes(image.array, Geometry(image.spacing, image.affine)))
     prepare(tmp_path / "in", tmp_path / "n", load_recipe("nifti"))
-    first, second = (LoadPreparedd("image")(prepared(tmp_path / name)[0])["image"] for name in ("d", "n"))
+    first, second = (LoadPreparedd("image")(load_manifest(tmp_path / name)[0])["image"] for name in ("d", "n"))
     assert np.array_equal(first.numpy(), second.numpy())
     assert np.abs(first.affine.numpy() - second.affine.numpy()).max() < 1e-4
 
@@ -507,5 +511,5 @@ def test_memory_stays_flat_as_files_grow_in_number(tmp_path):
         folder.mkdir()
         for k in range(n):
             np.save(folder / f"s{k}.npy", data)
-        assert prepare(folder, tmp_path / f"o{n}", recipe, progress=look).made == n
+        assert prepare(folder, tmp_path / f"o{n}", recipe, progress=look).prepared == n
     assert peaks[1] < peaks[0] + 3 * data.nbytes / 1024  # of 32 scans more, which are 400 MB

@@ -13,7 +13,7 @@ import pytest
 import medrecon.prep.shards as shards
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.prep import LoadPreparedd, prepared
+from medrecon.prep import LoadPreparedd, load_manifest
 from medrecon.prep.shards import check_staged, pack, read_rows, stage, staged_path, write_lines
 
 
@@ -50,7 +50,7 @@ def flip(path, at):
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_one_bit_of_an_array_is_noticed_when_it_is_read(tmp_path, compression):
-    items = prepared(packed(tmp_path, compression=compression))
+    items = load_manifest(packed(tmp_path, compression=compression))
     load = LoadPreparedd(["image", "noise_std"])
     for k, item in enumerate(items):
         assert np.array_equal(load(item)["image"].numpy(), array(k))
@@ -67,7 +67,7 @@ def test_one_bit_of_an_array_is_noticed_when_it_is_read(tmp_path, compression):
 
 
 def test_arrays_of_another_case_or_shape_are_noticed(tmp_path):
-    items = prepared(packed(tmp_path))
+    items = load_manifest(packed(tmp_path))
     with h5py.File(items[1]["prepared"], "r+") as file:
         del file["b/image"]
         file["b/image"] = array(1).reshape(8, 10, 30)  # the same bytes
@@ -84,15 +84,15 @@ def test_arrays_of_another_case_or_shape_are_noticed(tmp_path):
 
 
 def test_a_manifest_that_is_not_of_its_shards_is_noticed(tmp_path):
-    item, other, _ = prepared(packed(tmp_path))
+    item, other, _ = load_manifest(packed(tmp_path))
     about = {**item["arrays"]["image"], "affine_known": True, "affine": np.eye(4).tolist()}
     for arrays in ({**item["arrays"], "image": about}, other["arrays"]):
-        with pytest.raises(InputError, match=r"describes 'image' of a/1\.npz otherwise than the manifest"):
+        with pytest.raises(InputError, match=r"its description of 'image' of a/1\.npz differs from the manifest"):
             LoadPreparedd("image")({**item, "arrays": arrays})
     for line in ("[]", "{}", "3", '{"case": "a", "split": "train"}', "[" * 100_000):
         (tmp_path / "manifest.jsonl").write_text(f"{line}\n")
         with pytest.raises(InputError, match="damaged manifest"):
-            prepared(tmp_path)
+            load_manifest(tmp_path)
 
 
 def test_a_changed_row_is_noticed(tmp_path):
@@ -199,7 +199,7 @@ def test_shards_of_the_version_before_are_read_with_a_note(tmp_path, caplog):
     held, _ = read_rows(tmp_path)
     assert sorted(held) == ["a/1.npz", "b", "c"]
     write_lines(tmp_path / "manifest.jsonl", list(held.values()))
-    found = prepared(tmp_path)
+    found = load_manifest(tmp_path)
     assert "3 of 3 cases were prepared by a version without checksums" in caplog.text
     for k, item in enumerate(found):
         assert np.array_equal(LoadPreparedd("image")(item)["image"].numpy(), array(k))
@@ -234,13 +234,13 @@ def test_a_damaged_shard_that_was_moved_away_is_made_again(tmp_path, capsys):
         np.savez(source / f"s{k}.npz", kspace=array(k)[:, None] + 1)
     command = ["prep", str(source), "-o", str(out), "--recipe", "kspace", "--split", "1"]
     assert main(command) == 0
-    whole = [LoadPreparedd("kspace")(item)["kspace"].numpy() for item in prepared(out)]
+    whole = [LoadPreparedd("kspace")(item)["kspace"].numpy() for item in load_manifest(out)]
     shard = out / "shards" / "train-00000.h5"
     shard.write_bytes(shard.read_bytes()[:5000])
     assert main(command) == 2
     assert "train-00000.h5: damaged shard" in capsys.readouterr().err
     shard.rename(tmp_path / "away.h5")
     assert main(command) == 0
-    again = [LoadPreparedd("kspace")(item)["kspace"].numpy() for item in prepared(out)]
+    again = [LoadPreparedd("kspace")(item)["kspace"].numpy() for item in load_manifest(out)]
     assert all(np.array_equal(a, b) for a, b in zip(whole, again, strict=True))
     assert not [name for name in os.listdir(out) if name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Nobody's name in what is written: keyed pseudonyms, and texts without names."""
+"""Keyed pseudonyms, and removal of names from messages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from medrecon.data.errors import InputError, one_line
-from medrecon.data.files import write_whole
+from medrecon.data.files import write_atomically
 
 __all__ = ["Key", "default_key", "without_names", "write_sources"]
 
 
 def default_key() -> Path:
-    """The user's own key: the same person gets the same pseudonym in all data sets.
+    """Path of the user's key; with one key, a person has the same pseudonym in all data sets.
 
     Raises:
         InputError: if the user has no folder for settings.
@@ -29,16 +29,16 @@ def default_key() -> Path:
     try:
         return (Path(folder) if folder else Path.home() / ".config") / "medrecon" / "prep.key"
     except RuntimeError as error:
-        raise InputError("no home folder to keep the key of pseudonyms in; give a key file (--key FILE)") from error
+        raise InputError("there is no home folder for the key of pseudonyms; give a key file (--key FILE)") from error
 
 
 class Key:
-    """A secret that turns names into pseudonyms; whoever lacks it cannot test a guess.
+    """A secret key for pseudonyms; without it, nobody can check a guessed name.
 
     Args:
-        path: file that holds it, by default :func:`default_key`. It is made at first use where it is missing.
+        path: file of the key, created at first use if missing; default: :func:`default_key`.
         expected: fingerprint of the key that a folder was prepared with.
-        outside: folder in which it must not lie.
+        outside: folder that must not contain the file.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Key:
 
     @property
     def fingerprint(self) -> str | None:
-        """It differs between keys and does not give them away; ``None`` before the key was used."""
+        """Identifies the key without revealing it; ``None`` before the key was used."""
         return None if self.secret is None else self._of("fingerprint", "")
 
     def pseudonym(self, kind: str, name: str) -> str:
-        """16 hexadecimal digits for a name; of another kind, the same name has another one.
+        """16 hexadecimal digits for a name; the same name has different pseudonyms for different kinds.
 
         Raises:
-            InputError: if there is no such key, or it is not the one expected.
+            InputError: if the key cannot be read, or is not the expected key.
         """
         if self.secret is None:
             self.secret = self._loaded()
@@ -86,7 +86,7 @@ class Key:
     def _loaded(self) -> bytes:
         path = self.path
         if self.outside is not None and self.outside.resolve() in path.resolve().parents:
-            raise InputError(f"{path}: the key must not lie in the output; choose another file")
+            raise InputError(f"{path}: the key must not be in the output folder; choose another file")
         if not os.path.lexists(path):
             if self.expected is not None:
                 raise self._other_key()
@@ -109,107 +109,103 @@ class Key:
 @contextmanager
 def _private() -> Iterator[None]:
     """New files can be read by their owner only."""
-    before = os.umask(0o077)
+    earlier = os.umask(0o077)
     try:
         yield
     finally:
-        os.umask(before)
+        os.umask(earlier)
 
 
 def _write_private(path: Path, text: str, overwrite: bool = False) -> None:
     with _private():
         try:
-            write_whole({path: text.encode()}, overwrite)
+            write_atomically({path: text.encode()}, overwrite)
         except InputError as error:
-            if not overwrite and path.exists():  # another run was faster
+            if not overwrite and path.exists():  # another run created it meanwhile
                 return
-            reason = getattr(error.__cause__, "strerror", None) or "it is no regular file"
+            reason = getattr(error.__cause__, "strerror", None) or "it is not a regular file"
             raise InputError(
-                f"{path}: of the key of pseudonyms, cannot be written ({reason}); give --key FILE, in a folder of yours "
+                f"{path}: the key of pseudonyms cannot be written ({reason}); give --key FILE in a folder of yours "
                 "outside the output"
             ) from error
 
 
 def write_sources(key: Key, identity: str, sources: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Beside the key, for the owner: which files a case is made of.
+    """List the source files of every case in a file beside the key, for the owner.
 
     Args:
-        key: of the pseudonyms.
-        identity: of the prepared folder.
-        sources: of every case its files, relative to the source folder.
+        key: key of the pseudonyms.
+        identity: ``id`` of the prepared folder.
+        sources: files of every case, relative to the source folder.
 
     Raises:
         InputError: if the file of an earlier run cannot be read; it is not replaced then.
     """
     path = key.path.with_name(f"{key.path.name}.sources-{identity}.jsonl")
-    held: dict[str, Any] = {}
+    earlier: dict[str, Any] = {}
     try:
-        held = {row["case"]: row["source"] for row in map(json.loads, path.read_text().splitlines())}
+        earlier = {row["case"]: row["source"] for row in map(json.loads, path.read_text().splitlines())}
     except FileNotFoundError:
         pass
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-    ) as error:  # replaced, it would forget files that are gone by now
+    except (OSError, ValueError, LookupError, TypeError) as error:  # a new file would lack cases whose files are gone
         raise InputError(f"{path}: cannot be read ({one_line(error)}); restore it, or move it away") from error
-    if not sources.items() <= held.items():
-        rows = sorted({**held, **sources}.items())
+    if not sources.items() <= earlier.items():
+        rows = sorted({**earlier, **sources}.items())
         text = "".join(json.dumps({"case": case, "source": source}) + "\n" for case, source in rows)
         _write_private(path, text, overwrite=True)
     return path
 
 
-_HELD = (
+_FROM_CONTENT = (
     (re.compile(r" \(it (?:holds|has no '\w+', but) .*\)"), ""),
     (re.compile(r"; if '.*' is (.*), rename it to '(\w+)'"), r"; rename what is \1 to '\2'"),
 )
-"""Names of arrays and groups in a file, which anybody may have chosen; see :func:`medrecon.formats.contents.lacking`."""
-_VALUES = (
-    (re.compile(r"(['\"])(?:(?!\1).)*\1"), "..."),  # what a library quotes of a header
+"""Names of arrays and groups in a file, which may be names of people; see :func:`medrecon.formats.contents.lacking`."""
+_FROM_HEADERS = (
+    (re.compile(r"(['\"])(?:(?!\1).)*\1"), "..."),  # quoted from a header by a library
     (re.compile(r"\b((?:Acquisition|Content|Study|Series)(?:Date|Time)+)(?: \([^)]*\)|=\S+)"), r"\1"),
     (re.compile(r"(?:\d+\.){4,}\d+"), "UID"),
-    (re.compile(r"[^\s(),;]*\^[^\s(),;]*"), "..."),  # names of persons
+    (re.compile(r"[^\s(),;]*\^[^\s(),;]*"), "..."),  # DICOM person names
     (re.compile(r"\b(?:19|20)\d\d[-.:/]?[01]\d[-.:/]?[0-3]\d\b"), "DATE"),
 )
 
 
 def without_names(
-    text: str, source: Path, pseudonyms: Mapping[str, str], keep: Iterable[str] = (), shown: bool = False
+    text: str, source: Path, pseudonyms: Mapping[str, str], keep: Iterable[str] = (), for_owner: bool = False
 ) -> str:
-    """A text for a manifest: files by their pseudonyms, nothing quoted from headers.
+    """A message with pseudonyms instead of file names, and without values quoted from headers.
 
     Args:
-        text: of an error or a warning.
+        text: error or warning.
         source: folder of the data.
-        pseudonyms: of every file of the case, by its path below ``source``. Empty: names of files stay, relative to ``source``.
+        pseudonyms: pseudonym of every file of the case, by its path below ``source``. If empty, names of files stay, relative to
+            ``source``.
         keep: words that may be quoted.
-        shown: for the owner's terminal: names of files stay, relative to ``source``, and nothing quoted from headers.
+        for_owner: whether the message is for the owner's terminal; then names of files stay, relative to ``source``.
     """
-    if not shown:
-        for pattern, replacement in _HELD:
+    if not for_owner:
+        for pattern, replacement in _FROM_CONTENT:
             text = pattern.sub(replacement, text)
     if not pseudonyms:
         return text.replace(f"{source}{os.sep}", "")
     names: dict[str, str] = {str(source): "the source"}
     for path, pseudonym in pseudonyms.items():
-        new = path if shown else pseudonym
+        new = path if for_owner else pseudonym
         names |= {str(source / path): new, path: new}
         base = path.rpartition("/")[2]
         if len(base) > 3 or not base.isdigit():
-            names.setdefault(base, base if shown else pseudonym)
+            names.setdefault(base, base if for_owner else pseudonym)
         for folder in Path(path).parents[:-1]:
-            new = folder.as_posix() if shown else "the folder"
+            new = folder.as_posix() if for_owner else "the folder"
             names |= {str(source / folder): new, folder.as_posix(): new}
-    held: list[str] = []
+    kept: list[str] = []
 
-    def away(match: re.Match[str]) -> str:
-        held.append(names.get(match[0], match[0]))
-        return f"\0{len(held) - 1}\0"
+    def protect(match: re.Match[str]) -> str:
+        kept.append(names.get(match[0], match[0]))
+        return f"\0{len(kept) - 1}\0"
 
     words = sorted([*names, *map(repr, keep)], key=len, reverse=True)
-    text = re.sub(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, words))})(?![\w-])", away, text)
-    for pattern, replacement in _VALUES:
+    text = re.sub(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, words))})(?![\w-])", protect, text)
+    for pattern, replacement in _FROM_HEADERS:
         text = pattern.sub(replacement, text)
-    return re.sub("\0(\\d+)\0", lambda match: held[int(match[1])], text)
+    return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
