@@ -231,7 +231,7 @@ def reconstruct(
 
 def _placed(problem: Any, scan: Any, output: Output, options: Mapping[str, Any]) -> Geometry:  # noqa: ANN401
     """The geometry of the images; where the scan does not record its position, that of the series that ``--like`` names."""
-    from medrecon.writers import place
+    from medrecon.writers import output_geometry
 
     geometry = problem.geometry
     if geometry.affine is not None or output.like is None:
@@ -239,7 +239,7 @@ def _placed(problem: Any, scan: Any, output: Output, options: Mapping[str, Any])
     index = options.get("slices", slice(None))
     whole = scan.n_slices if "slices" in options else problem.n_slices  # a volume has slices that its scan has not
     shape = (whole, *problem.image_shape[-2:])
-    return replace(geometry, affine=place(scan.geometry, shape, like=output.like, index=index).affine)
+    return replace(geometry, affine=output_geometry(scan.geometry, shape, like=output.like, index=index).affine)
 
 
 @functools.cache

@@ -1,10 +1,10 @@
-"""Affines from the indices (x, y, slice) to mm, and units of angles."""
+"""Affines from the indices (x, y, slice) to mm."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["affine_of_slices", "lps_to_ras", "may_be_degrees", "ras_to_lps"]
+__all__ = ["affine_of_slices", "lps_to_ras", "ras_to_lps"]
 
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From RAS (NIfTI, this package) to LPS (DICOM, MRD) and from LPS to RAS."""
@@ -18,12 +18,6 @@ def ras_to_lps(affine: np.ndarray) -> np.ndarray:
 def lps_to_ras(affine: np.ndarray) -> np.ndarray:
     """An affine ``(4, 4)`` whose mm are LPS with mm in RAS."""
     return _FLIP @ np.asarray(affine, float)
-
-
-def may_be_degrees(angles: np.ndarray) -> bool:
-    """Whether angles that should be rad look like degrees: they span over four turns, or exceed a turn in multiples of 1/8."""
-    are_eighths = bool((8 * angles == np.round(8 * angles)).all())
-    return bool(np.ptp(angles) > 8 * np.pi or (np.abs(angles).max() > 2 * np.pi and are_eighths))
 
 
 def affine_of_slices(affine: np.ndarray | None, slices: slice, n: int) -> np.ndarray | None:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from medrecon.angles import may_be_degrees
 from medrecon.data.errors import InputError, one_line
-from medrecon.data.geometry import may_be_degrees
 from medrecon.data.scan import Sinogram
 from medrecon.formats.companions import Companions
 

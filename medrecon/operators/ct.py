@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
-from medrecon.data.geometry import may_be_degrees
+from medrecon.angles import may_be_degrees
 from medrecon.operators.base import HALF, LinearOperator, with_adjoint_as_backward
 from medrecon.operators.linalg import MatrixTooLargeError, check_matrix, sparse_pair
 

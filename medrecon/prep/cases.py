@@ -285,7 +285,7 @@ def _add_file(
             subject, split_by = f"sub-{_current_key().pseudonym('subject', answer['value'])}", answer["value"]
     case = found.setdefault(name, Case(name, subject, {}, split_by=split_by))
     if key in case.inputs:
-        error = f"{source / path}: is a second {key} of {name}, besides {case.inputs[key]}; change the recipe's pattern"
+        error = f"{source / path}: is a second {key} of {name}, in addition to {case.inputs[key]}; change the recipe's pattern"
     elif case.subject != subject:
         error = f"{source / path}: belongs to {subject}, but other files of {name} to {case.subject}"
     found[name] = replace(case, inputs={key: path, **case.inputs}, error=case.error or error, lost=case.lost or lost)

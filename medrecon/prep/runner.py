@@ -281,7 +281,7 @@ class _Run:
         n_packed = self._pack(staged)
         rows = [{key: value for key, value in row.items() if key != "message"} for row in self.failed]
         write_lines(destination / "failed.jsonl", sorted(rows, key=lambda row: row["case"]))
-        return Report(n_packed - len(earlier), len(earlier), self.failed, sources)
+        return Report(prepared=n_packed - len(earlier), skipped=len(earlier), failed=self.failed, sources=sources)
 
     def _report_unseen(self, cases: Sequence[Case], staged: Mapping[str, Any]) -> None:
         """Report cases that are not staged without an error: the worker that prepared them has another disk."""

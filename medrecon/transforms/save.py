@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from medrecon.posterior import Reconstruction
-from medrecon.writers import Output, like_series, place, write
+from medrecon.writers import Output, like_series, output_geometry, write
 
 __all__ = ["SaveReconstructiond"]
 
@@ -74,7 +74,7 @@ class SaveReconstructiond(MapTransform):
             sources=[scan.path],
         )
         if like is not None:
-            geometry = place(made.geometry, made.image.shape, like)
+            geometry = output_geometry(made.geometry, made.image.shape, like)
             record = {**made.record, "warnings": [*made.record["warnings"], *like.warnings]}
             made = replace(made, geometry=geometry, record=record)
         return write(made, output)

@@ -1,11 +1,11 @@
-"""Reconstructions to files, one class per format, each with a JSON sidecar of provenance; never resampled, never flipped."""
+"""Writing reconstructions, one class per format, with a JSON sidecar; images are never resampled or flipped."""
 
 from __future__ import annotations
 
 from medrecon.writers.base import Contents, Writer
 from medrecon.writers.earlier import is_finished
 from medrecon.writers.output import Output, check, write
-from medrecon.writers.place import like_series, place
+from medrecon.writers.place import like_series, output_geometry
 from medrecon.writers.registry import WRITERS, all_parts
 
 __all__ = [
@@ -17,6 +17,6 @@ __all__ = [
     "check",
     "is_finished",
     "like_series",
-    "place",
+    "output_geometry",
     "write",
 ]

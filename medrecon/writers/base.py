@@ -1,4 +1,4 @@
-"""What a format of outputs has to offer: names, bytes, and what it needs or can hold."""
+"""Base class of the output formats."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ if TYPE_CHECKING:
     from medrecon.posterior import Reconstruction
     from medrecon.writers.output import Output
 
-__all__ = ["Contents", "Writer", "whole_image", "with_signal"]
+__all__ = ["Contents", "Writer", "image_of_part", "nonzero_slices"]
 
 
 class Contents(NamedTuple):
-    """Bytes of the files, in the order of :meth:`Writer.names`, and facts that join the sidecar."""
+    """Bytes of the files, in the order of :meth:`Writer.names`, and facts added to the sidecar."""
 
     files: Sequence[bytes]
     facts: Mapping[str, Any] = {}
 
 
 class Writer:
-    """One format.
+    """An output format.
 
-    Importing a writer imports neither numpy nor the library of its format: the command line lists writers in its help.
+    Importing a writer imports neither numpy nor the library of its format, since the command line lists writers in its help.
     """
 
     title: ClassVar[str]
-    """Name of the format in sentences."""
+    """Name of the format in messages."""
     endings: ClassVar[tuple[str, ...]]
-    """Regular expressions of what follows the stem in its names; an overwriting run removes only such files."""
+    """Regular expressions of the text after the stem in file names; ``overwrite`` removes only such files."""
     parts: ClassVar[tuple[str, ...]] = ("mag",)
-    """Of ``mag``, ``mag-phase`` and ``complex`` those that it can hold."""
+    """Supported parts: ``mag``, ``mag-phase`` and ``complex``."""
     needs_position: ClassVar[bool] = False
     """Whether images must have an affine."""
     needs_spacing: ClassVar[bool] = False
     """Whether images must have a voxel size."""
     takes_like: ClassVar[bool] = False
-    """Whether files hold patient and study, which a DICOM series (``like``) supplies, with or without identity."""
+    """Whether files have a patient and a study, which are copied from a DICOM series (``like``)."""
     takes_frames: ClassVar[bool] = False
-    """Whether files can hold frames, ``(frames, slices, y, x)``."""
+    """Whether files can contain frames, ``(frames, slices, y, x)``."""
     takes_bids: ClassVar[bool] = False
-    """Whether files can have names of BIDS derivatives."""
+    """Whether files can be named as BIDS derivatives."""
 
     def names(self, stem: str, *, slices: int, samples: bool, part: str) -> list[str]:
-        """Names below the output folder: the image to show first, then other parts, then samples.
+        """File names, relative to the output folder: first the image, then other parts, then samples.
 
         Args:
-            stem: name of the files without suffix.
+            stem: file name without suffix.
             slices: number of slices.
             samples: whether there are several samples.
             part: one of ``parts``.
@@ -56,12 +56,12 @@ class Writer:
         raise NotImplementedError
 
     def contents(self, reconstruction: Reconstruction, output: Output) -> Contents:
-        """The bytes of all files; never resampled, never flipped."""
+        """Contents of all files; images are never resampled or flipped."""
         raise NotImplementedError
 
 
-def whole_image(reconstruction: Reconstruction, part: str) -> np.ndarray:
-    """The complex image for ``complex``, else the magnitude (or HU), ``(slices, y, x)``."""
+def image_of_part(reconstruction: Reconstruction, part: str) -> np.ndarray:
+    """Complex image if ``part`` is ``complex``, otherwise magnitude or HU, ``(slices, y, x)``."""
     import numpy as np
 
     if part != "complex" or reconstruction.phase is None:
@@ -69,7 +69,7 @@ def whole_image(reconstruction: Reconstruction, part: str) -> np.ndarray:
     return reconstruction.image * np.exp(1j * reconstruction.phase)
 
 
-def with_signal(volume: np.ndarray) -> np.ndarray:
-    """The slices that are not all zero (all, if every slice is), so that a window does not depend on the number of empty ones."""
+def nonzero_slices(volume: np.ndarray) -> np.ndarray:
+    """Slices that are not all zero, or all slices if there are none; a window must not depend on empty slices."""
     signal = volume.any(axis=(1, 2))
     return volume[signal] if signal.any() else volume

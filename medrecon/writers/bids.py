@@ -10,7 +10,7 @@ from medrecon.data.errors import InputError
 
 __all__ = ["bids_files", "dataset_description"]
 
-# Of images of the head and body that this package makes, in the order that the specification gives them.
+# Entities of MR images, in the order of the specification.
 _ENTITIES = (
     "sub", "ses", "sample", "task", "acq", "ce", "trc", "stain", "rec", "dir", "run", "mod", "echo", "flip", "inv", "mt", "part",
     "space", "res", "den", "label", "desc",
@@ -26,7 +26,7 @@ _FOLDERS = {
 
 
 def _parsed(name: str) -> tuple[dict[str, str], str]:
-    """Entities and suffix."""
+    """Split a BIDS name into entities and suffix."""
     *pairs, suffix = name.split("_")
     entities: dict[str, str] = {}
     for pair in pairs:
@@ -44,12 +44,12 @@ def _parsed(name: str) -> tuple[dict[str, str], str]:
     return entities, suffix
 
 
-def bids_files(name: str, label: str, samples: bool, part: str) -> list[str]:
-    """Paths below a derivatives folder: images, samples, sidecar last.
+def bids_files(name: str, label: str, *, samples: bool, part: str) -> list[str]:
+    """File names, relative to the derivatives folder: images, samples, and the sidecar last.
 
     Args:
         name: entities and suffix, e.g. ``sub-01_ses-a_acq-mprage_T1w``.
-        label: of the ``rec-`` entity, where ``name`` has none.
+        label: label of the ``rec-`` entity, if ``name`` has none.
         samples: whether there is a file of samples.
         part: ``mag``, ``mag-phase`` or ``complex``.
 
@@ -63,8 +63,8 @@ def bids_files(name: str, label: str, samples: bool, part: str) -> list[str]:
     folder = "/".join([f"sub-{entities['sub']}", *([f"ses-{entities['ses']}"] if "ses" in entities else []), kind])
 
     def path(end: str, **more: str) -> str:
-        held = {**entities, **more}
-        ordered = [f"{key}-{held[key]}" for key in _ENTITIES if key in held]
+        labels = {**entities, **more}
+        ordered = [f"{key}-{labels[key]}" for key in _ENTITIES if key in labels]
         return f"{folder}/{'_'.join([*ordered, suffix])}{end}"
 
     images = [path(".nii.gz", part=p) for p in ("mag", "phase")] if part == "mag-phase" else [path(".nii.gz")]
@@ -74,7 +74,7 @@ def bids_files(name: str, label: str, samples: bool, part: str) -> list[str]:
 
 
 def dataset_description() -> bytes:
-    """What every folder of derivatives must hold."""
+    """Content of ``dataset_description.json``, required in every derivatives folder."""
     about = {
         "Name": "medrecon reconstructions",
         "BIDSVersion": "1.10.0",

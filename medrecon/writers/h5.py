@@ -1,4 +1,4 @@
-"""HDF5 with the key of fastMRI's reconstructions."""
+"""HDF5 with the dataset name of fastMRI's reconstructions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ __all__ = ["Hdf5"]
 class Hdf5(Writer):
     """``<stem>.h5`` with ``reconstruction`` ``(slices, y, x)``, float32; ``samples`` ``(n, slices, y, x)`` if there are several.
 
-    Frames are an axis before the slices.
-
-    fastMRI's own reconstructions are cropped further.
+    Frames are an axis before the slices. fastMRI's own reconstructions are cropped further.
     """
 
     title = "HDF5"

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medrecon.writers.base import Contents, Writer, whole_image
+from medrecon.writers.base import Contents, Writer, image_of_part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Mrd", "mrd_bytes"]
 
 _GROUP = "reconstruction"
-"""Name of the images' group."""
+"""Name of the group of images."""
 
 
 class Mrd(Writer):
@@ -38,11 +38,11 @@ class Mrd(Writer):
 
     def contents(self, reconstruction: Reconstruction, output: Output) -> Contents:
         """See :meth:`Writer.contents`."""
-        return Contents([mrd_bytes(whole_image(reconstruction, output.part), reconstruction.geometry)])
+        return Contents([mrd_bytes(image_of_part(reconstruction, output.part), reconstruction.geometry)])
 
 
 def _header(shape: tuple[int, ...], field: tuple[float, ...]) -> bytes:
-    """The XML header of ``(slices, y, x)`` images with a field of view ``(x, y, z)`` in mm; it records nothing else."""
+    """XML header of ``(slices, y, x)`` images with a field of view ``(x, y, z)`` in mm, and no other information."""
     from ismrmrd import xsd
 
     slices, ny, nx = shape
@@ -61,14 +61,14 @@ def _header(shape: tuple[int, ...], field: tuple[float, ...]) -> bytes:
     return xsd.ismrmrdHeader(experimentalConditions=conditions, encoding=[encoding]).toXML("utf-8")
 
 
-def _image(plane: np.ndarray, k: int, field: tuple[float, ...], lps: np.ndarray) -> Any:  # noqa: ANN401 - of ismrmrd
-    """One slice ``(y, x)``.
+def _image(plane: np.ndarray, k: int, *, field: tuple[float, ...], lps: np.ndarray) -> Any:  # noqa: ANN401 - of ismrmrd
+    """One slice.
 
     Args:
-        plane: real or complex.
-        k: its number.
+        plane: real or complex ``(y, x)``.
+        k: number of the slice.
         field: field of view ``(x, y, z)`` in mm.
-        lps: affine of (x, y, slice) in DICOM's and MRD's coordinates; x is the read direction.
+        lps: affine of (x, y, slice) in LPS, the coordinates of DICOM and MRD; x is the read direction.
     """
     import ismrmrd
     import numpy as np
@@ -87,7 +87,7 @@ def _image(plane: np.ndarray, k: int, field: tuple[float, ...], lps: np.ndarray)
 
 
 def mrd_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
-    """The file of ``(slices, y, x)``, magnitudes or complex; without an affine the axes are those of the patient."""
+    """MRD file of a magnitude or complex volume ``(slices, y, x)``; without an affine, the axes are the patient's."""
     import ismrmrd
     import numpy as np
 
@@ -103,5 +103,5 @@ def mrd_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
         with ismrmrd.Dataset(str(path), "dataset", create_if_needed=True) as dataset:
             dataset.write_xml_header(_header(volume.shape, field))
             for k, plane in enumerate(volume):
-                dataset.append_image(_GROUP, _image(plane, k, field, lps))
+                dataset.append_image(_GROUP, _image(plane, k, field=field, lps=lps))
         return path.read_bytes()

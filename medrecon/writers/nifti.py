@@ -1,11 +1,11 @@
-"""NIfTI-1, gzipped: magnitude, magnitude and phase in two files, or complex numbers."""
+"""Gzipped NIfTI-1: magnitude, magnitude and phase in two files, or complex values."""
 
 from __future__ import annotations
 
 import gzip
 from typing import TYPE_CHECKING
 
-from medrecon.writers.base import Contents, Writer, whole_image
+from medrecon.writers.base import Contents, Writer, image_of_part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,17 +34,17 @@ class Nifti(Writer):
     def contents(self, reconstruction: Reconstruction, output: Output) -> Contents:
         """See :meth:`Writer.contents`."""
         pair = output.part == "mag-phase"
-        images = [reconstruction.image, reconstruction.phase] if pair else [whole_image(reconstruction, output.part)]
+        images = [reconstruction.image, reconstruction.phase] if pair else [image_of_part(reconstruction, output.part)]
         volumes = [*images, reconstruction.samples]
         return Contents([nifti_bytes(one, reconstruction.geometry) for one in volumes if one is not None])
 
 
 def nifti_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
-    """A gzipped image of ``(slices, y, x)`` with axes of frames or samples in front, stored as x, y, slices(, frames)(, samples).
+    """Gzipped NIfTI file of ``((samples,) (frames,) slices, y, x)``, stored as x, y, slices(, frames)(, samples).
 
     Args:
         volume: real, stored as float32, or complex, stored as complex64.
-        geometry: of the slices. Without a voxel size it is 1 mm; without an affine the codes of qform and sform are 0
+        geometry: geometry of the slices. The default voxel size is 1 mm. Without an affine, the codes of qform and sform are 0
             ("unknown"), since most raw formats do not record the orientation.
     """
     import nibabel as nib
@@ -60,5 +60,7 @@ def nifti_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
     image.set_sform(image.affine, code)
     image.set_qform(image.affine, code)
     if code and np.abs(image.get_qform() - image.affine).max() > 1e-3 * max(x, y, z):
-        image.set_qform(image.affine, 0)  # a quaternion cannot hold a shear: no position is better than a wrong one
+        image.set_qform(
+            image.affine, 0
+        )  # a quaternion cannot represent a shear, and no position is better than a wrong one
     return gzip.compress(image.to_bytes(), mtime=0)

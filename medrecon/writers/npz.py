@@ -1,4 +1,4 @@
-"""NumPy's npz, with the key of fastMRI's reconstructions."""
+"""NumPy's npz, with the array name of fastMRI's reconstructions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Npz"]
 
 
 class Npz(Writer):
-    """``<stem>.npz`` with ``reconstruction`` ``(slices, y, x)``, float32, and what there is of the following.
+    """``<stem>.npz`` with ``reconstruction`` ``(slices, y, x)``, float32, and the following arrays if they exist.
 
     ``phase`` (rad, of complex images), ``samples`` ``(n, slices, y, x)``, ``affine`` ``(4, 4)``, ``spacing`` ``(z, y, x)`` in
     mm. Frames are an axis before the slices.
@@ -34,7 +34,7 @@ class Npz(Writer):
         import numpy as np
 
         geometry = reconstruction.geometry
-        held = {
+        values = {
             "reconstruction": np.asarray(reconstruction.image, np.float32),
             "phase": reconstruction.phase,
             "samples": reconstruction.samples,
@@ -42,6 +42,6 @@ class Npz(Writer):
             "spacing": geometry.spacing,
         }
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {key: np.asarray(value) for key, value in held.items() if value is not None}
+        arrays: dict[str, Any] = {key: np.asarray(value) for key, value in values.items() if value is not None}
         np.savez(buffer, **arrays)
         return Contents([buffer.getvalue()])

@@ -1,4 +1,4 @@
-"""Where a reconstruction goes, checked before the long work and written after it, all or nothing."""
+"""Output files of a reconstruction: checked before the computation, written atomically after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from medrecon.data.errors import InputError
 from medrecon.data.files import check_writable, write_atomically
 from medrecon.writers.bids import bids_files, dataset_description
-from medrecon.writers.earlier import earlier_files, owner
+from medrecon.writers.earlier import earlier_files, other_sidecar
 from medrecon.writers.registry import WRITERS, all_parts
 
 if TYPE_CHECKING:
@@ -26,25 +26,30 @@ if TYPE_CHECKING:
 __all__ = ["Output", "check", "write"]
 
 
+def _names(attribute: str) -> str:
+    """Names of the formats for which an attribute of :class:`Writer` is true."""
+    return " or ".join(name for name, writer in WRITERS.items() if getattr(writer, attribute))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Output:
     """Names and format of a reconstruction's files.
 
     Args:
-        folder: made if it does not exist.
-        stem: name of the files without suffix.
+        folder: output folder, created if needed.
+        stem: file name without suffix.
         format: a name in ``WRITERS``: ``nifti``, ``h5``, ``dicom`` (a derived series), ``mrd``, ``npz`` or ``png``.
-        overwrite: replace existing files, and remove other unchanged files that the old sidecar lists, in whatever format.
+        overwrite: whether to replace existing files, and to remove other unchanged files that the old sidecar lists.
         part: ``mag``, ``mag-phase`` (two files) or ``complex``.
-        like: the series of :func:`medrecon.writers.like_series`; of DICOM, patient and study are copied from it.
-        deidentify: of DICOM, copy from ``like`` only what the Basic profile of PS3.15 keeps.
-        bids: entities and suffix, e.g. ``sub-01_acq-mprage_T1w``: names of BIDS derivatives instead of ``stem``.
-        label: BIDS' ``rec-`` entity, where ``bids`` has none.
-        request: SHA-256 of all that the images are made of, by which a later run finds that they are there already.
-        sources: inputs, which are never replaced; the first one is named in errors. Files of ``like`` are inputs as well.
+        like: series from :func:`medrecon.writers.like_series`; patient and study of DICOM outputs are copied from it.
+        deidentify: whether to copy from ``like`` only what the Basic profile of PS3.15 keeps.
+        bids: entities and suffix of a BIDS name, e.g. ``sub-01_acq-mprage_T1w``; replaces ``stem``.
+        label: label of BIDS' ``rec-`` entity, if ``bids`` has none.
+        request: SHA-256 of options and inputs, so that a later run can skip finished images.
+        sources: input files, which are never replaced; errors name the first one. Files of ``like`` are inputs as well.
 
     Raises:
-        InputError: for an unknown format or part, or a format that cannot take what is asked for.
+        InputError: for an unknown format or part, or an option that the format does not support.
     """
 
     folder: str | Path
@@ -70,72 +75,74 @@ class Output:
             raise InputError(f"{writer.title} files cannot hold part {self.part}; choose {others} for it")
         if self.deidentify and not writer.takes_like:
             raise InputError(
-                "--deidentify is for --format dicom, since other formats hold nothing of the patient; leave it out"
+                f"--deidentify is for --format {_names('takes_like')}, since other formats hold nothing of the patient; "
+                "leave it out"
             )
         if self.bids is not None and not writer.takes_bids:
             raise InputError(
-                f"BIDS names go with NIfTI; leave the BIDS name (--bids) out, or choose nifti instead of {self.format}"
+                f"BIDS names are for --format {_names('takes_bids')}, not {self.format}; change the format, or leave the BIDS "
+                "name (--bids) out"
             )
 
     @property
     def headers(self) -> tuple[Dataset, ...]:
-        """Data sets of ``like``."""
+        """DICOM data sets of ``like``."""
         return () if self.like is None else self.like.headers
 
     @property
     def name(self) -> str:
-        """The input's name in errors."""
+        """Name of the input in errors."""
         return str(self.sources[0]) if self.sources else self.stem
 
 
 def check(
     output: Output, *, slices: int, samples: bool, geometry: Geometry, phase: bool = True, frames: bool = False
 ) -> list[Path]:
-    """Find what prevents the output before the long work. Makes nothing.
+    """Check, before the computation, that an output can be written; creates nothing.
 
     Args:
-        output: what is asked for.
-        slices: number of slices that are going to be written.
-        samples: whether there are going to be several samples.
-        geometry: of these slices, see :func:`medrecon.writers.place`.
+        output: requested output.
+        slices: number of slices.
+        samples: whether there are several samples.
+        geometry: geometry of these slices, see :func:`medrecon.writers.output_geometry`.
         phase: whether the image is complex.
-        frames: whether there are frames of every slice.
+        frames: whether every slice has frames.
 
     Returns:
-        the files that :func:`write` makes, image first, sidecar last.
+        paths of the files that :func:`write` writes: image first, sidecar last.
 
     Raises:
-        InputError: if the format needs what is not known, or a file exists (without ``overwrite``), cannot be written, is an
-            input, or belongs to the reconstruction of another name.
+        InputError: if the format needs a geometry that is unknown, or a file exists (without ``overwrite``), cannot be written,
+            is an input, or belongs to a reconstruction with another name.
     """
     paths = _paths(output, slices, samples)
     _check_geometry(output, geometry)
     if frames and not WRITERS[output.format].takes_frames:
-        names = " or ".join(name for name, writer in WRITERS.items() if writer.takes_frames)
-        raise InputError(f"{output.name}: {WRITERS[output.format].title} files hold no frames here; choose {names}")
+        title = WRITERS[output.format].title
+        raise InputError(f"{output.name}: {title} files cannot hold frames; choose {_names('takes_frames')}")
     if output.part != "mag" and not phase:
-        raise InputError(f"the phase of {output.stem} is not known; leave part at mag")
+        raise InputError(f"the phase of {output.stem} is unknown; use part mag")
     _check_inputs(output, paths)
     check_writable(paths, output.overwrite, Path(output.folder))
     return paths
 
 
 def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
-    """Write a reconstruction and its sidecar, all or nothing; the sidecar appears last and holds the images' SHA-256.
+    """Write a reconstruction and its sidecar atomically; the sidecar is written last and holds the images' SHA-256.
 
-    The sidecar is the reconstruction's record; of ``input``, in ``warnings`` too, only the file's name is kept, since folders
-    may name patients.
+    The sidecar is the reconstruction's record. In ``input`` and ``warnings``, paths are replaced by file names, since names of
+    folders may be names of patients.
 
     Returns:
-        the paths, image first, sidecar last.
+        the paths: image first, sidecar last.
 
     Raises:
         InputError: see :func:`check`.
     """
     folder, geometry = Path(output.folder), reconstruction.geometry
     samples, phase = reconstruction.samples is not None, reconstruction.phase is not None
-    held = {"slices": reconstruction.image.shape[-3], "frames": reconstruction.image.ndim == 4}
-    paths = check(output, samples=samples, geometry=geometry, phase=phase, **held)
+    slices, frames = reconstruction.image.shape[-3], reconstruction.image.ndim == 4
+    paths = check(output, slices=slices, samples=samples, geometry=geometry, phase=phase, frames=frames)
     files, facts = WRITERS[output.format].contents(reconstruction, output)
     names = [path.relative_to(folder).as_posix() for path in paths[:-1]]
     sidecar = {
@@ -150,14 +157,16 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
     contents = [*files, (json.dumps(sidecar, indent=2) + "\n").encode()]
     shared = {} if output.bids is None else {folder / "dataset_description.json": dataset_description()}
     leftovers = (lambda: earlier_files(output, paths)) if output.overwrite else None
-    write_atomically(dict(zip(paths, contents, strict=True)), output.overwrite, folder, shared, leftovers)
+    write_atomically(
+        dict(zip(paths, contents, strict=True)), output.overwrite, home=folder, shared=shared, leftovers=leftovers
+    )
     return paths
 
 
 def _paths(output: Output, slices: int, samples: bool) -> list[Path]:
-    """Images first, sidecar last."""
+    """Paths of all files: images first, sidecar last."""
     if output.bids is not None:
-        names = bids_files(output.bids, output.label, samples, output.part)
+        names = bids_files(output.bids, output.label, samples=samples, part=output.part)
     else:
         writer = WRITERS[output.format]
         names = writer.names(output.stem, slices=slices, samples=samples, part=output.part)
@@ -179,19 +188,19 @@ def _check_geometry(output: Output, geometry: Geometry) -> None:
 
 
 def _check_inputs(output: Output, paths: Sequence[Path]) -> None:
-    """Refuse to replace inputs, or files of the reconstruction of another name."""
+    """Refuse to replace inputs, and files of a reconstruction with another name."""
     files = [*output.sources, *(header.filename for header in output.headers)]
     inputs = [path for path in map(Path, files) if path.exists()]
     for path in paths:
         if path.exists() and any(path.samefile(source) for source in inputs):
             raise InputError(f"{path}: would replace its own input; choose another output folder")
-        other = owner(output, path) if output.bids is None and os.path.lexists(path) else None
+        other = other_sidecar(output, path) if output.bids is None and os.path.lexists(path) else None
         if other is not None:
             raise InputError(f"{path}: belongs to {other.name}; choose another output folder")
 
 
 def _without_folders(record: Any) -> dict[str, Any]:  # noqa: ANN401
-    """The record with the name of its ``input`` instead of the path."""
+    """The record with the file name of ``input`` instead of its path."""
     record = dict(record)
     if record.get("input"):
         path, name = str(record["input"]), Path(str(record["input"])).name

@@ -1,4 +1,4 @@
-"""The position of the image: that of the scan, or of a DICOM series of the same slices."""
+"""Geometry of the output: from the scan, or from a DICOM series of the same slices."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from medrecon.writers.registry import WRITERS
 if TYPE_CHECKING:
     from medrecon.data.scan import Geometry, ImageScan
 
-__all__ = ["like_series", "place"]
+__all__ = ["like_series", "output_geometry"]
 
 
 def like_series(
     path: str | Path | None, select: Mapping[str, str | int | float] | None = None, format: str = "dicom"
 ) -> ImageScan | None:
-    """Read the series that ``--like`` names, and log its warnings.
+    """Read the series of ``--like``, and log its warnings.
 
     Args:
-        path: a DICOM file or folder; ``None``: no series.
-        select: which of several series or volumes (``--like-select``).
-        format: of the outputs, checked before anything is read.
+        path: DICOM file or folder; ``None`` for no series.
+        select: selection among several series or volumes (``--like-select``).
+        format: output format, checked before the series is read.
 
     Returns:
         the series, whose warnings belong in the record, or ``None``.
 
     Raises:
-        InputError: if it is not one DICOM series, ``select`` is given without ``path``, or the format takes no series.
+        InputError: if the path is not one DICOM series, ``select`` is given without ``path``, or the format takes no series.
     """
     if path is None:
         if select:
@@ -47,19 +47,19 @@ def like_series(
     return series
 
 
-def place(
+def output_geometry(
     geometry: Geometry, shape: tuple[int, ...], like: ImageScan | None = None, index: slice = slice(None)
 ) -> Geometry:
-    """The geometry of the slices that are reconstructed.
+    """Geometry of the reconstructed slices.
 
     Args:
-        geometry: of the whole scan; where it has no affine, that of ``like`` is used.
-        shape: of the image of the whole scan, ``(slices, y, x)``.
-        like: a series of the same slices.
-        index: the slices that are reconstructed.
+        geometry: geometry of the whole scan; if it has no affine, the affine of ``like`` is used.
+        shape: shape of the image of the whole scan, ``(slices, y, x)``.
+        like: series of the same slices.
+        index: reconstructed slices.
 
     Raises:
-        InputError: if the affine of ``like`` is needed, and its slices or matrix are others or it has no positions.
+        InputError: if the affine of ``like`` is needed, but ``like`` has other slices, another matrix or no positions.
     """
     if geometry.affine is None and like is not None:
         if like.array.shape != tuple(shape) or like.affine is None:

@@ -1,11 +1,11 @@
-"""PNG: grey pictures of 8 bits, to look at."""
+"""8-bit grayscale PNG, for viewing."""
 
 from __future__ import annotations
 
 import io
 from typing import TYPE_CHECKING
 
-from medrecon.writers.base import Contents, Writer, with_signal
+from medrecon.writers.base import Contents, Writer, nonzero_slices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,12 +31,12 @@ class Png(Writer):
         import numpy as np
 
         image = reconstruction.image
-        low, high = min(float(image.min()), 0.0), float(np.percentile(with_signal(image), 99.8))
+        low, high = min(float(image.min()), 0.0), float(np.percentile(nonzero_slices(image), 99.8))
         return Contents([_png(plane, low, high) for plane in image], {"window": [low, high]})
 
 
 def _png(image: np.ndarray, low: float, high: float) -> bytes:
-    """A picture of ``(y, x)``, black at ``low`` and white at ``high``; row 0 is on top."""
+    """PNG file of ``(y, x)``, black at ``low`` and white at ``high``; row 0 is at the top."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The formats of outputs by name; a new one is a class in its module and a line here."""
+"""Output formats by name; a new format is a class in its own module and a line here."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ WRITERS: dict[str, Writer] = {
 
 
 def all_parts() -> tuple[str, ...]:
-    """Parts of complex images that one format or another can hold."""
+    """Parts of complex images that at least one format supports."""
     return tuple(dict.fromkeys(part for writer in WRITERS.values() for part in writer.parts))

@@ -251,7 +251,7 @@ def test_permissions_links_and_special_files(tmp_path):
         ("dangling", False, "already exists"),
         ("link", False, "already exists"),
         ("fifo", True, "is not a regular file"),
-        ("folder", True, "a folder stands"),
+        ("folder", True, "a folder has this name"),
         ("b/c", False, "Not a directory"),
         ("dangling/c", False, "cannot be written"),
         (f"{'x' * 300}/c", False, "File name too long"),
@@ -379,7 +379,7 @@ def test_overwriting_spares_what_is_not_as_it_was_written(tmp_path, caplog):
     assert {k: after[k] for k in before} == before
     assert second.is_symlink()
     assert (tmp_path.parent / "mine.png").read_text() == "mine"
-    assert "x_000.png: stays, since it is not what x.json describes" in caplog.text
+    assert "x_000.png: was kept, since it differs from what x.json describes" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_bids_names_with_other_parts_leave_one_sidecar(tmp_path, caplog):
     write(tmp_path, "x", "nifti", phase=image(), part="mag-phase", **bids)
     assert new[0].read_bytes() == b"changed"
     assert new[-1].exists()  # it says what that file was
-    assert "stays, since it is not what" in caplog.text
+    assert "was kept, since it differs from what" in caplog.text
 
 
 def test_an_image_beside_the_sidecar_of_another_run_is_noticed(scan, tmp_path, capsys):

@@ -136,7 +136,7 @@ def test_nifti_of_magnitude_phase_and_complex_numbers(tmp_path):
     assert int(stored.header["sform_code"]) == int(stored.header["qform_code"]) == 1
     assert np.abs(stored.get_qform() - oblique()).max() < 1e-4
     assert not mag.exists()  # the sidecar speaks of one file now
-    with pytest.raises(InputError, match="phase of x is not known"):
+    with pytest.raises(InputError, match="phase of x is unknown"):
         write(tmp_path, part="complex", overwrite=True)
     with pytest.raises(InputError, match="choose nifti"):
         write(tmp_path, "dicom", part="complex")

@@ -436,7 +436,7 @@ def test_unreadable_files_without_suffix_are_not_passed_over_in_silence(tmp_path
     write_series(tmp_path / "a", oblique(), numbers(), "{k}.dcm")
     (tmp_path / "a" / "IM7").write_bytes(bytes(range(256)))
     assert prepare(tmp_path / "a", tmp_path / "out", load_recipe("dicom")).failed == []
-    assert any("1 files without suffix were passed over" in record.message for record in caplog.records)
+    assert any("1 files without suffix were skipped" in record.message for record in caplog.records)
     write_series(tmp_path / "b", oblique(), numbers(), "IM{k}")
     (tmp_path / "b" / "IM7").write_bytes(bytes(range(256)))
     (row,) = prepare(tmp_path / "b", tmp_path / "out2", load_recipe("dicom")).failed
@@ -588,7 +588,7 @@ def test_a_folder_that_may_not_be_read_is_passed_over_and_a_key_that_cannot_be_m
     with pytest.raises(InputError, match=r"lost\+found: cannot be read \(Input/output error\)"):
         files(source, r".*\.npz")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/key: of the key of pseudonyms, .*; give --key FILE"):
+    with pytest.raises(InputError, match=r"file/key: the key of pseudonyms cannot be written .*; give --key FILE"):
         Key(tmp_path / "file" / "key").pseudonym("file", "a")
 
 
@@ -607,7 +607,7 @@ def test_texts_without_names():
         ("2 volumes, which differ in EchoTime (2.3, 4.6)", "2 volumes, which differ in EchoTime (2.3, 4.6)"),
     ):
         assert without_names(text, source, pseudonyms, ["low"]) == plain
-    assert without_names("/data/src/Doe Jane/19700101/1.dcm: 'Doe'", source, pseudonyms, shown=True) == (
+    assert without_names("/data/src/Doe Jane/19700101/1.dcm: 'Doe'", source, pseudonyms, for_owner=True) == (
         "Doe Jane/19700101/1.dcm: ..."
     )
 

@@ -182,7 +182,7 @@ def test_what_does_not_fit_what_is_there_is_refused(tmp_path, capsys):
     for more, message in (
         (["--recipe", "kspaze"], "did you mean 'kspace'"),
         (["--recipe", "kspace", "--set", "cases=1"], "has no setting 'cases'"),
-        (["--recipe", "kspace", "--split", ".5/.6"], "shares that make 1"),
+        (["--recipe", "kspace", "--split", ".5/.6"], "fractions whose sum is 1"),
         (["--recipe", "kspace", "--workers", "0"], "at least one worker"),
         (["--recipe", "nifti"], "holds no file that the recipe looks for"),
     ):
@@ -353,7 +353,7 @@ def test_a_file_that_vanishes_later_stops_nothing(tmp_path):
 def test_what_is_wrong_with_a_recipe_is_told_before_anything_is_written(tmp_path, capsys):
     source = scans(tmp_path / "in", 2)
     for more, message in (
-        (["--split", "nan/nan/nan"], "shares that make 1"),
+        (["--split", "nan/nan/nan"], "fractions whose sum is 1"),
         (["--set", "pattern=("], "not a regular expression"),
         (["--set", "pattern=5"], "not a regular expression"),
         (["--set", "compression=foo"], "compression is gzip"),

@@ -23,7 +23,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
 from medrecon.formats import load_like
 from medrecon.posterior import Reconstruction
-from medrecon.writers import WRITERS, Contents, Output, Writer, check, like_series, place, write
+from medrecon.writers import WRITERS, Contents, Output, Writer, check, like_series, output_geometry, write
 from tests.make.dicom import RECORD, numbers, oblique, write_series
 
 SHAPE = (3, 7, 6)
@@ -409,7 +409,7 @@ def test_what_a_format_needs_is_asked_for_before_the_work(tmp_path, format):
     for part in ("mag", "mag-phase", "complex"):
         assert (refusal(part=part) is not None) == (part not in writer.parts)
         if part in writer.parts and part != "mag":
-            assert "the phase of x is not known" in refusal(part=part, phase=False)
+            assert "the phase of x is unknown" in refusal(part=part, phase=False)
     if writer.needs_position:
         assert refusal(Geometry(SPACING)).startswith(
             "k.h5: does not record the position of its slices, which DICOM needs"
@@ -439,14 +439,16 @@ def test_the_place_is_the_scans_own_or_that_of_like(tmp_path):
     like = like_series(tmp_path / "s")
     third = oblique()
     third[:3, 3] += 2 * third[:3, 2]
-    assert np.abs(place(Geometry(SPACING), SHAPE, like, slice(2, 3)).affine - third).max() < 1e-6
-    own = place(Geometry(SPACING, AFFINE), SHAPE, like, slice(1, 3))
+    assert np.abs(output_geometry(Geometry(SPACING), SHAPE, like, slice(2, 3)).affine - third).max() < 1e-6
+    own = output_geometry(Geometry(SPACING, AFFINE), SHAPE, like, slice(1, 3))
     assert np.array_equal(own.affine[:3, 3], AFFINE[:3, 3] + AFFINE[:3, 2])
     assert own.spacing == SPACING
-    assert place(Geometry(SPACING), SHAPE).affine is None
+    assert output_geometry(Geometry(SPACING), SHAPE).affine is None
     with pytest.raises(InputError, match=r"--like has 3 x 7 x 6, the data 3 x 6 x 7"):
-        place(Geometry(SPACING), (3, 6, 7), like)
-    assert np.array_equal(place(Geometry(None, AFFINE), (3, 6, 7), like).affine, AFFINE)  # patient and study alone
+        output_geometry(Geometry(SPACING), (3, 6, 7), like)
+    assert np.array_equal(
+        output_geometry(Geometry(None, AFFINE), (3, 6, 7), like).affine, AFFINE
+    )  # patient and study alone
     with pytest.raises(InputError, match="give --like as well"):
         like_series(None, {"SeriesNumber": 3})
     with pytest.raises(InputError, match="--like is for --format dicom"):

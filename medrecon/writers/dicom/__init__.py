@@ -1,4 +1,4 @@
-"""DICOM: a derived series of classic MR or CT images, and the spread of samples as a parametric map."""
+"""DICOM: a derived series of classic MR or CT images, and the standard deviation of samples as a parametric map."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Dicom"]
 
 
 class Dicom(Writer):
-    """``<stem>/0001.dcm`` and so on, one slice per file; of several samples ``<stem>_spread.dcm`` as well."""
+    """``<stem>/0001.dcm`` and so on, one slice per file, and ``<stem>_spread.dcm`` if there are several samples."""
 
     title = "DICOM"
     endings = (r"_spread\.dcm", r"/\d{4,}\.dcm")

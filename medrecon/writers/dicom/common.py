@@ -1,4 +1,4 @@
-"""Attributes that all slices of a derived series share (PS3.3: MR Image and CT Image information objects)."""
+"""Attributes common to all slices of a derived series (PS3.3: MR Image and CT Image information objects)."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ _NOTE = "not for diagnostic use"
 
 
 def _text(value: Any) -> Any:  # noqa: ANN401
-    """A value decoded, so that the new file's character set fits it."""
+    """A decoded value, which can be written in another character set."""
     return str(value) if type(value).__name__ == "PersonName" else value
 
 
 def _is_valid(keyword: str, value: Any) -> bool:  # noqa: ANN401
-    """Whether a value is one of its kind in DICOM; source series of scanners hold ages like ``0Y``."""
+    """Whether a value is valid in DICOM; source series of scanners contain ages like ``0Y``."""
     vr = dictionary_VR(keyword)
     if vr not in ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM"):
-        return True  # UIDs of a study or frame of reference are what others have, whatever they are
+        return True  # UIDs of a study or frame of reference must be copied even if they are invalid
     try:
         for one in value if isinstance(value, MultiValue) else [value]:
             validate_value(vr, str(one), config.RAISE)
@@ -61,7 +61,8 @@ def _is_valid(keyword: str, value: Any) -> bool:  # noqa: ANN401
     return True
 
 
-def _copied(target: Dataset, source: Dataset | None, keywords: Sequence[str], required: bool = False) -> None:
+def _copy(target: Dataset, source: Dataset | None, keywords: Sequence[str], *, required: bool = False) -> None:
+    """Copy valid values of ``source``; if ``required``, missing ones become empty."""
     for keyword in keywords:
         value = None if source is None else source.get(keyword)
         value = _text(value) if value not in (None, "") and _is_valid(keyword, _text(value)) else None
@@ -70,61 +71,61 @@ def _copied(target: Dataset, source: Dataset | None, keywords: Sequence[str], re
 
 
 def decimals(values: Sequence[float] | np.ndarray) -> list[str]:
-    """Numbers as DICOM's decimal strings."""
+    """Numbers as decimal strings of DICOM."""
     return [format_number_as_ds(float(v)) for v in values]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """Axes of the image in the patient's coordinates.
+    """Axes of the image in the patient's coordinates (LPS).
 
     Args:
         lps: affine of (x, y, slice), mm.
-        right: unit direction of x.
-        down: unit direction of y.
-        pixel: distance of rows and of columns, mm.
-        apart: distance of slices along their normal, mm.
+        right: unit vector along x.
+        down: unit vector along y.
+        pixel: distance between rows and distance between columns, mm.
+        slice_spacing: distance between slices along their normal, mm.
     """
 
     lps: np.ndarray
     right: np.ndarray
     down: np.ndarray
     pixel: tuple[float, float]
-    apart: float
+    slice_spacing: float
 
     @classmethod
     def of(cls, affine: np.ndarray) -> Axes:
-        """Those of a RAS affine.
+        """Axes of an RAS affine.
 
         Raises:
             InputError: if the axes of a slice are not perpendicular.
         """
         lps = ras_to_lps(affine)
-        sides = np.linalg.norm(lps[:3, :3], axis=0)
-        if min(sides) == 0 or abs(lps[:3, 0] @ lps[:3, 1]) > 1e-3 * sides[0] * sides[1]:
+        lengths = np.linalg.norm(lps[:3, :3], axis=0)
+        if min(lengths) == 0 or abs(lps[:3, 0] @ lps[:3, 1]) > 1e-3 * lengths[0] * lengths[1]:
             raise InputError(
                 "the image's axes are not perpendicular, which DICOM needs within a slice; write NIfTI instead"
             )
-        right, down = lps[:3, 0] / sides[0], lps[:3, 1] / sides[1]
-        apart = float(abs(lps[:3, 2] @ np.cross(right, down)))
-        return cls(lps=lps, right=right, down=down, pixel=(float(sides[1]), float(sides[0])), apart=apart)
+        right, down = lps[:3, 0] / lengths[0], lps[:3, 1] / lengths[1]
+        spacing = float(abs(lps[:3, 2] @ np.cross(right, down)))
+        return cls(lps=lps, right=right, down=down, pixel=(float(lengths[1]), float(lengths[0])), slice_spacing=spacing)
 
     def position(self, k: int) -> np.ndarray:
-        """Of the first pixel of slice ``k``, mm."""
+        """Position of the first pixel of slice ``k``, mm."""
         return (self.lps @ [0, 0, k, 1])[:3]
 
 
 def common_attributes(
-    record: Mapping[str, Any], first: Dataset | None, modality: str, axes: Axes, deidentify: bool
+    record: Mapping[str, Any], first: Dataset | None, *, modality: str, axes: Axes, deidentify: bool
 ) -> Dataset:
-    """The shared part of every data set.
+    """The attributes that all slices share.
 
     Args:
-        record: what was done.
-        first: a data set of the source series, if there is one.
+        record: record of the reconstruction.
+        first: data set of the source series, if there is one.
         modality: ``MR`` or ``CT``.
-        axes: of the image.
-        deidentify: whether to declare that identity was removed, and to leave the time of writing out.
+        axes: axes of the image.
+        deidentify: whether to declare that the identity was removed, and to omit the time of writing.
     """
     common = Dataset()
     common.SpecificCharacterSet = "ISO_IR 192"
@@ -133,10 +134,10 @@ def common_attributes(
         _add_mr(common, first)
     else:
         _add_ct(common, first)
-    _add_series(common, first, modality, deidentify)
+    _add_series(common, first, modality=modality, deidentify=deidentify)
     _add_derivation(common, record)
-    common.SliceThickness = format_number_as_ds(axes.apart)
-    common.SpacingBetweenSlices = format_number_as_ds(axes.apart)
+    common.SliceThickness = format_number_as_ds(axes.slice_spacing)
+    common.SpacingBetweenSlices = format_number_as_ds(axes.slice_spacing)
     common.PixelSpacing = decimals(axes.pixel)
     common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
     common.BitsAllocated, common.BitsStored, common.HighBit = 16, 16, 15
@@ -147,12 +148,14 @@ def common_attributes(
 
 def _add_patient_and_study(common: Dataset, first: Dataset | None) -> None:
     """Patient, study, frame of reference and scanner settings of the source; empty where an attribute is required."""
-    _copied(common, first, ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"), True)
-    _copied(common, first, _PATIENT)
-    _copied(common, first, ("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"), True)
-    _copied(common, first, _STUDY)
-    _copied(common, first, _FRAME)
-    _copied(common, first, _SCAN)
+    _copy(common, first, ("PatientName", "PatientID", "PatientBirthDate", "PatientSex"), required=True)
+    _copy(common, first, _PATIENT)
+    _copy(
+        common, first, ("StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"), required=True
+    )
+    _copy(common, first, _STUDY)
+    _copy(common, first, _FRAME)
+    _copy(common, first, _SCAN)
     if not common.get("StudyInstanceUID"):
         common.StudyInstanceUID = generate_uid(prefix=None)
     if not common.get("FrameOfReferenceUID"):
@@ -161,17 +164,17 @@ def _add_patient_and_study(common: Dataset, first: Dataset | None) -> None:
         common.PositionReferenceIndicator = ""
     part = common.get("BodyPartExamined")
     if "Laterality" not in common and "ImageLaterality" not in common and (not part or part in _PAIRED):
-        common.Laterality = ""  # which of the two sides, if it has two, is not known
+        common.Laterality = ""  # for paired body parts, the side is unknown
     if "PatientPosition" not in common:
         common.PatientPosition = ""
 
 
 def _add_mr(common: Dataset, first: Dataset | None) -> None:
-    """What MR images must have."""
-    for keyword, otherwise in _MR_NEEDS.items():
-        setattr(common, keyword, otherwise)
-    _copied(common, first, tuple(_MR_NEEDS))
-    # Present where, and only where, the magnetisation was inverted (PS3.3 C.8.3.1).
+    """Required attributes of MR images."""
+    for keyword, default in _MR_NEEDS.items():
+        setattr(common, keyword, default)
+    _copy(common, first, tuple(_MR_NEEDS))
+    # Present if and only if the magnetisation was inverted (PS3.3 C.8.3.1).
     if "IR" not in (common.ScanningSequence or ""):
         common.pop("InversionTime", None)
     elif "InversionTime" not in common:
@@ -179,17 +182,17 @@ def _add_mr(common: Dataset, first: Dataset | None) -> None:
 
 
 def _add_ct(common: Dataset, first: Dataset | None) -> None:
-    """What CT images must have; values are HU."""
+    """Required attributes of CT images; values are HU."""
     common.KVP = None
-    _copied(common, first, ("KVP",))
+    _copy(common, first, ("KVP",))
     common.AcquisitionNumber = None
     common.RescaleIntercept, common.RescaleSlope, common.RescaleType = "0", "1", "HU"
     common.WindowCenter, common.WindowWidth = ["40", "-600"], ["400", "1500"]
     common.WindowCenterWidthExplanation = ["SOFT TISSUE", "LUNG"]
 
 
-def _add_series(common: Dataset, first: Dataset | None, modality: str, deidentify: bool) -> None:
-    """A new series, written now."""
+def _add_series(common: Dataset, first: Dataset | None, *, modality: str, deidentify: bool) -> None:
+    """Attributes of a new series with the current date and time."""
     common.SOPClassUID = _MR if modality == "MR" else _CT
     common.Modality = modality
     common.ImageType = ["DERIVED", "PRIMARY", "OTHER" if modality == "MR" else "AXIAL"]
@@ -197,7 +200,7 @@ def _add_series(common: Dataset, first: Dataset | None, modality: str, deidentif
     number = None if first is None else first.get("SeriesNumber")
     common.SeriesNumber = 9001 if not number else 9000 + int(number) % 1000
     now = datetime.datetime.now()
-    if not deidentify:  # images are reconstructed on the day of the scan, or soon after
+    if not deidentify:  # images are reconstructed on or soon after the day of the scan
         common.SeriesDate = common.ContentDate = common.InstanceCreationDate = now.strftime("%Y%m%d")
         common.SeriesTime = common.ContentTime = common.InstanceCreationTime = now.strftime("%H%M%S")
     common.Manufacturer = "medrecon"
@@ -206,7 +209,7 @@ def _add_series(common: Dataset, first: Dataset | None, modality: str, deidentif
 
 
 def _add_derivation(common: Dataset, record: Mapping[str, Any]) -> None:
-    """How the images were made."""
+    """Description of the reconstruction."""
     solver = (record.get("solver") or {}).get("name", "")
     common.SeriesDescription = f"medrecon {solver}".strip()[:64]
     bundle = record.get("bundle") or {}

@@ -12,16 +12,16 @@ __all__ = ["code", "declare_deidentified", "deidentified", "remove_times"]
 
 
 def code(value: str, meaning: str) -> Dataset:
-    """Of DICOM's own terminology."""
+    """A concept of DICOM's own terminology."""
     from highdicom.sr import CodedConcept
 
     return CodedConcept(value, "DCM", meaning)
 
 
 def deidentified(headers: Sequence[Dataset]) -> list[Dataset]:
-    """Copies as the Basic Application Level Confidentiality Profile leaves them (PS3.15 table E.1-1, by dicom-anonymizer).
+    """Copies de-identified by the Basic Application Level Confidentiality Profile (PS3.15 table E.1-1, by dicom-anonymizer).
 
-    Every UID is replaced by the same new one in all of them.
+    Every UID is replaced by the same new UID in all copies.
     """
     from dicomanonymizer import anonymize_dataset
 
@@ -31,7 +31,7 @@ def deidentified(headers: Sequence[Dataset]) -> list[Dataset]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             anonymize_dataset(copy)
-        for element in copy:  # where a value may be empty, the library writes the year 1 and midnight
+        for element in copy:  # the library writes the year 1 and midnight where a value may be empty
             if element.VR in ("DA", "TM", "DT"):
                 element.value = ""
         copies.append(copy)
@@ -39,7 +39,7 @@ def deidentified(headers: Sequence[Dataset]) -> list[Dataset]:
 
 
 def declare_deidentified(dataset: Dataset) -> None:
-    """Add what PS3.15 E.1.1 and E.3.6 require of data sets whose identity, dates and times were removed."""
+    """Add the attributes that PS3.15 E.1.1 and E.3.6 require after identity, dates and times were removed."""
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = "PS3.15 E.1 Basic Application Confidentiality Profile"
     dataset.DeidentificationMethodCodeSequence = [code("113100", "Basic Application Confidentiality Profile")]
@@ -47,8 +47,8 @@ def declare_deidentified(dataset: Dataset) -> None:
 
 
 def remove_times(dataset: Dataset) -> None:
-    """Take dates and times out of a parametric map, as far as its modules (PS3.3) allow; others get placeholders."""
-    needed = {
+    """Remove dates and times from a parametric map; those that its modules (PS3.3) require get placeholders."""
+    placeholders = {
         "ContentDate": "19000101",
         "ContentTime": "000000",
         "StudyDate": "",
@@ -60,7 +60,7 @@ def remove_times(dataset: Dataset) -> None:
             for item in element.value:
                 remove_times(item)
         elif element.VR in ("DA", "TM", "DT"):
-            if element.keyword in needed:
-                element.value = needed[element.keyword]
+            if element.keyword in placeholders:
+                element.value = placeholders[element.keyword]
             else:
                 del dataset[element.tag]

@@ -12,7 +12,7 @@ from pydicom import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
-from medrecon.writers.base import with_signal
+from medrecon.writers.base import nonzero_slices
 from medrecon.writers.dicom.common import Axes, common_attributes, decimals
 from medrecon.writers.dicom.identity import code, deidentified
 
@@ -24,7 +24,7 @@ __all__ = ["Slice", "derived_series"]
 
 @dataclass(frozen=True)
 class Slice:
-    """One file: its data set, and its bytes."""
+    """One DICOM file: data set and bytes."""
 
     dataset: Dataset
     content: bytes
@@ -33,45 +33,45 @@ class Slice:
 def derived_series(
     reconstruction: Reconstruction, like: Sequence[Dataset] = (), deidentify: bool = False
 ) -> list[Slice]:
-    """A new series, one slice per file, in the order of the slices.
+    """A new series with one file per slice, in slice order.
 
-    Patient and study, and where they are recorded the frame of reference and the scanner's settings, are those of ``like``;
-    series and instances get UIDs of their own, and refer to the slices of ``like`` as their source. Without ``like`` patient and
-    study stay empty. Magnitudes are stored with one scale for the whole series, which a real-world value map records (MR images
-    have no rescaling); HU as they are, rounded.
+    Patient, study, and, if recorded, the frame of reference and the scanner's settings are copied from ``like``. Series and
+    instances get new UIDs and refer to the slices of ``like`` as their source. Without ``like``, patient and study are empty.
+    Magnitudes are stored with one scale for the whole series, recorded in a real-world value map (MR images have no rescaling);
+    HU are rounded.
 
     Args:
-        reconstruction: with an affine.
-        like: data sets of a source series, with pixels or without.
+        reconstruction: reconstruction with an affine.
+        like: data sets of a source series, with or without pixels.
         deidentify: see :func:`medrecon.writers.dicom.identity.deidentified`.
 
     Raises:
-        InputError: for axes that are not perpendicular.
+        InputError: if the axes of a slice are not perpendicular.
     """
     source = deidentified(like) if deidentify and like else list(like)
     first = source[0] if source else None
     axes = Axes.of(cast(np.ndarray, reconstruction.geometry.affine))
     modality = reconstruction.modality
     stored, slope = _stored(reconstruction.image, modality)
-    common = common_attributes(reconstruction.record, first, modality, axes, deidentify)
+    common = common_attributes(reconstruction.record, first, modality=modality, axes=axes, deidentify=deidentify)
     if modality == "MR":
-        low, high = np.percentile(with_signal(stored), (1, 99.5))
+        low, high = np.percentile(nonzero_slices(stored), (1, 99.5))
         common.WindowCenter, common.WindowWidth = decimals([(low + high) / 2, max(high - low, 1)])
         common.RealWorldValueMappingSequence = [_scale(slope)]
-    return [_slice(common, k, plane, axes, source) for k, plane in enumerate(stored)]
+    return [_slice(common, k, plane, axes=axes, source=source) for k, plane in enumerate(stored)]
 
 
 def _stored(image: np.ndarray, modality: str) -> tuple[np.ndarray, float]:
-    """Integers, and the value of one step."""
+    """Stored integers and their scale."""
     if modality == "CT":
         return np.clip(np.round(image), -32768, 32767).astype(np.int16), 1.0
-    # 15 bits: many viewers take 16 for signed ones.
+    # 15 bits, since many viewers read 16 bits as signed.
     slope = (float(image.max()) or 1.0) / 32767
     return np.clip(np.round(image / slope), 0, 32767).astype(np.uint16), slope
 
 
-def _slice(common: Dataset, k: int, plane: np.ndarray, axes: Axes, source: Sequence[Dataset]) -> Slice:
-    """File ``k``, of stored integers ``(y, x)``."""
+def _slice(common: Dataset, k: int, plane: np.ndarray, *, axes: Axes, source: Sequence[Dataset]) -> Slice:
+    """File of slice ``k`` with stored integers ``(y, x)``."""
     dataset = Dataset()
     dataset.update(common)
     dataset.SOPInstanceUID = generate_uid(prefix=None)
@@ -91,7 +91,7 @@ def _slice(common: Dataset, k: int, plane: np.ndarray, axes: Axes, source: Seque
 
 
 def _scale(slope: float) -> Dataset:
-    """Stored values to those of the reconstruction."""
+    """Real-world value map from stored values to magnitudes of the reconstruction."""
     import highdicom
     from pydicom.sr.codedict import codes
 
@@ -106,24 +106,24 @@ def _scale(slope: float) -> Dataset:
 
 
 def _nearest(source: Sequence[Dataset], axes: Axes, k: int) -> Dataset | None:
-    """A reference to the source slice that lies nearest along the normal."""
-    placed = [s for s in source if s.get("ImagePositionPatient") is not None and s.get("SOPInstanceUID")]
-    if not placed:
+    """Reference to the source slice that is nearest along the normal."""
+    with_position = [s for s in source if s.get("ImagePositionPatient") is not None and s.get("SOPInstanceUID")]
+    if not with_position:
         return None
     normal = np.cross(axes.right, axes.down)
     normal = normal / np.linalg.norm(normal)
     here = axes.position(k) @ normal
-    best = min(placed, key=lambda s: abs(np.array(s.ImagePositionPatient, float) @ normal - here))
+    best = min(with_position, key=lambda s: abs(np.array(s.ImagePositionPatient, float) @ normal - here))
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = best.SOPClassUID, best.SOPInstanceUID
-    if best.get("ReferencedFrameNumber"):  # of an object with several frames
+    if best.get("ReferencedFrameNumber"):  # in an object with several frames
         item.ReferencedFrameNumber = best.ReferencedFrameNumber
     item.PurposeOfReferenceCodeSequence = [code("121322", "Source image for image processing operation")]
     return item
 
 
 def _file(dataset: Dataset) -> Slice:
-    """With its meta information, as bytes."""
+    """The data set with file meta information, and its bytes."""
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

@@ -21,14 +21,14 @@ __all__ = ["spread_map"]
 
 
 def spread_map(samples: np.ndarray, series: Sequence[Slice], record: Mapping[str, Any]) -> bytes:
-    """The standard deviation of samples as a parametric map of floats (highdicom), which refers to ``series``.
+    """Standard deviation of samples as a parametric map of floats (highdicom), which refers to ``series``.
 
     Its label states whether the solver's samples are calibrated, so that the map is an uncertainty.
 
     Args:
         samples: ``(n, slices, y, x)``.
-        series: that of the image.
-        record: what was done, with ``solver.calibrated``.
+        series: series of the image.
+        record: record of the reconstruction, with ``solver.calibrated``.
     """
     source = [one.dataset for one in series]
     calibrated = bool((record.get("solver") or {}).get("calibrated"))
@@ -40,16 +40,16 @@ def spread_map(samples: np.ndarray, series: Sequence[Slice], record: Mapping[str
         declare_deidentified(result)
         remove_times(result)
     if "BodyPartExamined" in source[0]:
-        result.BodyPartExamined = source[0].BodyPartExamined  # it decides whether Laterality is required
+        result.BodyPartExamined = source[0].BodyPartExamined  # determines whether Laterality is required
     if "Laterality" in source[0]:
-        result.Laterality = source[0].Laterality  # highdicom leaves an empty one out
+        result.Laterality = source[0].Laterality  # highdicom omits an empty one
     buffer = io.BytesIO()
     result.save_as(buffer)
     return buffer.getvalue()
 
 
 def _parametric_map(data: np.ndarray, source: list[Dataset], label: str) -> Dataset:
-    """An object of ``(slices, y, x)`` float32, in the unit of the source's images."""
+    """Parametric map of ``(slices, y, x)`` float32, in the unit of the source images."""
     import highdicom
     from pydicom.sr.codedict import codes
 
@@ -62,7 +62,7 @@ def _parametric_map(data: np.ndarray, source: list[Dataset], label: str) -> Data
         slope=1.0,
         intercept=0.0,
     )
-    # Of the other functions a width is at least 1.
+    # Other functions require a width of at least 1.
     window = highdicom.VOILUTTransformation(window_center=top / 2, window_width=top, voi_lut_function="LINEAR_EXACT")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
