@@ -65,7 +65,8 @@ def main() -> None:
     if shutil.which("bart") is None:
         print("bart is left out: its program is not on the path")
     print(
-        f"{torch.get_num_threads()} threads\n\n| k-space | who | ms | times ours | cosine with sigpy's: median, 1 % |"
+        f"{torch.get_num_threads()} threads\n\n"
+        "| k-space | software | ms | relative time | cosine with sigpy's maps: median, 1 % |"
     )
     print("|---|---|---|---|---|")
     for name, kspace in cases().items():

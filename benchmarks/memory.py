@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, nargs="*", default=[32, 64, 128])
     arguments = parser.parse_args()
     began, runs, failures = time.perf_counter(), 0, 0
-    print("| slices | file, MB | what | peak, MB | seconds |\n|---|---|---|---|---|")
+    print("| slices | file, MB | reconstruction | peak, MB | seconds |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         for slices in arguments.slices:
             path = Path(name) / f"scan{slices}.h5"

@@ -129,7 +129,7 @@ def main() -> None:
         "frames": lambda: [frames()],
         "images": lambda: images(arguments.subject, more),
     }
-    print("| data | way | PSNR dB / SSIM | seconds |\n|---|---|---|---|")
+    print("| data | method | PSNR dB / SSIM | seconds |\n|---|---|---|---|")
     for name in arguments.tables:
         for k, table in enumerate(made_of[name]()):
             pictures, captions = {}, {}

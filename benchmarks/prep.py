@@ -46,7 +46,7 @@ def main() -> None:
             recipe["write"] = {"kspace": "image"}
         print(
             f"{arguments.files} files, {megabytes:.0f} MB\n\n"
-            "| workers | seconds | files a second | MB a second | again, s |\n|---|---|---|---|---|"
+            "| workers | seconds | files per second | MB per second | second run, s |\n|---|---|---|---|---|"
         )
         for workers in (1, 2):
             destination = Path(name) / str(workers)

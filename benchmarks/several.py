@@ -69,7 +69,7 @@ def main() -> None:
         write_scans(root / "in")
         base = [sys.executable, "-m", "medrecon", "recon"]
         more = ["--solver", arguments.solver, "--steps", str(arguments.steps), "--threads", "1"]
-        print("| way | seconds | seconds a scan | images | exit code |\n|---|---|---|---|---|")
+        print("| run | seconds | seconds per scan | images | exit code |\n|---|---|---|---|---|")
         singles = [
             run([*base, str(path), "-o", str(root / "single"), *more]) for path in sorted((root / "in").iterdir())
         ]

@@ -213,7 +213,7 @@ def test_bids_names_and_description(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             write(tmp_path, bids=bad)
-    with pytest.raises(InputError, match="go with NIfTI"):
+    with pytest.raises(InputError, match="are for --format nifti"):
         write(tmp_path, "h5", bids="sub-09_T1w")
     with pytest.raises(InputError, match="unknown output format"):
         Output(folder=tmp_path, stem="x", format="tiff")

@@ -183,7 +183,7 @@ def test_what_does_not_fit_what_is_there_is_refused(tmp_path, capsys):
         (["--recipe", "kspaze"], "did you mean 'kspace'"),
         (["--recipe", "kspace", "--set", "cases=1"], "has no setting 'cases'"),
         (["--recipe", "kspace", "--split", ".5/.6"], "fractions whose sum is 1"),
-        (["--recipe", "kspace", "--workers", "0"], "at least one worker"),
+        (["--recipe", "kspace", "--workers", "0"], "number of workers must be at least 1"),
         (["--recipe", "nifti"], "holds no file that the recipe looks for"),
     ):
         assert main(["prep", str(source), "-o", str(tmp_path / "new"), *more]) == 2
