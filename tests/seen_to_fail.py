@@ -437,8 +437,8 @@ BREAKS = [
     ("formats/nifti.py", 'int(stored["xyzt_units"]) & 7', 'int(stored["xyzt_units"])', "formats/test_dicom_volumes.py"),
     (
         "writers/dicom/common.py",
-        "(float(sides[1]), float(sides[0])), apart",
-        "(float(sides[0]), float(sides[1])), apart",
+        "(float(lengths[1]), float(lengths[0])), slice_spacing",
+        "(float(lengths[0]), float(lengths[1])), slice_spacing",
         "formats/test_dicom.py",
     ),
     ("writers/dicom/common.py", "lps @ [0, 0, k, 1]", "lps @ [0, 0, k + 1, 1]", "formats/test_dicom.py"),

@@ -17,9 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", required=True, metavar="NAME", help="name of a recipe (see data_prep), or path of a YAML file"
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="number of processes (default: 1)")
     parser.add_argument(
-        "--split", type=_fractions, default=(0.8, 0.1, 0.1), metavar="A/B/C", help="train/val/test (default: .8/.1/.1)"
+        "--split",
+        type=_fractions,
+        default=(0.8, 0.1, 0.1),
+        metavar="A/B/C",
+        help="fractions of train/val/test (default: .8/.1/.1)",
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed of the split and of the recipe (default: 0)")
     parser.add_argument(
@@ -38,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="time limit of a case, plus the same for each 16 MB of its files (default: 60)",
     )
-    parser.add_argument("--retry", action="store_true", help="try files again whose reader crashed or hung")
+    parser.add_argument("--retry", action="store_true", help="try again files whose reader crashed or hung")
     parser.add_argument(
         "--key",
         metavar="FILE",
-        help="key of the pseudonyms (default: medrecon/prep.key in the user's settings)",
+        help="key of the pseudonyms (default: medrecon/prep.key in the user's settings folder)",
     )
 
 

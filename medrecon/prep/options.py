@@ -46,7 +46,7 @@ class RunOptions:
         workers: number of processes.
         dask: address of a dask scheduler whose workers see the same folders; replaces ``workers``.
         timeout: time limit of a case, s, plus the same for each 16 MB of its files.
-        retry: whether to try files again whose reader crashed or hung.
+        retry: whether to try again files whose reader crashed or hung.
 
     Raises:
         InputError: for numbers that cannot be used.
