@@ -5,19 +5,23 @@ from dataclasses import replace
 
 import torch
 
-from medrecon.likelihood import Gaussian
+from medrecon.likelihood import Gaussian, NoData
+from medrecon.noise import Noise
 from medrecon.operators import LinearOperator, sense
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.priors import GaussianPrior
 from medrecon.priors.base import as_levels
+from medrecon.sample import sample
 
 __all__ = [
     "SHAPE",
     "Dense",
     "Mixture",
+    "SharedNoise",
     "dense",
     "distance",
     "gaussian_prior",
+    "images_of_prior",
     "measured",
     "repeated",
     "single_coil",
@@ -135,3 +139,16 @@ def single_coil(shape=(6, 7), batch=2, noise_std=0.0):
     A = sense(None, mask[None, None, None], shape, torch.complex128)
     x = prior.mean + 0.3 * torch.randn(batch, 2, *shape, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
     return prior, Gaussian(A, A(x), noise_std), x
+
+
+class SharedNoise(Noise):
+    """One random stream for a whole batch: thousands of draws of one law, without thousands of generators."""
+
+    def __call__(self, shape, dtype, device=None):
+        return torch.randn(tuple(shape), generator=self._streams[0], dtype=dtype).to(device)
+
+
+def images_of_prior(prior, shape, sigmas, n, solver):
+    """``n`` images of the prior alone, ``(n, *shape)``: ``generate`` with shared noise."""
+    data = NoData(torch.empty(0, dtype=torch.float64), (n, *shape))
+    return sample(solver, prior, data, sigmas, noise=SharedNoise(0))

@@ -242,10 +242,10 @@ CASES = [
     Case(
         "ParallelBeam odd, off centre", lambda: _parallel((7, 9), 24, detectors=16, pitch=0.8, offset=0.3, spacing=0.7)
     ),
-    Case("ParallelBeam, on the fly", lambda: _parallel((7, 8), 30, keep=False)),
+    Case("ParallelBeam, on the fly", lambda: _parallel((7, 8), 13, keep=False)),
     Case("FanBeam even", lambda: _fan((8, 8), 30)),
     Case(
-        "FanBeam odd, off centre, on the fly", lambda: _fan((7, 9), 24, detectors=21, pitch=1.1, offset=0.4, keep=False)
+        "FanBeam odd, off centre, on the fly", lambda: _fan((7, 9), 11, detectors=21, pitch=1.1, offset=0.4, keep=False)
     ),
     Case("sense, two sets of maps", lambda: _soft_sense(7, 8)),
     Case("sense, frames", lambda: _dynamic(3, 6, 7)),

@@ -56,8 +56,8 @@ def test_a_head_that_holds_still_is_sense():
 
 
 def test_a_gradient_in_the_field():
-    x = bump((10, 11), (1.0, 0.5), 2.0)
-    field = (0.3 * random_tensor(1, 2, 10, 11, dtype=torch.float64)).requires_grad_()
+    x = bump((6, 7), (1.0, 0.5), 2.0)
+    field = (0.3 * random_tensor(1, 2, 6, 7, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda f: Warp(f)(x), field)
     assert torch.autograd.gradcheck(lambda f: Warp(f).adjoint(x), field)
     assert torch.autograd.gradcheck(lambda f: implicit_solve(Warp(f), x, 0.5, n_iter=200), field)

@@ -197,9 +197,9 @@ def test_a_disc_of_water_has_0_hu(beam, solver):
 
 def test_a_cone_beam_is_one_volume():
     volume = torch.from_numpy(np.stack([toys.water_disc() * (k in (3, 4, 5)) for k in range(9)]))[None, None] * 0.02
-    A = ConeBeam(torch.from_numpy(toys.TURN[::4]), (9, 64, 64), 200.0, 400.0, (9, 128), 1.5, 3.0)
+    A = ConeBeam(torch.from_numpy(toys.TURN[::8]), (9, 64, 64), 200.0, 400.0, (9, 128), 1.5, 3.0)
     scan = Sinogram(
-        path=Path("a.npz"), format="toy", lines=A(volume)[0].numpy(), angles=toys.TURN[::4], pitch=3.0, beam="cone",
+        path=Path("a.npz"), format="toy", lines=A(volume)[0].numpy(), angles=toys.TURN[::8], pitch=3.0, beam="cone",
         source_to_axis=200.0, source_to_detector=400.0,
     )  # fmt: skip
     found = toys.solve(

@@ -10,7 +10,6 @@ from medrecon.likelihood import Gaussian, Poisson, Rician, Transmission
 from medrecon.noise import Noise, karras, time_travel
 from medrecon.operators import Weights, sense
 from medrecon.priors import GaussianPrior
-from medrecon.sample import generate
 from medrecon.solvers import DDIM, MCG, PiGDM, ScoreMed, renoise
 from medrecon.solvers.base import (
     data_weight,
@@ -22,7 +21,7 @@ from medrecon.solvers.base import (
     variance_kept,
 )
 
-from ..make.posteriors import SHAPE, Dense, gaussian_prior, measured
+from ..make.posteriors import SHAPE, Dense, SharedNoise, gaussian_prior, images_of_prior, measured
 
 DOUBLE = torch.float64
 
@@ -120,7 +119,7 @@ def test_a_drawn_image_follows_its_law():
     _, data, matrix = measured(batch=1, noise_std=0.2)
     many = replace(data, y=data.y.expand(20_000, -1))
     x = torch.full((20_000, *SHAPE), 0.4, dtype=DOUBLE)
-    z = sample_prox(x, many, 0.09, 30, Noise(range(20_000))).flatten(1)
+    z = sample_prox(x, many, 0.09, 30, SharedNoise(0)).flatten(1)
     covariance = torch.linalg.inv(matrix.T @ matrix / 0.04 + torch.eye(6, dtype=DOUBLE) / 0.09)
     mean = covariance @ (matrix.T @ data.y[0] / 0.04 + 0.4 / 0.09)
     assert (z.mean(0) - mean).abs().max() < 0.01
@@ -151,6 +150,6 @@ def test_the_variance_that_ancestral_steps_keep():
         torch.zeros(1, 3, dtype=DOUBLE), torch.diag(torch.tensor([0.05, 0.3, 1.0], dtype=DOUBLE) ** 2)
     )
     for sigmas in (karras(8.0, 0.01, 12), time_travel(karras(8.0, 0.01, 12), 4, 2)):
-        x = generate(prior, (1, 3), sigmas, seeds=range(4000), solver=DDIM(eta=1.0), dtype=DOUBLE).flatten(1)
+        x = images_of_prior(prior, (1, 3), sigmas, 4000, DDIM(eta=1.0)).flatten(1)
         kept = variance_kept(sigmas, torch.tensor([0.05, 0.3, 1.0]))
         assert torch.allclose(x.var(0) / prior.covariance.diagonal(), kept, rtol=0.1)  # standard error 0.022

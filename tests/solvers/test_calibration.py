@@ -9,14 +9,14 @@ import torch
 
 from medrecon.data.scan import CartesianScan
 from medrecon.networks import ResidualUNet
-from medrecon.noise import Noise, karras
+from medrecon.noise import karras
 from medrecon.posterior import PriorSpec
 from medrecon.reconstruction import plan
 from medrecon.sample import sample
 from medrecon.solvers import TMPD
 from medrecon.solvers.base import variance_kept
 
-from ..make.posteriors import gaussian_prior, measured
+from ..make.posteriors import SharedNoise, gaussian_prior, measured
 from .expectations import EXPECTED, make
 
 DOUBLE = torch.float64
@@ -33,7 +33,7 @@ def test_who_is_called_calibrated_has_the_variance_of_the_posterior(steps):
     """TMPD's variance over the true one: within a tenth where it says so, short of it by more where it does not."""
     prior, data, (mean, covariance) = repeated(2000)
     sigmas = karras(8.0, 0.005, steps)
-    x = sample(TMPD(n_cg=20), prior, data, sigmas, noise=Noise(range(2000))).flatten(1)
+    x = sample(TMPD(n_cg=20), prior, data, sigmas, noise=SharedNoise(0)).flatten(1)
     share = float(x.var(0).sum() / covariance.trace())
     # 2000 samples of three free directions: standard error 0.018.
     assert TMPD(n_cg=20).calibrated(sigmas) == (steps >= 150)

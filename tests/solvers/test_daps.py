@@ -10,7 +10,7 @@ from medrecon.sample import sample
 from medrecon.solvers import DAPS
 from medrecon.solvers.base import sample_prox
 
-from ..make.posteriors import SHAPE, distance, gaussian_prior, measured, repeated, white
+from ..make.posteriors import SHAPE, SharedNoise, distance, gaussian_prior, measured, repeated, white
 from .expectations import LADDER
 
 DOUBLE = torch.float64
@@ -19,11 +19,11 @@ DOUBLE = torch.float64
 def test_daps_is_exact_for_white_images_and_too_wide_as_published():
     prior, data, mean, covariance = repeated(3000, prior=white(0.4))
     sigmas = karras(20.0, 0.02, 60)
-    x = sample(DAPS(n_ode=1, image_std=0.4), prior, data, sigmas, noise=Noise(range(3000)))
+    x = sample(DAPS(n_ode=1, image_std=0.4), prior, data, sigmas, noise=SharedNoise(0))
     error, spread = distance(x, mean, covariance, prior.mean)
     assert error < 0.02
     assert spread < 0.08
-    published = sample(DAPS(), prior, data, sigmas, noise=Noise(range(3000))).flatten(1)
+    published = sample(DAPS(), prior, data, sigmas, noise=SharedNoise(0)).flatten(1)
     assert 1.4 < float(published.var(0).sum() / covariance.trace()) < 3.0
 
 
@@ -34,8 +34,8 @@ def test_daps_by_langevin_moves_is_daps(momentum):
     _, data, *_ = repeated(4000)
     x0 = torch.full((4000, *SHAPE), 0.3, dtype=DOUBLE)
     solver = DAPS(inner="langevin", n_inner=600, momentum=momentum)
-    moved = solver._moved(x0, 0.2, data, Noise(range(4000))).flatten(1)
-    exact = sample_prox(x0, data, 0.04, 30, Noise(range(4000))).flatten(1)
+    moved = solver._moved(x0, 0.2, data, SharedNoise(0)).flatten(1)
+    exact = sample_prox(x0, data, 0.04, 30, SharedNoise(0)).flatten(1)
     assert (moved.mean(0) - exact.mean(0)).abs().max() < 0.02
     assert float((torch.cov(moved.T) - torch.cov(exact.T)).norm() / torch.cov(exact.T).norm()) < 0.15
     with pytest.raises(TypeError, match=r"give inner='langevin'$"):

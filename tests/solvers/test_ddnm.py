@@ -12,7 +12,7 @@ from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.sample import sample
 from medrecon.solvers import DDNM, DDNMPlus
 
-from ..make.posteriors import SHAPE, Dense, dense, gaussian_prior, measured
+from ..make.posteriors import SHAPE, Dense, SharedNoise, dense, gaussian_prior, measured
 from .expectations import LADDER
 
 DOUBLE = torch.float64
@@ -36,13 +36,13 @@ def test_ddnm_plus_leaves_the_noise_of_the_data_in_the_data():
     y = x @ matrix.T + 0.1 * torch.randn(300, 3, generator=generator, dtype=torch.float64)
     data = Gaussian(Dense(matrix), y, 0.1)
     few = karras(20.0, 0.01, 20)  # every step below noise_std pulls a little further towards y: few of them
-    z = sample(DDNMPlus(), prior, data, few, noise=Noise(range(300)))
-    plain = sample(DDNM(), prior, data, few, noise=Noise(range(300)))
+    z = sample(DDNMPlus(), prior, data, few, noise=SharedNoise(0))
+    plain = sample(DDNM(), prior, data, few, noise=SharedNoise(0))
     assert data.residual(plain).abs().max() < 1e-12
     # In noise levels; a draw from the posterior has 1 (measured: 0.68).
     assert 0.5 < float(data.residual(z).square().mean().sqrt()) / 0.1 < 1.0
     # Without noise it is DDNM, whose noise keeps the unmeasured part of the old.
-    free = sample(DDNMPlus(), prior, replace(data, noise_std=0.0), few, noise=Noise(range(300)))
+    free = sample(DDNMPlus(), prior, replace(data, noise_std=0.0), few, noise=SharedNoise(0))
     assert data.residual(free).abs().max() < 1e-9
 
 
@@ -106,12 +106,12 @@ def test_ddnm_plus_without_singular_values_is_right_for_multiples_of_a_projector
     data = Gaussian(Dense(matrix), y[:1].expand(N, -1), 40 * 0.1)
     x0, P = prior(exact[:1], 1.0), torch.linalg.pinv(matrix) @ matrix
     # At a level above the noise: what is measured has the data, and only so much fresh noise that both make up the level.
-    x = DDNMPlus(n_cg=30).step(state, 1.0, 0.2, prior=prior, data=data, noise=Noise(range(N))).flatten(1)
+    x = DDNMPlus(n_cg=30).step(state, 1.0, 0.2, prior=prior, data=data, noise=SharedNoise(0)).flatten(1)
     assert torch.allclose(x.mean(0) @ matrix.T, y[0], atol=40 * 0.01)
     expected = (0.85 * 0.2) ** 2 * (torch.eye(6, dtype=DOUBLE) - P) + (0.2**2 - n**2) * P
     assert torch.allclose(torch.cov(x.T), expected, atol=0.0025)
     # And below it.
-    x = DDNMPlus(n_cg=30).step(state, 1.0, after, prior=prior, data=data, noise=Noise(range(N)))
+    x = DDNMPlus(n_cg=30).step(state, 1.0, after, prior=prior, data=data, noise=SharedNoise(0))
     kept = (1 - 0.85**2) ** 0.5
     pull = kept * after / n * (torch.linalg.pinv(matrix) @ (y[0] - matrix @ x0.flatten()))
     hidden = (torch.eye(6, dtype=DOUBLE) - P) @ (after * kept * (exact[0] - x0[0]).flatten())

@@ -9,7 +9,7 @@ from medrecon.solvers import TMPD
 from medrecon.solvers.dmcmc import dmcmc
 from medrecon.solvers.r2d2 import noise_of_images
 
-from ..make.posteriors import SHAPE, distance, gaussian_prior, repeated
+from ..make.posteriors import SHAPE, SharedNoise, distance, gaussian_prior, repeated
 
 DOUBLE = torch.float64
 
@@ -41,7 +41,7 @@ def test_dmcmc_visits_every_level_as_often_as_it_should():
         return grid[torch.multinomial(log_p.softmax(1), 1, generator=generator)[:, 0]]
 
     start = prior.mean + 0.4 * torch.randn(500, *SHAPE, generator=generator, dtype=DOUBLE)
-    chain = dmcmc(prior, start, 0.4, noise=Noise(range(500)), level=level, step_size=0.2, skip=10, burn_in=60)
+    chain = dmcmc(prior, start, 0.4, noise=SharedNoise(0), level=level, step_size=0.2, skip=10, burn_in=60)
     seen = torch.stack([next(chain)[1] for _ in range(60)])
     shares = torch.stack([(seen == s).double().mean() for s in grid])
     # Uniform, but for the finite step of the moves and 500 chains.
@@ -51,18 +51,18 @@ def test_dmcmc_visits_every_level_as_often_as_it_should():
 def test_dmcmc_and_a_short_run_draw_from_the_posterior():
     prior, data, mean, covariance = repeated(400)
     start = prior.mean + 0.5 * torch.randn(400, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
-    chain = dmcmc(prior, start, 0.3, noise=Noise(range(400)), data=data, level=lambda x: x.new_full((len(x),), 0.3),
+    chain = dmcmc(prior, start, 0.3, noise=SharedNoise(0), data=data, level=lambda x: x.new_full((len(x),), 0.3),
                   step_size=0.1, burn_in=200)  # fmt: skip
     x, sigma = next(chain)
     assert torch.equal(sigma, torch.full((400,), 0.3, dtype=DOUBLE))
-    done = sample(TMPD(), prior, data, truncate_ladder(karras(1.0, 0.01, 40), 0.3), noise=Noise(range(400)), start=x)
+    done = sample(TMPD(), prior, data, truncate_ladder(karras(1.0, 0.01, 40), 0.3), noise=SharedNoise(0), start=x)
     error, _ = distance(done, mean, covariance, prior.mean)
     assert error < 0.2  # TMPD steps down from the chain's law, whose likelihood is a little wider than the data's
     # One move is its equation.
     x = torch.ones(400, *SHAPE, dtype=DOUBLE)
-    chain = dmcmc(prior, x, 0.3, noise=Noise(range(400)), data=data, level=lambda v: v.new_full((len(v),), 0.3), step_size=0.1,
+    chain = dmcmc(prior, x, 0.3, noise=SharedNoise(0), data=data, level=lambda v: v.new_full((len(v),), 0.3), step_size=0.1,
                   skip=1, burn_in=0)  # fmt: skip
     a = 0.1 * 0.3**2
     slope = (prior(x, 0.3) - x) / 0.3**2
     slope = slope + data.A.adjoint(data.residual(x)) / (data.lipschitz * 0.3**2 + 0.05**2)[:, None, None]
-    assert torch.allclose(next(chain)[0], x + a * slope + (2 * a) ** 0.5 * Noise(range(400)).like(x), atol=1e-9)
+    assert torch.allclose(next(chain)[0], x + a * slope + (2 * a) ** 0.5 * SharedNoise(0).like(x), atol=1e-9)

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from medrecon.likelihood import Gaussian
-from medrecon.noise import Noise
 from medrecon.operators.spectral import Dense as SpectralDense
-from medrecon.sample import generate, sample
+from medrecon.sample import sample
 
-from ..make.posteriors import SHAPE, Mixture
+from ..make.posteriors import SHAPE, Mixture, SharedNoise, images_of_prior
 from .expectations import EXPECTED, LADDER, LEARNED, UNCONDITIONAL, make
 
 DOUBLE = torch.float64
@@ -62,7 +61,7 @@ def test_the_mixture_is_exact():
 def test_samplers_of_the_prior_draw_both_modes_alike(name):
     """Half of each, within three standard errors of 0.011."""
     prior, direction, _, _ = mixture()
-    x = generate(prior, SHAPE, LADDER, seeds=range(N), solver=make(name), dtype=DOUBLE)
+    x = images_of_prior(prior, SHAPE, LADDER, N, make(name))
     assert abs(share_of_the_first(x, direction) - 0.5) < 3 * (0.25 / N) ** 0.5
 
 
@@ -72,7 +71,7 @@ def test_weights_of_the_modes_or_their_known_error(name):
     true = float(prior.posterior_weights(matrix, y, NOISE_STD)[0])
     assert abs(true - 0.698) < 1e-3
     data = Gaussian(SpectralDense(matrix, SHAPE), y.expand(N, -1).contiguous(), NOISE_STD)
-    x = sample(make(name), prior, data, LADDER, noise=Noise(range(N)))
+    x = sample(make(name), prior, data, LADDER, noise=SharedNoise(0))
     error = share_of_the_first(x, direction) - true
     standard = (true * (1 - true) / N) ** 0.5
     known = EXPECTED[name].mode_error.value

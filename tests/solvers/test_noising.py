@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from medrecon.likelihood import Gaussian
-from medrecon.noise import Noise, karras
+from medrecon.noise import karras
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.sample import sample
 from medrecon.solvers import DDRM, ILVR, MCG, SOLVERS, DDNMPlus, RePaint
 
-from ..make.posteriors import SHAPE, dense, measured
+from ..make.posteriors import SHAPE, SharedNoise, dense, measured
 
 DOUBLE = torch.float64
 N = 5000
@@ -27,7 +27,7 @@ def one_step(solver, sigma, after, noise_std=0.3, seed=0):
     state = estimate + sigma * torch.randn(N, *SHAPE, generator=generator, dtype=DOUBLE)
     data = Gaussian(A, y.expand(N, -1), noise_std)
     x = solver.step(
-        state, sigma, after, prior=lambda x, s: 0 * x + estimate.expand_as(x), data=data, noise=Noise(range(N))
+        state, sigma, after, prior=lambda x, s: 0 * x + estimate.expand_as(x), data=data, noise=SharedNoise(0)
     )
     seen = (A.singular > 0).flatten()
     return A, data, A.vh(x)[:, seen], A.vh(estimate)[0, seen], (A.uh(y) / A.singular)[0, seen], A.singular[seen]
@@ -69,7 +69,7 @@ def test_more_steps_do_not_forget_the_data(name, eta):
     prior, data, matrix = measured(batch=100, noise_std=0.1)
     data = replace(data, A=SpectralDense(matrix, SHAPE))
     for steps in (50, 1000):
-        x = sample(SOLVERS[name](eta=eta), prior, data, karras(20.0, 0.01, steps), noise=Noise(range(100)))
+        x = sample(SOLVERS[name](eta=eta), prior, data, karras(20.0, 0.01, steps), noise=SharedNoise(0))
         assert 0.1 < float(data.residual(x).square().mean().sqrt()) / 0.1 < 1.0
     with pytest.raises(ValueError, match=r"eta must be in \[0, 0.95\]; got 1"):
         SOLVERS[name](eta=1.0)

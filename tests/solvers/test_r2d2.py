@@ -8,7 +8,7 @@ from medrecon.sample import sample
 from medrecon.solvers import R2D2
 from medrecon.solvers.r2d2 import low_frequencies, noise_of_images
 
-from ..make.posteriors import gaussian_prior, white
+from ..make.posteriors import SharedNoise, gaussian_prior, white
 
 DOUBLE = torch.float64
 
@@ -20,9 +20,9 @@ def test_r2d2_denoises_to_the_posterior_mean():
     many = noisy.expand(400, -1, -1, -1).contiguous()
     data = low_frequencies(many, sigma, factor=4)
     sigmas = truncate_ladder(karras(20.0, 0.002, 150), sigma)
-    x = sample(R2D2(strength=0.0), prior, data, sigmas, noise=Noise(range(400)), start=many)
+    x = sample(R2D2(strength=0.0), prior, data, sigmas, noise=SharedNoise(0), start=many)
     assert (x.mean(0) - prior(noisy, sigma)[0]).abs().max() < 0.06  # 400 draws of standard deviation 0.24, 64 pixels
-    held = sample(R2D2(strength=1.0), prior, data, sigmas, noise=Noise(range(400)), start=many)
+    held = sample(R2D2(strength=1.0), prior, data, sigmas, noise=SharedNoise(0), start=many)
     assert data.residual(held).abs().max() < 1e-9
 
 

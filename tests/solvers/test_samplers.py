@@ -11,7 +11,7 @@ from medrecon.noise import Noise, karras, time_travel
 from medrecon.sample import generate, sample
 from medrecon.solvers import DDIM, DDPM, DPMSolver, Heun, Langevin, PredictorCorrector
 
-from ..make.posteriors import SHAPE, gaussian_prior, measured, white
+from ..make.posteriors import SHAPE, SharedNoise, gaussian_prior, images_of_prior, measured, white
 from .expectations import LADDER
 
 DOUBLE = torch.float64
@@ -56,7 +56,7 @@ def test_samplers_draw_from_the_prior(solver, tolerance):
     """Mean and variance of a Gaussian from 2000 draws: statistical error of a variance 3 %, of a mean 2 % of the spread."""
     prior = gaussian_prior()
     steps = 100 if isinstance(solver, Langevin) else 300
-    x = generate(prior, SHAPE, karras(30.0, 0.005, steps), seeds=range(2000), solver=solver, dtype=DOUBLE).flatten(1)
+    x = images_of_prior(prior, SHAPE, karras(30.0, 0.005, steps), 2000, solver).flatten(1)
     spread = prior.covariance.diagonal().sqrt()
     assert ((x.mean(0) - prior.mean.flatten()).abs() < 0.12 * spread).all()
     assert abs(float(x.var(0).sum() / prior.covariance.trace()) - 1) < tolerance
@@ -66,9 +66,8 @@ def test_samplers_draw_from_the_prior(solver, tolerance):
 def test_generate_draws_from_the_prior(eta, steps):
     """Mean and covariance of a Gaussian prior, from 4000 draws; and an image depends on its seed alone."""
     prior, _, _ = measured(batch=1)
-    images = generate(
-        prior, SHAPE, karras(50.0, 0.002, steps), seeds=range(4000), solver=DDIM(eta=eta), dtype=torch.float64
-    )
+    sigmas = karras(50.0, 0.002, steps)
+    images = images_of_prior(prior, SHAPE, sigmas, 4000, DDIM(eta=eta))
     mean, flat = prior.mean.flatten(), images.flatten(1)
     spread = prior.covariance.diagonal().sqrt()
     # Standard error of a mean: spread / sqrt(4000); five of them. Of a covariance: sqrt(2 / 4000) = 2.2 % of its size, and
@@ -76,8 +75,9 @@ def test_generate_draws_from_the_prior(eta, steps):
     assert ((flat.mean(0) - mean).abs() < 5 * spread / 4000**0.5).all()
     error = torch.cov(flat.T) - prior.covariance
     assert float(error.norm() / prior.covariance.norm()) < 0.08
-    alone = generate(prior, SHAPE, karras(50.0, 0.002, steps), seeds=[17], solver=DDIM(eta=eta), dtype=torch.float64)
-    assert torch.allclose(alone[0], images[17], atol=1e-9)
+    images = generate(prior, SHAPE, sigmas, seeds=[16, 17, 18], solver=DDIM(eta=eta), dtype=torch.float64)
+    alone = generate(prior, SHAPE, sigmas, seeds=[17], solver=DDIM(eta=eta), dtype=torch.float64)
+    assert torch.allclose(alone[0], images[1], atol=1e-9)
 
 
 def test_ddpm_small_is_ddim_and_large_is_exact_for_white_images():
@@ -88,8 +88,7 @@ def test_ddpm_small_is_ddim_and_large_is_exact_for_white_images():
     assert torch.allclose(small, ancestral, atol=1e-12)
     # For N(0, 1) images the reverse kernel is Gaussian with the large variance, whatever the steps.
     white_one = white(1.0, mean=0.0)
-    x = generate(white_one, SHAPE, torch.tensor([30.0, 3.0, 0.5, 0.1]), seeds=range(4000), solver=DDPM(variance="large"),
-                 dtype=DOUBLE)  # fmt: skip
+    x = images_of_prior(white_one, SHAPE, torch.tensor([30.0, 3.0, 0.5, 0.1]), 4000, DDPM(variance="large"))
     assert abs(float(x.var()) / (1 + 0.1**2) - 1) < 0.02
     with pytest.raises(ValueError, match="variance must be"):
         DDPM(variance="huge")
@@ -99,7 +98,7 @@ def test_steps_that_rise_forget_the_past():
     """DPM-Solver's memory and every state survive time travel."""
     prior = gaussian_prior()
     sigmas = time_travel(karras(20.0, 0.01, 60), 15, 2)
-    x = generate(prior, SHAPE, sigmas, seeds=range(1500), solver=DPMSolver(), dtype=DOUBLE).flatten(1)
+    x = images_of_prior(prior, SHAPE, sigmas, 1500, DPMSolver()).flatten(1)
     assert abs(float(x.var(0).sum() / prior.covariance.trace()) - 1) < 0.12
 
     state = DPMSolver().step(DPMSolver().init(torch.ones(1, *SHAPE, dtype=DOUBLE), 1.0, prior=prior, data=None, noise=None),
@@ -121,7 +120,5 @@ def test_a_level_twice_changes_nothing():
 def test_heun_stirs_noise_of_its_scale():
     """A prior that returns its input has no slope: what is left of a step is the noise that came in."""
     x = torch.zeros(20_000, 1, 4, dtype=DOUBLE)
-    found = Heun(churn=0.3, noise_scale=1.5).step(
-        x, 1.0, 0.5, prior=lambda z, s: z, data=None, noise=Noise(range(20_000))
-    )
+    found = Heun(churn=0.3, noise_scale=1.5).step(x, 1.0, 0.5, prior=lambda z, s: z, data=None, noise=SharedNoise(0))
     assert abs(float(found.std()) / (1.5 * (1.3**2 - 1) ** 0.5) - 1) < 0.01

@@ -26,7 +26,7 @@ from medrecon.solvers.base import ANY
 from medrecon.training.objectives import EDM
 
 from ..make.images import blobs
-from ..make.posteriors import SHAPE, Dense, dense, gaussian_prior, measured, single_coil
+from ..make.posteriors import SHAPE, Dense, SharedNoise, dense, gaussian_prior, measured, single_coil
 from .expectations import (
     EXPECTED,
     GENERAL,
@@ -88,7 +88,7 @@ def test_mean_of_many_samples_is_near_the_posterior_mean(name):
     """On one measurement, away from the prior mean: bias below a third of the way from prior to posterior mean."""
     prior, data, matrix = measured(batch=1, seed=5)
     many = replace(data, y=data.y.expand(512, -1))
-    x = sample(make(name), prior, fitted(name, many), LADDER, noise=Noise(range(512))).mean(0)
+    x = sample(make(name), prior, fitted(name, many), LADDER, noise=SharedNoise(0)).mean(0)
     exact = posterior_mean(prior, data, matrix)[0]
     assert (x - exact).norm() < (prior.mean - exact).norm() / 3
 
@@ -125,7 +125,7 @@ def test_without_data_samples_follow_the_prior_or_their_known_bias(name):
     prior = gaussian_prior()
     levels = karras(20.0, 0.01, 100)
     data = Gaussian(Dense(torch.zeros(3, 6, dtype=torch.float64)), torch.zeros(2000, 3, dtype=torch.float64), 0.05)
-    x = sample(make(name), prior, fitted(name, data), levels, noise=Noise(range(2000))).flatten(1)
+    x = sample(make(name), prior, fitted(name, data), levels, noise=SharedNoise(0)).flatten(1)
     assert (x.mean(0) - prior.mean.flatten()).abs().max() < 0.06
     share = float(x.var(0).sum() / prior.covariance.trace())
     law = EXPECTED[name].without_data
