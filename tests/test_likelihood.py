@@ -96,7 +96,7 @@ def test_prox_is_stationary_and_no_neighbour_is_better(name, var):
 
 
 def test_samples_that_were_not_taken_say_nothing():
-    """A magnitude of 0 where the operator gives 0 neither helps nor spoils the density of the others."""
+    """A magnitude of 0 where the operator gives 0 does not change the density of the others."""
     data, z = LAWS["rician"]
     masked = Rician(COILS, data.y * (COILS(z).abs() > 0), STD)
     change, same = (law.log_prob(1.1 * z) - law.log_prob(z) for law in (data, masked))
@@ -110,7 +110,7 @@ def test_no_photon_behind_a_thick_absorber():
 
 
 def test_an_absorber_that_cannot_be_leads_back():
-    """Line integrals of -1000, whose counts no number holds: a finite slope upwards, and a proximal map that comes near."""
+    """Line integrals of -1000, whose counts overflow: the gradient is finite and points up; the proximal map ends above -1."""
     data, _ = LAWS["transmission, scatter"]
     far = -1000 * X
     assert data.grad(far).isfinite().all() and (dot(data.grad(far), X) > 0).all()
@@ -190,7 +190,7 @@ def test_gaussian_likelihood_against_autograd_and_brute_force():
 
 
 def test_zero_noise_per_item_is_the_projection():
-    """A number, a tensor of no axes and one level per item say the same."""
+    """A number, a 0-D tensor and one level per item give the same result."""
     A, y, x = Weights(torch.tensor([1.0, 0, 1, 0])), torch.tensor([[1.0, 0, 2, 0]]), torch.full((1, 4), 5.0)
     for noise_std in (0.0, torch.tensor(0.0), torch.tensor([0.0])):
         assert torch.equal(Gaussian(A, y, noise_std).prox(x, 1.0), torch.tensor([[1.0, 5, 2, 5]]))

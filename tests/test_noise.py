@@ -35,7 +35,7 @@ def test_ladders():
 
 
 def test_time_travel_keeps_the_law():
-    """Rising steps add exactly the missing noise: without data, going up and down changes neither mean nor variance."""
+    """Rising steps add exactly the missing noise: without data, going up and down keeps mean and variance."""
     prior = gaussian_prior()
     data = Gaussian(Dense(torch.zeros(3, 6, dtype=torch.float64)), torch.zeros(2000, 3, dtype=torch.float64), 0.05)
     sigmas = time_travel(karras(20.0, 0.01, 100), 25, 2)
@@ -44,7 +44,7 @@ def test_time_travel_keeps_the_law():
 
 
 def test_time_travel_within_a_budget():
-    """The finest ladder whose walk goes down at most so often; none of the budget is lost where nothing is repeated."""
+    """The finest ladder whose number of downward steps fits the budget; without repeats all of it is used."""
     for budget in (1, 2, 7, 20, 50, 100):
         for length, repeats in ((1, 1), (3, 4), (2, 8), (10, 10)):
             sigmas = travelled(20.0, 0.01, budget, length, repeats)

@@ -14,5 +14,5 @@ def assert_close(a, b, rtol):
 
 
 def relative_error(found, truth):
-    """Relative to the truth."""
+    """Norm of the error over the norm of the truth."""
     return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))

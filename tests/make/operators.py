@@ -34,7 +34,7 @@ def point_mask(*shape):
 
 
 def random_trajectory(samples, *shape):
-    """Random points of the whole band, both end points among them."""
+    """Random points ``(samples, axes)`` of the whole band, both end points included."""
     half = torch.tensor(shape, dtype=torch.float64) / 2
     points = 2 * torch.rand(samples, len(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(3)) - 1
     points[0], points[1] = 1.0, -1.0

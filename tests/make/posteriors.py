@@ -74,12 +74,12 @@ def measured(batch=1, noise_std=0.05, seed=2, dtype=torch.float64):
 
 
 class Mixture:
-    """``x0 ~ sum_k weights_k N(means_k, std^2 I)``, exact at every noise level: what a Gaussian cannot show, modes.
+    """A prior of several modes, exact at every noise level: ``x0 ~ sum_k weights_k N(means_k, std^2 I)``.
 
     Args:
-        weights: ``(K,)``, of sum 1.
+        weights: ``(K,)``, which sum to 1.
         means: ``(K, C, *spatial)``.
-        std: of every component.
+        std: standard deviation of every component.
     """
 
     def __init__(self, weights, means, std):
@@ -114,7 +114,7 @@ def white(std, shape=SHAPE, mean=0.2):
 
 
 def repeated(n, noise_std=0.05, prior=None, seed=5):
-    """One measurement, ``n`` times, its posterior, and the prior."""
+    """``(prior, likelihood, mean, covariance)``: one measurement, repeated ``n`` times, and its posterior."""
     first, data, matrix = measured(batch=1, noise_std=noise_std, seed=seed)
     prior = prior or first
     data = replace(data, A=SpectralDense(matrix, SHAPE), y=data.y.expand(n, -1).contiguous())
@@ -123,7 +123,7 @@ def repeated(n, noise_std=0.05, prior=None, seed=5):
 
 
 def distance(x, mean, covariance, prior_mean):
-    """Errors of mean (over the way from prior to posterior) and of covariance (relative)."""
+    """Error of the mean, relative to the distance of prior and posterior mean, and relative error of the covariance."""
     flat = x.flatten(1)
     away = (prior_mean.flatten() - mean).norm()
     return float((flat.mean(0) - mean).norm() / away), float(

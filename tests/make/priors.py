@@ -77,5 +77,5 @@ class AsFlow(nn.Module):
 
 
 def toy_prior(network=None, **more):
-    """A prior with another network than the bundles'."""
+    """A prior of any network."""
     return PriorSpec(name="toy", version="1", weights_sha256="0", network=lambda: network, **more)

@@ -1,4 +1,4 @@
-"""What cannot be right is refused in a sentence, and not broadcast, rounded or returned as zeros."""
+"""Impossible input is refused with an error; it is not broadcast, rounded or returned as zeros."""
 
 import copy
 import warnings
@@ -141,7 +141,7 @@ def test_double_precision_all_the_way():
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 def test_nothing_becomes_half(half):
-    """Neither factors nor geometry; a half image is computed in single precision."""
+    """Factors and geometry stay in single precision, and a half-precision image is computed in single precision."""
     mask, image = column_mask(9)[None, None, None], torch.randn(2, 2, 8, 9)
     A = sense(coil_maps(1, 3, 8, 9).to(torch.complex64), mask)
     expected = A(image.to(half).float())

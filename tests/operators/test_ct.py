@@ -189,7 +189,7 @@ def test_fbp_is_as_good_as_scikit_images(views, kind):
 
 
 def test_fbp_counts_a_view_for_its_arc():
-    """Views bunched on one side of the turn do not tilt the picture."""
+    """Views that are denser on one side of the turn do not bias the image."""
     even = torch.arange(180, dtype=torch.float64) * math.pi / 180
     uneven = torch.cat([even[:90], even[90::2]])
     truth = ellipses((128, 128), 0.8)
@@ -279,7 +279,7 @@ def test_fdk_of_a_ball_is_water(offset):
 
 @pytest.mark.parametrize("fan", [False, True])
 def test_the_default_detector_sees_all_of_the_image(fan):
-    """Whatever pitch and offset: every view holds the whole mass."""
+    """For any pitch and offset, the sum of every view is the total mass."""
     angles = torch.linspace(0, 6.0, 13, dtype=torch.float64)
     x = torch.ones(1, 1, 20, 31, dtype=torch.float64)
     for pitch, offset in ((0.35, 0.0), (0.7, 4.0), (1.4, -6.5)):

@@ -115,7 +115,7 @@ def test_gridding_a_fully_sampled_image_gives_it_back(kind):
 
 
 def test_gridding_a_volume():
-    """Weights by torchkbnufft's tables, where a matrix would be large: a smooth blob comes back with its own size."""
+    """Weights from torchkbnufft's tables, where a matrix would be large: gridding returns a smooth blob unscaled."""
     n = 12
     k = torch.stack(
         torch.meshgrid(*[torch.linspace(-n / 2, n / 2, 19, dtype=torch.float64)] * 3, indexing="ij"), dim=-1

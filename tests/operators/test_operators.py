@@ -36,7 +36,7 @@ def test_energy_is_the_squared_length_of_the_measurements(problem):
 
 
 def test_a_few_iterations_are_those_of_conjugate_gradients(problem):
-    """The last one takes a shorter way: the iterate must be that of one more, stopped before its step."""
+    """``solve`` skips work in its last iteration; the result must be that of plain conjugate gradients."""
     operator, x, rtol = problem
     rho = torch.linspace(0.3, 0.7, len(x), dtype=torch.float64)
     weight = rho.view(-1, *[1] * (x.ndim - 1))
@@ -89,7 +89,7 @@ def test_state_moves_with_the_module(problem):
 
 
 def test_single_precision_is_the_same_operator(problem):
-    """`.float()` of a module keeps complex buffers complex; a NUFFT keeps its type, and says so."""
+    """`.float()` of a module keeps complex buffers complex; a NUFFT keeps its type and raises an error that names it."""
     operator, x, _ = problem
     y = operator(x)
     image = x.to(torch.complex64 if x.is_complex() else torch.float32)

@@ -37,7 +37,7 @@ SYMMETRIES = {
 
 @pytest.mark.parametrize("symmetries", SYMMETRIES.values(), ids=SYMMETRIES)
 def test_equivariant_undoes_what_it_does(symmetries):
-    """A prior that has the symmetries is left as it is; what the network sees is another image at every level."""
+    """A prior that has the symmetries is unchanged, while the network is given another image at every level."""
     seen = []
 
     def prior(x, sigma):
@@ -54,7 +54,7 @@ def test_equivariant_undoes_what_it_does(symmetries):
 
 @pytest.mark.parametrize("symmetries", SYMMETRIES.values(), ids=SYMMETRIES)
 def test_equivariant_is_a_function_of_item_and_level(symmetries):
-    """Of a prior without any symmetry: items in a batch as alone, float or tensor, any precision."""
+    """For a prior without symmetry: a batch equals its items, and levels may be floats or tensors of any precision."""
     prior, x = gaussian((2, 4, 3)), noisy((2, 4, 3))
     turned = equivariant(prior, **symmetries)
     levels = torch.tensor([0.3, 1.0, 0.3], dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_equivariant_has_a_gradient_and_knows_complex_images():
 
 
 def test_multiscale_of_a_smooth_gaussian_is_the_gaussian():
-    """Where the prior has no energy at high frequencies, its overview with a quarter of the noise says all."""
+    """Where the prior has no energy at high frequencies, the coarse image, with a quarter of the noise, determines it."""
     n, factor = 32, 4
     frequency = torch.fft.fftfreq(n, dtype=torch.float64)
     power = torch.exp(-((frequency[:, None] ** 2 + frequency[None, :] ** 2) / 0.04**2) / 2)

@@ -50,7 +50,7 @@ def test_vjp_against_finite_differences(wrap):
 
 @pytest.mark.parametrize("shape", [(2, 30, 33), (2, 8, 8), (1, 5, 7, 9)])
 def test_padding_is_seen_by_the_network_alone(shape):
-    """A network that returns its input: sides grow to a multiple, the image comes back uncut and unmoved."""
+    """With a network that returns its input: sides are padded to a multiple, and the image is neither cropped nor shifted."""
     sides = []
 
     class Echo(nn.Module):

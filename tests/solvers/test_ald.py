@@ -19,7 +19,7 @@ DOUBLE = torch.float64
 @pytest.mark.parametrize("step_size", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("solver", [ALD, SMRD])
 def test_annealed_langevin_leaves_the_noise_that_the_prior_assumes(solver, step_size):
-    """Images that are one point: all else is noise, of the level before the step, and of the next after it.
+    """The prior is a single image, so the rest is noise: of the level before the step, and of the next level after it.
 
     The noise of small steps, ``sqrt(2 step_size) sigma``, would leave ``1 + step_size^2 / 2`` times the level, and more.
     """
@@ -35,7 +35,7 @@ def test_annealed_langevin_leaves_the_noise_that_the_prior_assumes(solver, step_
 
 
 def test_ald_without_data_is_langevin():
-    """In the limit of small steps of level and move, the noise of each to first order."""
+    """ALD and Langevin agree to first order in the step size."""
     prior = gaussian_prior()
     blind = Gaussian(Dense(torch.zeros(3, 6, dtype=DOUBLE)), torch.zeros(2, 3, dtype=DOUBLE), 0.1)
     for step_size in (1e-2, 1e-4):
@@ -59,7 +59,7 @@ def test_ald_without_data_is_langevin():
 
 
 def test_ald_does_not_depend_on_the_scale_of_the_operator():
-    """A sinogram's operator is hundreds of times that of MRI: the same problem, the same images."""
+    """A CT operator is hundreds of times larger than one of MRI; the images must be the same."""
     prior, data, matrix = measured(batch=2)
     large = Gaussian(Dense(300 * matrix), 300 * data.y, 300 * data.noise_std)
     a, b = (sample(ALD(), prior, d, LADDER, noise=Noise([1, 2])) for d in (data, large))

@@ -40,7 +40,7 @@ def test_kernels():
 
 
 def test_shares_between_their_ends():
-    """MCG's strength, ScoreMed's strength and PiGDM's eta at a half are neither 0 nor 1."""
+    """A strength or eta of 0.5 (MCG, ScoreMed, PiGDM) differs from both 0 and 1."""
     prior, data, _ = measured(batch=2)
     for build in (lambda v: MCG(zeta=0.1, strength=v), lambda v: ScoreMed(strength=v), lambda v: PiGDM(eta=v)):
         runs = [
@@ -81,7 +81,7 @@ def test_misfit_and_its_gradient(kind):
 
 
 def test_the_slope_of_the_misfit_is_the_same_by_either_way():
-    """Where the normal operator is the cheaper one, ``A^H (A x - y)`` is found without the adjoint."""
+    """Where the normal operator is cheaper, ``A^H (A x - y)`` is computed without the adjoint."""
     maps = torch.complex(*torch.randn(2, 1, 3, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     for mask, light in ((torch.arange(8) % 2 == 0, True), (torch.rand(9, 8) < 0.5, False)):
         A = sense(maps, mask.expand(9, 8)[None, None])
@@ -98,7 +98,7 @@ def test_the_slope_of_the_misfit_is_the_same_by_either_way():
 
 
 def test_guidance_never_overshoots_the_data():
-    """A step ten times too long is cut to where it explains the data best; one that lessens the residual stays."""
+    """A step ten times too long is shortened to fit the data best; a step that reduces the residual is kept."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(4, 6, generator=generator, dtype=torch.float64)
     A = Dense(matrix, SHAPE)
@@ -138,7 +138,7 @@ def test_probability_flow_of_a_gaussian():
 
 
 def test_the_weight_of_the_prior_grows_no_further_than_images_do():
-    """``noise_std^2 / min(sigma, 1)^2``: 1 is the scale of images, so early levels do not trust the data the more."""
+    """``noise_std^2 / min(sigma, 1)^2``: 1 is the scale of images, so early levels do not weigh the data more."""
     assert data_weight(None, 2.0, 0.1, 0.5) == pytest.approx(2.0 * 0.01 / 0.25)
     assert data_weight(None, 2.0, 0.1, 1.0) == data_weight(None, 2.0, 0.1, 20.0) == pytest.approx(0.02)
     assert data_weight(0.3, 2.0, 0.1, 20.0) == 0.3

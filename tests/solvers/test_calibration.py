@@ -30,7 +30,7 @@ def repeated(n, noise_std=0.05):
 
 @pytest.mark.parametrize("steps", [1, 5, 10, 20, 50, 150])
 def test_who_is_called_calibrated_has_the_variance_of_the_posterior(steps):
-    """TMPD's variance over the true one: within a tenth where it says so, short of it by more where it does not."""
+    """TMPD's variance is within a tenth of the true one if it is called calibrated, and further below it if not."""
     prior, data, (mean, covariance) = repeated(2000)
     sigmas = karras(8.0, 0.005, steps)
     x = sample(TMPD(n_cg=20), prior, data, sigmas, noise=SharedNoise(0)).flatten(1)
@@ -60,7 +60,7 @@ def test_calibration_needs_the_kernel_the_solve_and_the_ladder():
 
 
 def test_sidecars_ask_the_solver_about_their_ladder(monkeypatch):
-    """And whose run starts from another estimate has no spread of its own, whatever the solver says."""
+    """A run that starts from another estimate is not calibrated, whatever the solver reports."""
     asked = []
     monkeypatch.setattr(TMPD, "calibrated", lambda self, sigmas: asked.append(sigmas) or True)
     network = ResidualUNet(channels=(8, 16), blocks=(1, 1)).eval()

@@ -24,7 +24,7 @@ def test_forward_error_of_two_starts():
 
 
 def test_contraction_is_what_is_left_of_a_start():
-    """Under a prior that knows the image nothing but the factors of the steps keeps two starts apart."""
+    """With a prior that is one image, the distance of two starts shrinks by the factors of the steps alone."""
     prior = GaussianPrior(gaussian_prior().mean, 1e-12 * torch.eye(6, dtype=DOUBLE))
     sigmas = karras(0.8, 0.05, 30)
     data = NoData(torch.empty(0, dtype=DOUBLE), (1, *SHAPE))
@@ -43,7 +43,7 @@ def test_contraction_is_what_is_left_of_a_start():
 
 
 def test_a_better_start_gives_a_better_image_sooner():
-    """DDS from the pseudo-inverse at a low level needs a third of the steps for what pure noise needs all of them."""
+    """From the pseudo-inverse at a low level, a third of the steps gives what pure noise needs all steps for."""
     prior, A = white(0.4, mean=3.0), Dense(dense())
     truth = prior.mean + 0.4 * torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     data = Gaussian(

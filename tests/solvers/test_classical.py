@@ -65,7 +65,7 @@ def test_wavelet_reaches_sigpys_objective(problem):
 
 
 def test_cycle_spinning_depends_less_on_where_the_image_lies():
-    """An image moved by a pixel meets other wavelets, unless they move at every iteration; its k-space only turns."""
+    """A shifted image meets other wavelets unless they shift at every iteration; only the phase of its k-space changes."""
     generator = np.random.default_rng(0)
     truth = blobs(SHAPE) + 0.03 * (generator.normal(size=SHAPE) + 1j * generator.normal(size=SHAPE))
     mask = undersampling_mask(SHAPE, "gaussian1d", 2.0, 8, 0)
@@ -88,7 +88,7 @@ def test_cycle_spinning_depends_less_on_where_the_image_lies():
 )
 @pytest.mark.parametrize("noise_std", [0.02, 0.0])
 def test_the_weight_from_the_noise_does_not_care_for_units(solver, noise_std):
-    """Data, operator and noise times one number are the same problem; so are two items of different noise, each alone."""
+    """Scaling data, operator and noise by one number changes nothing; items of different noise equal each item alone."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(150, 240, generator=generator, dtype=torch.float64) / 12
     y = torch.randn(2, 150, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Counts and magnitudes: every solver that an error message recommends for a law of noise runs to its end, from noise."""
+"""Counts and magnitudes: every solver that an error message recommends for a noise model works, starting from noise."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ LADDER = karras(20.0, 0.01, 15)
 
 
 def problem(law, dtype=DOUBLE):
-    """``(prior, likelihood, truth)``: smooth images, many pixels about 0, so that a Gaussian prior has negative ones too."""
+    """``(prior, likelihood, truth)``: smooth images with many pixels near 0, where the Gaussian prior has negative values."""
     y, x = torch.meshgrid(torch.arange(float(SIDE)), torch.arange(float(SIDE)), indexing="ij")
     places = torch.stack([y.flatten(), x.flatten()], dim=1).double()
     covariance = 0.09 * (-(torch.cdist(places, places) ** 2) / 4.5).exp() + 1e-4 * torch.eye(SIDE**2, dtype=DOUBLE)
@@ -59,7 +59,7 @@ COUNTERS = {name: make(name, **row.counts) for name, row in EXPECTED.items() if 
 @pytest.mark.parametrize("name", COUNTERS)
 @pytest.mark.parametrize("law", LAWS)
 def test_counts_are_explained_from_a_start_of_noise(law, name):
-    """To the end, with what is left over explained by the counts' own spread, and nearer to the truth than the prior is."""
+    """The residual is that of counting noise, and the image is nearer to the truth than the prior mean is."""
     prior, data, truth = problem(law)
     x = sample(COUNTERS[name], prior, data, LADDER, noise=Noise(range(BATCH)))
     assert x.isfinite().all()
@@ -73,7 +73,7 @@ def test_counts_are_explained_from_a_start_of_noise(law, name):
 @pytest.mark.parametrize("name", COUNTERS)
 @pytest.mark.parametrize("law", ["emission, few", "transmission, scatter"])
 def test_a_batch_of_counts_equals_its_items_alone(law, name):
-    """To what 20 Newton steps leave open."""
+    """Up to the accuracy of 20 Newton steps."""
     prior, data, _ = problem(law)
     together = sample(COUNTERS[name], prior, data, LADDER, noise=Noise(range(BATCH)))
     alone = sample(COUNTERS[name], prior, replace(data, y=data.y[1:2]), LADDER, noise=Noise([1]))
@@ -102,7 +102,7 @@ class Square(Operator):
 
 
 def test_whom_the_messages_recommend_for_a_law_runs():
-    """For each law of noise that a solver refuses: the named solvers run with their defaults, from noise, to finite images."""
+    """For each noise model that a solver refuses, the recommended solvers give finite images with default settings."""
     prior, counts, _ = problem("emission, few")
     _, through, _ = problem("transmission, few")
     pairs = GaussianPrior(torch.full((2, 3), 0.5, dtype=DOUBLE), 0.09 * torch.eye(6, dtype=DOUBLE))

@@ -30,7 +30,7 @@ def test_daps_is_exact_for_white_images_and_too_wide_as_published():
 @pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 def test_daps_by_langevin_moves_is_daps(momentum):
-    """The inner sampler reaches the law of the exact draw."""
+    """The inner sampler converges to the distribution of the exact draw."""
     _, data, *_ = repeated(4000)
     x0 = torch.full((4000, *SHAPE), 0.3, dtype=DOUBLE)
     solver = DAPS(inner="langevin", n_inner=600, momentum=momentum)

@@ -27,7 +27,7 @@ def test_ddnm_satisfies_the_data_exactly():
 
 
 def test_ddnm_plus_leaves_the_noise_of_the_data_in_the_data():
-    """Noiseless DDNM reproduces the noise (residual 0); DDNM+ must not: residual of the size of the noise, as of a draw."""
+    """DDNM reproduces the noise of the data (residual 0); DDNM+ must not: its residual has the size of the noise."""
     prior = gaussian_prior()
     matrix = torch.linalg.qr(dense().T)[0].T.contiguous()  # orthonormal rows: all singular values 1
     generator = torch.Generator().manual_seed(0)
@@ -91,7 +91,7 @@ def test_ddnm_plus_is_the_papers_formula_per_singular_value(noise_std):
 
 
 def test_ddnm_plus_without_singular_values_is_right_for_multiples_of_a_projector():
-    """One lambda for all: equal to the form per singular value where there is one, at any scale of the operator."""
+    """With one lambda for all singular values it equals the form per singular value, at any scale of the operator."""
     prior, data, _ = measured(batch=4)
     matrix = 40 * torch.linalg.qr(dense().T)[0].T.contiguous()
     y = 40 * data.y

@@ -12,7 +12,7 @@ DOUBLE = torch.float64
 
 
 def test_ddrm_keeps_the_books_of_the_noise():
-    """With a prior that knows the image, every spectral coefficient of x' is it plus noise of exactly sigma'."""
+    """With a prior that returns the true image, every spectral coefficient of x' is the truth plus noise of exactly sigma'."""
     matrix = dense()
     truth = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     n, noise_std, A = 20_000, 0.3, SpectralDense(matrix, SHAPE)
@@ -28,7 +28,7 @@ def test_ddrm_keeps_the_books_of_the_noise():
 
 
 def test_ddrm_takes_a_share_of_the_data():
-    """eta_b < 1: mean between estimate and data, and variance sigma'^2 whatever the share, data's noise counted."""
+    """eta_b < 1: the mean lies between estimate and data; the variance, noise of the data included, is sigma'^2 for any eta_b."""
     matrix, noise_std, after = dense(), 0.1, 0.5
     truth = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     n, A = 20_000, SpectralDense(matrix, SHAPE)

@@ -28,9 +28,9 @@ def test_dds_level_is_what_the_prior_is_told():
     with pytest.raises(ValueError, match="level"):
         DDS(level=-1.0)
     prior, data, _ = measured(batch=2)
-    told = sample(DDS(level=1.4), prior, data, LADDER, noise=Noise([1, 2]))
+    scaled = sample(DDS(level=1.4), prior, data, LADDER, noise=Noise([1, 2]))
     wrapped = sample(DDS(level=1.0), lambda x, s: prior(x, 1.4 * s), data, LADDER, noise=Noise([1, 2]))
-    assert torch.allclose(told, wrapped, atol=1e-12)
+    assert torch.allclose(scaled, wrapped, atol=1e-12)
 
 
 def test_dds_more_iterations_approach_the_exact_prox():
@@ -42,7 +42,7 @@ def test_dds_more_iterations_approach_the_exact_prox():
 
 
 def test_dds_keeps_what_a_single_coil_does_not_see():
-    """A closed form and no noise: the null space is the prior's, not zero."""
+    """With a closed-form solve and no noise, the null space comes from the prior and is not zero."""
     prior, data, _ = single_coil()
     x = sample(DDS(), prior, data, LADDER, noise=Noise([1, 2]))
     y = sample(DDNM(), prior, data, LADDER, noise=Noise([1, 2]))

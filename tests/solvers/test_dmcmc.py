@@ -18,7 +18,7 @@ DOUBLE = torch.float64
     "shape", [(1, 400), (2, 24, 20), (1, 10, 9, 8), (1, 1, 300)], ids=["1-D", "2-D", "3-D", "one row"]
 )
 def test_the_noise_that_dmcmc_measures_and_its_default_in_any_dimension(shape):
-    """White noise on a ramp: its own standard deviation within 15 % (300 to 1000 pixels leave 5 %); and the chain runs."""
+    """White noise on a ramp: its standard deviation is measured within 15 % (300 to 1000 pixels leave 5 %); the chain runs."""
     ramp = torch.linspace(1.0, 2.0, shape[-1], dtype=DOUBLE).expand(4, *shape)
     noisy = ramp + 0.2 * torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     assert torch.allclose(noise_of_images(noisy), torch.full((4,), 0.2, dtype=DOUBLE), rtol=0.15)
@@ -29,7 +29,7 @@ def test_the_noise_that_dmcmc_measures_and_its_default_in_any_dimension(shape):
 
 
 def test_dmcmc_visits_every_level_as_often_as_it_should():
-    """With exact draws of the level given the image, its histogram is the law that they were drawn with."""
+    """With exact draws of the level given the image, the histogram of levels is uniform."""
     prior = gaussian_prior()
     grid = torch.tensor([0.1, 0.2, 0.4, 0.8], dtype=DOUBLE)
     generator = torch.Generator().manual_seed(0)

@@ -21,7 +21,7 @@ NOISE_STD = 0.1
 
 
 def mixture():
-    """The prior, the direction of its modes, and a measurement that sees little of it: ``(prior, direction, matrix, y)``."""
+    """The prior, the direction of its modes, and a measurement nearly orthogonal to it: ``(prior, direction, matrix, y)``."""
     direction = torch.full((6,), 6**-0.5, dtype=DOUBLE)
     others = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     basis, _ = torch.linalg.qr(torch.cat([direction[:, None], others], dim=1))
@@ -37,7 +37,7 @@ def share_of_the_first(x, direction):
 
 
 def test_the_mixture_is_exact():
-    """Its estimate is Tweedie's of its density, and its posterior weights those of counting draws that fit the data."""
+    """Its estimate satisfies Tweedie's formula, and its posterior weights agree with importance-weighted draws."""
     prior, direction, matrix, y = mixture()
     x = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=DOUBLE).requires_grad_()
     sigma = 0.7

@@ -1,4 +1,4 @@
-"""How much noise a step leaves, and how much of the data: the books that a sampler keeps, and what ladders allow."""
+"""Mean and variance of one step, coefficient by coefficient, of solvers that replace or noise the data."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ N = 5000
 
 
 def one_step(solver, sigma, after, noise_std=0.3, seed=0):
-    """``x'`` of ``N`` items with one ``y`` and a prior that answers the same image, in coefficients; what they should hold."""
+    """One step of ``N`` items with one ``y`` and a constant prior: spectral coefficients of ``x'``, estimate and data."""
     generator = torch.Generator().manual_seed(seed)
     A = SpectralDense(dense(), SHAPE)
     estimate = torch.randn(1, *SHAPE, generator=generator, dtype=DOUBLE)
@@ -34,7 +34,7 @@ def one_step(solver, sigma, after, noise_std=0.3, seed=0):
 
 
 def test_repaint_noises_what_is_known():
-    """Known coefficients are those of the data with the noise of the next level: 0.5, and 0 at the end."""
+    """Known coefficients are the data plus noise of the next level: 0.5, and 0 at the end."""
     _, _, found, _, c, _ = one_step(RePaint(), 1.0, 0.5)
     assert torch.allclose(found.mean(0), c, atol=0.03)
     assert torch.allclose(found.std(0), torch.full((3,), 0.5, dtype=DOUBLE), rtol=0.04)
@@ -44,7 +44,7 @@ def test_repaint_noises_what_is_known():
 
 @pytest.mark.parametrize("solver", [ILVR(), MCG(zeta=0.0)], ids=["ilvr", "mcg"])
 def test_what_is_exchanged_has_the_noise_of_the_next_level(solver):
-    """``A x' = y + sigma' A z``: noise of an image, measured, so that every coefficient has that of the level."""
+    """``A x' = y + sigma' A z``: image noise is measured, so every coefficient has noise of the level."""
     _, _, found, _, c, _ = one_step(solver, 1.0, 0.5)
     assert torch.allclose(found.mean(0), c, atol=0.03)
     assert torch.allclose(found.std(0), torch.full((3,), 0.5, dtype=DOUBLE), rtol=0.04)

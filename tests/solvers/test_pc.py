@@ -13,7 +13,7 @@ DOUBLE = torch.float64
 
 
 def test_corrections_keep_the_law_in_many_dimensions():
-    """Langevin moves of a given signal-to-noise ratio, where norms are what they are in images."""
+    """Langevin moves of a given signal-to-noise ratio, at the norms of images."""
     prior = white(0.4, (2, 20, 20))
     x = generate(prior, (2, 20, 20), karras(20.0, 0.02, 150), seeds=range(8), solver=PredictorCorrector(), dtype=DOUBLE)
     assert abs(float(x.var() / 0.4**2) - 1) < 0.08
@@ -23,7 +23,7 @@ def test_corrections_keep_the_law_in_many_dimensions():
 
 
 def test_predictor_and_corrector_are_their_equations():
-    """The corrector's length, and the variance-preserving step in its own variable x / sqrt(1 + sigma^2)."""
+    """The step size of the corrector, and the variance-preserving step in its variable x / sqrt(1 + sigma^2)."""
     prior = gaussian_prior()
     x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     sigma, after = 0.9, 0.6

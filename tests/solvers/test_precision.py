@@ -24,7 +24,7 @@ LEVELS = karras(4.0, 0.01, 12)
 
 
 class Doubled(Noise):
-    """The same numbers for either type: float64 ones, rounded."""
+    """The same numbers for both types: drawn in float64, then rounded."""
 
     def __call__(self, shape, dtype, device=None):
         return super().__call__(shape, torch.float64, device).to(dtype)

@@ -14,7 +14,7 @@ DOUBLE = torch.float64
 
 
 def test_r2d2_denoises_to_the_posterior_mean():
-    """Without regularisation, from the noise level itself: draws whose mean is the clean estimate."""
+    """Without regularisation, starting at the noise level: the mean of the draws is the clean estimate."""
     prior, sigma = white(0.4, (1, 8, 8)), 0.3
     noisy = prior.mean + torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=DOUBLE).mul(0.5)
     many = noisy.expand(400, -1, -1, -1).contiguous()
@@ -27,7 +27,7 @@ def test_r2d2_denoises_to_the_posterior_mean():
 
 
 def test_r2d2_guidance_is_the_gradient():
-    """Of |x' - prior(x)|^2 in x, with x' the predictor's: by autograd; and so it draws the state towards the manifold."""
+    """Against autograd: the gradient in x of |x' - prior(x)|^2, where x' is the predictor's step."""
     prior, sigma, after = gaussian_prior((1, 2, 4)), 0.5, 0.3
     x = torch.randn(2, 1, 2, 4, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     data = low_frequencies(x, 0.5, factor=2)

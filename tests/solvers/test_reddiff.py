@@ -33,7 +33,7 @@ def test_reddiff_without_prior_is_least_squares_and_with_it_the_posterior_mode()
 
 @pytest.mark.parametrize("schedule", ["linear", "sqrt", "square", "constant", "inverse"])
 def test_reddiff_follows_the_gradient_of_the_smoothed_prior(schedule):
-    """What goes into Adam, of the solver itself, draw by draw and on average.
+    """The gradient that the solver passes to Adam, for each draw and on average.
 
     ``eps(mu + sigma z) - z = sigma (C + sigma^2)^-1 (mu - m) - C (C + sigma^2)^-1 z``; its mean, over pairs ``z`` and ``-z``
     free of the error of sampling, is sigma times the gradient of ``-log`` of the prior smoothed by sigma.

@@ -18,7 +18,7 @@ DOUBLE = torch.float64
 
 
 def integrated(solver, n):
-    """Where the probability-flow ODE of a Gaussian takes one start, from 10 to 0.1."""
+    """The probability-flow ODE of a Gaussian, integrated from sigma 10 to 0.1 in ``n`` steps."""
     prior = gaussian_prior()
     start = 10 * torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
     sigmas = torch.linspace(math.log(10.0), math.log(0.1), n + 1, dtype=DOUBLE).exp()
@@ -53,7 +53,7 @@ def test_order_of_the_ode_solvers(solver, order):
     ids=["ddpm", "heun", "heun, churn", "dpm", "ve", "vp", "langevin"],
 )
 def test_samplers_draw_from_the_prior(solver, tolerance):
-    """Mean and variance of a Gaussian from 2000 draws: statistical error of a variance 3 %, of a mean 2 % of the spread."""
+    """Mean and variance of a Gaussian from 2000 draws: standard error 3 % for a variance, 2 % of the spread for a mean."""
     prior = gaussian_prior()
     steps = 100 if isinstance(solver, Langevin) else 300
     x = images_of_prior(prior, SHAPE, karras(30.0, 0.005, steps), 2000, solver).flatten(1)
@@ -95,7 +95,7 @@ def test_ddpm_small_is_ddim_and_large_is_exact_for_white_images():
 
 
 def test_steps_that_rise_forget_the_past():
-    """DPM-Solver's memory and every state survive time travel."""
+    """DPM-Solver drops its previous estimate when a level rises."""
     prior = gaussian_prior()
     sigmas = time_travel(karras(20.0, 0.01, 60), 15, 2)
     x = images_of_prior(prior, SHAPE, sigmas, 1500, DPMSolver()).flatten(1)
@@ -118,7 +118,7 @@ def test_a_level_twice_changes_nothing():
 
 
 def test_heun_stirs_noise_of_its_scale():
-    """A prior that returns its input has no slope: what is left of a step is the noise that came in."""
+    """A prior that returns its input has score 0, so a step leaves only the noise that it added."""
     x = torch.zeros(20_000, 1, 4, dtype=DOUBLE)
     found = Heun(churn=0.3, noise_scale=1.5).step(x, 1.0, 0.5, prior=lambda z, s: z, data=None, noise=SharedNoise(0))
     assert abs(float(found.std()) / (1.5 * (1.3**2 - 1) ** 0.5) - 1) < 0.01

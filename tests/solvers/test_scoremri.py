@@ -19,7 +19,7 @@ DOUBLE = torch.float64
 
 @pytest.mark.parametrize("solver", [ScoreMRI, ScoreMed])
 def test_score_based_imaging_without_strength_is_the_sampler(solver):
-    """Corrector and ancestral step; without a corrector the latter alone, at whose every level the noise is that of the level."""
+    """With strength 0: corrector and ancestral step, or the ancestral step alone; the noise after a step is that of the level."""
     prior, data, _ = single_coil()
     free = sample(solver(strength=0.0, n_corrector=0), prior, data, LADDER, noise=Noise([1, 2]))
     plain = generate(prior, data.shape[1:], LADDER, seeds=[1, 2], solver=DDIM(eta=1.0), dtype=DOUBLE)
@@ -41,7 +41,7 @@ def test_score_based_imaging_without_strength_is_the_sampler(solver):
 
 
 def test_scoremri_hybrid_ties_the_coils_together():
-    """With a tie in every step the coil images fit one image better than without, and the data just as exactly."""
+    """With the constraint in every step the coil images fit one image better than without, and the data as exactly."""
     shape = (6, 7)
     maps = torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.complex128)
     maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()

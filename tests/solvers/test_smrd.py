@@ -15,7 +15,7 @@ DOUBLE = torch.float64
 
 
 def test_sure_is_unbiased_and_its_divergence_is_the_trace():
-    """Over 20 000 noises: the mean of SURE is the mean of the true risk; and MONAI's Monte-Carlo divergence is ours."""
+    """Over 20 000 noise draws, the mean of SURE is the mean of the true risk; MONAI's Monte-Carlo divergence agrees."""
     from monai.losses import SURELoss
 
     matrix, noise_std, lam = dense(), 0.3, 0.2
@@ -45,7 +45,7 @@ def test_sure_is_unbiased_and_its_divergence_is_the_trace():
 
 
 def test_smrd_learns_the_weight_that_is_best():
-    """From a start far off either way, the true risk of what is measured ends near the least that any weight has."""
+    """From a weight far too small or too large, the true risk of the measured part ends near its minimum over all weights."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.linalg.qr(torch.randn(240, 160, generator=generator, dtype=DOUBLE))[0].T
     matrix = torch.linspace(1.0, 0.3, 160, dtype=DOUBLE)[:, None] * matrix

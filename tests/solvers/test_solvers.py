@@ -205,7 +205,7 @@ def test_evaluations_are_as_declared(name):
 
 
 class Twice(Noise):
-    """Every number drawn once for each of two halves of the last axis."""
+    """The same numbers in both halves of the last axis."""
 
     def __call__(self, shape, dtype, device=None):
         half = super().__call__((*shape[:-1], shape[-1] // 2), dtype, device)
@@ -213,7 +213,7 @@ class Twice(Noise):
 
 
 class SideBySide(Spectral):
-    """An operator on either half of the last axis, of images as of measurements: block-diagonal."""
+    """One operator on each half of the last axis of images and of measurements: block-diagonal."""
 
     def __init__(self, tile):
         super().__init__()
@@ -241,7 +241,7 @@ class SideBySide(Spectral):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_settings_mean_the_same_at_every_size(name):
-    """Two problems that know nothing of each other, side by side in one image: each half as if it were alone.
+    """Two independent problems side by side in one image: each half equals the problem alone.
 
     The twin has the same data and the same noise, so every norm over the whole image is sqrt(2) times that of one half.
     """
@@ -260,7 +260,7 @@ def test_settings_mean_the_same_at_every_size(name):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_rising_and_equal_levels_are_legal(name):
-    """Time travel, and a level twice: every state survives, and the end is as near to the data as it was."""
+    """With time travel and a repeated level, the residual at the end is about that of the plain ladder."""
     prior, data, _ = measured(batch=16)
     data = fitted(name, data)
     plain = sample(make(name), prior, data, LADDER, noise=Noise(range(16)))
@@ -294,7 +294,7 @@ def test_the_noise_may_have_another_type_than_the_data():
 
 @pytest.fixture(scope="module")
 def scans():
-    """Three small scans in single precision, of four coils and of one, and a network that nobody has trained."""
+    """Three small scans in single precision, of four coils and of one, and an untrained network."""
     torch.manual_seed(0)
     network = ResidualUNet(channels=(8, 16), blocks=(1, 1)).eval().requires_grad_(False)
     for p in network.parameters():
@@ -316,7 +316,7 @@ def _image(name, network, data):
 
 @pytest.mark.parametrize("name", GENERAL)
 def test_single_precision_agrees_between_batches(name, scans):
-    """With a network for a prior: to 1e-4 of the maximum alone and in company."""
+    """With a network as the prior, an item alone and in a batch agree to 1e-4 of the maximum."""
     network, found = scans
     data = found[1 if EXPECTED[name].operator == "spectral" else 4]
     together = _image(name, network, data)
@@ -384,7 +384,7 @@ def test_nonlinear_operators_are_fitted_or_refused(name):
     ids=["0 twice", "0 between", "from 0", "negative", "NaN", "infinite"],
 )  # fmt: skip
 def test_ladders_with_a_level_that_cannot_be_are_refused(name, levels):
-    """In one sentence and before the first step; they ended in NaN."""
+    """Before the first step; such ladders used to end in NaN."""
     prior, data, _ = measured()
     with pytest.raises(ValueError, match="noise levels must be positive and finite, and only the last may be 0; got"):
         if name in UNCONDITIONAL:
