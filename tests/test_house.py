@@ -158,7 +158,6 @@ SHARED_SUITES = {
     "operators/bridge": "operators/test_operators.py",
     "operators/weights": "operators/test_operators.py",
     "problems/base": "problems/test_problems.py",
-    "problems/calibration": "problems/test_noncartesian.py",
     "solvers/ddim": "solvers/test_samplers.py",
     "solvers/ddpm": "solvers/test_samplers.py",
     "solvers/dpmsolver": "solvers/test_samplers.py",
