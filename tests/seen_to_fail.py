@@ -11,6 +11,7 @@ import argparse
 import functools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -95,7 +96,7 @@ class Copy:
         self.environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def failure(self, *tests: str) -> str | None:
-        """The first failed test (or "timeout", or "import"), or None if all pass.
+        """The first test that fails, without its parameters ("timeout" and "import" if none ran to its end); None if all pass.
 
         Raises:
             RuntimeError: The tests could not be run.
@@ -115,8 +116,8 @@ class Copy:
             return None
         if process.returncode not in (1, 2):
             raise RuntimeError(f"{' '.join(tests)}: pytest could not run these tests:\n{out[-2000:]}")
-        failed = (line.split()[1] for line in out.splitlines() if line.startswith(("FAILED", "ERROR")))
-        return next(failed, "import")
+        failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+::[^\s\[]+)", out, re.MULTILINE)
+        return failed[1] if failed else "import"
 
     def failure_of(self, mutant: Mutant, path: Path, tests: list[str]) -> str | None:
         """As ``failure``, with the mutant in place of the module."""
@@ -157,8 +158,7 @@ def selected(options: argparse.Namespace) -> list[Row]:
         if not exists(row.function):
             sys.exit(f"{row.function} does not exist; correct its name in tests/seen_to_fail_table.py")
     if options.sample is not None and options.sample < len(out):
-        chosen = set(random.Random(options.seed).sample(range(len(out)), options.sample))
-        out = [row for i, row in enumerate(out) if i in chosen]
+        out = random.Random(options.seed).sample(out, options.sample)  # in random order: a run may be stopped early
     return out
 
 
