@@ -22,9 +22,10 @@ from medrecon.training.augment import Augment
 from medrecon.training.objectives import EDM, objective
 from tests.make.images import write_slices
 
+# The sheet of samples at its full size would cost more than the training.
 SMALL = (
     "--crop", 32, "--val_crop", 48, "--batch_size", 2, "--iterations_per_epoch", 3, "--val_interval", 1,
-    "--sheet_interval", 100,
+    "--sheet_interval", 100, "--train::trainer::sheet::shape", [2, 64, 64], "--train::trainer::sheet::n_steps", 5,
 )  # fmt: skip
 
 
