@@ -25,7 +25,7 @@ from problems import DATA, bundle_prior, network, samples_of
 from medrecon.bundle import load_prior
 from medrecon.data.scan import Sinogram
 from medrecon.operators import ParallelBeam
-from medrecon.operators.ct import FILTERS
+from medrecon.operators.fbp import FILTERS
 from medrecon.reconstruction import plan
 from medrecon.report.montage import montage
 from medrecon.training.slices import load_slices
@@ -70,10 +70,10 @@ def main() -> None:
             sinogram: torch.Tensor = sinogram, spacing: float = spacing, seed: int = i, **changes: object
         ) -> np.ndarray:
             scan = Sinogram(
-                path=Path("chest"), format="simulated", lines=sinogram[0].numpy(), angles=angles.numpy(), pitch=spacing,
-                photons=arguments.photons,
+                path=Path("chest"), format="simulated", sinogram=sinogram[0].numpy(), angles=angles.numpy(),
+                detector_spacing=spacing, photons=arguments.photons,
             )  # fmt: skip
-            made = plan(scan, bundle=prior, size=256, voxel=spacing, seed=seed, **changes).run()
+            made = plan(scan, bundle=prior, image_size=256, voxel=spacing, seed=seed, **changes).run()
             return samples_of(made)[:, 0] / 1000 + 1
 
         fbp = max((project.fbp(sinogram, kind)[0, 0].numpy() for kind in FILTERS), key=lambda z: psnr(z, x0))

@@ -62,11 +62,17 @@ def files(folder: Path) -> Iterator[File]:
     yield File("frames, the first of three", folder / "frames.npz", ("--dynamic", "repetition", "--solver", "low-rank"))
     ct = chest(23)
     sinogram = ct.sinogram[0].numpy()
-    np.savez(folder / "chest.npz", sino=sinogram, theta_rad=ct.angles.numpy(), pitch_mm=ct.spacing, photons=PHOTONS)
+    np.savez(
+        folder / "chest.npz",
+        sino=sinogram,
+        theta_rad=ct.angles.numpy(),
+        detector_spacing_mm=ct.spacing,
+        photons=PHOTONS,
+    )
     yield File(
         "sinogram, 23 views", folder / "chest.npz", ("--voxel", str(ct.spacing)), 1000 * (ct.reference - 1), False
     )
-    tooth = "--solver", "fbp", "--pitch", "1", "--size", "640"  # its pixel size is not known
+    tooth = "--solver", "fbp", "--detector-spacing", "1", "--image-size", "640"  # its pixel size is not known
     yield File("sinogram of a tooth", raw / "ct_tooth_parallel_sino.npz", tooth)
     tables = list(other_problems.images(["omsL_12"], {}))
     for name, table, options in (

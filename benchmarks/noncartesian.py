@@ -29,7 +29,7 @@ from medrecon.data.scan import NonCartesianScan
 from medrecon.data.trajectories import spiral
 from medrecon.formats import load_kspace
 from medrecon.metrics import scores
-from medrecon.operators import NUFFT
+from medrecon.operators import NUFFT, Finufft
 from medrecon.posterior import fast_dtype, network_prior
 from medrecon.reconstruction import plan
 
@@ -46,7 +46,7 @@ def measured(trajectory: np.ndarray, seed: int) -> tuple[NonCartesianScan, np.nd
     images[:, first[0] : first[0] + ny, first[1] : first[1] + nx] = from_kspace(kspace)
     full = to_kspace(images).astype(np.complex64)
     reference, maps = combined_reference(full[None]), espirit_maps(full, np.ones((SIZE, SIZE), bool)).numpy()
-    transform = NUFFT(torch.from_numpy(trajectory), (SIZE, SIZE), backend="finufft", toeplitz=False)
+    transform = NUFFT(torch.from_numpy(trajectory), (SIZE, SIZE), backend=Finufft(), toeplitz=False)
     samples = transform(torch.from_numpy(images)[None])[0].numpy().reshape(len(images), *trajectory.shape[:2])
     noise = rng.standard_normal(samples.shape) + 1j * rng.standard_normal(samples.shape)
     samples = (samples + 0.005 * reference.max() * noise).astype(np.complex64)

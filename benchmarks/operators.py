@@ -29,7 +29,16 @@ import torch
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
 from medrecon.data.trajectories import GOLDEN_ANGLE, radial
-from medrecon.operators import NUFFT, MulticoilMRI, ParallelBeam, operator_norm
+from medrecon.operators import (
+    NUFFT,
+    Detector,
+    Finufft,
+    MulticoilMRI,
+    ParallelBeam,
+    SparseGridding,
+    TableGridding,
+    operator_norm,
+)
 from medrecon.operators.linalg import cg
 
 Calls = dict[str, Callable[[], object]]
@@ -198,20 +207,23 @@ def nufft(repeat: int, n: int = 256, coils: int = 8, spokes: int = 400, samples:
     """Golden-angle radial k-space; relative errors against our own widest kernel in float64."""
     points = radial((n, n), spokes, samples, step=GOLDEN_ANGLE).flatten(0, 1)
     x = torch.randn(1, coils, n, n, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    wide = NUFFT(points[:2000], (n, n), "sparse", 2.0, 9, toeplitz=False, dtype=torch.complex128)
+    wide = NUFFT(points[:2000], (n, n), SparseGridding(2.0, 9), toeplitz=False, dtype=torch.complex128)
     reference = wide(x.to(torch.complex128))
     x = x.to(DEVICE)
     forward: Calls = {}
     adjoint: Calls = {}
     normal: Calls = {}
     solve: Calls = {}
-    kinds: dict[str, dict] = {"medrecon sparse": {}, "medrecon sparse, error 5e-3": {"oversampling": 1.25, "width": 4}}
+    kinds: dict[str, SparseGridding | TableGridding | Finufft] = {
+        "medrecon sparse": SparseGridding(),
+        "medrecon sparse, error 5e-3": SparseGridding(oversampling=1.25, width=4),
+    }
     if available("finufft"):
-        kinds |= {f"finufft kept plan {e:g}": {"backend": "finufft", "eps": e} for e in (1e-3, 1e-4, 1e-6)}
-    kinds["torchkbnufft table"] = {"backend": "torchkbnufft"}
-    for name, settings in kinds.items():
+        kinds |= {f"finufft kept plan {e:g}": Finufft(eps=e) for e in (1e-3, 1e-4, 1e-6)}
+    kinds["torchkbnufft table"] = TableGridding()
+    for name, backend in kinds.items():
         start = time.perf_counter()
-        A = NUFFT(points, (n, n), toeplitz=False, **settings).to(DEVICE)
+        A = NUFFT(points, (n, n), backend, toeplitz=False).to(DEVICE)
         setup = time.perf_counter() - start
         y = A(x)
         error = float((y[..., :2000].cpu() - reference).norm() / reference.norm())
@@ -272,7 +284,7 @@ def ct(repeat: int, n: int = 256, views: int = 180) -> None:
     """Parallel beam."""
     angles = torch.arange(views, dtype=torch.float64) * math.pi / views
     start = time.perf_counter()
-    A = ParallelBeam(angles, (n, n), n).to(DEVICE)
+    A = ParallelBeam(angles, (n, n), Detector(n)).to(DEVICE)
     held = 8e-6 * A.matrix._nnz() * 2
     print(f"set-up of medrecon's projector: {time.perf_counter() - start:.2f} s, {held:.0f} MB with its transpose")
     y_, x_ = torch.meshgrid(*[torch.arange(n) - (n - 1) / 2] * 2, indexing="ij")
@@ -280,7 +292,7 @@ def ct(repeat: int, n: int = 256, views: int = 180) -> None:
     eight = image.repeat(8, 1, 1, 1)
     y = A(image)
     y8 = A(eight)
-    anew = ParallelBeam(angles, (n, n), n, keep=False).to(DEVICE)
+    anew = ParallelBeam(angles, (n, n), Detector(n), keep=False).to(DEVICE)
     forward: Calls = {"medrecon": lambda: A(image), "medrecon on the fly": lambda: anew(image)}
     forward8: Calls = {"medrecon": lambda: A(eight)}
     adjoint: Calls = {"medrecon": lambda: A.adjoint(y), "medrecon on the fly": lambda: anew.adjoint(y)}
@@ -372,7 +384,7 @@ def growth() -> None:
         print(f"| {n} | {one:.1f} | {one / unit:.1f} | {two:.1f} | {two / unit:.1f} |", flush=True)
     print("\n| views | CT forward 256², ms | ms per view |\n|---|---|---|")
     for views in (45, 90, 180, 360):
-        A = ParallelBeam(torch.arange(views) * math.pi / views, (256, 256), 256).to(DEVICE)
+        A = ParallelBeam(torch.arange(views) * math.pi / views, (256, 256), Detector(256)).to(DEVICE)
         x = torch.rand(1, 1, 256, 256, device=DEVICE)
         took = once(lambda A=A, x=x: A(x))
         print(f"| {views} | {took:.1f} | {took / views:.3f} |", flush=True)

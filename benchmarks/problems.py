@@ -165,10 +165,10 @@ def run(case: Problem | Tomogram, prior: PriorSpec | None = None, **options: obj
     given: dict[str, object] = {"bundle": prior or prior_of(case), **options}
     if isinstance(case, Tomogram):
         scan = Sinogram(
-            path=Path(case.name), format="simulated", lines=case.sinogram[0].numpy(), angles=case.angles.numpy(),
-            pitch=case.spacing, photons=PHOTONS,
+            path=Path(case.name), format="simulated", sinogram=case.sinogram[0].numpy(), angles=case.angles.numpy(),
+            detector_spacing=case.spacing, photons=PHOTONS,
         )  # fmt: skip
-        made = plan(scan, size=256, voxel=case.spacing, **given).run(DEVICE)
+        made = plan(scan, image_size=256, voxel=case.spacing, **given).run(DEVICE)
         samples = None if made.samples is None else made.samples / 1000 + 1
         return replace(made, image=made.image / 1000 + 1, samples=samples)
     scan = CartesianScan(path=Path(case.name), format="simulated", kspace=case.kspace, mask=case.mask)

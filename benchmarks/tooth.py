@@ -2,7 +2,7 @@
 
     python benchmarks/tooth.py [--png tooth.png]
 
-No truth is known. "misfit" is the relative error of the projections of an image at the 181 measured views, of which 23 made
+No truth is known. "residual" is the relative error of the projections of an image at the 181 measured views, of which 23 made
 the lower rows; "to SIRT" compares with SIRT from all views, in a circle inside the field of view. TV's weight is --tv.
 """
 
@@ -22,7 +22,7 @@ from problems import DATA
 
 from medrecon.bundle import load_prior
 from medrecon.formats import load_sinogram
-from medrecon.operators import ParallelBeam
+from medrecon.operators import Detector, ParallelBeam
 from medrecon.reconstruction import plan
 from medrecon.report.montage import sheet
 from medrecon.settings import TomographyPhysics
@@ -30,22 +30,25 @@ from medrecon.settings import TomographyPhysics
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=320)
+    parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--tv", type=float, default=0.01)
     parser.add_argument("--png", type=Path)
     arguments = parser.parse_args()
-    side = arguments.side
-    data = load_sinogram(DATA / "kspace" / "ct_tooth_parallel_sino.npz", pitch=0.02)
-    lines, angles = torch.from_numpy(data.lines), torch.from_numpy(data.angles)
+    size = arguments.image_size
+    data = load_sinogram(DATA / "kspace" / "ct_tooth_parallel_sino.npz", detector_spacing=0.02)
+    measured, angles = torch.from_numpy(data.sinogram), torch.from_numpy(data.angles)
     unit = TomographyPhysics().water
-    detectors = lines.shape[-1]
+    detectors = measured.shape[-1]
     project = ParallelBeam(
-        angles, (side, side), detectors, detectors / side * 0.02 * unit, 0.02 * unit, data.offset * 0.02 * unit
+        angles,
+        (size, size),
+        Detector(detectors, 0.02 * unit, data.offset * 0.02 * unit),
+        detectors / size * 0.02 * unit,
     )
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    inside = np.hypot(y, x) < 0.48 * side
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    inside = np.hypot(y, x) < 0.48 * size
     reference, images = None, []
-    print("| views | method | s | misfit | to SIRT |\n|---|---|---|---|---|")
+    print("| views | method | s | residual | to SIRT |\n|---|---|---|---|---|")
     for step in (1, 8):
         for name, settings in (
             ("sirt", {}),
@@ -53,19 +56,19 @@ def main() -> None:
             ("fbp", {"kind": "hann"}),
             ("tv", {"lam": arguments.tv, "n_iter": 150}),
         ):
-            scan = replace(data, lines=data.lines[:, ::step], angles=data.angles[::step], photons=0.0)
+            scan = replace(data, sinogram=data.sinogram[:, ::step], angles=data.angles[::step], photons=0.0)
             planned = plan(
-                scan, bundle=replace(load_prior("chest_ct"), tuned={}), size=side, solver=name, settings=settings
+                scan, bundle=replace(load_prior("chest_ct"), tuned={}), image_size=size, solver=name, settings=settings
             )
             began = time.perf_counter()
             value = torch.from_numpy(planned.run().image / 1000 + 1)
             seconds = time.perf_counter() - began
-            misfit = float((project(value[None]) - lines[:, None]).norm() / lines.norm())
+            residual = float((project(value[None]) - measured[:, None]).norm() / measured.norm())
             shown = value[0].numpy()
             reference = shown if reference is None else reference
             away = np.linalg.norm((shown - reference)[inside]) / np.linalg.norm(reference[inside])
             label = " ".join([name, *(f"{k}={v}" for k, v in settings.items())])
-            print(f"| {len(scan.angles)} | {label} | {seconds:.1f} | {misfit:.3f} | {away:.3f} |", flush=True)
+            print(f"| {len(scan.angles)} | {label} | {seconds:.1f} | {residual:.3f} | {away:.3f} |", flush=True)
             images.append(shown)
     if arguments.png:
         arguments.png.write_bytes(sheet(np.stack(images), float(np.quantile(images[0], 0.999)), columns=4))

@@ -18,7 +18,7 @@ from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.errors import InputError, warn
 from medrecon.data.scan import Geometry
 from medrecon.noise import Noise
-from medrecon.operators.ct import Projector
+from medrecon.operators.projector import Projector
 from medrecon.priors.base import Counted, Prior
 from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
 from medrecon.priors.nets import Labelled

@@ -161,15 +161,15 @@ class TomographyPhysics(Physics):
     """Options of sinograms.
 
     Args:
-        size: pixels of the square images.
-        voxel: image pixel, mm; ``None``: the image is as wide as the detector at the rotation axis.
-        photons: emitted per ray, instead of the file's; 0: unknown.
+        image_size: pixels per axis of the (square) images.
+        voxel: size of an image pixel, mm; ``None``: the image is as wide as the detector at the rotation axis.
+        photons: photons emitted per ray, instead of the number in the file; 0: unknown.
         water: attenuation of water, 1/mm (0.02 at about 65 keV).
     """
 
-    size: int = option(256, "pixels of the square images (default: 256)", metavar="N", type=int)
+    image_size: int = option(256, "pixels per axis of the square images (default: 256)", metavar="N", type=int)
     voxel: float | None = option(
-        None, "image pixel in mm (default: image as wide as the detector)", metavar="MM", type=float
+        None, "size of an image pixel in mm (default: image as wide as the detector)", metavar="MM", type=float
     )
     photons: float | None = option(None, "photons per ray (default: the file's)", metavar="N", type=float)
     water: float = option(0.02, "attenuation of water in 1/mm (default: 0.02)", metavar="MU", type=float)

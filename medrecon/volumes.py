@@ -1,4 +1,4 @@
-"""Volumes to compare: a reconstruction, and a reference that is a volume or fully sampled k-space."""
+"""Volumes for evaluation: a reconstruction, and a reference from a volume or fully sampled k-space."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from medrecon.formats.probe import first_bytes
 __all__ = ["Volume", "check_pair", "load_reference", "load_volume"]
 
 _HEADER = ("position", "read_dir", "phase_dir", "slice_dir", "field_of_view")
-"""Members of an MRD image header that place the image."""
-_NEAR = 0.1
-"""Voxels by which corners of the same image may differ: more than the rounding of headers, less than an image shows."""
+"""Members of an MRD image header that determine the position of the image."""
+_TOLERANCE = 0.1
+"""Largest distance between corners of equal images, voxels: above the round-off of headers, below visible shifts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,11 @@ class Volume:
     """An image.
 
     Args:
-        path: of the file or folder.
-        array: ``(slices, y, x)`` float32; of complex numbers the magnitude.
-        affine: RAS, of (x, y, slice) in mm, or ``None`` where it is not recorded.
+        path: path of the file or folder.
+        array: image ``(slices, y, x)`` float32; the magnitude of complex images.
+        affine: affine from voxel indices (x, y, slice) to mm in RAS, or ``None`` if it is not recorded.
         is_ct: whether file or sidecar record CT, so that values are HU.
-        warnings: sentences on what may make the comparison wrong.
+        warnings: sentences about possible faults of the comparison.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Volume:
 
     @property
     def has_negative(self) -> bool:
-        """Whether there are negative values, which no magnitude has."""
+        """Whether there are negative values, so that the image is not a magnitude."""
         return bool((self.array < 0).any())
 
 
@@ -63,8 +63,8 @@ def load_volume(path: str | Path, select: Mapping[str, Any] | None = None) -> Vo
     """Read a volume and, if ``medrecon`` wrote it, its sidecar.
 
     Args:
-        path: NIfTI, a DICOM file or folder, HDF5 or npz with ``reconstruction``, or MRD images.
-        select: which of several DICOM series or volumes.
+        path: path of NIfTI, a DICOM file or folder, HDF5 or npz with ``reconstruction``, or MRD images.
+        select: selection among several DICOM series or volumes.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -119,10 +119,10 @@ def load_reference(path: str | Path, select: Mapping[str, Any] | None = None) ->
 
 
 def check_pair(image: Volume, reference: Volume) -> bool:
-    """Whether both hold HU (otherwise magnitudes).
+    """Check that two volumes can be compared; return whether both are in HU (otherwise magnitudes).
 
     Raises:
-        InputError: if they differ in shape or affine, or one alone has negative values and neither is recorded as CT.
+        InputError: if shapes or affines differ, or if only one has negative values and neither is recorded as CT.
     """
     if image.array.shape != reference.array.shape:
         raise InputError(
@@ -130,11 +130,11 @@ def check_pair(image: Volume, reference: Volume) -> bool:
             "reconstruct all slices on the full matrix"
         )
     if image.affine is not None and reference.affine is not None:
-        apart = _apart(image.affine, reference.affine, image.array.shape)
-        if apart > _NEAR:
+        distance = _corner_distance(image.affine, reference.affine, image.array.shape)
+        if distance > _TOLERANCE:
             raise InputError(
-                f"{image.path}: has a different affine than {reference.path} (voxels are up to {apart:.3g} voxels apart); give a "
-                "reference of the same slices, stored in the same order"
+                f"{image.path}: has a different affine than {reference.path} (positions differ by up to {distance:.3g} voxels); "
+                "give a reference of the same slices, stored in the same order"
             )
     if image.is_ct or reference.is_ct or (image.has_negative and reference.has_negative):
         return True
@@ -144,8 +144,8 @@ def check_pair(image: Volume, reference: Volume) -> bool:
     return False
 
 
-def _apart(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
-    """The largest distance of the same corner by two affines, in the smallest voxel side of the first."""
+def _corner_distance(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The largest distance between the same corner by two affines, in units of the smallest voxel size of the first."""
     corners = np.array([[*at, 1] for at in product(*((0, n - 1) for n in shape[::-1]))], float).T
     distance = np.linalg.norm(((np.asarray(first) - second) @ corners)[:3], axis=0).max()
     return float(distance / np.linalg.norm(np.asarray(first)[:3, :3], axis=0).min())
@@ -155,7 +155,7 @@ def _apart(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> flo
 
 
 def _sidecar(path: Path) -> Path:
-    """Where the sidecar of an image of this package is; of a folder of slices it is beside the folder."""
+    """The path of the sidecar of an image of this package; for a folder of slices, beside the folder."""
     name = path.name if path.is_dir() else re.sub(r"(\.nii)?\.[^.]+$", "", path.name)
     beside = path.with_name(f"{name}.json")
     if not beside.is_file() and name.endswith("_part-mag"):
@@ -164,18 +164,18 @@ def _sidecar(path: Path) -> Path:
 
 
 def _record(sidecar: Path) -> dict[str, Any]:
-    """What a sidecar of this package holds; nothing if it is another file."""
+    """The content of a sidecar of this package; empty for any other file."""
     try:
         if sidecar.stat().st_size > 1 << 26:
             return {}
-        held = json.loads(sidecar.read_bytes())
-        return held if isinstance(held, dict) and isinstance(held.get("files"), list) else {}
+        content = json.loads(sidecar.read_bytes())
+        return content if isinstance(content, dict) and isinstance(content.get("files"), list) else {}
     except (OSError, ValueError, RecursionError):
         return {}
 
 
 def _other_content(path: Path, sidecar: Path) -> Iterator[str]:
-    """A warning if the sidecar describes another content of the file, or of one of a folder's files."""
+    """A warning if the sidecar describes other content than that of the file, or of a file in the folder."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     for one in files if sidecar.is_file() else []:
         problem = sidecar_mismatch(one, sidecar) if one.is_file() else None
@@ -185,7 +185,7 @@ def _other_content(path: Path, sidecar: Path) -> Iterator[str]:
 
 
 def _affine(record: Mapping[str, Any]) -> np.ndarray | None:
-    """The affine that a sidecar records."""
+    """The affine in a sidecar."""
     try:
         affine = np.array(record["affine"], float)
     except (LookupError, TypeError, ValueError):
@@ -197,7 +197,7 @@ def _affine(record: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _holds_images(path: Path) -> bool:
-    """Whether a path is read as NIfTI or DICOM: a folder, a file of these formats, or one that resembles no other."""
+    """Whether a path is read as NIfTI or DICOM: a folder, a file of these formats, or a file of no other format."""
     if is_nifti(path) or path.is_dir():
         return True
     found = format_of(path)
@@ -212,7 +212,7 @@ def _is_hdf5(path: Path) -> bool:
 
 
 def _holds_reconstruction(path: Path) -> bool:
-    """Whether HDF5 or npz holds images alone: a file with k-space is read as k-space, whatever else it holds."""
+    """Whether HDF5 or npz contains images and no k-space; a file with k-space is always read as k-space."""
     if first_bytes(path, 2) == b"PK":
         names = numpy_arrays(path, ())[1]
         return "reconstruction" in names and "kspace" not in names
@@ -236,7 +236,7 @@ def _groups(file: h5py.Group, deepest: int = 3) -> list[str]:
 
 
 def _mrd_group(path: Path) -> str | None:
-    """The group of MRD images of a file that is not of fastMRI's layout, or ``None``.
+    """The group of MRD images in a file that is not in fastMRI layout, or ``None``.
 
     Raises:
         InputError: if there are several.
@@ -246,12 +246,12 @@ def _mrd_group(path: Path) -> str | None:
     with open_hdf5(path) as file:
         groups = [] if "reconstruction" in file else _groups(file)
     if len(groups) > 1:
-        raise InputError(f"{path}: holds several series of images ({', '.join(groups)}); give a file of one")
+        raise InputError(f"{path}: contains several series of images ({', '.join(groups)}); give a file with one")
     return groups[0] if groups else None
 
 
 def _mrd(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The array ``(slices, y, x)`` of MRD images, one per slice, and the affine by their headers.
+    """The array ``(slices, y, x)`` of MRD images, one per slice, and the affine from their headers.
 
     Raises:
         InputError: if they are not one image per slice.
@@ -262,14 +262,14 @@ def _mrd(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     if data.dtype.names is not None:
         data = (data[data.dtype.names[0]] + 1j * data[data.dtype.names[1]]).astype(np.complex64)
     if data.ndim != 5 or data.shape[1:3] != (1, 1) or len(heads) != len(data):
-        raise InputError(f"{path}: holds MRD images of shape {data.shape[1:]}; give one image (y, x) per slice")
+        raise InputError(f"{path}: contains MRD images of shape {data.shape[1:]}; give one image (y, x) per slice")
     if any(key not in (heads.dtype.names or ()) or heads[key].shape != (len(heads), 3) for key in _HEADER):
-        raise InputError(f"{path}: its images lack positions in their headers; convert it again")
+        raise InputError(f"{path}: image headers lack positions; convert the file again")
     return data[:, 0, 0], _mrd_affine(heads, data.shape[-1], data.shape[-2])
 
 
 def _mrd_affine(heads: np.ndarray, nx: int, ny: int) -> np.ndarray | None:
-    """By position (of pixel ``n // 2``), directions and field of view; ``None`` if the slices are not equally spaced."""
+    """The affine from positions (of pixel ``n // 2``), directions and field of view; ``None`` for unequally spaced slices."""
     positions, field = heads["position"].astype(float), heads["field_of_view"][0].astype(float)
     axes = np.stack([heads[key][0].astype(float) for key in ("read_dir", "phase_dir", "slice_dir")], axis=1)
     lps = np.eye(4)

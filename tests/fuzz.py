@@ -221,7 +221,7 @@ def sinogram(path):
         path,
         sino=np.random.default_rng(0).random((4, 9), np.float32),
         theta_rad=np.arange(4) * 0.7,
-        pitch_mm=1.0,
+        detector_spacing_mm=1.0,
         photons=1e4,
     )
 

@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 
 from medrecon.likelihood import Gaussian, Poisson, Rician, Transmission
-from medrecon.operators import ParallelBeam, Weights, Whitening, sense
+from medrecon.operators import Detector, ParallelBeam, Weights, Whitening, sense
 from medrecon.operators.linalg import dot
 
 from .make.operators import coil_covariance, coil_maps, column_mask, random_tensor
@@ -162,7 +162,9 @@ def test_transmission_foretells_the_counts_of_a_real_tooth(data_folder):
         angles, offset = torch.from_numpy(scan["theta_rad"]), (float(scan["centre"]) - 639 / 2) * 0.02
     photons, errors = white - dark, []
     for shift in (offset, -offset):
-        seen, between = (ParallelBeam(part, (320, 320), 640, 0.04, 0.02, shift) for part in (angles[::2], angles[1::2]))
+        seen, between = (
+            ParallelBeam(part, (320, 320), Detector(640, 0.02, shift), 0.04) for part in (angles[::2], angles[1::2])
+        )
         data = Transmission(seen, counts[None, None, ::2], 1.0, photons=photons, background=dark)
         x = data.prox(torch.zeros(1, 1, 320, 320), 1.0, n_iter=10)
         rate = photons * (-between(x)).exp() + dark

@@ -30,7 +30,7 @@ from medrecon.data.scan import ImageScan
 from medrecon.formats import load, load_kspace
 from medrecon.metrics import hounsfield_scores, scores
 from medrecon.networks import ResidualUNet, check_images
-from medrecon.operators.image import super_resolution
+from medrecon.operators.image import downsample_mean
 from medrecon.posterior import batch_size
 from medrecon.priors import EDMNet, EpsNet, FlowNet
 from medrecon.reconstruction import plan
@@ -354,7 +354,7 @@ def test_classical_needs_no_network_and_has_the_settings_of_the_images(scan, tmp
         assert chosen.sampling.solver.n_iter == 150
     sinogram(tmp_path / "sino.npz")
     for solver in ("fbp", "sirt", "tv", "cg-sense"):
-        options = {"solver": solver, "size": 32}
+        options = {"solver": solver, "image_size": 32}
         ours, learned = (
             plan(load(tmp_path / "sino.npz"), bundle=one, **options).sampling.solver
             for one in ("classical", "chest_ct")
@@ -370,7 +370,7 @@ def test_classical_needs_no_network_and_has_the_settings_of_the_images(scan, tmp
 
 def sinogram(path):
     lines = np.random.default_rng(0).random((1, 12, 48)).astype(np.float32)
-    np.savez(path, sino=lines, theta_rad=np.arange(12) * np.pi / 12, pitch_mm=1.0)
+    np.savez(path, sino=lines, theta_rad=np.arange(12) * np.pi / 12, detector_spacing_mm=1.0)
 
 
 def write_image(path, scale=100.0, offset=0.0, side=48):
@@ -436,7 +436,7 @@ def test_padding_of_ct_is_air(tmp_path, monkeypatch):
     settings = {"scan": str(tmp_path / "ct.nii.gz"), "views": 120, "photons": 0, "solver": "fbp"}
     *_, printed = run("classical", ["inference.yaml", "evaluate_ct.yaml"], tmp_path, monkeypatch, **settings)
     assert printed["psnr"] > 28
-    for more, expected in (({}, "already exists"), ({"overwrite": True, "physics": {"size": 9}}, "leave it out of physics"),
+    for more, expected in (({}, "already exists"), ({"overwrite": True, "physics": {"image_size": 9}}, "leave it out of physics"),
                            ({"overwrite": True, "physics": {"slices": "$slice(0, 1)"}}, "leave slices out")):  # fmt: skip
         with pytest.raises(Exception) as caught:
             run("classical", ["inference.yaml", "evaluate_ct.yaml"], tmp_path, monkeypatch, **settings, **more)
@@ -509,7 +509,7 @@ def test_the_measurements_are_those_of_the_physics(scan, tmp_path):
         assert abs(part.mean()) < 4 * s / part.size**0.5
         assert part.std() == pytest.approx(s, rel=4 / (2 * part.size) ** 0.5)
     coarse = one(CoarserImaged("scan", factor=3, kernel="mean", noise=0), head)
-    expected = super_resolution((48, 48), 3, "mean")(torch.from_numpy(images)[:, None])[:, 0]
+    expected = downsample_mean((48, 48), 3)(torch.from_numpy(images)[:, None])[:, 0]
     assert torch.allclose(torch.from_numpy(coarse["scan"].array), expected, rtol=1e-6)
     path, _ = scan(full=True)
     full = load(path)

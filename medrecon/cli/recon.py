@@ -45,7 +45,7 @@ COMPANIONS = {
     "matrix": ("Y,X", str, "matrix of the image of k-space along a trajectory (default: the file's)"),
     "phase": ("FILE", str, "phase of a NIfTI magnitude image"),
     "imaginary": ("FILE", str, "imaginary part of a NIfTI real part"),
-    "pitch": ("MM", float, "distance between detector pixels of a sinogram (default: the file's)"),
+    "detector_spacing": ("MM", float, "distance between detector pixels of a sinogram (default: the file's)"),
     "centre": ("P", float, "detector pixel of the rotation axis, from 0 (default: the file's)"),
     "axis_convention": ("NAME", str, "rotation axis of an even detector: middle (astra) or pixel (scikit-image)"),
 }

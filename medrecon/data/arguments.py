@@ -1,4 +1,4 @@
-"""Checks of arguments that users give: numbers and counts."""
+"""Checks of user arguments: numbers and counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["as_number", "check_count", "shown"]
 
 
 def shown(value: object) -> str:
-    """A value in a message, at most 80 characters."""
+    """A value as text for a message, at most 80 characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # whole numbers of thousands of digits, values that contain themselves
@@ -23,18 +23,18 @@ def shown(value: object) -> str:
 
 
 def check_count(name: str, value: object, least: int, most: int) -> None:
-    """Refuse what is not a whole number from ``least`` to ``most``.
+    """Check that a value is a whole number from ``least`` to ``most``.
 
     Raises:
         InputError: naming the argument.
     """
-    number: Any = value  # the abstract classes of numbers declare no comparison
+    number: Any = value  # the abstract number classes do not declare comparisons
     if not isinstance(value, Integral) or isinstance(value, bool) or not least <= number <= most:
         raise InputError(f"{name} must be a whole number from {least} to {most}; got {shown(value)}")
 
 
 def as_number(name: str, value: object, positive: bool = False) -> float:
-    """A number that single precision can hold and that is not negative (or, with ``positive``, not 0 either).
+    """A number that fits single precision and is nonnegative (or, with ``positive``, above 0).
 
     Raises:
         InputError: for anything else, naming the argument.

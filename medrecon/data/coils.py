@@ -1,4 +1,4 @@
-"""Receive coils: whiten their noise, need fewer of them, drop what the readout saw too much of, make one image of many."""
+"""Receive coils: prewhitening, compression, removal of readout oversampling, combination."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Combination = Literal["rss", "mvue", "adaptive", "inati"]
 
 
 def from_kspace(kspace: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndarray:
-    """Images of centred k-space, unitary, of the same precision."""
+    """Images from centred k-space, unitary, in the same precision."""
     return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(kspace, axes), axes=axes, norm="ortho"), axes)
 
 
 def to_kspace(image: np.ndarray, axes: tuple[int, ...] = (-2, -1)) -> np.ndarray:
-    """Centred k-space of images, unitary, of the same precision."""
+    """Centred k-space of images, unitary, in the same precision."""
     return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(image, axes), axes=axes, norm="ortho"), axes)
 
 
 def noise_covariance(scan: np.ndarray, name: str = "k-space") -> np.ndarray:
-    """Covariance ``E[n n^H]`` of the coils, ``(coils, coils)`` complex128, from a noise scan ``(coils, ...)``.
+    """Noise covariance ``E[n n^H]``, ``(coils, coils)`` complex128, from a noise scan ``(coils, ...)``.
 
     Raises:
-        InputError: naming the data, for what is no noise scan, and for fewer samples than coils, whose covariance is singular.
+        InputError: if the noise scan is unusable, or has fewer samples than coils, so that the covariance would be singular.
     """
     scan = np.asarray(scan)
     flat = scan.reshape(len(scan), -1) if scan.ndim else scan[None, None]
@@ -63,10 +63,14 @@ def noise_covariance(scan: np.ndarray, name: str = "k-space") -> np.ndarray:
 
 
 def _factor(covariance: np.ndarray, name: str) -> np.ndarray:
-    """The Cholesky factor ``L`` of a covariance that can be inverted."""
+    """The Cholesky factor ``L`` of an invertible covariance.
+
+    Raises:
+        InputError: if it is not positive definite.
+    """
     size = np.sqrt(np.real(np.diag(covariance)))
     try:
-        # Coils that are copies or mixtures of others leave nothing but rounding.
+        # Copies or mixtures of other coils have eigenvalues at the level of round-off.
         if np.linalg.eigvalsh(covariance / np.outer(size, size))[0] > 1e-9:
             return np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
@@ -78,21 +82,21 @@ def _factor(covariance: np.ndarray, name: str) -> np.ndarray:
 
 
 def prewhiten(kspace: np.ndarray, covariance: np.ndarray, name: str = "k-space") -> tuple[np.ndarray, float]:
-    """Mix the coils so that their noise is independent and equally strong.
+    """Prewhiten coils: mix them so that their noise is independent and equally strong.
 
-    ``L^-1 k`` with the Cholesky factor of the covariance, times the root mean square of the coils' noise, so that the scale of
-    the data stays as it was. Dead coils, without signal or noise, stay zero.
+    ``L^-1 k`` with the Cholesky factor ``L`` of the covariance, times the root mean square of the coil noise, which preserves the
+    scale of the data. Dead coils, without signal or noise, stay zero.
 
     Args:
-        kspace: ``(slices, coils, y, x)``.
-        covariance: ``E[n n^H]``, Hermitian and positive definite but for dead coils.
-        name: of the data, in errors.
+        kspace: k-space ``(slices, coils, y, x)``.
+        covariance: noise covariance ``E[n n^H]``, Hermitian and positive definite except for dead coils.
+        name: name of the data, for errors.
 
     Returns:
         k-space of the same type, and its noise standard deviation per real component.
 
     Raises:
-        InputError: if the covariance does not fit, or is not positive definite.
+        InputError: if the covariance has another shape, is not finite, or is not positive definite.
 
     Reference: Roemer et al., MRM 16 (1990), eq. 21; Pruessmann et al., MRM 46 (2001), section on noise.
     """
@@ -112,46 +116,48 @@ def prewhiten(kspace: np.ndarray, covariance: np.ndarray, name: str = "k-space")
             "leave whitening out"
         )
     factor = _factor(covariance[np.ix_(noisy, noisy)], name)
-    size = float(np.sqrt(variance[noisy].mean()))
+    rms = float(np.sqrt(variance[noisy].mean()))
     white = np.zeros_like(kspace, order="C")
-    for out, one in zip(white, kspace, strict=True):  # slice by slice, so that no slice changes another's rounding
-        flat = size * solve_triangular(factor, one[noisy].reshape(int(noisy.sum()), -1), lower=True)
+    for out, one in zip(
+        white, kspace, strict=True
+    ):  # slice by slice, so that round-off does not depend on other slices
+        flat = rms * solve_triangular(factor, one[noisy].reshape(int(noisy.sum()), -1), lower=True)
         out[noisy] = flat.reshape(-1, *kspace.shape[2:])
-    return white, size / 2**0.5
+    return white, rms / 2**0.5
 
 
 def compress_coils(
     kspace: np.ndarray, mask: np.ndarray, n: int, method: Compression = "svd", name: str = "k-space"
 ) -> tuple[np.ndarray, float]:
-    """Fewer virtual coils that hold most of the signal; noise that was white stays white and as strong.
+    """Compress to virtual coils that keep most of the signal; white noise stays white and equally strong.
 
-    ``"svd"`` mixes all positions alike. ``"geometric"`` finds a mixture for every position along the readout (rows, which must be
-    sampled whole) and turns each towards its neighbour's, so that the virtual coils vary smoothly: fewer hold as much.
+    ``"svd"`` uses one mixture of coils for all positions. ``"geometric"`` uses a mixture for every position along the readout
+    (rows, which must be fully sampled) and aligns neighbouring mixtures: virtual coils vary smoothly and fewer are needed.
 
     Args:
-        kspace: ``(slices, coils, y, x)``, zero where not sampled.
-        mask: ``(x,)`` or ``(y, x)``; the mixture is estimated from its fully sampled centre.
-        n: number of virtual coils; as many or more than there are change nothing.
+        kspace: k-space ``(slices, coils, y, x)``, zero where not sampled.
+        mask: sampling mask ``(x,)`` or ``(y, x)``; the mixture is estimated from its fully sampled centre.
+        n: number of virtual coils; with as many as there are coils or more, nothing changes.
         method: see above.
-        name: of the data, in errors.
+        name: name of the data, for errors.
 
     Returns:
-        k-space ``(slices, n, y, x)`` and the share of the energy of the centre that it holds.
+        k-space ``(slices, n, y, x)`` and the fraction of the energy of the centre that it keeps.
 
     Raises:
-        InputError: for a number below 1, or ``"geometric"`` where rows are not sampled whole.
+        InputError: if ``n`` is below 1, or if rows are not fully sampled for ``"geometric"``.
 
     Reference: Buehrer et al., MRM 57 (2007); Huang et al., MRI 26 (2008); Zhang et al., MRM 69 (2013) (geometric).
     """
     if n < 1:
-        raise InputError(f"coils can be compressed to 1 or more virtual ones; got {n}")
+        raise InputError(f"coils can be compressed to 1 or more virtual coils; got {n}")
     if method not in get_args(Compression):
         raise InputError(f"unknown compression {method!r}; choose one of {', '.join(get_args(Compression))}")
     coils = kspace.shape[1]
     if n >= coils:
         return kspace, 1.0
     unit = magnitude_unit(kspace)
-    mixtures, share = _mixtures(kspace, 1 / unit, np.broadcast_to(mask, kspace.shape[-2:]), n, method, name)
+    mixtures, kept = _mixtures(kspace, 1 / unit, np.broadcast_to(mask, kspace.shape[-2:]), n, method, name)
     mixed = np.empty((len(kspace), n, *kspace.shape[2:]), kspace.dtype)
     for out, one in zip(mixed, kspace, strict=True):
         if method == "svd":
@@ -160,26 +166,24 @@ def compress_coils(
             out[...] = (
                 to_kspace(np.einsum("ync,cyx->nyx", mixtures, from_kspace(one * (1 / unit), (-2,))), (-2,)) * unit
             )
-    return mixed, share
+    return mixed, kept
 
 
 def _mixtures(
     kspace: np.ndarray, scale: float, whole: np.ndarray, n: int, method: Compression, name: str
 ) -> tuple[np.ndarray, float]:
-    """Virtual coils as mixtures ``(n, coils)``, or ``(y, n, coils)`` for ``"geometric"``, and the share of energy they hold."""
+    """Mixtures of coils ``(n, coils)``, or ``(y, n, coils)`` for ``"geometric"``, and the fraction of energy that they keep."""
     coils = kspace.shape[1]
     rows, columns = acs_block(whole)
     geometric = method == "geometric"
     if geometric and (whole.any(axis=0) != whole.all(axis=0)).any():
-        raise InputError(
-            f"{name}: its rows (the readout) were not sampled whole, which geometric coil compression needs; choose svd"
-        )
+        raise InputError(f"{name}: geometric coil compression needs fully sampled rows (readout); choose svd")
     part = (slice(None), slice(None) if geometric else rows, columns)
-    filled = [one[part] * scale for one in kspace if one.any()]  # empty slices would change the rounding
+    filled = [one[part] * scale for one in kspace if one.any()]  # empty slices would change the round-off
     centre = np.stack(filled) if filled else np.zeros(0)
     if not centre.any():
         raise InputError(
-            f"{name}: has no fully sampled centre, which coil compression needs; leave the compression out"
+            f"{name}: coil compression needs a fully sampled centre of k-space, which is missing; leave compression out"
         )
     if not geometric:
         matrix = np.moveaxis(centre, 1, 0).reshape(coils, -1)
@@ -196,21 +200,21 @@ def _mixtures(
 
 
 def compress_samples(samples: np.ndarray, near: np.ndarray, n: int) -> tuple[np.ndarray, float]:
-    """Fewer virtual coils of samples off the grid, by the singular vectors of those near the centre.
+    """Compress non-Cartesian samples to virtual coils, by the singular vectors of the samples near the centre.
 
     Args:
-        samples: ``(slices, coils, ...)``.
-        near: of which samples, ``(slices, ...)`` bool.
-        n: number of virtual coils; as many or more than there are change nothing.
+        samples: samples ``(slices, coils, ...)``.
+        near: the samples that determine the virtual coils, bool ``(slices, ...)``.
+        n: number of virtual coils; with as many as there are coils or more, nothing changes.
 
     Returns:
         samples ``(slices, n, ...)`` and the fraction of the central energy that they keep.
 
     Raises:
-        InputError: for a number below 1.
+        InputError: if ``n`` is below 1.
     """
     if n < 1:
-        raise InputError(f"coils can be compressed to 1 or more virtual ones; got {n}")
+        raise InputError(f"coils can be compressed to 1 or more virtual coils; got {n}")
     if n >= samples.shape[1]:
         return samples, 1.0
     unit = magnitude_unit(samples)
@@ -223,12 +227,12 @@ def compress_samples(samples: np.ndarray, near: np.ndarray, n: int) -> tuple[np.
 def crop_field_of_view(
     kspace: np.ndarray, mask: np.ndarray, shape: tuple[int, int], name: str = "k-space"
 ) -> np.ndarray:
-    """K-space of the middle ``shape`` ``(y, x)`` of the image, ``(slices, coils, *shape)``; pixels keep their size.
+    """K-space of the central ``shape`` ``(y, x)`` of the image, ``(slices, coils, *shape)``, with the same pixel size.
 
     Raises:
-        InputError: if an axis that is cropped was not sampled whole (its image would be folded), or ``shape`` does not fit.
+        InputError: if a cropped axis was not fully sampled (its image would be folded), or ``shape`` is larger than the image.
     """
-    whole = np.broadcast_to(mask, kspace.shape[-2:])
+    sampled = np.broadcast_to(mask, kspace.shape[-2:])
     for axis, (n, kept) in enumerate(zip(kspace.shape[-2:], shape, strict=True)):
         if not 1 <= kept <= n:
             raise InputError(
@@ -237,33 +241,33 @@ def crop_field_of_view(
             )
         if kept == n:
             continue
-        if (whole.any(axis=axis) != whole.all(axis=axis)).any():
+        if (sampled.any(axis=axis) != sampled.all(axis=axis)).any():
             raise InputError(
-                f"{name}: its {('rows', 'columns')[axis]} were not sampled whole, so the field of view cannot be cropped along "
+                f"{name}: its {('rows', 'columns')[axis]} were not fully sampled, so the field of view cannot be cropped along "
                 "them; crop the image instead"
             )
         first = n // 2 - kept // 2
-        sides = [*kspace.shape]
-        sides[axis - 2] = kept
-        small = np.empty(sides, kspace.dtype)
+        size = [*kspace.shape]
+        size[axis - 2] = kept
+        small = np.empty(size, kspace.dtype)
         for out, one in zip(small, kspace, strict=True):
             image = from_kspace(one.astype(np.complex128), (axis - 2,)).take(range(first, first + kept), axis=axis - 2)
             out[...] = to_kspace(image, (axis - 2,))
-        kspace, whole = small, whole.take(range(kept), axis=axis)
+        kspace, sampled = small, sampled.take(range(kept), axis=axis)
     return kspace
 
 
 def remove_oversampling(kspace: np.ndarray, mask: np.ndarray, factor: float = 2.0, name: str = "k-space") -> np.ndarray:
-    """Keep the middle of the readout (rows), ``(slices, coils, y / factor, x)``: the outer part holds nothing but noise.
+    """Crop the readout (rows) to its central part, ``(slices, coils, y / factor, x)``; the outer part contains only noise.
 
     Raises:
-        InputError: if rows are not sampled whole, or do not divide by ``factor``.
+        InputError: if rows are not fully sampled, or their number is not a multiple of ``factor``.
     """
     rows = kspace.shape[-2]
     kept = round(rows / factor)
     if factor < 1 or kept < 1 or abs(kept * factor - rows) > 1e-6 * rows:
         raise InputError(
-            f"{name}: its {rows} rows are no multiple of an oversampling of {factor:g}; give the factor of the scan"
+            f"{name}: its {rows} rows are not a multiple of the oversampling factor {factor:g}; give the factor of the scan"
         )
     return crop_field_of_view(kspace, mask, (kept, kspace.shape[-1]), name)
 
@@ -271,25 +275,25 @@ def remove_oversampling(kspace: np.ndarray, mask: np.ndarray, factor: float = 2.
 def combine_coils(
     kspace: np.ndarray, method: Combination = "rss", maps: np.ndarray | None = None, window: int = 7
 ) -> np.ndarray:
-    """One image of many coils', ``(slices, y, x)``.
+    """Combine coils to one image, ``(slices, y, x)``.
 
     Args:
-        kspace: ``(slices, coils, y, x)``; gaps count as zeros.
-        method: ``"rss"``: root of the sum of squares, real; ``"mvue"``: ``sum conj(S) x / sum |S|^2``, the unbiased estimate of
-            least variance for white noise, 0 where no coil sees anything; ``"adaptive"``: the matched filter of every pixel's
-            neighbourhood, complex up to a smooth phase; ``"inati"``: nearly the same by an iteration, several times as fast.
-        maps: sensitivities like ``kspace``, for ``"mvue"``.
-        window: side of the neighbourhood.
+        kspace: k-space ``(slices, coils, y, x)``; unsampled positions count as zeros.
+        method: ``"rss"``: root sum of squares, real; ``"mvue"``: ``sum conj(S) x / sum |S|^2``, the minimum-variance unbiased
+            estimate for white noise, 0 where all maps are 0; ``"adaptive"``: matched filter in the neighbourhood of every pixel,
+            complex up to a smooth phase; ``"inati"``: nearly the same by iteration, several times as fast.
+        maps: sensitivities of the shape of ``kspace``, for ``"mvue"``.
+        window: width of the neighbourhood, pixels.
 
     Raises:
-        InputError: for an unknown method, or maps that are missing or do not fit.
+        InputError: for an unknown method, or if maps are missing or have another shape.
 
     Reference: Roemer et al., MRM 16 (1990); Walsh, Gmitro, Marcellin, MRM 43 (2000) (adaptive); Inati, Hansen,
         Kellman, Proc. ISMRM 22 (2014), 4407.
     """
     if method not in get_args(Combination):
         raise InputError(f"unknown combination {method!r}; choose one of {', '.join(get_args(Combination))}")
-    check_count("window", window, 1, 1_000)
+    check_count("window", window, least=1, most=1_000)
     if not kspace.size or not np.isfinite(largest_part(kspace)):
         raise InputError(f"k-space of shape {kspace.shape} is empty or holds NaN or Inf; give other data")
     unit = magnitude_unit(kspace)
@@ -299,7 +303,7 @@ def combine_coils(
     if method == "mvue":
         if maps is None or maps.shape != kspace.shape:
             raise InputError(
-                f"mvue needs maps of the shape of k-space, {kspace.shape}; got {None if maps is None else maps.shape}"
+                f"mvue needs maps with the shape of k-space, {kspace.shape}; got {None if maps is None else maps.shape}"
             )
         size = (np.abs(maps) ** 2).sum(axis=1)
         return (np.conj(maps) * images).sum(axis=1) / np.where(size > 0, size, 1.0) * unit

@@ -1,4 +1,4 @@
-"""The largest eigenvalues of many small Hermitian matrices, one for each pixel of an image."""
+"""The largest eigenvalues of many small Hermitian matrices, one per pixel of an image."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from torch import Tensor
 __all__ = ["largest_eigenpairs"]
 
 _POWERS = (1, 4, 16)
-"""Powers of the matrices that the power iteration takes, each for what the one before has not proven."""
+"""Powers of the matrices for the power iteration, each for the matrices not yet proven with the one before."""
 _SWEEPS = 6
-"""Steps of the power iteration with each of them."""
+"""Steps of the power iteration for every power."""
 _ANGLE = 1e-4
-"""Largest sine of the angle between an accepted vector and the eigenvector: cosines are right to 5e-9, eigenvalues to 1e-8."""
+"""Largest sine of the angle between an accepted vector and the eigenvector: cosines to 5e-9, eigenvalues to 1e-8."""
 _ROUNDING = 1e-5
-"""Error that single precision may leave in the sum of the squares of normalised eigenvalues, generously."""
+"""Generous bound of the round-off in single precision of the sum of squared normalised eigenvalues."""
 
 
 def _norm(x: Tensor) -> Tensor:
-    """Of every complex vector or matrix ``(n, ...)``; of real numbers, torch's is many times as fast."""
+    """Norm of every complex vector or matrix ``(n, ...)``, of real numbers, for which torch is many times as fast."""
     return torch.linalg.vector_norm(torch.view_as_real(x).flatten(1), dim=1)
 
 
 def _unit(x: Tensor, size: Tensor) -> Tensor:
-    """Complex matrices ``(n, a, b)`` over their ``size``; torch would divide by complex numbers."""
+    """Complex matrices ``(n, a, b)`` divided by real numbers; torch would divide by complex numbers."""
     factor = 1 / size.clamp(min=torch.finfo(size.dtype).tiny)
     return torch.view_as_complex(torch.view_as_real(x) * factor[:, None, None, None])
 
 
 def _powered(power: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Some steps of the power iteration: unit vectors, Rayleigh quotients, bounds of all other eigenvalues, which are proven.
+    """Unit vectors after some power iterations, Rayleigh quotients, bounds of all other eigenvalues, and which are proven.
 
-    Squares of the eigenvalues of ``power`` sum to 1. So with the quotient ``q`` of a unit vector all others are at most
-    ``sqrt(1 - q^2)``. The vector belongs to the largest if that is less than ``q``, and the sine of its angle is at most
-    ``|P v - q v|`` over the difference of the two (Davis and Kahan, SIAM J. Numer. Anal. 7, 1970).
+    The squared eigenvalues of ``power`` sum to 1. So with the quotient ``q`` of a unit vector, all other eigenvalues are at most
+    ``sqrt(1 - q^2)``. If this is less than ``q``, the vector belongs to the largest eigenvalue, and the sine of its angle is at
+    most ``|P v - q v|`` divided by their difference (Davis and Kahan, SIAM J. Numer. Anal. 7, 1970).
 
     Args:
-        power: Hermitian, with a Frobenius norm of 1, ``(n, c, c)``.
-        vectors: the start, ``(n, c, 1)``.
+        power: Hermitian matrices with a Frobenius norm of 1, ``(n, c, c)``.
+        vectors: initial vectors, ``(n, c, 1)``.
     """
     for _ in range(_SWEEPS):
         vectors = power @ vectors
@@ -53,15 +53,15 @@ def _powered(power: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
 def largest_eigenpairs(matrices: Tensor, start: Tensor, n: int = 1, least: float = 0.0) -> tuple[Tensor, Tensor]:
     """The ``n`` largest eigenvalues, largest first, ``(m, n)`` real, and their eigenvectors ``(m, n, c)``, as from ``eigh``.
 
-    The power iteration finds the largest where the others are clearly smaller, which bounds prove for every matrix.
-    ``torch.linalg.eigh`` finds what is not proven. Eigenvalues that are certainly below ``least`` are not computed: they and
-    their vectors are 0.
+    Power iteration finds the largest eigenvalue if the others are clearly smaller, which is proven by bounds for every matrix.
+    ``torch.linalg.eigh`` is used for the rest. Eigenvalues that are certainly below ``least`` are not computed: they and their
+    vectors are 0.
 
     Args:
-        matrices: Hermitian, positive semidefinite, ``(m, c, c)`` complex, the largest of size 1 or so.
-        start: a guess of the first eigenvector, not normalised, ``(m, c)``.
-        n: how many eigenvalues.
-        least: see above.
+        matrices: complex Hermitian positive semidefinite matrices ``(m, c, c)``, of norm about 1.
+        start: initial guess of the first eigenvector, not normalised, ``(m, c)``.
+        n: number of eigenvalues.
+        least: eigenvalues below this are not needed.
     """
     values = torch.zeros((len(matrices), n), dtype=matrices.real.dtype)
     vectors = torch.zeros((len(matrices), n, matrices.shape[-1]), dtype=matrices.dtype)

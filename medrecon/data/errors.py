@@ -1,4 +1,4 @@
-"""The one exception for input that cannot be used."""
+"""The exception for unusable input, and texts of messages."""
 
 import errno
 import logging
@@ -20,27 +20,27 @@ __all__ = [
 ]
 
 DAMAGE = (Exception,)
-"""What libraries raise where a file's bytes are wrong: errors of every kind, some derived from ``Exception`` alone."""
+"""What libraries raise for damaged files: errors of every kind, some derived directly from ``Exception``."""
 
 
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
-"""In memory; it differs from run to run."""
+"""Memory address in a message, which differs between runs."""
 
 
 def innermost(error: BaseException) -> BaseException:
-    """An error of ours, or else the first cause, freed from what libraries wrapped round it."""
+    """The first ``InputError`` in a chain of causes, otherwise the original cause."""
     while not isinstance(error, InputError) and (error.__cause__ or error.__context__) is not None:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return error
 
 
 def one_line(error: BaseException | str) -> str:
-    """A foreign error, or its text, on one line, never empty."""
+    """An error of a library, or its text, on one line, never empty."""
     return " ".join(_ADDRESS.sub("", str(error)).split())[:200] or type(error).__name__
 
 
 def advised(error: OSError, otherwise: str) -> str:
-    """What to do where the system refused a file for that reason."""
+    """Advice for an ``OSError``, by its code."""
     advice = {
         errno.ENOSPC: "free space, or write to another disk",
         errno.EDQUOT: "free space, or write to another disk",
@@ -58,22 +58,22 @@ def advised(error: OSError, otherwise: str) -> str:
 
 
 def redacted(error: BaseException) -> str:
-    """A foreign error on one line without the values that it quotes, which may be of the patient."""
+    """An error of a library on one line, without the values that it quotes, which may identify a patient."""
     text = " ".join(_ADDRESS.sub("", str(error)).partition("Traceback (most")[0].split())
-    for mark in "'\"":  # from the first mark to the last: what is quoted may hold marks itself
+    for mark in "'\"":  # from the first mark to the last, because quoted text may contain marks
         first, _, rest = text.partition(mark)
         text = f"{first}...{rest.rpartition(mark)[2]}" if mark in rest else text
     return re.sub(r"\w*\^[\w^]*", "...", text)[:200] or type(error).__name__
 
 
 def listed(names: Iterable[object]) -> str:
-    """Names from a file in a message: a few, short and printable."""
+    """Names from a file for a message: at most eight, short and printable."""
     shown = ["".join(c if c.isprintable() else "?" for c in str(name))[:40] for name in names]
     return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "") or "nothing"
 
 
 def grouped_texts(items: Sequence[tuple[int, str]], n: int) -> list[str]:
-    """Texts of slices, each once, with the numbers of its slices where it is not of all ``n``."""
+    """Distinct texts of slices, each with the numbers of its slices unless it applies to all ``n``."""
     texts: dict[str, list[int]] = {}
     for number, text in items:
         texts.setdefault(text, []).append(number)
@@ -84,20 +84,20 @@ def grouped_texts(items: Sequence[tuple[int, str]], n: int) -> list[str]:
 
 
 def warn(text: str) -> None:
-    """Log what may make an image wrong, by the logger ``medrecon``."""
+    """Log a warning with the logger ``medrecon``."""
     logging.getLogger("medrecon").warning(text)
 
 
 class InputError(ValueError):
-    """Bad input, in one sentence that names the file (or argument), what is wrong and what to do.
+    """Unusable input. The message is one sentence: the file (or argument), what is wrong and what to do.
 
     The command line prints it and exits with code 2.
     """
 
 
 class NotCartesianError(InputError):
-    """Raw data off the grid, where Cartesian ones were asked for."""
+    """Non-Cartesian raw data where Cartesian data were expected."""
 
 
 class SelectionError(InputError):
-    """Several images where one was asked for; the sentence says how to select one."""
+    """Several images where one was expected; the message explains how to select one."""

@@ -11,12 +11,12 @@ _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def ras_to_lps(affine: np.ndarray) -> np.ndarray:
-    """An affine ``(4, 4)`` whose mm are RAS with mm in LPS."""
+    """Convert an affine ``(4, 4)`` from RAS to LPS."""
     return _FLIP @ np.asarray(affine, float)
 
 
 def lps_to_ras(affine: np.ndarray) -> np.ndarray:
-    """An affine ``(4, 4)`` whose mm are LPS with mm in RAS."""
+    """Convert an affine ``(4, 4)`` from LPS to RAS."""
     return _FLIP @ np.asarray(affine, float)
 
 

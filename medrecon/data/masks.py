@@ -23,13 +23,13 @@ __all__ = [
 
 
 def centred(n: int, width: int) -> slice:
-    """The ``width`` samples round index ``n // 2``."""
+    """The central ``width`` samples, around index ``n // 2``."""
     start = n // 2 - width // 2
     return slice(start, start + width)
 
 
 def _weights(shape: Sequence[int]) -> np.ndarray:
-    """Gaussian density of standard deviation n/4 round n/2 on every axis."""
+    """Gaussian density with mean n/2 and standard deviation n/4 along every axis."""
     density = np.ones(())
     for n in shape:
         density = np.multiply.outer(density, np.exp(-((np.arange(n) - n / 2) ** 2) / (2 * (n / 4) ** 2)))
@@ -39,7 +39,7 @@ def _weights(shape: Sequence[int]) -> np.ndarray:
 def _choose(
     shape: tuple[int, ...], acs: int, accel: float, rng: np.random.Generator, weights: np.ndarray | None
 ) -> np.ndarray:
-    """``floor(size / accel)`` distinct positions, the ACS block among them, the rest drawn without replacement."""
+    """``floor(size / accel)`` positions: the ACS block, and the rest drawn without replacement."""
     mask = np.zeros(shape, dtype=bool)
     mask[tuple(centred(n, min(acs, n)) for n in shape)] = True
     rest = np.flatnonzero(~mask)
@@ -60,10 +60,10 @@ def _equispaced(shape: tuple[int, int], acs: int, accel: float, rng: np.random.G
 
 
 def sigpy_mri() -> ModuleType:
-    """``sigpy.mri``, parts of which numba compiles.
+    """``sigpy.mri``, parts of which are compiled by numba.
 
-    Numba refuses to work where it finds no folder for its cache: a read-only installation, without a home. Then it gets one that
-    only this user can write, for this process alone: what is read from a cache is code.
+    Numba fails if it finds no folder for its cache (a read-only installation without a home directory). Then it gets a folder for
+    this process that only this user can write to, because a cache contains code.
     """
     try:
         import sigpy.mri
@@ -82,21 +82,21 @@ def sigpy_mri() -> ModuleType:
 def _poisson(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Generator) -> np.ndarray:
     poisson = sigpy_mri().poisson
     seed = int(rng.integers(2**31))
-    calibration = tuple(min(acs, n - 2) for n in shape)  # sigpy divides by what is left outside
+    calibration = tuple(min(acs, n - 2) for n in shape)  # sigpy divides by the number of positions outside
     mask = np.abs(poisson(shape, accel, calib=calibration, crop_corner=False, seed=seed)) > 0
-    mask[tuple(centred(n, min(acs, n)) for n in shape)] = True  # sigpy centres an odd width one sample off
+    mask[tuple(centred(n, min(acs, n)) for n in shape)] = True  # sigpy places odd widths one sample off centre
     return mask
 
 
 GOLDEN_ANGLE = np.pi * (5**0.5 - 1) / 2
-"""111.25 degrees: any number of spokes in a row covers the half circle nearly evenly (Winkelmann et al., IEEE TMI 26, 2007)."""
+"""111.25 degrees: any number of consecutive spokes covers the half circle nearly uniformly (Winkelmann, IEEE TMI 26, 2007)."""
 
 
 def _rasterised(shape: tuple[int, int], radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Positions on the grid of points in polar coordinates; radius 1 touches the sides."""
+    """Mask of the grid positions nearest to points in polar coordinates; radius 1 is the edge of k-space."""
     index = [
-        np.clip(np.round(n // 2 + (n // 2) * radius * turn).astype(int), 0, n - 1)
-        for n, turn in zip(shape, (np.sin(angle), np.cos(angle)), strict=True)
+        np.clip(np.round(n // 2 + (n // 2) * radius * direction).astype(int), 0, n - 1)
+        for n, direction in zip(shape, (np.sin(angle), np.cos(angle)), strict=True)
     ]
     mask = np.zeros(shape, bool)
     mask[index[0], index[1]] = True
@@ -104,7 +104,7 @@ def _rasterised(shape: tuple[int, int], radius: np.ndarray, angle: np.ndarray) -
 
 
 def _within(shape: tuple[int, int], acs: int, accel: float, grow: Callable[[int], np.ndarray], what: str) -> np.ndarray:
-    """The largest ``grow(n)`` that, with the ACS, keeps within the budget; masks that grow with ``n``."""
+    """The mask ``grow(n)`` of the largest ``n`` that, with the ACS, does not exceed ``1 / accel`` of k-space."""
     budget = int(shape[0] * shape[1] / accel)
     centre = np.zeros(shape, bool)
     centre[tuple(centred(n, min(acs, n)) for n in shape)] = True
@@ -114,7 +114,7 @@ def _within(shape: tuple[int, int], acs: int, accel: float, grow: Callable[[int]
         if high > 64 * max(shape):
             reached = shape[0] * shape[1] / (grow(low) | centre).sum()
             raise ValueError(
-                f"{what} leaves the corners out and cannot sample more than 1 of {reached:.2f}; raise the acceleration"
+                f"{what} leaves out the corners, so its acceleration is at least {reached:.2f}; give a higher acceleration"
             )
     while high - low > 1:
         middle = (low + high) // 2
@@ -123,7 +123,7 @@ def _within(shape: tuple[int, int], acs: int, accel: float, grow: Callable[[int]
 
 
 def _radial(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Generator) -> np.ndarray:
-    """Spokes through the centre at the golden angle."""
+    """Spokes through the centre at golden-angle steps."""
     first = rng.uniform(0, np.pi)
     along = np.linspace(-1, 1, 4 * max(shape) + 1)
 
@@ -135,12 +135,12 @@ def _radial(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Gener
 
 
 def _spiral(shape: tuple[int, int], acs: int, accel: float, rng: np.random.Generator) -> np.ndarray:
-    """One arm of Archimedes' spiral from the centre to the sides, in quarters of a turn."""
+    """One arm of an Archimedean spiral from the centre to the edges, in quarters of a turn."""
     first = rng.uniform(0, 2 * np.pi)
 
     def arm(quarters: int) -> np.ndarray:
         turns = quarters / 4
-        t = np.sqrt(np.linspace(0, 1, int(8 * (turns + 1) * max(shape))))  # evenly along the arm
+        t = np.sqrt(np.linspace(0, 1, int(8 * (turns + 1) * max(shape))))  # equally spaced along the arm
         return _rasterised(shape, t, first + 2 * np.pi * turns * t)
 
     return _within(shape, acs, accel, arm, "a spiral mask")
@@ -160,24 +160,24 @@ KINDS: dict[str, Callable[[tuple[int, int], int, float, np.random.Generator], np
 def undersampling_mask(
     shape: Sequence[int], kind: str = "gaussian1d", accel: float = 4.0, acs: int = 24, seed: int = 0
 ) -> np.ndarray:
-    """A mask that keeps about ``1 / accel`` of k-space, ACS included.
+    """A sampling mask with about ``1 / accel`` of k-space, ACS included.
 
     Args:
-        shape: ``(y, x)``.
-        kind: ``equispaced``, ``random`` and ``gaussian1d`` (density exp(-(k - n/2)^2 / (2 (n/4)^2))) sample columns, of
-            which ``floor(n / accel)`` are kept; ``gaussian2d`` samples ``floor(n_y n_x / accel)`` points likewise;
-            ``poisson`` is sigpy's variable-density Poisson disc; ``radial`` takes the points of the grid nearest to spokes at
-            the golden angle, ``spiral`` those nearest to one spiral arm, as many as fit into ``1 / accel``.
+        shape: shape of k-space, ``(y, x)``.
+        kind: ``equispaced``, ``random`` and ``gaussian1d`` (density exp(-(k - n/2)^2 / (2 (n/4)^2))) sample
+            ``floor(n / accel)`` columns; ``gaussian2d`` samples ``floor(n_y n_x / accel)`` points in the same way; ``poisson`` is
+            sigpy's variable-density Poisson disc; ``radial`` samples the grid points nearest to golden-angle spokes, ``spiral``
+            those nearest to one spiral arm, as many as fit into ``1 / accel``.
         accel: acceleration of the whole mask, ACS included.
-        acs: fully sampled columns (or side of the fully sampled square, for masks of points) round ``n // 2``.
-        seed: of numpy's ``default_rng``.
+        acs: number of fully sampled columns around ``n // 2`` (for masks of points: width of the fully sampled square).
+        seed: random seed.
 
     Returns:
         bool, true where sampled, ``(x,)`` for column masks and ``(y, x)`` for the others.
 
     Raises:
-        ValueError: for an unknown kind, ``accel < 1`` (or what a disc of radial or spiral masks cannot reach), or an ACS that
-            takes more than the whole budget.
+        ValueError: for an unknown kind, an acceleration below 1 (or below the lowest of a radial or spiral mask), or an ACS
+            larger than the whole mask.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown mask kind {kind!r}; choose one of {', '.join(KINDS)}")
@@ -187,32 +187,32 @@ def undersampling_mask(
     columns = kind in ("equispaced", "random", "gaussian1d")
     budget = int(x / accel) if columns else int(y * x / accel)
     if budget < 1:
-        raise ValueError(f"acceleration {accel:g} leaves no samples of {y} x {x}; lower it")
-    wanted = min(acs, x) if columns else min(acs, y) * min(acs, x)
-    if acs < 0 or wanted > budget:
+        raise ValueError(f"an acceleration of {accel:g} leaves no samples of {y} x {x}; lower it")
+    calibration = min(acs, x) if columns else min(acs, y) * min(acs, x)
+    if acs < 0 or calibration > budget:
         what = f"{acs} ACS columns" if columns else f"{acs} x {acs} ACS points"
         raise ValueError(f"{what} do not fit into {budget} samples ({y} x {x} at acceleration {accel:g}); lower one")
     return KINDS[kind]((y, x), acs, accel, np.random.default_rng(seed))
 
 
 def achieved_acceleration(mask: np.ndarray) -> float:
-    """Positions over sampled positions."""
+    """Number of positions divided by the number of sampled positions."""
     return mask.size / max(int(mask.sum()), 1)
 
 
 def bounding_box(mask: np.ndarray) -> np.ndarray:
-    """True in the smallest block of ``(y, x)`` that holds every true element."""
+    """Mask of the smallest block of ``(y, x)`` that contains every true element."""
     rows, columns = np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0))
     inside = [np.maximum.accumulate(a) & np.maximum.accumulate(a[::-1])[::-1] for a in (rows, columns)]
     return inside[0][:, None] & inside[1]
 
 
 def acs_block(mask: np.ndarray, least: int = 1) -> tuple[slice, slice]:
-    """The largest fully sampled block that is centred at ``(y // 2, x // 2)``; need not be square, may be empty.
+    """The largest fully sampled block centred at ``(y // 2, x // 2)``; it may be rectangular or empty.
 
     Args:
-        mask: ``(y, x)`` or ``(x,)`` bool (then every row is alike and the block is as tall as its one row).
-        least: blocks with a shorter side count only where there is no other.
+        mask: bool mask ``(y, x)``, or ``(x,)`` for equal rows (the block then has one row).
+        least: smallest height and width; smaller blocks are returned only if there are no others.
     """
     plane: np.ndarray = np.atleast_2d(mask)
     best, block = (False, 0), (slice(0, 0), slice(0, 0))

@@ -1,4 +1,4 @@
-"""Names of cases: their order, and seeds made of them."""
+"""Names of cases: sort order and seeds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["case_seed", "natural"]
 
 
 def case_seed(seed: int, name: str) -> int:
-    """The seed of one case: the same on every machine and in every order of the cases."""
+    """The seed of a case, independent of machine and order of the cases."""
     return zlib.crc32(f"{seed}:{name}".encode("utf-8", "surrogateescape"))
 
 
 def natural(path: str | Path) -> list:
-    """A sort key for names with numbers in their order: slice2 before slice10."""
+    """Natural sort key: slice2 before slice10."""
     parts = re.split(r"([0-9]+)", str(path))
     return [(len(p.lstrip("0")), p.lstrip("0"), p) if k % 2 else p for k, p in enumerate(parts)]

@@ -1,4 +1,4 @@
-"""How noisy k-space is."""
+"""Noise levels of k-space and noise scans; noise of counting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from medrecon.data.passes import held_samples
+from medrecon.data.passes import nonzero_positions
 from medrecon.data.scan import NonCartesianScan
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 LEAST = 16
-"""Samples that each coil of a noise scan must have: with fewer, the level of one coil is off by more than 13 %."""
+"""Smallest number of samples per coil of a noise scan: with fewer, the level of one coil is off by more than 13 %."""
 PEAK = 10.0
-"""A slice holds signal where a coil's largest sample exceeds its median outermost one this often; noise alone reaches 5 times."""
+"""A slice has signal if the largest sample of a coil exceeds this multiple of its median outermost one; noise reaches 5."""
 
 
 @overload
@@ -51,12 +51,12 @@ def median_std(magnitudes: np.ndarray | Tensor, gain: float = 1.0) -> np.floatin
 
 
 def _single(level: float) -> float:
-    """Rounded to single precision, in which batches carry numbers: every way to an image then has the same level."""
+    """Round to single precision, as in batches, so that every interface uses the same level."""
     return float(np.float32(level))
 
 
 def _spread(scan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Variance of each coil of a noise scan ``(coils, ...)``, and which coils are constant (up to rounding)."""
+    """Variance of each coil of a noise scan ``(coils, ...)``, and which coils are constant (up to round-off)."""
     flat = scan.reshape(len(scan), -1).astype(np.complex128)
     mean = flat.mean(axis=1)
     variance = (np.abs(flat - mean[:, None]) ** 2).mean(axis=1)
@@ -64,12 +64,12 @@ def _spread(scan: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scan_fault(scan: np.ndarray, coils: int, alive: np.ndarray | None = None) -> str | None:
-    """What makes a noise scan unusable, as the end of a sentence that begins with "the noise scan"; ``None`` for a usable one.
+    """Why a noise scan is unusable, as a predicate for the subject "the noise scan"; ``None`` if it is usable.
 
     Args:
-        scan: whatever was found where complex ``(coils, ...)`` belongs.
-        coils: number of coils of the k-space.
-        alive: coils of which the k-space holds samples, ``(coils,)``; these must have noise. Default: one of them must.
+        scan: an array of any type and shape; expected is complex ``(coils, ...)``.
+        coils: number of coils of k-space.
+        alive: which coils have samples in k-space, ``(coils,)``; these must have noise. ``None``: any one coil must.
     """
     if scan.dtype.kind != "c":
         return f"is {scan.dtype}, not complex"
@@ -88,66 +88,66 @@ def scan_fault(scan: np.ndarray, coils: int, alive: np.ndarray | None = None) ->
 
 
 def noise_scan_std(scan: np.ndarray) -> float:
-    """Standard deviation per real component of a noise scan ``(coils, ...)``, root mean square over the coils with noise."""
+    """Standard deviation per real component of a noise scan ``(coils, ...)``: root mean square over the coils with noise."""
     variance, constant = _spread(scan)
     return _single(np.sqrt(variance[~constant].mean() / 2)) if not constant.all() else 0.0
 
 
 def outermost_std(samples: Sequence[np.ndarray], peaks: Sequence[np.ndarray]) -> float:
-    """Noise per real component from the outermost samples of every slice; 0 without any.
+    """Noise per real component from the outermost samples of every slice; 0 without samples.
 
-    Median absolute deviation (over 0.6745) of real and imaginary parts per coil, then the root mean square over the coils. Only
-    slices with signal count, where there are any. Exact zeros were not measured and do not count, nor do coils without samples.
+    The median absolute deviation (over 0.6745) of real and imaginary parts per coil, then the root mean square over coils. If any
+    slices have signal, only these count. Exact zeros were not measured and are ignored, and so are coils without samples.
 
     Args:
-        samples: of every slice, ``(coils, n)``.
-        peaks: of every slice, each coil's largest magnitude of all samples, ``(coils,)``.
+        samples: outermost samples of every slice, ``(coils, n)``.
+        peaks: largest magnitude of all samples of every coil, for every slice, ``(coils,)``.
     """
-    held = [[row[row != 0] for row in one] for one in samples]
+    measured = [[row[row != 0] for row in one] for one in samples]
     signal = [
         any(len(row) and top > PEAK * np.median(np.abs(row)) for row, top in zip(rows, peak, strict=True))
-        for rows, peak in zip(held, peaks, strict=True)
+        for rows, peak in zip(measured, peaks, strict=True)
     ]
-    chosen = [rows for rows, kept in zip(held, signal, strict=True) if kept] or held
+    chosen = [rows for rows, has_signal in zip(measured, signal, strict=True) if has_signal] or measured
     coils = [np.concatenate(rows) for rows in zip(*chosen, strict=True)]
     stds = [median_std(np.abs(np.concatenate([np.real(row), np.imag(row)]))) for row in coils if len(row)]
     return _single(np.sqrt(np.mean(np.array(stds, float) ** 2))) if stds else 0.0
 
 
-def estimate_noise_std(kspace: np.ndarray, mask: np.ndarray, share: float = 0.1) -> float:
-    """A robust estimate of the noise from the outermost sampled k-space, per real component; see :func:`outermost_std`.
+def estimate_noise_std(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1) -> float:
+    """Robust estimate of the noise per real component from the outermost sampled k-space; see :func:`outermost_std`.
 
-    Signal that reaches so far out makes the estimate too large, never too small. Zero-padded borders, empty slices and dead coils
-    are passed over.
+    Signal in the outermost k-space makes the estimate too large, never too small. Zero-padded borders, empty slices and dead
+    coils are ignored.
 
     Args:
-        kspace: ``(slices, coils, y, x)``, zero where not sampled.
-        mask: ``(y, x)`` or ``(x,)``, true where sampled.
-        share: of the sampled positions.
+        kspace: k-space ``(slices, coils, y, x)``, zero where not sampled.
+        mask: sampling mask ``(y, x)`` or ``(x,)``, true where sampled.
+        fraction: fraction of the sampled positions to use, the outermost ones.
     """
     shape = kspace.shape[-2:]
     filled = [one for one in kspace if one.any()]
     y, x = np.meshgrid(*[(np.arange(n) - n // 2) / n for n in shape], indexing="ij")
-    measured = np.broadcast_to(mask, shape) & held_samples(kspace)
+    measured = np.broadcast_to(mask, shape) & nonzero_positions(kspace)
     if not measured.any():
         return 0.0
     radius = np.where(measured, np.hypot(y, x), -1.0)
-    n = max(1, int(share * measured.sum()))
-    far = radius >= np.sort(radius, axis=None)[-n]
-    return outermost_std([one[:, far] for one in filled], [np.abs(one).max(axis=(1, 2)) for one in filled])
+    n = max(1, int(fraction * measured.sum()))
+    outermost = radius >= np.sort(radius, axis=None)[-n]
+    return outermost_std([one[:, outermost] for one in filled], [np.abs(one).max(axis=(1, 2)) for one in filled])
 
 
 def noise_level(kspace: np.ndarray, mask: np.ndarray, scan: np.ndarray | None = None) -> tuple[float, str]:
-    """The noise per real component and where it was read: a noise scan, else the outermost sampled k-space."""
+    """Noise per real component and its source: a noise scan, otherwise the outermost sampled k-space."""
     if scan is not None:
         return noise_scan_std(scan), "noise scan"
     return estimate_noise_std(kspace, mask), "outermost k-space"
 
 
 def outer_noise_std(scan: NonCartesianScan) -> float:
-    """Noise per real component, from the twentieth of the samples that lie farthest out.
+    """Noise per real component of non-Cartesian k-space, from the outermost 5 % of the samples; see :func:`outermost_std`.
 
-    See :func:`outermost_std`: empty slices and dead coils are passed over.
+    Empty slices and dead coils are ignored.
     """
     filled = scan.samples.any(axis=(1, 2, 3))
     samples = scan.samples[filled]
@@ -157,13 +157,14 @@ def outer_noise_std(scan: NonCartesianScan) -> float:
     return outermost_std([one[:, far] for one, far in zip(samples, outer, strict=True)], peaks)
 
 
-def counted(lines: np.ndarray, photons: float, electronic: float, rng: np.random.Generator) -> np.ndarray:
-    """Line integrals measured by a detector that counts ``photons`` per unattenuated ray, float32.
+def counted(sinogram: np.ndarray, photons: float, electronic: float, rng: np.random.Generator) -> np.ndarray:
+    """Line integrals with the noise of counting, for ``photons`` per unattenuated ray, float32.
 
-    ``-log(N / photons)`` with ``N = Poisson(photons exp(-line)) + electronic n``, at least one photon; as they are for
+    ``-log(N / photons)`` with ``N = Poisson(photons exp(-sinogram)) + electronic n``, at least one photon; without noise for
     ``photons = 0``.
     """
     if photons == 0:
-        return lines.astype(np.float32)
-    counts = rng.poisson(photons * np.exp(-lines.astype(np.float64))) + electronic * rng.standard_normal(lines.shape)
+        return sinogram.astype(np.float32)
+    counts = rng.poisson(photons * np.exp(-sinogram.astype(np.float64)))
+    counts = counts + electronic * rng.standard_normal(sinogram.shape)
     return -np.log(np.maximum(counts, 1) / photons).astype(np.float32)

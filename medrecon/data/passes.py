@@ -1,7 +1,7 @@
-"""Passes over k-space that look at one slice at a time.
+"""Passes over k-space, one slice at a time.
 
-Arrays of large files are mapped from the disk rather than read (:mod:`medrecon.formats.mapped`), so a whole scan need not fit
-into memory, nor need temporary arrays of its size.
+Arrays of large files are mapped from disk (:mod:`medrecon.formats.mapped`), so neither a whole scan nor temporary arrays of its
+size have to fit into memory.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-__all__ = ["held_samples", "largest_part", "magnitude_unit", "masked"]
+__all__ = ["largest_part", "magnitude_unit", "masked", "nonzero_positions"]
 
 
 def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Parts of at most three axes."""
+    """Parts of an array with at most three axes."""
     if array.ndim <= 3:
         yield array
         return
@@ -23,7 +23,7 @@ def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def largest_part(array: np.ndarray) -> float:
-    """The largest magnitude of a real or imaginary part, 0 of an empty array; NaN where the array holds any."""
+    """The largest magnitude of a real or imaginary part; 0 for an empty array, NaN if the array contains NaN."""
     largest = 0.0
     for one in _pieces(array):
         for part in (np.real(one), np.imag(one)):
@@ -32,22 +32,22 @@ def largest_part(array: np.ndarray) -> float:
 
 
 def magnitude_unit(array: np.ndarray) -> float:
-    """The power of two next below the largest real or imaginary part (1 if all are 0).
+    """The largest power of two not above the largest real or imaginary part (1 if all are 0).
 
-    Data divided by it have squares that single precision holds, and lose nothing.
+    Dividing by it is exact, and the squares of the result fit single precision.
     """
     largest = largest_part(array)
     return float(2.0 ** np.floor(np.log2(largest))) if 0 < largest < float("inf") else 1.0
 
 
-def held_samples(kspace: np.ndarray) -> np.ndarray:
-    """Positions ``(y, x)`` that any slice or coil of ``(..., y, x)`` holds."""
-    held = np.zeros(kspace.shape[-2:], bool)
+def nonzero_positions(kspace: np.ndarray) -> np.ndarray:
+    """Positions ``(y, x)`` at which any slice or coil of ``(..., y, x)`` is not 0."""
+    nonzero = np.zeros(kspace.shape[-2:], bool)
     for one in _pieces(kspace):
-        held |= one.any(axis=tuple(range(one.ndim - 2)))
-    return held
+        nonzero |= one.any(axis=tuple(range(one.ndim - 2)))
+    return nonzero
 
 
 def masked(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """K-space ``(..., y, x)`` with zeros where ``mask`` is false: itself, not a copy, where that changes nothing."""
-    return kspace * mask if (held_samples(kspace) & ~mask).any() else kspace
+    """K-space ``(..., y, x)`` set to 0 where ``mask`` is false; not copied if nothing changes."""
+    return kspace * mask if (nonzero_positions(kspace) & ~mask).any() else kspace

@@ -1,4 +1,4 @@
-"""Simulated acquisitions: coils round an image, and noisy k-space."""
+"""Simulated coil maps and noisy k-space."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["loop_coils", "simulate_kspace"]
 
 
 def loop_coils(shape: Sequence[int], n_coils: int = 8, distance: float = 1.25) -> np.ndarray:
-    """Sensitivities of small loops on a circle round the image, ``(coils, y, x)`` complex64, sum |S|^2 = 1.
+    """Sensitivities of small loops on a circle around the image, ``(coils, y, x)`` complex64, with sum |S|^2 = 1.
 
-    The magnitude falls with the cube of the distance, softened by the size of the loop; the phase turns with the angle
-    under which the coil sees a point.
+    The magnitude falls with the cube of the distance, softened by the size of the loop. The phase is the angle of the direction
+    from the coil to the point.
 
     Args:
-        shape: ``(y, x)``.
+        shape: shape of the image, ``(y, x)``.
         n_coils: number of loops.
-        distance: radius of the circle in half fields of view.
+        distance: radius of the circle, in half fields of view.
     """
     y, x = np.meshgrid(*[2 * (np.arange(n) - n // 2) / n for n in shape], indexing="ij")
     angles = 2 * np.pi * (np.arange(n_coils) + 0.5) / n_coils

@@ -1,4 +1,4 @@
-"""Smooth random phase, which makes a complex training image of a magnitude image."""
+"""Smooth random phase, to turn magnitude images into complex training images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def smooth_phase(
 ) -> np.ndarray:
     """A random second-order polynomial phase in rad, ``shape``, float32.
 
-    The constant is uniform on the circle. Coordinates are in units of ``pixels`` from the centre, so the phase of a
-    crop varies as fast as that of the whole image.
+    The constant term is uniform on the circle. Coordinates are in units of ``pixels`` from the centre, so the phase varies as
+    fast in a crop as in the whole image.
 
     Args:
         shape: spatial shape.
-        rng: the random source.
+        rng: random generator.
         linear: standard deviation of the first-order coefficients (rad per ``pixels``).
         quadratic: standard deviation of the second-order coefficients (rad per ``pixels`` squared).
         pixels: half the usual width of an image.

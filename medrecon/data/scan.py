@@ -1,4 +1,4 @@
-"""Scans: what a file of measurements holds, one record for each kind. No formats and no physics."""
+"""Scans: the content of a file of measurements, one record per kind. No formats and no physics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from medrecon.data.errors import InputError
 from medrecon.data.geometry import affine_of_slices
 from medrecon.data.masks import achieved_acceleration, acs_block, bounding_box
-from medrecon.data.passes import held_samples
+from medrecon.data.passes import nonzero_positions
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -34,59 +34,59 @@ class Geometry:
     """Position of the voxels in space.
 
     Args:
-        spacing: voxel size ``(z, y, x)`` in mm, or ``None`` where the file does not record it.
-        affine: from the indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` where the file does not record it.
+        spacing: voxel size ``(z, y, x)`` in mm, or ``None`` if the file does not record it.
+        affine: affine from voxel indices (x, y, slice) to mm in RAS, ``(4, 4)``, or ``None`` if the file does not record it.
     """
 
     spacing: tuple[float, float, float] | None = None
     affine: np.ndarray | None = None
 
     def slices(self, index: slice, n: int) -> Geometry:
-        """The geometry of some of ``n`` slices."""
+        """The geometry of a selection of ``n`` slices."""
         return replace(self, affine=affine_of_slices(self.affine, index, n))
 
-    def resampled(self, sides: Sequence[float], first: Sequence[float]) -> Geometry:
-        """The geometry of other pixels in the same plane, or in the same volume.
+    def resampled(self, ratios: Sequence[float], first: Sequence[float]) -> Geometry:
+        """The geometry after resampling in the plane, or in the volume.
 
         Args:
-            sides: of the new pixels, in old ones, ``(y, x)`` or ``(z, y, x)``.
-            first: position of the first new pixel, in old ones, likewise.
+            ratios: size of the new pixels in old pixels, ``(y, x)`` or ``(z, y, x)``.
+            first: position of the first new pixel in old pixels, along the same axes.
         """
         spacing, affine = self.spacing, self.affine
         if spacing is not None:
-            z, y, x = (side * ratio for side, ratio in zip(spacing, [1.0] * (3 - len(sides)) + [*sides], strict=True))
+            z, y, x = (size * ratio for size, ratio in zip(spacing, [1.0] * (3 - len(ratios)) + [*ratios], strict=True))
             spacing = z, y, x
         if affine is not None:
             affine = np.array(affine, dtype=float)
-            for column, (side, at) in enumerate(zip(sides[::-1], first[::-1], strict=True)):  # x is the last axis
+            for column, (ratio, at) in enumerate(zip(ratios[::-1], first[::-1], strict=True)):  # x is the last axis
                 affine[:3, 3] += at * affine[:3, column]
-                affine[:3, column] *= side
+                affine[:3, column] *= ratio
         return Geometry(spacing, affine)
 
     def on_matrix(self, old: tuple[int, ...], new: tuple[int, ...]) -> Geometry:
-        """The geometry of the same field of view with other pixels; index ``n // 2`` stays where it is.
+        """The geometry of the same field of view on another matrix; index ``n // 2`` keeps its position.
 
         Args:
-            old: pixels that it is of, ``(y, x)`` or ``(z, y, x)``.
-            new: as many numbers.
+            old: current matrix, ``(y, x)`` or ``(z, y, x)``.
+            new: new matrix, along the same axes.
         """
-        sides = [m / n for m, n in zip(old, new, strict=True)]
-        return self.resampled(sides, [m // 2 - n // 2 * side for m, n, side in zip(old, new, sides, strict=True)])
+        ratios = [m / n for m, n in zip(old, new, strict=True)]
+        return self.resampled(ratios, [m // 2 - n // 2 * ratio for m, n, ratio in zip(old, new, ratios, strict=True)])
 
     def summary(self) -> dict[str, Any]:
-        """The two lines of ``medrecon info``."""
+        """Entries of ``medrecon info``."""
         return {
-            "spacing_mm": None if self.spacing is None else [round(side, 4) for side in self.spacing],
+            "spacing_mm": None if self.spacing is None else [round(size, 4) for size in self.spacing],
             "orientation": "unknown" if self.affine is None else "known",
         }
 
 
 class Backing(NamedTuple):
-    """A file that arrays are read from while they are used, and what it was like when it was opened.
+    """A file from which arrays are read on demand, and its state when it was opened.
 
     Args:
-        path: of the file.
-        size: bytes.
+        path: path of the file.
+        size: size, bytes.
         changed: time of the last change, ns.
     """
 
@@ -96,60 +96,60 @@ class Backing(NamedTuple):
 
     @classmethod
     def now(cls, path: Path) -> Backing:
-        """The file as it is."""
+        """The current state of a file."""
         about = path.stat()
         return cls(path, about.st_size, about.st_mtime_ns)
 
     def check(self) -> None:
-        """Refuse what was read from a file that has changed.
+        """Refuse data from a file that has changed.
 
         Raises:
             InputError: naming the file.
         """
         try:
             same = self == Backing.now(self.path)
-        except OSError:  # removed: what was opened stays as it was
+        except OSError:  # removed: the opened file stays readable
             return
         if not same:
-            raise InputError(f"{self.path}: was changed while it was read; run again when nothing writes to it")
+            raise InputError(f"{self.path}: was changed while it was read; run again when it is no longer written to")
 
 
 class Scan(Protocol):
-    """What every kind of scan has; arrays are numpy, in the order the scanner's file stores them."""
+    """Common members of all scans. Arrays are numpy, in the order in which the scanner's file stores them."""
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         ...
 
     @property
     def format(self) -> str:
-        """Name of its format."""
+        """Name of the file format."""
         ...
 
     @property
     def geometry(self) -> Geometry:
-        """Of the image."""
+        """Geometry of the image."""
         ...
 
     @property
     def attributes(self) -> Mapping[str, str | float]:
-        """Those of an allow-list, and decisions made in reading the file; nothing personal."""
+        """Attributes from an allow-list, and decisions made in reading the file; nothing personal."""
         ...
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences on what may make the image wrong but could not be decided."""
+        """Sentences about possible faults of the image that could not be decided."""
         ...
 
     @property
     def backing(self) -> Backing | None:
-        """The file that its arrays are read from while they are used; ``None`` where they are in memory."""
+        """The file from which arrays are read on demand; ``None`` if they are in memory."""
         ...
 
     @property
     def stem(self) -> str:
-        """Name of outputs."""
+        """Name of output files, without suffix."""
         ...
 
     @property
@@ -159,15 +159,15 @@ class Scan(Protocol):
 
     @property
     def matrix(self) -> tuple[int, ...]:
-        """Pixels of the image, ``(y, x)`` or ``(z, y, x)``; of a sinogram that of the usual image."""
+        """Shape of the image, ``(y, x)`` or ``(z, y, x)``; for sinograms the default shape."""
         ...
 
     def summary(self) -> dict[str, Any]:
-        """What ``medrecon info`` prints: plain numbers and strings."""
+        """Entries of ``medrecon info``: plain numbers and strings."""
         ...
 
     def items(self: _S, index: slice) -> _S:
-        """Some of its slices."""
+        """A selection of slices."""
         ...
 
 
@@ -176,15 +176,15 @@ _S = TypeVar("_S", bound="Scan")
 
 @dataclass(frozen=True, kw_only=True)
 class _Stored:
-    """Fields that all kinds of scan share.
+    """Fields of all kinds of scan.
 
     Args:
-        path: of the file.
-        format: name of its format.
-        geometry: of the image.
-        attributes: those of the file that :mod:`medrecon.formats.attributes` lists, and decisions made in reading it.
-        warnings: sentences on what may make the image wrong but could not be decided; ``info``, log and sidecar repeat them.
-        backing: the file that large arrays are mapped from, or ``None``: they are in memory.
+        path: path of the file.
+        format: name of the file format.
+        geometry: geometry of the image.
+        attributes: attributes of the file that :mod:`medrecon.formats.attributes` lists, and decisions made in reading it.
+        warnings: sentences about possible faults of the image that could not be decided; repeated by ``info``, log and sidecar.
+        backing: file from which large arrays are mapped; ``None``: they are in memory.
     """
 
     path: Path
@@ -196,7 +196,7 @@ class _Stored:
 
     @property
     def stem(self) -> str:
-        """Name of outputs."""
+        """Name of output files, without suffix."""
         name = self.path.name
         for suffix in (".nii.gz", ".nii"):
             if self.format == "NIfTI" and name.lower().endswith(suffix):
@@ -230,10 +230,10 @@ class CartesianScan(_Stored):
     """K-space on a grid, centred at index ``n // 2`` on every axis.
 
     Args:
-        kspace: ``(slices, coils, y, x)`` complex64, zero where not sampled.
-        mask: true where sampled, bool, ``(x,)`` for whole columns or ``(y, x)``.
-        mask_in_file: whether the mask was stored (otherwise inferred from zeros).
-        noise_scan: ``(coils, n)`` complex, or ``None``.
+        kspace: k-space ``(slices, coils, y, x)`` complex64, zero where not sampled.
+        mask: sampling mask, bool, ``(x,)`` for whole columns or ``(y, x)``, true where sampled.
+        mask_in_file: whether the file contains the mask (otherwise inferred from zeros).
+        noise_scan: noise scan ``(coils, n)`` complex, or ``None``.
         header: ISMRMRD header without personal data, or ``None``.
     """
 
@@ -256,11 +256,11 @@ class CartesianScan(_Stored):
     @property
     def gaps(self) -> int:
         """Unsampled positions inside the bounding box of the samples; 0 for zero-padded full k-space."""
-        sampled = np.broadcast_to(self.mask, self.matrix) & held_samples(self.kspace)
+        sampled = np.broadcast_to(self.mask, self.matrix) & nonzero_positions(self.kspace)
         return int((bounding_box(sampled) & ~sampled).sum())
 
     def summary(self) -> dict[str, Any]:
-        """What ``medrecon info`` prints."""
+        """Entries of ``medrecon info``."""
         rows, columns = acs_block(np.broadcast_to(self.mask, self.matrix))
         facts = {
             "slices": self.n_slices,
@@ -275,7 +275,7 @@ class CartesianScan(_Stored):
         return self._summary(facts, {"noise_scan": self.noise_scan is not None})
 
     def items(self, index: slice) -> CartesianScan:
-        """Some of its slices."""
+        """A selection of slices."""
         return replace(self, kspace=self.kspace[index], geometry=self.geometry.slices(index, self.n_slices))
 
 
@@ -284,10 +284,10 @@ class DynamicScan(_Stored):
     """Frames of the same slices, e.g. the cardiac phases of a cine or the repetitions of a series.
 
     Args:
-        kspace: ``(frames, slices, coils, y, x)`` complex64, zero where not sampled.
-        mask: true where sampled, bool, ``(frames, y, x)``.
-        axis: what a frame is: ``phase``, ``repetition``, ``set`` or ``contrast``.
-        noise_scan: ``(coils, n)`` complex, or ``None``.
+        kspace: k-space ``(frames, slices, coils, y, x)`` complex64, zero where not sampled.
+        mask: sampling masks, bool ``(frames, y, x)``, true where sampled.
+        axis: meaning of a frame: ``phase``, ``repetition``, ``set`` or ``contrast``.
+        noise_scan: noise scan ``(coils, n)`` complex, or ``None``.
     """
 
     kspace: np.ndarray
@@ -306,7 +306,7 @@ class DynamicScan(_Stored):
         return self.kspace.shape[-2:]
 
     def summary(self) -> dict[str, Any]:
-        """What ``medrecon info`` prints."""
+        """Entries of ``medrecon info``."""
         facts = {
             "frames": len(self.kspace),
             "frame axis": self.axis,
@@ -318,7 +318,7 @@ class DynamicScan(_Stored):
         return self._summary(facts, {"noise_scan": self.noise_scan is not None})
 
     def items(self, index: slice) -> DynamicScan:
-        """Some of its slices."""
+        """A selection of slices."""
         return replace(self, kspace=self.kspace[:, index], geometry=self.geometry.slices(index, self.n_slices))
 
 
@@ -327,11 +327,11 @@ class NonCartesianScan(_Stored):
     """Samples along a trajectory.
 
     Args:
-        samples: ``(slices, coils, shots, readout)`` complex64.
-        trajectory: ``(slices, shots, readout, 2 or 3)`` float32, cycles per field of view within -n/2 and n/2, (ky, kx) or
-            (kz, ky, kx) in the order of the image's axes, as :func:`medrecon.operators.nufft_sense` takes it.
-        matrix: of the image, ``(y, x)`` or ``(z, y, x)``.
-        noise_scan: ``(coils, n)`` complex, or ``None``.
+        samples: samples ``(slices, coils, shots, readout)`` complex64.
+        trajectory: points ``(slices, shots, readout, 2 or 3)`` float32, (ky, kx) or (kz, ky, kx) in the order of the image's
+            axes, in cycles per field of view from -n/2 to n/2, as :func:`medrecon.operators.nufft_sense` takes them.
+        matrix: shape of the image, ``(y, x)`` or ``(z, y, x)``.
+        noise_scan: noise scan ``(coils, n)`` complex, or ``None``.
         header: ISMRMRD header without personal data, or ``None``.
     """
 
@@ -347,7 +347,7 @@ class NonCartesianScan(_Stored):
         return len(self.samples)
 
     def summary(self) -> dict[str, Any]:
-        """What ``medrecon info`` prints."""
+        """Entries of ``medrecon info``."""
         slices, coils, shots, readout = self.samples.shape
         facts = {
             "slices": slices,
@@ -360,7 +360,7 @@ class NonCartesianScan(_Stored):
         return self._summary(facts, {"noise_scan": self.noise_scan is not None})
 
     def items(self, index: slice) -> NonCartesianScan:
-        """Some of its slices."""
+        """A selection of slices."""
         return replace(
             self,
             samples=self.samples[index],
@@ -374,22 +374,23 @@ class Sinogram(_Stored):
     """Line integrals of parallel, fan or cone beams.
 
     Args:
-        lines: ``-log(I / I0)``, float32, ``(slices, views, detectors)``, or ``(1, views, rows, columns)`` of a cone beam.
-        angles: of the views, rad, ``(views,)``.
-        pitch: distance between detector pixels, mm.
-        offset: of the rotation axis on the detector, from its middle, in pixels; of a cone beam that of the columns.
-        row_offset: of the plane of the source on the detector of a cone beam, from its middle, in pixels.
-        photons: emitted per ray, 0 if unknown.
+        sinogram: line integrals ``-log(I / I0)``, float32, ``(slices, views, detectors)``; of a cone beam
+            ``(1, views, rows, columns)``.
+        angles: angles of the views, rad, ``(views,)``.
+        detector_spacing: distance between detector pixels, mm.
+        offset: position of the rotation axis on the detector, from its middle, in pixels; for a cone beam along the columns.
+        row_offset: position of the plane of the source on the detector of a cone beam, from its middle, in pixels.
+        photons: photons emitted per ray, 0 if unknown.
         beam: ``parallel``, ``fan`` or ``cone``.
-        source_to_axis: mm, of fan and cone beams.
-        source_to_detector: mm, of fan and cone beams.
-        axis_convention: how the rotation axis of a detector with an even number of pixels is counted: ``middle`` (between the
-            two middle pixels, astra) or ``pixel`` (pixel ``n // 2``, scikit-image).
+        source_to_axis: distance from the source to the rotation axis of fan and cone beams, mm.
+        source_to_detector: distance from the source to the detector of fan and cone beams, mm.
+        axis_convention: position of the rotation axis on a detector with an even number of pixels: ``middle`` (between the two
+            middle pixels, astra) or ``pixel`` (pixel ``n // 2``, scikit-image).
     """
 
-    lines: np.ndarray
+    sinogram: np.ndarray
     angles: np.ndarray
-    pitch: float
+    detector_spacing: float
     offset: float = 0.0
     row_offset: float = 0.0
     photons: float = 0.0
@@ -400,23 +401,23 @@ class Sinogram(_Stored):
 
     @property
     def n_slices(self) -> int:
-        """Number of slices; of a cone beam rows of the detector."""
-        return self.lines.shape[2] if self.beam == "cone" else len(self.lines)
+        """Number of slices; for a cone beam, of detector rows."""
+        return self.sinogram.shape[2] if self.beam == "cone" else len(self.sinogram)
 
     @property
     def matrix(self) -> tuple[int, ...]:
-        """``(256, 256)``, the usual image; a sinogram has no matrix of its own."""
+        """``(256, 256)``, the default image; a sinogram does not determine it."""
         return 256, 256
 
     def summary(self) -> dict[str, Any]:
-        """What ``medrecon info`` prints."""
+        """Entries of ``medrecon info``."""
         facts = {
             "beam": self.beam,
             "slices": self.n_slices,
             "views": len(self.angles),
-            "detectors": list(self.lines.shape[2:]) if self.beam == "cone" else self.lines.shape[-1],
+            "detectors": list(self.sinogram.shape[2:]) if self.beam == "cone" else self.sinogram.shape[-1],
             "arc_degrees": round(float(np.rad2deg(np.ptp(self.angles))), 2),
-            "pitch_mm": round(self.pitch, 6),
+            "detector_spacing_mm": round(self.detector_spacing, 6),
             "offset_pixels": round(self.offset, 4),
             "photons": self.photons or None,
         }
@@ -425,10 +426,10 @@ class Sinogram(_Stored):
         return self._summary(facts)
 
     def items(self, index: slice) -> Sinogram:
-        """Some of its slices; a cone beam has one unknown, its volume, and stays whole."""
+        """A selection of slices; a cone beam is returned whole, because its volume is one unknown."""
         if self.beam == "cone":
             return self
-        return replace(self, lines=self.lines[index], geometry=self.geometry.slices(index, self.n_slices))
+        return replace(self, sinogram=self.sinogram[index], geometry=self.geometry.slices(index, self.n_slices))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,8 +437,8 @@ class ImageScan(_Stored):
     """A volume of images: DICOM or NIfTI.
 
     Args:
-        array: ``(slices, y, x)``, float32 or complex64; CT in HU.
-        headers: of a DICOM series, the data sets of its slices in order, without pixels; of frames, as classic images have them.
+        array: images ``(slices, y, x)``, float32 or complex64; CT in HU.
+        headers: data sets of the slices of a DICOM series, in order, without pixels; frames are converted to classic images.
     """
 
     array: np.ndarray
@@ -454,7 +455,7 @@ class ImageScan(_Stored):
         return self.array.shape[1:]
 
     def summary(self) -> dict[str, Any]:
-        """What ``medrecon info`` prints."""
+        """Entries of ``medrecon info``."""
         is_complex = np.iscomplexobj(self.array)
         values = np.abs(self.array) if is_complex else self.array
         facts = {
@@ -466,7 +467,7 @@ class ImageScan(_Stored):
         return self._summary(facts)
 
     def items(self, index: slice) -> ImageScan:
-        """Some of its slices."""
+        """A selection of slices."""
         headers = self.headers[index] if len(self.headers) == self.n_slices else self.headers
         return replace(
             self, array=self.array[index], headers=headers, geometry=self.geometry.slices(index, self.n_slices)

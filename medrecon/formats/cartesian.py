@@ -11,11 +11,11 @@ from medrecon.data.errors import InputError
 from medrecon.data.noise import estimate_noise_std
 from medrecon.data.passes import masked
 from medrecon.data.sampling import (
-    loud_scan,
-    rounding,
+    noise_scan_warnings,
+    rounding_warnings,
     sampled,
+    sampling_differs,
     stored_mask,
-    unlike,
     usable_samples,
     usable_scan,
 )
@@ -65,14 +65,14 @@ def cartesian_scan(
         mask, more = stored_mask(path, kspace, mask)
         warnings += more
         kspace = masked(kspace, mask)
-    warnings += rounding(path, kspace)
-    differs = unlike(kspace, mask)
+    warnings += rounding_warnings(path, kspace)
+    differs = sampling_differs(kspace, mask)
     if differs:
         warnings += (f"{path}: {differs}",)
     scan, more = usable_scan(stored.noise, kspace.shape[1], alive=np.any(kspace, axis=(0, 2, 3)), path=path)
     warnings += more
     if scan is not None:
-        warnings += loud_scan(path, scan, estimate_noise_std(kspace, mask))
+        warnings += noise_scan_warnings(path, scan, estimate_noise_std(kspace, mask))
     return CartesianScan(
         path=path,
         format=kind,

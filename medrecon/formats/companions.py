@@ -21,7 +21,7 @@ class Companions:
         matrix: of the image of k-space along a trajectory, ``(y, x)`` or ``(z, y, x)``.
         phase: file with the phase of a NIfTI magnitude image.
         imaginary: file with the imaginary part of a NIfTI real part.
-        pitch: distance between the detector pixels of a sinogram, mm.
+        detector_spacing: distance between the detector pixels of a sinogram, mm.
         centre: detector pixel of a sinogram on which the rotation axis falls, counted from 0.
         axis_convention: how the rotation axis of an even detector is counted, ``middle`` or ``pixel``; see
             :func:`medrecon.formats.sinograms.checked_sinogram`.
@@ -31,7 +31,7 @@ class Companions:
     matrix: Sequence[int] | None = None
     phase: str | Path | None = None
     imaginary: str | Path | None = None
-    pitch: float | None = None
+    detector_spacing: float | None = None
     centre: float | None = None
     axis_convention: str | None = None
 

@@ -1,4 +1,4 @@
-"""Sinograms in the Data Exchange layout of HDF5.
+"""Sinograms in Data Exchange HDF5.
 
 De Carlo et al., "Scientific data exchange: a schema for HDF5-based storage of raw and analyzed data", J. Synchrotron Rad. 21
 (2014).
@@ -38,10 +38,10 @@ def sniff(path: Path) -> bool:
 
 
 def read(path: Path, select: Mapping[str, object] | None = None, companions: Companions | None = None) -> Sinogram:
-    """Line integrals of the counts of a parallel beam.
+    """Line integrals from the counts of a parallel beam.
 
-    ``exchange/data`` ``(views, slices, detectors)``, counts; ``exchange/data_white`` and ``exchange/data_dark``, averaged;
-    ``exchange/theta`` in degrees (or rad, if its ``units`` say so); the pixel's size from ``x_pixel_size`` or
+    Read from ``exchange/data`` ``(views, slices, detectors)``, counts; ``exchange/data_white`` and ``exchange/data_dark``,
+    averaged; ``exchange/theta`` in degrees (or rad, by its ``units``). The detector spacing is ``x_pixel_size`` or
     ``pixel_size_x`` of ``measurement/instrument/detector``, with its ``units``.
 
     Raises:
@@ -49,12 +49,12 @@ def read(path: Path, select: Mapping[str, object] | None = None, companions: Com
     """
     refuse_selection(path, select)
     try:
-        held = _line_integrals(path)
+        fields = _line_integrals(path)
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{path}: cannot be used as a sinogram ({one_line(error)}); {NEEDS}") from error
-    return checked_sinogram(path, "Data Exchange HDF5", held=held, companions=companions or Companions())
+    return checked_sinogram(path, "Data Exchange HDF5", fields=fields, companions=companions or Companions())
 
 
 _LENGTHS = {
@@ -71,7 +71,7 @@ _LENGTHS = {
 
 
 def _unit(dataset: h5py.HLObject, otherwise: str) -> str:
-    """The unit of a dataset, one word; other text is no unit."""
+    """The unit of a dataset, lower case; empty if the text is too long for a unit."""
     text = text_of(read_attribute(dataset, "units")) if "units" in dataset.attrs else otherwise.encode()
     word = (text or b"").decode("utf-8", "replace").strip().lower()
     return word if len(word) <= 16 else ""
@@ -86,11 +86,11 @@ def _real(file: h5py.File, key: str, dtype: type = np.float32) -> np.ndarray:
 
 
 def _line_integrals(path: Path) -> dict[str, Any]:
-    """Line integrals of counts, flats and darks; angles; pixel size where it is recorded."""
+    """Line integrals from counts, flats and darks; angles; detector spacing where it is recorded."""
     with open_hdf5(path) as file:
         missing = [f"exchange/{key}" for key in ("data", "data_white", "theta") if f"exchange/{key}" not in file]
         if missing:
-            raise ValueError(f"holds no {' and no '.join(missing)}")
+            raise ValueError(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing")
         theta = file["exchange/theta"]
         angles = _real(file, "exchange/theta", float).ravel()
         unit = _unit(theta, "deg")
@@ -106,20 +106,21 @@ def _line_integrals(path: Path) -> dict[str, Any]:
         white, dark = (a.reshape(-1, *a.shape[-2:]).mean(axis=0, dtype=np.float64) for a in (white, dark))
         open_beam = white - dark
         if np.broadcast_shapes(open_beam.shape, counts.shape[1:]) != counts.shape[1:]:
-            raise ValueError(f"flats of {white.shape} do not fit data of {counts.shape[1:]} (slices, detectors)")
+            raise ValueError(f"flats of {white.shape} do not match data of {counts.shape[1:]} (slices, detectors)")
         if not (open_beam > 0).all():
             raise ValueError(
-                f"{int((open_beam <= 0).sum())} detector pixels see no more in the flats than in the darks"
+                f"{int((open_beam <= 0).sum())} detector pixels count no more in the flats than in the darks"
             )
-        # A pixel without a count: as if it had counted half of the smallest step.
-        share = np.maximum((counts - dark) / open_beam, 0.5 / open_beam)
-        held: dict[str, Any] = {"sino": -np.log(share).swapaxes(0, 1).astype(np.float32), "theta_rad": angles}
+        # A pixel without a count is taken as half a count, to keep the logarithm finite.
+        transmission = np.maximum((counts - dark) / open_beam, 0.5 / open_beam)
+        sinogram = -np.log(transmission).swapaxes(0, 1).astype(np.float32)
+        fields: dict[str, Any] = {"sino": sinogram, "theta_rad": angles}
         for name in ("x_pixel_size", "pixel_size_x", "actual_pixel_size_x", "pixel_size"):
             key = f"measurement/instrument/detector/{name}"
             if key in file:
                 length = _LENGTHS.get(_unit(file[key], ""))
                 if length is None:
-                    raise ValueError(f"{key} is in {_unit(file[key], 'no unit')!r}; give the pitch in mm yourself")
-                held["pitch_mm"] = float(_real(file, key, float).ravel()[0]) * length
+                    raise ValueError(f"{key} is in {_unit(file[key], 'no unit')!r}; give the detector spacing in mm")
+                fields["detector_spacing_mm"] = float(_real(file, key, float).ravel()[0]) * length
                 break
-    return held
+    return fields

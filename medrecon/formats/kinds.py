@@ -130,13 +130,16 @@ def load_noncartesian(
 
 
 def load_sinogram(
-    path: str | Path, pitch: float | None = None, centre: float | None = None, axis_convention: str | None = None
+    path: str | Path,
+    detector_spacing: float | None = None,
+    centre: float | None = None,
+    axis_convention: str | None = None,
 ) -> Sinogram:
     """Read a sinogram from ``npz`` or Data Exchange HDF5; see :mod:`medrecon.formats.sinograms` for its geometry.
 
     Args:
         path: of the file.
-        pitch: distance between detector pixels in mm, instead of the file's.
+        detector_spacing: distance between detector pixels in mm, instead of the file's.
         centre: detector pixel on which the rotation axis falls, instead of the file's.
         axis_convention: where the axis of an even detector is without ``centre``, instead of the file's: ``middle`` (astra) or
             ``pixel`` (pixel ``n // 2``, scikit-image).
@@ -148,9 +151,8 @@ def load_sinogram(
         raise InputError(f"{path}: is a folder; {NEEDS}")
     if first_bytes(Path(path), 6) == b"\x93NUMPY":
         raise InputError(f"{path}: one array without the angles of its views; {NEEDS}")
-    return _load(
-        path, Sinogram, select=None, companions=Companions(pitch=pitch, centre=centre, axis_convention=axis_convention)
-    )
+    companions = Companions(detector_spacing=detector_spacing, centre=centre, axis_convention=axis_convention)
+    return _load(path, Sinogram, select=None, companions=companions)
 
 
 def load_image(

@@ -11,7 +11,7 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.noise import outer_noise_std
-from medrecon.data.sampling import loud_scan, usable_samples, usable_scan
+from medrecon.data.sampling import noise_scan_warnings, usable_samples, usable_scan
 from medrecon.data.scan import NonCartesianScan
 from medrecon.formats.arrays import numpy_array
 from medrecon.formats.contents import absent
@@ -82,7 +82,7 @@ def noncartesian_scan(
     )
     if scan is None:
         return data
-    return replace(data, warnings=data.warnings + loud_scan(path, scan, outer_noise_std(data)))
+    return replace(data, warnings=data.warnings + noise_scan_warnings(path, scan, outer_noise_std(data)))
 
 
 def _fitting(path: Path, samples: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -63,7 +63,7 @@ def read(
     if "kspace" not in held:
         if "sino" in held:
             words, _ = numpy_arrays(path, WORDS, "biufcU")
-            return checked_sinogram(path, "NumPy", held=held | words, companions=given)
+            return checked_sinogram(path, "NumPy", fields=held | words, companions=given)
         raise lacking(path, "kspace", about(path))
     stored = Stored(noise=held.get("noise"))
     points = held.get("trajectory") if given.trajectory is None else trajectory_array(given.trajectory)

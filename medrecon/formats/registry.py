@@ -66,7 +66,7 @@ _FOR = {
     "matrix": (NonCartesianScan,),
     "phase": (ImageScan,),
     "imaginary": (ImageScan,),
-    "pitch": (Sinogram,),
+    "detector_spacing": (Sinogram,),
     "centre": (Sinogram,),
     "axis_convention": (Sinogram,),
 }

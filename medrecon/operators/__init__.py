@@ -3,13 +3,26 @@
 from medrecon.operators.base import Composed, LinearOperator, Operator, check_adjoint, implicit_solve
 from medrecon.operators.blocks import Channels, Stack, Sum
 from medrecon.operators.bridge import AsComplex, OnChannels, RealAsComplex
-from medrecon.operators.ct import ConeBeam, FanBeam, ParallelBeam, Projector
-from medrecon.operators.image import Blur, FiniteDifferences, crop, gaussian_blur, super_resolution
+from medrecon.operators.ct import ConeBeam, Detector, FanBeam, Panel, ParallelBeam
+from medrecon.operators.density import pipe_menon_dcf, voronoi_dcf
+from medrecon.operators.image import (
+    Blur,
+    FiniteDifferences,
+    crop,
+    downsample_gaussian,
+    downsample_kspace,
+    downsample_mean,
+    gaussian_blur,
+    gaussian_kernel,
+    motion_kernel,
+)
 from medrecon.operators.linalg import operator_norm
 from medrecon.operators.motion import Warp, moving_sense, rigid_field
 from medrecon.operators.mri import CartesianMRI, DynamicMRI, MulticoilMRI, SoftSense, sense
 from medrecon.operators.nonlinear import Magnitude, Network, OversampledFourier, Saturation, phase_retrieval
-from medrecon.operators.nufft import NUFFT, Coils, density_compensation, nufft_sense
+from medrecon.operators.nufft import NUFFT, Coils, nufft_sense
+from medrecon.operators.nufft_backends import Finufft, SparseGridding, TableGridding
+from medrecon.operators.projector import Projector
 from medrecon.operators.spectral import Dense, Separable, Spectral
 from medrecon.operators.weights import Multiple, Weights, Whitening
 
@@ -23,9 +36,11 @@ __all__ = [
     "Composed",
     "ConeBeam",
     "Dense",
+    "Detector",
     "DynamicMRI",
     "FanBeam",
     "FiniteDifferences",
+    "Finufft",
     "LinearOperator",
     "Magnitude",
     "MulticoilMRI",
@@ -34,28 +49,36 @@ __all__ = [
     "OnChannels",
     "Operator",
     "OversampledFourier",
+    "Panel",
     "ParallelBeam",
     "Projector",
     "RealAsComplex",
     "Saturation",
     "Separable",
     "SoftSense",
+    "SparseGridding",
     "Spectral",
     "Stack",
     "Sum",
+    "TableGridding",
     "Warp",
     "Weights",
     "Whitening",
     "check_adjoint",
     "crop",
-    "density_compensation",
+    "downsample_gaussian",
+    "downsample_kspace",
+    "downsample_mean",
     "gaussian_blur",
+    "gaussian_kernel",
     "implicit_solve",
+    "motion_kernel",
     "moving_sense",
     "nufft_sense",
     "operator_norm",
     "phase_retrieval",
+    "pipe_menon_dcf",
     "rigid_field",
     "sense",
-    "super_resolution",
+    "voronoi_dcf",
 ]

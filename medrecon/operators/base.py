@@ -1,4 +1,4 @@
-"""What an operator owes (two methods), and what follows from them."""
+"""Base classes of operators: a subclass defines ``forward`` and ``adjoint``; everything else is derived."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["Composed", "LinearOperator", "Operator", "check_adjoint", "implicit_
 
 
 HALF = (torch.float16, torch.bfloat16, torch.complex32)
-"""Types in which no operator works: half a dozen bits of an FFT or of a sum over thousands of rays would be rounding."""
+"""Types that no operator computes in: FFTs and sums over thousands of rays would lose half a dozen bits to rounding."""
 
 
 class Operator(nn.Module):
-    """A forward model ``y = A(x)``; ``x`` is ``(B, C, *spatial)``, ``y`` whatever the operator says."""
+    """A forward model ``y = A(x)`` of images ``(B, C, *spatial)``; the shape of ``y`` depends on the operator."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Measure ``x``."""
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Operator:
-        """Move buffers as torch does, but complex ones stay complex where a real type is asked for, and none becomes half."""
+        """Move buffers as torch does, but keep complex buffers complex if a real type is requested, and never use half."""
 
-        def careful(t: Tensor) -> Tensor:
+        def convert(t: Tensor) -> Tensor:
             if not t.is_complex():
                 out = fn(t)
                 return t.to(out.device) if out.dtype in HALF else out
@@ -36,14 +36,14 @@ class Operator(nn.Module):
                 return t.to(parts.device)
             return fn(t) if parts.is_complex() else torch.view_as_complex(parts.contiguous())
 
-        return super()._apply(careful, recurse)
+        return super()._apply(convert, recurse)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Operator:
-        """A copy with tensors of its own, but for sparse matrices, which torch cannot copy and nobody writes to."""
+        """A copy of everything but sparse matrices, which torch cannot copy and which are never written to."""
         for t in self.buffers(recurse=False):
             if t.layout == torch.sparse_csr:
                 memo[id(t)] = t
-            elif t.grad_fn is not None:  # made of a parameter, such as a kernel that is being estimated
+            elif t.grad_fn is not None:  # computed from a parameter, such as a kernel to be estimated
                 memo[id(t)] = t.detach().clone()
         other = type(self).__new__(type(self))
         memo[id(self)] = other
@@ -51,21 +51,21 @@ class Operator(nn.Module):
         return other
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
-        """``J(x)^T v``, the gradient of Re<A(x), v> in ``x``; by autograd unless a subclass knows better."""
+        """``J(x)^T v``, the gradient of Re<A(x), v> with respect to ``x``; by autograd unless a subclass overrides it."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             return torch.autograd.grad(self(x), x, v)[0]
 
 
-class _Paired(torch.autograd.Function):
+class _AdjointAsBackward(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,
         x: Tensor,
         apply: Callable[[Tensor], Tensor],
-        back: Callable[[Tensor], Tensor],
+        adjoint: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        ctx.pair = back, apply  # type: ignore[attr-defined]
+        ctx.pair = adjoint, apply  # type: ignore[attr-defined]
         return apply(x)
 
     @staticmethod
@@ -73,16 +73,18 @@ class _Paired(torch.autograd.Function):
         return with_adjoint_as_backward(grads[0], *ctx.pair), None, None  # type: ignore[attr-defined]
 
 
-def with_adjoint_as_backward(x: Tensor, apply: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
-    """``apply(x)`` of a linear map whose adjoint is ``back``: autograd calls the one for the gradient of the other.
+def with_adjoint_as_backward(
+    x: Tensor, apply: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """``apply(x)`` of a linear map, with its adjoint as the backward pass (and ``apply`` as that of the adjoint).
 
-    Exact where autograd's own way would be slow, or lead through code that it cannot see.
+    Exact, where differentiating the code itself would be slow or impossible.
     """
-    return _Paired.apply(x, apply, back)  # type: ignore[return-value]
+    return _AdjointAsBackward.apply(x, apply, adjoint)  # type: ignore[return-value]
 
 
 class LinearOperator(Operator):
-    """A linear forward model: owes ``forward`` and ``adjoint``; override the rest where something faster exists."""
+    """A linear forward model: define ``forward`` and ``adjoint``, and override the rest where something faster exists."""
 
     isometry: bool = False
     """Whether the adjoint is the inverse."""
@@ -91,14 +93,14 @@ class LinearOperator(Operator):
     closed_form: bool = False
     """Whether ``solve`` and ``pinv`` are exact at the cost of one application."""
     nonnegative: bool = False
-    """Whether the matrix is known to be real without negative entries, so that ``A 1`` and ``A^T 1`` are its sums."""
+    """Whether the matrix is known to be real and nonnegative, so that ``A 1`` and ``A^T 1`` are its row and column sums."""
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``A^H y``: Re<A x, y> = Re<x, A^H y> to rounding."""
         raise NotImplementedError(f"{type(self).__name__} must define adjoint")
 
     def vjp(self, x: Tensor, v: Tensor) -> Tensor:
-        """``A^H v``, wherever ``x`` is."""
+        """``A^H v``, independent of ``x``."""
         return self.adjoint(v)
 
     def normal(self, x: Tensor) -> Tensor:
@@ -106,7 +108,7 @@ class LinearOperator(Operator):
         return self.adjoint(self(x))
 
     def norm_squared(self, x: Tensor) -> Tensor:
-        """``|A x|^2`` of every item, ``(B,)``; override it where that costs less than ``normal``."""
+        """``|A x|^2`` of every item, ``(B,)``; override it if it costs less than ``normal``."""
         return dot(x, self.normal(x))
 
     def solve(
@@ -114,15 +116,14 @@ class LinearOperator(Operator):
     ) -> Tensor:
         """``(A^H A + rho I)^-1 b``, by conjugate gradients from ``x`` (default 0).
 
-        Where ``b`` is ``A^H`` of something, :meth:`pinv` is the better call: here rounding of ``b`` outside the range of ``A^H``
-        is divided by ``rho``.
+        If ``b`` is ``A^H y``, use :meth:`pinv`: here, round-off of ``b`` outside the range of ``A^H`` is divided by ``rho``.
 
         Args:
             b: right-hand side, in image space.
-            rho: weight >= 0, a number or one per item ``(B,)``.
-            x: first guess, e.g. the last estimate.
-            n_iter: iterations at most; closed forms ignore it.
-            tol: relative residual at which an item is done.
+            rho: weight >= 0, one number or one per item ``(B,)``.
+            x: initial guess, e.g. the previous estimate.
+            n_iter: largest number of iterations; closed forms ignore it.
+            tol: relative residual at which an item stops.
         """
         weight = batch_broadcast(rho, b)
         return cg(
@@ -137,8 +138,8 @@ class LinearOperator(Operator):
 
         Args:
             y: measurements.
-            n_iter: iterations at most; closed forms ignore it.
-            rho: Tikhonov's weight >= 0, a number or one per item ``(B,)``.
+            n_iter: largest number of iterations; closed forms ignore it.
+            rho: Tikhonov weight >= 0, one number or one per item ``(B,)``.
         """
         tol = 1e-7 if y.real.dtype == torch.float32 else 1e-14
         if isinstance(rho, int | float) and rho == 0:
@@ -146,12 +147,12 @@ class LinearOperator(Operator):
         return self.solve(self.adjoint(y), rho, None, n_iter, tol)
 
     def __matmul__(self, inner: LinearOperator) -> Composed:
-        """``A @ B`` measures ``A(B(x))``."""
+        """The composition ``A(B(x))``."""
         return Composed(self, inner)
 
 
 class Composed(LinearOperator):
-    """``outer @ inner``; through an isometry the closed forms of ``outer`` stay closed."""
+    """``outer @ inner``; if ``inner`` is an isometry, closed forms of ``outer`` are kept."""
 
     def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
         super().__init__()
@@ -171,11 +172,11 @@ class Composed(LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
     def normal(self, x: Tensor) -> Tensor:
-        """``inner^H (outer^H outer) inner x``, with the outer operator's own normal."""
+        """``inner^H (outer^H outer) inner x``, with the ``normal`` of the outer operator."""
         return self.inner.adjoint(self.outer.normal(self.inner(x)))
 
     def norm_squared(self, x: Tensor) -> Tensor:
-        """``|outer inner x|^2``, by the outer operator's own way."""
+        """``|outer inner x|^2``, by the ``norm_squared`` of the outer operator."""
         return self.outer.norm_squared(self.inner(x))
 
     def solve(
@@ -195,7 +196,7 @@ class Composed(LinearOperator):
 
 
 class _Implicit(torch.autograd.Function):
-    """Zero, whose gradient goes through ``inverse``."""
+    """Zero, with ``inverse`` as the backward pass."""
 
     @staticmethod
     def forward(
@@ -218,10 +219,11 @@ def implicit_solve(
     n_iter: int = 30,
     tol: float = 0.0,
 ) -> Tensor:
-    """``A.solve(b, rho, ...)``, differentiated as the exact solution in constant memory, however many iterations it took.
+    """``A.solve(b, rho, ...)``, differentiated as the exact solution, in memory that does not grow with the iterations.
 
-    The gradient of ``z = (A^H A + rho)^-1 b`` needs one more solve and the residual at ``z``; it reaches ``b``, ``rho`` and every
-    parameter of ``A`` that asks for one (maps, kernels, fields). It is as accurate as the two solves, and it can be taken once.
+    The gradient of ``z = (A^H A + rho)^-1 b`` needs one more solve and the residual at ``z``. It reaches ``b``, ``rho`` and every
+    parameter of ``A`` that requires a gradient (maps, kernels, fields). It is as accurate as the two solves. Second derivatives
+    are not available.
 
     Reference: the implicit function theorem; e.g. Aggarwal et al., MoDL, IEEE TMI 38 (2019), section III.C.
     """
@@ -238,15 +240,15 @@ def implicit_solve(
 
 
 def check_adjoint(operator: LinearOperator, x: Tensor, seed: int = 0) -> float:
-    """Relative mismatch of Re<A x, y> and Re<x, A^H y> for random ``x`` and ``y``; rounding for a true adjoint.
+    """Relative mismatch of Re<A x, y> and Re<x, A^H y> for random ``x`` and ``y``; only round-off for a true adjoint.
 
     Args:
-        operator: any linear operator, yours included.
-        x: an image that gives shape, type and device.
-        seed: of the random vectors.
+        operator: any linear operator.
+        x: an image with the shape, type and device to test.
+        seed: seed of the random vectors.
 
     Returns:
-        ``|<Ax, y> - <x, A^H y>| / (|Ax| |y|)``, the worst of the batch: about 1e-16 in float64.
+        ``|<Ax, y> - <x, A^H y>| / (|Ax| |y|)``, the largest in the batch; about 1e-16 in float64.
     """
     generator = torch.Generator().manual_seed(seed)
 

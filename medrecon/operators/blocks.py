@@ -1,4 +1,4 @@
-"""Operators made of operators."""
+"""Operators built from other operators."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Stack(LinearOperator):
     """Several measurements of one image, ``y = (A_1 x, A_2 x, ...)``, each flattened: ``(B, n_1 + n_2 + ...)``.
 
     Args:
-        operators: all of the same image, with real measurements or all with complex ones.
-        like: an image ``(1, C, *spatial)``, by which the shapes of the measurements are known.
+        operators: operators on the same image, with measurements that are all real or all complex.
+        like: an image ``(1, C, *spatial)``, from which the shapes of the measurements are inferred.
     """
 
     def __init__(self, operators: Sequence[LinearOperator], like: Tensor) -> None:
@@ -33,7 +33,7 @@ class Stack(LinearOperator):
         return torch.cat([A(x).flatten(1) for A in self.operators], dim=1)
 
     def split(self, y: Tensor) -> list[Tensor]:
-        """The measurements of each operator in its own shape."""
+        """The measurements of each operator, unflattened."""
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
         return [part.view(-1, *shape) for part, shape in zip(y.split(sizes, dim=1), self.shapes, strict=True)]
 
@@ -43,7 +43,7 @@ class Stack(LinearOperator):
         return torch.stack([A.adjoint(part) for A, part in parts]).sum(0)  # type: ignore[operator]
 
     def normal(self, x: Tensor) -> Tensor:
-        """``sum_i A_i^H A_i x``, each in its own way."""
+        """``sum_i A_i^H A_i x``, by the ``normal`` of each operator."""
         return torch.stack([A.normal(x) for A in self.operators]).sum(0)  # type: ignore[operator]
 
 
@@ -51,7 +51,7 @@ class Sum(LinearOperator):
     """``y = A_1 x + A_2 x + ...``, such as shots that fill different lines of one k-space.
 
     Args:
-        operators: all of the same image and of measurements of one shape.
+        operators: operators on the same image, with measurements of the same shape.
     """
 
     def __init__(self, operators: Sequence[LinearOperator]) -> None:
@@ -70,20 +70,20 @@ class Sum(LinearOperator):
 
 
 class Channels(LinearOperator):
-    """A row of blocks, ``y = A_1 x_1 + A_2 x_2 + ...``: every operator has some channels of the image for its own.
+    """A row of blocks, ``y = A_1 x_1 + A_2 x_2 + ...``: every operator acts on its channels of the image.
 
-    In a :class:`Stack` they make any matrix of blocks.
+    A :class:`Stack` of such rows is an arbitrary block matrix.
 
     Args:
-        operators: all with measurements of one shape.
-        channels: how many channels each of them has, in the order of the image.
+        operators: operators with measurements of the same shape.
+        channels: number of channels of each operator, in the order of the image.
     """
 
     def __init__(self, operators: Sequence[LinearOperator], channels: Sequence[int]) -> None:
         super().__init__()
         if not operators or len(operators) != len(channels):
             raise ValueError(
-                f"a row of blocks needs a number of channels each; got {len(operators)} and {list(channels)}"
+                f"every operator needs a number of channels; got {len(operators)} operators and channels {list(channels)}"
             )
         self.operators = nn.ModuleList(operators)
         self.channels = list(channels)

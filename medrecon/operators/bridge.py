@@ -1,4 +1,4 @@
-"""The bridges between real image channels and complex images."""
+"""Conversions between real channels and complex images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["AsComplex", "OnChannels", "RealAsComplex"]
 
 
 class AsComplex(LinearOperator):
-    """``(B, 2c, *spatial)`` real, as (real, imaginary) pairs of channels, to ``(B, c, *spatial)`` complex.
+    """Real ``(B, 2c, *spatial)``, with channels as (real, imaginary) pairs, to complex ``(B, c, *spatial)``.
 
     An isometry for Re<u, v>: the adjoint is the inverse.
     """
@@ -19,7 +19,7 @@ class AsComplex(LinearOperator):
     isometry = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pair channels 0 and 1, 2 and 3, ... into complex ones.
+        """Combine channels 0 and 1, 2 and 3, ... into complex channels.
 
         Raises:
             ValueError: for an odd number of channels.
@@ -39,7 +39,7 @@ class AsComplex(LinearOperator):
 
 
 class RealAsComplex(LinearOperator):
-    """Real ``(B, c, *spatial)`` to complex numbers without imaginary part: the signal behind a magnitude image.
+    """Real ``(B, c, *spatial)`` to complex with imaginary part 0: the signal of a magnitude image.
 
     An isometry onto the real numbers: the adjoint is the real part.
     """
@@ -63,7 +63,7 @@ class OnChannels(LinearOperator):
     """A complex operator on real channels, from ``(B, 2c, *spatial)`` to ``(B, 2d, *spatial)``: ``AsComplex^H A AsComplex``.
 
     Args:
-        A: linear, complex to complex.
+        A: linear operator from complex to complex.
     """
 
     def __init__(self, A: LinearOperator) -> None:

@@ -1,4 +1,4 @@
-"""Centred unitary Fourier transforms, right for even and odd sizes."""
+"""Centred unitary Fourier transforms, for even and odd sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["centring", "fft", "ifft", "resampling_matrix"]
 
 
 def fft(x: Tensor, dims: Sequence[int]) -> Tensor:
-    """Unitary DFT over ``dims`` with the origin at index ``n // 2`` on both sides: fftshift, fft, ifftshift (inside out)."""
+    """Unitary DFT over ``dims`` with the origin at index ``n // 2`` in image and k-space: ifftshift, fft, fftshift."""
     dims = tuple(dims)
     return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, dims), dim=dims, norm="ortho"), dims)
 
@@ -26,11 +26,11 @@ def ifft(x: Tensor, dims: Sequence[int]) -> Tensor:
 def centring(
     shape: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Factors ``(image, kspace)`` with ``fft(x) = kspace * plain_fft(image * x)``, each of ``shape``.
+    """Factors ``(image, kspace)`` of the given shape, with ``fft(x) = kspace * plain_fft(image * x)``.
 
-    With c = n // 2, exp(-2 pi i (k - c)(m - c) / n) splits into exp(2 pi i c m / n), the plain kernel, and
-    exp(2 pi i c (k - c) / n). Multiplying coil maps and mask by them once removes every shift from a reconstruction;
-    for even n they are signs.
+    With c = n // 2, exp(-2 pi i (k - c)(m - c) / n) is the product of exp(2 pi i c m / n), the plain kernel and
+    exp(2 pi i c (k - c) / n). Multiplying coil maps and mask by these factors once removes all shifts from a reconstruction.
+    For even n the factors are signs.
     """
     image = torch.ones((), dtype=torch.complex128, device=device)
     kspace = image
@@ -38,7 +38,7 @@ def centring(
         along = [n if a == axis else 1 for a in range(len(shape))]
         index = torch.arange(n, device=device)
         c = n // 2
-        # The integer modulus keeps the angle exact for large n.
+        # An integer modulus keeps the angle exact for large n.
         ramp = 2 * torch.pi * ((c * index) % n).double() / n
         shifted = 2 * torch.pi * ((c * (index - c)) % n).double() / n
         image = image * torch.polar(torch.ones_like(ramp), ramp).view(along)
@@ -47,17 +47,16 @@ def centring(
 
 
 def resampling_matrix(n: int, size: int, zoom: Tensor, first: Tensor) -> Tensor:
-    """Matrices that sample ``n`` periodic points at ``first + i / zoom``, ``i < size``, as a scanner would.
+    """Matrices that resample ``n`` periodic points at ``first + i / zoom``, ``i < size``, by Fourier interpolation.
 
-    Zoom below 1 keeps only the central frequencies that the coarser grid can hold (a k-space crop: band-limited, with
-    Gibbs ringing); zoom above 1 interpolates by zero filling. With one row per item of ``zoom`` and ``first``, a batched
-    product resamples and crops at once.
+    A zoom below 1 keeps only the central frequencies that the coarser grid can represent (a crop in k-space, with Gibbs
+    ringing); a zoom above 1 interpolates by zero filling. A batched product resamples and crops at once.
 
     Args:
-        n: samples of the input.
-        size: samples of the output.
-        zoom: pixels of the output per pixel of the input, ``(B,)``.
-        first: position of the first output sample, in pixels of the input, ``(B,)``.
+        n: number of input samples.
+        size: number of output samples.
+        zoom: output pixels per input pixel, ``(B,)``.
+        first: position of the first output sample, in input pixels, ``(B,)``.
 
     Returns:
         ``(B, size, n)``; rows sum to 1.

@@ -1,4 +1,4 @@
-"""Operators that know their singular value decomposition ``A = U S V^H``, so that everything about them is exact."""
+"""Operators with a known singular value decomposition ``A = U S V^H``; all derived operations are exact."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Dense", "Separable", "Spectral"]
 
 
 class Spectral(LinearOperator):
-    """A linear operator that knows ``A = U S V^H``: owes ``vh, v, uh, u`` and ``singular``; all else is exact.
+    """A linear operator ``A = U S V^H``: define ``vh, v, uh, u`` and ``singular``; everything else is derived and exact.
 
-    Coefficients ``c = vh(x)`` are ``(B, ...)`` in any layout that the operator likes, as many as the image has numbers: V
-    is square and unitary, and ``U`` has a column wherever ``singular`` is not 0.
+    Coefficients ``c = vh(x)`` are ``(B, ...)`` in any layout, with as many numbers as the image: V is square and unitary, and U
+    has a column wherever ``singular`` is not 0.
     """
 
     closed_form = True
     singular: Tensor
-    """Singular values, not negative, broadcast against the coefficients."""
+    """Nonnegative singular values, broadcast against the coefficients."""
 
     def vh(self, x: Tensor) -> Tensor:
         """``V^H x``: coefficients of an image."""
@@ -38,7 +38,7 @@ class Spectral(LinearOperator):
         raise NotImplementedError(f"{type(self).__name__} must define uh")
 
     def u(self, c: Tensor) -> Tensor:
-        """``U c``: the measurements of some coefficients; those where ``singular`` is 0 count for nothing."""
+        """``U c``: the measurements of some coefficients; coefficients where ``singular`` is 0 are ignored."""
         raise NotImplementedError(f"{type(self).__name__} must define u")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,15 +62,15 @@ class Spectral(LinearOperator):
         return self.v(torch.where(total > 0, c / torch.where(total > 0, total, 1.0), 0.0))
 
     def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
-        """``V S (S^2 + rho)^-1 U^H y``, exact; coefficients that A does not see are exactly 0 for every ``rho``."""
+        """``V S (S^2 + rho)^-1 U^H y``, exact; the part in the null space of A is exactly 0 for every ``rho``."""
         c = self.uh(y)
-        seen = self.singular > 0
-        singular = torch.where(seen, self.singular, 1.0)
+        nonzero = self.singular > 0
+        singular = torch.where(nonzero, self.singular, 1.0)
         # As 1 / (s + rho / s): s^2 of a small s would underflow.
-        return self.v(torch.where(seen, c / (singular + batch_broadcast(rho, c) / singular), 0.0))
+        return self.v(torch.where(nonzero, c / (singular + batch_broadcast(rho, c) / singular), 0.0))
 
     def __matmul__(self, inner: LinearOperator) -> Composed:
-        """``A @ B`` measures ``A(B(x))``; through an isometry the decomposition stays known."""
+        """The composition ``A(B(x))``; if ``B`` is an isometry, its decomposition is known too."""
         return _SpectralComposed(self, inner) if inner.isometry else Composed(self, inner)
 
 
@@ -81,7 +81,7 @@ class _SpectralComposed(Composed, Spectral):
 
     @property
     def singular(self) -> Tensor:  # type: ignore[override]
-        """Those of the outer operator."""
+        """Singular values of the outer operator."""
         return self.outer.singular
 
     def vh(self, x: Tensor) -> Tensor:
@@ -113,11 +113,11 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Dense(Spectral):
-    """``y = M x`` on the flattened image, for problems small enough to write down.
+    """``y = M x`` on the flattened image, for small problems.
 
     Args:
-        matrix: ``(m, n)``, real or complex; decomposed once.
-        shape: of the image without its batch, ``(C, *spatial)`` with ``n`` numbers; default ``(n,)``.
+        matrix: real or complex matrix, ``(m, n)``; decomposed once.
+        shape: shape of the image without the batch axis, ``(C, *spatial)`` with ``n`` numbers; ``None``: ``(n,)``.
     """
 
     left: Tensor
@@ -151,13 +151,13 @@ class Dense(Spectral):
 
 
 class Separable(Spectral):
-    """A matrix along every axis, ``y = (M_1 x M_2 x ...) x``: separable blur, down-sampling, k-space truncation, crops.
+    """A matrix along every axis, ``y = (M_1 x M_2 x ...) x``: separable blur, downsampling, k-space truncation, crops.
 
-    Images ``(B, C, *spatial)`` go to ``(B, C, *out)``; every channel alike. The singular values of the whole are the products
-    of those of the axes, so nothing larger than one axis is ever decomposed.
+    From images ``(B, C, *spatial)`` to ``(B, C, *out)``, the same for every channel. The singular values are products of those
+    of the axes, so only one matrix per axis is decomposed.
 
     Args:
-        matrices: ``(out, in)`` for every spatial axis.
+        matrices: one matrix ``(out, in)`` per spatial axis.
     """
 
     def __init__(self, matrices: Sequence[Tensor]) -> None:
@@ -170,19 +170,19 @@ class Separable(Spectral):
             self.register_buffer(f"left{axis}", left)
             self.register_buffer(f"right{axis}", right)
             singular = singular[..., None] * values
-        # A product of small values may be rounding where none of its factors is.
+        # A product of small singular values may be round-off although its factors are not.
         floor = 10 * max(singular.shape) * torch.finfo(singular.dtype).eps * singular.max()
         self.register_buffer("singular", torch.where(singular > floor, singular, 0.0))
 
     def _along(self, x: Tensor, kind: str, adjoint: bool) -> Tensor:
-        """Multiply every axis by its matrix, or by the adjoint of it."""
+        """Multiply every axis by its matrix, or by the adjoint of its matrix."""
         for axis in range(self.axes):
             matrix = getattr(self, f"{kind}{axis}")
             x = (x.movedim(axis + 2, -1) @ (matrix.conj() if adjoint else matrix.T)).movedim(-1, axis + 2)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """``M x``, without the detour through coefficients."""
+        """``M x``, directly."""
         return self._along(x, "matrix", adjoint=False)
 
     def adjoint(self, y: Tensor) -> Tensor:

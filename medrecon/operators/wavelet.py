@@ -1,4 +1,4 @@
-"""Orthogonal wavelet transform of any number of axes, with PyWavelets' filters and its ``zero`` boundary."""
+"""Orthogonal wavelet transform over any number of axes, with the filters and the ``zero`` boundary of PyWavelets."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ __all__ = ["Wavelet"]
 
 
 class Wavelet:
-    """Multilevel wavelet analysis over the spatial axes, and its adjoint, which is also its inverse.
+    """Multilevel wavelet analysis over the spatial axes and its adjoint, which is its inverse.
 
-    The signal is continued with zeros and every non-zero coefficient is kept, as in PyWavelets' mode ``zero``: W is an
+    The signal is extended by zeros and every nonzero coefficient is kept, as in PyWavelets' mode ``zero``, so that W is an
     isometry, W^H W = I.
 
     Args:
         shape: spatial shape.
-        name: an orthogonal wavelet of PyWavelets.
+        name: name of an orthogonal wavelet of PyWavelets.
 
     Raises:
-        ValueError: if the wavelet is not orthogonal (then the adjoint is no inverse).
+        ValueError: if the wavelet is not orthogonal, so that the adjoint is not the inverse.
     """
 
     def __init__(self, shape: Sequence[int], name: str = "db4") -> None:
         wavelet = pywt.Wavelet(name)  # type: ignore[attr-defined]
         if not wavelet.orthogonal:
-            raise ValueError(f"wavelet {name!r} is not orthogonal; take one of the families haar, db, sym or coif")
+            raise ValueError(f"wavelet {name!r} is not orthogonal; choose one of the families haar, db, sym or coif")
         self.filters = torch.tensor([wavelet.dec_lo, wavelet.dec_hi], dtype=torch.float64).flip(1)[:, None]
         self.shapes = [tuple(shape)]
-        # pywt.wavedecn would stop here too; sigpy pads odd sizes to even ones first, which can only add a level.
+        # As many levels as pywt.wavedecn; sigpy pads odd sizes to even sizes first, which can add a level.
         for _ in range(pywt.dwtn_max_level(shape, wavelet)):
             self.shapes.append(tuple((n + wavelet.dec_len - 1) // 2 for n in self.shapes[-1]))
-        # A shift by so many pixels moves every coefficient to its neighbour's place, and changes none (but at the edge).
+        # A shift by this number of pixels moves every coefficient by one place, unchanged except at the edge.
         self.period = 2 ** (len(self.shapes) - 1)
 
     def _analyse(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ class Wavelet:
         return rows[..., taps - 2 : taps - 2 + n].view(*bands.shape[:-2], n).movedim(-1, axis)
 
     def analysis(self, x: Tensor) -> list[Tensor]:
-        """Real ``(B, C, *spatial)`` to bands: the coarsest average, then the details from coarse to fine.
+        """Bands of real ``(B, C, *spatial)``: the coarsest average, then the details from coarse to fine.
 
         The 2^d - 1 details of a level are stacked along the channels.
         """

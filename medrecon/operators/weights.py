@@ -13,12 +13,12 @@ __all__ = ["Multiple", "Weights", "Whitening"]
 
 
 class Weights(Spectral):
-    """``y = w x``, entry by entry: noise levels that differ, or pixels that are missing (inpainting: ``w`` is the mask).
+    """``y = w x``, elementwise: varying noise levels, or missing pixels (inpainting: ``w`` is the mask).
 
     ``Weights(1 / noise_std) @ A`` with ``y / noise_std`` has white noise of standard deviation 1.
 
     Args:
-        weights: real or bool, broadcast against ``x``.
+        weights: real or bool weights, broadcast against ``x``.
     """
 
     weights: Tensor
@@ -61,11 +61,11 @@ class Weights(Spectral):
 
 
 class Multiple(LinearOperator):
-    """``y = f A x`` with a positive factor, which keeps what is fast about ``A``: a fast normal operator stays fast.
+    """``y = f A x`` with a positive factor; fast operations of ``A``, such as ``normal``, stay fast.
 
     Args:
         A: the operator.
-        factor: a number, or one per item ``(B,)``.
+        factor: one number, or one per item ``(B,)``.
     """
 
     def __init__(self, A: LinearOperator, factor: Tensor | float) -> None:
@@ -94,7 +94,7 @@ class Multiple(LinearOperator):
         return self.factor**2 * self.A.norm_squared(x)
 
     def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
-        """``A``'s own, with ``y / f`` and ``rho / f^2``."""
+        """``A.pinv`` of ``y / f`` with ``rho / f^2``."""
         return self.A.pinv(
             y / batch_broadcast(self.factor, y), n_iter, rho / self.factor**2 if not _is_zero(rho) else 0.0
         )
@@ -105,13 +105,13 @@ def _is_zero(rho: float | Tensor) -> bool:
 
 
 class Whitening(LinearOperator):
-    """Coils mixed so that their noise is white: ``y`` ``(B, coils, ...)`` times ``L^-1``, ``covariance = L L^H``.
+    """Noise whitening across coils: ``L^-1 y`` of ``(B, coils, ...)``, with ``covariance = L L^H``.
 
     ``Gaussian(Whitening(c) @ A, Whitening(c)(y), noise_std=1)`` is the likelihood of data whose noise has covariance ``c``.
 
     Args:
-        covariance: of one real component of the coils' noise, Hermitian positive definite ``(coils, coils)``: half of
-            ``E[n n^H]`` of complex noise ``n``.
+        covariance: covariance of one real component of the coil noise, Hermitian positive definite ``(coils, coils)``: half of
+            ``E[n n^H]`` for complex noise ``n``.
 
     Reference: Pruessmann et al., MRM 46 (2001), appendix B.
     """

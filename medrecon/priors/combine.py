@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medrecon.operators.image import super_resolution
+from medrecon.operators.image import downsample_kspace
 from medrecon.operators.spectral import Separable
 from medrecon.priors.base import Prior, as_levels
 
@@ -148,7 +148,7 @@ def multiscale(prior: Prior, factor: int = 4, sigma: float = 0.4) -> Prior:
             return prior(x, sigma)
         key = (*x.shape[2:], x.device, x.dtype)
         if key not in operators:
-            operators[key] = super_resolution(x.shape[2:], factor, "kspace", torch.float64).to(x.device, x.dtype)
+            operators[key] = downsample_kspace(x.shape[2:], factor, torch.float64).to(x.device, x.dtype)
         low = operators[key]
         return low.pinv(prior(low(x), levels / math.sqrt(factor) ** (x.ndim - 2)))
 

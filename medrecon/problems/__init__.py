@@ -1,4 +1,4 @@
-"""Physics: from a scan to a problem; a new kind of scan is one record, one module here and one line."""
+"""Problems: the physics of each kind of scan."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Kind(NamedTuple):
     """A kind of scan.
 
     Args:
-        about: what it is, for messages.
-        physics: its options.
-        problem: what makes the problem.
+        about: description, for messages.
+        physics: class of its options.
+        problem: function from a scan and its options to a problem.
     """
 
     about: str
@@ -60,15 +60,15 @@ def _kind(scan: Scan) -> Kind:
 
 
 def physics_of(scan: Scan, also: Sequence[str] = (), /, **options: Any) -> Physics:  # noqa: ANN401
-    """The options of a scan's physics.
+    """The physics options of a scan.
 
     Args:
-        scan: of any kind.
-        also: other names that may have been meant.
+        scan: a scan of any kind.
+        also: further option names, which an error may suggest.
         **options: fields of the physics.
 
     Raises:
-        InputError: for an option that this kind of scan does not have, with the kind that has it.
+        InputError: for an option that this kind of scan does not have, naming the kinds that have it.
     """
     kind = _kind(scan)
     known = option_names(kind.physics)
@@ -86,7 +86,7 @@ def problem(scan: Scan, physics: Physics | None = None) -> Problem:
     """The problem of a scan; ``physics`` defaults to the default options.
 
     Raises:
-        InputError: for data or options that cannot be used, in one sentence.
+        InputError: for data or options that cannot be used.
     """
     kind = _kind(scan)
     physics = kind.physics() if physics is None else physics

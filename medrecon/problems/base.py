@@ -15,16 +15,16 @@ from medrecon.likelihood import Gaussian, Likelihood
 from medrecon.operators.linalg import dot
 from medrecon.solvers.base import Solver
 
-__all__ = ["Beginning", "Fit", "Problem", "Scaled", "chosen_slices", "fit", "unit_scale"]
+__all__ = ["Fit", "InitialImages", "Problem", "Scaled", "chosen_slices", "fit", "unit_scale"]
 
 
 class Scaled(NamedTuple):
-    """The likelihood of some items.
+    """The likelihood of some items, at unit scale.
 
     Args:
-        likelihood: of images at unit scale.
-        image_scale: ``(B,)``: times this, images have the scale of the scan; 0 for an item without signal.
-        data_scale: ``(B,)``: times this, the data of the likelihood have the scale of the scan.
+        likelihood: likelihood of images at unit scale.
+        image_scale: factor ``(B,)`` from unit scale to the images of the scan; 0 for an item without signal.
+        data_scale: factor ``(B,)`` from the data of the likelihood to the data of the scan.
     """
 
     likelihood: Likelihood
@@ -32,13 +32,13 @@ class Scaled(NamedTuple):
     data_scale: Tensor
 
 
-class Beginning(NamedTuple):
-    """Images to start from.
+class InitialImages(NamedTuple):
+    """Images that a run starts from.
 
     Args:
-        x: ``(B, C, *spatial)`` at unit scale.
+        x: images ``(B, C, *spatial)`` at unit scale.
         sigma: noise level of the start.
-        add_noise: whether noise of this level is added; not if ``x`` is a noisy image already.
+        add_noise: whether to add noise of this level; false if ``x`` is a noisy image already.
     """
 
     x: Tensor
@@ -47,7 +47,13 @@ class Beginning(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """How well an image explains the data of its item: squared norms, and the number of real samples."""
+    """How well an image fits the data of its item.
+
+    Args:
+        residual: squared norm of the residual.
+        data: squared norm of the data.
+        n: number of measured real values.
+    """
 
     residual: float
     data: float
@@ -61,26 +67,26 @@ class Fit(NamedTuple):
 
 
 class Problem:
-    """What :func:`medrecon.posterior.run` needs of a scan and its physics.
+    """A scan and its physics, as :func:`medrecon.posterior.run` needs them.
 
     An item is an independent unknown: a slice, the frames of a slice, or a whole volume.
 
     Args:
-        name: of the scan, for messages.
+        name: name of the scan, for messages.
         numbers: indices of the items in the scan, for seeds and messages.
-        geometry: of the images.
+        geometry: geometry of the images.
     """
 
     images: tuple[str, ...] = ("complex", "magnitude")
-    """Kinds of prior (:data:`medrecon.posterior.ImageKind`) that fit."""
+    """Kinds of prior (:data:`medrecon.posterior.ImageKind`) that this problem can use."""
     bundle: str = "brain_mri"
-    """Default prior."""
+    """Name of the default prior."""
     tuned: Mapping[str, Mapping[str, Any]] = {}
-    """By name of a solver, settings that suit the operator of this kind of scan; those that a user gives come first."""
+    """Settings for this kind of scan, by the name of the solver; a user's settings override them."""
     modality: str = "MR"
-    """Of DICOM output."""
+    """Modality of DICOM output."""
     real: bool = False
-    """Whether images are real numbers (HU) rather than complex ones."""
+    """Whether images are real (HU, magnitudes), not complex."""
 
     def __init__(self, name: str, numbers: Sequence[int], geometry: Geometry) -> None:
         self.name = name
@@ -108,11 +114,11 @@ class Problem:
         raise NotImplementedError(f"{type(self).__name__} must define image_shape")
 
     def batches(self, size: int) -> list[slice]:
-        """Items that may run together, at most ``size``."""
+        """Slices of items that run as one batch, of at most ``size`` items."""
         return [slice(i, min(i + size, self.n_items)) for i in range(0, self.n_items, size)]
 
     def suited_to(self, solver: Solver) -> Problem:
-        """The problem as a solver takes it.
+        """A copy of the problem, adapted to a solver.
 
         Raises:
             InputError: if the solver cannot work with this kind of scan.
@@ -120,24 +126,24 @@ class Problem:
         return self
 
     def solver_for(self, items: slice, solver: Solver, device: torch.device) -> Solver:
-        """The solver with what it needs of some items; usually itself."""
+        """The solver adapted to some items; by default unchanged."""
         return solver
 
-    def start(self, items: slice, device: torch.device) -> Beginning | None:
-        """Images to start from, of problems that give them; ``None``: the run starts from noise."""
+    def start(self, items: slice, device: torch.device) -> InitialImages | None:
+        """Images that the run starts from; ``None``: start from noise."""
         return None
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
-        """Of some items, on a device."""
+        """The likelihood of some items, on a device."""
         raise NotImplementedError(f"{type(self).__name__} must define likelihood")
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
-        """From samples at unit scale to images in the scan's own units.
+        """Convert samples at unit scale to images in the units of the scan.
 
         Args:
-            x: ``(samples, B, C, *spatial)``.
-            items: which.
-            scale: ``(B,)``, the ``image_scale`` of :meth:`likelihood`.
+            x: samples ``(samples, B, C, *spatial)``.
+            items: the items that ``x`` holds.
+            scale: the ``image_scale`` of :meth:`likelihood`, ``(B,)``.
 
         Returns:
             ``(samples, slices, y, x)``, complex for MRI, HU for CT, magnitudes for images.
@@ -145,11 +151,11 @@ class Problem:
         raise NotImplementedError(f"{type(self).__name__} must define to_image")
 
     def release(self, items: slice) -> None:
-        """Drop what was worked out for items that are done, so that memory does not grow with their number."""
+        """Free intermediate results of finished items, so that memory does not grow with their number."""
         return
 
     def check_source(self) -> None:
-        """Refuse images of data that changed while they were read.
+        """Refuse data that changed on disk while they were read.
 
         Raises:
             InputError: naming the file.
@@ -157,21 +163,21 @@ class Problem:
         return
 
     def facts(self) -> dict[str, Any]:
-        """What the record says of the data: acceleration, noise level, origin of the maps, ..."""
+        """Entries of the record on the data: acceleration, noise level, source of the maps, ..."""
         return {}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences that came up in preparing the data; complete after the last item."""
+        """Warnings from preparing the data; complete after the last item."""
         return ()
 
     def review(self, images: Tensor, fits: Sequence[Fit], solver: Solver) -> list[str]:
-        """Warnings on images that do not explain their data.
+        """Warnings about images that do not fit their data.
 
         Args:
-            images: ``(samples, slices, y, x)``.
-            fits: one per item.
-            solver: that made them.
+            images: images ``(samples, slices, y, x)``.
+            fits: one fit per item.
+            solver: the solver that reconstructed them.
 
         Raises:
             InputError: for images that must not be written.
@@ -183,42 +189,42 @@ def fit(likelihood: Likelihood, x: Tensor, scale: Tensor) -> tuple[list[Fit], fl
     """How images ``(B, C, *spatial)`` fit their data, whose scale is ``scale`` ``(B,)``.
 
     Returns:
-        a :class:`Fit` per item, the squared residual over all samples (also unsampled positions), and the squared residual over
-        the noise variance (infinite where that is not known).
+        a :class:`Fit` per item, the squared residual over all positions (unsampled ones included), and the squared residual
+        divided by the noise variance (infinite if the variance is unknown).
     """
     r, y = likelihood.residual(x), likelihood.y
-    scale = scale.double()  # squares of very large and very small numbers
+    scale = scale.double()  # squares of very large or small numbers overflow single precision
     squares = dot(r, r) * scale**2
     if not isinstance(likelihood, Gaussian):
         count = torch.full((len(r),), r[0].numel())
         each = zip(squares.tolist(), (dot(y, y) * scale**2).tolist(), count.tolist(), strict=True)
         return [Fit(*one) for one in each], float(squares.sum()), float("inf")
     std = torch.as_tensor(likelihood.noise_std).to(x).expand(len(r))
-    seen = torch.where(y != 0, r, 0.0)
-    over = float((dot(seen, seen) / std**2).sum()) if bool((std > 0).all()) else float("inf")
-    parts = (dot(seen, seen) * scale**2, dot(y, y) * scale**2, likelihood.n_measured)
+    measured = torch.where(y != 0, r, 0.0)
+    over = float((dot(measured, measured) / std**2).sum()) if bool((std > 0).all()) else float("inf")
+    parts = (dot(measured, measured) * scale**2, dot(y, y) * scale**2, likelihood.n_measured)
     fits = [Fit(float(a), float(b), int(n)) for a, b, n in zip(*parts, strict=True)]
     return fits, float(squares.sum()), over
 
 
 def unit_scale(images: Tensor, fraction: float = 0.99) -> tuple[Tensor, Tensor]:
-    """What images ``(B, C, *spatial)`` are divided by, so that a prior sees unit scale.
+    """The divisors that bring images ``(B, C, *spatial)`` to unit scale.
 
     Returns:
-        a quantile of the magnitudes of every item ``(B,)``, 0 for an item of zeros, and the same with 1 in its place.
+        a quantile of the magnitudes of every item ``(B,)``, 0 for an item of zeros; and the same with 1 instead of 0.
     """
-    size = images.norm(dim=1).flatten(1)
-    scale = torch.quantile(size, fraction, dim=1)
-    # Images of mostly background have that quantile at 0.
-    scale = torch.where(scale > 0, scale, size.amax(1))
+    magnitude = images.norm(dim=1).flatten(1)
+    scale = torch.quantile(magnitude, fraction, dim=1)
+    # In images that are mostly background this quantile is 0.
+    scale = torch.where(scale > 0, scale, magnitude.amax(1))
     return scale, torch.where(scale > 0, scale, 1.0)
 
 
 def chosen_slices(index: slice, n: int, name: str) -> range:
-    """The indices of the slices that are asked for.
+    """The indices of the selected slices.
 
     Raises:
-        InputError: if there are none, or for anything but a slice of whole numbers.
+        InputError: if no slice is selected, or ``index`` is not a slice of whole numbers.
     """
     try:
         numbers = range(n)[slice(index.start, index.stop, index.step)]

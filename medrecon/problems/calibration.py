@@ -1,4 +1,4 @@
-"""Coil maps of k-space off the grid: a calibration block on the grid, from the samples near the centre."""
+"""Calibration of non-Cartesian k-space: a Cartesian block from the samples near the centre."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from medrecon.operators.nufft import NUFFT
 
 __all__ = ["calibration_block", "centre_width"]
 
-_LARGEST = 24
-"""Half the side of the largest block: 48 x 48 samples determine maps as well as more do."""
-_NEAR = 0.75
-"""Cycles per field of view: a grid point with a sample this near is inside what was sampled at the Nyquist rate."""
+_MAX_HALF_WIDTH = 24
+"""Half the width of the largest block: more than 48 x 48 samples do not improve the maps."""
+_MAX_DISTANCE = 0.75
+"""Largest distance from a grid point to a sample, cycles per field of view, at which it counts as sampled at the Nyquist rate."""
 
 
 def centre_width(trajectory: np.ndarray, matrix: tuple[int, ...]) -> int:
-    """Half the side of the largest square round the centre that was sampled at the Nyquist rate, at most 24.
+    """Half the width of the largest central square that was sampled at the Nyquist rate, at most 24.
 
     Args:
-        trajectory: ``(..., 2)``, cycles per field of view.
-        matrix: of the image.
+        trajectory: points ``(..., 2)``, cycles per field of view.
+        matrix: shape of the image.
     """
     points = trajectory.reshape(-1, trajectory.shape[-1])
-    most = min(_LARGEST, *(n // 2 for n in matrix))
+    most = min(_MAX_HALF_WIDTH, *(n // 2 for n in matrix))
     grid = np.stack(np.meshgrid(*[np.arange(-most, most + 1)] * points.shape[1], indexing="ij"), axis=-1)
     flat = grid.reshape(-1, points.shape[1])
-    missing = np.abs(flat).max(axis=1)[cKDTree(points).query(flat)[0] > _NEAR]
+    missing = np.abs(flat).max(axis=1)[cKDTree(points).query(flat)[0] > _MAX_DISTANCE]
     return int(missing.min(initial=most + 1)) - 1
 
 
 def calibration_block(
     samples: np.ndarray, trajectory: np.ndarray, matrix: tuple[int, ...], n_iter: int = 30
 ) -> tuple[np.ndarray, np.ndarray]:
-    """K-space on the grid ``(coils, *matrix)``, zero outside its central block, and the mask of the block.
+    """Cartesian k-space ``(coils, *matrix)``, zero outside its central block, and the mask of the block.
 
-    The images of the block's resolution that explain the samples inside it, by least squares.
+    The block is the transform of the coil images, at the resolution of the block, that fit its samples by least squares.
 
     Args:
-        samples: ``(coils, ...)`` complex64.
-        trajectory: ``(..., 2)``, cycles per field of view.
-        matrix: of the image.
-        n_iter: conjugate-gradient iterations.
+        samples: samples ``(coils, ...)``, complex64.
+        trajectory: points ``(..., 2)``, cycles per field of view.
+        matrix: shape of the image.
+        n_iter: number of conjugate-gradient iterations.
     """
     half = centre_width(trajectory, matrix)
     kspace, mask = np.zeros((len(samples), *matrix), np.complex64), np.zeros(matrix, bool)

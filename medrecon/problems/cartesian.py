@@ -13,18 +13,18 @@ from torch import Tensor
 from medrecon.data.arguments import as_number
 from medrecon.data.coils import compress_coils
 from medrecon.data.errors import InputError
-from medrecon.data.espirit import CoilMaps, Espirit, choose_sets, coil_maps, holds_signal, trusted_noise
+from medrecon.data.espirit import CoilMaps, Espirit, choose_sets, coil_maps, has_signal, trusted_noise
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
 from medrecon.data.passes import masked
-from medrecon.data.sampling import common_mask, rounding, sampling_mask, usable_samples
+from medrecon.data.sampling import common_mask, rounding_warnings, sampling_mask, usable_samples
 from medrecon.data.scan import CartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.base import LinearOperator
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
 from medrecon.problems.base import Fit, Scaled, chosen_slices, unit_scale
-from medrecon.problems.maps import CoilProblem, given_maps, loaded, mixed_coils
+from medrecon.problems.maps import CoilProblem, array_or_file, checked_maps, prepare_coils
 from medrecon.settings import CartesianPhysics
 from medrecon.solvers.base import Solver
 
@@ -32,14 +32,14 @@ __all__ = ["Cartesian", "cartesian_parts"]
 
 
 class Cartesian(CoilProblem):
-    """Slices of k-space ``(slices, coils, y, x)``, zero where not sampled, see :func:`cartesian_parts`.
+    """Slices of k-space ``(slices, coils, y, x)``, zero where not sampled; see :func:`cartesian_parts`.
 
-    Every slice is divided by the 99th percentile of its own zero-filled magnitude, so that the prior sees images of unit scale,
-    and multiplied back.
+    Every slice is divided by the 99th percentile of its zero-filled magnitude, so that the prior sees images of unit scale; the
+    result is multiplied by it again.
 
-    Args: as of :class:`CoilProblem`, and
-        mask: bool ``(x,)`` or ``(y, x)``, true where sampled.
-        sets: of estimated maps; 2 where the object is larger than the field of view.
+    Args: as for :class:`CoilProblem`, and
+        mask: sampling mask, bool ``(x,)`` or ``(y, x)``, true where sampled.
+        sets: number of sets of maps to estimate; 2 where the object is larger than the field of view.
     """
 
     scan: CartesianScan
@@ -50,25 +50,27 @@ class Cartesian(CoilProblem):
         numbers: Sequence[int],
         mask: np.ndarray,
         noise_std: float,
-        believed: float,
+        trusted_std: float,
         maps: CoilMaps | None,
         sets: int,
         facts: dict[str, Any],
     ) -> None:
-        super().__init__(scan, numbers, noise_std, believed, maps, facts)
+        super().__init__(scan, numbers, noise_std=noise_std, trusted_std=trusted_std, maps=maps, facts=facts)
         self.kspace = scan.kspace
         self.mask = mask
         self.sets = sets
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Real and imaginary part, of every set of maps."""
+        """Real and imaginary part of the image of every set of maps."""
         return 2 * self.sets, *self.kspace.shape[2:]
 
-    def estimated(self, item: int) -> CoilMaps:
-        """By ESPIRiT where it works, see :func:`medrecon.data.espirit.coil_maps`."""
+    def estimate(self, item: int) -> CoilMaps:
+        """Maps by ESPIRiT, or its fallbacks; see :func:`medrecon.data.espirit.coil_maps`."""
         kspace = self.kspace[item] * self.mask
-        return coil_maps(kspace, self.mask, self.believed, self.name, Espirit(sets=self.sets), self.zero_filled)
+        return coil_maps(
+            kspace, self.mask, self.trusted_std, name=self.name, settings=Espirit(sets=self.sets), rss=self.zero_filled
+        )
 
     def _operator(self, items: slice, mask: Tensor) -> LinearOperator:
         """SENSE, or a masked Fourier transform for a single coil; ``mask`` is ``(1, 1, y or 1, x)``, on the device."""
@@ -77,7 +79,7 @@ class Cartesian(CoilProblem):
         return sense(None if single else maps, mask, tuple(self.kspace.shape[2:]))
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
-        """Of the operator that :meth:`_operator` makes."""
+        """Gaussian likelihood of masked k-space."""
         mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
         kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
         A = self._operator(items, mask[None, None])
@@ -86,45 +88,45 @@ class Cartesian(CoilProblem):
         return Scaled(data, scale, scale)
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
-        """As of one set of maps; of several the root of the sum of squares, with the phase of the first."""
+        """For several sets of maps, the root sum of squares of their images, with the phase of the first."""
         if self.sets == 1:
             return super().to_image(x, items, scale)
         maps = self.maps(items).to(x.device)
         images = AsComplex()(x.flatten(0, 1)).unflatten(0, x.shape[:2]) * (maps != 0).any(2)
-        size = images.abs().square().sum(2).sqrt() * (scale * self.unit).view(-1, 1, 1)
-        return torch.polar(size, images[:, :, 0].angle())
+        magnitude = images.abs().square().sum(2).sqrt() * (scale * self.unit).view(-1, 1, 1)
+        return torch.polar(magnitude, images[:, :, 0].angle())
 
     def review(self, images: Tensor, fits: Sequence[Fit], solver: Solver) -> list[str]:
-        """Warnings on a noise level or on images that do not fit the data.
+        """Warnings about a noise level or images that do not fit the data.
 
         Raises:
-            InputError: for an empty image of k-space that holds signal.
+            InputError: if an image is empty although its k-space has signal.
         """
         for number, k, image in zip(self.numbers, self.kspace, images.movedim(1, 0), strict=True):
-            if not image.any() and holds_signal(k * self.mask, self.believed):
+            if not image.any() and has_signal(k * self.mask, self.trusted_std):
                 raise InputError(
-                    f"the image of slice {number} is empty though its k-space holds signal; give other coil maps, or a noise "
+                    f"the image of slice {number} is empty although its k-space has signal; give other coil maps, or a noise "
                     "level that fits the data"
                 )
-        return [*self._noise_doubts(solver), *self._fit_doubts(fits), *self._losses(images)]
+        return [*self._noise_warnings(solver), *self._fit_warnings(fits), *self._signal_warnings(images)]
 
-    def _noise_doubts(self, solver: Solver) -> list[str]:
-        """A level from a noise scan was compared with k-space when the file was read."""
-        std, believed = self.noise_std, self.believed
-        if self._facts["noise_source"] == "noise scan" or believed <= 0 or std <= 3 * believed:
+    def _noise_warnings(self, solver: Solver) -> list[str]:
+        """A warning if the noise level exceeds three times the noise in k-space (from a noise scan, the reader checked it)."""
+        std, trusted_std = self.noise_std, self.trusted_std
+        if self._facts["noise_source"] == "noise scan" or trusted_std <= 0 or std <= 3 * trusted_std:
             return []
         effect = "the image may be too smooth" if solver.requires.prior else "residual_over_noise is too small"
         return [
-            f"the noise level {std:.3g} is {std / believed:.3g} times what the outermost k-space shows ({believed:.3g}), so "
-            f"{effect}; check the noise level"
+            f"the noise level {std:.3g} is {std / trusted_std:.3g} times the noise in the outermost k-space ({trusted_std:.3g}), "
+            f"so {effect}; check the noise level"
         ]
 
-    def _fit_doubts(self, fits: Sequence[Fit]) -> list[str]:
-        # On real heads at accelerations of 4 to 8 it was below 0.13, or 0.2 where nothing is fitted; with empty maps it is 0.9.
-        return self.unexplained(fits, self.believed / self.unit, 0.5 if self.zero_filled else 0.15)
+    def _fit_warnings(self, fits: Sequence[Fit]) -> list[str]:
+        # Real heads at accelerations of 4 to 8 had residuals below 0.13 (zero-filled: 0.2); with empty maps they have 0.9.
+        return self.unexplained(fits, self.trusted_std / self.unit, 0.5 if self.zero_filled else 0.15)
 
-    def _losses(self, images: Tensor) -> list[str]:
-        """Sentences on what images lack because it was not measured: contrast, or whole slices."""
+    def _signal_warnings(self, images: Tensor) -> list[str]:
+        """Warnings about contrast or whole slices that are missing because they were not measured."""
         texts, shape = [], self.kspace.shape[-2:]
         middle = tuple(slice(max(n // 2 - 1, 0), n // 2 + 2) for n in shape)
         if not np.broadcast_to(self.mask, shape)[middle].any():
@@ -134,19 +136,19 @@ class Cartesian(CoilProblem):
         each = zip(self.numbers, self.kspace, images.movedim(1, 0), strict=True)
         empty = ", ".join(str(number) for number, k, image in each if (k * self.mask).any() and not image.any())
         if not images.any():
-            texts.append("k-space holds no signal above its noise, so the image is empty; check the input")
+            texts.append("k-space has no signal above its noise, so the image is empty; check the input")
         elif empty:
             texts.append(
-                f"k-space of slice {empty} holds no signal above its noise, so its image is empty; check the input"
+                f"k-space of slice {empty} has no signal above its noise, so its image is empty; check the input"
             )
         return texts
 
 
 def _checked(scan: CartesianScan) -> CartesianScan:
-    """K-space as every reader gives it, also where a caller made the scan.
+    """Check k-space, for scans that were built in Python instead of read.
 
     Raises:
-        InputError: for other arrays, NaN, zeros, or numbers that single precision cannot hold.
+        InputError: if k-space is not complex with four axes, contains NaN or zeros only, or exceeds single precision.
     """
     kspace, name = scan.kspace, str(scan.path)
     if not np.iscomplexobj(kspace) or kspace.ndim != 4:
@@ -155,38 +157,38 @@ def _checked(scan: CartesianScan) -> CartesianScan:
 
 
 def _with_mask(scan: CartesianScan, physics: CartesianPhysics) -> CartesianScan:
-    """The scan with the mask that is asked for, checked against its samples, and no samples outside it."""
+    """The scan with the requested mask, checked against its samples, and without samples outside it."""
     name = str(scan.path)
     if physics.mask is None:
-        return replace(scan, mask=sampling_mask(scan.kspace, scan.mask, name, alike=False))
-    array, file = loaded(physics.mask, "mask")
-    # What a given mask leaves out may be what the warning of rounding was about.
-    asked = rounding(scan.path, scan.kspace)
-    mask = sampling_mask(scan.kspace, array, name, file, alike=False)
+        return replace(scan, mask=sampling_mask(scan.kspace, scan.mask, name=name, alike=False))
+    array, file = array_or_file(physics.mask, "mask")
+    # The given mask may exclude the samples that the warning about rounding refers to.
+    before = rounding_warnings(scan.path, scan.kspace)
+    mask = sampling_mask(scan.kspace, array, name=name, of=file, alike=False)
     kspace = masked(scan.kspace, mask)
-    kept = tuple(text for text in scan.warnings if text not in asked)
-    return replace(scan, kspace=kspace, mask=mask, warnings=kept + rounding(scan.path, kspace))
+    kept = tuple(text for text in scan.warnings if text not in before)
+    return replace(scan, kspace=kspace, mask=mask, warnings=kept + rounding_warnings(scan.path, kspace))
 
 
 def _map_sets(
     scan: CartesianScan, mask: np.ndarray, outer: float, physics: CartesianPhysics
 ) -> tuple[int, tuple[str, ...]]:
-    """How many sets of maps to estimate, and a warning where one is used though two are needed."""
-    asked = str(physics.map_sets)
-    if asked not in ("auto", "1", "2"):
+    """Number of sets of maps to estimate, and a warning if one is requested but two are needed."""
+    requested = str(physics.map_sets)
+    if requested not in ("auto", "1", "2"):
         raise InputError(f"map_sets is auto, 1 or 2; got {physics.map_sets!r}")
     coils = scan.kspace.shape[1]
     if coils == 1 or physics.coil_images != "sense":
         return 1, ()
-    if asked == "2":
+    if requested == "2":
         return 2, ()
-    # A given level may be too small, and noise that counts as signal fits no single set of maps.
-    needed, text = choose_sets(scan.kspace, mask, outer, str(scan.path))
-    return (needed, ()) if asked == "auto" else (1, (text,) if needed == 2 else ())
+    # Not the given noise level: if it is too small, noise counts as signal, which a single set of maps cannot describe.
+    needed, text = choose_sets(scan.kspace, mask, outer, name=str(scan.path))
+    return (needed, ()) if requested == "auto" else (1, (text,) if needed == 2 else ())
 
 
 def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str, Any]:
-    """The arguments of :class:`Cartesian`: the only place where mask, noise, coils and maps are checked.
+    """The arguments of :class:`Cartesian`, after all checks of mask, noise, coils and maps.
 
     Raises:
         InputError: for data or options that cannot be used.
@@ -199,9 +201,10 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     scan = _with_mask(_checked(scan), physics)
     mask = common_mask(scan.kspace[physics.slices], scan.mask, name)
     total = scan.n_slices
-    coils = mixed_coils(
-        scan.kspace, scan.noise_scan, physics, name, lambda kspace, n: compress_coils(kspace, mask, n, name=name)
-    )
+    coils = prepare_coils(
+        scan.kspace, scan.noise_scan, physics,
+        name=name, compress=lambda kspace, n: compress_coils(kspace, mask, n, name=name),
+    )  # fmt: skip
     scan, white, facts = replace(scan, kspace=coils.samples, noise_scan=coils.noise_scan), coils.noise_std, coils.facts
     if given is not None:
         std, source = given, physics.noise_source
@@ -209,14 +212,14 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
         std, source = white, "noise scan"
     else:
         std, source = noise_level(scan.kspace, scan.mask, scan.noise_scan)
-    outer = trusted_noise(float("inf"), scan.kspace, mask)  # 0 where too few samples show it
+    outer = trusted_noise(float("inf"), scan.kspace, mask)  # 0 if too few samples were measured
     scan = scan.items(physics.slices)
     maps = physics.maps
     if maps is not None:
         if str(physics.map_sets) == "2":
-            raise InputError(f"{name}: given maps are one set; leave the number of sets (--map-sets) out, or the maps")
-        maps = given_maps(maps, scan.kspace, scan.matrix, numbers, total, name)
-    sets, more = (1, ()) if maps is not None else _map_sets(scan, mask, outer, physics)
+            raise InputError(f"{name}: given maps are a single set; leave out --map-sets or the maps")
+        maps = checked_maps(maps, scan.kspace, scan.matrix, slices=numbers, total=total, name=name)
+    sets, more = (1, ()) if maps is not None else _map_sets(scan, mask, outer, physics=physics)
     scan = replace(scan, warnings=scan.warnings + more)
     facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source, "map_sets": sets}
     return {
@@ -224,7 +227,7 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
         "numbers": numbers,
         "mask": mask,
         "noise_std": std,
-        "believed": min(std, outer),
+        "trusted_std": min(std, outer),
         "maps": maps,
         "sets": sets,
         "facts": facts,

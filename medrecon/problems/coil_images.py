@@ -26,10 +26,10 @@ _C = TypeVar("_C", bound="CoilImages")
 
 
 class CoilImages(Cartesian):
-    """Every coil's image is an unknown; the image to show is the root of the sum of squares, or the combination by maps.
+    """One unknown image per coil; the result is their root sum of squares, or their combination by maps.
 
-    A prior sees the coil images one by one. All coils of a slice are divided by the 99th percentile of the root of the sum of
-    squares of their zero-filled images.
+    A prior is applied to each coil image. All coils of a slice are divided by the 99th percentile of the root sum of squares of
+    their zero-filled images.
 
     Reference: Chung and Ye, Score-MRI, Medical Image Analysis 80 (2022), algorithms 4 (SSOS) and 5 (hybrid).
     """
@@ -42,14 +42,14 @@ class CoilImages(Cartesian):
         return 2 * self.kspace.shape[1], *self.kspace.shape[2:]
 
     def suited_to(self: _C, solver: Solver) -> _C:
-        """The hybrid is a form of Score-MRI."""
+        """Hybrid coil images need the solver Score-MRI."""
         out = super().suited_to(solver)
         if self.hybrid and not isinstance(solver, ScoreMRI):
-            raise InputError("hybrid coil images are a form of Score-MRI; choose the solver scoremri, or ssos")
+            raise InputError("hybrid coil images need the solver scoremri; choose it, or coil_images ssos")
         return out
 
     def solver_for(self, items: slice, solver: Solver, device: torch.device) -> Solver:
-        """Score-MRI's hybrid ties the coil images together by the maps."""
+        """For the hybrid, Score-MRI with the coil maps of these items."""
         if not self.hybrid:
             return solver
         return replace(solver, coils=OnChannels(Coils(self.maps(items).to(device))))  # type: ignore[call-arg]
@@ -68,7 +68,7 @@ class CoilImages(Cartesian):
         return image * (scale * self.unit).view(-1, 1, 1)
 
     def facts(self) -> dict[str, Any]:
-        """The form as well."""
+        """As for SENSE, and the kind of coil images."""
         facts = super().facts()
         if not self.hybrid:
             facts["maps_source"] = "none (an image per coil)"
@@ -76,22 +76,22 @@ class CoilImages(Cartesian):
 
 
 class HybridCoilImages(CoilImages):
-    """Tied together by maps every now and then."""
+    """Coil images that Score-MRI makes consistent with the coil maps every ``period`` steps."""
 
     hybrid = True
 
 
-_FORMS = {"sense": Cartesian, "ssos": CoilImages, "hybrid": HybridCoilImages}
+_PROBLEMS = {"sense": Cartesian, "ssos": CoilImages, "hybrid": HybridCoilImages}
 
 
 def cartesian_problem(scan: CartesianScan, physics: CartesianPhysics) -> Cartesian:
-    """The problem of Cartesian k-space, in the form that ``physics.coil_images`` names.
+    """The problem of Cartesian k-space; ``physics.coil_images`` selects its class.
 
     Raises:
         InputError: for data or options that cannot be used.
     """
-    if physics.coil_images not in _FORMS:
-        raise InputError(f"unknown form of coil images {physics.coil_images!r}; choose one of {', '.join(_FORMS)}")
+    if physics.coil_images not in _PROBLEMS:
+        raise InputError(f"unknown coil_images {physics.coil_images!r}; choose one of {', '.join(_PROBLEMS)}")
     if physics.coil_images == "ssos" and physics.maps is not None:
         raise InputError(f"{scan.path}: ssos combines coil images without maps; leave maps out, or choose hybrid")
-    return _FORMS[physics.coil_images](**cartesian_parts(scan, physics))
+    return _PROBLEMS[physics.coil_images](**cartesian_parts(scan, physics))

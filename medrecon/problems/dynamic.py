@@ -1,4 +1,4 @@
-"""Dynamic MRI: the frames of a slice as one unknown, for low-rank solvers and for a prior frame by frame."""
+"""Dynamic MRI: all frames of a slice as one unknown, for low-rank solvers or a prior applied to each frame."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
 from medrecon.problems.base import Fit, Scaled, chosen_slices, unit_scale
-from medrecon.problems.maps import CoilProblem, given_maps, mixed_coils
+from medrecon.problems.maps import CoilProblem, checked_maps, prepare_coils
 from medrecon.settings import DynamicPhysics
 from medrecon.solvers.base import Solver
 
@@ -29,12 +29,12 @@ __all__ = ["Dynamic", "dynamic_problem"]
 
 
 class Dynamic(CoilProblem):
-    """Frames of k-space ``(frames, slices, coils, y, x)`` with a mask each; see :func:`dynamic_problem`.
+    """Frames of k-space ``(frames, slices, coils, y, x)`` with one mask per frame; see :func:`dynamic_problem`.
 
-    Frames share the coil maps, which come from their mean. All frames of a slice are divided by the 99th percentile of the
-    zero-filled magnitude of their mean.
+    All frames share the coil maps, which are estimated from their mean. All frames of a slice are divided by the 99th percentile
+    of the zero-filled magnitude of their mean.
 
-    Args: as of :class:`CoilProblem`.
+    Args: as for :class:`CoilProblem`.
     """
 
     scan: DynamicScan
@@ -46,19 +46,19 @@ class Dynamic(CoilProblem):
 
     @property
     def has_frames(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def _mean(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        """K-space ``(coils, y, x)`` averaged over the frames that sampled it, and where any did."""
+        """K-space ``(coils, y, x)`` averaged over the frames that sampled it, and where any frame did."""
         count = self.scan.mask.sum(axis=0)
         total = (self.scan.kspace[:, item] * self.scan.mask[:, None]).sum(axis=0)
         return (total / np.maximum(count, 1)).astype(np.complex64), count > 0
 
-    def estimated(self, item: int) -> CoilMaps:
-        """By ESPIRiT from the mean of the frames."""
+    def estimate(self, item: int) -> CoilMaps:
+        """Maps by ESPIRiT from the mean of the frames."""
         mean, mask = self._mean(item)
-        return coil_maps(mean, mask, self.believed, self.name, Espirit(), self.zero_filled)
+        return coil_maps(mean, mask, self.trusted_std, name=self.name, settings=Espirit(), rss=self.zero_filled)
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """SENSE frame by frame."""
@@ -69,29 +69,29 @@ class Dynamic(CoilProblem):
         A = sense(maps, mask)
         means = [self._mean(i) for i in range(self.n_items)[items]]
         mean = torch.from_numpy(np.stack([one for one, _ in means])).to(device) * (1 / self.unit)
-        whole = sense(maps, torch.from_numpy(means[0][1]).to(device)[None, None])
-        scale, unit = unit_scale(whole.adjoint(mean))
+        A_mean = sense(maps, torch.from_numpy(means[0][1]).to(device)[None, None])
+        scale, unit = unit_scale(A_mean.adjoint(mean))
         data = Gaussian(A, y / unit.view(-1, 1, 1, 1, 1), self.noise_std / self.unit / unit)
         return Scaled(data, scale, scale)
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
-        """Complex ``(samples, slices, frames, y, x)``, 0 where no coil sees anything."""
-        seen = (self.maps(items).to(x.device) != 0).any(1) * (scale * self.unit).view(-1, 1, 1)
+        """Complex ``(samples, slices, frames, y, x)``, 0 where all coil maps are 0."""
+        support = (self.maps(items).to(x.device) != 0).any(1) * (scale * self.unit).view(-1, 1, 1)
         frames = AsComplex()(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return frames * seen[:, None]
+        return frames * support[:, None]
 
     def facts(self) -> dict[str, Any]:
-        """Frames as well."""
+        """As for any coil problem, and the frames."""
         return {**super().facts(), "frames": len(self.scan.kspace), "frame_axis": self.scan.axis}
 
     def review(self, images: Tensor, fits: Sequence[Fit], solver: Solver) -> list[str]:
-        """Warnings on images that do not fit the data; frames share maps, so that more is left over than of one frame."""
+        """Warnings about images that do not fit the data; frames share maps, so residuals are larger than for one frame."""
         limit = 0.5 if self.zero_filled else 0.3
-        return self.unexplained(fits, self.believed / self.unit, limit)
+        return self.unexplained(fits, self.trusted_std / self.unit, limit)
 
 
 def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
-    """The problem of frames.
+    """The problem of a dynamic scan.
 
     Raises:
         InputError: for data or options that cannot be used.
@@ -101,14 +101,18 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
         raise InputError(f"{name}: k-space has Gaussian noise; leave the noise model at gaussian")
     kspace = usable_samples(scan.kspace, name)
     masks = [
-        sampling_mask(one, mask, name, alike=False) for one, mask in zip(kspace, scan.mask, strict=True) if one.any()
+        sampling_mask(one, mask, name=name, alike=False)
+        for one, mask in zip(kspace, scan.mask, strict=True)
+        if one.any()
     ]
     if len(masks) < len(kspace):
-        raise InputError(f"{name}: a {scan.axis} holds zeros alone; leave it out")
+        raise InputError(f"{name}: a {scan.axis} contains only zeros; leave it out")
     scan = replace(scan, kspace=kspace, mask=np.stack([np.broadcast_to(mask, scan.matrix) for mask in masks]))
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
     flat, near = kspace.reshape(-1, *kspace.shape[2:]), np.repeat(_near_centre(scan), scan.n_slices, axis=0)
-    coils = mixed_coils(flat, scan.noise_scan, physics, name, lambda samples, n: compress_samples(samples, near, n))
+    coils = prepare_coils(
+        flat, scan.noise_scan, physics, name=name, compress=lambda samples, n: compress_samples(samples, near, n)
+    )
     kspace = coils.samples.reshape(*kspace.shape[:2], *coils.samples.shape[1:])
     scan, facts = replace(scan, kspace=kspace, noise_scan=coils.noise_scan), coils.facts
     std, source = coils.noise_std, "noise scan"
@@ -122,13 +126,13 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
     scan = scan.items(physics.slices)
     maps = physics.maps
     if maps is not None:
-        maps = given_maps(maps, np.any(scan.kspace, axis=0), scan.matrix, numbers, total, name)
+        maps = checked_maps(maps, np.any(scan.kspace, axis=0), scan.matrix, slices=numbers, total=total, name=name)
     facts |= {"acceleration": round(float(scan.mask.size / max(scan.mask.sum(), 1)), 4), "noise_source": source}
-    return Dynamic(scan, numbers, std, min(std, outer), maps, facts)
+    return Dynamic(scan, numbers, noise_std=std, trusted_std=min(std, outer), maps=maps, facts=facts)
 
 
 def _near_centre(scan: DynamicScan) -> np.ndarray:
-    """Of which samples of every frame, ``(frames, y, x)``: the sampled ones in the middle 24 x 24."""
+    """The sampled positions of every frame in the central 24 x 24, ``(frames, y, x)``; they determine the virtual coils."""
     y, x = np.ogrid[tuple(slice(0, n) for n in scan.matrix)]
     middle = (np.abs(y - scan.matrix[0] // 2) <= 12) & (np.abs(x - scan.matrix[1] // 2) <= 12)
     return scan.mask & middle

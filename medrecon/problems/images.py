@@ -18,9 +18,9 @@ from medrecon.data.scan import Geometry, ImageScan
 from medrecon.likelihood import Gaussian, Rician
 from medrecon.operators.base import LinearOperator
 from medrecon.operators.bridge import AsComplex, RealAsComplex
-from medrecon.operators.image import gaussian_blur, super_resolution
+from medrecon.operators.image import DOWNSAMPLING, gaussian_blur
 from medrecon.operators.weights import Weights
-from medrecon.problems.base import Beginning, Problem, Scaled, chosen_slices, unit_scale
+from medrecon.problems.base import InitialImages, Problem, Scaled, chosen_slices, unit_scale
 from medrecon.settings import ImagePhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.r2d2 import R2D2, low_frequencies, noise_of_images
@@ -29,16 +29,16 @@ __all__ = ["Images", "images_problem"]
 
 
 class Images(Problem):
-    """Slices ``(slices, y, x)`` that are noisy, of low resolution or blurred; see :func:`images_problem`.
+    """Slices ``(slices, y, x)`` that are noisy, blurred or of low resolution; see :func:`images_problem`.
 
-    Magnitude images are divided by their own 99.5th percentile; CT images have water at 1.
+    Magnitude images are divided by their 99.5th percentile; CT images are scaled so that water is 1.
 
     Args:
-        scan: of the slices alone.
+        scan: the scan, with the selected slices only.
         numbers: their indices in the file.
-        physics: see :class:`medrecon.settings.ImagePhysics`.
-        noise_std: per slice, in the scan's units.
-        geometry: of the result.
+        physics: options, see :class:`medrecon.settings.ImagePhysics`.
+        noise_std: noise of every slice, in the units of the scan.
+        geometry: geometry of the result.
         is_ct: whether values are HU.
     """
 
@@ -64,30 +64,30 @@ class Images(Problem):
         self.modality = "CT" if self.is_ct else "MR"
         self.real = not self.is_complex
         if physics.task == "denoise":
-            # Every pixel is measured, so the prior counts for more than in k-space. Chosen on other subjects than the tables':
+            # Every pixel is measured, so the prior needs more weight than for k-space. Tuned on other subjects than the tables:
             # benchmarks/other_problems.py images --subject cheng_0109 cheng_0973 cheng_2044 --dds prior_weight=0.5 ...
-            # Weights of tv and wavelet in units of the noise: 0.4 to 0.6 and 0.8 to 1.4 were best on three other heads and
+            # tv and wavelet have weights in units of the noise; 0.4 to 0.6 and 0.8 to 1.4 were best on three other heads and
             # three chests.
             self.tuned = {
                 "dds": {"prior_weight": 0.5, "sigma_max": 1.5},
                 "tv": {"lam": None, "strength": 0.5},
                 "wavelet": {"lam": None, "strength": 1.0},
             }
-        elif is_ct:  # weights that suit the prior's bundle are for sinograms; those of images follow from their noise
+        elif is_ct:  # the bundle's weights are tuned for sinograms; for images they follow from the noise
             self.tuned = {"tv": {"lam": None}, "wavelet": {"lam": None}}
         self.lowpass = False
         self.interpolated = False  # whether the run starts from the interpolated image
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """One channel, or two of complex images."""
+        """One channel, or two for complex images."""
         return 2 if self.is_complex else 1, *(n * f for n, f in zip(self.scan.matrix, self._factors(), strict=True))
 
     def _factors(self) -> tuple[int, int]:
         return _factors(self.physics) if self.physics.task == "superres" else (1, 1)
 
     def suited_to(self, solver: Solver) -> Problem:
-        """R2D2+ starts from the noisy image and keeps its low frequencies, or from the interpolated one."""
+        """For R2D2+: start from the noisy image and keep its low frequencies, or start from the interpolated image."""
         out = copy.copy(self)
         out.lowpass = isinstance(solver, R2D2) and self.physics.task == "denoise"
         out.interpolated = self.physics.noise_model == "rician" or (
@@ -117,13 +117,14 @@ class Images(Problem):
 
     def _operator(self) -> LinearOperator:
         if self.physics.task == "superres":
-            return super_resolution(self.image_shape[1:], self._factors(), self.physics.kernel, orthonormal=True)
+            downsample = DOWNSAMPLING[self.physics.kernel]
+            return downsample(self.image_shape[1:], self._factors(), orthonormal=True)
         if self.physics.task == "deblur":
             return gaussian_blur(self.scan.matrix, self.physics.blur)
         return Weights(torch.ones(1))
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
-        """Gaussian noise, or the Rician noise of magnitudes."""
+        """Gaussian likelihood, or Rician for magnitudes."""
         y, scale = self._data(items, device)
         unit = torch.where(scale > 0, scale, 1.0)
         std = torch.from_numpy(self.noise_std[items].astype(np.float32)).to(device) / (1000 if self.is_ct else unit)
@@ -132,36 +133,38 @@ class Images(Problem):
             factor = next(f for f in (8, 4, 2, 1) if not any(n % f for n in self.scan.matrix))
             return Scaled(low_frequencies(y, std, factor), scale, data_scale)
         A = self._operator().to(device)
-        root = float(np.prod(self._factors())) ** 0.5  # of the operator with orthonormal rows
+        root = float(np.prod(self._factors())) ** 0.5  # the operator has orthonormal rows
         y, std, data_scale = y * root, std * root, data_scale / root
         if self.physics.noise_model == "rician":
             return Scaled(Rician(RealAsComplex() @ A, y, std), scale, data_scale)
         return Scaled(Gaussian(A, y, std), scale, data_scale)
 
     def batches(self, size: int) -> list[slice]:
-        """A ladder that begins at the noise level of a slice is for that slice."""
+        """Single slices where the ladder starts at the noise level of the slice."""
         return super().batches(1 if self.lowpass or self.interpolated else size)
 
-    def start(self, items: slice, device: torch.device) -> Beginning | None:
-        """Of R2D2+ the noisy image at its own noise level, or at ``strength`` times that; of Rician noise an estimate.
+    def start(self, items: slice, device: torch.device) -> InitialImages | None:
+        """For R2D2+ denoising, the noisy image at ``strength`` times its noise level (default 1).
 
-        A magnitude does not show the sign of the signal behind it, which a run from noise would have to guess. Of
-        super-resolution by R2D2+ it is the interpolated image, noised to ``strength`` times 0.1 of the unit, or
-        three times the noise if that is more.
+        For Rician noise and for super-resolution by R2D2+, the pseudo-inverse (the interpolated image), to which noise is added:
+        ``strength`` times 0.1 at unit scale, or three times the noise if that is more. A magnitude has lost the sign of its
+        signal, which a run from noise would have to guess.
         """
         y, scale = self._data(items, device)
-        size = 1000.0 if self.is_ct else float(scale[0])
-        std = float(self.noise_std[items][0]) / size if size > 0 else 0.1  # of an empty slice, of which nothing is kept
+        unit = 1000.0 if self.is_ct else float(scale[0])
+        std = (
+            float(self.noise_std[items][0]) / unit if unit > 0 else 0.1
+        )  # any value: the image of an empty slice is empty
         strength = self.physics.strength or 1.0
         if self.lowpass:
-            return Beginning(y, strength * std, add_noise=False)
+            return InitialImages(y, strength * std, add_noise=False)
         if not self.interpolated:
             return None
         root = float(np.prod(self._factors())) ** 0.5
-        return Beginning(self._operator().to(device).pinv(root * y), strength * max(3 * std, 0.1), add_noise=True)
+        return InitialImages(self._operator().to(device).pinv(root * y), strength * max(3 * std, 0.1), add_noise=True)
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
-        """Magnitudes, complex numbers or HU ``(samples, slices, y, x)``; outside the region the image stays."""
+        """Magnitudes, complex images or HU ``(samples, slices, y, x)``; outside the region the input is kept."""
         if self.is_complex:
             out = AsComplex()(x.flatten(0, 1)).view(len(x), -1, *x.shape[-2:]) * scale.view(-1, 1, 1)
         else:
@@ -174,7 +177,7 @@ class Images(Problem):
         return whole
 
     def facts(self) -> dict[str, Any]:
-        """Task, noise, factor."""
+        """Task, noise level, region, factor, kernel and blur."""
         physics = self.physics
         facts: dict[str, Any] = {
             "task": physics.task,
@@ -191,12 +194,12 @@ class Images(Problem):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of the file."""
+        """Warnings about the file."""
         return self.scan.warnings
 
 
 def _is_ct(scan: ImageScan) -> bool:
-    """By the modality of DICOM; otherwise a tenth of the pixels is air, near -1000 HU."""
+    """Whether an image is CT: by the modality of DICOM; otherwise if a tenth of the pixels is below -500, as air is."""
     if scan.headers:
         return str(scan.headers[0].get("Modality", "")) == "CT"
     if np.iscomplexobj(scan.array):
@@ -205,21 +208,25 @@ def _is_ct(scan: ImageScan) -> bool:
 
 
 def _check_values(scan: ImageScan, std: np.ndarray, is_ct: bool) -> None:
-    """Refuse real images that are neither magnitudes nor HU, such as phases or CT without air: their signs would be lost."""
+    """Refuse real images that are neither magnitudes nor HU (phases, CT without air), because their signs would be lost."""
     array = scan.array
     if is_ct or np.iscomplexobj(array):
         return
     low, high = float(array.min()), float(array.max())
-    many = float(np.quantile(array, 0.01)) < -max(6 * float(np.median(std)), 0.02 * high)
-    if many or low < -0.25 * high:
+    negative = float(np.quantile(array, 0.01)) < -max(6 * float(np.median(std)), 0.02 * high)
+    if negative or low < -0.25 * high:
         raise InputError(
-            f"{scan.path}: holds negative numbers (down to {low:.4g}), so it is neither a magnitude image nor recognized as CT; "
+            f"{scan.path}: contains negative numbers (down to {low:.4g}), and is neither a magnitude image nor recognized as CT; "
             "give the magnitude, or CT as DICOM"
         )
 
 
 def _factors(physics: ImagePhysics) -> tuple[int, int]:
-    """``(y, x)``."""
+    """Super-resolution factors ``(y, x)``.
+
+    Raises:
+        InputError: if they are not one or two whole numbers from 1 to 64.
+    """
     given = physics.factor if isinstance(physics.factor, Sequence | np.ndarray) else [physics.factor] * 2
     whole = all(isinstance(f, Integral) and not isinstance(f, bool) and 1 <= f <= 64 for f in given)
     if len(given) != 2 or not whole:
@@ -229,15 +236,15 @@ def _factors(physics: ImagePhysics) -> tuple[int, int]:
     return int(given[0]), int(given[1])
 
 
-def finer(geometry: Geometry, factors: tuple[int, int], matrix: tuple[int, ...], kernel: str) -> Geometry:
-    """The geometry of an image of smaller pixels, whose field of view stays where it was.
+def finer_geometry(geometry: Geometry, factors: tuple[int, int], matrix: tuple[int, ...], kernel: str) -> Geometry:
+    """The geometry of an image with smaller pixels and the same field of view.
 
     Args:
-        geometry: of the coarse image.
-        factors: ``(y, x)``.
-        matrix: of the coarse image.
-        kernel: determines where pixel centres coincide: ``kspace`` at index ``n // 2``, ``gaussian`` at every ``f``-th pixel
-            from ``f // 2``, ``mean`` in the middle of every block.
+        geometry: geometry of the coarse image.
+        factors: super-resolution factors ``(y, x)``.
+        matrix: shape of the coarse image.
+        kernel: model of the low resolution, which determines where pixel centres coincide: ``kspace`` at index ``n // 2``,
+            ``gaussian`` at every ``f``-th pixel from ``f // 2``, ``mean`` in the middle of every block.
     """
     first = [
         {"kspace": m // 2 - (m * f // 2) / f, "gaussian": -(f // 2) / f, "mean": -(f - 1) / (2 * f)}[kernel]
@@ -247,7 +254,11 @@ def finer(geometry: Geometry, factors: tuple[int, int], matrix: tuple[int, ...],
 
 
 def _noise(scan: ImageScan, physics: ImagePhysics, numbers: Sequence[int], is_ct: bool) -> np.ndarray:
-    """Per slice, in the scan's units; of empty slices that of the others."""
+    """Noise of every slice, in the units of the scan; for empty slices the median of the others.
+
+    Raises:
+        InputError: if a slice seems to have no noise.
+    """
     if physics.noise_std is not None:
         return np.full(scan.n_slices, as_number("noise_std", physics.noise_std, positive=True))
     parts = [np.real(scan.array), np.imag(scan.array)] if np.iscomplexobj(scan.array) else [scan.array]
@@ -258,7 +269,7 @@ def _noise(scan: ImageScan, physics: ImagePhysics, numbers: Sequence[int], is_ct
     silent = np.flatnonzero(filled & (std <= 0))
     if len(silent):
         raise InputError(
-            f"{scan.path}: no noise can be seen in slice {numbers[int(silent[0])]}; give the noise level (--noise-std)"
+            f"{scan.path}: slice {numbers[int(silent[0])]} seems to have no noise; give the noise level (--noise-std)"
         )
     return np.where(filled, std, np.median(std[filled]) if filled.any() else 1.0)
 
@@ -272,7 +283,7 @@ def _check_region(region: Sequence[int], matrix: tuple[int, ...], name: str) -> 
 
 
 def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
-    """The problem of images that were reconstructed elsewhere.
+    """The problem of images that are already reconstructed: denoising, super-resolution or deblurring.
 
     Raises:
         InputError: for data or options that cannot be used.
@@ -280,31 +291,34 @@ def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
     name = str(scan.path)
     if physics.task not in ("denoise", "superres", "deblur"):
         raise InputError(f"unknown task {physics.task!r}; choose denoise, superres or deblur")
-    if physics.kernel not in ("kspace", "mean", "gaussian"):
+    if physics.kernel not in DOWNSAMPLING:
         raise InputError(f"unknown kernel {shown(physics.kernel)}; choose kspace, mean or gaussian")
     if not np.isfinite(scan.array).all() or not scan.array.any():
-        raise InputError(f"{name}: the image holds NaN or Inf, or zeros alone; export it again")
-    is_ct = _is_ct(scan)  # of all slices: one alone may show no air
+        raise InputError(f"{name}: the image contains NaN or Inf, or only zeros; export it again")
+    is_ct = _is_ct(scan)  # from all slices, because a single slice may have no air
     if physics.noise_model == "poisson" or (physics.noise_model == "rician" and (np.iscomplexobj(scan.array) or is_ct)):
-        raise InputError(f"{name}: the noise model {physics.noise_model} does not fit these images; choose gaussian")
+        raise InputError(
+            f"{name}: the noise model {physics.noise_model} does not apply to these images; choose gaussian"
+        )
     if physics.task == "deblur" and as_number("blur", physics.blur, positive=True) > max(scan.matrix) / 2:
         raise InputError(
-            f"{name}: a blur of {physics.blur} pixels leaves nothing of the image; give a smaller one (--blur)"
+            f"{name}: a blur of {physics.blur} pixels is too large for the image; give a smaller one (--blur)"
         )
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
     if physics.region is not None:
         if physics.task == "superres":
-            raise InputError(f"{name}: a region goes with denoise and deblur; leave it out")
+            raise InputError(f"{name}: a region is an option of denoise and deblur; leave it out")
         _check_region(physics.region, scan.matrix, name)
     if physics.strength is not None and not 0.1 <= as_number("strength", physics.strength) <= 10:
         raise InputError(f"strength must be from 0.1 to 10 (1 is the image's own noise level); got {physics.strength}")
     scan = scan.items(physics.slices)
     geometry = scan.geometry
     if physics.task == "superres":
-        geometry = finer(geometry, _factors(physics), scan.matrix, physics.kernel)
-    std = _noise(scan, physics, numbers, is_ct)
+        geometry = finer_geometry(geometry, _factors(physics), scan.matrix, kernel=physics.kernel)
+    std = _noise(scan, physics, numbers, is_ct=is_ct)
     _check_values(scan, std, is_ct)
-    problem = Images(scan, numbers, replace(physics, slices=slice(None)), std, geometry, is_ct)
+    physics = replace(physics, slices=slice(None))
+    problem = Images(scan, numbers, physics, noise_std=std, geometry=geometry, is_ct=is_ct)
     try:
         problem._operator()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Coil sensitivities of a problem: given ones, checked, or estimated slice by slice when they are needed."""
+"""Problems with coils: prewhitening and compression, and coil maps that are given or estimated slice by slice on demand."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from medrecon.data.passes import magnitude_unit
 from medrecon.data.scan import CartesianScan, DynamicScan, NonCartesianScan
 from medrecon.formats import load_array
 from medrecon.operators.bridge import AsComplex
-from medrecon.operators.ct import Projector
+from medrecon.operators.projector import Projector
 from medrecon.problems.base import Fit, Problem
 from medrecon.settings import CoilPhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.classical import ZeroFilled
 from medrecon.solvers.settings import name_of
 
-__all__ = ["CoilProblem", "Mixed", "given_maps", "loaded", "mixed_coils"]
+__all__ = ["CoilProblem", "PreparedCoils", "array_or_file", "checked_maps", "prepare_coils"]
 
 
 _C = TypeVar("_C", bound="CoilProblem")
 
 
-class Mixed(NamedTuple):
-    """Samples of virtual coils.
+class PreparedCoils(NamedTuple):
+    """Samples after prewhitening and compression.
 
     Args:
-        samples: ``(slices, coils, ...)``.
-        noise_scan: that of these coils, or ``None``.
-        noise_std: known from prewhitening, or ``None``.
-        facts: for the record.
+        samples: samples ``(slices, coils, ...)`` of these (virtual) coils.
+        noise_scan: noise scan of these coils, or ``None``.
+        noise_std: noise per real component, known from prewhitening, or ``None``.
+        facts: entries of the record.
     """
 
     samples: np.ndarray
@@ -49,54 +49,53 @@ class Mixed(NamedTuple):
     facts: dict[str, Any]
 
 
-def mixed_coils(
+def prepare_coils(
     samples: np.ndarray,
     noise_scan: np.ndarray | None,
     physics: CoilPhysics,
     name: str,
     compress: Callable[[np.ndarray, int], tuple[np.ndarray, float]],
-) -> Mixed:
-    """Coils prewhitened and compressed as asked.
+) -> PreparedCoils:
+    """Prewhiten and compress coils as ``physics`` asks.
 
     Args:
-        samples: ``(slices, coils, ...)``.
-        noise_scan: ``(coils, n)``, or ``None``.
-        physics: with ``whiten``, ``compress`` and ``maps``.
-        name: of the scan.
-        compress: from samples and a number to so many virtual coils and the fraction of energy that they keep.
+        samples: samples ``(slices, coils, ...)``.
+        noise_scan: noise scan ``(coils, n)``, or ``None``.
+        physics: options ``whiten``, ``compress`` and ``maps``.
+        name: name of the scan, for errors.
+        compress: function of samples and a number of virtual coils; returns their samples and the fraction of energy kept.
 
     Raises:
-        InputError: where prewhitening lacks a noise scan, or maps are given for the coils as they were.
+        InputError: if prewhitening lacks a noise scan, or maps are given for the original coils.
     """
     if (physics.whiten or physics.compress) and physics.maps is not None:
         raise InputError(
-            f"{name}: given maps belong to the coils as they were measured; leave out whitening (--whiten) and compression "
-            "(--compress)"
+            f"{name}: given maps belong to the original coils; leave out prewhitening (--whiten) and compression (--compress)"
         )
     std, facts = None, {}
     if physics.whiten:
         if noise_scan is None:
-            raise InputError(f"{name}: holds no usable noise scan, which --whiten needs; leave --whiten out")
+            raise InputError(f"{name}: --whiten needs a usable noise scan, which the file lacks; leave --whiten out")
         samples, std = prewhiten(samples, noise_covariance(noise_scan, name), name)
         noise_scan, facts["whitened"] = None, True
     if physics.compress is not None:
-        check_count("compress", physics.compress, 1, 100_000)
+        check_count("compress", physics.compress, least=1, most=100_000)
         samples, energy = compress(samples, physics.compress)
         noise_scan = None
         facts |= {"virtual_coils": samples.shape[1], "coil_energy": round(energy, 6)}
-    return Mixed(samples, noise_scan, std, facts)
+    return PreparedCoils(samples, noise_scan=noise_scan, noise_std=std, facts=facts)
 
 
 class CoilProblem(Problem):
-    """Slices that several coils see.
+    """Slices measured by several coils.
 
     Args:
-        scan: of the slices alone.
+        scan: the scan, with the selected slices only.
         numbers: their indices in the file.
-        noise_std: per real component.
-        believed: noise level that does not exceed what the outermost k-space shows, 0 where unknown.
-        maps: given ones, ``(slices, coils, *matrix)``, or ``None``: estimated.
-        facts: for the record, with ``noise_source``.
+        noise_std: noise per real component.
+        trusted_std: ``noise_std``, but at most the noise seen in the outermost k-space; 0 if that is unknown.
+        maps: given coil maps, ``(slices, coils, *matrix)``; ``None``: estimate them.
+        facts: entries of the record, with ``noise_source``.
     """
 
     def __init__(
@@ -104,106 +103,110 @@ class CoilProblem(Problem):
         scan: CartesianScan | DynamicScan | NonCartesianScan,
         numbers: Sequence[int],
         noise_std: float,
-        believed: float,
+        trusted_std: float,
         maps: CoilMaps | None,
         facts: dict[str, Any],
     ) -> None:
         super().__init__(str(scan.path), numbers, scan.geometry)
         self.scan = scan
         self.noise_std = float(np.float32(noise_std))
-        self.believed = believed
+        self.trusted_std = trusted_std
         self.given = maps
-        # The data are divided by a power of two: squares of very large or small numbers are not numbers.
+        # The data are divided by a power of two, because squares of very large or small numbers overflow.
         self.unit = magnitude_unit(scan.samples if isinstance(scan, NonCartesianScan) else scan.kspace)
-        self.zero_filled = False  # whether the solver asks for nothing more
-        self.found: dict[int, CoilMaps] = {}
-        self.done: dict[int, CoilMaps] = {}  # without their maps
+        self.zero_filled = False  # whether the solver is zero-filled
+        self.estimated: dict[int, CoilMaps] = {}
+        self.released: dict[int, CoilMaps] = {}  # of finished items, without the maps themselves
         self._facts = {"noise_std": self.noise_std, **facts}
 
     def suited_to(self: _C, solver: Solver) -> _C:
-        """Refuse solvers of sinograms; the zero-filled image needs no calibration region, another solver other maps."""
+        """Refuse solvers for sinograms; drop estimated maps, because the zero-filled solver estimates them differently."""
         if issubclass(solver.requires.operator, Projector):
             raise InputError(
                 f"solver {name_of(solver)!r} reconstructs sinograms, not k-space; choose cg-sense or another"
             )
         out = copy.copy(self)
         out.zero_filled = isinstance(solver, ZeroFilled)
-        out.found, out.done = {}, {}
+        out.estimated, out.released = {}, {}
         return out
 
-    def estimated(self, item: int) -> CoilMaps:
-        """Maps of one slice from its own data."""
-        raise NotImplementedError(f"{type(self).__name__} must define estimated")
+    def estimate(self, item: int) -> CoilMaps:
+        """Maps of one slice, from its data."""
+        raise NotImplementedError(f"{type(self).__name__} must define estimate")
 
     def maps(self, items: slice) -> Tensor:
-        """Maps of some slices, complex64 ``(slices, coils, *matrix)``; estimated ones are kept until the items are done."""
+        """Maps of some slices, complex64 ``(slices, coils, *matrix)``; estimated maps are kept until the items are released."""
         if self.given is not None:
             return self.given.maps[items]
         for i in range(self.n_items)[items]:
-            if i not in self.found:
-                self.found[i] = self.estimated(i)
-        return torch.stack([self.found[i].maps for i in range(self.n_items)[items]])
+            if i not in self.estimated:
+                self.estimated[i] = self.estimate(i)
+        return torch.stack([self.estimated[i].maps for i in range(self.n_items)[items]])
 
     def release(self, items: slice) -> None:
-        """Keep where estimated maps come from, but not the maps."""
+        """Free estimated maps; keep their source and warnings."""
         for i in range(self.n_items)[items]:
-            if i in self.found:
-                one = self.found.pop(i)
-                self.done[i] = replace(one, maps=one.maps.any()[None])
+            if i in self.estimated:
+                one = self.estimated.pop(i)
+                self.released[i] = replace(one, maps=one.maps.any()[None])
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
-        """Complex ``(samples, slices, y, x)``, 0 where no coil sees anything: there the data say nothing."""
+        """Complex ``(samples, slices, y, x)``, 0 where all coil maps are 0: the data do not determine the image there."""
         maps = self.maps(items).to(x.device)
-        seen = (maps != 0).any(1) * (scale * self.unit).view(-1, *[1] * (maps.ndim - 2))
-        images = AsComplex()(x.flatten(0, 1)).view(len(x), *seen.shape) * seen
+        support = (maps != 0).any(1) * (scale * self.unit).view(-1, *[1] * (maps.ndim - 2))
+        images = AsComplex()(x.flatten(0, 1)).view(len(x), *support.shape) * support
         return images.flatten(1, 2) if images.ndim == 5 else images  # a volume: its slices
 
     def check_source(self) -> None:
-        """Of a large file, whose samples are read slice by slice."""
+        """Refuse a large file, whose samples are read slice by slice, if it changed."""
         if self.scan.backing is not None:
             self.scan.backing.check()
 
-    def _signals(self) -> list[tuple[int, CoilMaps]]:
-        """Slices that have maps, since they have signal."""
-        return [(self.numbers[i], one) for i, one in sorted({**self.done, **self.found}.items()) if one.maps.any()]
+    def _slices_with_maps(self) -> list[tuple[int, CoilMaps]]:
+        """Indices and maps of the slices with signal; without signal, estimated maps are 0."""
+        return [
+            (self.numbers[i], one) for i, one in sorted({**self.released, **self.estimated}.items()) if one.maps.any()
+        ]
 
     def unexplained(self, fits: Sequence[Fit], noise_std: float, limit: float) -> list[str]:
-        """A warning on images that leave more of the data over than a fraction ``limit`` of the signal, beyond the noise."""
-        off = [one.unexplained(noise_std, limit) for one in fits]
-        if not any(off):
+        """A warning if residuals exceed the noise, and a fraction ``limit`` of the signal; see :meth:`Fit.unexplained`."""
+        poor = [one.unexplained(noise_std, limit) for one in fits]
+        if not any(poor):
             return []
-        where = ", ".join(str(number) for number, one in zip(self.numbers, off, strict=True) if one)
-        left = max((f.residual / f.data) ** 0.5 for f, one in zip(fits, off, strict=True) if one)
+        where = ", ".join(str(number) for number, one in zip(self.numbers, poor, strict=True) if one)
+        residual = max((f.residual / f.data) ** 0.5 for f, one in zip(fits, poor, strict=True) if one)
         return [
-            f"the image does not explain the data: {left:.0%} of k-space is left over, far more than noise (slice {where}); "
-            "check coil maps, mask and settings"
+            f"the image does not explain the data: the residual is {residual:.0%} of k-space, far more than noise (slice "
+            f"{where}); check coil maps, mask and settings"
         ]
 
     def facts(self) -> dict[str, Any]:
-        """What the problem found, and where its maps come from."""
-        seen = self._signals()
-        sources = grouped_texts([(number, one.source) for number, one in seen], len(seen))
-        estimated = "; ".join(sources) or next((one.source for one in {**self.done, **self.found}.values()), "none")
+        """As given, and the source of the maps."""
+        found = self._slices_with_maps()
+        sources = grouped_texts([(number, one.source) for number, one in found], len(found))
+        estimated = "; ".join(sources) or next(
+            (one.source for one in {**self.released, **self.estimated}.values()), "none"
+        )
         return {**self._facts, "maps_source": estimated if self.given is None else self.given.source}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of the file, and of the maps."""
+        """Warnings about the file and the maps."""
         if self.given is not None:
             return (*self.scan.warnings, *self.given.warnings)
-        seen = self._signals()
-        texts = grouped_texts([(number, text) for number, one in seen for text in one.warnings], len(seen))
+        found = self._slices_with_maps()
+        texts = grouped_texts([(number, text) for number, one in found for text in one.warnings], len(found))
         return (*self.scan.warnings, *texts)
 
 
-def loaded(array: np.ndarray | Tensor | str | Path, key: str) -> tuple[np.ndarray, str | None]:
-    """An array that may be given as a file, and the file's name."""
+def array_or_file(array: np.ndarray | Tensor | str | Path, key: str) -> tuple[np.ndarray, str | None]:
+    """An array, read from a file if a path is given, and the path."""
     if isinstance(array, str | Path):
         return load_array(array, key), str(array)
     return np.asarray(array), None
 
 
-def given_maps(
+def checked_maps(
     maps: np.ndarray | Tensor | str | Path,
     samples: np.ndarray,
     matrix: tuple[int, ...],
@@ -211,20 +214,20 @@ def given_maps(
     total: int,
     name: str,
 ) -> CoilMaps:
-    """Maps of some slices, complex64 ``(slices, coils, *matrix)``, scaled so that the sum of squares is at most 1.
+    """Given maps of some slices, complex64 ``(slices, coils, *matrix)``, scaled so that the sum of squares is at most 1.
 
     Args:
-        maps: ``(coils, *matrix)`` or ``(slices, coils, *matrix)``, or their file.
-        samples: of these slices, ``(slices, coils, ...)``.
-        matrix: of the images.
-        slices: their indices in the scan.
-        total: number of slices of the scan.
-        name: of the scan.
+        maps: maps ``(coils, *matrix)`` or ``(slices, coils, *matrix)``, or their file.
+        samples: samples of these slices, ``(slices, coils, ...)``.
+        matrix: shape of the images.
+        slices: indices of the slices in the scan.
+        total: number of slices in the scan.
+        name: name of the scan, for errors.
 
     Raises:
-        InputError: for maps of another shape, of NaN or Inf, or of zeros.
+        InputError: if the maps have another shape, contain NaN or Inf, or are all zero.
     """
-    array, file = loaded(maps, "maps")
+    array, file = array_or_file(maps, "maps")
     what, expected = f"the maps given for {name}" if file is None else file, (total, samples.shape[1], *matrix)
     if array.shape not in (expected, expected[1:]):
         raise InputError(
@@ -232,17 +235,20 @@ def given_maps(
             f"{expected} (slices, coils, y, x); give one map per coil, of the same matrix"
         )
     if not np.isfinite(array).all():
-        raise InputError(f"{what}: NaN or Inf in the maps; estimate them again")
+        raise InputError(f"{what}: the maps contain NaN or Inf; estimate them again")
     sets = array[list(slices)] if array.ndim == len(expected) else np.broadcast_to(array, (len(slices), *array.shape))
     largest = float(np.sqrt((np.abs(sets).astype(np.float64) ** 2).sum(axis=1)).max())
     if largest == 0:
-        raise InputError(f"{what}: all zeros; estimate the maps again")
+        raise InputError(f"{what}: the maps are all zero; estimate them again")
     source = "given"
-    if abs(largest - 1) > 0.01:  # |A| <= 1 is what weights, steps and the unit of the image rest on
+    if abs(largest - 1) > 0.01:  # weights, step sizes and the unit of the image assume |A| <= 1
         sets, source = sets / largest, f"given, divided by {largest:.4g}"
-    # Zeros of a dead coil are no data, which a map would make of them.
+    # The zeros of a dead coil are not measurements, but with a map they would count as such.
     alive = np.any(samples, axis=tuple(range(2, samples.ndim)))
     dead = ~alive & alive.any(axis=1, keepdims=True) & sets.any(axis=tuple(range(2, sets.ndim)))
     sets = np.where(dead.reshape(*dead.shape, *[1] * len(matrix)), 0, sets)
-    said = f"{name}: coil {', '.join(map(str, np.flatnonzero(dead.any(axis=0))))} holds no samples; its map is not used"
-    return CoilMaps(torch.from_numpy(np.array(sets, dtype=np.complex64)), source, (said,) if dead.any() else ())
+    warnings = ()
+    if dead.any():
+        coils = ", ".join(map(str, np.flatnonzero(dead.any(axis=0))))
+        warnings = (f"{name}: coil {coils} has no samples; its map is not used",)
+    return CoilMaps(torch.from_numpy(np.array(sets, dtype=np.complex64)), source, warnings)

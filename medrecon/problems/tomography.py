@@ -17,8 +17,9 @@ from medrecon.data.noise import median_std
 from medrecon.data.scan import Geometry, Sinogram
 from medrecon.likelihood import Gaussian, Transmission
 from medrecon.operators.base import Composed
-from medrecon.operators.ct import ConeBeam, FanBeam, ParallelBeam, Projector
+from medrecon.operators.ct import ConeBeam, Detector, FanBeam, Panel, ParallelBeam
 from medrecon.operators.linalg import operator_norm
+from medrecon.operators.projector import Projector
 from medrecon.operators.weights import Weights
 from medrecon.problems.base import Problem, Scaled, chosen_slices
 from medrecon.settings import TomographyPhysics
@@ -28,21 +29,22 @@ from medrecon.solvers.classical import ZeroFilled
 __all__ = ["Tomography", "tomography_problem", "white_noise"]
 
 
-_LARGEST = 1e4
-"""No ray is attenuated by exp(-10000)."""
+_MAX_LINE_INTEGRAL = 1e4
+"""Larger line integrals, an attenuation by exp(-10000), do not occur."""
 
 
 class Tomography(Problem):
-    """Line integrals of images whose unit 1 is water, so no scale has to be guessed; see :func:`tomography_problem`.
+    """Line integrals of images in units of water, so that no scale is estimated; see :func:`tomography_problem`.
 
-    Rays are weighted by their counts where the number of photons is known, and the operator is divided by its norm, so that
-    settings mean what they mean in MRI.
+    Rays are weighted by their counts if the number of photons is known. The operator is divided by its norm, so that settings of
+    solvers have the same meaning as for MRI.
 
     Args:
-        scan: of the slices alone.
+        scan: the scan, with the selected slices only.
         numbers: their indices in the file.
-        physics: see :class:`medrecon.settings.TomographyPhysics`; all of it is set.
-        project: the projector, in water and pixels.
+        physics: options, with the number of photons filled in.
+        projector: projector of images in units of water.
+        voxel: size of an image pixel, mm.
     """
 
     images: tuple[str, ...] = ("attenuation",)
@@ -51,7 +53,7 @@ class Tomography(Problem):
     real: bool = True
 
     def __init__(
-        self, scan: Sinogram, numbers: Sequence[int], physics: TomographyPhysics, project: Projector, voxel: float
+        self, scan: Sinogram, numbers: Sequence[int], physics: TomographyPhysics, projector: Projector, voxel: float
     ) -> None:
         geometry = scan.geometry
         if geometry.spacing is None:
@@ -60,69 +62,72 @@ class Tomography(Problem):
         super().__init__(str(scan.path), numbers, geometry)
         self.scan = scan
         self.physics = physics
-        self.project = project
+        self.projector = projector
         self.voxel = voxel
-        self.raw = False
+        self.unweighted = False  # whether the solver takes the projector itself
         self.noise_std: float | None = physics.noise_std
-        self.levels: dict[int, float] = {}  # estimated, by item
+        self.estimated_std: dict[int, float] = {}  # by item
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """One channel."""
-        return 1, *self.project.shape
+        return 1, *self.projector.shape
 
     def suited_to(self, solver: Solver) -> Problem:
-        """Filtered back-projection takes all rays alike; a back-projection without filter is not an image."""
+        """Without weights for solvers that take the projector itself, such as filtered back-projection."""
         if isinstance(solver, ZeroFilled):
             raise InputError(
-                "a back-projection without filter is no image; choose fbp, sirt, tv or a solver with a prior"
+                "zero-filled would be a back-projection without a filter, which is not an image; choose fbp, sirt, tv or a "
+                "solver with a prior"
             )
         out = copy.copy(self)
-        out.raw = issubclass(solver.requires.operator, Projector)
+        out.unweighted = issubclass(solver.requires.operator, Projector)
         return out
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """Weighted line integrals, or counts."""
-        y = torch.from_numpy(self.scan.lines[items].astype(np.float32)).to(device)[:, None]
-        project, photons = self.project.to(device), self.physics.photons or 0.0
+        y = torch.from_numpy(self.scan.sinogram[items].astype(np.float32)).to(device)[:, None]
+        projector, photons = self.projector.to(device), self.physics.photons or 0.0
         one = torch.ones(len(y), device=device)
-        if self.raw:
-            return Scaled(Gaussian(project, y, 1.0), one, one)
+        if self.unweighted:
+            return Scaled(Gaussian(projector, y, 1.0), one, one)
         if self.physics.noise_model == "poisson":
-            return Scaled(Transmission(project, photons * (-y).exp(), photons=photons), one, one)
-        # The variance of the log of a count is one over the count.
+            return Scaled(Transmission(projector, photons * (-y).exp(), photons=photons), one, one)
+        # The logarithm of a count has a variance of one over the count.
         root = (photons * (-y).exp()).clamp(min=1).sqrt() if photons > 0 else torch.ones_like(y)
-        A = Composed(Weights(root), project)
+        A = Composed(Weights(root), projector)
         start = torch.ones(len(y), *self.image_shape, device=device)
-        size = operator_norm(A.normal, start, 20).view(-1, *[1] * (y.ndim - 1))
-        if not (size > 0).all():
-            raise InputError(f"{self.name}: no ray meets the image; check centre, pitch and voxel")
+        norm = operator_norm(A.normal, start, 20).view(-1, *[1] * (y.ndim - 1))
+        if not (norm > 0).all():
+            raise InputError(
+                f"{self.name}: no ray meets the image; check the centre, the detector spacing and the voxel size"
+            )
         if photons > 0:
             std = torch.ones(len(y), device=device)
         elif self.noise_std is not None:
             std = torch.full((len(y),), self.noise_std, device=device)
         else:
             std = white_noise(y)
-            self.levels |= zip(range(len(self.numbers))[items], std.tolist(), strict=True)
-        unit = Composed(Weights(root / size), project)
-        return Scaled(Gaussian(unit, root * y / size, std / size.flatten()), one, size.flatten())
+            self.estimated_std |= zip(range(len(self.numbers))[items], std.tolist(), strict=True)
+        unit = Composed(Weights(root / norm), projector)
+        return Scaled(Gaussian(unit, root * y / norm, std / norm.flatten()), one, norm.flatten())
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
-        """HU ``(samples, slices, y, x)``."""
+        """Images in HU, ``(samples, slices, y, x)``."""
         return 1000 * (x.reshape(len(x), -1, *x.shape[-2:]) - 1)
 
     def facts(self) -> dict[str, Any]:
-        """Geometry and photons."""
+        """Geometry, noise and attenuation of water."""
         scan, physics = self.scan, self.physics
         facts = {
             "views": len(scan.angles),
-            "detectors": scan.lines.shape[-1],
-            "pitch_mm": scan.pitch,
+            "detectors": scan.sinogram.shape[-1],
+            "detector_spacing_mm": scan.detector_spacing,
             "offset_pixels": scan.offset,
             "photons": physics.photons or None,
             "noise_std": self.noise_std
             if self.noise_std is not None
-            else [self.levels[i] for i in sorted(self.levels)] or None,
+            else [self.estimated_std[i] for i in sorted(self.estimated_std)] or None,
             "spacing_mm": self.voxel,
             "water_per_mm": physics.water,
             "noise_model": physics.noise_model,
@@ -137,7 +142,7 @@ class Tomography(Problem):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of the file."""
+        """Warnings about the file."""
         return self.scan.warnings
 
 
@@ -157,35 +162,43 @@ def white_noise(y: Tensor) -> Tensor:
 
 
 def _checked(scan: Sinogram) -> Sinogram:
-    """Line integrals that are finite, float32, in C order.
+    """The scan with its sinogram in float32 and its angles in float64, both in C order.
 
     Raises:
-        InputError: for NaN, Inf, or numbers that no attenuation reaches.
+        InputError: for NaN, Inf, or line integrals that do not occur.
     """
-    lines = np.ascontiguousarray(scan.lines, dtype=np.float32)
-    if not np.isfinite(lines).all():
-        raise InputError(f"{scan.path}: the sinogram holds NaN or Inf; export the data again")
-    if np.abs(lines).max() > _LARGEST:
+    sinogram = np.ascontiguousarray(scan.sinogram, dtype=np.float32)
+    if not np.isfinite(sinogram).all():
+        raise InputError(f"{scan.path}: the sinogram contains NaN or Inf; export the data again")
+    if np.abs(sinogram).max() > _MAX_LINE_INTEGRAL:
         raise InputError(
-            f"{scan.path}: the sinogram reaches {np.abs(lines).max():.3g}, but line integrals -log(I / I0) are below "
-            f"{_LARGEST:g}; convert it"
+            f"{scan.path}: the sinogram reaches {np.abs(sinogram).max():.3g}, but line integrals -log(I / I0) are below "
+            f"{_MAX_LINE_INTEGRAL:g}; convert it"
         )
-    return replace(scan, lines=lines, angles=np.ascontiguousarray(scan.angles, dtype=np.float64))
+    return replace(scan, sinogram=sinogram, angles=np.ascontiguousarray(scan.angles, dtype=np.float64))
 
 
 def _projector(scan: Sinogram, physics: TomographyPhysics, voxel: float) -> Projector:
-    """The projector of a scan, for images in units of water."""
-    angles, size, water = torch.from_numpy(np.asarray(scan.angles, np.float64)), physics.size, physics.water
-    spacing, pitch, offset = voxel * water, scan.pitch * water, scan.offset * scan.pitch * water
-    if scan.beam == "parallel":
-        return ParallelBeam(angles, (size, size), scan.lines.shape[-1], spacing, pitch, offset)
-    source = (scan.source_to_axis or 0.0) * water, (scan.source_to_detector or 0.0) * water
+    """The projector of a scan, for images in units of water: lengths are multiplied by its attenuation."""
+    angles, size, water = torch.from_numpy(np.asarray(scan.angles, np.float64)), physics.image_size, physics.water
+    spacing, detector_spacing = voxel * water, scan.detector_spacing * water
+    offset = scan.offset * detector_spacing
+    to_axis, to_detector = (scan.source_to_axis or 0.0) * water, (scan.source_to_detector or 0.0) * water
+    if scan.beam == "cone":
+        rows, columns = scan.sinogram.shape[2:]
+        panel = Panel((rows, columns), detector_spacing, (scan.row_offset * detector_spacing, offset))
+        depth = max(1, round(rows * scan.detector_spacing * to_axis / to_detector / voxel))
+        return ConeBeam(
+            angles, (depth, size, size),
+            source_to_axis=to_axis, source_to_detector=to_detector, panel=panel, spacing=spacing,
+        )  # fmt: skip
+    detector = Detector(scan.sinogram.shape[-1], detector_spacing, offset)
     if scan.beam == "fan":
-        return FanBeam(angles, (size, size), *source, scan.lines.shape[-1], spacing, pitch, offset)
-    rows, columns = scan.lines.shape[2:]
-    depth = max(1, round(rows * scan.pitch * source[0] / source[1] / voxel))
-    offsets = scan.row_offset * scan.pitch * water, offset
-    return ConeBeam(angles, (depth, size, size), *source, (rows, columns), spacing, pitch, offsets)
+        return FanBeam(
+            angles, (size, size),
+            source_to_axis=to_axis, source_to_detector=to_detector, detector=detector, spacing=spacing,
+        )  # fmt: skip
+    return ParallelBeam(angles, (size, size), detector, spacing=spacing)
 
 
 def tomography_problem(scan: Sinogram, physics: TomographyPhysics) -> Tomography:
@@ -195,7 +208,7 @@ def tomography_problem(scan: Sinogram, physics: TomographyPhysics) -> Tomography
         InputError: for data or options that cannot be used.
     """
     name = str(scan.path)
-    check_count("size", physics.size, 1, 4096)
+    check_count("image_size", physics.image_size, least=1, most=4096)
     as_number("water", physics.water, positive=True)
     if physics.voxel is not None:
         as_number("voxel", physics.voxel, positive=True)
@@ -208,18 +221,18 @@ def tomography_problem(scan: Sinogram, physics: TomographyPhysics) -> Tomography
         as_number("noise_std", physics.noise_std)
         if physics.photons or physics.noise_model == "poisson":
             raise InputError(f"{name}: photons determine the noise of every ray; give photons or noise_std, not both")
-        photons = 0.0  # the file's
+        photons = 0.0  # instead of the number in the file
     physics = replace(physics, photons=photons)
     scan = _checked(scan)
     numbers = [0] if scan.beam == "cone" else chosen_slices(physics.slices, scan.n_slices, name)
     if scan.beam == "cone" and physics.slices != slice(None):
         raise InputError(
-            f"{name}: the rays of a cone beam cross slices, so the volume is one unknown; leave slices out"
+            f"{name}: rays of a cone beam cross slices, so the volume is reconstructed as a whole; leave slices out"
         )
     zoom = 1.0 if scan.beam == "parallel" else (scan.source_to_axis or 1.0) / (scan.source_to_detector or 1.0)
-    voxel = physics.voxel or scan.pitch * zoom * scan.lines.shape[-1] / physics.size
+    voxel = physics.voxel or scan.detector_spacing * zoom * scan.sinogram.shape[-1] / physics.image_size
     try:
-        project = _projector(scan, physics, voxel)
+        projector = _projector(scan, physics, voxel)
     except ValueError as error:
         raise InputError(f"{name}: {one_line(error)}") from error
-    return Tomography(scan.items(physics.slices), numbers, physics, project, voxel)
+    return Tomography(scan.items(physics.slices), numbers, physics, projector=projector, voxel=voxel)

@@ -23,7 +23,7 @@ class ILVR(Solver):
 
     ``x' = ancestral(x);  x' <- x' + A^+ (y + sigma' A z - A x')``
 
-    With ``A`` a low-pass (:func:`medrecon.operators.super_resolution`, a mask of central k-space) ``A^+ A`` is the paper's phi.
+    With ``A`` a low-pass (:func:`medrecon.operators.downsample_kspace`, a mask of central k-space) ``A^+ A`` is the paper's phi.
     For noiseless data: it reproduces whatever noise ``y`` holds.
 
     Args:

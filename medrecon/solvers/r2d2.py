@@ -14,7 +14,7 @@ from torch import Tensor
 from medrecon.data.noise import median_std
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.image import super_resolution
+from medrecon.operators.image import downsample_kspace
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior, with_vjp
 from medrecon.solvers.base import Requires, Solver, project_on_data
@@ -62,7 +62,7 @@ def low_frequencies(images: Tensor, noise_std: float | Tensor, factor: int = 8) 
 
     ``factor`` must divide every side.
     """
-    A = super_resolution(tuple(images.shape[2:]), factor, "kspace", images.dtype).to(images.device)
+    A = downsample_kspace(tuple(images.shape[2:]), factor, images.dtype).to(images.device)
     return Gaussian(A, A(images), noise_std / factor ** ((images.ndim - 2) / 2))
 
 

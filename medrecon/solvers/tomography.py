@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from medrecon.likelihood import Gaussian
-from medrecon.operators.ct import Filter, Projector
+from medrecon.operators.fbp import Filter
 from medrecon.operators.linalg import batch_broadcast
+from medrecon.operators.projector import Projector
 from medrecon.solvers.base import Requires
 from medrecon.solvers.classical import Classical, lipschitz
 

@@ -21,7 +21,7 @@ class LoadSinogram(Transform):
     """Load line integrals; see :func:`medrecon.formats.load_sinogram`.
 
     Args:
-        pitch: distance of detector pixels in mm, instead of the file's.
+        detector_spacing: distance between detector pixels in mm, instead of the file's.
         centre: index of the detector pixel on which the rotation axis falls, instead of the file's.
         axis_convention: ``middle`` or ``pixel``, see :func:`medrecon.formats.load_sinogram`.
 
@@ -30,35 +30,38 @@ class LoadSinogram(Transform):
     """
 
     def __init__(
-        self, pitch: float | None = None, centre: float | None = None, axis_convention: str | None = None
+        self,
+        detector_spacing: float | None = None,
+        centre: float | None = None,
+        axis_convention: str | None = None,
     ) -> None:
-        self.pitch = pitch
+        self.detector_spacing = detector_spacing
         self.centre = centre
         self.axis_convention = axis_convention
 
     def load(self, path: str | Path) -> tuple[MetaTensor, Sinogram]:
         """The tensor, and all that the file holds."""
-        loaded = load_sinogram(path, self.pitch, self.centre, self.axis_convention)
+        loaded = load_sinogram(path, self.detector_spacing, self.centre, self.axis_convention)
         meta = {
             "filename_or_obj": str(loaded.path),
             "affine_known": False,
-            "pitch": loaded.pitch,
+            "detector_spacing": loaded.detector_spacing,
             "offset": loaded.offset,
             "photons": loaded.photons,
         }
-        return MetaTensor(torch.from_numpy(loaded.lines), meta=meta), loaded
+        return MetaTensor(torch.from_numpy(loaded.sinogram), meta=meta), loaded
 
     def __call__(self, path: str | Path) -> MetaTensor:
-        """Line integrals ``(slices, views, detectors)``; pitch, offset and photons stand in the meta."""
+        """Line integrals ``(slices, views, detectors)``; detector spacing, offset and photons are in the meta."""
         return self.load(path)[0]
 
 
 class LoadSinogramd(MapTransform):
-    """:class:`LoadSinogram` of every key; adds ``angles, pitch, offset, photons``.
+    """:class:`LoadSinogram` of every key; adds ``angles, detector_spacing, offset, photons``.
 
     Args:
         keys: of the paths.
-        pitch: see :class:`LoadSinogram`.
+        detector_spacing: see :class:`LoadSinogram`.
         centre: see there.
         allow_missing_keys: as in MONAI.
         axis_convention: see there.
@@ -67,13 +70,13 @@ class LoadSinogramd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        pitch: float | None = None,
+        detector_spacing: float | None = None,
         centre: float | None = None,
         allow_missing_keys: bool = False,
         axis_convention: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadSinogram(pitch, centre, axis_convention)
+        self.load = LoadSinogram(detector_spacing, centre, axis_convention)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Raises ``InputError`` for files that cannot be used."""
@@ -81,5 +84,6 @@ class LoadSinogramd(MapTransform):
         for key in self.key_iterator(out):
             out[key], loaded = self.load.load(out[key])
             out["angles"] = torch.from_numpy(loaded.angles)
-            out["pitch"], out["offset"], out["photons"] = loaded.pitch, loaded.offset, loaded.photons
+            out["detector_spacing"] = loaded.detector_spacing
+            out["offset"], out["photons"] = loaded.offset, loaded.photons
         return out

@@ -19,7 +19,7 @@ from medrecon.data.geometry import affine_of_slices
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.names import case_seed
 from medrecon.data.noise import noise_level, noise_scan_std, outer_noise_std
-from medrecon.data.sampling import one_sided, sampled, undersampled, unlike
+from medrecon.data.sampling import one_sided, sampled, sampling_differs, undersampled
 from medrecon.data.scan import CartesianScan
 from medrecon.formats import load_kspace, load_noncartesian
 from medrecon.posterior import Reconstruction
@@ -123,7 +123,7 @@ class LoadKSpaced(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             out[key], loaded = self.load.load(out[key])
-            differs = unlike(loaded.kspace, loaded.mask)
+            differs = sampling_differs(loaded.kspace, loaded.mask)
             if differs:
                 raise InputError(f"{loaded.path}: {differs}")
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))

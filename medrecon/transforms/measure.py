@@ -22,7 +22,7 @@ from medrecon.data.sampling import one_sided, undersampled
 from medrecon.data.scan import CartesianScan, Geometry, ImageScan, NonCartesianScan, Scan, Sinogram
 from medrecon.data.trajectories import GOLDEN_ANGLE, radial
 from medrecon.operators import NUFFT
-from medrecon.operators.image import super_resolution
+from medrecon.operators.image import DOWNSAMPLING
 from medrecon.transforms.simulate import SimulateSinogram
 
 __all__ = ["CoarserImaged", "FewerLinesd", "NoisyImaged", "RadialKSpaced", "SinogramOfImaged"]
@@ -164,7 +164,7 @@ class CoarserImaged(_Measure):
             check_count("factor", one, 1, 64)
         if len(factors) != 2:
             raise InputError(f"factor is one whole number, or two for (y, x); got {shown(factor)}")
-        if kernel not in ("kspace", "mean", "gaussian"):
+        if kernel not in DOWNSAMPLING:
             raise InputError(f"unknown kernel {shown(kernel)}; choose kspace, mean or gaussian")
         self.factors = factors
         self.kernel = kernel
@@ -180,7 +180,7 @@ class CoarserImaged(_Measure):
                 "smaller factor"
             )
         label = label[:, : small[0] * factors[0], : small[1] * factors[1]]
-        coarsen = super_resolution(label.shape[1:], factors, self.kernel)  # type: ignore[arg-type]
+        coarsen = DOWNSAMPLING[self.kernel](label.shape[1:], factors)
         coarse = coarsen(torch.from_numpy(label.astype(np.float32))[:, None])[:, 0].numpy()
         noise = self.noise * _unit(label) * _generator(self.seed, scan).standard_normal(coarse.shape)
         geometry = _coarser(scan.geometry, factors, label.shape[1:], self.kernel)
@@ -200,7 +200,7 @@ def _coarser(geometry: Geometry, factors: Sequence[int], matrix: tuple[int, ...]
 class SinogramOfImaged(_Measure):
     """Parallel-beam line integrals of CT images in HU, with the noise of counting. Padding below -1000 HU counts as air.
 
-    Adds the physics of the reconstruction on the same pixels: ``size`` and ``voxel``, for
+    Adds the physics of the reconstruction on the same pixels: ``image_size`` and ``voxel``, for
     :class:`medrecon.engines.ScanPrepareBatch`.
 
     Args:
@@ -244,19 +244,19 @@ class SinogramOfImaged(_Measure):
             raise InputError(f"{scan.path}: its pixels are not known to be square; resample it")
         simulate = SimulateSinogram(**self.scan_settings, spacing=sides[1])
         simulate.set_random_state(int(_generator(self.seed, scan).integers(2**31)))
-        lines = simulate(torch.from_numpy(scan.array.astype(np.float32)))
+        measured = simulate(torch.from_numpy(scan.array.astype(np.float32)))
         sinogram = Sinogram(
             path=scan.path,
             format=scan.format,
             geometry=scan.geometry,
             attributes=scan.attributes,
             warnings=scan.warnings,
-            lines=torch.as_tensor(lines).numpy().astype(np.float32),
+            sinogram=torch.as_tensor(measured).numpy().astype(np.float32),
             angles=simulate.angles.numpy(),
-            pitch=sides[1],
+            detector_spacing=sides[1],
             photons=simulate.photons,
         )
-        return sinogram, scan.array.clip(min=-1000), {"size": scan.matrix[0], "voxel": sides[1]}
+        return sinogram, scan.array.clip(min=-1000), {"image_size": scan.matrix[0], "voxel": sides[1]}
 
 
 def _check_full(scan: CartesianScan) -> None:

@@ -18,7 +18,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.noise import counted
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
-from medrecon.operators import ParallelBeam
+from medrecon.operators import Detector, ParallelBeam
 from medrecon.transforms.coils import as_array, as_before, cropped, mask_of
 
 __all__ = [
@@ -184,7 +184,7 @@ class SimulateKSpaced(_Seeded):
 class SimulateSinogram(Randomizable, Transform):
     """Line integrals ``(slices, views, detectors)`` of Hounsfield units ``(slices, y, x)``, with the noise of counting.
 
-    The meta of a ``MetaTensor`` records ``pitch``, ``offset`` and ``photons``.
+    The meta of a ``MetaTensor`` records ``detector_spacing``, ``offset`` and ``photons``.
 
     Args:
         views: number of views.
@@ -224,12 +224,12 @@ class SimulateSinogram(Randomizable, Transform):
         """Of the views, rad, float64."""
         return torch.arange(self.views, dtype=torch.float64) * math.radians(self.turn) / self.views
 
-    def side(self, image: object) -> float:
-        """Of a pixel, in mm."""
+    def pixel_size(self, image: object) -> float:
+        """Side of a pixel, mm."""
         if self.spacing is not None:
             return self.spacing
         if not isinstance(image, MetaTensor):
-            raise InputError("the side of a pixel is unknown; give spacing in mm")
+            raise InputError("the pixel size is unknown; give spacing in mm")
         x, y = (float(image.affine[:3, axis].norm()) for axis in (0, 1))
         if not math.isclose(x, y, rel_tol=1e-3):
             raise InputError(f"pixels of {x:g} x {y:g} mm are not square; resample them")
@@ -237,18 +237,19 @@ class SimulateSinogram(Randomizable, Transform):
 
     def __call__(self, image: Tensor) -> Tensor:
         """Measure."""
-        array, side = torch.from_numpy(as_array(image).astype(np.float32)), self.side(image)
+        array, spacing = torch.from_numpy(as_array(image).astype(np.float32)), self.pixel_size(image)
         if array.ndim != 3:
             raise InputError(f"images must be (slices, y, x) to be measured; got shape {tuple(array.shape)}")
-        project = ParallelBeam(self.angles, (array.shape[1], array.shape[2]), self.detectors, spacing=side)
-        lines = project(((1 + array / 1000).clamp(min=0) * self.water)[None])[0].numpy()
+        shape = (array.shape[1], array.shape[2])
+        project = ParallelBeam(self.angles, shape, Detector(self.detectors), spacing=spacing)
+        sinogram = project(((1 + array / 1000).clamp(min=0) * self.water)[None])[0].numpy()
         generator = np.random.default_rng(self.R.randint(2**31))
-        scan = {"pitch": side, "offset": 0.0, "photons": self.photons}
-        return as_before(image, counted(lines, self.photons, self.electronic, generator), **scan)
+        scan = {"detector_spacing": spacing, "offset": 0.0, "photons": self.photons}
+        return as_before(image, counted(sinogram, self.photons, self.electronic, generator), **scan)
 
 
 class SimulateSinogramd(_Seeded):
-    """:class:`SimulateSinogram` of every key; adds ``angles``, ``pitch``, ``offset`` and ``photons``, as LoadSinogramd does.
+    """:class:`SimulateSinogram` of every key; adds ``angles, detector_spacing, offset, photons``, as LoadSinogramd does.
 
     Args:
         keys: of the images, square pixels.
@@ -283,7 +284,8 @@ class SimulateSinogramd(_Seeded):
         """Measure every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out["pitch"], out["offset"], out["photons"] = self.one.side(out[key]), 0.0, self.one.photons
+            out["detector_spacing"] = self.one.pixel_size(out[key])
+            out["offset"], out["photons"] = 0.0, self.one.photons
             out[key] = self.one(out[key])
         out["angles"] = self.one.angles
         return out

@@ -245,7 +245,7 @@ def test_coil_compression_names_the_file(tmp_path, capsys):
     mask[:8] = True
     path = npz(tmp_path / "scan.npz", kspace=head() * mask)
     text = said(compress_coils, head() * mask, mask, 2, "svd", "scan")
-    assert text.startswith("scan: has no fully sampled centre")
+    assert text.startswith("scan: coil compression needs a fully sampled centre")
     assert main(["recon", str(path), "-o", str(tmp_path / "o"), "--compress", "2", "--solver", "zero-filled"]) == 2
     assert "scan.npz" in capsys.readouterr().err
 
@@ -259,8 +259,8 @@ def test_a_given_mask_answers_the_warning_of_rounding(tmp_path, capsys):
     np.save(tmp_path / "mask.npy", mask)
     command = ["recon", str(path), "-o", str(tmp_path / "o"), "--solver", "zero-filled"]
     assert main([*command, "--mask", str(tmp_path / "mask.npy")]) == 0
-    assert "rounding" not in capsys.readouterr().err
-    assert "rounding" in load_kspace(path).warnings[0]
+    assert "round-off" not in capsys.readouterr().err
+    assert "round-off" in load_kspace(path).warnings[0]
 
 
 def test_only_a_prior_makes_images_too_smooth(tmp_path, capsys):

@@ -169,7 +169,7 @@ def test_unusable_noise_scans(three, tmp_path, capsys, words):
     assert loaded["noise_std"] == estimate_noise_std(kspace, mask)
     capsys.readouterr()
     assert main(["recon", str(path), "-o", str(tmp_path / "w"), "--whiten"]) == 2
-    assert "holds no usable noise scan" in capsys.readouterr().err
+    assert "needs a usable noise scan" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
     with pytest.raises(InputError, match="no noise scan"):
         PrewhitenCoilsd("image")(loaded)
@@ -200,7 +200,7 @@ def test_a_loud_scan_is_reported_once(three, tmp_path, way, caplog):
     assert record["warnings"] == [text.replace(str(path), "three.h5")]
     assert [r.message for r in caplog.records if "outermost" in r.message] == [text]
     (given,) = medrecon.reconstruct(kspace, mask, solver="zero-filled", noise_std=50 * STD).record["warnings"]
-    assert "times what the outermost k-space shows" in given
+    assert "times the noise in the outermost k-space" in given
 
 
 def test_covariances_that_cannot_be_known_are_refused_by_name():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medrecon.data.trajectories import GOLDEN_ANGLE, TINY_GOLDEN_ANGLE, echo_planar, radial, spiral
-from medrecon.operators import NUFFT, density_compensation
+from medrecon.operators import NUFFT, Finufft, pipe_menon_dcf
 from medrecon.operators.fourier import fft
 
 
@@ -69,7 +69,7 @@ def test_echo_trains_hold_the_grid(shape, shots):
     x = torch.randn(1, 1, *shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
     at = (k.long() + torch.tensor([shape[0] // 2, shape[1] // 2])).flatten(0, 1)
     exact = fft(x, (-2, -1))[0, 0][at[:, 0], at[:, 1]]
-    y = NUFFT(k, shape, backend="finufft", eps=1e-12, dtype=torch.complex128)(x)[0, 0]
+    y = NUFFT(k, shape, backend=Finufft(1e-12), dtype=torch.complex128)(x)[0, 0]
     assert torch.allclose(y, exact, atol=1e-9)
 
 
@@ -103,7 +103,7 @@ def test_an_image_comes_back(trajectory):
     data = A(image)
     solved = A.solve(A.adjoint(data), 1e-4, n_iter=40)
     assert (solved - image).norm() / image.norm() < 0.01
-    density = density_compensation(trajectory, (40, 40))
+    density = pipe_menon_dcf(trajectory, (40, 40))
     gridded = A.gridding(data, density)
     assert (gridded - image).norm() / image.norm() < 0.06
 

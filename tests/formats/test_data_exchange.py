@@ -16,27 +16,27 @@ def test_data_exchange_files_lose_flats_and_darks(tmp_path, units):
     path = exchange(tmp_path / "a.h5", lines, theta_units=units, x_pixel_size=(5.0, "um"))
     data = load_sinogram(path)
     # Counts in single precision, a few thousand of them.
-    assert np.abs(data.lines - lines.swapaxes(0, 1)).max() < 1e-4
+    assert np.abs(data.sinogram - lines.swapaxes(0, 1)).max() < 1e-4
     assert np.allclose(data.angles, np.arange(12) * np.pi / 12)
-    assert data.pitch == pytest.approx(0.005)
+    assert data.detector_spacing == pytest.approx(0.005)
     assert load_sinogram(path, 0.2, centre=10.0).offset == 10.0 - 14.5
-    out = LoadSinogramd("image", pitch=0.2)({"image": path})
+    out = LoadSinogramd("image", detector_spacing=0.2)({"image": path})
     assert tuple(out["image"].shape) == (2, 12, 30)
-    assert out["pitch"] == LoadSinogram(0.2)(path).meta["pitch"] == 0.2
+    assert out["detector_spacing"] == LoadSinogram(0.2)(path).meta["detector_spacing"] == 0.2
 
 
 def test_data_exchange_files_that_cannot_be_used(tmp_path):
     lines = np.ones((4, 1, 8))
-    with pytest.raises(InputError, match="spacing of its detector pixels"):
+    with pytest.raises(InputError, match="detector spacing is not recorded"):
         load_sinogram(exchange(tmp_path / "a.h5", lines))
-    with pytest.raises(InputError, match=r"in 'furlong'; give the pitch"):
+    with pytest.raises(InputError, match=r"in 'furlong'; give the detector spacing"):
         load_sinogram(exchange(tmp_path / "b.h5", lines, x_pixel_size=(1.0, "furlong")))
-    with pytest.raises(InputError, match="see no more in the flats than in the darks"):
+    with pytest.raises(InputError, match="count no more in the flats than in the darks"):
         load_sinogram(exchange(tmp_path / "c.h5", lines, white=100.0), 1.0)
     path = exchange(tmp_path / "d.h5", lines)
     with h5py.File(path, "r+") as file:
         del file["exchange/theta"]
-    with pytest.raises(InputError, match="no exchange/theta"):
+    with pytest.raises(InputError, match="exchange/theta is missing"):
         load_sinogram(path, 1.0)
     (tmp_path / "e.h5").write_bytes(path.read_bytes()[:900])
     with pytest.raises(InputError, match="not a readable HDF5 file"):
@@ -50,4 +50,4 @@ def test_the_tooths_counts_become_its_line_integrals(data_folder, tmp_path):
                 file[f"exchange/{name}"] = held[key]
             file["exchange/theta"] = np.rad2deg(held["theta_rad"])
         data = load_sinogram(tmp_path / "t.h5", 1.0, float(held["centre"]))
-        assert np.abs(data.lines[0] - held["sino"]).max() < 1e-4
+        assert np.abs(data.sinogram[0] - held["sino"]).max() < 1e-4

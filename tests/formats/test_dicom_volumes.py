@@ -590,8 +590,8 @@ def test_suffixes_in_upper_case(scan, tmp_path, capsys):
     os.rename(tmp_path / "o" / "K.nii.gz", tmp_path / "o" / "K.NII.GZ")
     capsys.readouterr()
     with (tmp_path / "S.NPZ").open("wb") as file:
-        np.savez(file, sino=np.ones((6, 9), np.float32), theta_rad=np.linspace(0, 3, 6), pitch_mm=1.0)
-    assert load_sinogram(tmp_path / "S.NPZ").lines.shape == (1, 6, 9)
+        np.savez(file, sino=np.ones((6, 9), np.float32), theta_rad=np.linspace(0, 3, 6), detector_spacing_mm=1.0)
+    assert load_sinogram(tmp_path / "S.NPZ").sinogram.shape == (1, 6, 9)
 
 
 def test_a_twix_suffix_in_upper_case(tmp_path, capsys, data_folder):

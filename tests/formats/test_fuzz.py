@@ -64,7 +64,7 @@ def spokes(path):
 
 
 def sinogram(path):
-    np.savez(path, sino=np.ones((4, 9), np.float32), theta_rad=np.arange(4) * 0.7, pitch_mm=1.0)
+    np.savez(path, sino=np.ones((4, 9), np.float32), theta_rad=np.arange(4) * 0.7, detector_spacing_mm=1.0)
     return load_sinogram
 
 
@@ -90,8 +90,8 @@ def sensible(data):
         assert np.iscomplexobj(data.samples)
         assert np.isfinite(data.samples).all()
         assert np.isfinite(data.trajectory).all()
-    elif hasattr(data, "lines"):
-        assert np.isfinite(data.lines).all()
+    elif hasattr(data, "sinogram"):
+        assert np.isfinite(data.sinogram).all()
     else:
         assert np.isfinite(data.array).all()
 

@@ -10,7 +10,7 @@ import torch
 
 from medrecon.data.errors import InputError
 from medrecon.data.masks import undersampling_mask
-from medrecon.data.passes import held_samples, largest_part, masked
+from medrecon.data.passes import largest_part, masked, nonzero_positions
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.formats import load, load_kspace, mapped
 from medrecon.formats.hdf5 import open_hdf5, read_dataset
@@ -138,8 +138,8 @@ def test_passes_equal_those_of_whole_arrays(scan):
     assert largest_part(kspace) == max(np.abs(kspace.real).max(), np.abs(kspace.imag).max())
     assert largest_part(np.zeros((0, 3))) == 0 and np.isnan(largest_part(np.array([1, np.nan, 3.0])))
     assert largest_part(np.array([[[[1.0, -np.inf]]]])) == np.inf
-    assert np.array_equal(held_samples(kspace), (kspace != 0).any(axis=(0, 1)))
-    assert np.array_equal(held_samples(kspace[0, 0]), kspace[0, 0] != 0)
+    assert np.array_equal(nonzero_positions(kspace), (kspace != 0).any(axis=(0, 1)))
+    assert np.array_equal(nonzero_positions(kspace[0, 0]), kspace[0, 0] != 0)
     fewer = scan[1] & (np.arange(N[1]) < 30)
     assert masked(kspace, scan[1]) is kspace and np.array_equal(masked(kspace, fewer), kspace * fewer)
 

@@ -236,11 +236,11 @@ def test_whitened_and_compressed_coils_on_the_command_line(scan, tmp_path, capsy
     image = load_image(tmp_path / "o" / "scan.nii.gz").array
     assert np.corrcoef(image.ravel(), truth.ravel())[0, 1] > 0.9
     assert main(["recon", str(path), "-o", str(tmp_path / "p"), "--whiten", "--maps", str(path)]) == 2
-    assert "leave out whitening" in capsys.readouterr().err
+    assert "leave out prewhitening" in capsys.readouterr().err
     with h5py.File(path, "r+") as file:
         del file["noise"]
     assert main(["recon", str(path), *out]) == 2
-    assert "holds no usable noise scan" in capsys.readouterr().err
+    assert "needs a usable noise scan" in capsys.readouterr().err
 
 
 def test_nifti_keeps_voxels_and_spacing(tmp_path):

@@ -20,7 +20,7 @@ from medrecon.formats import (
     load_noncartesian,
     load_sinogram,
 )
-from medrecon.operators import ParallelBeam
+from medrecon.operators import Detector, ParallelBeam
 from tests import fuzz
 from tests.make import ismrmrd as make_ismrmrd
 from tests.make import twix as make_twix
@@ -116,11 +116,11 @@ def test_what_no_format_claims_is_refused_with_the_list(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no DICOM images"):
         load(tmp_path / "empty")
-    with pytest.raises(InputError, match="pitch does not belong to this kind of file"):
+    with pytest.raises(InputError, match="detector_spacing does not belong to this kind of file"):
         np.save(tmp_path / "a.npy", fuzz.kspace())
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file["kspace"] = fuzz.kspace()
-        load(tmp_path / "a.h5", companions=Companions(pitch=1.0))
+        load(tmp_path / "a.h5", companions=Companions(detector_spacing=1.0))
 
 
 def test_doses_and_segmentations_are_refused(tmp_path):
@@ -158,14 +158,14 @@ def test_the_axis_of_scikit_images_sinograms_is_on_a_pixel(tmp_path):
     transform = pytest.importorskip("skimage.transform")
     n, degrees = 64, np.arange(180.0)
     sino = transform.radon(spots(n, n // 2), degrees, circle=True).T
-    held = {"sino": sino, "theta_rad": np.deg2rad(degrees), "pitch_mm": 1.0}
+    held = {"sino": sino, "theta_rad": np.deg2rad(degrees), "detector_spacing_mm": 1.0}
     np.savez(tmp_path / "a.npz", **held)
     np.savez(tmp_path / "b.npz", **held, axis_convention="pixel")
     truth = spots(n, (n - 1) / 2)
 
     def quality(scan):
-        A = ParallelBeam(torch.from_numpy(scan.angles), (n, n), n, offset=scan.offset)
-        return psnr(A.fbp(torch.from_numpy(scan.lines)[None])[0, 0].numpy(), truth)
+        A = ParallelBeam(torch.from_numpy(scan.angles), (n, n), Detector(n, offset=scan.offset))
+        return psnr(A.fbp(torch.from_numpy(scan.sinogram)[None])[0, 0].numpy(), truth)
 
     middle, pixel = load_sinogram(tmp_path / "a.npz"), load_sinogram(tmp_path / "b.npz")
     assert (middle.offset, pixel.offset) == (0, 0.5)
@@ -173,20 +173,20 @@ def test_the_axis_of_scikit_images_sinograms_is_on_a_pixel(tmp_path):
     assert load_sinogram(tmp_path / "b.npz", axis_convention="middle").offset == 0
     # 45.6 and 33.6 dB; with the other sign 27.8.
     assert quality(pixel) > quality(middle) + 8
-    np.savez(tmp_path / "odd.npz", sino=np.ones((4, 9)), theta_rad=np.arange(4) * 0.7, pitch_mm=1.0)
+    np.savez(tmp_path / "odd.npz", sino=np.ones((4, 9)), theta_rad=np.arange(4) * 0.7, detector_spacing_mm=1.0)
     assert load_sinogram(tmp_path / "odd.npz", axis_convention="pixel").offset == 0
     assert load_sinogram(tmp_path / "b.npz", centre=31).offset == -0.5  # a centre is a pixel, whatever the convention
 
 
 def test_beams_and_what_they_need(tmp_path):
-    rng, held = np.random.default_rng(0), {"theta_rad": np.arange(5) * 1.2, "pitch_mm": 0.5}
+    rng, held = np.random.default_rng(0), {"theta_rad": np.arange(5) * 1.2, "detector_spacing_mm": 0.5}
     distances = {"source_to_axis_mm": 100.0, "source_to_detector_mm": 160.0}
     lines = rng.random((5, 6, 8)).astype(np.float32)
     path = tmp_path / "s.npz"
     np.savez(path, sino=lines, beam="cone", centre=3.0, centre_row=3.5, **held, **distances)
     cone = load(path)
-    assert (cone.beam, cone.lines.shape, cone.n_slices) == ("cone", (1, 5, 6, 8), 6)
-    assert np.array_equal(cone.lines[0], lines)
+    assert (cone.beam, cone.sinogram.shape, cone.n_slices) == ("cone", (1, 5, 6, 8), 6)
+    assert np.array_equal(cone.sinogram[0], lines)
     assert (cone.offset, cone.row_offset) == (-0.5, 1.0)
     assert (cone.source_to_axis, cone.source_to_detector) == (100, 160)
     np.savez(path, sino=lines.swapaxes(0, 1), beam="fan", **held, **distances)

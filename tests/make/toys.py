@@ -9,7 +9,7 @@ from torch import nn
 from medrecon.data.coils import to_kspace
 from medrecon.data.phantom import loop_coils
 from medrecon.data.scan import CartesianScan, DynamicScan, Geometry, ImageScan, NonCartesianScan, Sinogram
-from medrecon.operators import FanBeam, ParallelBeam
+from medrecon.operators import Detector, FanBeam, ParallelBeam
 from medrecon.posterior import PriorSpec, run, sampling
 from medrecon.problems import physics_of, problem
 from medrecon.settings import SamplingSettings
@@ -145,12 +145,14 @@ def sinogram(beam, **more):
     """Line integrals of a disc of water of 0.02 / mm."""
     x = torch.from_numpy(water_disc())[None, None] * 0.02
     if beam == "parallel":
-        A = ParallelBeam(torch.from_numpy(ANGLES), (64, 64), 96, 1.5, 1.0)
-        return Sinogram(path=Path("a.npz"), format="toy", lines=A(x)[0].numpy(), angles=ANGLES, pitch=1.0, **more)
-    A = FanBeam(torch.from_numpy(TURN), (64, 64), 200.0, 400.0, 128, 1.5, 1.6)
+        A = ParallelBeam(torch.from_numpy(ANGLES), (64, 64), Detector(96, 1.0), 1.5)
+        return Sinogram(
+            path=Path("a.npz"), format="toy", sinogram=A(x)[0].numpy(), angles=ANGLES, detector_spacing=1.0, **more
+        )
+    A = FanBeam(torch.from_numpy(TURN), (64, 64), 200.0, 400.0, Detector(128, 1.6), 1.5)
     return Sinogram(
-        path=Path("a.npz"), format="toy", lines=A(x)[0].numpy(), angles=TURN, pitch=1.6, beam="fan", source_to_axis=200.0,
-        source_to_detector=400.0, **more,
+        path=Path("a.npz"), format="toy", sinogram=A(x)[0].numpy(), angles=TURN, detector_spacing=1.6, beam="fan",
+        source_to_axis=200.0, source_to_detector=400.0, **more,
     )  # fmt: skip
 
 

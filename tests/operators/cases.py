@@ -19,27 +19,34 @@ from medrecon.operators import (
     Coils,
     ConeBeam,
     Dense,
+    Detector,
     FanBeam,
     FiniteDifferences,
+    Finufft,
     LinearOperator,
     MulticoilMRI,
     Multiple,
     OnChannels,
     OversampledFourier,
+    Panel,
     ParallelBeam,
     RealAsComplex,
     Separable,
+    SparseGridding,
     Stack,
     Sum,
+    TableGridding,
     Warp,
     Weights,
     Whitening,
     crop,
+    downsample_gaussian,
+    downsample_kspace,
+    downsample_mean,
     gaussian_blur,
     moving_sense,
     nufft_sense,
     sense,
-    super_resolution,
 )
 from medrecon.operators.image import gaussian_kernel, motion_kernel
 
@@ -94,8 +101,8 @@ def _nufft(samples, *shape, **settings):
 
 
 def _nufft_sense(samples, *shape, batch=1):
-    settings = {"oversampling": 2.0, "width": 10, "dtype": torch.complex128}
-    A = nufft_sense(random_trajectory(samples, *shape), coil_maps(batch, 3, *shape), **settings)
+    maps, backend = coil_maps(batch, 3, *shape), SparseGridding(2.0, 10)
+    A = nufft_sense(random_trajectory(samples, *shape), maps, backend=backend, dtype=torch.complex128)
     return A, random_tensor(3, 2, *shape, dtype=torch.float64)
 
 
@@ -107,7 +114,7 @@ def _fan(shape, views, **settings):
 
 def _cone(shape, views, keep):
     angles = torch.linspace(0, 6.1, views, dtype=torch.float64)
-    A = ConeBeam(angles, shape, 9.0, 15.0, (7, 9), offset=(0.3, -0.4), dtype=torch.float64, keep=keep)
+    A = ConeBeam(angles, shape, 9.0, 15.0, Panel((7, 9), offset=(0.3, -0.4)), dtype=torch.float64, keep=keep)
     return A, random_tensor(2, 1, *shape, dtype=torch.float64)
 
 
@@ -181,7 +188,7 @@ def _complex_separable():
 
 
 def _measured(k, *shape, **settings):
-    settings = {"oversampling": 2.0, "width": 8, "toeplitz": False, "dtype": torch.complex128, **settings}
+    settings = {"backend": SparseGridding(2.0, 8), "toeplitz": False, "dtype": torch.complex128, **settings}
     return NUFFT(k.double(), shape, **settings), random_tensor(2, 2, *shape)
 
 
@@ -202,12 +209,12 @@ CASES = [
     Case("Blur, a kernel per item", _blurs_per_item),
     Case("Blur, 3-D", lambda: _real(Blur(gaussian_kernel(0.4, 3, DOUBLE)[1:-1, :, 1:-1], (4, 5, 6)), 4, 5, 6)),
     Case("gaussian_blur", lambda: _real(gaussian_blur((9, 8), 0.7, DOUBLE), 9, 8)),
-    Case("super_resolution, mean", lambda: _real(super_resolution((8, 9), (2, 3), "mean", DOUBLE), 8, 9)),
-    Case("super_resolution, Gaussian", lambda: _real(super_resolution((8, 12), 2, "gaussian", DOUBLE), 8, 12)),
-    Case("super_resolution, k-space", lambda: _real(super_resolution((12, 10), 2, "kspace", DOUBLE), 12, 10)),
+    Case("downsample_mean", lambda: _real(downsample_mean((8, 9), (2, 3), DOUBLE), 8, 9)),
+    Case("downsample_gaussian", lambda: _real(downsample_gaussian((8, 12), 2, DOUBLE), 8, 12)),
+    Case("downsample_kspace", lambda: _real(downsample_kspace((12, 10), 2, DOUBLE), 12, 10)),
     Case(
-        "super_resolution, one axis of three",
-        lambda: _real(super_resolution((6, 5, 4), (3, 1, 1), dtype=DOUBLE), 6, 5, 4),
+        "downsample_mean, one axis of three",
+        lambda: _real(downsample_mean((6, 5, 4), (3, 1, 1), DOUBLE), 6, 5, 4),
     ),
     Case("crop", lambda: _real(crop((7, 8), (4, 5), DOUBLE), 7, 8)),
     Case("FiniteDifferences", lambda: _real(FiniteDifferences(), 6, 5)),
@@ -240,12 +247,14 @@ CASES = [
     Case("ParallelBeam, weighted", lambda: _weighted((6, 7), 20)),
     Case("ParallelBeam even", lambda: _parallel((8, 8), 30)),
     Case(
-        "ParallelBeam odd, off centre", lambda: _parallel((7, 9), 24, detectors=16, pitch=0.8, offset=0.3, spacing=0.7)
+        "ParallelBeam odd, off centre",
+        lambda: _parallel((7, 9), 24, detector=Detector(16, 0.8, offset=0.3), spacing=0.7),
     ),
     Case("ParallelBeam, on the fly", lambda: _parallel((7, 8), 13, keep=False)),
     Case("FanBeam even", lambda: _fan((8, 8), 30)),
     Case(
-        "FanBeam odd, off centre, on the fly", lambda: _fan((7, 9), 11, detectors=21, pitch=1.1, offset=0.4, keep=False)
+        "FanBeam odd, off centre, on the fly",
+        lambda: _fan((7, 9), 11, detector=Detector(21, 1.1, offset=0.4), keep=False),
     ),
     Case("sense, two sets of maps", lambda: _soft_sense(7, 8)),
     Case("sense, frames", lambda: _dynamic(3, 6, 7)),
@@ -269,17 +278,17 @@ CASES = [
     ),
     Case("NUFFT with weights", lambda: _nufft(60, 7, 9, toeplitz=False, weights=torch.linspace(0.2, 3, 60))),
     Case("NUFFT sparse, even", lambda: _nufft(90, 8, 6, toeplitz=False)),
-    Case("NUFFT sparse, odd, wide kernel", lambda: _nufft(60, 7, 9, oversampling=2.0, width=7, toeplitz=False)),
-    Case("NUFFT sparse, 3-D", lambda: _nufft(100, 4, 6, 5, backend="sparse", toeplitz=False)),
-    Case("NUFFT torchkbnufft", lambda: _nufft(80, 8, 9, backend="torchkbnufft", toeplitz=False)),
-    Case("NUFFT torchkbnufft, 3-D", lambda: _nufft(60, 5, 4, 6, backend="torchkbnufft", toeplitz=False)),
-    Case("NUFFT finufft", lambda: _nufft(80, 8, 9, backend="finufft", toeplitz=False)),
-    Case("NUFFT finufft, 3-D", lambda: _nufft(70, 4, 6, 5, backend="finufft", toeplitz=False)),
+    Case("NUFFT sparse, odd, wide kernel", lambda: _nufft(60, 7, 9, backend=SparseGridding(2.0, 7), toeplitz=False)),
+    Case("NUFFT sparse, 3-D", lambda: _nufft(100, 4, 6, 5, backend=SparseGridding(), toeplitz=False)),
+    Case("NUFFT torchkbnufft", lambda: _nufft(80, 8, 9, backend=TableGridding(), toeplitz=False)),
+    Case("NUFFT torchkbnufft, 3-D", lambda: _nufft(60, 5, 4, 6, backend=TableGridding(), toeplitz=False)),
+    Case("NUFFT finufft", lambda: _nufft(80, 8, 9, backend=Finufft(), toeplitz=False)),
+    Case("NUFFT finufft, 3-D", lambda: _nufft(70, 4, 6, 5, backend=Finufft(), toeplitz=False)),
     Case("NUFFT radial, golden angle", lambda: _measured(radial((8, 9), 12, step=GOLDEN_ANGLE), 8, 9)),
     Case("NUFFT spiral", lambda: _measured(spiral((9, 8), 5), 9, 8)),
     Case("NUFFT echo-planar", lambda: _measured(echo_planar((7, 8)), 7, 8)),
     # A kernel of ten points: the convolution and the interpolations agree to 1e-8.
-    Case("NUFFT sparse, convolution", lambda: _nufft(90, 8, 7, oversampling=2.0, width=10), 1e-7),
+    Case("NUFFT sparse, convolution", lambda: _nufft(90, 8, 7, backend=SparseGridding(2.0, 10)), 1e-7),
     Case("nufft_sense, fewer samples than pixels", lambda: _nufft_sense(40, 6, 7), 1e-7),
     Case("nufft_sense, maps per item", lambda: _nufft_sense(70, 6, 8, batch=3), 1e-7),
     Case(

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from medrecon.operators import ConeBeam, FanBeam, ParallelBeam
-from medrecon.operators.ct import FILTERS, _arcs, ramp_filter
+from medrecon.operators import ConeBeam, Detector, FanBeam, Panel, ParallelBeam
+from medrecon.operators.fbp import FILTERS, ramp_filter, view_arcs
 
 from ..make.images import disc
 
 DOUBLE = torch.float64
 
 
-@pytest.mark.parametrize(("shape", "pitch", "offset"), [((128, 128), 0.7, 0.0), ((101, 128), 0.5, 3.1)])
-def test_a_disc_has_the_chords_of_a_circle(shape, pitch, offset):
+@pytest.mark.parametrize(("shape", "detector_spacing", "offset"), [((128, 128), 0.7, 0.0), ((101, 128), 0.5, 3.1)])
+def test_a_disc_has_the_chords_of_a_circle(shape, detector_spacing, offset):
     spacing, radius, centre = 0.7, 25.0, (6.0, -4.5)
     angles = torch.linspace(0, math.pi, 37)[:-1]
-    A = ParallelBeam(angles, shape, detectors=300, spacing=spacing, pitch=pitch, offset=offset)
+    A = ParallelBeam(angles, shape, Detector(300, detector_spacing, offset), spacing=spacing)
     y = A(disc(shape, radius, centre, spacing))[0, 0]
-    s = (torch.arange(300) - 149.5) * pitch - offset
+    s = (torch.arange(300) - 149.5) * detector_spacing - offset
     along = s - (centre[0] * angles.cos() + centre[1] * angles.sin())[:, None]
     exact = 2 * (radius**2 - along**2).clamp(min=0).sqrt()
     # 1 %: what pixels of 1/36 of the radius leave at the rim.
@@ -32,7 +32,7 @@ def test_orientation_is_scikit_images():
     image = disc((64, 64), 9.0, (5.0, 11.0), 1.0) + 0.5 * disc((64, 64), 4.0, (-9.0, 2.0), 1.0)
     degrees = np.arange(0, 180, 7.5)
     theirs = transform.radon(image[0, 0].numpy(), degrees)  # rotates about pixel n // 2, half a pixel off our centre
-    A = ParallelBeam(torch.from_numpy(np.deg2rad(degrees)), (64, 64), detectors=64)
+    A = ParallelBeam(torch.from_numpy(np.deg2rad(degrees)), (64, 64), Detector(64))
     angles = np.deg2rad(degrees)
     ours = A(image)[0, 0].numpy()
     for view, angle in enumerate(angles):
@@ -78,8 +78,8 @@ def test_ellipses_have_their_chords():
 @pytest.mark.parametrize("offset", [0.0, 2.5])
 def test_fan_beam_rays_are_where_they_should_be(offset):
     angles = torch.linspace(0, 2 * math.pi, 25, dtype=torch.float64)[:-1]
-    A = FanBeam(angles, (256, 256), 120.0, 200.0, spacing=0.4, offset=offset)
-    u = ((torch.arange(A.detectors).double() - (A.detectors - 1) / 2) * A.pitch - offset) / A.magnification
+    A = FanBeam(angles, (256, 256), 120.0, 200.0, Detector(offset=offset), spacing=0.4)
+    u = ((torch.arange(A.detectors).double() - (A.detectors - 1) / 2) * A.detector_spacing - offset) / A.magnification
     # The ray from the source at R (sin, -cos) through u (cos, sin).
     gamma = torch.atan2(u, torch.tensor(120.0))
     exact = chords(angles[:, None] - gamma, 120.0 * gamma.sin())
@@ -90,8 +90,8 @@ def test_fan_beam_rays_are_where_they_should_be(offset):
 def test_a_source_far_away_makes_parallel_rays():
     angles = torch.linspace(0, 5.0, 17, dtype=torch.float64)
     x = ellipses((64, 64), 1.6, 2).double()
-    far = FanBeam(angles, (64, 64), 1e7, 1e7, 80, 1.6, dtype=torch.float64)(x)
-    assert torch.allclose(far, ParallelBeam(angles, (64, 64), 80, 1.6, dtype=torch.float64)(x), atol=1e-3)
+    far = FanBeam(angles, (64, 64), 1e7, 1e7, Detector(80), 1.6, dtype=torch.float64)(x)
+    assert torch.allclose(far, ParallelBeam(angles, (64, 64), Detector(80), 1.6, dtype=torch.float64)(x), atol=1e-3)
 
 
 def test_kept_and_made_anew_are_the_same():
@@ -129,12 +129,13 @@ def test_views_that_share_rays_are_what_they_are_alone(turn, kind, keep):
     shape = (13, 10) if "not square" in kind else (13, 13)
 
     def make(angles):
-        common = {"offset": 0.7, "dtype": torch.float64, "keep": keep}
+        common = {"dtype": torch.float64, "keep": keep}
         if kind == "cone":
-            return ConeBeam(angles, (4, *shape), 20.0, 31.0, (5, 19), **common | {"offset": (0.4, 0.7)})
+            return ConeBeam(angles, (4, *shape), 20.0, 31.0, Panel((5, 19), offset=(0.4, 0.7)), **common)
+        detector = Detector(21, offset=0.7)
         if "fan" in kind:
-            return FanBeam(angles, shape, 20.0, 31.0, 21, **common)
-        return ParallelBeam(angles, shape, 21, **common)
+            return FanBeam(angles, shape, 20.0, 31.0, detector, **common)
+        return ParallelBeam(angles, shape, detector, **common)
 
     A = make(angles)
     alone = [make(angle[None]) for angle in angles]
@@ -157,9 +158,9 @@ def test_fbp_of_a_uniform_disc_is_water(fan, kind, offset):
     spacing, radius, centre = 0.7, 50.0, (6.0, -4.5)
     angles = torch.arange(360, dtype=torch.float64) * (math.pi / 360 * (2 if fan else 1))
     A = (
-        FanBeam(angles, (256, 256), 400.0, 700.0, spacing=spacing, offset=offset, keep=False)
+        FanBeam(angles, (256, 256), 400.0, 700.0, Detector(offset=offset), spacing, keep=False)
         if fan
-        else ParallelBeam(angles, (256, 256), spacing=spacing, offset=offset, keep=False)
+        else ParallelBeam(angles, (256, 256), Detector(offset=offset), spacing, keep=False)
     )
     s = A.positions * spacing - centre[0] * A.normals.cos() - centre[1] * A.normals.sin()
     image = A.fbp((2 * (radius**2 - s**2).clamp(min=0).sqrt()).float()[None, None])
@@ -175,7 +176,7 @@ def test_fbp_is_as_good_as_scikit_images(views, kind):
     transform = pytest.importorskip("skimage.transform")
     n, spacing = 255, 0.4  # odd, so that both grids have the axis in the middle of a pixel
     angles = torch.arange(views, dtype=torch.float64) * math.pi / views
-    A = ParallelBeam(angles, (n, n), n, spacing, keep=False)
+    A = ParallelBeam(angles, (n, n), Detector(n), spacing, keep=False)
     y = chords(angles[:, None], (torch.arange(n).double() - n // 2) * spacing)
     truth = ellipses((n, n), spacing)[0, 0].numpy()
     ours = A.fbp(y[None, None], kind)[0, 0].numpy()
@@ -213,7 +214,7 @@ def test_ramp_keeps_no_constant_and_errors_speak():
         ParallelBeam(torch.tensor([0.0, float("nan")]), (16, 16))
     with pytest.raises(ValueError, match="outside the image"):
         FanBeam(torch.arange(3.0), (64, 64), 40.0, 80.0)
-    with pytest.raises(ValueError, match="all round"):
+    with pytest.raises(ValueError, match="full turn"):
         FanBeam(torch.arange(0.0, 3.2, 0.1), (8, 8), 40.0, 80.0).fbp(torch.zeros(1, 1, 32, 12))
 
 
@@ -249,7 +250,7 @@ def test_cone_beam_rays_are_where_they_should_be():
     centre, errors = (5.0, -6.0, 8.0), []
     for finer in (1, 2):
         shape, spacing = (48 * finer, 64 * finer, 64 * finer), 0.8 / finer
-        A = ConeBeam(angles, shape, 90.0, 150.0, (60, 80), spacing, 1.3, offset=(2.0, -3.0), keep=False)
+        A = ConeBeam(angles, shape, 90.0, 150.0, Panel((60, 80), 1.3, (2.0, -3.0)), spacing, keep=False)
         exact = cone_chords(A, 11.0, centre)
         errors.append(float((A(ball(shape, spacing, 11.0, centre))[0, 0] - exact).norm() / exact.norm()))
     # Voxels of 1/14 of the radius leave 3 % at the rim; it falls with the power 3/2 of their size.
@@ -260,15 +261,15 @@ def test_cone_beam_rays_are_where_they_should_be():
 def test_cone_beam_in_its_plane_is_fan_beam():
     angles = torch.linspace(0, 6.0, 7, dtype=torch.float64)
     x = torch.randn(1, 1, 1, 20, 24, dtype=torch.float64)
-    cone = ConeBeam(angles, (1, 20, 24), 40.0, 60.0, (1, 50), dtype=torch.float64)
-    fan = FanBeam(angles, (20, 24), 40.0, 60.0, 50, dtype=torch.float64)
+    cone = ConeBeam(angles, (1, 20, 24), 40.0, 60.0, Panel((1, 50)), dtype=torch.float64)
+    fan = FanBeam(angles, (20, 24), 40.0, 60.0, Detector(50), dtype=torch.float64)
     assert torch.allclose(cone(x)[:, :, :, 0], fan(x[:, :, 0]), atol=1e-12)
 
 
 @pytest.mark.parametrize("offset", [(0.0, 0.0), (2.6, -5.3)])
 def test_fdk_of_a_ball_is_water(offset):
     angles = torch.arange(180, dtype=torch.float64) * math.pi / 90
-    A = ConeBeam(angles, (24, 64, 64), 200.0, 300.0, (48, 96), spacing=0.8, offset=offset, keep=False)
+    A = ConeBeam(angles, (24, 64, 64), 200.0, 300.0, Panel((48, 96), offset=offset), spacing=0.8, keep=False)
     centre = (2.0, -5.0, 4.0)
     image = A.fbp(cone_chords(A, 8.0, centre).float()[None, None])
     inner = ball((24, 64, 64), 0.8, 0.7 * 8.0, centre) == 1
@@ -279,23 +280,21 @@ def test_fdk_of_a_ball_is_water(offset):
 
 @pytest.mark.parametrize("fan", [False, True])
 def test_the_default_detector_sees_all_of_the_image(fan):
-    """For any pitch and offset, the sum of every view is the total mass."""
+    """For any detector spacing and offset, the sum of every view is the total mass."""
     angles = torch.linspace(0, 6.0, 13, dtype=torch.float64)
     x = torch.ones(1, 1, 20, 31, dtype=torch.float64)
-    for pitch, offset in ((0.35, 0.0), (0.7, 4.0), (1.4, -6.5)):
-        if fan:
-            A = FanBeam(angles, (20, 31), 1e4, 1e4, spacing=0.7, pitch=pitch, offset=offset, dtype=torch.float64)
-        else:
-            A = ParallelBeam(angles, (20, 31), spacing=0.7, pitch=pitch, offset=offset, dtype=torch.float64)
-        mass = A(x).sum(-1) * pitch
+    for detector_spacing, offset in ((0.35, 0.0), (0.7, 4.0), (1.4, -6.5)):
+        common = {"detector": Detector(None, detector_spacing, offset), "spacing": 0.7, "dtype": torch.float64}
+        A = FanBeam(angles, (20, 31), 1e4, 1e4, **common) if fan else ParallelBeam(angles, (20, 31), **common)
+        mass = A(x).sum(-1) * detector_spacing
         assert float((mass / (20 * 31 * 0.49) - 1).abs().max()) < 0.05  # of rays that meet the edges
 
 
 def test_a_missing_wedge_is_not_filled_by_its_neighbours():
     limited = torch.arange(120, dtype=torch.float64) * math.pi / 180
-    arcs = _arcs(limited, math.pi, wedge=math.pi / 12)
+    arcs = view_arcs(limited, math.pi, wedge=math.pi / 12)
     assert torch.allclose(arcs, torch.full_like(arcs, math.pi / 180))
-    assert abs(float(_arcs(torch.tensor([0.0, 0.1, 0.5, 2.0]), math.pi).sum()) - math.pi) < 1e-6
+    assert abs(float(view_arcs(torch.tensor([0.0, 0.1, 0.5, 2.0]), math.pi).sum()) - math.pi) < 1e-6
 
 
 def test_shapes_that_do_not_fit_are_named():
@@ -311,7 +310,7 @@ def test_interpolation_is_astras():
     astra = pytest.importorskip("astra", exc_type=ImportError)  # its wheel wants CUDA's libraries
     angles = torch.arange(30, dtype=torch.float64) * math.pi / 30 + 0.02
     image = ellipses((64, 64), 1.6, 2)
-    ours = ParallelBeam(angles, (64, 64), 80)(image)[0, 0].numpy()
+    ours = ParallelBeam(angles, (64, 64), Detector(80))(image)[0, 0].numpy()
     volume = astra.create_vol_geom(64, 64)
     geometry = astra.create_proj_geom("parallel", 1.0, 80, angles.numpy())
     theirs = astra.OpTomo(astra.create_projector("linear", geometry, volume)).FP(image[0, 0].numpy())
@@ -348,6 +347,6 @@ def test_views_that_coincide_share_their_arc():
     x[..., 8:24, 10:22] = 1
     for views in (10, 16, 20, 22, 24):
         half = torch.arange(views // 2, dtype=DOUBLE) * 2 * math.pi / views
-        A, B = (ParallelBeam(a, (32, 32), detectors=47) for a in (half, torch.cat([half, half + math.pi])))
+        A, B = (ParallelBeam(a, (32, 32), Detector(47)) for a in (half, torch.cat([half, half + math.pi])))
         assert torch.allclose(A.fbp(A(x)), B.fbp(B(x)), atol=1e-3)
         assert abs(float(B.fbp(B(x))[..., 10:22, 12:20].mean()) - 1) < 0.15

@@ -94,7 +94,7 @@ def test_single_precision_is_the_same_operator(problem):
     y = operator(x)
     image = x.to(torch.complex64 if x.is_complex() else torch.float32)
     if "NUFFT" in str(operator):
-        with pytest.raises(ValueError, match=r"make it with dtype=torch\.complex64"):
+        with pytest.raises(ValueError, match=r"construct it with dtype=torch\.complex64"):
             operator.float()(image)
         return
     single = operator.float()(image)

@@ -20,7 +20,6 @@ from medrecon.data.espirit import (
     combined_reference,
     espirit_maps,
     estimate_maps,
-    sensitivity_maps,
     trusted_noise,
 )
 from medrecon.data.masks import centred, undersampling_mask
@@ -80,7 +79,7 @@ def recon(path, out, *more):
 def test_maps_cover_the_object_with_few_calibration_lines(acs):
     """ESPIRiT's crop left 2 to 80 % of this object's energy; maps that are there must be the planted ones."""
     kspace, mask, image, planted = few_lines(acs)
-    found = sensitivity_maps(kspace, mask, noise_std=0.002)[0].numpy()
+    found = estimate_maps(kspace, mask, 0.002).maps[0].numpy()
     inside = np.abs(found).sum(0) > 0
     assert (image**2 * inside).sum() > 0.98 * (image**2).sum()
     cosine = np.abs((found.conj() * planted).sum(0))[(image > 0.3) & inside]
@@ -148,7 +147,7 @@ def test_signal_at_one_sample_gives_maps_everywhere():
     centre = np.zeros_like(kspace)
     centre[..., 48, 44] = kspace[..., 48, 44]
     assert trusted_noise(1e3, centre, mask) == 0
-    found = sensitivity_maps(centre, mask, noise_std=trusted_noise(1e3, centre, mask))
+    found = estimate_maps(centre, mask, trusted_noise(1e3, centre, mask)).maps
     expected = centre[0, :, 48, 44] / np.linalg.norm(centre[0, :, 48, 44])
     assert np.allclose(np.abs(found[0].numpy()), np.abs(expected)[:, None, None], atol=1e-5)
 
@@ -217,7 +216,7 @@ def test_a_slice_of_noise_among_others_is_named():
         np.concatenate([kspace, noise, nothing]).astype(np.complex64), mask, solver="cg-sense"
     )
     assert result.image[0].any() and not result.image[1:].any()
-    assert [text[:21] for text in result.record["warnings"]] == ["k-space of slice 1 ho"]
+    assert [text[:21] for text in result.record["warnings"]] == ["k-space of slice 1 ha"]
 
 
 # No calibration
@@ -232,7 +231,7 @@ def test_without_a_centre_zero_filled_is_the_sum_of_squares_and_others_are_refus
     assert code == 0
     assert np.allclose(image, expected, atol=1e-5 * expected.max())
     assert record["maps_source"].startswith("zero-filled coil images")
-    assert any("root of the coils' sum of squares" in text for text in record["warnings"])
+    assert any("root sum of squares of the coils" in text for text in record["warnings"])
     capsys.readouterr()
     for solver in ("cg-sense", "tv", "dds"):
         assert recon(path, tmp_path / "p", "--solver", solver)[0] == 2
@@ -253,7 +252,7 @@ def test_a_noise_level_far_too_large_is_named_and_leaves_an_image(tmp_path, solv
     code, found, record = recon(path, tmp_path / "o", "--solver", solver, "--noise-std", 1e4, "--steps", 2)
     assert code == 0
     assert found.any()
-    assert any("times what the outermost k-space shows" in text for text in record["warnings"])
+    assert any("times the noise in the outermost k-space" in text for text in record["warnings"])
     if solver == "cg-sense":  # weighs the data by nothing
         assert psnr(found[0], image) > 20
     else:  # the data count as nothing, and the sidecar says so
@@ -282,7 +281,7 @@ def test_an_empty_image_of_data_with_signal_is_refused():
     kspace, mask, _, planted = few_lines(20, accel=3)
     volume = np.concatenate([kspace, kspace])
     maps = np.stack([planted, 0 * planted])
-    with pytest.raises(InputError, match="slice 1 is empty though its k-space holds signal"):
+    with pytest.raises(InputError, match="slice 1 is empty although its k-space has signal"):
         medrecon.reconstruct(volume, mask, maps, solver="cg-sense")
     volume[1] = 0
     assert not medrecon.reconstruct(volume, mask, maps, solver="cg-sense").image[1].any()
@@ -504,5 +503,5 @@ def test_maps_do_not_pile_up():
     for k in range(3):
         shared.maps(slice(k, k + 1))
         shared.release(slice(k, k + 1))
-    assert not shared.found
+    assert not shared.estimated
     assert shared.facts()["maps_source"].startswith("ESPIRiT")

@@ -10,7 +10,7 @@ import torch
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError
 from medrecon.data.scan import NonCartesianScan
-from medrecon.operators import NUFFT
+from medrecon.operators import NUFFT, Finufft
 
 from ..make.compare import relative_error
 from ..make.toys import SHAPE, cartesian, columns, frames, grid, noncartesian, solve
@@ -36,7 +36,7 @@ def test_maps_from_the_gridded_centre():
     ).astype(np.float32)  # fmt: skip
     coils = from_kspace(scan.kspace)
     samples = [
-        NUFFT(torch.from_numpy(t), SHAPE, backend="finufft")(torch.from_numpy(c)[None])[0].reshape(4, 48, 71).numpy()
+        NUFFT(torch.from_numpy(t), SHAPE, backend=Finufft())(torch.from_numpy(c)[None])[0].reshape(4, 48, 71).numpy()
         for t, c in zip(trajectory, coils, strict=True)
     ]
     radial = NonCartesianScan(

@@ -12,7 +12,7 @@ from medrecon.reconstruction import plan
 
 from ..make.toys import cartesian, frames, images, noncartesian, picture, sinogram, solve, spec
 
-CT = {"size": 64, "voxel": 1.5}
+CT = {"image_size": 64, "voxel": 1.5}
 
 
 def scan_of(kind):
@@ -69,7 +69,7 @@ def test_type_and_strides_of_arrays_do_not_matter(kind):
     scan, more = scan_of(kind), {}
     prior = spec("attenuation" if kind == "sinogram" else "magnitude" if kind == "image" else "complex")
     physics = {**(CT if kind == "sinogram" else {}), "noise_std": 30.0 if kind == "image" else 0.01}
-    name = {"k-space": "kspace", "trajectory": "samples", "frames": "kspace", "sinogram": "lines", "image": "array"}[
+    name = {"k-space": "kspace", "trajectory": "samples", "frames": "kspace", "sinogram": "sinogram", "image": "array"}[
         kind
     ]
     own = getattr(scan, name)
@@ -97,8 +97,8 @@ def test_type_and_strides_of_arrays_do_not_matter(kind):
         replace(scan_of("trajectory"), samples=np.zeros((2, 4, 31, 36), np.complex64)),
         replace(scan_of("trajectory"), trajectory=np.full((2, 31, 36, 2), np.nan, np.float32)),
         replace(scan_of("trajectory"), matrix=(8, 8)),
-        replace(scan_of("sinogram"), lines=np.full((1, 180, 96), np.nan, np.float32)),
-        replace(scan_of("sinogram"), lines=np.full((1, 180, 96), 1e30, np.float32)),
+        replace(scan_of("sinogram"), sinogram=np.full((1, 180, 96), np.nan, np.float32)),
+        replace(scan_of("sinogram"), sinogram=np.full((1, 180, 96), 1e30, np.float32)),
     ],
     ids=["NaN", "zeros", "NaN points", "too far out", "NaN lines", "no line integrals"],
 )

@@ -34,7 +34,7 @@ def radial_file(folder):
 
 def sinogram_file(folder):
     scan = sinogram("parallel")
-    np.savez(folder / "scan.npz", sino=scan.lines, theta_rad=scan.angles, pitch_mm=scan.pitch)
+    np.savez(folder / "scan.npz", sino=scan.sinogram, theta_rad=scan.angles, detector_spacing_mm=scan.detector_spacing)
     return folder / "scan.npz"
 
 
@@ -57,7 +57,7 @@ WAYS = {
     "k-space, magnitude prior": (kspace_file, "brain_mri_magnitude", {}, {}),
     "k-space, prewhitened and compressed": (kspace_file, "brain_mri", {"compress": 3}, {}),
     "trajectory": (radial_file, "brain_mri", {}, {}),
-    "sinogram": (sinogram_file, "chest_ct", {"size": 64, "voxel": 1.5}, {}),
+    "sinogram": (sinogram_file, "chest_ct", {"image_size": 64, "voxel": 1.5}, {}),
     "image": (image_file, "brain_mri_magnitude", {"region": [5, 40, 3, 30]}, {}),
     "image, finer": (image_file, "brain_mri_magnitude", {"task": "superres", "factor": 2}, {}),
     "frames": (frames_file, "brain_mri", {}, {"frames": "phase"}),

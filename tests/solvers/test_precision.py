@@ -11,7 +11,7 @@ import torch
 from medrecon.data.phantom import loop_coils
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise, karras
-from medrecon.operators import Blur, CartesianMRI, Dense, Weights, crop, sense, super_resolution
+from medrecon.operators import Blur, CartesianMRI, Dense, Weights, crop, downsample_mean, sense
 from medrecon.operators.bridge import AsComplex
 from medrecon.priors import GaussianPrior
 from medrecon.sample import sample
@@ -47,7 +47,7 @@ def _dense():
 OPERATORS = {
     "one coil": lambda: CartesianMRI(_points(0.4)[None, None], SHAPE[1:], torch.complex128) @ AsComplex(),
     "dense": _dense,
-    "coarse pixels": lambda: super_resolution(SHAPE[1:], (2, 3), "mean", torch.float64),
+    "coarse pixels": lambda: downsample_mean(SHAPE[1:], (2, 3), torch.float64),
     "crop": lambda: crop(SHAPE[1:], (5, 6), torch.float64),
     "inpainting": lambda: Weights(_points(0.5).double()),
     "blur": _blur,

@@ -16,7 +16,7 @@ from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, karras, time_travel
 from medrecon.operators import Operator, sense
 from medrecon.operators.base import LinearOperator
-from medrecon.operators.ct import Projector
+from medrecon.operators.projector import Projector
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.operators.spectral import Spectral
 from medrecon.priors import Counted

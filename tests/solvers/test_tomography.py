@@ -10,8 +10,8 @@ import medrecon
 from medrecon.data.errors import InputError
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.operators import ParallelBeam, Weights
-from medrecon.operators.ct import FILTERS
+from medrecon.operators import Detector, ParallelBeam, Weights
+from medrecon.operators.fbp import FILTERS
 from medrecon.sample import sample
 from medrecon.solvers import FBP, SIRT
 
@@ -58,7 +58,7 @@ def test_sirt_residual_falls_at_every_iteration(relaxation):
 
 def test_sirt_leaves_alone_what_no_ray_meets():
     """Rays beside the image and pixels beside the rays have no sum to divide by."""
-    A = ParallelBeam(torch.tensor([0.0, 0.1]), (12, 12), detectors=40, pitch=0.2, offset=3.5, dtype=torch.float64)
+    A = ParallelBeam(torch.tensor([0.0, 0.1]), (12, 12), Detector(40, 0.2, 3.5), dtype=torch.float64)
     x = torch.ones(1, 1, 12, 12, dtype=torch.float64)
     seen = A.adjoint(A(x)) > 0
     out = run(SIRT(n_iter=50), Gaussian(A, A(x), 0.0))
@@ -68,7 +68,7 @@ def test_sirt_leaves_alone_what_no_ray_meets():
 
 
 def test_weights_cancel_where_the_data_agree():
-    A = ParallelBeam(torch.linspace(0, 3, 30), (10, 10), pitch=0.4, dtype=torch.float64)
+    A = ParallelBeam(torch.linspace(0, 3, 30), (10, 10), Detector(spacing=0.4), dtype=torch.float64)
     x = torch.rand(1, 1, 10, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     w = 0.5 + torch.rand(1, 1, 30, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weighted = Weights(w) @ A

@@ -137,12 +137,12 @@ def test_water_comes_back_as_zero_hounsfield_units():
         {"image": MetaTensor(torch.from_numpy(hu), affine=affine)}
     )
     assert data["image"].shape[1] == 120
-    assert (data["pitch"], data["photons"]) == (1.5, 1e6)
+    assert (data["detector_spacing"], data["photons"]) == (1.5, 1e6)
     scan = Sinogram(
-        path=Path("disc"), format="simulated", lines=data["image"].as_tensor().numpy(), angles=data["angles"].numpy(),
-        pitch=data["pitch"], offset=data["offset"], photons=data["photons"],
+        path=Path("disc"), format="simulated", sinogram=data["image"].as_tensor().numpy(), angles=data["angles"].numpy(),
+        detector_spacing=data["detector_spacing"], offset=data["offset"], photons=data["photons"],
     )  # fmt: skip
-    image = plan(scan, solver="fbp", size=64, voxel=1.5).run().image[0]
+    image = plan(scan, solver="fbp", image_size=64, voxel=1.5).run().image[0]
     assert abs(image[x**2 + y**2 < 18**2].mean()) < 5
     assert abs(image[x**2 + y**2 > 29**2].mean() + 1000) < 30
     with pytest.raises(InputError, match="give spacing"):
@@ -172,7 +172,7 @@ def test_masks_of_spokes_and_of_a_spiral_keep_to_their_budget(kind, shape):
         assert not mask[radius > 1.1].any()
         assert np.array_equal(mask, undersampling_mask(shape, kind, accel, 6, 3))
         assert not np.array_equal(mask, undersampling_mask(shape, kind, accel, 6, 4))
-    with pytest.raises(ValueError, match="leaves the corners out"):
+    with pytest.raises(ValueError, match="leaves out the corners"):
         undersampling_mask(shape, kind, 1.05, 6, 0)
     data = SimulateKSpaced("image", coils=2)({"image": volume((64, 48))})
     assert UndersampleKSpaced("image", kind=kind, accel=4, acs=8)(data)["mask"].shape == (64, 48)
@@ -199,7 +199,7 @@ def test_array_forms_do_what_the_dictionary_forms_do():
     lines = SimulateSinogram(20).set_random_state(0)(hu)
     both = SimulateSinogramd("image", 20).set_random_state(0)({"image": hu})
     assert torch.equal(lines, both["image"])
-    assert lines.meta["pitch"] == both["pitch"] == 1.0
+    assert lines.meta["detector_spacing"] == both["detector_spacing"] == 1.0
     with pytest.raises(InputError, match="no slices"):
         SelectSlices(5)(simulated)
 
