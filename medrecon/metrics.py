@@ -14,10 +14,13 @@ from torch import Tensor
 from medrecon.data.errors import InputError
 from medrecon.operators.linalg import batch_broadcast
 
-__all__ = ["HU_RANGE", "NMSE", "PSNR", "SSIM", "hounsfield_scores", "magnitude_scores", "scores"]
+__all__ = ["HU_RANGE", "NMSE", "PSNR", "SSIM", "SSIM_WINDOW", "hounsfield_scores", "magnitude_scores", "scores"]
 
 HU_RANGE = (-1000.0, 1000.0)
 """Air to dense bone: 0 to 2 in the image unit of the CT bundle, in which water is 1."""
+
+SSIM_WINDOW = 7
+"""Side of SSIM's window, pixels."""
 
 
 class _RangeMetric(RegressionMetric):
@@ -57,11 +60,12 @@ def _ssim(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         InputError: for slices smaller than the window.
     """
-    if min(x.shape[-2:]) < 7:
+    if min(x.shape[-2:]) < SSIM_WINDOW:
         raise InputError(
-            f"slices of {x.shape[-2]} x {x.shape[-1]} pixels are too small for SSIM, whose window has 7 x 7"
+            f"slices of {x.shape[-2]} x {x.shape[-1]} pixels are too small for SSIM, whose window has "
+            f"{SSIM_WINDOW} x {SSIM_WINDOW}"
         )
-    metric = SSIMMetric(spatial_dims=2, data_range=1.0, kernel_type="uniform", win_size=7)
+    metric = SSIMMetric(spatial_dims=2, data_range=1.0, kernel_type="uniform", win_size=SSIM_WINDOW)
     pairs = zip(x, y, strict=True)
     values = [metric._compute_metric(one[:, None].float(), other[:, None].float()).mean() for one, other in pairs]
     return torch.stack(values)[:, None]

@@ -543,7 +543,7 @@ def test_noise_depends_on_seed_and_name_alone(tmp_path):
         (NoisyImaged("scan"), "scan.h5", "is not an image"),
         (SinogramOfImaged("scan"), "head.nii.gz", "no CT image in HU"),
         (RadialKSpaced("scan"), "head.nii.gz", "is not fully sampled Cartesian k-space"),
-        (RadialKSpaced("scan"), "scan.h5", "is undersampled itself"),
+        (RadialKSpaced("scan"), "scan.h5", "is undersampled already"),
         (NoisyImaged("scan"), "ct.nii.gz", "holds negative numbers"),
         (CoarserImaged("scan", factor=64), "head.nii.gz", "have no part of 64 x 64"),
         (FewerLinesd("scan"), "head.nii.gz", "is not fully sampled Cartesian k-space"),

@@ -37,6 +37,7 @@ __all__ = [
     "SelectSlicesd",
     "UndersampleKSpace",
     "UndersampleKSpaced",
+    "check_fully_sampled",
     "placed",
 ]
 
@@ -186,6 +187,23 @@ class LoadNonCartesiand(MapTransform):
         return out
 
 
+def check_fully_sampled(kspace: np.ndarray, measured: np.ndarray, name: str) -> None:
+    """Refuse undersampled k-space, and warn of partial Fourier and partial echoes.
+
+    Args:
+        kspace: ``(slices, coils, y, x)``.
+        measured: samples that were measured, bool ``(x,)`` or ``(y, x)``.
+        name: name of the k-space, for messages.
+
+    Raises:
+        InputError: for undersampled k-space.
+    """
+    if undersampled(kspace, measured):
+        raise InputError(f"{name}: is undersampled already; give fully sampled k-space")
+    for text in one_sided(kspace, measured, name):
+        warn(text)
+
+
 class UndersampleKSpace(Transform):
     """Sample k-space ``(slices, coils, y, x)`` with a mask of its own for every case, the same in every epoch and process.
 
@@ -209,16 +227,19 @@ class UndersampleKSpace(Transform):
         self.acs = acs
         self.seed = seed
 
-    def mask(self, kspace: Tensor, case: str | None = None) -> Tensor:
-        """Bool ``(1 or y, x)``, of the case."""
+    def mask(self, kspace: Tensor, case: str | None = None, measured: np.ndarray | None = None) -> Tensor:
+        """The mask of a case, bool ``(1 or y, x)``.
+
+        Args:
+            kspace: fully sampled k-space ``(slices, coils, y, x)``.
+            case: name of the case; default: that of the file.
+            measured: samples that were measured, bool ``(x,)`` or ``(y, x)``; default: those that are not zero.
+        """
         meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
         name = meta.get("filename_or_obj", "")
         array = as_array(kspace)
-        measured = sampled(array)
-        if undersampled(array, measured):
-            raise InputError(f"{name or 'k-space'}: is undersampled already; give fully sampled data")
-        for text in one_sided(array, measured, name or "k-space"):
-            warn(text)
+        measured = sampled(array) if measured is None else measured
+        check_fully_sampled(array, measured, name or "k-space")
         seed = case_seed(self.seed, case or Path(name).stem)
         try:
             mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed)

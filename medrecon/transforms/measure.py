@@ -10,26 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.coils import from_kspace
-from medrecon.data.errors import InputError, one_line, warn
+from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
-from medrecon.data.masks import undersampling_mask
 from medrecon.data.names import case_seed
-from medrecon.data.sampling import one_sided, undersampled
 from medrecon.data.scan import CartesianScan, Geometry, ImageScan, NonCartesianScan, Scan, Sinogram
 from medrecon.data.trajectories import GOLDEN_ANGLE, radial
+from medrecon.metrics import SSIM_WINDOW
 from medrecon.operators import NUFFT
 from medrecon.operators.image import super_resolution
+from medrecon.transforms.kspace import UndersampleKSpace, check_fully_sampled
 from medrecon.transforms.simulate import SimulateSinogram
 
 __all__ = ["CoarserImaged", "FewerLinesd", "NoisyImaged", "RadialKSpaced", "SinogramOfImaged"]
-
-
-_SMALLEST = 7
-"""Pixels of SSIM's window."""
 
 
 class _Measure(MapTransform):
@@ -59,10 +56,10 @@ class _Measure(MapTransform):
             scan = out[key]
             if not isinstance(scan, self.kind):
                 raise InputError(f"{scan.path}: is not {self.what}, which is measured here; give {self.what}")
-            if min(scan.matrix) < _SMALLEST:
+            if min(scan.matrix) < SSIM_WINDOW:
                 raise InputError(
                     f"{scan.path}: slices of {scan.matrix[0]} x {scan.matrix[1]} pixels are too small to score; give slices (the "
-                    f"last axis of NIfTI) of at least {_SMALLEST} x {_SMALLEST} pixels"
+                    f"last axis of NIfTI) of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels"
                 )
             measured, label, more = self.measured(scan)
             out |= {key: measured, self.label_key: torch.from_numpy(label.astype(np.float32)), **more}
@@ -71,6 +68,16 @@ class _Measure(MapTransform):
     def measured(self, scan: Any) -> tuple[Scan, np.ndarray, dict[str, Any]]:  # noqa: ANN401 - of the class's kind
         """The measurement, the label, and what else belongs to the case."""
         raise NotImplementedError(f"{type(self).__name__} must define measured")
+
+
+def _checked_seed(seed: int) -> int:
+    """The seed, if it is a whole number from 0 to 2^63 - 1.
+
+    Raises:
+        InputError: if it is not.
+    """
+    check_count("seed", seed, 0, 2**63 - 1)
+    return seed
 
 
 def _generator(seed: int, scan: Scan) -> np.random.Generator:
@@ -116,8 +123,7 @@ class NoisyImaged(_Measure):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, label_key, allow_missing_keys)
-        check_count("seed", seed, 0, 2**63 - 1)
-        self.seed = seed
+        self.seed = _checked_seed(seed)
         self.noise = as_number("noise", noise, positive=True)
 
     def measured(self, scan: ImageScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
@@ -157,8 +163,7 @@ class CoarserImaged(_Measure):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, label_key, allow_missing_keys)
-        check_count("seed", seed, 0, 2**63 - 1)
-        self.seed = seed
+        self.seed = _checked_seed(seed)
         factors = list(factor) if isinstance(factor, Sequence) else [factor] * 2
         for one in factors:
             check_count("factor", one, 1, 64)
@@ -226,8 +231,7 @@ class SinogramOfImaged(_Measure):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, label_key, allow_missing_keys)
-        check_count("seed", seed, 0, 2**63 - 1)
-        self.seed = seed
+        self.seed = _checked_seed(seed)
         SimulateSinogram(views, turn, photons)  # checks them
         self.scan_settings = {"views": views, "turn": turn, "photons": photons}
 
@@ -259,18 +263,6 @@ class SinogramOfImaged(_Measure):
         return sinogram, scan.array.clip(min=-1000), {"size": scan.matrix[0], "voxel": sides[1]}
 
 
-def _check_full(scan: CartesianScan) -> None:
-    """Refuse what no reference can be made of, and warn of half k-space.
-
-    Raises:
-        InputError: for undersampled k-space.
-    """
-    if undersampled(np.asarray(scan.kspace), scan.mask):
-        raise InputError(f"{scan.path}: is undersampled itself; give fully sampled k-space")
-    for text in one_sided(np.asarray(scan.kspace), scan.mask, str(scan.path)):
-        warn(text)
-
-
 class FewerLinesd(_Measure):
     """Undersampled k-space of fully sampled k-space.
 
@@ -298,19 +290,14 @@ class FewerLinesd(_Measure):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, label_key, allow_missing_keys)
-        check_count("seed", seed, 0, 2**63 - 1)
-        self.undersample = {"kind": kind, "accel": accel, "acs": acs}
-        self.seed = seed
+        self.undersample = UndersampleKSpace(kind, accel, acs, _checked_seed(seed))
 
     def measured(self, scan: CartesianScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
         """See the class."""
-        _check_full(scan)
         kspace = np.asarray(scan.kspace)
-        try:
-            mask = undersampling_mask(kspace.shape[-2:], **self.undersample, seed=case_seed(self.seed, scan.stem))
-        except ValueError as error:
-            raise InputError(f"{scan.path}: {one_line(error)}") from error
-        mask = np.logical_and(mask, scan.mask)  # zero padding is not sampled
+        tensor = MetaTensor(torch.from_numpy(kspace), meta={"filename_or_obj": str(scan.path)})
+        mask = self.undersample.mask(tensor, scan.stem, scan.mask).numpy()
+        mask = mask[0] if len(mask) == 1 else mask
         return replace(scan, kspace=kspace * mask, mask=mask), combined_reference(kspace), {}
 
 
@@ -340,8 +327,8 @@ class RadialKSpaced(_Measure):
 
     def measured(self, scan: CartesianScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
         """See the class."""
-        _check_full(scan)
         kspace = np.asarray(scan.kspace)
+        check_fully_sampled(kspace, scan.mask, str(scan.path))
         matrix = (scan.matrix[0], scan.matrix[1])
         trajectory = radial(matrix, self.spokes, step=GOLDEN_ANGLE).float()
         transform = NUFFT(trajectory, matrix, toeplitz=False)
