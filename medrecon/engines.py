@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.training.augment import Augment
-from medrecon.training.objectives import Objective, stratified
+from medrecon.training.objectives import EDM, Objective, stratified
 
-__all__ = ["DenoisingPrepareBatch", "NoisyPrepareBatch", "ScanPrepareBatch"]
+__all__ = ["DenoisingPrepareBatch", "NoisyPrepareBatch", "Overviews", "ScanPrepareBatch"]
 
 
 class ScanPrepareBatch(PrepareBatch):
@@ -44,6 +45,31 @@ class ScanPrepareBatch(PrepareBatch):
         return batchdata[self.key], batchdata.get(self.label_key), (), options
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overviews:
+    """Batches of whole slices with coarse pixels, which train the layout of a slice at a fraction of the cost.
+
+    Their noise levels are high, since those decide the layout. :func:`medrecon.priors.multiscale` uses such a network.
+
+    Args:
+        augment: augmentation from stored images to overviews.
+        share: probability that a batch is one of overviews.
+        log_mean: mean of ln(sigma), where the network is trained as :class:`medrecon.training.objectives.EDM`.
+        log_std: standard deviation of ln(sigma); likewise.
+    """
+
+    augment: Augment
+    share: float
+    log_mean: float = 0.3
+    log_std: float = 1.2
+
+    def objective(self, objective: Objective) -> Objective:
+        """An objective with the noise levels of the overviews."""
+        if not isinstance(objective, EDM):
+            return objective
+        return replace(objective, log_mean=self.log_mean, log_std=self.log_std)
+
+
 class DenoisingPrepareBatch(PrepareBatch):
     """Augment and noise the images, so that ``MSELoss`` on the bare network trains it for an objective.
 
@@ -56,10 +82,7 @@ class DenoisingPrepareBatch(PrepareBatch):
         label: key of the integer labels ``(B,)`` that the network gets as ``class_labels``; ``None``: no labels.
         null: label that means no label; it replaces the image's own with probability ``dropped``.
         dropped: see ``null`` (classifier-free guidance, Ho & Salimans, 2022).
-        coarse_objective: noise levels of the overviews, see below.
-        coarse_augment: from stored images to overviews: whole slices with coarse pixels, which teach the plan of a slice
-            at a fraction of the cost; :func:`medrecon.priors.multiscale` uses it.
-        coarse_share: probability that a batch is one of overviews.
+        overviews: batches of whole slices with coarse pixels; ``None``: none.
     """
 
     def __init__(
@@ -70,20 +93,15 @@ class DenoisingPrepareBatch(PrepareBatch):
         label: str | None = None,
         null: int = 0,
         dropped: float = 0.1,
-        coarse_objective: Objective | None = None,
-        coarse_augment: Augment | None = None,
-        coarse_share: float = 0.0,
+        overviews: Overviews | None = None,
     ) -> None:
-        if coarse_share > 0 and (coarse_objective is None or coarse_augment is None):
-            raise ValueError("overviews need coarse_objective and coarse_augment")
         self.objective = objective
         self.augment = augment
         self.key = key
         self.label = label
         self.null = null
         self.dropped = dropped
-        self.coarse = objective if coarse_objective is None else coarse_objective, coarse_augment
-        self.coarse_share = coarse_share
+        self.overviews = overviews
 
     def __call__(
         self,
@@ -94,9 +112,9 @@ class DenoisingPrepareBatch(PrepareBatch):
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Tensor]]:
         """Return network input, regression target, the timesteps and, where there is one, the label."""
         x0 = batchdata[self.key].to(device, non_blocking=non_blocking, **kwargs)
-        objective, augment = self.objective, self.augment
-        if self.coarse_share > 0 and float(torch.rand(())) < self.coarse_share:
-            objective, augment = self.coarse
+        objective, augment, overviews = self.objective, self.augment, self.overviews
+        if overviews is not None and overviews.share > 0 and float(torch.rand(())) < overviews.share:
+            objective, augment = overviews.objective(objective), overviews.augment
         if augment is not None:
             x0 = augment(x0)
         pair = objective.pair(x0, stratified(len(x0), x0.device), torch.randn_like(x0))

@@ -9,6 +9,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "KeepBest",
     "MovingAverage",
     "SampleSheet",
+    "SheetSettings",
     "WarmupCosine",
     "averaged",
     "checkpoint",
@@ -317,20 +319,38 @@ def denoising_metrics(levels: Sequence[float]) -> dict[str, Metric]:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class SheetSettings:
+    """What a sheet of samples shows, and how often it is made.
+
+    Args:
+        shape: shape of one image, ``(C, y, x)``.
+        every: epochs between sheets.
+        n_steps: network evaluations per image, by DDIM with eta = 0.5.
+        n_images: images on a sheet, always from the same noise, so that sheets show what training changes.
+        sigma_max: first noise level.
+        factor: factor of the pixels at high noise levels, see :func:`medrecon.priors.multiscale`; 1 for a network trained
+            without overviews.
+        top: image value shown as white.
+    """
+
+    shape: Sequence[int]
+    every: int = 1
+    n_steps: int = 80
+    n_images: int = 8
+    sigma_max: float = 40.0
+    factor: int = 1
+    top: float = 1.2
+
+
 class SampleSheet:
-    """Draw unconditional samples now and then, as a PNG that replaces the one before (and to TensorBoard, if wanted).
+    """Draw unconditional samples every few epochs, as a PNG that replaces the last one, and for TensorBoard.
 
     Args:
         network: usually the moving average.
-        objective: what it is trained for, see :mod:`medrecon.training.objectives`.
-        shape: of one image, ``(C, y, x)``.
-        path: of the PNG.
-        every: epochs between sheets.
-        n_steps: network evaluations per image, by DDIM with eta = 0.5.
-        n_images: on a sheet; always from the same noise, so that sheets show what training changes.
-        sigma_max: first noise level.
-        factor: of the pixels at high levels, see :func:`medrecon.priors.multiscale`; 1 for a network trained without overviews.
-        top: image value shown as white.
+        objective: what the network is trained for, see :mod:`medrecon.training.objectives`.
+        path: file of the PNG.
+        settings: settings of the sheet.
         writer: a TensorBoard ``SummaryWriter``, or ``None``.
     """
 
@@ -338,31 +358,21 @@ class SampleSheet:
         self,
         network: nn.Module,
         objective: Objective,
-        shape: Sequence[int],
         path: str | Path,
-        every: int = 1,
-        n_steps: int = 80,
-        n_images: int = 8,
-        sigma_max: float = 40.0,
-        factor: int = 1,
-        top: float = 1.2,
+        settings: SheetSettings,
         writer: Any = None,  # noqa: ANN401 - tensorboard is optional
     ) -> None:
         self.network = network
         self.objective = objective
-        self.shape = tuple(shape)
         self.path = Path(path)
-        self.every = every
-        self.sigmas = karras(sigma_max, 0.005, n_steps)
-        self.n_images = n_images
-        self.solver = DDIM(eta=0.5)  # some fresh noise forgives the errors of a network that is still learning
-        self.factor = factor
-        self.top = top
+        self.settings = settings
+        self.sigmas = karras(settings.sigma_max, 0.005, settings.n_steps)
+        self.solver = DDIM(eta=0.5)  # fresh noise corrects some errors of a network that is still learning
         self.writer = writer
 
     def attach(self, engine: Engine) -> None:
         """Register on ``engine``."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.settings.every), self)
 
     def draw(self) -> Tensor:
         """Magnitudes ``(n, y, x)``."""
@@ -370,22 +380,23 @@ class SampleSheet:
         training = self.network.training
         self.network.eval()
         prior = self.objective.prior(self.network, dtype=fast_dtype(device))
-        if self.factor > 1:
-            prior = multiscale(prior, self.factor)
+        if self.settings.factor > 1:
+            prior = multiscale(prior, self.settings.factor)
+        shape = tuple(self.settings.shape)
         images = torch.cat([
-            generate(prior, self.shape, self.sigmas, seeds=[seed], solver=self.solver, device=device)
-            for seed in range(self.n_images)
+            generate(prior, shape, self.sigmas, seeds=[seed], solver=self.solver, device=device)
+            for seed in range(self.settings.n_images)
         ])  # fmt: skip
         self.network.train(training)
         return images.norm(dim=1).cpu()
 
     def __call__(self, engine: Engine) -> None:
         """Draw and write."""
-        images = self.draw()
-        png = sheet(images.numpy(), top=self.top)
+        images, top = self.draw(), self.settings.top
+        png = sheet(images.numpy(), top=top)
         write_atomically({self.path: png}, overwrite=True)
         if self.writer is not None:
-            self.writer.add_images("samples", (images[:, None] / self.top).clamp(0, 1), engine.state.iteration)
+            self.writer.add_images("samples", (images[:, None] / top).clamp(0, 1), engine.state.iteration)
 
 
 def tensorboard(folder: str | Path, wanted: bool = True) -> Any:  # noqa: ANN401 - tensorboard is optional

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -307,16 +307,8 @@ class UndersampleKSpaced(MapTransform):
 class EstimateSensitivityMaps(Transform):
     """Coil maps of k-space ``(slices, coils, y, x)``; see :class:`EstimateSensitivityMapsd` for the arguments."""
 
-    def __init__(
-        self,
-        kernel: int = 6,
-        threshold: float = 0.02,
-        crop: float = 0.8,
-        sets: int = 1,
-        rss: bool = False,
-        method: Literal["espirit", "sigpy"] = "espirit",
-    ) -> None:
-        self.settings = Espirit(kernel, threshold, crop, sets, method)
+    def __init__(self, settings: Espirit = Espirit(), rss: bool = False) -> None:
+        self.settings = settings
         self.rss = rss
 
     def __call__(
@@ -345,15 +337,13 @@ class EstimateSensitivityMapsd(MapTransform):
         keys: of the k-space.
         mask_key: of the mask ``(1 or y, x)``; if it is not there, the mask is read off the zeros.
         maps_key: where the maps go, complex64 like k-space.
-        noise_key: of the noise standard deviation; if it is not there, only ``threshold`` parts signal from noise.
-        kernel: side of the calibration kernel.
-        threshold: of the calibration matrix's singular values.
-        crop: of the maps' eigenvalues.
-        sets: of maps; more than one give ``(slices, sets, coils, y, x)``.
-        allow_missing_keys: as in MONAI.
+        noise_key: of the noise standard deviation; if it is not there, only the threshold of ``settings`` parts signal from
+            noise.
+        settings: settings of ESPIRiT, see :class:`medrecon.data.espirit.Espirit`; several ``sets`` of maps give
+            ``(slices, sets, coils, y, x)``.
         rss: for the solver ``zero-filled``, whose image is then the root of the sum of squares of data without a fully sampled
             centre; other solvers need maps, so these data are refused.
-        method: ``"espirit"``, or ``"sigpy"`` for sigpy's own ESPIRiT; see :func:`medrecon.data.espirit.sigpy_maps`.
+        allow_missing_keys: as in MONAI.
     """
 
     def __init__(
@@ -362,19 +352,15 @@ class EstimateSensitivityMapsd(MapTransform):
         mask_key: str = "mask",
         maps_key: str = "maps",
         noise_key: str = "noise_std",
-        kernel: int = 6,
-        threshold: float = 0.02,
-        crop: float = 0.8,
-        sets: int = 1,
-        allow_missing_keys: bool = False,
+        settings: Espirit = Espirit(),
         rss: bool = False,
-        method: Literal["espirit", "sigpy"] = "espirit",
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
-        self.estimate = EstimateSensitivityMaps(kernel, threshold, crop, sets, rss, method)
+        self.estimate = EstimateSensitivityMaps(settings, rss)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Estimate the maps of every key."""
