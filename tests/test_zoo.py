@@ -541,14 +541,14 @@ def test_noise_depends_on_seed_and_name_alone(tmp_path):
     ("transform", "file", "expected"),
     [
         (NoisyImaged("scan"), "scan.h5", "is not an image"),
-        (SinogramOfImaged("scan"), "head.nii.gz", "no CT image in HU"),
+        (SinogramOfImaged("scan"), "head.nii.gz", "not a CT image in HU"),
         (RadialKSpaced("scan"), "head.nii.gz", "is not fully sampled Cartesian k-space"),
         (RadialKSpaced("scan"), "scan.h5", "is undersampled already"),
-        (NoisyImaged("scan"), "ct.nii.gz", "holds negative numbers"),
-        (CoarserImaged("scan", factor=64), "head.nii.gz", "have no part of 64 x 64"),
+        (NoisyImaged("scan"), "ct.nii.gz", "has negative values"),
+        (CoarserImaged("scan", factor=64), "head.nii.gz", "too few for a factor of 64 x 64"),
         (FewerLinesd("scan"), "head.nii.gz", "is not fully sampled Cartesian k-space"),
         (FewerLinesd("scan", acs=30), "full.h5", "ACS"),
-        (NoisyImaged("scan"), "zeros.nii.gz", "holds zeros alone"),
+        (NoisyImaged("scan"), "zeros.nii.gz", "is all zeros"),
         (NoisyImaged("scan"), "flat.nii.gz", "too small to score"),
     ],
 )

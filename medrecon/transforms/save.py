@@ -18,11 +18,11 @@ __all__ = ["DicomOptions", "SaveReconstructiond"]
 
 @dataclass(frozen=True, kw_only=True)
 class DicomOptions:
-    """Options of DICOM files, as ``medrecon recon`` has them.
+    """Options of DICOM output, with the names of the flags of ``medrecon recon``.
 
     Args:
         like: folder of a DICOM series whose patient and study are copied, and its positions where the scan has none.
-        like_select: which of several series or volumes, see :func:`medrecon.formats.load_image`.
+        like_select: choice among several series or volumes, see :func:`medrecon.formats.load_image`.
         deidentify: copy only what the Basic profile of PS3.15 keeps, see :class:`medrecon.writers.Output`.
     """
 
@@ -32,16 +32,16 @@ class DicomOptions:
 
 
 class SaveReconstructiond(MapTransform):
-    """Write reconstructions and their sidecars, whole or not at all; as ``medrecon recon`` does.
+    """Write reconstructions and their sidecars atomically, as ``medrecon recon`` does.
 
     Args:
-        keys: of the :class:`medrecon.posterior.Reconstruction` that ``PosteriorInferer`` made.
-        output_dir: folder of ``<stem>.nii.gz`` (or the files of ``fmt``) and ``<stem>.json``.
-        source_key: of the scan that :class:`medrecon.transforms.LoadScand` loaded.
-        fmt: a format of :data:`medrecon.writers.WRITERS`.
+        keys: keys of the :class:`medrecon.posterior.Reconstruction` objects from ``PosteriorInferer``.
+        output_dir: folder for ``<stem>.nii.gz`` (or the files of ``fmt``) and ``<stem>.json``.
+        source_key: key of the scan from :class:`medrecon.transforms.LoadScand`.
+        fmt: output format, a name in :data:`medrecon.writers.WRITERS`.
         part: ``mag``, ``mag-phase`` or ``complex``.
         overwrite: replace existing files.
-        dicom: options of DICOM files.
+        dicom: options of DICOM output.
         allow_missing_keys: as in MONAI.
     """
 
