@@ -1,4 +1,4 @@
-"""MONAI's engines put together: what the configs of the bundles share."""
+"""Factories of MONAI's engines, shared by the configs of the bundles."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from medrecon.inferers import AutocastInferer, DenoisingInferer, PosteriorInfere
 from medrecon.metrics import HU_RANGE, NMSE, PSNR, SSIM
 from medrecon.training.augment import Augment
 from medrecon.training.objectives import Objective
-from medrecon.training.slices import share
+from medrecon.training.slices import rows_of_process
 from medrecon.transforms import MagnitudeMeand, only_item
 
 __all__ = [
@@ -82,7 +82,7 @@ __all__ = [
 
 
 def local_device() -> torch.device:
-    """The device of this process of torchrun: a GPU of its own, or the CPU."""
+    """Device of this torchrun process: the GPU of its local rank, or the CPU."""
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if torch.cuda.is_available()
@@ -91,34 +91,34 @@ def local_device() -> torch.device:
 
 
 def _rank_and_size() -> tuple[int, int]:
-    """Number of this process, and how many there are after :func:`init_process_group`."""
+    """Rank of this process and number of processes; (0, 1) before :func:`init_process_group`."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def init_process_group(device: torch.device) -> None:
     """Join the processes that torchrun started."""
     if not dist.is_initialized():
-        # A process that has finished waits for the others, however long a scan takes.
+        # A process that has finished waits for the others, and a scan may take long.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=30))
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
 def destroy_process_group() -> None:
-    """Wait for the other processes, and leave: one that leaves early tears the connection down for the others."""
+    """Wait for the other processes, then leave; a process that leaves early breaks the connection of the others."""
     dist.barrier()
     dist.destroy_process_group()
 
 
 def cases(files: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:
-    """The scans to reconstruct, ``{"scan": file}`` each; after :func:`init_process_group` the part of this process.
+    """Dictionaries ``{"scan": file}`` of the scans to reconstruct; after :func:`init_process_group` those of this process.
 
     Args:
         files: one file, or several.
 
     Raises:
-        InputError: if there is none, two have the same name, or there are fewer than processes: one without work would leave
-            the others waiting.
+        InputError: if there are no files, two have the same name, or there are fewer files than processes: a process without work
+            would leave the others waiting.
     """
     files = [files] if isinstance(files, str | Path) else list(files)
     if not files or not all(map(str, files)):
@@ -126,7 +126,7 @@ def cases(files: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:
     name, count = Counter(Path(str(file).removesuffix(".gz")).stem for file in files).most_common(1)[0]
     if count > 1:
         raise InputError(
-            f"{count} scans are called {name}, and so would be their images; run them into folders of their own"
+            f"{count} scans are called {name}, so their images would have the same name; write them to different folders"
         )
     rank, processes = _rank_and_size()
     if len(files) < processes:
@@ -179,17 +179,17 @@ def reconstructor(
     scoring: Scoring | None = None,
     options: Mapping[str, str] | None = None,
 ) -> SupervisedEvaluator:
-    """MONAI's evaluator for scans, which come one at a time.
+    """MONAI's evaluator for scans, one at a time.
 
     Args:
-        device: device the run uses.
+        device: device of the reconstruction.
         dataset: dictionaries with a ``scan``, and for ``scoring`` with a ``label`` ``(slices, y, x)``.
         network: network of the prior.
         inferer: usually a :class:`medrecon.inferers.PosteriorInferer`.
-        postprocessing: transform of dictionaries whose ``pred`` is the reconstruction; usually writes it.
+        postprocessing: transform of dictionaries whose ``pred`` is the reconstruction; usually writes files.
         val_handlers: handlers of the evaluator.
-        scoring: scores by the ``label``; ``None``: no scores.
-        options: options of the physics and the keys of their values, see :class:`medrecon.engines.ScanPrepareBatch`.
+        scoring: scores against the ``label``; ``None``: no scores.
+        options: options of the physics by name, with the keys of their values, see :class:`medrecon.engines.ScanPrepareBatch`.
 
     Raises:
         InputError: for ``scoring`` with physics that select slices, since the label has all slices.
@@ -207,7 +207,9 @@ def reconstructor(
         network=network,
         inferer=inferer,
         prepare_batch=ScanPrepareBatch(options=options),
-        postprocessing=Compose([postprocessing, MagnitudeMeand("pred"), _as_item]) if metrics else postprocessing,  # type: ignore[arg-type]
+        postprocessing=Compose([postprocessing, MagnitudeMeand("pred"), _with_batch_axis])
+        if metrics
+        else postprocessing,  # type: ignore[arg-type]
         val_handlers=[*handlers, *val_handlers],
         key_val_metric={"psnr": metrics.pop("psnr")} if metrics else None,
         additional_metrics=metrics or None,
@@ -215,8 +217,8 @@ def reconstructor(
     )
 
 
-def _as_item(data: dict[str, Any]) -> dict[str, Any]:
-    """Image and label as one item each, for metrics."""
+def _with_batch_axis(data: dict[str, Any]) -> dict[str, Any]:
+    """Image and label with a batch axis, for metrics."""
     return {**data, **{key: torch.as_tensor(data[key])[None] for key in ("pred", "label")}}
 
 
@@ -224,19 +226,19 @@ def _as_item(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class Learner:
-    """A network that is trained, its moving average, optimizer and best average: what a checkpoint holds.
+    """A network in training, with its moving average, optimizer and best average: the content of a checkpoint.
 
     Args:
         network: network with random weights.
         objective: what the network is trained for.
         device: device of the training.
         folder: folder of the checkpoints.
-        weights: file of weights to begin with, see :func:`medrecon.handlers.start_from`; ``None`` or empty: random ones.
-        learning_rate: highest learning rate of the schedule.
+        weights: file of initial weights, see :func:`medrecon.handlers.start_from`; ``None`` or empty: random weights.
+        learning_rate: peak learning rate of the schedule.
         average_decay: decay of the moving average, see :func:`medrecon.handlers.averaged`.
 
     Raises:
-        InputError: if the weights to begin with cannot be used.
+        InputError: if the initial weights cannot be used.
     """
 
     def __init__(
@@ -258,17 +260,17 @@ class Learner:
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )
         self.folder = Path(folder)
-        self.write = _rank_and_size()[0] == 0  # of several processes the first
+        self.write = _rank_and_size()[0] == 0  # only the first process writes
         self.best = KeepBest(self.average, self.folder / "best.pt", self.write)
         self.writer = tensorboard(self.folder, self.write)
 
     @property
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides the trainer's counters."""
+        """Content of a checkpoint besides the counters of the trainer."""
         return {"network": self.model, "average": self.average, "optimizer": self.optimizer, "best": self.best}
 
     def steps(self) -> int:
-        """Steps of the optimizer so far."""
+        """Number of steps of the optimizer so far."""
         first = self.optimizer.param_groups[0]["params"][0]
         return int(self.optimizer.state[first]["step"].item())
 
@@ -308,31 +310,31 @@ class Batches:
 
 
 def add_labels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str = "contrast") -> list[dict[str, Any]]:
-    """Rows with the ``label`` that the network is given, the place of ``row[key]`` among ``labels``.
+    """Rows with the network's class ``label``: the index of ``row[key]`` in ``labels``.
 
     Raises:
-        InputError: for a row with another.
+        InputError: for a value that is not among ``labels``.
     """
     unknown = sorted({str(row[key]) for row in rows} - set(labels))
     if unknown:
         raise InputError(
-            f"the data have the {key} {unknown[0]!r}, which is not among the labels of prior.yaml; add it there"
+            f"the data have the {key} {unknown[0]!r}, which is missing in the labels of prior.yaml; add it there"
         )
     return [{**row, "label": labels.index(row[key])} for row in rows]
 
 
 def rows_of_rank(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of this process, see :func:`medrecon.training.slices.share`."""
-    return share(rows, *_rank_and_size())
+    """The rows of this process, see :func:`medrecon.training.slices.rows_of_process`."""
+    return rows_of_process(rows, *_rank_and_size())
 
 
 def as_ddp(model: nn.Module, device: torch.device) -> nn.Module:
-    """A model that several processes train together."""
+    """A model for distributed training."""
     return DistributedDataParallel(model, [device] if device.type == "cuda" else None, broadcast_buffers=False)
 
 
 def set_seed(seed: int) -> None:
-    """Begin a run: the same random numbers each time, others in every process, and no meta in training data."""
+    """Seed a run, with different random numbers in every process, and switch off meta tensors, which training does not need."""
     monai.data.set_track_meta(False)
     monai.utils.set_determinism(seed + _rank_and_size()[0])
 
@@ -343,7 +345,7 @@ def validator(
     """MONAI's evaluator that denoises held-out images by the moving average: PSNR at unit range for every noise level.
 
     Args:
-        learner: learner whose average is validated, and kept if it is the best.
+        learner: learner whose moving average is validated, and kept if it is the best.
         dataset: dictionaries with an ``image``.
         augment: augmentation from stored images to clean ones, as in training.
         levels: noise levels, in the unit of the images.
@@ -409,7 +411,7 @@ def trainer(
 
 
 def _reports(learner: Learner, sheet: SheetSettings | None) -> list[Any]:
-    """Handlers of one process: the loss every 50 steps, and sheets of samples."""
+    """Reporting handlers of this process: the loss every 50 steps, and sheets of samples."""
     loss = {
         "tag_name": "train_loss",
         "output_transform": from_engine("loss", first=True),
@@ -424,10 +426,10 @@ def _reports(learner: Learner, sheet: SheetSettings | None) -> list[Any]:
 
 
 def resume(engine: Engine, learner: Learner, seed: int = 0, max_minutes: float | None = None) -> None:
-    """Let a trainer continue from its checkpoint, and write it; see :func:`medrecon.handlers.checkpoint`.
+    """Continue a trainer from its checkpoint, and write checkpoints; see :func:`medrecon.handlers.checkpoint`.
 
     Raises:
-        InputError: if the checkpoint is damaged or another network's.
+        InputError: if the checkpoint is damaged or belongs to another network.
     """
     checkpoint(engine, learner.folder, learner.state, seed + _rank_and_size()[0], max_minutes, learner.write)
 
@@ -442,7 +444,7 @@ def train(
     parameterization: str | None = None,
     sigma_data: float | None = None,
 ) -> None:
-    """Train, validate the end, where the learning rate is lowest, and store the best average in the bundle.
+    """Train, validate at the end, where the learning rate is lowest, and store the best average in the bundle.
 
     Args:
         engine: trainer, see :func:`trainer`.

@@ -338,8 +338,8 @@ class EstimateSensitivityMapsd(MapTransform):
     """Coil maps from the fully sampled centre of *undersampled* k-space ``(slices, coils, y, x)``.
 
     The calibration block is the largest fully sampled rectangle around the centre. Maps come from ESPIRiT, or, where these miss
-    signal, from the methods that :func:`medrecon.data.espirit.coil_maps` tries next. ``maps_source`` is recorded in the meta of the
-    maps; warnings are added to the meta of k-space. Single-coil data get maps of ones.
+    signal, from the methods that :func:`medrecon.data.espirit.coil_maps` tries next. The meta of the maps has
+    ``maps_source``; warnings are added to the meta of k-space. Single-coil data get maps of ones.
 
     Args:
         keys: keys of the k-space.

@@ -284,14 +284,11 @@ class SimulateSinogramd(_Seeded):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Simulate a measurement of every key."""
         out = dict(data)
+        simulate = self.array_transform
         for key in self.key_iterator(out):
-            out["pitch"], out["offset"], out["photons"] = (
-                self.array_transform.pixel_size(out[key]),
-                0.0,
-                self.array_transform.photons,
-            )
-            out[key] = self.array_transform(out[key])
-        out["angles"] = self.array_transform.angles
+            out["pitch"], out["offset"], out["photons"] = simulate.pixel_size(out[key]), 0.0, simulate.photons
+            out[key] = simulate(out[key])
+        out["angles"] = simulate.angles
         return out
 
 

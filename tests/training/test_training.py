@@ -205,10 +205,10 @@ def test_start_from_takes_what_fits(tmp_path):
     fresh = start_from(ResidualUNet(channels=(8, 16), blocks=(1, 1)), tmp_path / "latest.pt")
     assert torch.equal(fresh.head.weight, one.head.weight)
     assert start_from(fresh, "") is fresh
-    with pytest.raises(InputError, match="none of its weights fits"):
+    with pytest.raises(InputError, match="none of its weights matches"):
         start_from(torch.nn.Linear(3, 3), tmp_path / "one.pt")
     (tmp_path / "bad.pt").write_bytes(b"PK no")
-    with pytest.raises(InputError, match=r"bad\.pt: holds no weights"):
+    with pytest.raises(InputError, match=r"bad\.pt: has no weights"):
         start_from(two, tmp_path / "bad.pt")
 
 
@@ -254,7 +254,7 @@ def test_prepare_batch():
         assert torch.equal(named["class_labels"], torch.arange(len(inputs)))
     overviews = DenoisingPrepareBatch(
         EDM(), None, label="label", null=99, dropped=0.0,
-        overviews=Overviews(augment=Augment(crop=8, copies=3), share=1.0, log_mean=5.0, log_std=0.1),
+        overviews=Overviews(augment=Augment(crop=8, copies=3), probability=1.0, log_mean=5.0, log_std=0.1),
     )  # fmt: skip
     inputs, _, (steps,), named = overviews(stored)
     assert inputs.shape == (48, 2, 8, 8) and float(steps.min()) > 250 * 4 / 4
