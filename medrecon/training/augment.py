@@ -193,9 +193,8 @@ class Augment:
             return torch.where(signed, x * phase.cos(), x.abs())
         x = torch.complex(x * phase.cos(), x * phase.sin())
         if self.demodulated > 0:
-            field_of_view = (
-                crop / max(images.shape[2:]) / torch.where(resampled, common.exp(), 1.0)
-            )  # fraction of the slice
+            # The field of view of a crop, as a fraction of the slice.
+            field_of_view = crop / max(images.shape[2:]) / torch.where(resampled, common.exp(), 1.0)
             chosen = (torch.rand(n, device=device) < self.demodulated).view(-1, 1, 1, 1)
             x = torch.where(chosen, demodulate(x, field_of_view[:, None] * self._lines(n, images.shape[2:], device)), x)
         return torch.cat([x.real, x.imag], dim=1)

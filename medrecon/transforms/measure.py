@@ -302,7 +302,7 @@ class FewerLinesd(_Measure):
 
 
 class RadialKSpaced(_Measure):
-    """Simulate golden-angle radial k-space from fully sampled Cartesian k-space; no noise is added.
+    """Simulate golden-angle radial k-space from fully sampled Cartesian k-space; its noise is kept.
 
     Args:
         keys: keys of the scans.
