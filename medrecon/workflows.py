@@ -139,12 +139,12 @@ class Scoring:
     """Scores of an evaluation: PSNR, SSIM and NMSE (:mod:`medrecon.metrics`), logged and written to ``metrics.csv``.
 
     Args:
-        images: what images hold, ``magnitude`` or ``hounsfield``.
+        images: values of the images, ``magnitude`` or ``hounsfield``.
         output_dir: folder of ``metrics.csv``.
         overwrite: replace an existing ``metrics.csv``.
 
     Raises:
-        InputError: for other ``images``, or an existing ``metrics.csv``.
+        InputError: for another value of ``images``, or an existing ``metrics.csv``.
     """
 
     images: str
@@ -153,7 +153,7 @@ class Scoring:
 
     def __post_init__(self) -> None:
         if self.images not in ("magnitude", "hounsfield"):
-            raise InputError(f"images to score hold magnitude or hounsfield; got {shown(self.images)}")
+            raise InputError(f"images must be magnitude or hounsfield; got {shown(self.images)}")
         check_writable([Path(self.output_dir) / "metrics.csv"], self.overwrite)
 
     def metrics(self) -> dict[str, Metric]:
