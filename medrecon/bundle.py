@@ -1,4 +1,4 @@
-"""Bundles by name: their metadata, their prior and its weights. MONAI is not needed, and nothing is evaluated."""
+"""Bundles by name: metadata, prior and weights, read without MONAI and without evaluating code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medrecon.data.errors import InputError, one_line, warn
 from medrecon.data.files import write_atomically
-from medrecon.networks import check_images, network_class, network_without_memory
+from medrecon.networks import check_images, network_class, network_on_meta_device
 from medrecon.posterior import PriorSpec
 from medrecon.prior_file import PriorFile, read_prior_file, replace_values
 from medrecon.training.objectives import EDM, objective
@@ -33,8 +33,8 @@ __all__ = [
     "load_weights",
     "metadata",
     "read_prior",
+    "read_small_text",
     "save_weights",
-    "small_text",
 ]
 
 
@@ -47,7 +47,7 @@ def _search_path() -> list[Path]:
 
 
 def known_bundles() -> list[Path]:
-    """The folders of the bundles that come with medrecon, by name."""
+    """Folders of the bundles that come with medrecon, sorted by name."""
     found = {
         path.parents[1].name: path.parents[1] for folder in _search_path()[::-1] for path in folder.glob(_METADATA)
     }
@@ -55,16 +55,19 @@ def known_bundles() -> list[Path]:
 
 
 def find_bundle(name: str | Path) -> Path:
-    """The folder of a bundle: a path to one, or the name of one that comes with medrecon.
+    """The folder of a bundle.
+
+    Args:
+        name: name of a bundle that comes with medrecon, or folder of a bundle.
 
     Raises:
-        InputError: if there is none, naming the nearest.
+        InputError: if there is no such bundle, naming the most similar one.
     """
-    # Medrecon's own bundles come first: a folder of that name may lie anywhere, and its MONAI configs are code.
+    # Bundles of medrecon take precedence: a folder of the same name may come from anybody, and its MONAI configs are code.
     if not isinstance(name, str | Path):
         raise InputError(f"a bundle is a name or a folder; got {name!r}")
-    own = [folder / str(name) for folder in _search_path()]
-    for folder in (*own, Path(name)) if Path(name).name == str(name) else (Path(name),):
+    shipped = [folder / str(name) for folder in _search_path()]
+    for folder in (*shipped, Path(name)) if Path(name).name == str(name) else (Path(name),):
         try:
             if (folder / "configs" / "metadata.json").is_file():
                 return folder.resolve()
@@ -72,16 +75,16 @@ def find_bundle(name: str | Path) -> Path:
             continue
     known = [root.name for root in known_bundles()]
     near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)
-    hint = f"; did you mean {near[0]!r}?" if near else "; give the folder of one"
+    hint = f"; did you mean {near[0]!r}?" if near else "; give the folder of a bundle"
     raise InputError(f"no bundle {str(name)[:100]!r}{hint}")
 
 
 def current_bundle_or(name: str) -> Path:
-    """The bundle that a config is run for.
+    """The bundle of the config that is being run.
 
-    It is the one that MONAI reads the config from, so that a copy of a bundle uses its own weights wherever it is run from; else
-    the one in the current folder; else the one called ``name``. A config that a program reads with MONAI's ``ConfigParser`` has
-    no place: give its ``bundle_root``.
+    The folder from which MONAI reads the config comes first, so that a copy of a bundle uses its own weights from any working
+    folder; then the current folder; then the bundle called ``name``. A config that a program reads with MONAI's ``ConfigParser``
+    has no known folder: set its ``bundle_root``.
     """
     for root in (_bundle_of_config(), Path.cwd()):
         if root is not None and (root / "configs" / "metadata.json").is_file():
@@ -90,48 +93,48 @@ def current_bundle_or(name: str) -> Path:
 
 
 def bundle_to_train() -> Path:
-    """The bundle that a ``train.yaml`` is run for, whose weights the training replaces.
+    """The bundle of the ``train.yaml`` that is being run, whose weights the training replaces.
 
     Raises:
-        InputError: for one that comes with medrecon, or if there is none.
+        InputError: if there is no bundle, or it comes with medrecon.
     """
     root = _bundle_of_config() or Path.cwd()
     if not (root / "configs" / "metadata.json").is_file():
-        raise InputError(f"{root}: is no bundle; run train.yaml in a copy of a bundle, or give --bundle_root")
+        raise InputError(f"{root}: is not a bundle; run train.yaml in a copy of a bundle, or give --bundle_root")
     if any(known.samefile(root) for known in known_bundles()):
         raise InputError(f"{root}: comes with medrecon; copy it, and train the copy, or give --bundle_root")
     return root
 
 
 def _bundle_of_config() -> Path | None:
-    """The folder above the folder of the config that MONAI is working on, found among the callers.
+    """Parent of the folder of the config that MONAI is evaluating, found in the call stack.
 
-    MONAI evaluates a config without its path: a ``ConfigWorkflow`` keeps the folder, and its functions, such as ``ckpt_export``,
-    the files.
+    MONAI evaluates a config without its path. A ``ConfigWorkflow`` has the folder as an attribute; functions such as
+    ``ckpt_export`` have the files in a local variable.
     """
     frame = inspect.currentframe()
     while frame is not None:
-        held = frame.f_locals
-        # Not by getattr: a ConfigParser takes unknown names for items of its config.
-        folder = getattr(held.get("self"), "__dict__", {}).get("config_root_path")
+        variables = frame.f_locals
+        # Not getattr: a ConfigParser looks up unknown attributes in its config.
+        folder = getattr(variables.get("self"), "__dict__", {}).get("config_root_path")
         if folder is None and frame.f_globals.get("__name__") == "monai.bundle.scripts":
-            files = held.get("config_file_")
+            files = variables.get("config_file_")
             first = files[0] if isinstance(files, list | tuple) and files else files
             folder = Path(first).parent if isinstance(first, str | Path) else None
         if folder is not None:
-            return Path(os.path.abspath(folder)).parent  # links in it stay: the files beside it are the bundle's
+            return Path(os.path.abspath(folder)).parent  # links are not resolved: the bundle is where the link is
         frame = frame.f_back
     return None
 
 
-def small_text(path: Path, limit: int = 2**20) -> str:
+def read_small_text(path: Path, limit: int = 2**20) -> str:
     """The text of a small file.
 
     Raises:
         ValueError: if it is not a regular file, larger, or not text.
         OSError: if it cannot be read.
     """
-    if path.exists() and not path.is_file():  # a pipe or a device may never end
+    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
         raise ValueError("not a regular file")
     with path.open("rb") as file:
         content = file.read(limit + 1)
@@ -141,14 +144,14 @@ def small_text(path: Path, limit: int = 2**20) -> str:
 
 
 def metadata(root: str | Path) -> dict[str, Any]:
-    """The bundle's ``metadata.json``; its ``weights`` are empty in a bundle without a network.
+    """Content of the bundle's ``metadata.json``; ``weights`` is empty for a bundle without a network.
 
     Raises:
-        InputError: if it cannot be read, or lacks what medrecon needs of it.
+        InputError: if the file cannot be read, or lacks keys that medrecon needs.
     """
     path = Path(root) / "configs" / "metadata.json"
     try:
-        facts = json.loads(small_text(path))
+        facts = json.loads(read_small_text(path))
         weightless = "weights" not in facts and _without_network(Path(root))
         facts = {
             "name": Path(root).name,
@@ -166,7 +169,7 @@ def metadata(root: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, KeyError) and not _prior_path(root).exists():
             raise InputError(
-                f"{path}: names no 'weights', and there is no prior.yaml, so this bundle needs its own code; run its inference "
+                f"{path}: has no 'weights', and there is no prior.yaml, so this bundle needs its own code; run its inference "
                 "config with python -m monai.bundle, or choose another bundle"
             ) from error
         lacks = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
@@ -179,17 +182,18 @@ def _prior_path(root: str | Path) -> Path:
 
 
 def _without_network(root: Path) -> bool:
-    """Whether the bundle's ``prior.yaml`` says that there is no network."""
+    """Whether the bundle has a ``prior.yaml`` with ``network: null``."""
     return _prior_path(root).exists() and read_prior_file(_prior_path(root)).network is None
 
 
 def read_prior(root: str | Path) -> PriorFile:
-    """The bundle's ``configs/prior.yaml``, with its ``parameterization`` and ``sigma_data``.
+    """Content of the bundle's ``configs/prior.yaml``, with ``parameterization`` and ``sigma_data``.
 
-    Bundles trained with medrecon 0.3 record these two in ``metadata.json``; there they are read if ``prior.yaml`` lacks them.
+    Bundles trained with medrecon 0.3 record these two values in ``metadata.json``; they are read there if ``prior.yaml`` lacks
+    them.
 
     Raises:
-        InputError: if the file cannot be used, lacks one of them, or contradicts ``metadata.json``.
+        InputError: if the file cannot be used, lacks one of the two values, or contradicts ``metadata.json``.
     """
     path, facts = _prior_path(root), metadata(root)
     if not path.exists():
@@ -207,8 +211,8 @@ def read_prior(root: str | Path) -> PriorFile:
             raise InputError(f"{path}: lacks the key {key!r}; enter the value that the network was trained with")
         if recorded.get(key, values[key]) != values[key]:
             raise InputError(
-                f"{path}: {key!r} is {values[key]!r}, but metadata.json says that the weights were trained with "
-                f"{str(recorded[key])[:40]!r}; correct it, and delete it from metadata.json"
+                f"{path}: {key!r} is {values[key]!r}, but metadata.json records that the weights were trained with "
+                f"{str(recorded[key])[:40]!r}; correct prior.yaml, and delete the key from metadata.json"
             )
     try:
         objective(**values)
@@ -218,14 +222,14 @@ def read_prior(root: str | Path) -> PriorFile:
 
 
 def load_prior(bundle: str | Path) -> PriorSpec:
-    """The prior of a bundle; its network is loaded when ``PriorSpec.network`` is called, anew at every call.
+    """The prior of a bundle; every call of ``PriorSpec.network`` loads the network.
 
     Args:
-        bundle: name or folder.
+        bundle: name or folder of the bundle.
 
     Raises:
         InputError: if the bundle does not exist or its files cannot be used. ``PriorSpec.network`` raises it if the network
-            cannot be built, or the weights are missing, are not those that the metadata name, or do not fit the network.
+            cannot be built, or the weights are missing, differ from the checksum in the metadata, or do not fit the network.
     """
     root = find_bundle(bundle)
     facts, prior = metadata(root), read_prior(root)
@@ -254,30 +258,30 @@ def _build(prior: PriorFile) -> nn.Module:
 
 
 def build_network(root: str | Path) -> nn.Module:
-    """The network that the bundle's ``prior.yaml`` describes, with random weights, in float32.
+    """The network of the bundle's ``prior.yaml`` with random weights, in float32.
 
-    Of a bundle without a network it is the identity, since MONAI's engines want one; no solver calls it.
+    For a bundle without a network it is the identity, since MONAI's engines need a network; no solver calls it.
 
     Raises:
-        InputError: if the file cannot be used, or describes a network that cannot be built, is too large, or does not take
-            the images that the file names.
+        InputError: if the file cannot be used, or the network cannot be built, is too large, or does not accept the images
+            named in the file.
     """
     prior, path = read_prior(root), str(_prior_path(root))
     if prior.network is None:
         return nn.Identity()
-    network_without_memory(prior.network, prior.arguments, path)
+    network_on_meta_device(prior.network, prior.arguments, path)
     network = _build(prior)
     check_images(network, prior.channels, prior.multiple, path, variances=prior.parameterization == "ddpm")
     return network
 
 
 def _trained_network(root: Path) -> nn.Module:
-    """The bundle's network with its weights, in float32, for inference."""
+    """The bundle's network with trained weights, in float32, for inference."""
     prior, path = read_prior(root), str(_prior_path(root))
     if prior.network is None:
-        raise InputError(f"{path}: says that the bundle holds no network; choose another bundle")
-    # Memory is taken after the weights have been compared with the network.
-    state = _state(network_without_memory(prior.network, prior.arguments, path), root)
+        raise InputError(f"{path}: the bundle holds no network; choose another bundle")
+    # Memory is allocated only after the weights have been compared with the network.
+    state = _state(network_on_meta_device(prior.network, prior.arguments, path), root)
     with torch.random.fork_rng(devices=[]):
         network = _build(prior)
     network.load_state_dict(state)
@@ -286,12 +290,12 @@ def _trained_network(root: Path) -> nn.Module:
 
 
 def load_weights(network: nn.Module, root: str | Path) -> nn.Module:
-    """Load a bundle's weights into ``network``, ready for inference, after comparing their SHA-256 with the metadata.
+    """Load a bundle's weights into ``network`` for inference, after comparing their SHA-256 with the metadata.
 
-    A bundle without a network has none to load.
+    For a bundle without a network nothing is loaded.
 
     Raises:
-        InputError: if the weights are missing, are not those that the metadata name, or do not fit the network.
+        InputError: if the weights are missing, differ from the checksum in the metadata, or do not fit the network.
     """
     if metadata(root)["weights"]:
         network.load_state_dict(_state(network, root))
@@ -302,32 +306,31 @@ def _weights_file(root: Path, facts: Mapping[str, Any]) -> Path:
     """Path of a bundle's weights.
 
     Raises:
-        InputError: for a name that leads out of the bundle.
+        InputError: for a path outside the bundle.
     """
     name = facts["weights"]["file"]
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts or "\0" in name or len(name) > 200:
         raise InputError(
-            f"{root / 'configs' / 'metadata.json'}: names the weights {name!r}, which is not a file inside the bundle; "
-            "correct it"
+            f"{root / 'configs' / 'metadata.json'}: the weights {name!r} are not a file inside the bundle; correct the name"
         )
     return root / name
 
 
 def _state(network: nn.Module, root: str | Path) -> dict[str, Tensor]:
-    """A bundle's weights, which fit ``network``.
+    """Weights of a bundle, checked against ``network``.
 
     Raises:
         InputError: see :func:`load_weights`.
     """
     facts = metadata(root)
     path = _weights_file(Path(root), facts)
-    numbers = sum(tensor.numel() for tensor in network.state_dict().values())
-    state = read_weights(path, facts["weights"]["sha256"], limit=8 * numbers + 2**24)
+    n_weights = sum(tensor.numel() for tensor in network.state_dict().values())
+    state = read_weights(path, facts["weights"]["sha256"], limit=8 * n_weights + 2**24)
     differs = difference(state, network)
     if differs is not None:
         raise InputError(
-            f"{path}: the weights are those of another network ({differs}); correct 'arguments' and 'labels' in prior.yaml (or "
-            "'network_def' of a config of your own), or choose another bundle"
+            f"{path}: the weights belong to another network ({differs}); correct 'arguments' and 'labels' in prior.yaml (or "
+            "'network_def' in your own config), or choose another bundle"
         )
     return state
 
@@ -340,22 +343,22 @@ def save_weights(
     parameterization: str | None = None,
     sigma_data: float | None = None,
 ) -> None:
-    """Store a network in half precision in a bundle, and its SHA-256 in the metadata.
+    """Store the weights of a network in a bundle in half precision, and their SHA-256 in the metadata.
 
     Args:
         network: network whose weights are stored.
         root: folder of the bundle.
-        filename: file of the weights, in the bundle.
-        parameterization: what the network was trained to predict, ``edm``, ``ddpm`` or ``flow``; goes into ``prior.yaml``, or
-            into the metadata of a bundle without one. Default: as before.
+        filename: file of the weights, relative to the bundle.
+        parameterization: what the network was trained to predict, ``edm``, ``ddpm`` or ``flow``; stored in ``prior.yaml``, or
+            in the metadata of a bundle without that file. Default: unchanged.
         sigma_data: standard deviation of the training images per channel; likewise.
 
     Raises:
-        InputError: if the bundle's files cannot be used, or it is one without a network.
+        InputError: if the bundle's files cannot be used, or the bundle has no network.
     """
     root, facts = Path(root), metadata(root)
     if not facts["weights"]:
-        raise InputError(f"{root}: is a bundle without a network, so it has no weights to store; choose another folder")
+        raise InputError(f"{root}: the bundle has no network, so weights cannot be stored; choose another folder")
     content, sha256 = encode_weights(network)
     given = {"parameterization": parameterization, "sigma_data": sigma_data}
     trained = {key: value for key, value in given.items() if value is not None}
@@ -372,10 +375,10 @@ def save_weights(
 
 
 def _warn_if_different(network: nn.Module, root: Path) -> None:
-    """Log a warning if ``prior.yaml`` describes another network than the one that was stored."""
+    """Warn if ``prior.yaml`` describes another network than the stored one."""
     if not _prior_path(root).exists():
         return
     prior, path = read_prior(root), _prior_path(root)
-    differs = difference(network.state_dict(), network_without_memory(str(prior.network), prior.arguments, str(path)))
+    differs = difference(network.state_dict(), network_on_meta_device(str(prior.network), prior.arguments, str(path)))
     if differs is not None:
-        warn(f"{path} describes another network than the one that was stored ({differs}); correct 'arguments'")
+        warn(f"{path} describes another network than the stored one ({differs}); correct 'arguments'")

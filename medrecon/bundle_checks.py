@@ -1,4 +1,4 @@
-"""Checks of bundles: what MONAI's model zoo and medrecon need of one. No code of a bundle is run."""
+"""Checks of bundles against the requirements of MONAI's model zoo and of medrecon. No code of a bundle is run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jsonschema
 from monai.bundle.properties import InferProperties, TrainProperties
 
-from medrecon.bundle import find_bundle, load_prior, read_prior, small_text
+from medrecon.bundle import find_bundle, load_prior, read_prior, read_small_text
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import read_plain_yaml
@@ -20,10 +20,10 @@ from medrecon.data.yaml_files import read_plain_yaml
 __all__ = ["SCHEMA", "SECTIONS", "Check", "check_bundle"]
 
 SCHEMA = "metadata_schema.json"
-"""File of the package: a schema of ``metadata.json``, as ``python -m monai.bundle verify_metadata --filepath`` takes it."""
+"""Schema of ``metadata.json``, a file of the package, for ``python -m monai.bundle verify_metadata --filepath``."""
 
 SECTIONS = ("Authors", "Tags", "Model Description", "Data", "Preprocessing", "Performance", "System Configuration")
-"""Headings of a model card that the model zoo's template does not call optional."""
+"""Headings of a model card that the template of the model zoo requires."""
 
 Config = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ class Check(NamedTuple):
 
     Args:
         name: what was checked.
-        problem: what is wrong; empty: nothing.
+        problem: what is wrong; empty if the check passed.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Check(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no problem."""
         return not self.problem
 
 
 def check_bundle(bundle: str | Path) -> list[Check]:
-    """Check that a bundle has what MONAI's model zoo and medrecon need. No code of the bundle is run.
+    """Check a bundle against the requirements of MONAI's model zoo and of medrecon. No code of the bundle is run.
 
     Args:
         bundle: bundle name or folder.
@@ -67,7 +67,7 @@ def check_bundle(bundle: str | Path) -> list[Check]:
 
 
 _SHOWN = 10
-"""Problems of one check that are listed."""
+"""Most problems that are listed per check."""
 
 
 def _problems(check: Callable[[Path], Iterator[str]], root: Path) -> list[str]:
@@ -83,26 +83,26 @@ def _content(path: Path) -> dict[str, Any]:
     """A file of the bundle as plain data.
 
     Raises:
-        InputError: if it cannot be read, or is no mapping.
+        InputError: if it cannot be read, or is not a mapping.
     """
     if path.suffix != ".json":
         return read_plain_yaml(path, "a bundle's config", limit=2**20)
     try:
-        content = json.loads(small_text(path))
+        content = json.loads(read_small_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({one_line(error)}); correct it") from error
+        raise InputError(f"{path}: is not JSON ({one_line(error)}); correct the file") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: is no mapping of names to values; correct it")
+        raise InputError(f"{path}: is not a mapping of names to values; correct the file")
     return content
 
 
 def _facts(root: Path) -> dict[str, Any]:
-    """The content of ``metadata.json``, whatever it is."""
+    """Content of ``metadata.json``, not checked."""
     return _content(root / "configs" / "metadata.json")
 
 
 def _metadata(root: Path) -> Iterator[str]:
-    """Problems by the schema, and a version that the changelog does not name."""
+    """Violations of the schema, and a version that is missing in the changelog."""
     facts = _facts(root)
     schema = json.loads(resources.files("medrecon").joinpath(SCHEMA).read_text(encoding="utf-8"))
     for error in sorted(
@@ -113,15 +113,15 @@ def _metadata(root: Path) -> Iterator[str]:
         yield f"{where}: {text}" if where else text
     version, changelog = facts.get("version"), facts.get("changelog")
     if isinstance(changelog, Mapping) and version not in changelog:
-        yield f"the changelog does not name the version {shown(version)}"
+        yield f"the changelog has no entry for the version {shown(version)}"
 
 
 def _documents(root: Path) -> Iterator[str]:
-    """LICENSE, and a model card with the headings of the zoo's template."""
+    """Problems with LICENSE, and headings that the model card lacks."""
     if not (root / "LICENSE").is_file():
         yield "LICENSE is missing"
     try:
-        card = small_text(root / "docs" / "README.md")
+        card = read_small_text(root / "docs" / "README.md")
     except (OSError, ValueError) as error:
         yield f"docs/README.md cannot be read ({one_line(error)})"
         return
@@ -132,7 +132,7 @@ def _documents(root: Path) -> Iterator[str]:
 
 
 def _prior(root: Path) -> Iterator[str]:
-    """Problems of building the network, and of loading the weights that the metadata name, which raise."""
+    """Build the network and load the weights; problems are raised as ``InputError``."""
     prior = load_prior(root)
     if prior.images is not None:
         prior.network()
@@ -140,7 +140,7 @@ def _prior(root: Path) -> Iterator[str]:
 
 
 def _network(root: Path) -> Iterator[str]:
-    """Differences between what the metadata record of the network's images, and the prior."""
+    """Differences between the image formats in the metadata and the prior."""
     prior, formats = read_prior(root), _facts(root).get("network_data_format")
     try:
         image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]  # type: ignore[index]
@@ -153,11 +153,11 @@ def _network(root: Path) -> Iterator[str]:
         yield f"has {shown(channels[0])} channels in and {shown(channels[1])} out; the prior has {prior.channels}"
     expected = "*" if prior.network is None else f"{prior.multiple}*n"
     if sides != {expected}:
-        yield f"has sides {', '.join(sorted(sides))[:80]}; those of the network are {expected}"
+        yield f"has sides {', '.join(sorted(sides))[:80]}; the network takes {expected}"
 
 
 def _has(config: Config, key: str) -> bool:
-    """Whether a config has an item, ``train::trainer``."""
+    """Whether a config has an item such as ``train::trainer``."""
     at: Any = config
     for name in key.split("::"):
         if not isinstance(at, Mapping) or name not in at:
@@ -167,13 +167,13 @@ def _has(config: Config, key: str) -> bool:
 
 
 def _missing(config: Config, properties: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Items that MONAI's tools need, and that the config lacks."""
+    """Items that MONAI's tools require and the config lacks."""
     ids = [one["id"] for one in properties.values() if one.get("required")]
     return [key for key in ids if not key.startswith("_meta_") and not _has(config, key)]
 
 
 def _config_file(root: Path, name: str) -> Path | None:
-    """A config in one of the formats that MONAI reads."""
+    """Path of a config, in any of the formats that MONAI reads."""
     return next(
         (path for end in ("yaml", "yml", "json") if (path := root / "configs" / f"{name}.{end}").is_file()), None
     )
@@ -188,7 +188,7 @@ def _inference(root: Path) -> Iterator[str]:
 
 
 def _training(root: Path) -> Iterator[str]:
-    """Bundles that cannot be trained have none."""
+    """Problems of ``train``, which bundles that cannot be trained do not have."""
     path = _config_file(root, "train")
     if path is not None:
         yield from _config(path, TrainProperties)
@@ -198,4 +198,4 @@ def _config(path: Path, properties: Mapping[str, Mapping[str, Any]]) -> Iterator
     config = _content(path)
     missing = _missing(config, properties) + [key for key in ("run",) if not _has(config, key)]
     if missing:
-        yield f"lacks {' and '.join(missing)}, which MONAI's tools look for"
+        yield f"lacks {' and '.join(missing)}, which MONAI's tools require"

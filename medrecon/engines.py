@@ -1,9 +1,10 @@
-"""Batches for MONAI's trainers and evaluators: to train a prior, to validate it, and to reconstruct scans."""
+"""``PrepareBatch`` classes for MONAI's engines: to train a prior, to validate it, and to reconstruct scans."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,18 +13,18 @@ from torch import Tensor
 
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.training.augment import Augment
-from medrecon.training.objectives import Objective, stratified
+from medrecon.training.objectives import EDM, Objective, stratified
 
-__all__ = ["DenoisingPrepareBatch", "NoisyPrepareBatch", "ScanPrepareBatch"]
+__all__ = ["DenoisingPrepareBatch", "NoisyPrepareBatch", "Overviews", "ScanPrepareBatch"]
 
 
 class ScanPrepareBatch(PrepareBatch):
-    """Take the scan out of a batch of one, and what belongs to it.
+    """Scan, reference image and physics options from a batch of one scan.
 
     Args:
-        key: of the scan.
-        label_key: of what the reconstruction is compared with, if it is there.
-        options: physics options of :class:`medrecon.inferers.PosteriorInferer` and the keys of their values, e.g.
+        key: key of the scan.
+        label_key: key of the reference image, which may be missing.
+        options: physics options of :class:`medrecon.inferers.PosteriorInferer` by name, with the keys of their values, e.g.
             ``{"maps": "maps"}``.
     """
 
@@ -39,27 +40,49 @@ class ScanPrepareBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,  # noqa: ANN401 - MONAI's signature
     ) -> tuple[Any, Any, tuple, dict[str, Any]]:
-        """The scan, the label or ``None``, and the options; arrays move to the device slice by slice later."""
+        """The scan, the reference image or ``None``, and the options; arrays move to the device later, slice by slice."""
         options = {name: batchdata[key] for name, key in self.options.items()}
         return batchdata[self.key], batchdata.get(self.label_key), (), options
 
 
-class DenoisingPrepareBatch(PrepareBatch):
-    """Augment and noise the images, so that ``MSELoss`` on the bare network trains it for an objective.
+@dataclass(frozen=True, kw_only=True)
+class Overviews:
+    """Batches of whole slices with coarse pixels, which train the layout of a slice at a fraction of the cost.
 
-    Everything happens in batches on the device of the training, which a GPU would otherwise wait for.
+    Their noise levels are high, since those decide the layout. :func:`medrecon.priors.multiscale` uses such a network.
+
+    Args:
+        augment: augmentation from stored images to overviews.
+        probability: probability that a batch consists of overviews.
+        log_mean: mean of ln(sigma), where the network is trained as :class:`medrecon.training.objectives.EDM`.
+        log_std: standard deviation of ln(sigma); likewise.
+    """
+
+    augment: Augment
+    probability: float
+    log_mean: float = 0.3
+    log_std: float = 1.2
+
+    def objective(self, objective: Objective) -> Objective:
+        """An objective with the noise levels of the overviews."""
+        if not isinstance(objective, EDM):
+            return objective
+        return replace(objective, log_mean=self.log_mean, log_std=self.log_std)
+
+
+class DenoisingPrepareBatch(PrepareBatch):
+    """Augment images and add noise, so that ``MSELoss`` on the plain network trains it for an objective.
+
+    Everything happens in batches on the training device; a GPU would wait for work on the CPU.
 
     Args:
         objective: noise levels and targets, see :mod:`medrecon.training.objectives`.
-        augment: from stored images to clean training images; ``None``: they are what they are.
-        key: where the images ``(B, C, *spatial)`` are.
-        label: key of the integer labels ``(B,)`` that the network gets as ``class_labels``; ``None``: no labels.
-        null: label that means no label; it replaces the image's own with probability ``dropped``.
-        dropped: see ``null`` (classifier-free guidance, Ho & Salimans, 2022).
-        coarse_objective: noise levels of the overviews, see below.
-        coarse_augment: from stored images to overviews: whole slices with coarse pixels, which teach the plan of a slice
-            at a fraction of the cost; :func:`medrecon.priors.multiscale` uses it.
-        coarse_share: probability that a batch is one of overviews.
+        augment: augmentation from stored images to clean training images; ``None``: images stay unchanged.
+        key: key of the images ``(B, C, *spatial)``.
+        label: key of the integer labels ``(B,)``, passed to the network as ``class_labels``; ``None``: no labels.
+        null: label that means no label.
+        dropped: probability that ``null`` replaces a label (classifier-free guidance, Ho & Salimans, 2022).
+        overviews: batches of whole slices with coarse pixels; ``None``: none.
     """
 
     def __init__(
@@ -70,20 +93,15 @@ class DenoisingPrepareBatch(PrepareBatch):
         label: str | None = None,
         null: int = 0,
         dropped: float = 0.1,
-        coarse_objective: Objective | None = None,
-        coarse_augment: Augment | None = None,
-        coarse_share: float = 0.0,
+        overviews: Overviews | None = None,
     ) -> None:
-        if coarse_share > 0 and (coarse_objective is None or coarse_augment is None):
-            raise ValueError("overviews need coarse_objective and coarse_augment")
         self.objective = objective
         self.augment = augment
         self.key = key
         self.label = label
         self.null = null
         self.dropped = dropped
-        self.coarse = objective if coarse_objective is None else coarse_objective, coarse_augment
-        self.coarse_share = coarse_share
+        self.overviews = overviews
 
     def __call__(
         self,
@@ -92,18 +110,18 @@ class DenoisingPrepareBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,  # noqa: ANN401 - MONAI's signature
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict[str, Tensor]]:
-        """Return network input, regression target, the timesteps and, where there is one, the label."""
+        """Network input, regression target, timesteps and, if there are labels, the labels."""
         x0 = batchdata[self.key].to(device, non_blocking=non_blocking, **kwargs)
-        objective, augment = self.objective, self.augment
-        if self.coarse_share > 0 and float(torch.rand(())) < self.coarse_share:
-            objective, augment = self.coarse
+        objective, augment, overviews = self.objective, self.augment, self.overviews
+        if overviews is not None and overviews.probability > 0 and float(torch.rand(())) < overviews.probability:
+            objective, augment = overviews.objective(objective), overviews.augment
         if augment is not None:
             x0 = augment(x0)
         pair = objective.pair(x0, stratified(len(x0), x0.device), torch.randn_like(x0))
         named = {}
         if self.label is not None:
             labels = torch.as_tensor(batchdata[self.label], device=x0.device)
-            # Large crops take fewer images than the batch has, small ones several crops of each.
+            # A batch of large crops uses only some of the images, a batch of small crops several crops of each.
             copies = 1 if augment is None else augment.copies
             labels = labels[: len(x0) // copies].repeat(copies)
             drop = torch.rand(len(x0), device=x0.device) < self.dropped
@@ -112,15 +130,16 @@ class DenoisingPrepareBatch(PrepareBatch):
 
 
 class NoisyPrepareBatch(PrepareBatch):
-    """Noise every image to every given level for validation; what an image gets depends on itself and the seed alone.
+    """Add noise of every given level to every image, for validation.
 
-    So the figures do not depend on the batch size, the number of processes or the device.
+    Augmentation and noise of an image depend only on the image and the seed, so results do not depend on the batch size, the
+    number of processes or the device.
 
     Args:
-        levels: noise levels sigma; image ``i`` comes as items ``i * len(levels) ...``, one a level.
-        augment: from stored images to clean ones, as in training; ``None``: they are what they are.
-        seed: of noise and augmentation.
-        key: where the images ``(B, C, *spatial)`` are.
+        levels: noise levels sigma; image ``i`` becomes the items ``i * len(levels) ...``, one per level.
+        augment: augmentation from stored images to clean ones, as in training; ``None``: images stay unchanged.
+        seed: random seed of noise and augmentation.
+        key: key of the images ``(B, C, *spatial)``.
     """
 
     def __init__(
@@ -138,12 +157,12 @@ class NoisyPrepareBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,  # noqa: ANN401 - MONAI's signature
     ) -> tuple[Tensor, Tensor, tuple[Tensor], dict]:
-        """Return noisy images, clean images and the noise levels."""
+        """Noisy images, clean images and the noise levels."""
         pairs = []
         with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same on every device
             for image in torch.as_tensor(batchdata[self.key]).cpu().split(1):
-                own = zlib.crc32(image.contiguous().numpy().tobytes(), self.seed)
-                torch.default_generator.manual_seed(own)  # torch.manual_seed would reset the GPU's as well
+                image_seed = zlib.crc32(image.contiguous().numpy().tobytes(), self.seed)
+                torch.default_generator.manual_seed(image_seed)  # torch.manual_seed would reset the GPU's as well
                 clean = image if self.augment is None else self.augment(image)
                 pairs.append((clean, torch.randn(clean.shape)))
         x0, noise = (torch.cat(t).to(device, non_blocking=non_blocking, **kwargs) for t in zip(*pairs, strict=True))

@@ -1,4 +1,4 @@
-"""What a MONAI trainer needs to train a prior: averages, schedules, checkpoints, sample sheets."""
+"""Handlers for MONAI's trainers of priors: moving averages, schedules, checkpoints, sheets of samples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "KeepBest",
     "MovingAverage",
     "SampleSheet",
+    "SheetSettings",
     "WarmupCosine",
     "averaged",
     "checkpoint",
@@ -48,11 +50,11 @@ __all__ = [
 
 
 def averaged(network: nn.Module, decay: float = 0.9995) -> AveragedModel:
-    """A copy of ``network`` for exponential moving averages; the decay ramps up, so early averages follow quickly."""
+    """A copy of ``network`` for an exponential moving average, whose decay ramps up so that early averages follow quickly."""
 
     def update(average: Sequence[Tensor], current: Sequence[Tensor], n: int | Tensor) -> None:
-        keep = min(decay, (1 + int(n)) / (10 + int(n)))
-        torch._foreach_lerp_(list(average), list(current), 1 - keep)
+        current_decay = min(decay, (1 + int(n)) / (10 + int(n)))
+        torch._foreach_lerp_(list(average), list(current), 1 - current_decay)
 
     return AveragedModel(network, multi_avg_fn=update)
 
@@ -69,21 +71,21 @@ class MovingAverage:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Take one step of the average."""
+        """Update the average."""
         self.average.update_parameters(self.network)
 
 
 class WarmupCosine:
-    """Linear warm-up, then cosine decay to ``floor * peak``, as a function of the engine's iteration alone.
+    """Linear warm-up, then cosine decay to ``floor * peak``, as a function of the engine's iteration only.
 
-    It keeps no state, so a resumed run continues where it was, and the length of the run may be changed on resuming.
+    There is no state, so a resumed run continues the schedule, and the length of the run may change on resuming.
 
     Args:
-        optimizer: whose learning rate is set.
-        peak: the highest learning rate.
-        total: iterations of the whole run.
-        warmup: iterations of the warm-up.
-        floor: the last learning rate as a fraction of ``peak``.
+        optimizer: optimizer whose learning rate is set.
+        peak: highest learning rate.
+        total: number of iterations of the whole run.
+        warmup: number of iterations of the warm-up.
+        floor: last learning rate as a fraction of ``peak``.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class WarmupCosine:
         engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def rate(self, iteration: int) -> float:
-        """The learning rate at ``iteration`` (from 1)."""
+        """Learning rate at ``iteration`` (counted from 1)."""
         done = min(1.0, iteration / self.total)
         decay = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
         return self.peak * min(1.0, iteration / self.warmup) * decay
@@ -123,21 +125,21 @@ class GradientClip:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Clip."""
+        """Clip the gradient."""
         nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
 
 
 def start_from(network: nn.Module, path: str | Path | None) -> nn.Module:
-    """Give ``network`` the weights in ``path`` that fit it by name and shape; the others stay as they were made.
+    """Load those weights of a file that match ``network`` in name and shape; the others stay as initialised.
 
-    For fine-tuning, and for giving a new prior the inner layers of another. ``None`` or ``""`` changes nothing.
+    For fine-tuning, and to start a new prior from the inner layers of another. ``None`` or ``""`` changes nothing.
 
     Args:
-        network: changed in place and returned.
-        path: a plain state dict (a bundle's ``model.pt``) or a checkpoint of :func:`checkpoint`, whose average is taken.
+        network: network, changed in place and returned.
+        path: a plain state dict (a bundle's ``model.pt``) or a checkpoint of :func:`checkpoint`, whose average is used.
 
     Raises:
-        InputError: if the file is missing, is no state dict, or has nothing that fits.
+        InputError: if the file is missing, is not a state dict, or has no matching weights.
     """
     if not path:
         return network
@@ -147,16 +149,16 @@ def start_from(network: nn.Module, path: str | Path | None) -> nn.Module:
         state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, EOFError) as error:
         raise InputError(
-            f"{path}: holds no weights to start from ({error}); give a state dict or a checkpoint"
+            f"{path}: has no weights to start from ({error}); give a state dict or a checkpoint"
         ) from error
-    own = network.state_dict()
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    if not fitting:
+    initial = network.state_dict()
+    matching = {key: value for key, value in state.items() if key in initial and initial[key].shape == value.shape}
+    if not matching:
         raise InputError(
-            f"{path}: none of its weights fits the network; correct network_def, or leave these weights out"
+            f"{path}: none of its weights matches the network; correct network_def, or leave start_from empty"
         )
-    logging.getLogger(__name__).info("%s: %d of %d weights taken", path, len(fitting), len(own))
-    network.load_state_dict({**own, **fitting})
+    logging.getLogger(__name__).info("%s: %d of %d weights loaded", path, len(matching), len(initial))
+    network.load_state_dict({**initial, **matching})
     return network
 
 
@@ -168,26 +170,26 @@ def checkpoint(
     max_minutes: float | None = None,
     write: bool = True,
 ) -> None:
-    """Let ``trainer`` continue from ``folder/latest.pt`` if there is one, and write that file every epoch and at the end.
+    """Continue ``trainer`` from ``folder/latest.pt`` if that file exists, and write it every epoch and at the end.
 
-    The file appears whole or not at all, so a run that is killed at any moment continues, and ends with as many steps as
-    one that was not.
+    The file is written atomically, so a run that is killed at any moment continues, and ends with the same number of steps as a
+    run that is not.
 
     Args:
-        trainer: of MONAI.
-        folder: of the checkpoint.
-        state: what to keep besides the trainer's own counters: everything with a ``state_dict``.
-        seed: with the iteration it seeds torch at the start, so a continued run does not repeat its random numbers.
-        max_minutes: end after so many, with a checkpoint, wherever the run is; ``None`` for no limit.
-        write: false in all processes of a distributed run but one.
+        trainer: MONAI trainer.
+        folder: folder of the checkpoint.
+        state: objects with a ``state_dict`` to save besides the counters of the trainer.
+        seed: random seed; torch is seeded with it and the iteration at the start, so a continued run draws new random numbers.
+        max_minutes: time limit after which the run ends with a checkpoint, even within an epoch; ``None``: no limit.
+        write: whether this process writes; false in all but one process of a distributed run.
 
     Raises:
-        InputError: if the checkpoint is damaged or another network's, naming it.
+        InputError: if the checkpoint is damaged or belongs to another network, naming the file.
     """
     everything = {**state, "trainer": trainer}
     path = Path(folder) / "latest.pt"
     if path.is_file():
-        _continue(trainer, path, everything)
+        _load_checkpoint(trainer, path, everything)
 
     def reseed() -> None:
         torch.manual_seed(seed * 1_000_003 + trainer.state.iteration)
@@ -205,11 +207,11 @@ def checkpoint(
         _stop_after(trainer, max_minutes)
 
 
-def _continue(trainer: Engine, path: Path, everything: Mapping[str, Any]) -> None:
-    """Load a checkpoint, and let the trainer start where it ends.
+def _load_checkpoint(trainer: Engine, path: Path, everything: Mapping[str, Any]) -> None:
+    """Load a checkpoint, and start the trainer at its iteration.
 
     Raises:
-        InputError: if it is damaged or another network's, naming it.
+        InputError: if the checkpoint is damaged or belongs to another network, naming the file.
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -228,7 +230,7 @@ def _continue(trainer: Engine, path: Path, everything: Mapping[str, Any]) -> Non
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be continued ({reason}); move it away to start again") from error
 
-    # The length of the run is this run's own affair: only where it stands comes from the checkpoint.
+    # Only the position comes from the checkpoint: the length of the run is set anew, and may differ.
     def position() -> None:
         trainer.state.iteration = reached
         trainer.state.epoch = reached // (trainer.state.epoch_length or 1)
@@ -238,13 +240,13 @@ def _continue(trainer: Engine, path: Path, everything: Mapping[str, Any]) -> Non
 
 
 def _stop_after(trainer: Engine, max_minutes: float) -> None:
-    """End a run after so many minutes, in all processes at the same iteration."""
+    """End a run after a number of minutes, in all processes at the same iteration."""
     began = time.monotonic()
 
     def limit() -> None:
         over = time.monotonic() - began > 60 * max_minutes
         if torch.distributed.is_initialized():
-            # A process that goes on alone waits for ever.
+            # All processes stop together: one that went on alone would wait forever.
             votes = torch.tensor(float(over), device=trainer.state.device)  # type: ignore[attr-defined]
             torch.distributed.all_reduce(votes)
             over = votes.item() > 0
@@ -255,15 +257,15 @@ def _stop_after(trainer: Engine, max_minutes: float) -> None:
 
 
 class KeepBest:
-    """Keep in ``path`` the weights of ``average`` with the best key metric so far.
+    """Save the weights of ``average`` with the best key metric so far.
 
-    Attach it to the evaluator that validates the average, and name it in the state of :func:`checkpoint`: a continued run
-    goes on from its best, while a new run replaces what an older one left behind.
+    Attach it to the evaluator that validates the average, and include it in the state of :func:`checkpoint`: a continued run
+    then compares with its own best, while a new run replaces the file of an older one.
 
     Args:
-        average: of the weights.
-        path: of the file.
-        write: false in all processes of a distributed run but one.
+        average: moving average of the weights.
+        path: file of the best weights.
+        write: whether this process writes; false in all but one process of a distributed run.
     """
 
     def __init__(self, average: AveragedModel, path: str | Path, write: bool = True) -> None:
@@ -277,15 +279,15 @@ class KeepBest:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def state_dict(self) -> dict[str, float]:
-        """The best metric so far."""
+        """Best metric so far."""
         return {"metric": self.metric}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Continue with an earlier run's best."""
+        """Continue from the best metric of an earlier run."""
         self.metric = state["metric"]
 
     def __call__(self, engine: Engine) -> None:
-        """Compare and keep."""
+        """Save the average if its metric is the best."""
         metric = float(engine.state.metrics[engine.state.key_metric_name])  # type: ignore[attr-defined]
         if metric > self.metric:
             self.metric = metric
@@ -295,16 +297,16 @@ class KeepBest:
                 write_atomically({self.path: buffer.getvalue()}, overwrite=True)
 
     def restore(self) -> nn.Module:
-        """The averaged network, with the best weights if this run (or the one that it continued) kept any."""
+        """The averaged network, with the best weights if this run (or the run that it continues) saved any."""
         if self.metric > -math.inf and self.path.is_file():
             self.average.load_state_dict(torch.load(self.path, map_location="cpu", weights_only=True)["average"])
         return self.average.module
 
 
 def denoising_metrics(levels: Sequence[float]) -> dict[str, Metric]:
-    """PSNR at unit range for every noise level of :class:`medrecon.engines.NoisyPrepareBatch`, by name."""
+    """PSNR at unit range by name, one per noise level of :class:`medrecon.engines.NoisyPrepareBatch`."""
 
-    def at(index: int) -> Callable[[list], tuple[list, list]]:
+    def items_of_level(index: int) -> Callable[[list], tuple[list, list]]:
         def items(output: list) -> tuple[list, list]:
             chosen = output[index :: len(levels)]
             return [o["pred"] for o in chosen], [o["label"] for o in chosen]
@@ -312,25 +314,43 @@ def denoising_metrics(levels: Sequence[float]) -> dict[str, Metric]:
         return items
 
     return {
-        f"psnr_{level:g}": IgniteMetricHandler(metric_fn=PSNRMetric(max_val=1.0), output_transform=at(i))
+        f"psnr_{level:g}": IgniteMetricHandler(metric_fn=PSNRMetric(max_val=1.0), output_transform=items_of_level(i))
         for i, level in enumerate(levels)
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class SheetSettings:
+    """What a sheet of samples shows, and how often it is made.
+
+    Args:
+        shape: shape of one image, ``(C, y, x)``.
+        every: epochs between sheets.
+        n_steps: network evaluations per image, by DDIM with eta = 0.5.
+        n_images: images on a sheet, always from the same noise, so that sheets show what training changes.
+        sigma_max: first noise level.
+        factor: factor of the pixels at high noise levels, see :func:`medrecon.priors.multiscale`; 1 for a network trained
+            without overviews.
+        top: image value shown as white.
+    """
+
+    shape: Sequence[int]
+    every: int = 1
+    n_steps: int = 80
+    n_images: int = 8
+    sigma_max: float = 40.0
+    factor: int = 1
+    top: float = 1.2
+
+
 class SampleSheet:
-    """Draw unconditional samples now and then, as a PNG that replaces the one before (and to TensorBoard, if wanted).
+    """Draw unconditional samples every few epochs, as a PNG that replaces the last one, and for TensorBoard.
 
     Args:
         network: usually the moving average.
-        objective: what it is trained for, see :mod:`medrecon.training.objectives`.
-        shape: of one image, ``(C, y, x)``.
-        path: of the PNG.
-        every: epochs between sheets.
-        n_steps: network evaluations per image, by DDIM with eta = 0.5.
-        n_images: on a sheet; always from the same noise, so that sheets show what training changes.
-        sigma_max: first noise level.
-        factor: of the pixels at high levels, see :func:`medrecon.priors.multiscale`; 1 for a network trained without overviews.
-        top: image value shown as white.
+        objective: what the network is trained for, see :mod:`medrecon.training.objectives`.
+        path: file of the PNG.
+        settings: settings of the sheet.
         writer: a TensorBoard ``SummaryWriter``, or ``None``.
     """
 
@@ -338,31 +358,21 @@ class SampleSheet:
         self,
         network: nn.Module,
         objective: Objective,
-        shape: Sequence[int],
         path: str | Path,
-        every: int = 1,
-        n_steps: int = 80,
-        n_images: int = 8,
-        sigma_max: float = 40.0,
-        factor: int = 1,
-        top: float = 1.2,
+        settings: SheetSettings,
         writer: Any = None,  # noqa: ANN401 - tensorboard is optional
     ) -> None:
         self.network = network
         self.objective = objective
-        self.shape = tuple(shape)
         self.path = Path(path)
-        self.every = every
-        self.sigmas = karras(sigma_max, 0.005, n_steps)
-        self.n_images = n_images
-        self.solver = DDIM(eta=0.5)  # some fresh noise forgives the errors of a network that is still learning
-        self.factor = factor
-        self.top = top
+        self.settings = settings
+        self.sigmas = karras(settings.sigma_max, 0.005, settings.n_steps)
+        self.solver = DDIM(eta=0.5)  # fresh noise corrects some errors of a network that is still learning
         self.writer = writer
 
     def attach(self, engine: Engine) -> None:
         """Register on ``engine``."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.settings.every), self)
 
     def draw(self) -> Tensor:
         """Magnitudes ``(n, y, x)``."""
@@ -370,27 +380,28 @@ class SampleSheet:
         training = self.network.training
         self.network.eval()
         prior = self.objective.prior(self.network, dtype=fast_dtype(device))
-        if self.factor > 1:
-            prior = multiscale(prior, self.factor)
+        if self.settings.factor > 1:
+            prior = multiscale(prior, self.settings.factor)
+        shape = tuple(self.settings.shape)
         images = torch.cat([
-            generate(prior, self.shape, self.sigmas, seeds=[seed], solver=self.solver, device=device)
-            for seed in range(self.n_images)
+            generate(prior, shape, self.sigmas, seeds=[seed], solver=self.solver, device=device)
+            for seed in range(self.settings.n_images)
         ])  # fmt: skip
         self.network.train(training)
         return images.norm(dim=1).cpu()
 
     def __call__(self, engine: Engine) -> None:
-        """Draw and write."""
-        images = self.draw()
-        png = sheet(images.numpy(), top=self.top)
+        """Draw the samples and write the sheet."""
+        images, top = self.draw(), self.settings.top
+        png = sheet(images.numpy(), top=top)
         write_atomically({self.path: png}, overwrite=True)
         if self.writer is not None:
-            self.writer.add_images("samples", (images[:, None] / self.top).clamp(0, 1), engine.state.iteration)
+            self.writer.add_images("samples", (images[:, None] / top).clamp(0, 1), engine.state.iteration)
 
 
-def tensorboard(folder: str | Path, wanted: bool = True) -> Any:  # noqa: ANN401 - tensorboard is optional
-    """A ``SummaryWriter`` for ``folder``, or ``None`` where TensorBoard is not installed or not wanted."""
-    if not wanted or not installed("tensorboard"):
+def tensorboard(folder: str | Path, enabled: bool = True) -> Any:  # noqa: ANN401 - tensorboard is optional
+    """A ``SummaryWriter`` for ``folder``, or ``None`` where TensorBoard is not installed or ``enabled`` is false."""
+    if not enabled or not installed("tensorboard"):
         return None
     from torch.utils.tensorboard import SummaryWriter
 

@@ -1,4 +1,4 @@
-"""MONAI inferers: how a network or a solver is called inside MONAI's engines."""
+"""MONAI inferers that call networks and solvers inside MONAI's engines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["AutocastInferer", "DenoisingInferer", "PosteriorInferer"]
 class AutocastInferer(Inferer):
     """Call the network under autocast with channels-last tensors, on any device, and return float32.
 
-    MONAI's engines offer autocast for CUDA only, but CPUs with bfloat16 units gain from it as well.
+    MONAI's engines support autocast on CUDA only; CPUs with bfloat16 units benefit from it as well.
 
     Args:
         dtype: autocast type; ``"auto"`` is :func:`medrecon.posterior.fast_dtype` of the device, ``None`` no autocast.
@@ -42,11 +42,11 @@ class AutocastInferer(Inferer):
 
 
 class DenoisingInferer(Inferer):
-    """Call the network as the denoiser that it is inside a prior, to validate it.
+    """Call the network as a denoiser, as a prior does, for validation.
 
     Args:
         objective: what the network is trained for.
-        multiple: sides are padded to a multiple of it.
+        multiple: multiple to which sides are padded.
     """
 
     def __init__(self, objective: Objective, multiple: int = 16) -> None:
@@ -54,21 +54,21 @@ class DenoisingInferer(Inferer):
         self.multiple = multiple
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
-        """The clean estimate of ``inputs`` at the noise level ``args[0]``; ``kwargs`` is MONAI's and stays unused."""
+        """The clean estimate of ``inputs`` at the noise level ``args[0]``; ``kwargs`` from MONAI is not used."""
         return self.objective.prior(network, self.multiple, fast_dtype(inputs.device))(inputs, args[0])
 
 
 class PosteriorInferer(Inferer):
-    """Reconstruct a scan with the engine's network as prior, or by a classical solver; as ``medrecon recon`` does.
+    """Reconstruct a scan with the engine's network as prior, or with a classical solver, as ``medrecon recon`` does.
 
     Args:
-        prior: of the bundle, see :func:`medrecon.bundle.load_prior`.
+        prior: prior of the bundle, see :func:`medrecon.bundle.load_prior`.
         physics: options of the scan's physics, see :mod:`medrecon.settings`.
-        progress: called with (steps done, steps in all) after every step.
+        progress: function called with (steps done, total steps) after every step.
         **options: other fields of :class:`medrecon.settings.PriorSettings` and :class:`medrecon.settings.SamplingSettings`.
 
     Raises:
-        medrecon.InputError: for physics that are no mapping, or a bundle, which ``prior`` is from.
+        medrecon.InputError: for ``physics`` that is not a mapping, or the option ``bundle``, which ``prior`` replaces.
     """
 
     def __init__(
@@ -79,28 +79,28 @@ class PosteriorInferer(Inferer):
         **options: Any,  # noqa: ANN401
     ) -> None:
         if physics is not None and not isinstance(physics, Mapping):
-            raise InputError(f"physics are names and values, such as {{'compress': 8}}; got {shown(physics)}")
+            raise InputError(f"physics must be names and values, such as {{'compress': 8}}; got {shown(physics)}")
         self.prior = prior
         self.options = {**(physics or {}), **options}
         if "bundle" in self.options:
-            raise InputError("the inferer's prior is that of its own bundle; leave bundle out of its options")
+            raise InputError("the inferer uses the prior of its own bundle; leave bundle out of its options")
         self.progress = progress
 
     def __call__(self, inputs: Scan, network: nn.Module, *args: Any, **kwargs: Any) -> Reconstruction:  # noqa: ANN401
-        """Images and record of one scan, worked out on the network's device.
+        """Images and record of one scan, computed on the device of the network.
 
         Args:
             inputs: a scan, see :class:`medrecon.transforms.LoadScand`.
-            network: of the prior.
-            *args: of MONAI's engines, unused.
-            **kwargs: options of this scan's physics.
+            network: network of the prior.
+            *args: arguments from MONAI's engines, not used.
+            **kwargs: physics options of this scan.
 
         Raises:
             medrecon.InputError: for data or options that cannot be used.
         """
-        twice = [name for name in kwargs if self.options.get(name) is not None]
-        if twice:
-            raise InputError(f"{twice[0]} comes with every scan here; leave it out of physics")
+        repeated = [name for name in kwargs if self.options.get(name) is not None]
+        if repeated:
+            raise InputError(f"{repeated[0]} is set for every scan by the config; leave it out of physics")
         prior = replace(self.prior, network=lambda: network)
         device = next((one.device for one in network.parameters()), torch.device("cpu"))
         return plan(inputs, bundle=prior, **{**self.options, **kwargs}).run(device, self.progress)

@@ -1,4 +1,4 @@
-"""Bundle configs as MONAI reads them. A config is code: open only bundles that you trust."""
+"""Bundle configs, read by MONAI. A config is code: open only bundles that you trust."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Config", "load_config", "parsed"]
 
 
 class Config(ConfigParser):
-    """A config, which is code, with values of the user, which are data.
+    """A config, which is code, with values from the user, which are data.
 
-    MONAI evaluates text that begins with ``$``, replaces ``@name`` by what is called so, reads the file behind ``%``, builds
-    what has a ``_target_`` and turns ``#`` into ``::``, in every string of a config, however deep. Bound values pass by all of
-    that: they stand among the results that the parser has worked out already, so ``@name`` in the config is the value as it is.
+    In every string of a config, at any depth, MONAI evaluates text that begins with ``$``, replaces ``@name`` by the item of that
+    name, reads the file after ``%`` and replaces ``#`` by ``::``; it instantiates mappings with a ``_target_``. Bound values are
+    exempt: they are stored as results that the parser has resolved already, so ``@name`` in the config gives the value unchanged.
 
     Args:
         config: see MONAI's ``ConfigParser``.
-        about: what the config is, for errors.
+        about: name of the config, for errors.
     """
 
     def __init__(self, config: Any = None, about: str = "the config") -> None:  # noqa: ANN401
@@ -32,10 +32,10 @@ class Config(ConfigParser):
         super().__init__(config)
 
     def bind(self, **values: Any) -> None:  # noqa: ANN401
-        """Give items of the config other values, as data.
+        """Replace items of the config by values that are not evaluated.
 
         Raises:
-            KeyError: for a name that the config does not have, whose value would have no effect.
+            KeyError: for a name that is not in the config, where the value would have no effect.
         """
         for name in values:
             if not isinstance(self.config, dict) or name not in self.config:
@@ -51,7 +51,7 @@ class Config(ConfigParser):
 
 
 def _parts(name: str, value: object) -> Iterator[tuple[str, object]]:
-    """A value and all that it holds, under the names that MONAI gives them: ``settings``, ``settings::gamma``."""
+    """A value and its nested items with MONAI's identifiers: ``settings``, ``settings::gamma``."""
     yield name, value
     if isinstance(value, dict | list):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
@@ -59,12 +59,16 @@ def _parts(name: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def load_config(root: str | Path, **values: Any) -> Config:  # noqa: ANN401
-    """The bundle's ``inference.yaml`` with some of its items replaced, ready for ``get_parsed_content``.
+    """The ``inference.yaml`` of a bundle with some of its items replaced, ready for ``get_parsed_content``.
 
-    A config is code: only open bundles that you trust. The values are data, see :class:`Config`.
+    A config is code: open only bundles that you trust. The values are data, see :class:`Config`.
+
+    Args:
+        root: folder of the bundle.
+        **values: values of items by name.
 
     Raises:
-        InputError: if the file cannot be read, or has no item of a name.
+        InputError: if the file cannot be read, or has no item of a given name.
     """
     path = Path(root) / "configs" / "inference.yaml"
     config = Config(read_yaml(path, "a bundle's config"), str(path))
@@ -72,25 +76,26 @@ def load_config(root: str | Path, **values: Any) -> Config:  # noqa: ANN401
         config.bind(bundle_root=str(root), **values)
     except KeyError as error:
         name = error.args[0]
-        raise InputError(f"{path}: has no item {name!r}, so {name} cannot be chosen; use another bundle") from error
+        raise InputError(f"{path}: has no item {name!r} to set; choose another name, or another bundle") from error
     return config
 
 
 def parsed(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
-    """A config item.
+    """An item of a config, evaluated.
 
     Raises:
-        InputError: our own one-sentence errors freed from MONAI's wrapping, and of others the innermost, with its kind.
+        InputError: if it cannot be evaluated: medrecon's own error without MONAI's wrapping, or the innermost
+            error with its type.
     """
     about = parser.about if isinstance(parser, Config) else "the config"
     if key not in parser:
         raise InputError(f"{about}: has no item {key!r}; correct it")
     try:
         return parser.get_parsed_content(key)
-    except Exception as error:  # MONAI's own, of many kinds, and whatever the code in a config raises
+    except Exception as error:  # MONAI's errors of many types, and any error of the code in a config
         cause = innermost(error)
         if isinstance(cause, InputError):
             raise cause from None
         raise InputError(
-            f"{about}: its {key!r} cannot be made ({type(cause).__name__}: {one_line(cause)}); correct its settings"
+            f"{about}: {key!r} cannot be built ({type(cause).__name__}: {one_line(cause)}); correct its settings"
         ) from error

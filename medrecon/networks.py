@@ -1,4 +1,4 @@
-"""Networks by name, and those that MONAI does not have. All are called ``network(x, timesteps)``."""
+"""Networks by name, and a network that MONAI does not have. All are called as ``network(x, timesteps)``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from torch.overrides import TorchFunctionMode
 
 from medrecon.data.errors import InputError, innermost, one_line
 
-__all__ = ["NETWORKS", "ResidualUNet", "check_images", "network_class", "network_without_memory"]
+__all__ = ["NETWORKS", "ResidualUNet", "check_images", "network_class", "network_on_meta_device"]
 
 NETWORKS = {
     "ResidualUNet": "medrecon.networks",
     "DiffusionModelUNet": "monai.networks.nets",
 }
-"""Names that ``configs/prior.yaml`` may use, and the modules of these classes, which are imported when named."""
+"""Class names that ``configs/prior.yaml`` may use, with their modules, which are imported on use."""
 
 MAX_PARAMETERS = 2**30
 MAX_PARTS = 10_000
@@ -33,7 +33,7 @@ MAX_PARTS = 10_000
 
 
 class _ResidualBlock(nn.Module):
-    """Two convolutions round a noise-dependent gain; the second starts at zero, so the block starts as the identity."""
+    """Two convolutions around a noise-dependent gain; the second is initialised to zero, so the block starts as the identity."""
 
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _ResidualBlock(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """Every pixel of the coarsest scale sees every other; starts as the identity."""
+    """Self-attention over all pixels of the coarsest scale; starts as the identity."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -67,18 +67,17 @@ class _SelfAttention(nn.Module):
 class ResidualUNet(nn.Module):
     """Norm-free residual U-Net on pixel-unshuffled images, for priors that train and run on a CPU.
 
-    Without normalisation nearly all work is dense 3 x 3 convolution, which CPU and GPU matrix units run at full speed;
-    the residual U-Net without normalisation is that of DRUNet (Zhang et al., IEEE TPAMI 2021), here with the noise
-    level as an embedding that scales the features of every block, and self-attention at the coarsest scale, where the
-    plan of the whole slice is decided and a token costs little.
+    Without normalisation nearly all work is dense 3 x 3 convolution, which matrix units of CPUs and GPUs run at full speed. The
+    architecture follows DRUNet (Zhang et al., IEEE TPAMI 2021), with an embedding of the noise level that scales the features of
+    every block, and self-attention at the coarsest scale, where the layout of the whole slice is decided and attention is cheap.
 
     Args:
-        in_channels: channels of the image, which is also what comes out (2 for a complex image).
+        in_channels: channels of input and output (2 for a complex image).
         channels: width of each scale; every scale halves the resolution of the one before.
         blocks: residual blocks of each scale.
         unshuffle: factor by which pixels move into channels before the first convolution.
         embedding: width of the noise-level embedding.
-        heads: heads of the self-attention before and after the blocks of the coarsest scale; 0 for none.
+        heads: heads of the self-attention before and after the blocks of the coarsest scale; 0: no self-attention.
         num_class_embeds: number of class labels, as in MONAI's ``DiffusionModelUNet``; the last means no label, for
             classifier-free guidance (Ho & Salimans, 2022). ``None``: the network takes no labels.
     """
@@ -120,7 +119,7 @@ class ResidualUNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(channels))
         self.decoder = nn.ModuleList(stage(c, n) for c, n in zip(channels[:-1], blocks[:-1], strict=True))
         for parameter in self.up.parameters():
-            # A coarser scale starts as if it were not there, so it can be added to a trained network.
+            # A coarser scale contributes nothing at first, so it can be added to a trained network.
             nn.init.zeros_(parameter)
         self.tail = nn.Conv2d(channels[0], pixels, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
@@ -129,11 +128,11 @@ class ResidualUNet(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor | None = None, *, class_labels: Tensor | None = None) -> Tensor:
         """Map ``x`` ``(B, C, y, x)`` and ``timesteps`` ``(B,)`` (noise level on MONAI's 0...1000 scale) to ``(B, C, y, x)``.
 
-        ``class_labels`` are ``(B,)`` integers; none means the last label, which says nothing.
+        ``class_labels`` are ``(B,)`` integers; ``None`` means the last label (no label).
 
         Raises:
-            ValueError: if a side is no multiple of ``self.multiple`` (``EDMNet`` pads and crops), or if labels come to a
-                network that takes none.
+            ValueError: if a side is not a multiple of ``self.multiple`` (``EDMNet`` pads and crops), or ``class_labels`` are
+                given to a network without labels.
         """
         if class_labels is not None and self.num_class_embeds is None:
             raise ValueError("this ResidualUNet takes no class_labels; give it num_class_embeds")
@@ -146,8 +145,8 @@ class ResidualUNet(nn.Module):
         angles = timesteps.to(self.frequencies.dtype)[:, None] * self.frequencies
         embedding = self.embed(torch.cat([angles.sin(), angles.cos()], dim=1))
         if self.num_class_embeds is not None:
-            known = self.class_embedding.weight[-1] if class_labels is None else self.class_embedding(class_labels)
-            embedding = embedding + known
+            label = self.class_embedding.weight[-1] if class_labels is None else self.class_embedding(class_labels)
+            embedding = embedding + label
         embedding = F.silu(embedding)
         x = self.head(F.pixel_unshuffle(x, self.unshuffle))
         skips = []
@@ -169,8 +168,8 @@ class ResidualUNet(nn.Module):
         return F.pixel_shuffle(self.tail(x), self.unshuffle)
 
 
-class _WithoutMemory(TorchFunctionMode):
-    """Weights on the meta device, not initialised.
+class _OnMetaDevice(TorchFunctionMode):
+    """Create weights on the meta device, without initialisation.
 
     ``torch.device("meta")`` would do the same for all tensors, but its random numbers and sequences import torch's compiler,
     which takes seconds.
@@ -187,10 +186,10 @@ class _WithoutMemory(TorchFunctionMode):
 
 @contextmanager
 def _limited_size(where: str) -> Iterator[None]:
-    """Refuse to build a network of more than ``MAX_PARAMETERS`` or ``MAX_PARTS`` while it is built in this thread.
+    """Limit networks that are built in this thread to ``MAX_PARAMETERS`` and ``MAX_PARTS``.
 
     Raises:
-        InputError: as soon as a network grows larger.
+        InputError: as soon as a network exceeds a limit.
     """
     count = {"parameters": 0, "parts": 0}
     thread = threading.get_ident()
@@ -233,24 +232,24 @@ def _check_names(name: str, arguments: Mapping[str, Any], where: str) -> None:
             raise InputError(f"{where}: {name} does not take the argument {key[:40]!r}; {advice}")
 
 
-def network_without_memory(name: str, arguments: Mapping[str, Any], where: str = "network") -> nn.Module:
-    """A network whose weights are on the meta device: they have names and shapes, and take no memory.
+def network_on_meta_device(name: str, arguments: Mapping[str, Any], where: str = "network") -> nn.Module:
+    """A network with weights on the meta device: they have names and shapes, but take no memory.
 
     Args:
         name: name in ``NETWORKS``.
         arguments: arguments of the class.
-        where: file that they come from, for errors.
+        where: file of the arguments, for errors.
 
     Raises:
-        InputError: if the arguments are not those of the class, or the network is larger than ``MAX_PARAMETERS``.
+        InputError: if the class does not take the arguments, or the network has more than ``MAX_PARAMETERS`` parameters.
     """
     _check_names(name, arguments, where)
     try:
-        with _limited_size(where), _WithoutMemory():
+        with _limited_size(where), _OnMetaDevice():
             return network_class(name)(**arguments)
     except InputError:
         raise
-    except Exception as error:  # every class checks its arguments in its own way
+    except Exception as error:  # classes raise errors of many types
         reason = one_line(innermost(error))
         raise InputError(f"{where}: {name} cannot be built ({reason}); correct its arguments") from error
 
@@ -258,17 +257,17 @@ def network_without_memory(name: str, arguments: Mapping[str, Any], where: str =
 def check_images(
     network: nn.Module, channels: int, multiple: int, where: str = "network", variances: bool = False
 ) -> None:
-    """Check that a network maps images of ``channels`` channels and sides of ``multiple`` pixels to such images.
+    """Check that a network maps images of ``channels`` channels and sides of ``multiple`` pixels to images of the same shape.
 
     Args:
-        network: network, which is called once on a small image of zeros.
+        network: network to check, called once on a small image of zeros.
         channels: channels of the images.
         multiple: side of the image, pixels.
         where: file that describes the network, for errors.
-        variances: whether as many output channels may follow, as those of a DDPM with learned variances, which are not used.
+        variances: accept twice as many output channels, as of a DDPM with learned variances, which are not used.
 
     Raises:
-        InputError: if it does not.
+        InputError: if it does not accept such images, or returns another shape.
     """
     x = torch.zeros(1, channels, multiple, multiple)
     images = f"images of {channels} channel{'s' * (channels > 1)} with sides that are multiples of {multiple}"
@@ -276,7 +275,7 @@ def check_images(
     try:
         with torch.no_grad():
             out = network(x, torch.zeros(1))
-    except Exception as error:  # networks refuse images in their own ways
+    except Exception as error:  # networks raise errors of many types
         raise InputError(
             f"{where}: the network does not take {images} ({one_line(innermost(error))}); {correct}"
         ) from error

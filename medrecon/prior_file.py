@@ -1,4 +1,4 @@
-"""``configs/prior.yaml``: the prior of a bundle as plain data. It is checked when it is read, and never evaluated."""
+"""``configs/prior.yaml``, the prior of a bundle as plain data, checked when it is read and never evaluated."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ KIND = "a description of a prior"
 
 @dataclass(frozen=True, kw_only=True)
 class PriorFile:
-    """The content of a ``prior.yaml``.
+    """Content of a ``prior.yaml``.
 
     Args:
-        network: name in :data:`medrecon.networks.NETWORKS`, or ``None`` for a bundle of classical solvers alone.
-        arguments: arguments of that class: numbers, booleans, null, and lists of them. ``num_class_embeds`` is the number of
-            ``labels``, and need not be given.
-        images: images that the network was trained on; ``None`` without a network.
+        network: name in :data:`medrecon.networks.NETWORKS`, or ``None`` for a bundle with classical solvers only.
+        arguments: arguments of the class: numbers, booleans, null, and lists of them. ``num_class_embeds`` is the number of
+            ``labels`` by default.
+        images: kind of images that the network was trained on; ``None`` without a network.
         parameterization: what the network was trained to predict: ``edm``, ``ddpm`` or ``flow``. ``None``: not in the file.
         sigma_data: standard deviation of the training images per channel. ``None``: not in the file.
-        labels: meaning of the network's class labels, in their order; the last is ``''``, no label. Empty: no labels.
+        labels: names of the network's class labels, in order; the last is ``''``, no label. Empty: no labels.
         symmetries: symmetries of the images, arguments of :func:`medrecon.priors.equivariant`.
-        multiple: multiple that the sides of images are padded to for the network.
+        multiple: multiple to which sides of images are padded for the network.
         steps: default number of network evaluations per sample.
         sigma_min: last noise level before 0.
-        tuned: settings that suit the prior by name of a solver, where they differ from the solver's defaults; and ``sigma_max``,
-            the first noise level.
-        tuned_by_images: without a network, such settings by kind of the images, where they differ from ``tuned``.
+        tuned: tuned settings by name of the solver, where they differ from its defaults, and ``sigma_max``, the first noise
+            level.
+        tuned_by_images: for a bundle without a network, settings by kind of images, where they differ from ``tuned``.
     """
 
     network: str | None
@@ -62,12 +62,12 @@ class PriorFile:
 
     @property
     def channels(self) -> int:
-        """Channels of the images; without a network those of the complex ones."""
+        """Channels of the images; 2 without a network, as for complex images."""
         return 2 if self.images in ("complex", None) else 1
 
 
 class _UnusableError(ValueError):
-    """A value that cannot be used: the sentence after its key."""
+    """Error for a value that cannot be used; its text follows the key in the message."""
 
 
 def _nearest(name: object, known: tuple[str, ...]) -> str:
@@ -75,7 +75,7 @@ def _nearest(name: object, known: tuple[str, ...]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
 
 
-def _one_of(known: tuple[str, ...]) -> Callable[[object], str]:
+def _choice(known: tuple[str, ...]) -> Callable[[object], str]:
     def check(value: object) -> str:
         if not isinstance(value, str) or value not in known:
             raise _UnusableError(f"is {shown(value)}; {_nearest(value, known)}")
@@ -85,7 +85,7 @@ def _one_of(known: tuple[str, ...]) -> Callable[[object], str]:
 
 
 def _number(low: float, high: float) -> Callable[[object], float]:
-    """A number in ``[low, high]``."""
+    """Check for a number in ``[low, high]``."""
 
     def check(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -96,7 +96,7 @@ def _number(low: float, high: float) -> Callable[[object], float]:
 
 
 def _as_number(value: object) -> str:
-    """Advice where text looks like a number to people and not to YAML 1.1, such as ``1e-3``."""
+    """Advice for text that looks like a number but is not one in YAML 1.1, such as ``1e-3``."""
     try:
         return f" (text in YAML; write {float(value)!r})" if isinstance(value, str) else ""
     except ValueError:
@@ -104,7 +104,7 @@ def _as_number(value: object) -> str:
 
 
 def _count(low: int, high: int) -> Callable[[object], int]:
-    """A whole number in ``[low, high]``."""
+    """Check for a whole number in ``[low, high]``."""
 
     def check(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -114,9 +114,9 @@ def _count(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
-def _names(value: object, what: str) -> dict[str, Any]:
+def _mapping(value: object, expected: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise _UnusableError(f"must be {what}; got {shown(value)}")
+        raise _UnusableError(f"must be {expected}; got {shown(value)}")
     return value
 
 
@@ -128,7 +128,7 @@ def _scalar(value: object) -> bool:
 
 
 def _arguments(value: object) -> dict[str, Any]:
-    arguments = _names(value, "names and values of arguments")
+    arguments = _mapping(value, "names and values of arguments")
     for key, one in arguments.items():
         each = one if isinstance(one, list) else [one]
         if len(each) > 32 or not all(map(_scalar, each)):
@@ -149,10 +149,10 @@ def _labels(value: object) -> tuple[str, ...]:
 
 
 def _symmetries(value: object) -> dict[str, Any]:
-    symmetries = _names(value, "a mapping of flip, shift and phase")
+    symmetries = _mapping(value, "a mapping of flip, shift and phase")
     for key, one in symmetries.items():
         if key not in ("flip", "shift", "phase"):
-            raise _UnusableError(f"cannot hold {key[:40]!r}; {_nearest(key, ('flip', 'shift', 'phase'))}")
+            raise _UnusableError(f"has an unknown key {key[:40]!r}; {_nearest(key, ('flip', 'shift', 'phase'))}")
         if key == "flip" and (not isinstance(one, list) or not all(type(a) is int and a in (-2, -1) for a in one)):
             raise _UnusableError(f"must have a list of the axes -2 and -1 as 'flip'; got {shown(one)}")
         if key == "shift" and (type(one) is not int or not 0 <= one <= 4096):
@@ -163,7 +163,7 @@ def _symmetries(value: object) -> dict[str, Any]:
 
 
 def _tuned(value: object) -> dict[str, dict[str, Any]]:
-    tuned = _names(value, "settings by name of a solver")
+    tuned = _mapping(value, "settings by name of a solver")
     for name, settings in tuned.items():
         if name not in SOLVERS:
             raise _UnusableError(f"has settings for an unknown solver {shown(name)}; {_nearest(name, tuple(SOLVERS))}")
@@ -172,7 +172,7 @@ def _tuned(value: object) -> dict[str, dict[str, Any]]:
 
 
 def _tuned_by_images(value: object) -> dict[str, dict[str, dict[str, Any]]]:
-    by_images = _names(value, "a mapping by kind of the images")
+    by_images = _mapping(value, "a mapping by kind of the images")
     for kind in by_images:
         if kind not in get_args(ImageKind):
             raise _UnusableError(
@@ -183,13 +183,13 @@ def _tuned_by_images(value: object) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _network(value: object) -> str | None:
     try:
-        return None if value is None else _one_of(tuple(NETWORKS))(value)
+        return None if value is None else _choice(tuple(NETWORKS))(value)
     except _UnusableError as error:
-        raise _UnusableError(f"{error} (a bundle with a network of its own is run by python -m monai.bundle)") from None
+        raise _UnusableError(f"{error} (run a bundle with its own network class with python -m monai.bundle)") from None
 
 
-def _like(value: object, default: object) -> bool:
-    """Whether a setting is of the kind of its default: text, a boolean, a whole number, or a number."""
+def _is_same_type(value: object, default: object) -> bool:
+    """Whether a setting has the type of its default: text, a boolean, a whole number, or a number."""
     if isinstance(default, str | bool):
         return type(value) is type(default)
     if isinstance(value, bool) or not _scalar(value):
@@ -198,8 +198,8 @@ def _like(value: object, default: object) -> bool:
 
 
 def _check_settings(name: str, settings: object) -> None:
-    """Raise :class:`_UnusableError` unless the solver takes the settings."""
-    settings = dict(_names(settings, f"names and values of settings for {name}"))
+    """Raise :class:`_UnusableError` unless the solver accepts the settings."""
+    settings = dict(_mapping(settings, f"names and values of settings for {name}"))
     defaults = {key: one.default for key, one in setting_fields(SOLVERS[name]).items()}
     first = settings.pop("sigma_max", None)
     if first is not None:
@@ -211,7 +211,7 @@ def _check_settings(name: str, settings: object) -> None:
         if key not in defaults:
             known = (*defaults, "sigma_max")
             raise _UnusableError(f"has an unknown setting {shown(key)} of {name}; {_nearest(key, known)}")
-        if not _like(one, defaults[key]):
+        if not _is_same_type(one, defaults[key]):
             raise _UnusableError(f"has a setting {key!r} of {name} that cannot be used; got {shown(one)}")
     try:
         SOLVERS[name](**settings)
@@ -223,8 +223,8 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
     {
         "network": _network,
         "arguments": _arguments,
-        "images": _one_of(get_args(ImageKind)),
-        "parameterization": _one_of(tuple(OBJECTIVES)),
+        "images": _choice(get_args(ImageKind)),
+        "parameterization": _choice(tuple(OBJECTIVES)),
         "sigma_data": _number(1e-6, 1e6),
         "labels": _labels,
         "symmetries": _symmetries,
@@ -235,20 +235,24 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "tuned_by_images": _tuned_by_images,
     }
 )
-"""By key of the file: a function that returns the value as :class:`PriorFile` has it, or raises :class:`_UnusableError`."""
+"""Checks by key of the file: functions that return the value for :class:`PriorFile`, or raise :class:`_UnusableError`."""
 
 
 def read_prior_file(path: Path) -> PriorFile:
     """Read and check a ``prior.yaml``.
 
     Raises:
-        InputError: if the file is missing, or anything in it cannot be used.
+        InputError: if the file is missing, or its content cannot be used.
     """
     return _checked(read_plain_yaml(path, KIND), path)
 
 
 def _checked(content: Mapping[str, Any], path: Path) -> PriorFile:
-    """Raise :class:`InputError` unless the content of the file ``path`` can be used."""
+    """The content of the file ``path``, checked.
+
+    Raises:
+        InputError: if it cannot be used.
+    """
     for key in content:
         if key not in CHECKS:
             raise InputError(f"{path}: unknown key {shown(key)}; {_nearest(key, tuple(CHECKS))}")
@@ -258,7 +262,7 @@ def _checked(content: Mapping[str, Any], path: Path) -> PriorFile:
         if more := [key for key in content if key not in without]:
             raise InputError(f"{path}: {more[0]!r} belongs to a network, but 'network' is null; leave it out")
     elif "tuned_by_images" in content:
-        raise InputError(f"{path}: 'tuned_by_images' goes with 'network: null'; enter the settings in 'tuned'")
+        raise InputError(f"{path}: 'tuned_by_images' is for 'network: null'; move the settings to 'tuned'")
     for key in needed:
         if key not in content:
             raise InputError(f"{path}: lacks the key {key!r}; add it (docs/priors.md shows an example)")
@@ -273,10 +277,10 @@ def _checked(content: Mapping[str, Any], path: Path) -> PriorFile:
 
 
 def _complete(prior: PriorFile, path: Path) -> dict[str, Any]:
-    """The network's arguments with the number of labels, and consistent with the rest of the file.
+    """The network's arguments with the number of labels, checked against the rest of the file.
 
     Raises:
-        InputError: if they are not.
+        InputError: if they contradict it.
     """
     arguments = dict(prior.arguments)
     if prior.labels and arguments.setdefault("num_class_embeds", len(prior.labels)) != len(prior.labels):
@@ -285,7 +289,7 @@ def _complete(prior: PriorFile, path: Path) -> dict[str, Any]:
             f"{shown(arguments['num_class_embeds'])}; leave the argument out"
         )
     if not prior.labels and arguments.get("num_class_embeds") is not None:
-        raise InputError(f"{path}: the network has 'num_class_embeds', but 'labels' are not given; list them")
+        raise InputError(f"{path}: the network has 'num_class_embeds', but 'labels' are missing; list them")
     if arguments.get("in_channels", prior.channels) != prior.channels:
         raise InputError(
             f"{path}: {prior.images!r} images have {prior.channels} channel{'s' * (prior.channels > 1)}, but the argument "
@@ -297,12 +301,12 @@ def _complete(prior: PriorFile, path: Path) -> dict[str, Any]:
 
 
 def replace_values(path: Path, **values: float | str) -> bytes:
-    """The content of a ``prior.yaml`` with other values of some keys.
+    """The content of a ``prior.yaml`` with new values of some keys.
 
-    Its comments stay where every one of these keys has a line of its own.
+    Comments are preserved if each of these keys is on its own line.
 
     Raises:
-        InputError: if the file cannot be used, before or after.
+        InputError: if the file cannot be used, before or after the change.
     """
     before = read_plain_yaml(path, KIND)
     _checked({**before, **values}, path)

@@ -19,7 +19,7 @@ __all__ = ["Denoiser", "denoiser", "export_torchscript"]
 
 
 class _Traced(nn.Module):
-    """What TorchScript compiles: a call of a traced module."""
+    """Module for TorchScript to compile, which calls a traced module."""
 
     def __init__(self, traced: nn.Module) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class _Traced(nn.Module):
 class Denoiser(nn.Module):
     """A network as the clean estimate ``E[x0 | x0 + sigma n = x]``, which TorchScript and MONAI's ``ckpt_export`` can compile.
 
-    ``torch.jit.script`` gets a trace, so that every network of :data:`medrecon.networks.NETWORKS` can be exported whose
-    computation does not depend on its input's values. Any batch size and image size is taken. EDM and flow networks run on every
-    device, those of a DDPM on the device that they were traced on, since the noise levels of their chain are constants.
+    ``torch.jit.script`` receives a trace, so every network of :data:`medrecon.networks.NETWORKS` can be exported whose
+    computation does not depend on input values. The trace accepts any batch size and image size. EDM and flow networks run on
+    every device; a DDPM runs on the device of the trace, since the noise levels of its chain are constants.
 
     Args:
-        network: called as ``network(x, timesteps)``. A state dict of this module is the network's own.
+        network: network, called as ``network(x, timesteps)``; the state dict of this module is the state dict of the network.
         objective: what the network was trained for.
         channels: channels of the images.
         multiple: multiple to which sides are padded for the network.
@@ -65,33 +65,33 @@ class Denoiser(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         weight = next(self.network.parameters())
-        # Two images of sides that are not multiples of the network's, so that padding and batch size are traced.
+        # A batch of two, with sides that need padding, so that padding and batch size are traced.
         example = torch.zeros(2, self.channels, self.multiple + 1, 2 * self.multiple + 3).to(weight)
-        with warnings.catch_warnings():  # of checks of the input, which a trace leaves out
+        with warnings.catch_warnings():  # about checks of the input, which a trace omits
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(self, (example, torch.tensor([0.3, 0.4]).to(weight)), check_trace=False)
         return _Traced(traced).eval()  # type: ignore[arg-type]
 
 
 def denoiser(root: str | Path) -> Denoiser:
-    """The denoiser of a bundle with random weights; the weights are loaded by the caller, as MONAI does in ``ckpt_export``.
+    """The denoiser of a bundle with random weights; the caller loads the weights, as MONAI's ``ckpt_export`` does.
 
     Raises:
-        InputError: if the bundle's ``prior.yaml`` cannot be used, or there is no network.
+        InputError: if the bundle's ``prior.yaml`` cannot be used, or the bundle has no network.
     """
     prior = read_prior(root)
     if prior.network is None:
-        raise InputError(f"{root}: is a bundle without a network; choose another bundle")
+        raise InputError(f"{root}: the bundle has no network; choose another bundle")
     trained_for = objective(str(prior.parameterization), float(prior.sigma_data or 0))
     return Denoiser(build_network(root).eval(), trained_for, prior.channels, prior.multiple)
 
 
 def export_torchscript(bundle: str | Path, path: str | Path, overwrite: bool = False) -> None:
-    """Write the denoiser of a bundle, ``forward(x, sigma)``, with its metadata, as a TorchScript file.
+    """Write the denoiser of a bundle, ``forward(x, sigma)``, and its metadata as a TorchScript file.
 
     Args:
-        bundle: name or folder.
-        path: of the file, usually ``model.ts``.
+        bundle: name or folder of the bundle.
+        path: output file, usually ``model.ts``.
         overwrite: replace an existing file.
 
     Raises:
@@ -103,7 +103,7 @@ def export_torchscript(bundle: str | Path, path: str | Path, overwrite: bool = F
     try:
         with torch.no_grad():
             script = torch.jit.script(module)
-    except Exception as error:  # networks fail to be traced in their own ways
+    except Exception as error:  # tracing raises errors of many types
         raise InputError(
             f"bundle {spec.name}: its network cannot be traced ({one_line(innermost(error))}); use it through medrecon"
         ) from error

@@ -1,14 +1,14 @@
-"""MONAI's engines put together: what the configs of the bundles share."""
+"""Factories of MONAI's engines, shared by the configs of the bundles."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import monai.data
 import monai.utils
@@ -37,12 +37,13 @@ from medrecon.bundle import save_weights
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
 from medrecon.data.files import check_writable
-from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch, ScanPrepareBatch
+from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch, Overviews, ScanPrepareBatch
 from medrecon.handlers import (
     GradientClip,
     KeepBest,
     MovingAverage,
     SampleSheet,
+    SheetSettings,
     WarmupCosine,
     averaged,
     checkpoint,
@@ -54,13 +55,14 @@ from medrecon.handlers import (
 from medrecon.inferers import AutocastInferer, DenoisingInferer, PosteriorInferer
 from medrecon.metrics import HU_RANGE, NMSE, PSNR, SSIM
 from medrecon.training.augment import Augment
-from medrecon.training.objectives import EDM, Objective
-from medrecon.training.slices import share
+from medrecon.training.objectives import Objective
+from medrecon.training.slices import rows_of_process
 from medrecon.transforms import MagnitudeMeand, only_item
 
 __all__ = [
+    "Batches",
     "Learner",
-    "Overviews",
+    "Scoring",
     "add_labels",
     "as_ddp",
     "cases",
@@ -80,7 +82,7 @@ __all__ = [
 
 
 def local_device() -> torch.device:
-    """The device of this process of torchrun: a GPU of its own, or the CPU."""
+    """Device of this torchrun process: the GPU of its local rank, or the CPU."""
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if torch.cuda.is_available()
@@ -89,34 +91,34 @@ def local_device() -> torch.device:
 
 
 def _rank_and_size() -> tuple[int, int]:
-    """Number of this process, and how many there are after :func:`init_process_group`."""
+    """Rank of this process and number of processes; (0, 1) before :func:`init_process_group`."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def init_process_group(device: torch.device) -> None:
     """Join the processes that torchrun started."""
     if not dist.is_initialized():
-        # A process that has finished waits for the others, however long a scan takes.
+        # A process that has finished waits for the others, and a scan may take long.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=30))
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
 def destroy_process_group() -> None:
-    """Wait for the other processes, and leave: one that leaves early tears the connection down for the others."""
+    """Wait for the other processes, then leave; a process that leaves early breaks the connection of the others."""
     dist.barrier()
     dist.destroy_process_group()
 
 
 def cases(files: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:
-    """The scans to reconstruct, ``{"scan": file}`` each; after :func:`init_process_group` the part of this process.
+    """Dictionaries ``{"scan": file}`` of the scans to reconstruct; after :func:`init_process_group` those of this process.
 
     Args:
         files: one file, or several.
 
     Raises:
-        InputError: if there is none, two have the same name, or there are fewer than processes: one without work would leave
-            the others waiting.
+        InputError: if there are no files, two have the same name, or there are fewer files than processes: a process without work
+            would leave the others waiting.
     """
     files = [files] if isinstance(files, str | Path) else list(files)
     if not files or not all(map(str, files)):
@@ -124,12 +126,46 @@ def cases(files: str | Path | Sequence[str | Path]) -> list[dict[str, str]]:
     name, count = Counter(Path(str(file).removesuffix(".gz")).stem for file in files).most_common(1)[0]
     if count > 1:
         raise InputError(
-            f"{count} scans are called {name}, and so would be their images; run them into folders of their own"
+            f"{count} scans are called {name}, so their images would have the same name; write them to different folders"
         )
     rank, processes = _rank_and_size()
     if len(files) < processes:
         raise InputError(f"{len(files)} scans are too few for {processes} processes; start fewer (--nproc_per_node)")
     return [{"scan": str(file)} for file in files[rank::processes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Scores of an evaluation: PSNR, SSIM and NMSE (:mod:`medrecon.metrics`), logged and written to ``metrics.csv``.
+
+    Args:
+        images: values of the images, ``magnitude`` or ``hounsfield``.
+        output_dir: folder of ``metrics.csv``.
+        overwrite: replace an existing ``metrics.csv``.
+
+    Raises:
+        InputError: for another value of ``images``, or an existing ``metrics.csv``.
+    """
+
+    images: str
+    output_dir: str = "."
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.images not in ("magnitude", "hounsfield"):
+            raise InputError(f"images must be magnitude or hounsfield; got {shown(self.images)}")
+        check_writable([Path(self.output_dir) / "metrics.csv"], self.overwrite)
+
+    def metrics(self) -> dict[str, Metric]:
+        """Handlers of the metrics, by name."""
+        low, high = HU_RANGE
+        values = {"low": low, "data_range": high - low} if self.images == "hounsfield" else {}
+        kinds = {"psnr": PSNR, "ssim": SSIM, "nmse": NMSE}
+        transform = from_engine(["pred", "label"])
+        return {
+            name: IgniteMetricHandler(metric_fn=kind(**values), output_transform=transform)
+            for name, kind in kinds.items()
+        }
 
 
 def reconstructor(
@@ -140,42 +176,40 @@ def reconstructor(
     postprocessing: Callable[[dict[str, Any]], dict[str, Any]],
     val_handlers: Sequence[Any] = (),
     *,
-    score: str | None = None,
-    output_dir: str = ".",
-    overwrite: bool = False,
+    scoring: Scoring | None = None,
     options: Mapping[str, str] | None = None,
 ) -> SupervisedEvaluator:
-    """MONAI's evaluator for scans, which come one at a time.
+    """MONAI's evaluator for scans, one at a time.
 
     Args:
-        device: device the run uses.
-        dataset: dictionaries with a ``scan``, and a ``label`` ``(slices, y, x)`` to score it by.
+        device: device of the reconstruction.
+        dataset: dictionaries with a ``scan``, and for ``scoring`` with a ``label`` ``(slices, y, x)``.
         network: network of the prior.
         inferer: usually a :class:`medrecon.inferers.PosteriorInferer`.
-        postprocessing: transform of dictionaries whose ``pred`` is the reconstruction; usually writes it.
+        postprocessing: transform of dictionaries whose ``pred`` is the reconstruction; usually writes files.
         val_handlers: handlers of the evaluator.
-        score: what images hold, ``magnitude`` or ``hounsfield``: PSNR, SSIM and NMSE (:mod:`medrecon.metrics`) are logged and
-            written to ``metrics.csv``; ``None``: no scores.
-        output_dir: folder of ``metrics.csv``.
-        overwrite: replace an existing ``metrics.csv``.
-        options: options of the physics and the keys of their values, see :class:`medrecon.engines.ScanPrepareBatch`.
+        scoring: scores against the ``label``; ``None``: no scores.
+        options: options of the physics by name, with the keys of their values, see :class:`medrecon.engines.ScanPrepareBatch`.
 
     Raises:
-        InputError: for another ``score``, an existing ``metrics.csv``, or physics of some slices, whose label has all.
+        InputError: for ``scoring`` with physics that select slices, since the label has all slices.
     """
-    if score is not None:
-        check_writable([Path(output_dir) / "metrics.csv"], overwrite)
+    metrics: dict[str, Metric] = {}
+    handlers: list[Any] = []
+    if scoring is not None:
         if isinstance(inferer, PosteriorInferer) and inferer.options.get("slices") is not None:
             raise InputError("an evaluation scores all slices of a scan; leave slices out of physics")
-    metrics = {} if score is None else _metrics(score)
-    handlers = [StatsHandler(iteration_log=False), MetricsSaver(output_dir, list(metrics))] if metrics else []
+        metrics = scoring.metrics()
+        handlers = [StatsHandler(iteration_log=False), MetricsSaver(scoring.output_dir, list(metrics))]
     return SupervisedEvaluator(
         device=device,
         val_data_loader=DataLoader(dataset, batch_size=1, num_workers=0, collate_fn=only_item),
         network=network,
         inferer=inferer,
         prepare_batch=ScanPrepareBatch(options=options),
-        postprocessing=Compose([postprocessing, MagnitudeMeand("pred"), _as_item]) if metrics else postprocessing,  # type: ignore[arg-type]
+        postprocessing=Compose([postprocessing, MagnitudeMeand("pred"), _with_batch_axis])
+        if metrics
+        else postprocessing,  # type: ignore[arg-type]
         val_handlers=[*handlers, *val_handlers],
         key_val_metric={"psnr": metrics.pop("psnr")} if metrics else None,
         additional_metrics=metrics or None,
@@ -183,21 +217,8 @@ def reconstructor(
     )
 
 
-def _metrics(score: str) -> dict[str, Metric]:
-    """Handlers of the metrics, by name."""
-    if score not in ("magnitude", "hounsfield"):
-        raise InputError(f"unknown score {shown(score)}; choose magnitude or hounsfield")
-    low, high = HU_RANGE
-    values = {"low": low, "data_range": high - low} if score == "hounsfield" else {}
-    kinds = {"psnr": PSNR, "ssim": SSIM, "nmse": NMSE}
-    transform = from_engine(["pred", "label"])
-    return {
-        name: IgniteMetricHandler(metric_fn=kind(**values), output_transform=transform) for name, kind in kinds.items()
-    }
-
-
-def _as_item(data: dict[str, Any]) -> dict[str, Any]:
-    """Image and label as one item each, for metrics."""
+def _with_batch_axis(data: dict[str, Any]) -> dict[str, Any]:
+    """Image and label with a batch axis, for metrics."""
     return {**data, **{key: torch.as_tensor(data[key])[None] for key in ("pred", "label")}}
 
 
@@ -205,23 +226,25 @@ def _as_item(data: dict[str, Any]) -> dict[str, Any]:
 
 
 class Learner:
-    """A network that is trained, its moving average, optimizer and best average: what a checkpoint holds.
+    """A network in training, with its moving average, optimizer and best average: the content of a checkpoint.
 
     Args:
         network: network with random weights.
-        device: device the run uses.
+        objective: what the network is trained for.
+        device: device of the training.
         folder: folder of the checkpoints.
-        weights: file of weights to begin with, see :func:`medrecon.handlers.start_from`; ``None`` or empty: random ones.
-        learning_rate: highest learning rate of the schedule.
+        weights: file of initial weights, see :func:`medrecon.handlers.start_from`; ``None`` or empty: random weights.
+        learning_rate: peak learning rate of the schedule.
         average_decay: decay of the moving average, see :func:`medrecon.handlers.averaged`.
 
     Raises:
-        InputError: if the weights to begin with cannot be used.
+        InputError: if the initial weights cannot be used.
     """
 
     def __init__(
         self,
         network: nn.Module,
+        objective: Objective,
         device: torch.device,
         folder: str | Path,
         weights: str | Path | None = None,
@@ -229,177 +252,166 @@ class Learner:
         average_decay: float = 0.9995,
     ) -> None:
         self.model = start_from(network, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.objective = objective
+        self.device = device
         self.average = averaged(self.model, average_decay)
         self.learning_rate = learning_rate
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )
         self.folder = Path(folder)
-        self.write = _rank_and_size()[0] == 0  # of several processes the first
+        self.write = _rank_and_size()[0] == 0  # only the first process writes
         self.best = KeepBest(self.average, self.folder / "best.pt", self.write)
         self.writer = tensorboard(self.folder, self.write)
 
     @property
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides the trainer's counters."""
+        """Content of a checkpoint besides the counters of the trainer."""
         return {"network": self.model, "average": self.average, "optimizer": self.optimizer, "best": self.best}
 
     def steps(self) -> int:
-        """Steps of the optimizer so far."""
+        """Number of steps of the optimizer so far."""
         first = self.optimizer.param_groups[0]["params"][0]
         return int(self.optimizer.state[first]["step"].item())
 
 
-class Overviews(TypedDict):
-    """Batches of whole slices with coarse pixels, see :class:`medrecon.engines.DenoisingPrepareBatch`."""
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Batches of images to train with.
 
+    Args:
+        dataset: dictionaries with an ``image``, which are held in memory, and with a ``label`` if there are ``labels``.
+        augment: augmentation from stored images to crops.
+        size: images in a batch of the smallest crops.
+        per_epoch: batches in an epoch.
+        weights: sampling weights of the images; ``None``: uniform.
+        labels: labels of the network; the last means no label, and replaces one label in ten.
+        overviews: batches of whole slices with coarse pixels; ``None``: none.
+    """
+
+    dataset: Dataset
     augment: Augment
-    share: float
+    size: int = 8
+    per_epoch: int = 250
+    weights: Sequence[float] | None = None
+    labels: Sequence[str] = ()
+    overviews: Overviews | None = None
 
+    def loader(self) -> DataLoader:
+        """Stored images of an epoch, drawn by their weights."""
+        sampler = WeightedRandomSampler(self.weights or [1.0] * len(self.dataset), self.size * self.per_epoch)
+        # Slices are in memory; crops, resampling, phase and noise are made on the device.
+        return DataLoader(self.dataset, batch_size=self.size, sampler=sampler, num_workers=0)
 
-def _coarse(objective: Objective, overviews: Overviews | None) -> dict[str, Any]:
-    """Arguments of ``DenoisingPrepareBatch``: overviews have high noise levels, where the layout of a slice is decided."""
-    if overviews is None:
-        return {}
-    noise_law = {"log_mean": 0.3, "log_std": 1.2}
-    higher = replace(objective, **noise_law) if isinstance(objective, EDM) else objective
-    return {"coarse_objective": higher, "coarse_augment": overviews["augment"], "coarse_share": overviews["share"]}
+    def prepare(self, objective: Objective) -> DenoisingPrepareBatch:
+        """Augmentation and noise of the batches."""
+        labels = {"label": "label", "null": len(self.labels) - 1, "dropped": 0.1} if self.labels else {}
+        return DenoisingPrepareBatch(objective, self.augment, **labels, overviews=self.overviews)
 
 
 def add_labels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str = "contrast") -> list[dict[str, Any]]:
-    """Rows with the ``label`` that the network is given, the place of ``row[key]`` among ``labels``.
+    """Rows with the network's class ``label``: the index of ``row[key]`` in ``labels``.
 
     Raises:
-        InputError: for a row with another.
+        InputError: for a value that is not among ``labels``.
     """
     unknown = sorted({str(row[key]) for row in rows} - set(labels))
     if unknown:
         raise InputError(
-            f"the data have the {key} {unknown[0]!r}, which is not among the labels of prior.yaml; add it there"
+            f"the data have the {key} {unknown[0]!r}, which is missing in the labels of prior.yaml; add it there"
         )
     return [{**row, "label": labels.index(row[key])} for row in rows]
 
 
 def rows_of_rank(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of this process, see :func:`medrecon.training.slices.share`."""
-    return share(rows, *_rank_and_size())
+    """The rows of this process, see :func:`medrecon.training.slices.rows_of_process`."""
+    return rows_of_process(rows, *_rank_and_size())
 
 
 def as_ddp(model: nn.Module, device: torch.device) -> nn.Module:
-    """A model that several processes train together."""
+    """A model for distributed training."""
     return DistributedDataParallel(model, [device] if device.type == "cuda" else None, broadcast_buffers=False)
 
 
 def set_seed(seed: int) -> None:
-    """Begin a run: the same random numbers each time, others in every process, and no meta in training data."""
+    """Seed a run, with different random numbers in every process, and switch off meta tensors, which training does not need."""
     monai.data.set_track_meta(False)
     monai.utils.set_determinism(seed + _rank_and_size()[0])
 
 
 def validator(
-    learner: Learner,
-    dataset: Dataset,
-    objective: Objective,
-    augment: Augment,
-    levels: Sequence[float],
-    device: torch.device,
-    multiple: int = 16,
-    val_handlers: Sequence[Any] = (),
+    learner: Learner, dataset: Dataset, augment: Augment, levels: Sequence[float], multiple: int = 16
 ) -> SupervisedEvaluator:
     """MONAI's evaluator that denoises held-out images by the moving average: PSNR at unit range for every noise level.
 
     Args:
-        learner: learner whose average is validated, and kept if it is the best.
+        learner: learner whose moving average is validated, and kept if it is the best.
         dataset: dictionaries with an ``image``.
-        objective: what the network is trained for.
-        augment: from stored images to clean ones, as in training.
+        augment: augmentation from stored images to clean ones, as in training.
         levels: noise levels, in the unit of the images.
-        device: device the run uses.
         multiple: multiple to which sides are padded for the network.
-        val_handlers: further handlers.
     """
     board = {"iteration_log": False, "global_epoch_transform": lambda _: learner.steps()}
     handlers = [StatsHandler(iteration_log=False)] if learner.write else []
     handlers += [TensorBoardStatsHandler(summary_writer=learner.writer, **board)] if learner.writer is not None else []
     psnr = IgniteMetricHandler(metric_fn=PSNRMetric(max_val=1.0), output_transform=from_engine(["pred", "label"]))
     return SupervisedEvaluator(
-        device=device,
+        device=learner.device,
         val_data_loader=DataLoader(dataset, batch_size=10),
         network=learner.average,
-        inferer=DenoisingInferer(objective, multiple),
+        inferer=DenoisingInferer(learner.objective, multiple),
         prepare_batch=NoisyPrepareBatch(levels, augment),
         key_val_metric={"psnr": psnr},
         additional_metrics=denoising_metrics(levels),
-        val_handlers=[*handlers, learner.best, *val_handlers],
+        val_handlers=[*handlers, learner.best],
     )
 
 
 def trainer(
     learner: Learner,
     network: nn.Module,
-    dataset: Dataset,
-    objective: Objective,
-    augment: Augment,
+    batches: Batches,
     validator: SupervisedEvaluator,
     *,
-    device: torch.device,
     max_epochs: int,
-    iterations_per_epoch: int = 250,
-    batch_size: int = 8,
-    weights: Sequence[float] | None = None,
-    labels: Sequence[str] = (),
-    overviews: Overviews | None = None,
-    inferer: Inferer | None = None,
     val_interval: int = 4,
-    sheet: Mapping[str, Any] | None = None,
-    train_handlers: Sequence[Any] = (),
+    inferer: Inferer | None = None,
+    sheet: SheetSettings | None = None,
 ) -> SupervisedTrainer:
     """MONAI's trainer of a prior: warm-up and cosine decay, gradients clipped, moving average, validation, sheets of samples.
 
     Args:
         learner: learner that is trained.
         network: model of the learner, or that model in ``DistributedDataParallel``.
-        dataset: dictionaries with an ``image``, which lie in memory, and with a ``label`` if there are ``labels``.
-        objective: noise levels and targets.
-        augment: from stored images to crops.
+        batches: training data.
         validator: evaluator, see :func:`validator`.
-        device: device the run uses.
         max_epochs: epochs of the whole run.
-        iterations_per_epoch: batches of an epoch.
-        batch_size: images of a batch of the smallest crops.
-        weights: sampling weights of the images; ``None``: all alike.
-        labels: labels of the network; the last means no label, and replaces one label in ten in training.
-        overviews: batches of whole slices with coarse pixels; ``None``: none.
-        inferer: inferer of the training; default: :class:`medrecon.inferers.AutocastInferer`.
         val_interval: epochs between validations.
-        sheet: arguments of :class:`medrecon.handlers.SampleSheet`: ``shape``, ``every``, ``factor``, ``top``; ``None``: none.
-        train_handlers: further handlers.
+        inferer: inferer of the training; default: :class:`medrecon.inferers.AutocastInferer`.
+        sheet: settings of the sheets of samples; ``None``: no sheets.
     """
-    sampler = WeightedRandomSampler(weights or [1.0] * len(dataset), batch_size * iterations_per_epoch)
-    label_options = {"label": "label", "null": len(labels) - 1, "dropped": 0.1} if labels else {}
     handlers = [
-        WarmupCosine(learner.optimizer, learner.learning_rate, max_epochs * iterations_per_epoch),
+        WarmupCosine(learner.optimizer, learner.learning_rate, max_epochs * batches.per_epoch),
         GradientClip(learner.model),
         MovingAverage(learner.average, learner.model),
         ValidationHandler(val_interval, validator, epoch_level=True),
     ]
     return SupervisedTrainer(
-        device=device,
+        device=learner.device,
         max_epochs=max_epochs,
-        # Slices lie in memory; crops, resampling, phase and noise are made on the device.
-        train_data_loader=DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=0),
+        train_data_loader=batches.loader(),
         network=network,
         optimizer=learner.optimizer,
         loss_function=nn.MSELoss(),
         inferer=inferer or AutocastInferer(),
-        prepare_batch=DenoisingPrepareBatch(objective, augment, **label_options, **_coarse(objective, overviews)),
+        prepare_batch=batches.prepare(learner.objective),
         optim_set_to_none=True,
-        train_handlers=[*handlers, *_reports(learner, objective, sheet), *train_handlers],
+        train_handlers=[*handlers, *_reports(learner, sheet)],
     )
 
 
-def _reports(learner: Learner, objective: Objective, sheet: Mapping[str, Any] | None) -> list[Any]:
-    """Handlers of one process: the loss every 50 steps, and sheets of samples."""
+def _reports(learner: Learner, sheet: SheetSettings | None) -> list[Any]:
+    """Reporting handlers of this process: the loss every 50 steps, and sheets of samples."""
     loss = {
         "tag_name": "train_loss",
         "output_transform": from_engine("loss", first=True),
@@ -409,15 +421,15 @@ def _reports(learner: Learner, objective: Objective, sheet: Mapping[str, Any] | 
     out += [TensorBoardStatsHandler(summary_writer=learner.writer, **loss)] if learner.writer is not None else []
     if learner.write and sheet is not None and installed("matplotlib"):
         path = learner.folder / "samples.png"
-        out.append(SampleSheet(learner.average, objective, path=path, writer=learner.writer, **sheet))
+        out.append(SampleSheet(learner.average, learner.objective, path, sheet, learner.writer))
     return out
 
 
 def resume(engine: Engine, learner: Learner, seed: int = 0, max_minutes: float | None = None) -> None:
-    """Let a trainer continue from its checkpoint, and write it; see :func:`medrecon.handlers.checkpoint`.
+    """Continue a trainer from its checkpoint, and write checkpoints; see :func:`medrecon.handlers.checkpoint`.
 
     Raises:
-        InputError: if the checkpoint is damaged or another network's.
+        InputError: if the checkpoint is damaged or belongs to another network.
     """
     checkpoint(engine, learner.folder, learner.state, seed + _rank_and_size()[0], max_minutes, learner.write)
 
@@ -432,7 +444,7 @@ def train(
     parameterization: str | None = None,
     sigma_data: float | None = None,
 ) -> None:
-    """Train, validate the end, where the learning rate is lowest, and store the best average in the bundle.
+    """Train, validate at the end, where the learning rate is lowest, and store the best average in the bundle.
 
     Args:
         engine: trainer, see :func:`trainer`.

@@ -145,8 +145,8 @@ medrecon.formats.twix._acquisitions                        3  formats/test_sieme
 medrecon.formats.twix._readout                             3  formats/test_epi.py
 medrecon.handlers.KeepBest.__call__                        3  training/test_training.py
 medrecon.handlers.KeepBest.restore                         3  training/test_training.py
-medrecon.handlers._continue                                3  training/test_training.py
-medrecon.handlers._continue.position                       3  training/test_training.py
+medrecon.handlers._load_checkpoint                         3  training/test_training.py
+medrecon.handlers._load_checkpoint.position                3  training/test_training.py
 medrecon.likelihood.Gaussian.fit                           3  operators/test_precision.py
 medrecon.likelihood.Poisson._rates                         3  solvers/test_counts.py
 medrecon.likelihood.Rician._expected                       3  test_likelihood.py
@@ -157,8 +157,8 @@ medrecon.metrics.hounsfield_scores                         3  cli/test_evaluate.
 medrecon.monai_bundle.Config.bind                          3  cli/test_arguments.py
 medrecon.monai_bundle._parts                               3  cli/test_arguments.py
 medrecon.networks.ResidualUNet.forward                     3  test_networks.py
+medrecon.networks._OnMetaDevice.__torch_function__         3  test_prior_file.py
 medrecon.networks._SelfAttention.forward                   3  test_networks.py
-medrecon.networks._WithoutMemory.__torch_function__        3  test_prior_file.py
 medrecon.networks._limited_size.register                   3  test_prior_file.py
 medrecon.networks.check_images                             3  test_prior_file.py
 medrecon.noise.Noise.__call__                              3  solvers
@@ -288,10 +288,10 @@ medrecon.training.augment.random_field                     3  training/test_augm
 medrecon.training.objectives.DDPM.pair                     3  training/test_objectives.py
 medrecon.training.objectives.EDM.pair                      3  training/test_objectives.py
 medrecon.training.objectives.RectifiedFlow.pair            3  training/test_objectives.py
-medrecon.transforms.coils.cropped                          3  transforms/test_simulate.py
-medrecon.transforms.measure.NoisyImaged.measured           3  test_zoo.py
-medrecon.transforms.measure.SinogramOfImaged.measured      3  test_zoo.py
-medrecon.transforms.measure._coarser                       3  test_zoo.py
+medrecon.transforms.coils.cropped_like                     3  transforms/test_simulate.py
+medrecon.transforms.measure.NoisyImaged.measure            3  test_zoo.py
+medrecon.transforms.measure.SinogramOfImaged.measure       3  test_zoo.py
+medrecon.transforms.measure._coarse_geometry               3  test_zoo.py
 medrecon.volumes._mrd_affine                               3  cli/test_evaluate.py
 medrecon.volumes._volume                                   3  cli/test_evaluate.py
 medrecon.volumes.check_pair                                3  cli/test_evaluate.py
@@ -302,7 +302,7 @@ medrecon.workers.Pool._ready                               3  prep/test_jobs.py
 medrecon.workers.Pool.run                                  3  prep/test_jobs.py
 medrecon.workers._START                                    3  prep/test_jobs.py
 medrecon.workers.serve                                     3  prep/test_jobs.py
-medrecon.workflows._metrics                                3  test_zoo.py
+medrecon.workflows.Scoring.metrics                         3  test_zoo.py
 medrecon.workflows.cases                                   3  test_zoo.py
 medrecon.writers.dicom.common.Axes.of                      3  formats/test_dicom.py writers/test_writers.py
 medrecon.writers.dicom.common.Axes.position                3  formats/test_dicom.py

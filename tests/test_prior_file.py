@@ -14,7 +14,7 @@ import torch
 
 from medrecon.bundle import build_network, load_prior, load_weights, metadata, read_prior, save_weights
 from medrecon.data.errors import InputError
-from medrecon.networks import ResidualUNet, network_without_memory
+from medrecon.networks import ResidualUNet, network_on_meta_device
 from medrecon.training.objectives import DDPM, EDM
 
 PRIOR = """\
@@ -166,11 +166,11 @@ LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for
         # What does not belong together
         ("images: complex", "images: magnitude", ["1 channel,", "'in_channels' is 2"]),
         ("  in_channels: 2\n", "  in_channels: 2\n  num_class_embeds: 4\n", ["'labels' are 3", "is 4"]),
-        ("labels: [T1, T2, '']\n", "", ["weights are those of another network"]),
+        ("labels: [T1, T2, '']\n", "", ["weights belong to another network"]),
         ("labels: [T1, T2, '']", "labels: [T1, T2]", ["the last must be ''"]),
         ("labels: [T1, T2, '']", "labels: [T1, T1, '']", ["different"]),
         ("labels: [T1, T2, '']", "labels: [2024-01-01, '']", ["short texts"]),
-        ("channels: [8, 16]", "channels: [8, 24]", ["weights are those of another network"]),
+        ("channels: [8, 16]", "channels: [8, 24]", ["weights belong to another network"]),
         ("channels: [8, 16]", "channels: [8]", ["one entry per scale"]),
         ("channels: [8, 16]", "channels: [-8, 16]", ["cannot be built", "negative"]),
         ("multiple: 4", "multiple: 2", ["sides that are multiples of 2", "multiples of 4"]),
@@ -198,12 +198,12 @@ def test_bytes_that_are_not_text_and_files_that_never_end_are_refused(root):
 
 def test_an_unbuilt_network_has_shapes_and_takes_no_memory():
     """Of 3e8 parameters, 1.2 GB, none is stored."""
-    network = network_without_memory("ResidualUNet", {"channels": [4096], "blocks": [1], "num_class_embeds": 2})
+    network = network_on_meta_device("ResidualUNet", {"channels": [4096], "blocks": [1], "num_class_embeds": 2})
     assert all(parameter.is_meta for parameter in network.parameters())
     assert sum(parameter.numel() for parameter in network.parameters()) > 3e8
     small = {**ARGUMENTS, "heads": 2, "num_class_embeds": 3}
     shapes = {key: value.shape for key, value in ResidualUNet(**small).state_dict().items()}
-    assert {k: v.shape for k, v in network_without_memory("ResidualUNet", small).state_dict().items()} == shapes
+    assert {k: v.shape for k, v in network_on_meta_device("ResidualUNet", small).state_dict().items()} == shapes
 
 
 def stored(content):

@@ -129,7 +129,7 @@ def multiscale(prior: Prior, factor: int = 4, sigma: float = 0.4) -> Prior:
     """From ``sigma`` upwards the prior sees the image with pixels ``factor`` times as wide, where the noise is less.
 
     Noise far above an image's detail hides all but its low frequencies. Keeping these alone (a k-space truncation) divides the
-    standard deviation of white noise by the root of ``factor`` an axis, and a network trained on overviews (``coarse_share``
+    standard deviation of white noise by the root of ``factor`` an axis, and a network trained on overviews (``overview_fraction``
     in train.yaml) sees the whole slice at once; its estimate is interpolated back. Below ``sigma`` the prior is left alone.
     For samples without data: the plan of a slice is decided far above the levels at which a reconstruction begins.
 

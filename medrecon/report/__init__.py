@@ -1,1 +1,1 @@
-"""Pictures and reports of reconstructions."""
+"""Figures of reconstructions."""

@@ -1,4 +1,4 @@
-"""Reconstructions side by side with their errors, and sheets of samples."""
+"""Montages of reconstructions with error maps, and sheets of samples."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["montage", "sheet"]
 def montage(
     reference: np.ndarray, images: Mapping[str, np.ndarray], captions: Mapping[str, str], gain: float = 5.0
 ) -> bytes:
-    """A PNG: the reference and every image above, ``gain`` times their absolute errors below.
+    """A PNG with the reference and the images in the first row, and ``gain`` times their absolute errors in the second.
 
     Args:
-        reference: ``(y, x)``.
-        images: ``(y, x)`` by title.
-        captions: text under every title.
-        gain: of the error maps, which share the window of the images.
+        reference: reference image ``(y, x)``.
+        images: images ``(y, x)`` by title.
+        captions: second line of the titles, by title.
+        gain: factor of the error maps, which have the grey-scale window of the images.
     """
     from matplotlib.figure import Figure
 

@@ -1,1 +1,1 @@
-"""Losses that make a prior. Knows torch only; trainers live at the edge (``medrecon.engines``)."""
+"""Training of priors with torch only: objectives, augmentation, slices. MONAI's trainers are in ``medrecon.workflows``."""

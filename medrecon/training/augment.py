@@ -1,8 +1,8 @@
-"""Batched augmentation on the training device: clean magnitude slices as a scanner might have acquired them.
+"""Batched augmentation on the training device: clean magnitude slices become images as a scanner might acquire them.
 
-Archives hold images that were interpolated to a common grid, so they are smooth at the scale of a pixel and have no phase.
-An image straight from k-space is neither: it fills its band up to the last frequency (and rings), its shading follows
-the coils, and its phase follows the shim and, in part, the anatomy. A prior that has never seen this removes real detail.
+Archives hold images that were interpolated to a common grid, so they are smooth at the scale of a pixel and have no phase. Images
+reconstructed from k-space have content up to the highest frequency (and Gibbs ringing), shading from the coils, and a phase from
+the shim and, in part, the anatomy. A prior that was trained without these removes real detail.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def _uniform(n: int, low: float, high: float, device: torch.device) -> Tensor:
 
 
 def polynomial_field(shape: Sequence[int], coefficients: Tensor, pixels: float = 128.0) -> Tensor:
-    """Second-order polynomials ``c . (1, y, x, y^2, yx, x^2)``, one per row of ``coefficients`` ``(B, 6)``, ``(B, 1, y, x)``.
+    """Second-order polynomials ``c . (1, y, x, y^2, yx, x^2)``, ``(B, 1, y, x)``, one per row of ``coefficients`` ``(B, 6)``.
 
-    Coordinates count from the centre, in units of ``pixels``.
+    Coordinates are relative to the centre, in units of ``pixels``.
     """
     y, x = ((torch.arange(n, device=coefficients.device) - n // 2).to(coefficients) / pixels for n in shape)
     y, x = torch.broadcast_tensors(y[:, None], x[None, :])
@@ -37,17 +37,17 @@ def polynomial_field(shape: Sequence[int], coefficients: Tensor, pixels: float =
 
 
 def anatomical_phase(magnitude: Tensor, amplitude: Tensor, angle: Tensor, scale: Tensor) -> Tensor:
-    """A phase with the edges of the image itself, ``(B, 1, y, x)`` in rad.
+    """A phase with the edges of the image, ``(B, 1, y, x)`` in rad.
 
-    The field of susceptibility sources is their convolution with a dipole (Salomir et al., Concepts Magn. Reson. B 19B,
-    2003), whose kernel in k-space is ``cos^2(angle to the field) - 1/3``; here the magnitude stands for the sources and the
-    smooth part, which no slice can know, is left out.
+    The field of susceptibility sources is their convolution with a dipole (Salomir et al., Concepts Magn. Reson. B 19B, 2003),
+    whose kernel in k-space is ``cos^2(angle to the field) - 1/3``. Here the magnitude replaces the sources, and the smooth part,
+    which cannot be computed from one slice, is omitted.
 
     Args:
-        magnitude: ``(B, 1, y, x)``.
-        amplitude: rad per image unit, ``(B,)``.
-        angle: of the field in the plane, rad, ``(B,)``.
-        scale: standard deviation in pixels of the Gaussian whose band is left out, ``(B,)``.
+        magnitude: magnitude images ``(B, 1, y, x)``.
+        amplitude: amplitude, rad per image unit, ``(B,)``.
+        angle: in-plane angle of the field, rad, ``(B,)``.
+        scale: standard deviation of the Gaussian low-pass whose band is removed, pixels, ``(B,)``.
     """
     ny, nx = magnitude.shape[2:]
     ky = torch.fft.fftfreq(ny, device=magnitude.device)[:, None]
@@ -65,8 +65,8 @@ def random_field(shape: Sequence[int], scale: Tensor) -> Tensor:
     """Smooth Gaussian random fields of variance 1, periodic, ``(B, 1, y, x)``.
 
     Args:
-        shape: ``(y, x)``.
-        scale: standard deviation in pixels of the Gaussian that smoothes white noise, ``(B,)``.
+        shape: shape of the fields, ``(y, x)``.
+        scale: standard deviation of the Gaussian that smoothes white noise, pixels, ``(B,)``.
     """
     ky = torch.fft.fftfreq(shape[0], device=scale.device)[:, None]
     kx = torch.fft.rfftfreq(shape[1], device=scale.device)[None, :]
@@ -74,19 +74,19 @@ def random_field(shape: Sequence[int], scale: Tensor) -> Tensor:
     noise = torch.randn((len(scale), 1, *shape), device=scale.device)
     field = torch.fft.irfft2(torch.fft.rfft2(noise) * band, s=tuple(shape))
     # The variance of filtered white noise is the mean of the squared filter: its inverse transform at the origin.
-    energy = torch.fft.irfft2(band.square().to(torch.complex64), s=tuple(shape))[..., :1, :1]
-    return field / energy.sqrt()
+    variance = torch.fft.irfft2(band.square().to(torch.complex64), s=tuple(shape))[..., :1, :1]
+    return field / variance.sqrt()
 
 
 def demodulate(x: Tensor, lines: Tensor) -> Tensor:
-    """Complex images ``(B, 1, y, x)`` without the phase of their own low-resolution image.
+    """Remove the phase of the low-resolution image from complex images ``(B, 1, y, x)``.
 
-    Coil maps that are estimated from calibration lines (:func:`medrecon.data.espirit.espirit_maps`) carry that phase, so it is
-    missing from the images that reconstructions meet.
+    Coil maps that are estimated from calibration lines (:func:`medrecon.data.espirit.espirit_maps`) contain this phase, so images
+    in reconstructions lack it.
 
     Args:
-        x: complex.
-        lines: width of Hann's window over the centre of k-space, in samples along every axis, ``(B, 2)``.
+        x: complex images.
+        lines: width of the Hann window at the centre of k-space along each axis, samples, ``(B, 2)``.
     """
     windows = []
     for n, width in zip(x.shape[2:], lines.unbind(1), strict=True):
@@ -99,32 +99,32 @@ def demodulate(x: Tensor, lines: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Random crops of a batch of magnitude slices, resampled, shaded and given a phase; everything on their device.
+    """Random crops of a batch of slices, resampled, shaded and with a phase, computed on the device of the batch.
 
     Args:
-        crop: side of the crops; of several, every batch takes one at random, and as many images as keep its number of
-            pixels that of the first. Small crops show more images a second, large ones how a whole slice hangs together.
-        copies: crops of every image, all different; small crops need several to fill a batch.
-        unit: value of the input that is image unit 1.0.
+        crop: side of the crops, pixels; with several values, each batch takes one at random, and as many images as keep the
+            number of pixels of the first value. Small crops show more images per second, large crops the layout of a slice.
+        copies: number of different crops per image; small crops need several to fill a batch.
+        unit: input value of image unit 1.0.
         kind: ``"complex"`` (two channels: real, imaginary), ``"magnitude"`` (one channel, not negative) or ``"real"`` (one
             channel of any sign, such as CT).
-        signed: of magnitudes, the share that becomes the real part of the complex image, which a prior meets that is used
-            channel by channel.
-        zoom: range of the output's pixels per pixel of the input, log-uniform; the two axes differ by up to 5 %.
-        zoomed: probability that an item is resampled; the others keep their pixels.
+        signed: probability that a magnitude becomes the real part of the complex image, for a prior that is applied channel by
+            channel.
+        zoom: range of output pixels per input pixel, log-uniform; the two axes differ by up to 5 %.
+        zoomed: probability that an item is resampled; other items keep their pixels.
         rotated: probability of a quarter turn.
         flipped: probability of a left-right flip.
-        gain: standard deviation of the logarithm of a factor on the whole image.
+        gain: standard deviation of the logarithm of a global factor.
         shading: standard deviation of the first- and second-order terms of the logarithm of a smooth gain.
         linear: standard deviation of the linear phase, rad per 128 pixels.
         quadratic: standard deviation of the quadratic phase, rad per 128 pixels squared.
         anatomical: standard deviation of the phase that follows the anatomy, rad per image unit.
         fat: standard deviation of the phase of the brightest tissue (chemical shift), rad.
-        field: standard deviation of a phase that varies over some centimetres, as near the air of the sinuses, rad.
-        demodulated: of complex images, the share that is left without the phase of its low-resolution image, as coil maps
-            leave them, see :func:`demodulate`.
-        calibration: range of the number of lines (of a slice as large as the input) that image comes from, log-uniform; half
-            of the slices have all lines along one axis, as where only the other is undersampled.
+        field: standard deviation of a phase that varies over a few centimetres, as near the air of the sinuses, rad.
+        demodulated: probability that the phase of the low-resolution image is removed from a complex image, see
+            :func:`demodulate`.
+        calibration: range of the number of calibration lines for the low-resolution image (for a slice of the size of the
+            input), log-uniform; half of the slices have all lines along one axis, as with undersampling along the other.
     """
 
     crop: int | Sequence[int] = 128
@@ -147,9 +147,9 @@ class Augment:
     calibration: tuple[float, float] = (10.0, 48.0)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images ``(B, 1, y, x)`` of any real type to crops ``(n, C, crop, crop)``, float32.
+        """Map images ``(B, 1, y, x)`` of any real type to crops ``(n, C, crop, crop)``, float32.
 
-        As many images are taken as keep the number of pixels of a batch, from the first on, and ``copies`` rounds of them.
+        The first images are used, as many as keep the number of pixels of a batch, and the whole sequence ``copies`` times.
 
         Raises:
             ValueError: if the images have more than one channel, or are smaller than a crop.
@@ -160,10 +160,12 @@ class Augment:
         n = len(images)
         device = images.device
         if images.shape[1] != 1 or min(images.shape[2:]) < crop:
-            raise ValueError(f"crops of {crop} need images of one channel and no smaller sides; got {images.shape}")
+            raise ValueError(
+                f"crops of {crop} pixels need images with one channel and no smaller sides; got {images.shape}"
+            )
         x = images[:, 0].float() / self.unit
-        x = torch.where((torch.rand(n, device=device) < self.rotated).view(-1, 1, 1), self._turned(x), x)
-        # A crop must not reach beyond the slice, whose other side would come in.
+        x = torch.where((torch.rand(n, device=device) < self.rotated).view(-1, 1, 1), self._rotated(x), x)
+        # A crop must not extend beyond the slice, where periodic resampling would wrap around.
         low = math.log(max(self.zoom[0], crop / min(images.shape[2:])))
         high = max(low, math.log(self.zoom[1]))
         resampled = torch.rand(n, device=device) < self.zoomed
@@ -172,8 +174,8 @@ class Augment:
         for side in x.shape[1:]:
             zoom = (common + _uniform(n, -0.05, 0.05, device)).clamp(low, high).exp()
             zoom = torch.where(resampled, zoom, 1.0)
-            room = side - crop / zoom
-            first = torch.rand(n, device=device) * room
+            margin = side - crop / zoom
+            first = torch.rand(n, device=device) * margin
             matrices.append(resampling_matrix(side, crop, zoom, torch.where(resampled, first, first.floor())))
         x = (matrices[0] @ x @ matrices[1].mT)[:, None]
         flip = (torch.rand(n, device=device) < self.flipped).view(-1, 1, 1, 1)
@@ -191,21 +193,22 @@ class Augment:
             return torch.where(signed, x * phase.cos(), x.abs())
         x = torch.complex(x * phase.cos(), x * phase.sin())
         if self.demodulated > 0:
-            share = crop / max(images.shape[2:]) / torch.where(resampled, common.exp(), 1.0)  # of the slice
-            taken = (torch.rand(n, device=device) < self.demodulated).view(-1, 1, 1, 1)
-            x = torch.where(taken, demodulate(x, share[:, None] * self._lines(n, images.shape[2:], device)), x)
+            # The field of view of a crop, as a fraction of the slice.
+            field_of_view = crop / max(images.shape[2:]) / torch.where(resampled, common.exp(), 1.0)
+            chosen = (torch.rand(n, device=device) < self.demodulated).view(-1, 1, 1, 1)
+            x = torch.where(chosen, demodulate(x, field_of_view[:, None] * self._lines(n, images.shape[2:], device)), x)
         return torch.cat([x.real, x.imag], dim=1)
 
     def _lines(self, n: int, shape: Sequence[int], device: torch.device) -> Tensor:
         """Calibration lines along every axis of the slice, ``(n, 2)``."""
         low, high = (math.log(value) for value in self.calibration)
         lines = torch.stack([_uniform(n, low, high, device).exp() for _ in shape], dim=1)
-        # 0, 1: this axis has all lines; 2, 3: neither has.
+        # 0, 1: this axis has all lines; 2, 3: neither axis has.
         full = torch.randint(4, (n, 1), device=device) == torch.arange(2, device=device)
         return torch.where(full, torch.tensor(shape, device=device), lines)
 
     @staticmethod
-    def _turned(x: Tensor) -> Tensor:
+    def _rotated(x: Tensor) -> Tensor:
         """A quarter turn, or half a turn where the batch is not square."""
         return x.mT.flip(1) if x.shape[1] == x.shape[2] else x.flip(1, 2)
 

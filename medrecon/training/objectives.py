@@ -1,4 +1,4 @@
-"""What a network is trained to say: EDM's regression, the noise of a DDPM, or the velocity of a rectified flow.
+"""Training objectives: EDM's regression, the noise of a DDPM, or the velocity of a rectified flow.
 
 An objective turns clean images into a supervised pair, so that any supervised trainer with a squared error can train the
 network, and turns the trained network into a :class:`medrecon.priors.Prior`.
@@ -22,7 +22,7 @@ __all__ = ["DDPM", "EDM", "OBJECTIVES", "Objective", "Pair", "RectifiedFlow", "o
 
 
 class Pair(NamedTuple):
-    """Input of a network, its noise level, and the target."""
+    """Network input, noise level and target."""
 
     inputs: Tensor
     timesteps: Tensor
@@ -30,10 +30,10 @@ class Pair(NamedTuple):
 
 
 class Objective(Protocol):
-    """Noise levels, pairs of input and target, and the prior that a trained network is."""
+    """Noise levels, pairs of input and target, and the prior of a trained network."""
 
     def pair(self, x0: Tensor, u: Tensor, noise: Tensor) -> Pair:
-        """Noise ``x0`` ``(B, C, *spatial)`` at the level of quantile ``u`` ``(B,)`` in (0, 1)."""
+        """Noisy input and target for ``x0`` ``(B, C, *spatial)``, at the noise level of quantile ``u`` ``(B,)`` in (0, 1)."""
         ...
 
     def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> Prior:
@@ -44,7 +44,7 @@ class Objective(Protocol):
 def stratified(n: int, device: torch.device | str | None = None) -> Tensor:
     """``n`` uniform numbers in (0, 1), one in each of ``n`` equal bins, in random order.
 
-    Each alone is uniform, so the expectation of a loss stays as it is; its variance falls.
+    Each number is uniform, so the expectation of a loss is unchanged; its variance is smaller.
     """
     uniform = (torch.randperm(n, device=device) + torch.rand(n, device=device)) / n
     return uniform.clamp(1e-6, 1 - 1e-6)
@@ -84,7 +84,7 @@ class EDM:
 class DDPM:
     """Prediction of the noise of a variance-preserving chain (Ho et al., NeurIPS 2020), for images of unit scale.
 
-    The chain has linear betas, which is what MONAI's ``DDPMScheduler("linear_beta")`` has: networks go both ways.
+    The chain has linear betas, as MONAI's ``DDPMScheduler("linear_beta")``, so networks can be exchanged.
 
     Args:
         steps: length of the chain.
@@ -98,7 +98,7 @@ class DDPM:
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """``(steps,)``, float64."""
+        """Cumulative products of ``1 - beta``, ``(steps,)``, float64."""
         betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
         return torch.cumprod(1 - betas, 0)
 
@@ -117,11 +117,11 @@ class DDPM:
 class RectifiedFlow:
     """Velocity of the straight path ``x_tau = (1 - tau) x0 + tau n`` (Liu et al., ICLR 2023; Lipman et al., ICLR 2023).
 
-    tau follows a logit-normal law (Esser et al., ICML 2024).
+    tau has a logit-normal distribution (Esser et al., ICML 2024).
 
     Args:
-        mean: of logit(tau).
-        std: of logit(tau).
+        mean: mean of logit(tau).
+        std: standard deviation of logit(tau).
     """
 
     mean: float = -0.5
@@ -139,19 +139,19 @@ class RectifiedFlow:
 
 
 OBJECTIVES: Mapping[str, Callable[..., Objective]] = MappingProxyType({"edm": EDM, "ddpm": DDPM, "flow": RectifiedFlow})
-"""Objectives by the name of what the network predicts."""
+"""Objectives by name of the parameterization."""
 
 
 def objective(parameterization: str, sigma_data: float = 0.25, **law: float) -> Objective:
-    """``"edm"``, ``"ddpm"`` or ``"flow"``, for configurations.
+    """The objective of a parameterization, for configs.
 
     Args:
-        parameterization: its name.
-        sigma_data: standard deviation of the images, per channel; of EDM.
-        **law: other arguments of the class, such as the noise levels of the training.
+        parameterization: what the network predicts: ``"edm"``, ``"ddpm"`` or ``"flow"``.
+        sigma_data: standard deviation of the images per channel, for EDM.
+        **law: other arguments of the class, such as the distribution of noise levels.
 
     Raises:
-        ValueError: for another name, a ``sigma_data`` that is no positive number, or an argument that the class does not have.
+        ValueError: for another name, a ``sigma_data`` that is not a positive number, or an unknown argument.
     """
     if not isinstance(parameterization, str) or parameterization not in OBJECTIVES:
         raise ValueError(f"parameterization must be one of {', '.join(OBJECTIVES)}; got {parameterization!r}")

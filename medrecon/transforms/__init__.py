@@ -25,7 +25,7 @@ from medrecon.transforms.kspace import (
     UndersampleKSpaced,
 )
 from medrecon.transforms.measure import CoarserImaged, FewerLinesd, NoisyImaged, RadialKSpaced, SinogramOfImaged
-from medrecon.transforms.save import SaveReconstructiond
+from medrecon.transforms.save import DicomOptions, SaveReconstructiond
 from medrecon.transforms.scan import LoadScan, LoadScand, ToCartesianScand, only_item
 from medrecon.transforms.simulate import (
     AddSmoothPhase,
@@ -53,6 +53,7 @@ __all__ = [
     "CompressCoilsd",
     "CropKSpace",
     "CropKSpaced",
+    "DicomOptions",
     "EstimateSensitivityMaps",
     "EstimateSensitivityMapsd",
     "FewerLinesd",

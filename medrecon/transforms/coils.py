@@ -1,4 +1,4 @@
-"""Transforms on the coils of k-space ``(slices, coils, y, x)``: arrays, and dictionaries (the names that end in ``d``)."""
+"""Transforms of the coils of k-space ``(slices, coils, y, x)``, for arrays and for dictionaries (names that end in ``d``)."""
 
 from __future__ import annotations
 
@@ -34,45 +34,45 @@ __all__ = [
     "RemoveOversampling",
     "RemoveOversamplingd",
     "as_array",
-    "as_before",
-    "cropped",
+    "copy_meta",
+    "cropped_like",
     "mask_of",
-    "relabelled",
+    "tensor_like",
 ]
 
 
 def as_array(x: object) -> np.ndarray:
-    """Of a tensor of any kind, or of an array."""
+    """A tensor of any kind, or an array, as a numpy array."""
     return x.as_tensor().cpu().numpy() if isinstance(x, MetaTensor) else np.asarray(torch.as_tensor(x).cpu())
 
 
 def _name(kspace: object) -> str:
-    """Of its file, where it is known."""
+    """Name of the file, or ``k-space`` where it is unknown; for messages."""
     return str(kspace.meta.get("filename_or_obj", "k-space")) if isinstance(kspace, MetaTensor) else "k-space"
 
 
 def mask_of(kspace: object, mask: object = None) -> np.ndarray:
-    """The mask of k-space ``(slices, coils, y, x)``; see :func:`medrecon.data.sampling.sampling_mask`."""
+    """The sampling mask of k-space ``(slices, coils, y, x)``; see :func:`medrecon.data.sampling.sampling_mask`."""
     return sampling_mask(as_array(kspace), None if mask is None else as_array(mask), _name(kspace))
 
 
-def as_before(x: object, array: np.ndarray, **meta: object) -> Tensor:
-    """``array`` as ``x`` was: a ``MetaTensor`` with the same meta and more, or a plain tensor."""
+def tensor_like(x: object, array: np.ndarray, **meta: object) -> Tensor:
+    """An array as the type of ``x``: a ``MetaTensor`` with its affine and meta, and further ``meta``, or a plain tensor."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return relabelled(tensor, x, x.affine, **meta) if isinstance(x, MetaTensor) else tensor
+    return copy_meta(tensor, x, x.affine, **meta) if isinstance(x, MetaTensor) else tensor
 
 
-def relabelled(tensor: Tensor, like: MetaTensor, affine: Tensor | np.ndarray, **meta: object) -> MetaTensor:
-    """A tensor with the meta of another, and more, and an affine of its own."""
-    kept = {key: value for key, value in like.meta.items() if key != "affine"}
-    return MetaTensor(tensor, affine=torch.as_tensor(affine), meta={**kept, **meta})
+def copy_meta(tensor: Tensor, source: MetaTensor, affine: Tensor | np.ndarray, **meta: object) -> MetaTensor:
+    """A tensor with the meta of ``source``, further ``meta``, and another affine."""
+    copied = {key: value for key, value in source.meta.items() if key != "affine"}
+    return MetaTensor(tensor, affine=torch.as_tensor(affine), meta={**copied, **meta})
 
 
-def cropped(x: Tensor, middle: np.ndarray) -> Tensor:
-    """The ``middle`` of the field of view as ``x`` was; the origin of a ``MetaTensor`` moves with it."""
-    out = as_before(x, middle)
+def cropped_like(x: Tensor, middle: np.ndarray) -> Tensor:
+    """The middle of the field of view of ``x`` as :func:`tensor_like`, with the origin of the affine moved accordingly."""
+    out = tensor_like(x, middle)
     if isinstance(out, MetaTensor):
-        affine = out.affine.clone()  # of (x, y, z)
+        affine = out.affine.clone()  # for indices (x, y, slice)
         for column, axis in ((1, -2), (0, -1)):
             affine[:3, 3] += affine[:3, column] * (x.shape[axis] // 2 - middle.shape[axis] // 2)
         out.affine = affine
@@ -80,10 +80,10 @@ def cropped(x: Tensor, middle: np.ndarray) -> Tensor:
 
 
 class PrewhitenCoils(Transform):
-    """Make the coils' noise independent and equally strong; see :func:`medrecon.data.coils.prewhiten`.
+    """Prewhiten the coils: independent noise of equal variance; see :func:`medrecon.data.coils.prewhiten`.
 
     Args:
-        covariance: of the noise, ``(coils, coils)`` complex.
+        covariance: noise covariance, ``(coils, coils)`` complex.
     """
 
     def __init__(self, covariance: np.ndarray | Tensor) -> None:
@@ -91,15 +91,15 @@ class PrewhitenCoils(Transform):
 
     def __call__(self, kspace: Tensor) -> Tensor:
         """K-space of the same shape and scale."""
-        return as_before(kspace, prewhiten(as_array(kspace), self.covariance, _name(kspace))[0])
+        return tensor_like(kspace, prewhiten(as_array(kspace), self.covariance, _name(kspace))[0])
 
 
 class CompressCoils(Transform):
-    """Fewer virtual coils; see :func:`medrecon.data.coils.compress_coils`.
+    """Compress to fewer virtual coils; see :func:`medrecon.data.coils.compress_coils`.
 
     Args:
         n: number of virtual coils.
-        method: ``svd`` or ``geometric`` (along a readout that was sampled whole).
+        method: ``svd`` or ``geometric`` (along a fully sampled readout).
     """
 
     def __init__(self, n: int, method: Compression = "svd") -> None:
@@ -107,17 +107,17 @@ class CompressCoils(Transform):
         self.method: Compression = method
 
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
-        """K-space ``(slices, n, y, x)``; a ``MetaTensor``'s meta records the share of energy that it holds."""
+        """K-space ``(slices, n, y, x)``; ``coil_energy`` in the meta of a ``MetaTensor`` is the fraction of energy kept."""
         array = as_array(kspace)
-        small, share = compress_coils(array, mask_of(kspace, mask), self.n, self.method, _name(kspace))
-        return as_before(kspace, small, coil_energy=share)
+        small, energy = compress_coils(array, mask_of(kspace, mask), self.n, self.method, _name(kspace))
+        return tensor_like(kspace, small, coil_energy=energy)
 
 
 class RemoveOversampling(Transform):
-    """Crop the readout's field of view, and move the affine's origin with it.
+    """Crop the field of view of an oversampled readout, and move the origin of the affine accordingly.
 
     Args:
-        factor: of the oversampling.
+        factor: oversampling factor.
     """
 
     def __init__(self, factor: float = 2.0) -> None:
@@ -127,15 +127,15 @@ class RemoveOversampling(Transform):
         """K-space ``(slices, coils, y / factor, x)``."""
         array = as_array(kspace)
         small = remove_oversampling(array, mask_of(kspace, mask), self.factor, _name(kspace))
-        return cropped(kspace, small)
+        return cropped_like(kspace, small)
 
 
 class CombineCoils(Transform):
-    """One image ``(slices, y, x)`` of k-space; see :func:`medrecon.data.coils.combine_coils`.
+    """Combine the coils of k-space into one image ``(slices, y, x)``; see :func:`medrecon.data.coils.combine_coils`.
 
     Args:
         method: ``rss`` (real), ``mvue`` (needs maps), ``adaptive`` or ``inati``.
-        window: side of the neighbourhood of the last two.
+        window: side of the neighbourhood for ``adaptive`` and ``inati``, pixels.
     """
 
     def __init__(self, method: Combination = "rss", window: int = 7) -> None:
@@ -143,18 +143,18 @@ class CombineCoils(Transform):
         self.window = window
 
     def __call__(self, kspace: Tensor, maps: Tensor | None = None) -> Tensor:
-        """The image, gaps of k-space counted as zeros."""
+        """The zero-filled image."""
         image = combine_coils(as_array(kspace), self.method, None if maps is None else as_array(maps), self.window)
-        return as_before(kspace, image)
+        return tensor_like(kspace, image)
 
 
 class PrewhitenCoilsd(MapTransform):
-    """:class:`PrewhitenCoils` with the covariance of a noise scan, whose level goes to ``noise_key``.
+    """:class:`PrewhitenCoils` with the covariance of a noise scan; adds the noise level.
 
     Args:
-        keys: of the k-space.
-        scan_key: of the noise scan ``(coils, n)``; see :class:`LoadKSpaced`.
-        noise_key: where the noise standard deviation per real component goes.
+        keys: keys of the k-space.
+        scan_key: key of the noise scan ``(coils, n)``; see :class:`LoadKSpaced`.
+        noise_key: key for the noise standard deviation per real component.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -173,19 +173,19 @@ class PrewhitenCoilsd(MapTransform):
         self.noise_key = noise_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Whiten every key, and the scan."""
+        """Whiten every key, and the noise scan."""
         out = dict(data)
         if self.scan_key not in out:
             raise InputError(
-                f"there is no noise scan under the key {self.scan_key!r}, which whitening needs; leave the transform out"
+                f"whitening needs a noise scan, but the key {self.scan_key!r} is missing; leave the transform out"
             )
         scan = as_array(out[self.scan_key])
         covariance = noise_covariance(scan, next((_name(out[key]) for key in self.key_iterator(out)), "k-space"))
         for key in self.key_iterator(out):
             white, out[self.noise_key] = prewhiten(as_array(out[key]), covariance, _name(out[key]))
-            out[key] = as_before(out[key], white, noise_source="noise scan")
+            out[key] = tensor_like(out[key], white, noise_source="noise scan")
         flat = scan.reshape(1, len(scan), -1, 1)
-        out[self.scan_key] = as_before(out[self.scan_key], prewhiten(flat, covariance)[0].reshape(scan.shape))
+        out[self.scan_key] = tensor_like(out[self.scan_key], prewhiten(flat, covariance)[0].reshape(scan.shape))
         return out
 
 
@@ -193,10 +193,10 @@ class CompressCoilsd(MapTransform):
     """:class:`CompressCoils` of every key.
 
     Args:
-        keys: of the k-space.
+        keys: keys of the k-space.
         n: number of virtual coils.
         method: ``svd`` or ``geometric``.
-        mask_key: of the mask; if it is not there, the mask is read off the zeros.
+        mask_key: key of the mask; without it, the mask is inferred from zero samples.
         allow_missing_keys: as in MONAI.
     """
 
@@ -221,12 +221,12 @@ class CompressCoilsd(MapTransform):
 
 
 class RemoveOversamplingd(MapTransform):
-    """:class:`RemoveOversampling` of every key; a mask of points loses the same rows.
+    """:class:`RemoveOversampling` of every key, and of a mask of points.
 
     Args:
-        keys: of the k-space.
-        factor: of the oversampling.
-        mask_key: of the mask; if it is not there, the mask is read off the zeros.
+        keys: keys of the k-space.
+        factor: oversampling factor.
+        mask_key: key of the mask; without it, the mask is inferred from zero samples.
         allow_missing_keys: as in MONAI.
     """
 
@@ -243,7 +243,7 @@ class RemoveOversamplingd(MapTransform):
         mask = out.get(self.mask_key)
         for key in self.key_iterator(out):
             out[key] = self.remove(out[key], mask)
-            if mask is not None:  # whole columns: any of its rows will do
+            if mask is not None:  # columns were sampled whole, so all rows of the mask are equal
                 out[self.mask_key] = mask[..., : out[key].shape[-2], :]
         return out
 
@@ -252,11 +252,11 @@ class CombineCoilsd(MapTransform):
     """:class:`CombineCoils` of every key.
 
     Args:
-        keys: of the k-space.
+        keys: keys of the k-space.
         method: ``rss``, ``mvue``, ``adaptive`` or ``inati``.
-        maps_key: of the sensitivities, for ``mvue``.
-        window: side of the neighbourhood of ``adaptive`` and ``inati``.
-        image_key: where the image goes; default: in place of the k-space.
+        maps_key: key of the sensitivity maps, for ``mvue``.
+        window: side of the neighbourhood for ``adaptive`` and ``inati``, pixels.
+        image_key: key for the image; default: the key of the k-space, which is replaced.
         allow_missing_keys: as in MONAI.
     """
 

@@ -1,4 +1,4 @@
-"""Transforms that load sinograms: a path, and dictionaries (the name that ends in ``d``)."""
+"""Transforms that load sinograms, for paths and for dictionaries (the name that ends in ``d``)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["LoadSinogram", "LoadSinogramd"]
 
 
 class LoadSinogram(Transform):
-    """Load line integrals; see :func:`medrecon.formats.load_sinogram`.
+    """Load a sinogram; see :func:`medrecon.formats.load_sinogram`.
 
     Args:
-        detector_spacing: distance between detector pixels in mm, instead of the file's.
-        centre: index of the detector pixel on which the rotation axis falls, instead of the file's.
+        detector_spacing: distance between detector pixels, mm, instead of the value in the file.
+        centre: index of the detector pixel on the rotation axis, instead of the value in the file.
         axis_convention: ``middle`` or ``pixel``, see :func:`medrecon.formats.load_sinogram`.
 
     Raises:
@@ -40,7 +40,7 @@ class LoadSinogram(Transform):
         self.axis_convention = axis_convention
 
     def load(self, path: str | Path) -> tuple[MetaTensor, Sinogram]:
-        """The tensor, and all that the file holds."""
+        """The tensor, and the whole content of the file."""
         loaded = load_sinogram(path, self.detector_spacing, self.centre, self.axis_convention)
         meta = {
             "filename_or_obj": str(loaded.path),
@@ -52,19 +52,19 @@ class LoadSinogram(Transform):
         return MetaTensor(torch.from_numpy(loaded.sinogram), meta=meta), loaded
 
     def __call__(self, path: str | Path) -> MetaTensor:
-        """Line integrals ``(slices, views, detectors)``; detector spacing, offset and photons are in the meta."""
+        """Line integrals ``(slices, views, detectors)``; the meta records ``detector_spacing``, ``offset`` and ``photons``."""
         return self.load(path)[0]
 
 
 class LoadSinogramd(MapTransform):
-    """:class:`LoadSinogram` of every key; adds ``angles, detector_spacing, offset, photons``.
+    """:class:`LoadSinogram` of every key; adds ``angles``, ``detector_spacing``, ``offset`` and ``photons``.
 
     Args:
-        keys: of the paths.
+        keys: keys of the paths.
         detector_spacing: see :class:`LoadSinogram`.
-        centre: see there.
+        centre: see :class:`LoadSinogram`.
         allow_missing_keys: as in MONAI.
-        axis_convention: see there.
+        axis_convention: see :class:`LoadSinogram`.
     """
 
     def __init__(
@@ -79,7 +79,11 @@ class LoadSinogramd(MapTransform):
         self.load = LoadSinogram(detector_spacing, centre, axis_convention)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Raises ``InputError`` for files that cannot be used."""
+        """Load every key.
+
+        Raises:
+            medrecon.InputError: for files that cannot be used.
+        """
         out = dict(data)
         for key in self.key_iterator(out):
             out[key], loaded = self.load.load(out[key])

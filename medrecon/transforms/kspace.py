@@ -1,10 +1,10 @@
-"""Transforms on raw k-space: arrays, and dictionaries (the names that end in ``d``)."""
+"""Transforms of raw k-space, for arrays and for dictionaries (names that end in ``d``)."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from medrecon.data.sampling import one_sided, sampled, sampling_differs, undersa
 from medrecon.data.scan import CartesianScan
 from medrecon.formats import load_kspace, load_noncartesian
 from medrecon.posterior import Reconstruction
-from medrecon.transforms.coils import as_array, mask_of, relabelled
+from medrecon.transforms.coils import as_array, copy_meta, mask_of
 
 __all__ = [
     "EstimateSensitivityMaps",
@@ -37,18 +37,27 @@ __all__ = [
     "SelectSlicesd",
     "UndersampleKSpace",
     "UndersampleKSpaced",
-    "placed",
+    "check_fully_sampled",
+    "to_metatensor",
 ]
 
 
-def placed(
+def to_metatensor(
     array: np.ndarray,
     path: object,
     spacing: tuple[float, float, float] | None,
     affine: np.ndarray | None,
     **meta: object,
 ) -> MetaTensor:
-    """An array with the RAS affine of its indices (x, y, slice), and whether the file records it (or the voxel size alone)."""
+    """An array ``(slices, y, x)``, or with coils, as a ``MetaTensor`` with the RAS affine for indices (x, y, slice).
+
+    Args:
+        array: image or k-space.
+        path: file of the array.
+        spacing: voxel size ``(z, y, x)``, mm; ``None``: unknown.
+        affine: RAS affine; ``None``: unknown, and replaced by the voxel size.
+        **meta: further meta; ``affine_known`` and ``spacing_known`` are added.
+    """
     z, y, x = spacing or (1.0, 1.0, 1.0)
     known = {"affine_known": affine is not None, "spacing_known": spacing is not None, "spacing": np.array([z, y, x])}
     matrix = torch.from_numpy(np.diag([x, y, z, 1.0]) if affine is None else np.asarray(affine, float))
@@ -56,10 +65,10 @@ def placed(
 
 
 class LoadKSpace(Transform):
-    """Load raw k-space of any format that :func:`medrecon.formats.load_kspace` knows.
+    """Load raw k-space in any format of :func:`medrecon.formats.load_kspace`.
 
     Args:
-        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset, e.g. ``{"contrast": 0}``.
+        select: contrast, phase, repetition, set or dataset of an ISMRMRD file, e.g. ``{"contrast": 0}``.
 
     Raises:
         medrecon.InputError: naming the file and what is wrong with it.
@@ -69,34 +78,33 @@ class LoadKSpace(Transform):
         self.select = select
 
     def load(self, path: str | Path) -> tuple[MetaTensor, CartesianScan]:
-        """The tensor, and all that the file holds."""
+        """The tensor, and the whole content of the file."""
         loaded = load_kspace(path, self.select)
         for text in loaded.warnings:
             warn(text)
         std, source = noise_level(loaded.kspace, loaded.mask, loaded.noise_scan)
         meta = {"noise_source": source, "noise_std": std, "warnings": list(loaded.warnings)}
-        return placed(loaded.kspace, loaded.path, loaded.spacing, loaded.affine, **meta), loaded
+        return to_metatensor(loaded.kspace, loaded.path, loaded.spacing, loaded.affine, **meta), loaded
 
     def __call__(self, path: str | Path) -> MetaTensor:
-        """Complex64 ``(slices, coils, y, x)``, zero where not sampled; ``noise_std`` stands in the meta."""
+        """Complex64 ``(slices, coils, y, x)``, zero where not sampled; the meta records ``noise_std``."""
         return self.load(path)[0]
 
 
 class LoadKSpaced(MapTransform):
-    """:class:`LoadKSpace` of every key, with its companions.
+    """:class:`LoadKSpace` of every key, with mask, noise level and noise scan.
 
-    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, y, x)``. Its RAS affine is of the indices (x, y, slice); of
-    formats that do not record the orientation it holds the voxel size alone (``affine_known`` false), or not even that
-    (``spacing_known`` false); adds the mask, bool
-    ``(1 or y, x)``, and the noise standard deviation per real component, from a noise scan or else from the outermost
-    sampled k-space.
+    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, y, x)`` with the RAS affine for indices (x, y, slice). For
+    formats that do not record the orientation, the affine holds only the voxel size (``affine_known`` is false), or not even that
+    (``spacing_known`` is false). Adds the mask, bool ``(1 or y, x)``, and the noise standard deviation per real component, from a
+    noise scan or else from the outermost sampled k-space.
 
     Args:
-        keys: of the paths.
-        mask_key: where the mask goes.
-        noise_key: where the noise standard deviation goes.
-        scan_key: where a noise scan ``(coils, n)`` goes, of files that hold one.
-        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset, e.g. ``{"contrast": 0}``.
+        keys: keys of the paths.
+        mask_key: key for the mask.
+        noise_key: key for the noise standard deviation.
+        scan_key: key for the noise scan ``(coils, n)``, if the file has one.
+        select: contrast, phase, repetition, set or dataset of an ISMRMRD file, e.g. ``{"contrast": 0}``.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -134,18 +142,19 @@ class LoadKSpaced(MapTransform):
 
 
 class LoadNonCartesiand(MapTransform):
-    """Load raw k-space off the grid; see :func:`medrecon.formats.load_noncartesian`.
+    """Load non-Cartesian k-space; see :func:`medrecon.formats.load_noncartesian`.
 
-    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, shots, readout)`` with the affine of the image; adds the
-    trajectory ``(slices, shots, readout, 2 or 3)``, which :func:`medrecon.operators.nufft_sense` takes, the image's matrix, and
-    the noise standard deviation per real component, from a noise scan or else from the outermost samples.
+    Replaces the path by a complex64 ``MetaTensor`` ``(slices, coils, shots, readout)`` with the affine of the image. Adds the
+    trajectory ``(slices, shots, readout, 2 or 3)``, as :func:`medrecon.operators.nufft_sense` takes it, the matrix size of the
+    image under ``matrix``, and the noise standard deviation per real component, from a noise scan or else from the outermost
+    samples.
 
     Args:
-        keys: of the paths.
-        trajectory_key: of a trajectory's path, where the file holds none; and where the trajectory goes.
-        matrix: of the image; default: the file's.
-        select: of ISMRMRD files, which contrast, phase, repetition, set or dataset.
-        noise_key: where the noise standard deviation goes.
+        keys: keys of the paths.
+        trajectory_key: key of the path of a trajectory, if the file has none, and key for the trajectory.
+        matrix: matrix size of the image; default: as in the file.
+        select: contrast, phase, repetition, set or dataset of an ISMRMRD file.
+        noise_key: key for the noise standard deviation.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -179,28 +188,45 @@ class LoadNonCartesiand(MapTransform):
                 warn(text)
             source = "outermost k-space" if scan is None else "noise scan"
             meta = {"noise_source": source, "noise_std": std, "warnings": list(loaded.warnings)}
-            out[key] = placed(loaded.samples, loaded.path, loaded.spacing, loaded.affine, **meta)
+            out[key] = to_metatensor(loaded.samples, loaded.path, loaded.spacing, loaded.affine, **meta)
             out[self.trajectory_key] = torch.from_numpy(loaded.trajectory)
             out["matrix"] = loaded.matrix
             out[self.noise_key] = std
         return out
 
 
-class UndersampleKSpace(Transform):
-    """Sample k-space ``(slices, coils, y, x)`` with a mask of its own for every case, the same in every epoch and process.
-
-    The seed of a case is made of ``seed`` and its name: ``case`` in the dictionary form, else that of its file. The meta records
-    the achieved ``acceleration``, ACS included.
+def check_fully_sampled(kspace: np.ndarray, measured: np.ndarray, name: str) -> None:
+    """Refuse undersampled k-space, and warn of partial Fourier and partial echoes.
 
     Args:
-        kind: one of :data:`medrecon.data.masks.KINDS`: ``equispaced``, ``random``, ``gaussian1d``, ``gaussian2d``, ``poisson``,
-            ``radial`` or ``spiral``.
-        accel: acceleration, ACS included.
-        acs: fully sampled columns, or side of the fully sampled square.
-        seed: of the data set.
+        kspace: ``(slices, coils, y, x)``.
+        measured: samples that were measured, bool ``(x,)`` or ``(y, x)``.
+        name: name of the k-space, for messages.
 
     Raises:
-        medrecon.InputError: if the k-space is undersampled already, or for a mask that cannot be made.
+        InputError: for undersampled k-space.
+    """
+    if undersampled(kspace, measured):
+        raise InputError(f"{name}: is undersampled already; give fully sampled k-space")
+    for text in one_sided(kspace, measured, name):
+        warn(text)
+
+
+class UndersampleKSpace(Transform):
+    """Undersample k-space ``(slices, coils, y, x)`` with one mask per case, the same in every epoch and process.
+
+    The seed of a mask depends on ``seed`` and on the name of the case: ``case`` in the dictionary form, otherwise the name of the
+    file. The meta records the achieved ``acceleration``, ACS included.
+
+    Args:
+        kind: kind of mask, one of :data:`medrecon.data.masks.KINDS`: ``equispaced``, ``random``, ``gaussian1d``, ``gaussian2d``,
+            ``poisson``, ``radial`` or ``spiral``.
+        accel: acceleration, ACS included.
+        acs: number of fully sampled columns, or side of the fully sampled square.
+        seed: random seed of the data set.
+
+    Raises:
+        medrecon.InputError: if the k-space is undersampled already, or the mask cannot be made.
     """
 
     def __init__(self, kind: str = "gaussian1d", accel: float = 4.0, acs: int = 24, seed: int = 0) -> None:
@@ -209,16 +235,19 @@ class UndersampleKSpace(Transform):
         self.acs = acs
         self.seed = seed
 
-    def mask(self, kspace: Tensor, case: str | None = None) -> Tensor:
-        """Bool ``(1 or y, x)``, of the case."""
+    def mask(self, kspace: Tensor, case: str | None = None, measured: np.ndarray | None = None) -> Tensor:
+        """The mask of a case, bool ``(1 or y, x)``.
+
+        Args:
+            kspace: fully sampled k-space ``(slices, coils, y, x)``.
+            case: name of the case; default: name of the file.
+            measured: samples that were measured, bool ``(x,)`` or ``(y, x)``; default: those that are not zero.
+        """
         meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
         name = meta.get("filename_or_obj", "")
         array = as_array(kspace)
-        measured = sampled(array)
-        if undersampled(array, measured):
-            raise InputError(f"{name or 'k-space'}: is undersampled already; give fully sampled data")
-        for text in one_sided(array, measured, name or "k-space"):
-            warn(text)
+        measured = sampled(array) if measured is None else measured
+        check_fully_sampled(array, measured, name or "k-space")
         seed = case_seed(self.seed, case or Path(name).stem)
         try:
             mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed)
@@ -238,16 +267,16 @@ class UndersampleKSpace(Transform):
 class UndersampleKSpaced(MapTransform):
     """:class:`UndersampleKSpace` of every key.
 
-    Replaces the mask ``(1 or y, x)`` as well, and a noise level that was estimated from samples which are now gone.
+    Replaces the mask ``(1 or y, x)`` as well, and a noise level that was estimated from the outermost k-space.
 
     Args:
-        keys: of the k-space.
+        keys: keys of the k-space.
         kind: see :class:`UndersampleKSpace`.
-        accel: see there.
-        acs: see there.
-        seed: see there.
-        mask_key: where the mask is and goes.
-        noise_key: where the noise standard deviation is and goes.
+        accel: see :class:`UndersampleKSpace`.
+        acs: see :class:`UndersampleKSpace`.
+        seed: see :class:`UndersampleKSpace`.
+        mask_key: key of the mask, which is replaced.
+        noise_key: key of the noise standard deviation, which is replaced.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -286,24 +315,16 @@ class UndersampleKSpaced(MapTransform):
 class EstimateSensitivityMaps(Transform):
     """Coil maps of k-space ``(slices, coils, y, x)``; see :class:`EstimateSensitivityMapsd` for the arguments."""
 
-    def __init__(
-        self,
-        kernel: int = 6,
-        threshold: float = 0.02,
-        crop: float = 0.8,
-        sets: int = 1,
-        rss: bool = False,
-        method: Literal["espirit", "sigpy"] = "espirit",
-    ) -> None:
-        self.settings = Espirit(kernel, threshold, crop, sets, method)
+    def __init__(self, settings: Espirit = Espirit(), rss: bool = False) -> None:
+        self.settings = settings
         self.rss = rss
 
     def __call__(
         self, kspace: Tensor, mask: Tensor | None = None, noise_std: float = 0.0, name: str = "k-space"
     ) -> MetaTensor:
-        """Complex64 maps like k-space, ones for a single coil; ``(slices, sets, coils, y, x)`` for several sets.
+        """Complex64 maps of the shape of k-space, or ``(slices, sets, coils, y, x)`` for several sets; ones for a single coil.
 
-        The meta hold ``maps_source``, the method, and ``warnings``, why it is not ESPIRiT with the kernel that was asked for.
+        The meta records the method as ``maps_source`` and, as ``warnings``, why it is not ESPIRiT with the requested kernel.
         """
         array = torch.as_tensor(kspace).cpu().numpy()
         name = str(kspace.meta.get("filename_or_obj", name)) if isinstance(kspace, MetaTensor) else name
@@ -316,23 +337,21 @@ class EstimateSensitivityMaps(Transform):
 class EstimateSensitivityMapsd(MapTransform):
     """Coil maps from the fully sampled centre of *undersampled* k-space ``(slices, coils, y, x)``.
 
-    The calibration block is the largest fully sampled rectangle round the centre. Maps are those of ESPIRiT, or where these miss
-    signal what :func:`medrecon.data.espirit.coil_maps` tries next; the maps' meta hold ``maps_source``, and warnings are added to
-    those of k-space. Single-coil data get ones.
+    The calibration block is the largest fully sampled rectangle around the centre. Maps come from ESPIRiT, or, where these miss
+    signal, from the methods that :func:`medrecon.data.espirit.coil_maps` tries next. The meta of the maps has
+    ``maps_source``; warnings are added to the meta of k-space. Single-coil data get maps of ones.
 
     Args:
-        keys: of the k-space.
-        mask_key: of the mask ``(1 or y, x)``; if it is not there, the mask is read off the zeros.
-        maps_key: where the maps go, complex64 like k-space.
-        noise_key: of the noise standard deviation; if it is not there, only ``threshold`` parts signal from noise.
-        kernel: side of the calibration kernel.
-        threshold: of the calibration matrix's singular values.
-        crop: of the maps' eigenvalues.
-        sets: of maps; more than one give ``(slices, sets, coils, y, x)``.
+        keys: keys of the k-space.
+        mask_key: key of the mask ``(1 or y, x)``; without it, the mask is inferred from zero samples.
+        maps_key: key for the maps, complex64 like k-space.
+        noise_key: key of the noise standard deviation; without it, only the threshold of ``settings`` separates signal from
+            noise.
+        settings: settings of ESPIRiT, see :class:`medrecon.data.espirit.Espirit`; several ``sets`` of maps give
+            ``(slices, sets, coils, y, x)``.
+        rss: accept data without a fully sampled centre, for the solver ``zero-filled``, whose image is then the root sum of
+            squares; other solvers need maps, so such data are refused by default.
         allow_missing_keys: as in MONAI.
-        rss: for the solver ``zero-filled``, whose image is then the root of the sum of squares of data without a fully sampled
-            centre; other solvers need maps, so these data are refused.
-        method: ``"espirit"``, or ``"sigpy"`` for sigpy's own ESPIRiT; see :func:`medrecon.data.espirit.sigpy_maps`.
     """
 
     def __init__(
@@ -341,19 +360,15 @@ class EstimateSensitivityMapsd(MapTransform):
         mask_key: str = "mask",
         maps_key: str = "maps",
         noise_key: str = "noise_std",
-        kernel: int = 6,
-        threshold: float = 0.02,
-        crop: float = 0.8,
-        sets: int = 1,
-        allow_missing_keys: bool = False,
+        settings: Espirit = Espirit(),
         rss: bool = False,
-        method: Literal["espirit", "sigpy"] = "espirit",
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
-        self.estimate = EstimateSensitivityMaps(kernel, threshold, crop, sets, rss, method)
+        self.estimate = EstimateSensitivityMaps(settings, rss)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Estimate the maps of every key."""
@@ -365,17 +380,17 @@ class EstimateSensitivityMapsd(MapTransform):
                 warn(text)
             if isinstance(out[key], MetaTensor) and maps.meta["warnings"]:
                 texts = [*(out[key].meta.get("warnings") or []), *maps.meta["warnings"]]
-                out[key] = relabelled(out[key].as_tensor(), out[key], out[key].affine, warnings=texts)
+                out[key] = copy_meta(out[key].as_tensor(), out[key], out[key].affine, warnings=texts)
             out[self.maps_key] = maps
         return out
 
 
 class ReferenceImaged(MapTransform):
-    """The image to be judged by, from *fully sampled* k-space; see :func:`medrecon.data.espirit.combined_reference`.
+    """Reference image from *fully sampled* k-space; see :func:`medrecon.data.espirit.combined_reference`.
 
     Args:
-        keys: of the k-space ``(slices, coils, y, x)``.
-        label_key: where the magnitude ``(slices, y, x)`` goes.
+        keys: keys of the k-space ``(slices, coils, y, x)``.
+        label_key: key for the magnitude image ``(slices, y, x)``.
         allow_missing_keys: as in MONAI.
     """
 
@@ -392,33 +407,35 @@ class ReferenceImaged(MapTransform):
 
 
 class SelectSlices(Transform):
-    """Some of the slices; a ``MetaTensor``'s affine follows.
+    """Select a range of slices; the affine of a ``MetaTensor`` follows.
 
     Args:
-        first: the first one, from the end if negative.
-        last: the one after the last, from the end if negative; ``None``: to the end.
+        first: index of the first slice, from the end if negative.
+        last: index after the last slice, from the end if negative; ``None``: to the end.
     """
 
     def __init__(self, first: int = 0, last: int | None = None) -> None:
         self.slices = slice(first, last)
 
     def __call__(self, data: Tensor) -> Tensor:
-        """``(slices, ...)``."""
+        """The selected slices of data ``(slices, ...)``."""
         if not len(range(len(data))[self.slices]):
-            raise InputError(f"no slices in {self.slices.start}:{self.slices.stop}; there are {len(data)}")
+            raise InputError(
+                f"{self.slices.start}:{self.slices.stop} selects none of the {len(data)} slices; choose another range"
+            )
         if not isinstance(data, MetaTensor):
             return data[self.slices]
         affine = affine_of_slices(data.affine.cpu().numpy(), self.slices, len(data))
-        return relabelled(data.as_tensor()[self.slices], data, affine)  # type: ignore[arg-type]
+        return copy_meta(data.as_tensor()[self.slices], data, affine)  # type: ignore[arg-type]
 
 
 class SelectSlicesd(MapTransform):
     """:class:`SelectSlices` of every key.
 
     Args:
-        keys: of k-space or images.
+        keys: keys of k-space or images.
         first: see :class:`SelectSlices`.
-        last: see there.
+        last: see :class:`SelectSlices`.
         allow_missing_keys: as in MONAI.
     """
 
@@ -429,7 +446,7 @@ class SelectSlicesd(MapTransform):
         self.select = SelectSlices(first, last)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Select in every key."""
+        """Select slices of every key."""
         out = dict(data)
         for key in self.key_iterator(out):
             out[key] = self.select(out[key])
@@ -437,7 +454,7 @@ class SelectSlicesd(MapTransform):
 
 
 class MagnitudeMeand(MapTransform):
-    """Samples ``(samples, slices, y, x)`` complex, or a reconstruction, to the image to show, ``(slices, y, x)`` float32."""
+    """Mean magnitude ``(slices, y, x)`` float32 of complex samples ``(samples, slices, y, x)``, or a reconstruction's image."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace every key."""

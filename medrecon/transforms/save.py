@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,35 @@ from monai.transforms import MapTransform
 from medrecon.posterior import Reconstruction
 from medrecon.writers import Output, like_series, output_geometry, write
 
-__all__ = ["SaveReconstructiond"]
+__all__ = ["DicomOptions", "SaveReconstructiond"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomOptions:
+    """Options of DICOM output, with the names of the flags of ``medrecon recon``.
+
+    Args:
+        like: folder of a DICOM series whose patient and study are copied, and its positions where the scan has none.
+        like_select: choice among several series or volumes, see :func:`medrecon.formats.load_image`.
+        deidentify: copy only what the Basic profile of PS3.15 keeps, see :class:`medrecon.writers.Output`.
+    """
+
+    like: str | None = None
+    like_select: Mapping[str, str | int | float] = field(default_factory=dict)
+    deidentify: bool = False
 
 
 class SaveReconstructiond(MapTransform):
-    """Write reconstructions and their sidecars, whole or not at all; as ``medrecon recon`` does.
+    """Write reconstructions and their sidecars atomically, as ``medrecon recon`` does.
 
     Args:
-        keys: of the :class:`medrecon.posterior.Reconstruction` that ``PosteriorInferer`` made.
-        output_dir: folder of ``<stem>.nii.gz`` (or the files of ``fmt``) and ``<stem>.json``.
-        source_key: of the scan that :class:`medrecon.transforms.LoadScand` loaded.
-        fmt: a format of :data:`medrecon.writers.WRITERS`.
+        keys: keys of the :class:`medrecon.posterior.Reconstruction` objects from ``PosteriorInferer``.
+        output_dir: folder for ``<stem>.nii.gz`` (or the files of ``fmt``) and ``<stem>.json``.
+        source_key: key of the scan from :class:`medrecon.transforms.LoadScand`.
+        fmt: output format, a name in :data:`medrecon.writers.WRITERS`.
         part: ``mag``, ``mag-phase`` or ``complex``.
         overwrite: replace existing files.
-        like: folder of a DICOM series whose patient and study ``dicom`` copies, and its positions where the scan has none.
-        like_select: which of several series or volumes, see :func:`medrecon.formats.load_image`.
-        deidentify: see :class:`medrecon.writers.Output`.
+        dicom: options of DICOM output.
         allow_missing_keys: as in MONAI.
     """
 
@@ -40,21 +53,18 @@ class SaveReconstructiond(MapTransform):
         fmt: str = "nifti",
         part: str = "mag",
         overwrite: bool = False,
-        like: str | None = None,
-        like_select: Mapping[str, str | int | float] | None = None,
-        deidentify: bool = False,
+        dicom: DicomOptions = DicomOptions(),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.source_key = source_key
-        self.like = like
-        self.like_select = dict(like_select or {})
+        self.dicom = dicom
         self.output = {
             "folder": output_dir,
             "format": fmt,
             "part": part,
             "overwrite": overwrite,
-            "deidentify": deidentify,
+            "deidentify": dicom.deidentify,
         }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -65,7 +75,7 @@ class SaveReconstructiond(MapTransform):
         return dict(data)
 
     def _write(self, scan: Any, made: Reconstruction) -> list[Path]:  # noqa: ANN401 - a scan of any kind
-        like = like_series(self.like, self.like_select, str(self.output["format"]))
+        like = like_series(self.dicom.like, self.dicom.like_select, str(self.output["format"]))
         output = Output(
             **self.output,
             stem=scan.stem,

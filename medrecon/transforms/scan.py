@@ -25,9 +25,10 @@ class LoadScan(Transform):
     """Load a scan of any kind that :func:`medrecon.formats.load` reads.
 
     Args:
-        select: which of several, e.g. ``{"contrast": 0}``.
-        companions: fields of :class:`medrecon.formats.Companions`, which complete the file, e.g. ``{"trajectory": "traj.npy"}``.
-        frames: axis whose frames are one scan: ``phase``, ``repetition``, ``set`` or ``contrast``.
+        select: choice among several scans in the file, e.g. ``{"contrast": 0}``.
+        companions: data that complete the file, e.g. ``{"trajectory": "traj.npy"}``: fields of
+            :class:`medrecon.formats.Companions`.
+        frames: axis whose frames become one scan: ``phase``, ``repetition``, ``set`` or ``contrast``.
 
     Raises:
         medrecon.InputError: naming the file and what is wrong with it.
@@ -48,18 +49,18 @@ class LoadScan(Transform):
         self.frames = frames
 
     def __call__(self, path: str | Path) -> Scan:
-        """The scan: its kind is its class, see :mod:`medrecon.data.scan`."""
+        """The scan, an object of one of the classes in :mod:`medrecon.data.scan`."""
         return load(path, self.select, companions=self.companions, frames=self.frames)
 
 
 class LoadScand(MapTransform):
-    """:class:`LoadScan` of every key. Put together one scan at a time, by :func:`only_item`.
+    """:class:`LoadScan` of every key. Use :func:`only_item` to collate, with batches of one scan.
 
     Args:
-        keys: of the paths.
+        keys: keys of the paths.
         select: see :class:`LoadScan`.
-        companions: see there.
-        frames: see there.
+        companions: see :class:`LoadScan`.
+        frames: see :class:`LoadScan`.
         allow_missing_keys: as in MONAI.
     """
 
@@ -83,13 +84,13 @@ class LoadScand(MapTransform):
 
 
 class ToCartesianScand(MapTransform):
-    """K-space tensors that other transforms have worked on, as a scan for :class:`medrecon.inferers.PosteriorInferer`.
+    """Make a scan for :class:`medrecon.inferers.PosteriorInferer` from a k-space tensor, e.g. after other transforms.
 
     Name, voxel size, affine and warnings come from the meta of the tensor.
 
     Args:
-        keys: of k-space ``(slices, coils, y, x)``; the scan replaces it.
-        mask_key: of the mask; if it is not there, the mask is inferred from zero samples.
+        keys: keys of the k-space ``(slices, coils, y, x)``, which the scan replaces.
+        mask_key: key of the mask; without it, the mask is inferred from zero samples.
         allow_missing_keys: as in MONAI.
     """
 
@@ -120,11 +121,11 @@ class ToCartesianScand(MapTransform):
 
 
 def only_item(items: Sequence[Any]) -> Any:  # noqa: ANN401
-    """The collate rule of scans: a batch is one item, as it is.
+    """Collate function for scans: a batch is one item, unchanged.
 
     Raises:
-        ValueError: for several items, whose shapes differ in general.
+        ValueError: for several items, since shapes of scans differ in general.
     """
     if len(items) != 1:
-        raise ValueError(f"scans come one at a time (batch_size: 1); got {len(items)}")
+        raise ValueError(f"a batch of scans must hold one item; got {len(items)}; set batch_size to 1")
     return items[0]

@@ -1,4 +1,4 @@
-"""Transforms that make measurements of images, and that scale and crop measurements."""
+"""Transforms that simulate measurements of images, and that scale and crop k-space."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medrecon.data.noise import counted
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.phase import smooth_phase
 from medrecon.operators import Detector, ParallelBeam
-from medrecon.transforms.coils import as_array, as_before, cropped, mask_of
+from medrecon.transforms.coils import as_array, cropped_like, mask_of, tensor_like
 
 __all__ = [
     "AddSmoothPhase",
@@ -40,8 +40,8 @@ class AddSmoothPhase(RandomizableTransform):
 
     Args:
         linear: standard deviation of the first-order coefficients, rad per 128 pixels.
-        quadratic: of the second-order ones, rad per 128 pixels squared.
-        prob: probability that there is a phase at all; the result is complex either way.
+        quadratic: standard deviation of the second-order coefficients, rad per 128 pixels squared.
+        prob: probability that a phase is applied; the result is complex in any case.
     """
 
     def __init__(self, linear: float = 1.5, quadratic: float = 1.0, prob: float = 1.0) -> None:
@@ -53,21 +53,21 @@ class AddSmoothPhase(RandomizableTransform):
         """The complex image."""
         array = as_array(image)
         self.randomize(None)
-        turned = array.astype(np.result_type(array.dtype, np.complex64), copy=True)
+        out = array.astype(np.result_type(array.dtype, np.complex64), copy=True)
         if self._do_transform:
-            turned *= np.exp(1j * smooth_phase(array.shape[-2:], self.R, self.linear, self.quadratic))
-        return as_before(image, turned)
+            out *= np.exp(1j * smooth_phase(array.shape[-2:], self.R, self.linear, self.quadratic))
+        return tensor_like(image, out)
 
 
 class _Seeded(Randomizable, MapTransform):
-    """A dictionary form whose array form, ``one``, draws from the same stream."""
+    """A dictionary transform whose array transform draws from the same random stream."""
 
-    one: Randomizable
+    array_transform: Randomizable
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> _Seeded:
-        """Seed it, as MONAI's datasets do."""
+        """Seed both transforms; called by MONAI's datasets."""
         super().set_random_state(seed, state)
-        self.one.set_random_state(state=self.R)
+        self.array_transform.set_random_state(state=self.R)
         return self
 
 
@@ -75,14 +75,14 @@ class AddSmoothPhased(_Seeded):
     """:class:`AddSmoothPhase` of every key, each with its own phase.
 
     Args:
-        keys: of the images.
+        keys: keys of the images.
         linear: see :class:`AddSmoothPhase`.
-        quadratic: see there.
-        prob: see there.
+        quadratic: see :class:`AddSmoothPhase`.
+        prob: see :class:`AddSmoothPhase`.
         allow_missing_keys: as in MONAI.
     """
 
-    one: AddSmoothPhase
+    array_transform: AddSmoothPhase
 
     def __init__(
         self,
@@ -93,63 +93,61 @@ class AddSmoothPhased(_Seeded):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.one = AddSmoothPhase(linear, quadratic, prob)
+        self.array_transform = AddSmoothPhase(linear, quadratic, prob)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Turn every key."""
+        """Apply a phase to every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = self.one(out[key])
+            out[key] = self.array_transform(out[key])
         return out
 
 
 class SimulateKSpace(Randomizable, Transform):
-    """Fully sampled k-space ``(slices, coils, y, x)`` of images ``(slices, y, x)``, as loops round the object would measure it.
+    """Simulate fully sampled k-space ``(slices, coils, y, x)`` of images ``(slices, y, x)``, with loop coils around the object.
 
     Args:
-        coils: number of loops.
-        noise_std: of the k-space per real component, in units of the image.
+        coils: number of loop coils.
+        noise_std: noise standard deviation of k-space per real component, in the unit of the image.
     """
 
     def __init__(self, coils: int = 8, noise_std: float = 0.01) -> None:
         if coils < 1 or not noise_std >= 0:
-            raise InputError(
-                f"there must be at least one coil, and noise cannot be negative; got {coils} and {noise_std}"
-            )
+            raise InputError(f"coils must be at least 1 and noise_std not negative; got {coils} and {noise_std}")
         self.coils = coils
         self.noise_std = noise_std
 
     def maps(self, shape: tuple[int, int]) -> np.ndarray:
-        """Sensitivities ``(coils, y, x)``."""
+        """Sensitivity maps ``(coils, y, x)``."""
         return loop_coils(shape, self.coils) if self.coils > 1 else np.ones((1, *shape), np.complex64)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Measure."""
+        """Simulate the k-space."""
         array = as_array(image)
         if array.ndim != 3:
-            raise InputError(f"images must be (slices, y, x) to be measured; got shape {array.shape}")
+            raise InputError(f"an image must be (slices, y, x); got shape {array.shape}")
         maps = self.maps(array.shape[1:])
         generator = np.random.default_rng(self.R.randint(2**31))
         measured = np.stack([simulate_kspace(one, maps, self.noise_std, generator) for one in array])
-        return as_before(image, measured, noise_source="given")
+        return tensor_like(image, measured, noise_source="given")
 
 
 class SimulateKSpaced(_Seeded):
     """:class:`SimulateKSpace` of every key; adds the mask (all true), the maps and the noise level.
 
-    Undersample it by :class:`UndersampleKSpaced`.
+    :class:`UndersampleKSpaced` undersamples the result.
 
     Args:
-        keys: of the images, real or complex.
-        coils: number of loops.
-        noise_std: of the k-space per real component, in units of the image.
-        mask_key: where the mask goes.
-        maps_key: where the sensitivities go, complex like the k-space; ``None``: nowhere.
-        noise_key: where the noise level goes.
+        keys: keys of the images, real or complex.
+        coils: see :class:`SimulateKSpace`.
+        noise_std: see :class:`SimulateKSpace`.
+        mask_key: key for the mask.
+        maps_key: key for the sensitivity maps, complex like the k-space; ``None``: maps are not added.
+        noise_key: key for the noise standard deviation.
         allow_missing_keys: as in MONAI.
     """
 
-    one: SimulateKSpace
+    array_transform: SimulateKSpace
 
     def __init__(
         self,
@@ -162,38 +160,38 @@ class SimulateKSpaced(_Seeded):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.one = SimulateKSpace(coils, noise_std)
+        self.array_transform = SimulateKSpace(coils, noise_std)
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Measure every key."""
+        """Simulate a measurement of every key."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[key] = self.one(out[key])
+            out[key] = self.array_transform(out[key])
             shape = tuple(out[key].shape)
             out[self.mask_key] = torch.ones(1, shape[-1], dtype=torch.bool)
-            out[self.noise_key] = self.one.noise_std
+            out[self.noise_key] = self.array_transform.noise_std
             if self.maps_key is not None:
-                maps = self.one.maps((shape[2], shape[3]))
+                maps = self.array_transform.maps((shape[2], shape[3]))
                 out[self.maps_key] = torch.from_numpy(np.broadcast_to(maps, shape).copy())
         return out
 
 
 class SimulateSinogram(Randomizable, Transform):
-    """Line integrals ``(slices, views, detectors)`` of Hounsfield units ``(slices, y, x)``, with the noise of counting.
+    """Simulate parallel-beam sinograms ``(slices, views, detectors)`` of CT images ``(slices, y, x)`` in HU, with photon noise.
 
     The meta of a ``MetaTensor`` records ``detector_spacing``, ``offset`` and ``photons``.
 
     Args:
         views: number of views.
-        turn: degrees that they cover, from 0.
-        photons: emitted per ray; 0: no noise.
+        turn: angular range of the views, from 0, degrees.
+        photons: photons emitted per ray; 0: no noise.
         electronic: standard deviation of the electronic noise, in photons.
-        spacing: side of a (square) pixel in mm; default: that of the ``MetaTensor``'s affine.
-        water: attenuation of water per mm.
-        detectors: default: enough for the diagonal.
+        spacing: side of the square pixels, mm; default: from the affine of a ``MetaTensor``.
+        water: attenuation of water, 1/mm.
+        detectors: number of detector pixels; default: enough for the diagonal of the image.
     """
 
     def __init__(
@@ -208,8 +206,8 @@ class SimulateSinogram(Randomizable, Transform):
     ) -> None:
         if views < 1 or not 0 < turn <= 360 or not photons >= 0 or not electronic >= 0 or not water > 0:
             raise InputError(
-                "views must be at least 1, the turn within (0, 360] degrees, photons and electronic noise not negative and "
-                f"water positive; got {views}, {turn}, {photons}, {electronic}, {water}"
+                "views must be at least 1, turn in (0, 360] degrees, photons and electronic not negative and water positive; "
+                f"got {views}, {turn}, {photons}, {electronic} and {water}"
             )
         self.views = views
         self.turn = turn
@@ -221,49 +219,54 @@ class SimulateSinogram(Randomizable, Transform):
 
     @property
     def angles(self) -> Tensor:
-        """Of the views, rad, float64."""
+        """Angles of the views, rad, float64."""
         return torch.arange(self.views, dtype=torch.float64) * math.radians(self.turn) / self.views
 
     def pixel_size(self, image: object) -> float:
-        """Side of a pixel, mm."""
+        """Side of the square pixels, mm.
+
+        Raises:
+            InputError: if it is unknown, or pixels are not square.
+        """
         if self.spacing is not None:
             return self.spacing
         if not isinstance(image, MetaTensor):
             raise InputError("the pixel size is unknown; give spacing in mm")
         x, y = (float(image.affine[:3, axis].norm()) for axis in (0, 1))
         if not math.isclose(x, y, rel_tol=1e-3):
-            raise InputError(f"pixels of {x:g} x {y:g} mm are not square; resample them")
+            raise InputError(f"pixels of {x:g} x {y:g} mm are not square; resample the image")
         return x
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Measure."""
+        """Simulate the sinogram."""
         array, spacing = torch.from_numpy(as_array(image).astype(np.float32)), self.pixel_size(image)
         if array.ndim != 3:
-            raise InputError(f"images must be (slices, y, x) to be measured; got shape {tuple(array.shape)}")
-        shape = (array.shape[1], array.shape[2])
-        project = ParallelBeam(self.angles, shape, Detector(self.detectors), spacing=spacing)
+            raise InputError(f"an image must be (slices, y, x); got shape {tuple(array.shape)}")
+        project = ParallelBeam(self.angles, (array.shape[1], array.shape[2]), Detector(self.detectors), spacing=spacing)
         sinogram = project(((1 + array / 1000).clamp(min=0) * self.water)[None])[0].numpy()
         generator = np.random.default_rng(self.R.randint(2**31))
-        scan = {"detector_spacing": spacing, "offset": 0.0, "photons": self.photons}
-        return as_before(image, counted(sinogram, self.photons, self.electronic, generator), **scan)
+        meta = {"detector_spacing": spacing, "offset": 0.0, "photons": self.photons}
+        return tensor_like(image, counted(sinogram, self.photons, self.electronic, generator), **meta)
 
 
 class SimulateSinogramd(_Seeded):
-    """:class:`SimulateSinogram` of every key; adds ``angles, detector_spacing, offset, photons``, as LoadSinogramd does.
+    """:class:`SimulateSinogram` of every key; adds ``angles``, ``detector_spacing``, ``offset`` and ``photons``.
+
+    These are the keys of ``LoadSinogramd``.
 
     Args:
-        keys: of the images, square pixels.
+        keys: keys of the images, with square pixels.
         views: see :class:`SimulateSinogram`.
-        turn: see there.
-        photons: see there.
-        electronic: see there.
-        spacing: see there.
-        water: see there.
-        detectors: see there.
+        turn: see :class:`SimulateSinogram`.
+        photons: see :class:`SimulateSinogram`.
+        electronic: see :class:`SimulateSinogram`.
+        spacing: see :class:`SimulateSinogram`.
+        water: see :class:`SimulateSinogram`.
+        detectors: see :class:`SimulateSinogram`.
         allow_missing_keys: as in MONAI.
     """
 
-    one: SimulateSinogram
+    array_transform: SimulateSinogram
 
     def __init__(
         self,
@@ -278,36 +281,40 @@ class SimulateSinogramd(_Seeded):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.one = SimulateSinogram(views, turn, photons, electronic, spacing, water, detectors)
+        self.array_transform = SimulateSinogram(views, turn, photons, electronic, spacing, water, detectors)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Measure every key."""
+        """Simulate a measurement of every key."""
         out = dict(data)
+        simulate = self.array_transform
         for key in self.key_iterator(out):
-            out["detector_spacing"] = self.one.pixel_size(out[key])
-            out["offset"], out["photons"] = 0.0, self.one.photons
-            out[key] = self.one(out[key])
-        out["angles"] = self.one.angles
+            out["detector_spacing"], out["offset"], out["photons"] = (
+                simulate.pixel_size(out[key]),
+                0.0,
+                simulate.photons,
+            )
+            out[key] = simulate(out[key])
+        out["angles"] = simulate.angles
         return out
 
 
 class NormalizeKSpace(Transform):
-    """Divide k-space ``(slices, coils, y, x)`` so that a percentile of its zero-filled image is 1.
+    """Scale k-space ``(slices, coils, y, x)`` so that a percentile of its zero-filled image is 1.
 
     Args:
-        percentile: of the root of the sum of squares over the volume.
+        percentile: percentile of the root-sum-of-squares image over the volume.
     """
 
     def __init__(self, percentile: float = 99.0) -> None:
         self.percentile = percentile
 
     def scale(self, kspace: Tensor) -> float:
-        """What to divide by; 1 for k-space that is all zeros."""
+        """The divisor; 1 for k-space that is all zeros."""
         image = combine_coils(as_array(kspace))
         return float(np.percentile(image, self.percentile)) or float(image.max()) or 1.0
 
     def __call__(self, kspace: Tensor) -> Tensor:
-        """Scaled; the meta of a ``MetaTensor`` records the ``scale``."""
+        """Scaled k-space; the meta of a ``MetaTensor`` records the divisor as ``scale``."""
         scale = self.scale(kspace)
         out = kspace / scale
         if isinstance(out, MetaTensor):
@@ -316,14 +323,14 @@ class NormalizeKSpace(Transform):
 
 
 class NormalizeKSpaced(MapTransform, InvertibleTransform):
-    """Divide k-space, and its noise level, so that a percentile of its zero-filled image is 1; invertible.
+    """Scale k-space, and its noise level, so that a percentile of its zero-filled image is 1; invertible.
 
-    ``inverse`` gives back the scale, to the k-space or to an image that carries its trace.
+    ``inverse`` undoes the scaling, of the k-space or of an image with its trace of transforms.
 
     Args:
-        keys: of the k-space ``(slices, coils, y, x)``.
-        percentile: of the root of the sum of squares over the volume.
-        noise_key: of the noise standard deviation, if it is there.
+        keys: keys of the k-space ``(slices, coils, y, x)``.
+        percentile: percentile of the root-sum-of-squares image over the volume.
+        noise_key: key of the noise standard deviation, scaled as well if present.
         allow_missing_keys: as in MONAI.
     """
 
@@ -350,7 +357,7 @@ class NormalizeKSpaced(MapTransform, InvertibleTransform):
         return out
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Give every key its scale back, and the noise level."""
+        """Undo the scaling of every key, and of the noise level."""
         out = dict(data)
         for key in self.key_iterator(out):
             scale = self.pop_transform(out[key])["extra_info"]["scale"]
@@ -361,10 +368,10 @@ class NormalizeKSpaced(MapTransform, InvertibleTransform):
 
 
 class CropKSpace(Transform):
-    """K-space of the middle of the image; pixels keep their size and place.
+    """Crop the field of view around its centre; pixels keep their size and position.
 
     Args:
-        shape: ``(y, x)`` of the image that is left; -1 leaves an axis as it is.
+        shape: matrix size ``(y, x)`` of the cropped image; -1 keeps an axis unchanged.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -373,18 +380,17 @@ class CropKSpace(Transform):
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space ``(slices, coils, *shape)``."""
         array = as_array(kspace)
-        old = array.shape[-2:]
-        y, x = (n if kept == -1 else kept for n, kept in zip(old, self.shape, strict=True))
-        return cropped(kspace, crop_field_of_view(array, mask_of(kspace, mask), (y, x)))
+        y, x = (old if new == -1 else new for old, new in zip(array.shape[-2:], self.shape, strict=True))
+        return cropped_like(kspace, crop_field_of_view(array, mask_of(kspace, mask), (y, x)))
 
 
 class CropKSpaced(MapTransform):
     """:class:`CropKSpace` of every key, and of a mask of points.
 
     Args:
-        keys: of the k-space.
+        keys: keys of the k-space.
         shape: see :class:`CropKSpace`.
-        mask_key: of the mask; if it is not there, the mask is read off the zeros.
+        mask_key: key of the mask; without it, the mask is inferred from zero samples.
         allow_missing_keys: as in MONAI.
     """
 
@@ -401,6 +407,6 @@ class CropKSpaced(MapTransform):
         mask = out.get(self.mask_key)
         for key in self.key_iterator(out):
             out[key] = self.crop(out[key], mask)
-            if mask is not None:  # along an axis that is cropped all lines of the mask are alike
+            if mask is not None:  # the mask does not vary along a cropped axis
                 out[self.mask_key] = mask[..., : out[key].shape[-2], : out[key].shape[-1]]
         return out

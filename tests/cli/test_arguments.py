@@ -316,7 +316,7 @@ def test_weights_that_are_not_the_networks_are_refused(tmp_path):
     for content in (b"", b"text", b"PK\x03\x04" + bytes(99), pickle.dumps(_Runs()), _Runs(), network):
         assert "without running code" in refusal(content)
     for content in ([1], torch.ones(2), {**state, first: 1}, {"state_dict": state}):
-        assert "other things than tensors" in refusal(content)
+        assert "objects other than tensors" in refusal(content)
     other = ResidualUNet(channels=(16,), blocks=(1,)).state_dict()
     assert "another network" in refusal(other) and " is (" in refusal(other)
     assert "other names" in refusal({**state, "more": torch.ones(1)})
@@ -364,7 +364,7 @@ def test_metadata_of_the_wrong_kind_are_refused(tmp_path, content):
         (b"\xff\xfe\x00", "not a YAML file"),
         ("solver: x", "has no item 'bundle_root'"),
         ("bundle_root: x", "has no item 'inferer'"),
-        ("bundle_root: x\ninferer: {_target_: no.such.Thing}", "'inferer' cannot be made"),
+        ("bundle_root: x\ninferer: {_target_: no.such.Thing}", "'inferer' cannot be built"),
         ("bundle_root: x\ninferer: $1/0", "ZeroDivisionError"),
         ("bundle_root: x\ninferer: '@inferer'", "circular"),
         ("bundle_root: x\ninferer: {_target_: medrecon.inferers.DenoisingInferer, sigma_min: 2024-01-01}", "sigma_min"),
@@ -404,8 +404,8 @@ LOAD = "transform: {_target_: medrecon.transforms.LoadKSpaced, keys: image}\n"
         ("cases: {_target_: builtins.dict}\n" + LOAD + "write: {image: image}", "not a list of cases"),
         ("cases: $[1]\n" + LOAD + "write: {image: image}", "not a list of cases"),
         ("cases: 3\n" + LOAD + "write: {image: image}", "'cases' must have a '_target_'"),
-        ("cases: {_target_: no.such}\n" + LOAD + "write: {image: image}", "'cases' cannot be made"),
-        (RECIPE + LOAD + "write: {image: image}\nimports: $1/0", "'imports' cannot be made"),
+        ("cases: {_target_: no.such}\n" + LOAD + "write: {image: image}", "'cases' cannot be built"),
+        (RECIPE + LOAD + "write: {image: image}\nimports: $1/0", "'imports' cannot be built"),
         (RECIPE + "write: {}", "lacks transform"),
     ],
 )

@@ -267,7 +267,7 @@ def test_transforms_in_a_persistent_dataset(case, tmp_path):
 
 def test_whitening_without_a_scan_says_so(case):
     case = {k: v for k, v in case.items() if k != "noise_scan"}
-    with pytest.raises(InputError, match="no noise scan"):
+    with pytest.raises(InputError, match="needs a noise scan"):
         PrewhitenCoilsd("image").__call__(case)
     with pytest.raises(InputError, match="mvue needs maps"):
         CombineCoilsd("image", "mvue")(case)

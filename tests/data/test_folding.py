@@ -102,7 +102,7 @@ def test_sigpys_maps_equal_ours_on_a_real_slice_and_an_odd_one(data_folder):
     for kspace in (real, odd):
         mask = np.zeros(kspace.shape[1:], bool)
         mask[tuple(centred(n, 24) for n in mask.shape)] = True
-        theirs = EstimateSensitivityMaps(method="sigpy")(
+        theirs = EstimateSensitivityMaps(Espirit(method="sigpy"))(
             torch.from_numpy(kspace * mask)[None], mask=torch.from_numpy(mask)
         )
         assert theirs.meta["maps_source"] == "ESPIRiT (sigpy)"

@@ -171,7 +171,7 @@ def test_unusable_noise_scans(three, tmp_path, capsys, words):
     assert main(["recon", str(path), "-o", str(tmp_path / "w"), "--whiten"]) == 2
     assert "needs a usable noise scan" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
-    with pytest.raises(InputError, match="no noise scan"):
+    with pytest.raises(InputError, match="needs a noise scan"):
         PrewhitenCoilsd("image")(loaded)
 
 

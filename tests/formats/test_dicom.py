@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.formats import load_image
-from medrecon.transforms import ChannelFirst, LoadVolume, LoadVolumed
+from medrecon.transforms import ChannelFirst, ChannelFirstd, LoadVolume, LoadVolumed
 from tests.make.dicom import (
     LPS,
     OBLIQUE,
@@ -276,7 +276,8 @@ def test_transforms_give_monais_axes(tmp_path):
     write_series(tmp_path / "s", affine, volume)
     out = LoadVolumed("image")({"image": str(tmp_path / "s")})["image"]
     assert tuple(out.shape) == (6, 20, 16)
-    turned = ChannelFirst()(out)
+    turned = ChannelFirstd("image")({"image": out})["image"]
+    assert np.array_equal(turned, ChannelFirst()(out)) and np.array_equal(turned.affine, ChannelFirst()(out).affine)
     assert tuple(turned.shape) == (1, 16, 20, 6)
     assert turned[0, 3, 7, 2] == volume[2, 7, 3]
     assert np.abs(turned.affine.numpy() - affine).max() < 1e-6

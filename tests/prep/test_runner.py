@@ -366,7 +366,7 @@ def test_what_is_wrong_with_a_recipe_is_told_before_anything_is_written(tmp_path
         assert not (tmp_path / "out" / "recipe.json").exists()
     recipe = load_recipe("kspace")
     recipe["transform"] = {"_target_": "medrecon.transforms.NoSuchTransform"}
-    with pytest.raises(InputError, match="'transform' cannot be made"):
+    with pytest.raises(InputError, match="'transform' cannot be built"):
         prepare(source, tmp_path / "out", recipe)
 
 

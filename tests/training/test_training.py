@@ -13,8 +13,17 @@ from ignite.engine import Engine, Events
 
 from medrecon.bundle import find_bundle, load_prior, load_weights
 from medrecon.data.errors import InputError
-from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch
-from medrecon.handlers import KeepBest, SampleSheet, WarmupCosine, averaged, checkpoint, denoising_metrics, start_from
+from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch, Overviews
+from medrecon.handlers import (
+    KeepBest,
+    SampleSheet,
+    SheetSettings,
+    WarmupCosine,
+    averaged,
+    checkpoint,
+    denoising_metrics,
+    start_from,
+)
 from medrecon.inferers import AutocastInferer
 from medrecon.monai_bundle import load_config
 from medrecon.networks import ResidualUNet
@@ -196,10 +205,10 @@ def test_start_from_takes_what_fits(tmp_path):
     fresh = start_from(ResidualUNet(channels=(8, 16), blocks=(1, 1)), tmp_path / "latest.pt")
     assert torch.equal(fresh.head.weight, one.head.weight)
     assert start_from(fresh, "") is fresh
-    with pytest.raises(InputError, match="none of its weights fits"):
+    with pytest.raises(InputError, match="none of its weights matches"):
         start_from(torch.nn.Linear(3, 3), tmp_path / "one.pt")
     (tmp_path / "bad.pt").write_bytes(b"PK no")
-    with pytest.raises(InputError, match=r"bad\.pt: holds no weights"):
+    with pytest.raises(InputError, match=r"bad\.pt: has no weights"):
         start_from(two, tmp_path / "bad.pt")
 
 
@@ -244,14 +253,12 @@ def test_prepare_batch():
         assert len(inputs) == {8: 16, 32: 1}[inputs.shape[-1]]  # as many pixels a batch
         assert torch.equal(named["class_labels"], torch.arange(len(inputs)))
     overviews = DenoisingPrepareBatch(
-        EDM(), None, label="label", null=99, dropped=0.0, coarse_share=1.0,
-        coarse_objective=EDM(log_mean=5.0, log_std=0.1), coarse_augment=Augment(crop=8, copies=3),
+        EDM(), None, label="label", null=99, dropped=0.0,
+        overviews=Overviews(augment=Augment(crop=8, copies=3), probability=1.0, log_mean=5.0, log_std=0.1),
     )  # fmt: skip
     inputs, _, (steps,), named = overviews(stored)
     assert inputs.shape == (48, 2, 8, 8) and float(steps.min()) > 250 * 4 / 4
     assert torch.equal(named["class_labels"], torch.arange(48) % 16)
-    with pytest.raises(ValueError, match="coarse_objective"):
-        DenoisingPrepareBatch(EDM(), coarse_share=0.5)
     crops = DenoisingPrepareBatch(EDM(), Augment(crop=16))({"image": torch.ones(2, 1, 40, 40, dtype=torch.uint8)})
     assert crops[0].shape == (2, 2, 16, 16) and crops[3] == {}
     noisy, clean, (sigma,), _ = NoisyPrepareBatch([0.1, 1.0])({"image": x0})
@@ -306,7 +313,7 @@ def test_sheet_does_not_disturb_training(tmp_path):
     torch.manual_seed(0)
     network = ResidualUNet(channels=(8,), blocks=(1,)).train()
     state = torch.get_rng_state()
-    handler = SampleSheet(network, EDM(), (2, 16, 16), tmp_path / "s.png", n_steps=2, n_images=2)
+    handler = SampleSheet(network, EDM(), tmp_path / "s.png", SheetSettings(shape=(2, 16, 16), n_steps=2, n_images=2))
     first = handler.draw()
     assert torch.equal(first, handler.draw()) and first.shape == (2, 16, 16)
     assert network.training and torch.equal(torch.get_rng_state(), state)

@@ -15,7 +15,7 @@ import medrecon
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.formats import load_image, load_like
-from medrecon.transforms import LoadScand, SaveReconstructiond
+from medrecon.transforms import DicomOptions, LoadScand, SaveReconstructiond
 from tests.make.dicom import LPS, RECORD, magnitudes, numbers, oblique, verified_or_none, write_series
 from tests.make.dicom_volumes import enhanced, planted
 from tests.make.outputs import write_volume
@@ -188,10 +188,12 @@ def test_one_of_several_series_is_selected(scan, tmp_path, capsys, way):
     else:
         data = LoadScand("scan")({"scan": path})
         data["pred"] = medrecon.reconstruct(data["scan"], solver="zero-filled")
-        more = {"output_dir": str(tmp_path / "o"), "fmt": "dicom", "like": str(tmp_path / "like")}
+        more = {"output_dir": str(tmp_path / "o"), "fmt": "dicom"}
+        like = str(tmp_path / "like")
         with pytest.raises(InputError, match="select one"):
-            SaveReconstructiond("pred", **more)(data)
-        SaveReconstructiond("pred", **more, like_select={"SeriesNumber": 9})(data)
+            SaveReconstructiond("pred", **more, dicom=DicomOptions(like=like))(data)
+        options = DicomOptions(like=like, like_select={"SeriesNumber": 9})
+        SaveReconstructiond("pred", **more, dicom=options)(data)
         folder = tmp_path / "o" / "scan"
     assert {pydicom.dcmread(one).StudyID for one in folder.iterdir()} == {"9"}
 
