@@ -1,4 +1,4 @@
-"""What was done, as the sidecar stores it: written here, once, from facts."""
+"""The record of a reconstruction, which the sidecar stores."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ __all__ = ["Outcome", "record", "versions"]
 
 
 class Outcome(NamedTuple):
-    """What a run measured of itself.
+    """Measurements of a run.
 
     Args:
         sigmas: noise levels of the last items.
-        evaluations: of the network, all images and samples together.
+        evaluations: network evaluations of all images and samples together.
         relative_residual: ``|y - A x| / |y|``.
-        residual_over_noise: root mean square of the residual of the measured samples over the noise; ``None`` where unknown.
-        seconds: of the run.
-        device: it ran on.
+        residual_over_noise: root mean square of the residual of the measured samples, divided by the noise level; ``None`` if
+            the noise level is unknown.
+        seconds: duration of the run.
+        device: device of the run.
         dtype: autocast type of the network.
-        warnings: sentences.
+        warnings: sentences on what may make the image wrong.
     """
 
     sigmas: torch.Tensor
@@ -45,7 +46,7 @@ class Outcome(NamedTuple):
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of those that results depend on most."""
+    """Versions of this package and of the packages that results depend on most."""
 
     def version(name: str) -> str:
         try:
@@ -62,22 +63,22 @@ def versions() -> dict[str, str]:
 
 
 def _settings(solver: Solver) -> dict[str, Any]:
-    """Hyper-parameters; an operator is not one."""
+    """Hyper-parameters of a solver, without operators."""
     values = {one.name: getattr(solver, one.name) for one in fields(solver)}
     return {name: value for name, value in values.items() if not isinstance(value, torch.nn.Module)}
 
 
 def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcome: Outcome) -> dict[str, Any]:
-    """The record of a run, JSON-able.
+    """The record of a run, which can be written as JSON.
 
     Args:
-        problem: what was solved.
-        prior: the network's, or ``None`` for a classical solver.
-        sampling: solver and ladder.
-        outcome: what the run measured.
+        problem: the problem that was solved.
+        prior: prior of the run; ``None`` for a classical solver.
+        sampling: solver and noise levels.
+        outcome: measurements of the run.
     """
     sigmas, solver, start = outcome.sigmas, sampling.solver, sampling.start
-    # A start that is not noise has no spread of its own.
+    # After a warm start, the spread of the samples is not the spread of the posterior.
     calibrated = start is None and solver.calibrated(sigmas)
     used = prior if outcome.evaluations else None
     return {
@@ -89,7 +90,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         "input": problem.name,
         "modality": problem.modality,
         "solver": {"name": name_of(solver), **_settings(solver), "calibrated": calibrated},
-        "steps": int((sigmas.diff() <= 0).sum()),  # of those that rise none costs an evaluation
+        "steps": int((sigmas.diff() <= 0).sum()),  # a step that raises the noise level needs no evaluation
         "start": None if start is None else name_of(start.solver),
         "sigma_max": round(sigmas[0].item(), 6),
         "sigma_min": round(sigmas[-2].item(), 6),
