@@ -204,7 +204,7 @@ class ImagePhysics(Physics):
         region: part of the image that is denoised, ``(y0, y1, x0, x1)``; the rest is unchanged; ``None``: the whole image.
     """
 
-    task: str = option("denoise", "task (default: denoise)", choices=("denoise", "superres", "deblur"))
+    task: str = option("denoise", "task for images (default: denoise)", choices=("denoise", "superres", "deblur"))
     factor: int | Sequence[int] = option(2, "super-resolution factor (default: 2)", metavar="F", type=int)
     kernel: Literal["kspace", "mean", "gaussian"] = option(
         "kspace", "low-resolution model: smaller k-space, larger pixels or Gaussian slice profile (default: kspace)",

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         reading.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, type=kind, help=about)
     _add_output(parser.add_argument_group("output"))
     several = parser.add_argument_group("several scans")
-    several.add_argument("--workers", type=count, metavar="N", help="number of processes (default: 1)")
+    several.add_argument(
+        "--workers", type=count, metavar="N", help="number of processes, each with --threads threads (default: 1)"
+    )
     several.add_argument(
         "--dask", metavar="ADDRESS", help="address of a dask scheduler, e.g. tcp://host:8786 (default: none)"
     )
