@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     for text in full.warnings:
         warn(text)
     if output.exists() and output.samefile(full.path):
-        raise InputError(f"{output}: is also the input; choose another name")
+        raise InputError(f"{output}: would replace its own input; choose another name")
     check_writable([output], arguments.overwrite)
     try:
         mask = undersampling_mask(
