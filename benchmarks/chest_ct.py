@@ -2,9 +2,10 @@
 
     python benchmarks/chest_ct.py --views 23
 
-256 x 256 slices, parallel beam, monoenergetic, Poisson noise of 100 000 photons a ray; water is 0.02 / mm. FBP has
-the best of its filters for every slice; the weight of TV is tuned on the reference of every slice. PSNR against
-the range 0...2 of the image unit (water 1), so 2000 HU, and the mean absolute error in HU.
+The slices have 256 x 256 pixels. The scan is simulated with a monoenergetic parallel beam and Poisson noise of 100 000
+photons per ray; water is 0.02 / mm. For every slice, FBP uses its best filter, and the weight of TV is tuned on the
+reference. The table gives PSNR for the range 0...2 of the image unit (water is 1), which is 2000 HU, and the mean
+absolute error in HU.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ WATER = 0.02  # per mm
 
 
 def psnr(x: np.ndarray, reference: np.ndarray) -> float:
-    """PSNR in dB against the whole range of 2 (-1000 to 1000 HU)."""
+    """PSNR in dB for the range 2 (-1000 to 1000 HU)."""
     return float(10 * np.log10(4.0 / np.mean((x - reference) ** 2)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--views", type=int, default=23)
-    parser.add_argument("--range", type=float, default=180.0, help="degrees covered by the views")
+    parser.add_argument("--range", type=float, default=180.0, help="angular range of the views, degrees")
     parser.add_argument("--photons", type=float, default=1e5)
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--settings", type=json.loads, help="of DDS, as JSON, instead of the bundle's")
-    parser.add_argument("--every", type=int, default=2, help="take every n-th held-out slice")
+    parser.add_argument("--settings", type=json.loads, help="settings of DDS as JSON (default: the bundle's)")
+    parser.add_argument("--every", type=int, default=2, help="use every n-th held-out slice")
     parser.add_argument("--png", type=Path)
     arguments = parser.parse_args()
     *_, held_out = bundle_prior("chest_ct")

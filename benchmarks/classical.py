@@ -1,11 +1,11 @@
-"""The classical baselines against BART and sigpy on slice A, and their default weights against the best ones.
+"""Compare the classical solvers with BART and sigpy on slice A, and their default weights with the best weights.
 
     python benchmarks/classical.py
 
-Every program gets the same k-space, coil maps and weights, relative to the same unit (BART by ``pics -w``). ``ecalib`` is BART
-with maps of its own. Images are compared as they are, and scaled by least squares to the reference. Seconds of BART are those
-of its whole process, as it was installed (Debian's is ``apt install bart``), with one thread or with all, whichever is quicker;
-ours and sigpy's are those of the call.
+All programs get the same k-space, coil maps and weights, relative to the same unit (for BART by ``pics -w``).
+``ecalib`` is BART with its own maps. Images are compared unscaled, and scaled to the reference by least squares. The
+time of BART is the time of its process as installed (on Debian ``apt install bart``), with one thread or all threads,
+whichever is faster. The time of medrecon and sigpy is the time of the call.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Image = Callable[[Problem, float, float], np.ndarray]
 
 
 def ours(solver: str, **settings: object) -> Image:
-    """A solver of medrecon at a weight."""
+    """Reconstruct with medrecon."""
 
     def image(case: Problem, weight: float, unit: float) -> np.ndarray:
         return run(case, replace(prior_of(case), tuned={}), solver=solver, settings={"lam": weight, **settings}).image[
@@ -47,7 +47,7 @@ def ours(solver: str, **settings: object) -> Image:
 
 
 def sigpy(app: type, iterations: int, **settings: object) -> Image:
-    """An app of sigpy at a weight; its data are divided by the unit."""
+    """Reconstruct with an app of sigpy, whose data are divided by the unit."""
 
     def image(case: Problem, weight: float, unit: float) -> np.ndarray:
         mask = np.broadcast_to(case.mask, case.reference.shape[1:]).astype(np.float32)
@@ -59,7 +59,7 @@ def sigpy(app: type, iterations: int, **settings: object) -> Image:
 
 
 def bart(regulariser: str, own_maps: bool = False, threads: int = 1) -> Image:
-    """``bart pics`` at a weight, as a process that reads and writes files."""
+    """Reconstruct with ``bart pics``, a process that reads and writes files."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     options = {"check": True, "capture_output": True, "env": environment}
 
@@ -83,7 +83,7 @@ def bart(regulariser: str, own_maps: bool = False, threads: int = 1) -> Image:
 
 
 def unit_of(case: Problem) -> float:
-    """What a slice is divided by: the 99th percentile of its zero-filled magnitude."""
+    """Unit of a slice: the 99th percentile of its zero-filled magnitude."""
     return float(np.quantile(run(case, solver="zero-filled").image, 0.99))
 
 
@@ -96,7 +96,7 @@ def score(image: np.ndarray, case: Problem) -> tuple[float, float, float]:
 
 
 def peers() -> int:
-    """The table of programs; the number of those that failed."""
+    """Print the table of programs and return the number of failed runs."""
     threads = {1, os.cpu_count() or 1}
     methods: dict[str, Image | list[Image]] = {
         "medrecon wavelet (default: db4)": ours("wavelet"),
@@ -137,7 +137,7 @@ def peers() -> int:
 
 
 def defaults() -> int:
-    """How far the default weight is from the best one, in dB; the number of scans that were more than 0.4 dB off."""
+    """Print how far the default weight is from the best weight in dB, and return the number of scans with more than 0.4 dB."""
     off = 0
     for solver in ("wavelet", "tv"):
         print(f"\n{solver}: PSNR dB at the default strength, at the best of {STRENGTHS}, and the difference\n")
@@ -163,7 +163,7 @@ def main() -> None:
     arguments = parser.parse_args()
     start = time.perf_counter()
     if shutil.which("bart") is None:
-        print("bart is not installed: its rows fail")
+        print("bart is not installed, so its rows fail")
     failures = off = 0
     if arguments.only != "defaults":
         failures = peers()

@@ -1,9 +1,9 @@
-"""Denoising of held-out subjects by a bundle's prior and by classical methods: PSNR (unit range) against the noise level.
+"""Denoise held-out subjects with a bundle's prior and with classical methods: PSNR (unit range) for several noise levels.
 
     python benchmarks/denoising.py [brain_mri | brain_mri_magnitude | chest_ct]
 
-The classical methods are scikit-image's, channel by channel; for every noise level the strength that is best on these very
-images is shown, so they are a little better here than they can be in use.
+The classical methods are those of scikit-image, applied channel by channel. For every noise level, the table shows the
+strength that is best on the test images themselves, so the classical methods are slightly better here than in practice.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from medrecon.data.phase import smooth_phase
 from medrecon.training.slices import load_slices
 
 LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0)
-# Whole subjects that no prior has seen.
+# Subjects that were not used for training.
 BRAINS = {"omsL_12 (skull on)": ["omsL_12"], "omsC_26 (skull-stripped)": ["omsC_26"]}
 
 
 def classical(image: np.ndarray, sigma: float) -> dict[str, dict[float, np.ndarray]]:
-    """Every method at every strength, for one noisy channel."""
+    """Results of all methods and strengths for one noisy channel."""
     size = float(np.abs(image).max())  # scikit-image's wavelets clip at 1
     return {
         "TV": {w: denoise_tv_chambolle(image, weight=w * sigma, max_num_iter=60) for w in (0.8, 1.2, 1.8, 2.6, 4.0)},
@@ -44,12 +44,12 @@ def classical(image: np.ndarray, sigma: float) -> dict[str, dict[float, np.ndarr
 
 
 def _some(rows: list, n: int = 4) -> list:
-    """Slices spread evenly over all, neither the first nor the last."""
+    """Evenly spaced slices, without the first and the last."""
     return [rows[int(i)] for i in np.linspace(0, len(rows) - 1, n + 2)[1:-1]]
 
 
 def groups(bundle: str, held_out: list[str]) -> dict[str, list[np.ndarray]]:
-    """Clean images ``(C, y, x)`` of every held-out group."""
+    """Clean images ``(C, y, x)`` of each held-out group."""
     if bundle == "chest_ct":
         rows = load_slices(DATA / "train" / "ct_slices_256.npz", {"subject": held_out})
         return {f"{len(held_out)} patients": [row["image"] / np.float32(1000) for row in _some(rows)]}
@@ -71,7 +71,7 @@ def groups(bundle: str, held_out: list[str]) -> dict[str, list[np.ndarray]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", default="brain_mri")
-    parser.add_argument("--only-prior", action="store_true", help="leave the classical methods out")
+    parser.add_argument("--only-prior", action="store_true", help="skip the classical methods")
     arguments = parser.parse_args()
     prior, network, held_out = bundle_prior(arguments.bundle)
     print("| subject | method | " + " | ".join(f"σ {s:g}" for s in LEVELS) + " |\n|---|---|" + "---|" * len(LEVELS))

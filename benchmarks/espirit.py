@@ -1,10 +1,11 @@
-"""ESPIRiT beside sigpy's and BART's, in one run: time, and whether the maps are the same.
+"""Compare ESPIRiT with the implementations of sigpy and BART in one run: time, and agreement of the maps.
 
     python benchmarks/espirit.py [--repeat 5]
 
-Real slices of the data folder and a simulated one, calibration 24 x 24, kernel 6, threshold 0.02, one set. Agreement is the
-absolute cosine between our map and sigpy's in every pixel above 5 % of the largest magnitude: median and first percentile.
-BART takes part where its program is on the path (its time includes starting it).
+The data are real slices of the data folder and a simulated slice, with calibration 24 x 24, kernel 6, threshold 0.02
+and one set. Agreement is the absolute cosine between the maps of medrecon and sigpy in every pixel above 5 % of the
+largest magnitude: median and first percentile. BART is included if its program is on the path; its time includes the
+start of the process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from medrecon.formats import load_kspace
 
 
 def bart(kspace: np.ndarray) -> np.ndarray | None:
-    """The maps of ``bart ecalib``, or ``None`` without it."""
+    """The maps of ``bart ecalib``, or ``None`` if BART is not installed."""
     if shutil.which("bart") is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
     if shutil.which("bart") is None:
-        print("bart is left out: its program is not on the path")
+        print("bart is skipped, since its program is not on the path")
     print(
         f"{torch.get_num_threads()} threads\n\n"
         "| k-space | software | ms | relative time | cosine with sigpy's maps: median, 1 % |"

@@ -1,10 +1,11 @@
-"""``medrecon recon`` and ``medrecon evaluate``, as programs, on a file of every kind of scan.
+"""Run ``medrecon recon`` and ``medrecon evaluate`` as programs on a file of every kind of scan.
 
     python benchmarks/every_kind.py [--keep FOLDER]
 
-Real files of the data folder (fastMRI and BART layouts, twix, EPI, ISMRMRD, a sinogram) and files in the layouts that users have,
-made of real data: slice A undersampled, along a real radial trajectory and in frames; a held-out chest; a held-out head with
-Rician noise and with half of its matrix. Where there is a truth, the scores are those that ``evaluate`` prints.
+The files are real files of the data folder (fastMRI and BART layouts, twix, EPI, ISMRMRD, a sinogram) and files in
+common layouts made from real data: slice A undersampled, along a real radial trajectory and as frames; a held-out
+chest; a held-out head with Rician noise and with half of its matrix. If there is a reference, the scores are those
+printed by ``evaluate``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from medrecon.writers.nifti import nifti_bytes
 
 
 class File(NamedTuple):
-    """A file of a kind, options, and its truth ``(slices, y, x)``."""
+    """A file, options, and the reference ``(slices, y, x)``."""
 
     kind: str
     path: Path
@@ -40,7 +41,7 @@ class File(NamedTuple):
 
 
 def files(folder: Path) -> Iterator[File]:
-    """Those of every kind."""
+    """Cases of all kinds of scans."""
     raw = DATA / "kspace"
     case = slice_a(4)
     save_fastmri(
@@ -88,13 +89,13 @@ def files(folder: Path) -> Iterator[File]:
 
 
 def program(*arguments: object) -> subprocess.CompletedProcess:
-    """A run of medrecon."""
+    """Run medrecon as a program."""
     return subprocess.run([sys.executable, "-m", "medrecon", *map(str, arguments)], capture_output=True, text=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=Path, help="folder of the files and images")
+    parser.add_argument("--keep", type=Path, help="folder in which to keep the files and images")
     arguments = parser.parse_args()
     began, runs, failures = time.perf_counter(), 0, 0
     print("| scan | file | options | exit code | seconds | PSNR dB / SSIM |\n|---|---|---|---|---|---|")

@@ -1,10 +1,10 @@
-"""Memory of ``medrecon recon`` against the size of the scan (Linux).
+"""Measure the memory of ``medrecon recon`` for scans of several sizes (Linux).
 
     python benchmarks/memory.py [--slices 32 64 128]
 
-Files in fastMRI's layout: slice A as often as asked for, undersampled by columns at R = 4, reconstructed by cg-sense. The peak is
-of memory that the process itself takes; pages of the file, which the system takes back when it needs them, do not count. Then the
-same with coils compressed, for which a copy of the scan is made, and one slice alone.
+The files have the fastMRI layout and contain copies of slice A, undersampled by columns at R = 4. They are
+reconstructed by cg-sense. The peak counts the memory of the process itself, without pages of the file, which the system
+can reclaim. Further rows are for compressed coils, for which the scan is copied, and for one slice only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from problems import slice_a
 
 
 def written(path: Path, slices: int) -> float:
-    """A file of so many slices; its size in MB."""
+    """Write a file and return its size in MB."""
     case = slice_a(4)
     with h5py.File(path, "w") as file:
         held = file.create_dataset("kspace", (slices, *case.kspace.shape[1:]), np.complex64)
@@ -33,7 +33,7 @@ def written(path: Path, slices: int) -> float:
 
 
 def peak(command: list[str]) -> tuple[float, float]:
-    """Peak of anonymous memory in MB, and seconds.
+    """Peak of anonymous memory in MB, and time in seconds.
 
     Raises:
         RuntimeError: if the command fails.

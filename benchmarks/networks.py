@@ -1,11 +1,11 @@
-"""Networks, crops, batches and optimisers at equal training time: which learns most from the same minutes of this machine.
+"""Compare networks, crops, batch sizes and optimisers at equal training time on this machine.
 
     python benchmarks/networks.py --seconds 120
 
-Every candidate starts from nothing, trains on the brain slices for so many seconds (compilation is counted, loading of
-data is not) with warm-up and a cosine that ends with the time, and denoises slices of a held-out subject with the moving
-average of its weights. Columns: parameters, seconds a step, steps, images of 128 x 128 a second, PSNR at five noise levels
-and their mean, milliseconds an evaluation at 256 x 256.
+Every candidate is trained from scratch on the brain slices for the given time, which includes compilation but not the
+loading of data. The learning rate has a warm-up and a cosine decay that ends with the time. The moving average of the
+weights then denoises slices of a held-out subject. Columns: parameters, seconds per step, steps, images of 128 x 128
+per second, PSNR at five noise levels and their mean, milliseconds per evaluation at 256 x 256.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ LEVELS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Unshuffled(nn.Module):
-    """Any network of MONAI's on pixel-unshuffled images."""
+    """A network of MONAI on pixel-unshuffled images."""
 
     def __init__(self, network: nn.Module, factor: int = 2) -> None:
         super().__init__()
         self.network, self.factor = network, factor
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """As ``DiffusionModelUNet``'s."""
+        """See ``DiffusionModelUNet.forward``."""
         return F.pixel_shuffle(self.network(F.pixel_unshuffle(x, self.factor), timesteps), self.factor)
 
 
 def monai_unet(channels: tuple[int, ...], pixels: int) -> DiffusionModelUNet:
-    """MONAI's network, one residual block a scale, no attention."""
+    """MONAI's network with one residual block per scale and without attention."""
     return DiffusionModelUNet(
         spatial_dims=2, in_channels=pixels, out_channels=pixels, channels=channels, num_res_blocks=1,
         attention_levels=[False] * len(channels), num_head_channels=8, norm_num_groups=16,
@@ -56,14 +56,14 @@ def monai_unet(channels: tuple[int, ...], pixels: int) -> DiffusionModelUNet:
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, which takes matrices only, on convolutions: a weight is the matrix (out, in * k * k)."""
+    """torch's Muon for convolutions. Muon takes matrices only, so a weight is reshaped to (out, in * k * k)."""
 
     def __init__(self, convolutions: list[nn.Parameter], lr: float) -> None:
         self.pairs = [(w, nn.Parameter(w.data.permute(0, 2, 3, 1).reshape(len(w), -1))) for w in convolutions]
         super().__init__([m for _, m in self.pairs], lr=lr, weight_decay=1e-4, adjust_lr_fn="match_rms_adamw")
 
     def step(self) -> None:
-        """Bring gradients in, take the step, bring weights back."""
+        """Copy the gradients, take a step, and copy the weights back."""
         with torch.no_grad():
             for w, m in self.pairs:
                 m.grad = w.grad.permute(0, 2, 3, 1).reshape(m.shape)
@@ -73,7 +73,7 @@ class Muon(torch.optim.Muon):
 
 
 def optimisers(network: nn.Module, kind: str, rate: float) -> list[torch.optim.Optimizer]:
-    """AdamW on everything, or Muon on the inner convolutions and AdamW on the rest."""
+    """AdamW for all weights, or Muon for the inner convolutions and AdamW for the rest."""
     convolutions = [p for n, p in network.named_parameters() if p.ndim == 4 and "head" not in n and "tail" not in n]
     if kind == "adamw":
         return [torch.optim.AdamW(network.parameters(), rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)]
@@ -121,7 +121,7 @@ def held_out(subject: str = "omsL_12", every: int = 12) -> torch.Tensor:
 
 
 def train(name: str, seconds: float, images: torch.Tensor, weights: torch.Tensor, device: torch.device) -> str:
-    """One row of the table."""
+    """A row of the table."""
     make, crop, batch, compiled, kind, rate = CANDIDATES[name]
     torch.manual_seed(0)
     network = make().to(device, memory_format=torch.channels_last)
@@ -176,7 +176,7 @@ def train(name: str, seconds: float, images: torch.Tensor, weights: torch.Tensor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--only", nargs="*", help="parts of names")
+    parser.add_argument("--only", nargs="*", help="candidates whose names contain one of these texts")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     folder = DATA / "train"

@@ -1,11 +1,12 @@
-"""Slice A along a real radial trajectory and along a spiral: PSNR, SSIM, seconds, and the time of the network alone.
+"""Reconstruct slice A from a real radial trajectory and from a spiral: PSNR, SSIM, time, and time of the network alone.
 
     python benchmarks/noncartesian.py
 
-The fully sampled coil images of slice A, padded to 256 x 256, are measured along the trajectory (finufft), with noise of 0.5 %
-of the brightest pixel's coil-combined magnitude. Radial: every second of the 96 spokes of the real trajectory of the data
-folder; maps by ESPIRiT from the gridded centre of these samples. Spiral: 16 interleaves whose turns are three cycles apart, so
-that no part of k-space is sampled fully; maps by ESPIRiT from the full slice A. Settings are the bundle's.
+The fully sampled coil images of slice A, padded to 256 x 256, are measured along the trajectory (finufft), with noise
+of 0.5 % of the coil-combined magnitude of the brightest pixel. The radial scan has every second of the 96 spokes of the
+real trajectory of the data folder, and its maps are estimated by ESPIRiT from the gridded centre of these samples. The
+spiral has 16 interleaves whose turns are three cycles apart, so that no part of k-space is fully sampled; its maps are
+estimated by ESPIRiT from the full slice A. The settings are those of the bundle.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def measured(trajectory: np.ndarray, seed: int) -> tuple[NonCartesianScan, np.nd
 
 
 def network_seconds(steps: int) -> float:
-    """Time of as many evaluations of the prior alone."""
+    """Time of the same number of evaluations of the prior alone."""
     spec = load_prior("brain_mri")
     prior, _ = network_prior(spec, network("brain_mri"), (2, SIZE, SIZE), fast_dtype(DEVICE))
     x = torch.randn(1, 2, SIZE, SIZE, device=DEVICE)

@@ -1,12 +1,12 @@
-"""Time of the operators beside their peers, interleaved in one process: medians in ms, and how many times longer a peer takes.
+"""Time the operators beside those of other libraries, interleaved in one process: medians in ms, and ratios of the medians.
 
     python benchmarks/operators.py [--only mri nufft ct] [--repeat 15] [--growth] [--device cuda]
 
-Peers that are not installed are named and left out: sigpy and torchkbnufft come with medrecon, the others with its extra
-``bench`` (astra's wheel also wants CUDA's run-time libraries, on a CPU too). On a GPU only those take part that can. "FFT
-alone" is what no operator can beat. MB: peak memory of one call beyond what was held before it. Accuracy is printed where
-methods differ in it. glibc is told to keep freed memory while time is taken, for all alike. ``--growth`` prints how our own
-times grow with the size.
+Libraries that are not installed are named and skipped: sigpy and torchkbnufft come with medrecon, the others with its
+extra ``bench`` (the wheel of astra also needs the CUDA run-time libraries, even on a CPU). On a GPU, only libraries
+that support it are compared. "FFT alone" is a lower bound for every operator. MB is the peak memory of one call minus
+the memory used before it. Accuracy is printed if the methods differ in it. During timing, glibc keeps freed memory, for
+all libraries alike. ``--growth`` prints how the times of medrecon grow with the size.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DEVICE = torch.device("cpu")
 
 
 def keep_freed_memory(keep: bool) -> None:
-    """Let glibc keep what is freed, for all alike: fresh pages cost as much as an FFT, and who pays for them is chance."""
+    """Let glibc keep freed memory: fresh pages cost as much as an FFT, and which call pays for them is random."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-1, 2**31 - 1 if keep else 2**17)  # M_TRIM_THRESHOLD
@@ -56,7 +56,7 @@ def keep_freed_memory(keep: bool) -> None:
 
 
 def _status(name: str) -> float:
-    """A line of /proc/self/status, in MB; NaN where there is none."""
+    """A line of /proc/self/status, in MB; NaN if there is none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
@@ -65,7 +65,7 @@ def _status(name: str) -> float:
 
 
 def peak(call: Callable[[], object]) -> float:
-    """MB that a call needs at its peak, beyond what is held before."""
+    """Peak memory of a call minus the memory used before it, MB."""
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -92,26 +92,26 @@ def done() -> None:
 
 @functools.cache
 def available(name: str) -> bool:
-    """Whether a peer can take part; says once that it cannot."""
+    """Whether a library can be compared; if it cannot, the reason is printed once."""
     if DEVICE.type != "cpu" and name not in ("deepinv", "mrpro"):
-        print(f"{name} is left out: it works on the CPU")
+        print(f"{name} is skipped, since it works on the CPU only")
         return False
     try:
         if name in ("deepinv", "mrpro") and importlib.util.find_spec("torchvision") is not None:
-            # Its wheel wants CUDA libraries for two operators that neither of them uses.
+            # Its wheel needs CUDA libraries for two operators that are not used here.
             library = torch.library.Library("torchvision", "FRAGMENT")
             for operator in ("nms", "qnms"):
                 if not hasattr(torch.ops.torchvision, operator):
                     library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         __import__(name)
     except (ImportError, RuntimeError, OSError) as error:
-        print(f"{name} is left out: {str(error).splitlines()[0]}")
+        print(f"{name} is skipped: {str(error).splitlines()[0]}")
         return False
     return True
 
 
 def compare(title: str, calls: Calls, repeat: int) -> None:
-    """One row a call, in turns, the first to compare with."""
+    """Print a row for every call; ratios are relative to the first. The calls are timed in turns."""
     for call in calls.values():
         call()
     memory = {name: peak(call) for name, call in calls.items()}
@@ -132,7 +132,7 @@ def compare(title: str, calls: Calls, repeat: int) -> None:
 
 
 def mri(repeat: int, n: int = 320, coils: int = 8) -> None:
-    """Multicoil Cartesian k-space, mask constant along the readout."""
+    """Multicoil Cartesian k-space with a mask that is constant along the readout."""
     maps = loop_coils((n, n), coils)
     mask = undersampling_mask((n, n), "gaussian1d", 4, 24, 0)
     S, M = torch.from_numpy(maps)[None].to(DEVICE), torch.from_numpy(mask)[None, None, None].to(DEVICE)
@@ -204,7 +204,7 @@ def mri(repeat: int, n: int = 320, coils: int = 8) -> None:
 
 
 def nufft(repeat: int, n: int = 256, coils: int = 8, spokes: int = 400, samples: int = 512) -> None:
-    """Golden-angle radial k-space; relative errors against our own widest kernel in float64."""
+    """Golden-angle radial k-space; errors are relative to the widest kernel of medrecon in float64."""
     points = radial((n, n), spokes, samples, step=GOLDEN_ANGLE).flatten(0, 1)
     x = torch.randn(1, coils, n, n, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     wide = NUFFT(points[:2000], (n, n), SparseGridding(2.0, 9), toeplitz=False, dtype=torch.complex128)
@@ -266,7 +266,7 @@ def nufft(repeat: int, n: int = 256, coils: int = 8, spokes: int = 400, samples:
         try:
             from deepinv.physics import NonCartesianMRI
 
-            # As many golden-angle spokes of its own: it takes no points.
+            # It takes no points, so it gets the same number of its own golden-angle spokes.
             peer = NonCartesianMRI((n, n), num_shots=spokes, num_samples_per_shot=samples, tilt="golden", in_out=True)
             x2 = torch.cat([x.real[0, :, None], x.imag[0, :, None]], dim=1)
             normal["deepinv"] = lambda: peer.A_adjoint(peer.A(x2))
@@ -274,7 +274,7 @@ def nufft(repeat: int, n: int = 256, coils: int = 8, spokes: int = 400, samples:
             solve["deepinv"] = lambda: cg(lambda v: peer.A_adjoint(peer.A(v)) + 0.01 * v, x2, n_iter=10)
         except Exception as error:
             normal.pop("deepinv", None)
-            print(f"deepinv's NUFFT is left out: {str(error).splitlines()[0]}")
+            print(f"deepinv's NUFFT is skipped: {str(error).splitlines()[0]}")
     title = f"NUFFT {coils} x {n}², {spokes} x {samples} radial"
     for what, calls in (("forward", forward), ("adjoint", adjoint), ("normal", normal), ("10 CG", solve)):
         compare(f"{title}, {what}", calls, repeat)
@@ -357,7 +357,7 @@ def ct(repeat: int, n: int = 256, views: int = 180) -> None:
 
 
 def growth() -> None:
-    """How times grow: with n log n for FFT and NUFFT, with the number of views for CT."""
+    """Growth of the times, with n log n for FFT and NUFFT and with the number of views for CT."""
 
     def once(call: Callable[[], object]) -> float:
         call()

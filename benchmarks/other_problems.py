@@ -1,16 +1,17 @@
-"""Forms of problems that the other tables lack: an image per coil, several frames, and magnitude images.
+"""Kinds of problems that the other tables do not cover: one image per coil, dynamic series, and magnitude images.
 
     python benchmarks/other_problems.py --png other_problems
 
-- coils: slice A by columns at R = 4 with Score-MRI: SENSE, and a coil's image each (SSOS and hybrid), against DDS.
-- frames: eight frames of slice A, each with its own columns at R = 8, and noise of its own: alone, and as one problem
-  (low-rank, DDS frame by frame with shared maps). The frames are one head at rest, which is what a low-rank solver hopes for;
-  a bright spot of a few pixels comes and goes, so that a mean over the frames would be seen to fail.
-- images: held-out magnitude slices with Rician noise (sigma 0.1 and 0.2 of the unit) by R2D2+, by DDS (which takes the noise for
-  Gaussian) and by DiffPIR with the Rician likelihood, and twofold super-resolution of k-space. Scored inside the head: in air
-  the mean of Rician noise is all that there is.
+- coils: slice A, undersampled by columns at R = 4, with Score-MRI (SENSE, SSOS and hybrid; the last two have one image
+  per coil) and DDS.
+- frames: eight frames of slice A, each with its own columns at R = 8 and its own noise, reconstructed one by one and as
+  one problem (low-rank; DDS frame by frame with shared maps). The frames show a head at rest, which suits a low-rank
+  solver. A bright spot of a few pixels appears and disappears, so that a mean over the frames would fail visibly.
+- images: held-out magnitude slices with Rician noise (sigma 0.1 and 0.2 of the unit) by R2D2+, by DDS (which assumes
+  Gaussian noise) and by DiffPIR with the Rician likelihood; and twofold super-resolution of k-space. The scores count
+  the head only, since air contains nothing but the mean of the Rician noise.
 
-PSNR (of the largest value) and SSIM against the truth, the images scaled to it by least squares.
+PSNR (relative to the largest value) and SSIM are computed after scaling the images to the reference by least squares.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ N_FRAMES = 8
 
 
 class Case(NamedTuple):
-    """Name of a way, its scan, options, and how its image becomes ``(images, y, x)`` to be compared."""
+    """Name, scan and options of a method, and the conversion of its image to ``(images, y, x)`` for the comparison."""
 
     name: str
     scan: Scan
@@ -50,7 +51,7 @@ class Case(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Ways to the same images; ``inside``: whether air counts as zero."""
+    """Methods for the same images; ``inside``: whether air is set to zero."""
 
     name: str
     truth: np.ndarray
@@ -59,7 +60,7 @@ class Table(NamedTuple):
 
 
 def coils() -> Table:
-    """An image for every coil."""
+    """One image per coil."""
     case = slice_a(4)
     scan = CartesianScan(path=Path(case.name), format="real", kspace=case.kspace, mask=case.mask)
     forms = [(form, {"solver": "scoremri", "coil_images": form}) for form in ("sense", "ssos", "hybrid")]
@@ -69,7 +70,7 @@ def coils() -> Table:
 
 
 def frames() -> Table:
-    """A head with a spot that comes and goes."""
+    """A head with a spot that appears and disappears."""
     full = load_kspace(DATA / "kspace" / "brain_t1_8ch_sliceA.h5").kspace[0]
     images, shape = from_kspace(full), full.shape[1:]
     y, x = np.ogrid[: shape[0], : shape[1]]
@@ -87,7 +88,7 @@ def frames() -> Table:
 
 
 def images(subjects: list[str], more: dict) -> Iterator[Table]:
-    """Magnitudes with Rician noise, and with half of the frequencies; ``more`` are options of DDS."""
+    """Magnitude images with Rician noise, and with half of the frequencies; ``more`` are options of DDS."""
     rows = load_slices(DATA / "train" / "brain_slices_256_val.npz", {"subject": subjects})
     chosen = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, 5)[1:-1]]
     truth = np.stack([row["image"][0] / np.float32(200) for row in chosen])
@@ -116,10 +117,10 @@ NAMES = ("coils", "frames", "images")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=NAMES, metavar="TABLE", help=", ".join(NAMES))
-    parser.add_argument("--subject", nargs="*", default=["omsL_12"], help="of the images: held-out subjects")
+    parser.add_argument("--subject", nargs="*", default=["omsL_12"], help="held-out subjects of the images")
     parser.add_argument("--dds", nargs="*", default=[], metavar="NAME=VALUE", help="settings of DDS for images")
-    parser.add_argument("--sigma-max", type=float, help="first level of DDS for images")
-    parser.add_argument("--png", help="start of the names of pictures")
+    parser.add_argument("--sigma-max", type=float, help="first noise level of DDS for images")
+    parser.add_argument("--png", help="prefix of the file names of figures")
     arguments = parser.parse_args()
     began, runs, failures = time.perf_counter(), 0, 0
     pairs = (pair.split("=") for pair in arguments.dds)
@@ -158,7 +159,7 @@ def main() -> None:
 
 
 def head(truth: np.ndarray) -> np.ndarray:
-    """Where the head is, of images ``(n, y, x)``: everything round which there is signal."""
+    """Mask of the head in images ``(n, y, x)``: all pixels surrounded by signal."""
     return np.stack([binary_fill_holes(one > 0.05 * one.max()) for one in truth])
 
 

@@ -1,11 +1,11 @@
-"""How many files a second ``medrecon prep`` prepares, with one worker and with two.
+"""Measure how many files per second ``medrecon prep`` prepares, with one worker and with two.
 
     python benchmarks/prep.py [--files 48] [--slices 8] [--read]
 
-Copies of the real slice A (``brain_t1_8ch_sliceA.npz``), several slices a file, through the recipe ``kspace`` (load, noise
-level, adaptive combination, write). Time of the whole run, start of the workers included; then of a second run that finds
-everything done. ``--read`` leaves the noise level and the combination out: what remains is reading, checksums and writing, so the
-cost of the child processes is seen.
+The files are copies of the real slice A (``brain_t1_8ch_sliceA.npz``) with several slices each, prepared with the
+recipe ``kspace`` (load, noise level, adaptive combination, write). The time is that of the whole run, including the
+start of the workers; a second run finds everything done. ``--read`` skips the noise level and the combination, so that
+only reading, checksums, writing and the overhead of the child processes are measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The problems that the benchmarks share: simulated validation scans, and the real slice A. Not a program."""
+"""Problems shared by the benchmarks: simulated validation scans, and the real slice A. Not a program."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ACS = {4: 24, 6: 18, 8: 14}
 
 
 class Problem(NamedTuple):
-    """Undersampled k-space ``(1, coils, y, x)``, mask ``(x,)``, maps from its ACS, noise, and the truth ``(1, y, x)``."""
+    """Undersampled k-space ``(1, coils, y, x)``, mask ``(x,)``, maps from its ACS, noise, and the reference ``(1, y, x)``."""
 
     name: str
     kspace: np.ndarray
@@ -49,7 +49,7 @@ class Problem(NamedTuple):
 
 
 def problem(name: str, kspace: np.ndarray, reference: np.ndarray, accel: int) -> Problem:
-    """Undersample full k-space ``(coils, y, x)`` by columns at ``accel`` and estimate what a user would have to."""
+    """Undersample full k-space ``(coils, y, x)`` by columns at ``accel``, and estimate maps and noise as a user would."""
     mask = undersampling_mask(kspace.shape[1:], "gaussian1d", accel, ACS[accel], seed=0)
     kspace = (kspace * mask)[None]
     noise_std = estimate_noise_std(kspace, mask)
@@ -65,7 +65,7 @@ def validation(
     zoom: float = 0.85,
     coils: int = 8,
 ) -> list[Problem]:
-    """Simulated scans of held-out slices, skull on: full band, phase with anatomy, noise.
+    """Simulated scans of held-out slices with skull: full bandwidth, phase with anatomy, noise.
 
     The slices are resampled to coarser pixels by cropping their k-space, so that they are as sharp as an acquisition; no
     prior has seen these subjects.
@@ -95,7 +95,7 @@ def validation(
 
 
 def single_coil(name: str, image: np.ndarray, accel: int, noise_std: float, generator: np.random.Generator) -> Problem:
-    """A complex image as one coil sees it, by columns, with noise."""
+    """Single-coil scan of a complex image, undersampled by columns, with noise."""
     shape = image.shape
     kspace = simulate_kspace(image, np.ones((1, *shape), np.complex64), noise_std, generator)
     mask = undersampling_mask(shape, "gaussian1d", accel, ACS[accel], seed=0)
@@ -110,14 +110,14 @@ def slice_a(accel: int) -> Problem:
 
 
 def knee(accel: int, noise_std: float = 0.01) -> Problem:
-    """The complex knee image as a single coil sees it, by columns, with noise; scaled to a maximum of 1."""
+    """Single-coil scan of the complex knee image, undersampled by columns, with noise; the maximum is scaled to 1."""
     with np.load(DATA / "kspace" / "knee_singlecoil_image.npz") as archive:
         image = archive["image"]
     return single_coil("knee", image / np.abs(image).max(), accel, noise_std, np.random.default_rng(accel))
 
 
 class Tomogram(NamedTuple):
-    """Line integrals ``(1, 1, views, detectors)``, angles, side of a pixel in mm, and the truth ``(1, y, x)``, water 1."""
+    """Line integrals ``(1, 1, views, detectors)``, angles, pixel size in mm, and the reference ``(1, y, x)``, water is 1."""
 
     name: str
     sinogram: torch.Tensor
@@ -128,13 +128,13 @@ class Tomogram(NamedTuple):
 
 @functools.cache
 def held_out_chests() -> list[dict]:
-    """Slices of patients whom the chest prior has not seen."""
+    """Slices of patients that were not used to train the chest prior."""
     *_, held_out = bundle_prior("chest_ct")
     return load_slices(DATA / "train" / "ct_slices_256.npz", {"subject": held_out})
 
 
 def chest(views: int, index: int = 0) -> Tomogram:
-    """Parallel views of one of the held-out slices, with the noise of counting."""
+    """Parallel views of a held-out slice, with photon noise."""
     row = held_out_chests()[index]
     spacing = float(np.ravel(row["spacing"])[0])
     truth = torch.from_numpy(row["image"][None] / np.float32(1000))
@@ -151,7 +151,7 @@ def network(bundle: str) -> torch.nn.Module:
 
 
 def prior_of(case: Problem | Tomogram, bundle: str | None = None, weights: str | None = None) -> PriorSpec:
-    """The prior of a bundle (default: that of the case), with its own weights or those of a checkpoint of train.yaml."""
+    """The prior of a bundle (default: the bundle of the case), with its weights or the weights of a checkpoint of train.yaml."""
     name = bundle or ("chest_ct" if isinstance(case, Tomogram) else "brain_mri")
     spec = load_prior(name)
     if weights:
@@ -161,7 +161,7 @@ def prior_of(case: Problem | Tomogram, bundle: str | None = None, weights: str |
 
 
 def run(case: Problem | Tomogram, prior: PriorSpec | None = None, **options: object) -> Reconstruction:
-    """A case by a solver; ``options`` as of :func:`medrecon.reconstruct`. Images of CT are in units of water."""
+    """Reconstruct a case; ``options`` as for :func:`medrecon.reconstruct`. CT images are in units of water."""
     given: dict[str, object] = {"bundle": prior or prior_of(case), **options}
     if isinstance(case, Tomogram):
         scan = Sinogram(

@@ -1,10 +1,10 @@
-"""What a bundle's prior draws by itself: a sheet of unconditional samples, and the nearest training image of each.
+"""Draw unconditional samples from a bundle's prior, and find the nearest training image of each.
 
     python benchmarks/samples.py brain_mri --png samples.png
 
-A sample that the network had memorised would match a training slice far better than a held-out slice does: the table gives
-the correlation of every sample with its nearest training slice (over flips and shifts up to 8 pixels), and the same for
-held-out slices, which are known not to be copies. Magnitudes at 64 x 64.
+A memorised sample would match a training slice much better than a held-out slice does. The table gives the correlation
+of every sample with its nearest training slice (over flips and shifts up to 8 pixels), and the same for held-out
+slices, which are not copies. The comparison uses magnitudes at 64 x 64.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from medrecon.training.slices import load_slices
 
 
 def small(images: torch.Tensor) -> torch.Tensor:
-    """Magnitudes ``(n, y, x)`` at 64 x 64, without mean, of norm 1."""
+    """Magnitudes ``(n, y, x)`` at 64 x 64, with mean 0 and norm 1."""
     low = F.interpolate(images[:, None].float(), (64, 64), mode="area").flatten(1)
     low = low - low.mean(1, keepdim=True)
     return low / low.norm(dim=1, keepdim=True).clamp(min=1e-6)
@@ -52,7 +52,7 @@ def nearest(images: torch.Tensor, training: torch.Tensor) -> tuple[torch.Tensor,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
-    parser.add_argument("--png", type=Path, help="samples above, the nearest training slices below")
+    parser.add_argument("--png", type=Path, help="figure with the samples above and the nearest training slices below")
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--side", type=int, default=256)

@@ -1,9 +1,9 @@
-"""A folder of ten scans, two of them bad: one command against ten, two processes, and a run that is killed and goes on.
+"""Reconstruct a folder of ten scans, two of them bad: with one command, ten commands, two processes, and a resumed run.
 
     python benchmarks/several.py [--solver dds] [--steps 15]
 
-Slice A, undersampled by columns at R = 4 with ten seeds; one file is cut off and one holds zeros. Every process has one thread,
-so all images must be equal, byte by byte.
+The scans are slice A, undersampled by columns at R = 4 with ten seeds; one file is truncated and one contains only
+zeros. Every process has one thread, so all images must be equal byte by byte.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def write_scans(folder: Path) -> None:
 
 
 def images(folder: Path) -> dict[str, str]:
-    """Checksums of what was made."""
+    """Checksums of the images."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.nii.gz"))}
 
 
 def run(command: Sequence[str], kill_after: int | None = None) -> tuple[float, int]:
-    """Seconds and exit code; killed as soon as so many images are there."""
+    """Time and exit code of a run, which is killed as soon as the given number of images exists."""
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         out = Path(command[command.index("-o") + 1])

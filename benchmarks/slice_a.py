@@ -1,8 +1,8 @@
-"""All solvers on the real slice A (8 coils, 230 x 180), R = 4 and 8: PSNR, SSIM, seconds, network evaluations.
+"""Run all solvers on the real slice A (8 coils, 230 x 180) at R = 4 and 8: PSNR, SSIM, time, network evaluations.
 
     python benchmarks/slice_a.py
 
-Masks, reference and metric are those of README.md. Settings are the defaults, which were chosen on other data
+Masks, reference and metric are those of README.md. The settings are the defaults, which were chosen on other data
 (benchmarks/tune.py). The last row of a sampler is the mean of eight samples.
 """
 
@@ -26,9 +26,9 @@ def main() -> None:
     able = [n for n, s in SOLVERS.items() if issubclass(MulticoilMRI, s.requires.operator) and not is_unconditional(s)]
     parser.add_argument("--solvers", nargs="*", default=able)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--weights", help="a checkpoint of train.yaml instead of the bundle's weights")
-    parser.add_argument("--condition", help="tell the prior the contrast")
-    parser.add_argument("--png", help="also draw a montage of R = 4 (needs matplotlib)")
+    parser.add_argument("--weights", help="checkpoint of train.yaml (default: the bundle's weights)")
+    parser.add_argument("--condition", help="label that conditions the prior, e.g. T1")
+    parser.add_argument("--png", help="also write a montage for R = 4 (needs matplotlib)")
     arguments = parser.parse_args()
     problems = {R: slice_a(R) for R in (4, 8)}
     print("| solver | evaluations | seconds | R = 4: PSNR dB / SSIM | R = 8: PSNR dB / SSIM |")

@@ -1,10 +1,11 @@
-"""A field of view smaller than the head: one set of coil maps against two, with classical and learned solvers.
+"""Compare one and two sets of coil maps for a field of view smaller than the head, with classical and learned solvers.
 
     python benchmarks/small_fov.py --png small_fov.png
 
-Slice A, its field of view cropped to 70 % along the rows: what is outside folds over, as where the scanner samples k-space too
-coarsely. Sampled fully and by columns at R = 4 (24 ACS). The truth is the root of the sum of squares of the fully sampled coil
-images of that field of view, folded as it is. PSNR and SSIM against it, the images scaled to it by least squares.
+The field of view of slice A is cropped to 70 % along the rows, so that the outside folds over, as if the scanner had
+sampled k-space too coarsely. It is sampled fully, and by columns at R = 4 (24 ACS). The reference is the root sum of
+squares of the fully sampled, folded coil images of that field of view. PSNR and SSIM are computed after scaling the
+images to the reference by least squares.
 """
 
 from __future__ import annotations

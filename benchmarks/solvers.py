@@ -1,12 +1,13 @@
-"""Every solver at equal budgets of network evaluations: multicoil MRI, single-coil MRI and sparse-view CT.
+"""Compare all solvers at equal numbers of network evaluations: multicoil MRI, single-coil MRI and sparse-view CT.
 
     python benchmarks/solvers.py --store solvers.jsonl [--only dds tv] [--budgets 50 100] [--png images.png]
     python benchmarks/solvers.py --store solvers.jsonl --table [--figure docs/solvers.png]
 
-Cell by cell: what the store holds is not run again, so a stopped run goes on. Problems: slice A of the data folder (eight
-coils) and a complex knee image (one coil), by columns at R = 4 and 8; 23 and 10 parallel views of a held-out chest, that of 23
-with 350 evaluations too. Settings are those that come with the bundles, which benchmarks/tune.py chose on other data. One
-sample each: PSNR dB / SSIM, residual over noise (1: the image explains the data as well as the truth would), seconds.
+Results in the store are not computed again, so an interrupted run can be resumed. Problems: slice A of the data folder
+(eight coils) and a complex knee image (one coil), undersampled by columns at R = 4 and 8; 23 and 10 parallel views of a
+held-out chest, 23 views also with 350 evaluations. The settings come with the bundles; benchmarks/tune.py chose them on
+other data. One sample each: PSNR dB / SSIM, residual over noise (1: the image explains the data as well as the true
+image would), seconds.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def problem(name: str) -> Problem | Tomogram:
 
 
 def cell(name: str, solver: str, budget: int) -> dict:
-    """One entry of the table, and the image."""
+    """An entry of the table, and the image."""
     case = problem(name)
     made = run(case, solver=solver, steps=budget)
     image, record = made.image, made.record
@@ -54,7 +55,7 @@ def cell(name: str, solver: str, budget: int) -> dict:
 
 
 def table(rows: list[dict]) -> None:
-    """Print what the store holds."""
+    """Print the results in the store."""
     print("| solver | evaluations | " + " | ".join(PROBLEMS) + " | seconds |")
     print("|" + "---|" * (len(PROBLEMS) + 3))
     for solver in SOLVERS:
@@ -74,13 +75,13 @@ def table(rows: list[dict]) -> None:
 
 
 def figure(rows: list[dict], path: Path) -> None:
-    """A dot a cell; solvers in the order of their mean over the problems that they can work with."""
+    """Draw a dot for every result, with the solvers in the order of their mean over the problems that they support."""
     from matplotlib.figure import Figure
 
     cells = {(r["solver"], r["problem"], r["budget"]): r["psnr"] for r in rows if "psnr" in r}
 
     def mean(solver: str) -> float:
-        # Relative to the best of each problem, since not all can do all.
+        # Relative to the best of each problem, since not all solvers support all problems.
         best = {p: max(v for (_, problem, _), v in cells.items() if problem == p) for p in PROBLEMS}
         own = [v - best[p] for (name, p, budget), v in cells.items() if name == solver and budget in (0, 50)]
         return float(np.mean(own)) if own else -np.inf
@@ -114,9 +115,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[name for name in SOLVERS if not is_unconditional(SOLVERS[name])])
     parser.add_argument("--problems", nargs="*", default=PROBLEMS, choices=PROBLEMS)
     parser.add_argument("--budgets", nargs="*", type=int, default=[50, 100])
-    parser.add_argument("--table", action="store_true", help="print, run nothing")
-    parser.add_argument("--figure", type=Path, help="PSNR of all solvers at the two budgets, a panel a problem")
-    parser.add_argument("--png", type=Path, help="a sheet of what this run made, a row a problem")
+    parser.add_argument("--table", action="store_true", help="print the stored results without running anything")
+    parser.add_argument(
+        "--figure", type=Path, help="figure of the PSNR of all solvers at the two budgets, one panel per problem"
+    )
+    parser.add_argument("--png", type=Path, help="figure with the images of this run, one row per problem")
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in arguments.store.read_text().splitlines()] if arguments.store.exists() else []
     held = {(row["problem"], row["solver"], row["budget"]) for row in rows}

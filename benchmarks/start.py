@@ -1,9 +1,9 @@
-"""How fast the command line starts: ``medrecon recon --solver cg-sense`` on one slice beside ``import torch``.
+"""Measure the start-up time of the command line: ``medrecon recon --solver cg-sense`` on one slice, and ``import torch``.
 
     python benchmarks/start.py
 
-Smallest of some whole processes each. The command should need less than twice the time of ``import torch`` plus the solve (the
-``seconds`` of the sidecar) plus 1.5 s.
+Each time is the minimum over several processes. The command should take less than twice the time of ``import torch``,
+plus the reconstruction (``seconds`` in the sidecar), plus 1.5 s.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""What a step costs beside the network, and DPS, DiffPIR and PiGDM beside deepinv's on the same prior, data and steps.
+"""Overhead of a step beside the network, and DPS, DiffPIR and PiGDM beside those of deepinv on the same prior, data and steps.
 
     python benchmarks/steps.py [--only overhead deepinv] [--seeds 3]
 
-``overhead``: DDS with five conjugate-gradient steps at 8 coils and 256 x 256, its network left out, beside brain_mri's network
-(in the type that is fastest here, and in single precision) and a small one of MONAI's.
+``overhead``: DDS with five conjugate-gradient steps for 8 coils and 256 x 256, without its network, beside the network
+of brain_mri (in the fastest floating-point type of this device, and in single precision) and a small network of MONAI.
 
-``deepinv`` (extra ``bench``): the real slice A at R = 4, 50 evaluations of the plain brain_mri prior, mean over the seeds. Their
-weights are chosen here on a simulated validation scan; ours are the bundle's, chosen on such scans by benchmarks/tune.py. A
-step's overhead is its time with a prior that costs nothing, ``0.9 x``, conjugate-gradient iterations set alike. deepinv's images
-live in [-1, 1] (or [0, 1]): data and noise are scaled for it, and the complex image is shifted where it has to be positive.
+``deepinv`` (extra ``bench``): the real slice A at R = 4 with 50 evaluations of the plain brain_mri prior, mean over the
+seeds. The weights of deepinv are chosen here on a simulated validation scan; the weights of medrecon are the bundle's,
+which benchmarks/tune.py chose on such scans. The overhead of a step is its time with a prior that costs nothing,
+``0.9 x``, and equal conjugate-gradient iterations. Images of deepinv have the range [-1, 1] (or [0, 1]), so data and noise
+are scaled, and the complex image is shifted if it must be positive.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def medians(calls: dict[str, Callable[[], object]], repeat: int) -> dict[str, fl
 
 @torch.no_grad()
 def overhead(repeat: int = 15) -> None:
-    """DDS beside its network."""
+    """Time of DDS without its network, and of the networks."""
     shape = (256, 256)
     maps = torch.from_numpy(loop_coils(shape, 8))[None]
     prior, network, _ = bundle_prior("brain_mri")
@@ -97,7 +98,7 @@ def overhead(repeat: int = 15) -> None:
 
 
 class Scan(NamedTuple):
-    """Data at unit scale, as ours take them, and deepinv's operator with data of half the size."""
+    """Data at unit scale for medrecon, and deepinv's operator with data of half the size."""
 
     case: Problem
     data: Gaussian
@@ -107,7 +108,7 @@ class Scan(NamedTuple):
 
 
 def scan(case: Problem) -> Scan:
-    """Both libraries' view of a problem."""
+    """A problem in the form of both libraries."""
     from deepinv.physics import GaussianNoise, MultiCoilMRI
 
     kspace, mask = torch.from_numpy(case.kspace), torch.from_numpy(case.mask)[None, None, None]
@@ -126,7 +127,7 @@ def scan(case: Problem) -> Scan:
 
 
 class Denoiser(nn.Module):
-    """A prior of images at unit scale for those of ``(x / 2 - shift) * gain``."""
+    """A prior for images at unit scale, applied to images ``(x / 2 - shift) * gain``."""
 
     def __init__(self, prior: Prior, gain: float, shift: float) -> None:
         super().__init__()
@@ -141,7 +142,7 @@ class Denoiser(nn.Module):
 
 
 def theirs(method: str, prior: Prior, one: Scan, seed: int, weight: float, share: float = 0.3) -> Tensor:
-    """Deepinv's sample, at unit scale."""
+    """A sample of deepinv, at unit scale."""
     import deepinv
     from deepinv.sampling import (
         DPS,
@@ -165,7 +166,7 @@ def theirs(method: str, prior: Prior, one: Scan, seed: int, weight: float, share
         return 2 * (2 * model(y, one.physics, x_init=begin) - 1)
     one.physics.noise_model.sigma = torch.tensor(float(one.data.noise_std) / 2)
     denoiser = Denoiser(prior, 1.0, 0.0)
-    # Everything in single precision, which ours compute in too.
+    # Everything in single precision, as in medrecon.
     more = {"minus_one_one": False, "dtype": torch.float32, "rng": torch.Generator().manual_seed(seed)}
     if method == "dps":
         model = DPS(denoiser, num_steps=STEPS + 1, weight=weight, **more)

@@ -1,9 +1,10 @@
-"""A tooth measured at a synchrotron (181 parallel views): FBP, SIRT and TV from all of the views and from every eighth.
+"""Reconstruct a tooth measured at a synchrotron (181 parallel views) by FBP, SIRT and TV, from all views and every eighth.
 
     python benchmarks/tooth.py [--png tooth.png]
 
-No truth is known. "residual" is the relative error of the projections of an image at the 181 measured views, of which 23 made
-the lower rows; "to SIRT" compares with SIRT from all views, in a circle inside the field of view. TV's weight is --tv.
+There is no reference. "residual" is the relative error of the projections of an image at the 181 measured views; the
+lower rows were reconstructed from 23 of them. "to SIRT" compares with SIRT from all views, in a circle inside the field
+of view. --tv is the weight of TV.
 """
 
 from __future__ import annotations

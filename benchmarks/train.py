@@ -1,13 +1,13 @@
-"""Go on training a shipped prior, here or on a machine that is borrowed for a while; the same line goes on after a stop.
+"""Continue the training of a shipped prior, here or on another machine. The same command resumes an interrupted run.
 
     python benchmarks/train.py brain_mri runs/brain --minutes 60                   # from the shipped weights
-    python benchmarks/train.py brain_mri runs/brain --steps 20000                  # until so many steps, the last ones gentle
-    python benchmarks/train.py --pack small --megabytes 30                         # the data, for a machine that takes few
+    python benchmarks/train.py brain_mri runs/brain --steps 20000                  # with a learning rate that decays
+    python benchmarks/train.py --pack small --megabytes 30                         # smaller archives
 
-A run is a copy of the bundle with checkpoints, whose ``models`` and ``metadata.json`` get the new weights. What its
-``configs/train.yaml`` says may be changed by NAME=VALUE, e.g. ``batch_size=32``. Networks run in bfloat16 where the device has
-it. Packed archives keep their names, so they replace the data folder (``MEDRECON_DATA/train``): slices are drawn at random, as
-neighbours say much the same, until the files are small enough.
+A run is a copy of the bundle with checkpoints; its ``models`` and ``metadata.json`` get the new weights. NAME=VALUE
+changes an item of its ``configs/train.yaml``, e.g. ``batch_size=32``. Networks run in bfloat16 if the device supports
+it. Packed archives keep their names, so they can replace the data folder (``MEDRECON_DATA/train``). Their slices are
+chosen at random, since neighbouring slices are similar, until the files are small enough.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ ARCHIVES = ("brain_slices_256", "brain_corsag_256", "brain_slices_256_val", "ct_
 
 
 def packed(arrays: dict[str, np.ndarray], rows: np.ndarray) -> bytes:
-    """Some slices of an archive, as a file."""
+    """Bytes of an archive with some of the slices."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{key: values[rows] for key, values in arrays.items()})
     return buffer.getvalue()
 
 
 def pack(folder: Path, megabytes: float, names: list[str], seed: int = 0) -> None:
-    """Write smaller archives, ``megabytes`` together, each with the share of its slices that this leaves."""
+    """Write smaller archives of ``megabytes`` in total, each with the same fraction of its slices."""
     folder.mkdir(parents=True, exist_ok=True)
     sources = {name: DATA / "train" / f"{name}.npz" for name in names}
     part = min(1.0, 1e6 * megabytes / sum(path.stat().st_size for path in sources.values()))
@@ -47,7 +47,7 @@ def pack(folder: Path, megabytes: float, names: list[str], seed: int = 0) -> Non
             arrays = {key: archive[key] for key in archive.files}
         n = len(arrays["img"])
         order = np.random.default_rng(seed).permutation(n)
-        # Slices differ in size; a few are dropped until the part is met.
+        # Slices differ in size; a few are dropped until the file is small enough.
         count = math.floor(n * part)
         while len(data := packed(arrays, np.sort(order[:count]))) > part * path.stat().st_size and count > 1:
             count = math.floor(0.98 * count)
@@ -56,7 +56,7 @@ def pack(folder: Path, megabytes: float, names: list[str], seed: int = 0) -> Non
 
 
 def begin(bundle: str, run: Path) -> None:
-    """Make a run: a copy of the bundle that starts from its weights."""
+    """Create a run: a copy of the bundle that starts from its weights."""
     if (run / "configs").is_dir():
         return
     shutil.copytree(find_bundle(bundle), run, ignore=shutil.ignore_patterns("checkpoints"))
@@ -67,12 +67,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?")
     parser.add_argument("run", nargs="?", type=Path, help="folder of the run")
-    parser.add_argument("changes", nargs="*", help="NAME=VALUE of train.yaml")
-    parser.add_argument("--steps", type=int, help="length of the whole run; the rate falls towards its end")
-    parser.add_argument("--minutes", type=float, help="stop after so many, with a checkpoint")
-    parser.add_argument("--pack", type=Path, metavar="FOLDER", help="write small archives there and stop")
+    parser.add_argument("changes", nargs="*", help="NAME=VALUE, changes of train.yaml")
+    parser.add_argument("--steps", type=int, help="steps of the whole run; the learning rate decays towards the end")
+    parser.add_argument("--minutes", type=float, help="stop after this time, with a checkpoint")
+    parser.add_argument("--pack", type=Path, metavar="FOLDER", help="write smaller archives to this folder and stop")
     parser.add_argument("--megabytes", type=float, default=30)
-    parser.add_argument("--archives", nargs="*", default=list(ARCHIVES[:3]), choices=ARCHIVES, help="to pack")
+    parser.add_argument("--archives", nargs="*", default=list(ARCHIVES[:3]), choices=ARCHIVES, help="archives to pack")
     arguments = parser.parse_intermixed_args()
     if arguments.pack:
         pack(arguments.pack, arguments.megabytes, arguments.archives)

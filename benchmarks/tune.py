@@ -1,13 +1,14 @@
-"""Choose solvers' settings on simulated scans of held-out subjects, never on the data that are reported.
+"""Choose the settings of solvers on simulated scans of held-out subjects, never on the data of the reported scores.
 
     python benchmarks/tune.py dds prior_weight=1,2,4 eta=0.7,0.85 sigma_max=4,8      # every combination
     python benchmarks/tune.py --all --problems mri --store tuned.jsonl               # every solver, one setting after another
 
-Problems: ``mri`` (brains, eight coils, R = 4 and 8), ``coil`` (the same, one coil), ``ct`` (chests, 23 and 10 views; other
-patients than benchmarks/solvers.py takes); brains also with another ``--bundle``. Settings of the inferer (sigma_max,
-sigma_min, n_steps, samples, symmetries) may be varied like those of the solver. Scores are mean PSNR and SSIM, best last. With
-``--all`` every list of GRIDS is gone through once, each setting keeping the best value found before; what the store holds is
-not run again, so a stopped run goes on. It ends with the ``tuned`` of a bundle's prior.yaml.
+Problems: ``mri`` (brains, eight coils, R = 4 and 8), ``coil`` (the same with one coil), ``ct`` (chests, 23 and 10
+views, other patients than in benchmarks/solvers.py); brains also with another ``--bundle``. Settings of the inferer
+(sigma_max, sigma_min, n_steps, samples, symmetries) can be varied like those of the solver. Scores are mean PSNR and
+SSIM, best last. ``--all`` goes through every list of GRIDS once, with the best value found so far for each other
+setting. Results in the store are not computed again, so an interrupted run can be resumed. At the end, ``tuned`` of a
+bundle's prior.yaml is printed.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ GRIDS: dict[str, dict[str, list]] = {
 
 
 def grid(solver: str, kind: str) -> dict[str, list]:
-    """The lists of a solver; for CT of few views, which is ill-conditioned, the iterations of its solves come first."""
+    """Lists of settings of a solver; for sparse-view CT, which is ill-conditioned, the iterations of its solves come first."""
     lists = GRIDS[solver]
     settings = asdict(SOLVERS[solver]())
     if kind == "ct" and "n_cg" in settings:
@@ -80,7 +81,7 @@ def grid(solver: str, kind: str) -> dict[str, list]:
 
 
 def problems(kind: str, per_source: int = 1, noise: float = 0.01, few: bool = False) -> dict[str, list]:
-    """Validation scans by a name; ``few``: one scan each, of different subjects, for searches."""
+    """Validation scans by name; ``few``: one scan each, of different subjects, for searches."""
     if kind == "ct":
         scans = {f"{views} views": [chest(views, index) for index in (4, 9)] for views in (23, 10)}
     else:
@@ -106,14 +107,14 @@ def score(
 
 
 def whole(solver: str, choice: dict) -> dict:
-    """A choice with the defaults that it leaves alone."""
+    """A choice of settings, completed by the defaults."""
     return {**asdict(SOLVERS[solver]()), **choice}
 
 
 def one_after_another(
     solver: str, scans: dict, store: Path | None, kind: str, held: list[dict], brain: str, depth: int
 ) -> dict:
-    """Go through the first ``depth`` lists of the grid, each setting keeping the best value found before."""
+    """Search the first ``depth`` lists of the grid, with the best value found so far for each other setting."""
     lists = dict(list(grid(solver, kind).items())[:depth])
     choice: dict = {"sigma_max": 1.5} if "sigma_max" in GRIDS[solver] else {}
     if brain != "brain_mri":  # another prior of the same images: from what suits that one
@@ -161,7 +162,7 @@ def _value(text: str) -> object:
 
 
 def combinations(solver: str, items: Iterable[str], scans: dict, brain: str) -> None:
-    """Try and print all."""
+    """Evaluate and print all combinations."""
     split = (item.partition("=") for item in items)
     lists = [(name, [_value(v) for v in values.split(",")]) for name, _, values in split]
     rows = []
@@ -179,9 +180,9 @@ def main() -> None:
     parser.add_argument("grid", nargs="*", help="name=value,value,...")
     parser.add_argument("--problems", choices=("mri", "coil", "ct"), default="mri")
     parser.add_argument("--bundle", default="brain_mri", help="prior of the brains")
-    parser.add_argument("--depth", type=int, default=99, help="with --all: of every solver this many lists")
+    parser.add_argument("--depth", type=int, default=99, help="with --all: number of lists per solver")
     parser.add_argument("--per-source", type=int, default=1, help="brains from each of three sources (default: 1)")
-    parser.add_argument("--noise", type=float, default=0.01, help="of the k-space of brains")
+    parser.add_argument("--noise", type=float, default=0.01, help="noise of the k-space of brains")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(GRIDS), help="with --all: these solvers")
     parser.add_argument("--store", type=Path)

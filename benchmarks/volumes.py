@@ -1,10 +1,10 @@
-"""Slices of a volume one by one and in batches: seconds, memory (Linux) and how far the images differ.
+"""Reconstruct the slices of a volume one by one and in batches: time, memory (Linux) and difference of the images.
 
     python benchmarks/volumes.py [--sides 64 128 256] [--slices 16]
 
-Axial slices of the head in the data folder on coarser pixels, eight simulated coils, columns undersampled at R = 4, reconstructed
-with the prior's settings. Every cell is a process of its own, and its peak is of the memory that the process itself takes.
-"Together" is the default (:func:`medrecon.posterior.batch_size`).
+The data are axial slices of the head in the data folder with coarser pixels and eight simulated coils, undersampled by
+columns at R = 4. The settings are those of the prior. Every result comes from a separate process; the peak counts the
+memory of the process itself. "Together" is the default (:func:`medrecon.posterior.batch_size`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from medrecon.data.phase import smooth_phase
 
 
 def measured(side: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
-    """K-space ``(slices, coils, y, x)`` and mask."""
+    """K-space ``(slices, coils, y, x)`` and its mask."""
     image = nib.as_closest_canonical(nib.load(DATA / "volumes" / "head_t1_1mm.nii.gz"))
     volume = np.asarray(image.dataobj, np.float32)
     volume = np.pad(
@@ -50,7 +50,7 @@ def measured(side: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cell(side: int, slices: int, solver: str, chunk: int | None, path: str) -> None:
-    """Reconstruct, and write images and seconds."""
+    """Reconstruct, and write the images and the time."""
     import medrecon
 
     kspace, mask = measured(side, slices)

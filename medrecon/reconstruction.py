@@ -1,4 +1,4 @@
-"""The whole way from a scan to images, in one call."""
+"""Reconstruct a scan in one call."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["Plan", "Reconstruction", "plan", "reconstruct"]
 
 
 class Plan:
-    """What is solved, with which prior, and how: checked, before the long work.
+    """A problem, a prior and a solver, checked before the long computation.
 
     Args:
-        problem: of the scan.
-        prior: conditioned as asked for.
+        problem: inverse problem of the scan.
+        prior: prior with its condition.
         sampling: solver and noise levels.
     """
 
@@ -49,32 +49,32 @@ class Plan:
 
 
 def _split(scan: Scan, options: Mapping[str, Any]) -> tuple[PriorSettings, SamplingSettings, Physics]:
-    """Options by the dataclass that has them; what is left is physics."""
+    """Options by the dataclass that defines them; the remaining options are physics."""
     rest = {name: value for name, value in options.items() if value is not None}
-    parts, also = [], []
+    parts, other_names = [], []
     for kind in (PriorSettings, SamplingSettings):
         names = option_names(kind)
         parts.append(kind(**{name: rest.pop(name) for name in names if name in rest}))
-        also += names
-    return parts[0], parts[1], physics_of(scan, also, **rest)
+        other_names += names
+    return parts[0], parts[1], physics_of(scan, other_names, **rest)
 
 
 def plan(scan: Scan, *, load: Callable[[str | Path], PriorSpec] = load_prior, **options: Any) -> Plan:  # noqa: ANN401
-    """The problem of a scan, its prior and the sampling.
+    """Plan the reconstruction of a scan: its problem, its prior and the sampling.
 
     Args:
-        scan: of any kind that :func:`medrecon.formats.load` reads.
-        load: gives the prior of a bundle.
+        scan: scan of any kind that :func:`medrecon.formats.load` reads.
+        load: function that loads the prior of a bundle.
         **options: fields of :class:`medrecon.settings.PriorSettings`, :class:`medrecon.settings.SamplingSettings` and the
-            physics of the scan's kind (:mod:`medrecon.settings`); ``None`` means the default.
+            physics of the kind of scan (:mod:`medrecon.settings`); ``None`` is the default.
 
     Raises:
         InputError: for data or options that cannot be used.
     """
     prior_settings, sampling_settings, physics = _split(scan, options)
     solved = problem(scan, physics)
-    named = prior_settings.bundle or solved.bundle
-    prior = named if isinstance(named, PriorSpec) else load(named)
+    bundle = prior_settings.bundle or solved.bundle
+    prior = bundle if isinstance(bundle, PriorSpec) else load(bundle)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
     prior = prior.suited_to(solved)
     return Plan(solved, prior, sampling(sampling_settings, prior))
@@ -89,11 +89,11 @@ def _as_scan(scan: np.ndarray | str | Path | Scan, mask: object, name: str) -> S
     if not np.iscomplexobj(kspace) or kspace.ndim not in (3, 4):
         raise InputError(f"{name}: k-space must be complex (slices, coils, y, x); got {kspace.dtype} {kspace.shape}")
     if not kspace.size:
-        raise InputError(f"{name}: k-space has shape {kspace.shape}, which holds no samples; give other data")
+        raise InputError(f"{name}: k-space of shape {kspace.shape} contains no samples; give other data")
     kspace = kspace.reshape(-1, *kspace.shape[-3:])
-    # A given mask is checked against the samples by the problem.
-    own = np.ones(kspace.shape[-2:], bool) if mask is not None else sampled(kspace)
-    return CartesianScan(path=Path(name), format="array", kspace=kspace, mask=own)
+    # The problem checks a given mask against the samples.
+    sampling_mask = np.ones(kspace.shape[-2:], bool) if mask is not None else sampled(kspace)
+    return CartesianScan(path=Path(name), format="array", kspace=kspace, mask=sampling_mask)
 
 
 def reconstruct(
@@ -108,31 +108,32 @@ def reconstruct(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,  # noqa: ANN401
 ) -> Reconstruction:
-    """Reconstruct a scan: k-space on or off the grid, a sinogram, images, frames.
+    """Reconstruct a scan: Cartesian or non-Cartesian k-space, a sinogram, images, or a dynamic series.
 
     Args:
-        scan: complex k-space, centred, ``(slices, coils, y, x)`` or ``(coils, y, x)``, zero where not sampled; or a scan that
-            :func:`medrecon.formats.load` read, or its file.
-        mask: of Cartesian k-space: true where sampled, ``(x,)`` or ``(y, x)``; default: wherever ``scan`` is not zero.
-        maps: coil sensitivities, ``(coils, y, x)`` or with slices in front; default: estimated from the fully sampled centre, see
-            :func:`medrecon.data.espirit.coil_maps`.
-        bundle: name or folder of the bundle that holds the prior, or a prior of your own; default: that of the kind of scan.
-        solver: a name that ``medrecon solvers`` lists.
+        scan: complex k-space, centred, ``(slices, coils, y, x)`` or ``(coils, y, x)``, zero where not sampled; or a scan read by
+            :func:`medrecon.formats.load`, or its file.
+        mask: sampling mask of Cartesian k-space, true where sampled, ``(x,)`` or ``(y, x)``; default: true where ``scan`` is not
+            zero.
+        maps: coil sensitivities, ``(coils, y, x)`` or ``(slices, coils, y, x)``; default: estimated from the fully sampled
+            centre, see :func:`medrecon.data.espirit.coil_maps`.
+        bundle: name or folder of the prior's bundle, or a prior; default: the bundle for the kind of scan.
+        solver: name of a solver, as listed by ``medrecon solvers``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        name: of an array, for messages.
-        progress: called with (steps done, steps in all).
+        name: name of an array in messages.
+        progress: called with (steps done, total steps).
         **options: any other field of :class:`medrecon.settings.PriorSettings` (``condition``, ``guidance``),
             :class:`medrecon.settings.SamplingSettings` (``steps``, ``samples``, ``seed``, ``settings``, ``start``,
             ``start_sigma``) and of the physics of the scan (``slices``, ``noise_std``, and for k-space see
             :class:`medrecon.settings.CartesianPhysics`).
 
     Returns:
-        images, samples and the record.
+        Images, samples and the record.
 
     Raises:
         InputError: for any input that cannot be used, in one sentence.
     """
-    where = as_device(device)
+    chosen_device = as_device(device)
     loaded = _as_scan(scan, mask, name)
     given = {"mask": mask, "maps": maps, "bundle": bundle, "solver": solver, **options}
-    return plan(loaded, **given).run(where, progress)
+    return plan(loaded, **given).run(chosen_device, progress)

@@ -1,4 +1,4 @@
-"""The record of a run, as the sidecar stores it. No other module writes it."""
+"""The record of a reconstruction, which the sidecar stores."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class Outcome(NamedTuple):
 
     Args:
         sigmas: noise levels of the last items.
-        evaluations: number of network evaluations, summed over images and samples.
-        relative_residual: relative residual ``|y - A x| / |y|``.
-        residual_over_noise: root mean square of the residual at measured samples, divided by the noise; ``None``: unknown.
-        seconds: duration of the run, s.
+        evaluations: network evaluations of all images and samples together.
+        relative_residual: ``|y - A x| / |y|``.
+        residual_over_noise: root mean square of the residual of the measured samples, divided by the noise level; ``None`` if
+            the noise level is unknown.
+        seconds: duration of the run.
         device: device of the run.
         dtype: autocast type of the network.
-        warnings: warnings, one sentence each.
+        warnings: sentences on what may make the image wrong.
     """
 
     sigmas: torch.Tensor
@@ -68,16 +69,16 @@ def _settings(solver: Solver) -> dict[str, Any]:
 
 
 def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcome: Outcome) -> dict[str, Any]:
-    """The record of a run, JSON-serialisable.
+    """The record of a run, which can be written as JSON.
 
     Args:
-        problem: problem that was solved.
-        prior: prior with the network, or ``None`` for a classical solver.
-        sampling: solver and noise ladder.
+        problem: the problem that was solved.
+        prior: prior of the run; ``None`` for a classical solver.
+        sampling: solver and noise levels.
         outcome: measurements of the run.
     """
     sigmas, solver, start = outcome.sigmas, sampling.solver, sampling.start
-    # A warm start is not random, so samples have too little spread.
+    # After a warm start, the spread of the samples is not the spread of the posterior.
     calibrated = start is None and solver.calibrated(sigmas)
     used = prior if outcome.evaluations else None
     return {
@@ -89,7 +90,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         "input": problem.name,
         "modality": problem.modality,
         "solver": {"name": name_of(solver), **_settings(solver), "calibrated": calibrated},
-        "steps": int((sigmas.diff() <= 0).sum()),  # rising steps cost no evaluation
+        "steps": int((sigmas.diff() <= 0).sum()),  # a step that raises the noise level needs no evaluation
         "start": None if start is None else name_of(start.solver),
         "sigma_max": round(sigmas[0].item(), 6),
         "sigma_min": round(sigmas[-2].item(), 6),

@@ -94,6 +94,68 @@ def test_imports_run_downwards_only():
                 assert FLOORS[target] <= FLOORS[room], f"{path} imports upwards: {name}"
 
 
+def is_type_checking(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def import_graph(root, package):
+    """Imports between the modules of a package, also those inside functions, without those for type checkers only."""
+    names = {path: ".".join((package, *path.relative_to(root).with_suffix("").parts)) for path in root.rglob("*.py")}
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+
+    def statements(node):
+        for child in node.orelse if is_type_checking(node) else ast.iter_child_nodes(node):
+            yield child
+            yield from statements(child)
+
+    def imported(path):
+        for node in statements(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    yield whole if whole in modules_of_package else node.module
+
+    modules_of_package = set(names.values())
+    return {name: (set(imported(path)) & modules_of_package) - {name} for path, name in names.items()}
+
+
+def circles(graph):
+    """Groups of modules that import each other: the strongly connected components of a graph, of two modules or more."""
+
+    def reachable(start):
+        seen, stack = set(), [start]
+        while stack:
+            new = graph[stack.pop()] - seen
+            seen |= new
+            stack.extend(new)
+        return seen
+
+    below = {name: reachable(name) for name in graph}
+    groups = {
+        frozenset(other for other in below[name] if name in below[other]) for name in graph if name in below[name]
+    }
+    return sorted(sorted(group) for group in groups)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circles(import_graph(ROOT, "medrecon")) == []
+
+
+def test_circles_are_found(tmp_path):
+    (tmp_path / "a.py").write_text("def f():\n    from p.b import g")
+    (tmp_path / "b.py").write_text("from p import c")
+    (tmp_path / "c.py").write_text("import p.a")
+    (tmp_path / "d.py").write_text(
+        "from typing import TYPE_CHECKING\nimport p.e\nif TYPE_CHECKING:\n    import p.a\nelse:\n    import p.c"
+    )
+    (tmp_path / "e.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import p.d")
+    graph = import_graph(tmp_path, "p")
+    assert graph["p.d"] == {"p.e", "p.c"}
+    assert circles(graph) == [["p.a", "p.b", "p.c"]]
+
+
 def test_ground_rooms_do_not_know_each_other_in_circles():
     """Operators import angles only, priors operators, and formats data."""
     allowed = {

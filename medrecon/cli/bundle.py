@@ -1,4 +1,4 @@
-"""List bundles, show what one holds, check one, or export its prior as TorchScript."""
+"""List, describe or verify bundles, or export a prior as TorchScript."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """list, info, verify, export."""
+    """Add the actions ``list``, ``info``, ``verify`` and ``export``."""
     from medrecon.cli.options import add_json
 
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    which: dict[str, Any] = {
+    bundle: dict[str, Any] = {
         "metavar": "BUNDLE",
-        "help": "bundle name or folder; only weights and plain data are read",
+        "help": "name or folder of a bundle; only its weights and plain data are read",
     }
 
-    listing = actions.add_parser("list", help="the bundles that come with medrecon")
-    info = actions.add_parser("info", help="what a bundle holds")
-    info.add_argument("bundle", **which)
+    listing = actions.add_parser("list", help="list the bundles that come with medrecon")
+    info = actions.add_parser("info", help="describe a bundle")
+    info.add_argument("bundle", **bundle)
     verify = actions.add_parser(
-        "verify", help="whether a bundle is complete, as MONAI's model zoo asks; exit code 1 if something is wrong"
+        "verify", help="check that a bundle is complete, as MONAI's model zoo requires; the exit code is 1 if it is not"
     )
-    verify.add_argument("bundle", **which)
+    verify.add_argument("bundle", **bundle)
 
-    export = actions.add_parser("export", help="write the prior as TorchScript: forward(x, sigma), the clean estimate")
-    export.add_argument("bundle", **which)
-    export.add_argument("-o", "--output", required=True, metavar="FILE", help="usually model.ts")
+    export = actions.add_parser(
+        "export", help="write the prior as TorchScript; forward(x, sigma) returns the denoised image"
+    )
+    export.add_argument("bundle", **bundle)
+    export.add_argument("-o", "--output", required=True, metavar="FILE", help="output file, usually model.ts")
     export.add_argument("--overwrite", action="store_true", help="replace an existing file")
     for one in (listing, info, verify, export):
         add_json(one)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One of the actions."""
-    from medrecon.cli.options import quiet
+    """Run one of the actions."""
+    from medrecon.cli.options import silence_imports
 
-    quiet()
+    silence_imports()
     return {"list": _list, "info": _info, "verify": _verify, "export": _export}[arguments.action](arguments)
 
 
@@ -58,7 +60,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _info(arguments: argparse.Namespace) -> int:
     from medrecon.bundle import find_bundle, load_prior, metadata, read_prior
-    from medrecon.cli.options import visible
+    from medrecon.cli.options import printable
 
     root = find_bundle(arguments.bundle)
     about, prior, spec = metadata(root), read_prior(root), load_prior(root)
@@ -75,7 +77,7 @@ def _info(arguments: argparse.Namespace) -> int:
             path.name for path in (root / "configs").iterdir() if path.suffix in (".yaml", ".yml", ".json")
         ),
     }
-    lines = [f"{key.replace('_', ' ')}: {visible(_text(value))}" for key, value in facts.items()]
+    lines = [f"{key.replace('_', ' ')}: {printable(_text(value))}" for key, value in facts.items()]
     _print(facts, arguments.json, lines)
     return 0
 
@@ -88,11 +90,11 @@ def _text(value: object) -> str:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from medrecon.bundle_checks import check_bundle
-    from medrecon.cli.options import visible
+    from medrecon.cli.options import printable
 
     checks = check_bundle(arguments.bundle)
     facts = [{"check": one.name, "problem": one.problem or None} for one in checks]
-    lines = [visible(f"ok     {one.name}" if one.passed else f"WRONG  {one.name}: {one.problem}") for one in checks]
+    lines = [printable(f"ok     {one.name}" if one.passed else f"WRONG  {one.name}: {one.problem}") for one in checks]
     _print(facts, arguments.json, lines)
     return 0 if all(one.passed for one in checks) else 1
 

@@ -1,4 +1,4 @@
-"""Scans in files and folders: which there are, what their images are called, and which were reconstructed before."""
+"""Find scans in files and folders, and name their images."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 from medrecon.data.errors import InputError
 from medrecon.data.files import sha256
 
-__all__ = ["Case", "CaseReport", "check_names", "digest_of", "find_cases", "named", "several_cases"]
+__all__ = ["Case", "CaseReport", "check_names", "find_cases", "image_stem", "request_digest", "several_cases"]
 
 
-def files_of(path: Path) -> list[Path]:
-    """All regular files that are read from a path, in a fixed order: of a folder, and of a BART pair, several."""
+def _regular_files(path: Path) -> list[Path]:
+    """Regular files that are read for a path (a file, a BART pair or a folder), in a fixed order."""
     if path.is_dir():
         return sorted(one for one in path.rglob("*") if one.is_file())
-    beside = [path.with_suffix(end) for end in (".hdr", ".HDR") if path.suffix.lower() == ".cfl"]
-    return [one for one in (path, *beside) if one.is_file()]  # a pipe would block
+    headers = [path.with_suffix(end) for end in (".hdr", ".HDR") if path.suffix.lower() == ".cfl"]
+    return [one for one in (path, *headers) if one.is_file()]  # opening a pipe would block
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Case:
     """A scan to reconstruct.
 
     Args:
-        path: of its file, or of the folder of its DICOM files.
-        stem: of the names of its images, without what ``--name`` adds.
-        folder: name of the folder that it was found in.
-        select: which of several series of the folder.
+        path: file of the scan, or folder of its DICOM files.
+        stem: file name of the scan without suffix, ``{stem}`` in ``--name``.
+        folder: name of the folder that contains the scan.
+        select: attributes that choose among several series of the folder.
     """
 
     path: Path
@@ -45,13 +45,13 @@ class Case:
 
 @dataclass
 class CaseReport:
-    """How a case went: a row of ``run.json``.
+    """Result of a case, an entry of ``run.json``.
 
     Args:
-        path: of the scan.
-        name: of its images.
-        status: ``done``, ``finished before`` or ``failed``.
-        facts: files, seconds, warnings, or the error.
+        path: file or folder of the scan.
+        name: file name of the images without suffix.
+        status: ``done``, ``skipped`` (done by an earlier run), ``planned`` or ``failed``.
+        facts: files, seconds and warnings, or the error.
     """
 
     path: Path
@@ -59,8 +59,8 @@ class CaseReport:
     status: str
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def row(self) -> dict[str, Any]:
-        """As JSON, with names of files alone: folders may name patients."""
+    def entry(self) -> dict[str, Any]:
+        """The report as JSON, without names of folders, which may contain names of patients."""
         facts = dict(self.facts)
         if "error" in facts:
             for folder in (self.path.parent, self.path.resolve().parent):
@@ -77,7 +77,7 @@ def _suffixes() -> tuple[str, ...]:
 
 
 def _stem(path: Path) -> str:
-    """The file's name without the suffix of its format; of a folder its name."""
+    """File name without the suffix of its format, or name of a folder."""
     if path.is_dir():
         return path.resolve().name
     for suffix in sorted(_suffixes(), key=len, reverse=True):
@@ -87,7 +87,7 @@ def _stem(path: Path) -> str:
 
 
 def several_cases(inputs: Sequence[str], select: Mapping[str, Any], output: Path) -> list[Case] | None:
-    """The scans of :func:`find_cases`; ``None`` where one is asked for: one file, or a folder of which one DICOM series is read.
+    """The scans of :func:`find_cases`; ``None`` for a single scan: one file, or a folder with one (selected) DICOM series.
 
     Raises:
         InputError: see :func:`find_cases`.
@@ -103,18 +103,18 @@ def several_cases(inputs: Sequence[str], select: Mapping[str, Any], output: Path
 
 
 def find_cases(inputs: Sequence[str], select: Mapping[str, Any], output: Path) -> list[Case]:
-    """The scans of files and folders, in the order of their names.
+    """Find scans in files and folders, in the order of their names.
 
-    Of a folder, and of those below it, every file whose content or suffix is that of a known format is one, and every series of
-    DICOM files; hidden ones, ``output``, and everything else are passed over.
+    In a folder and its subfolders, a scan is every DICOM series, and every other file that has the content or the suffix of a
+    known format. Hidden files, ``output`` and all other files are ignored.
 
     Args:
         inputs: files and folders.
-        select: which of several, for all of them.
+        select: selection that applies to all scans.
         output: folder of the images.
 
     Raises:
-        InputError: for what does not exist, and where there is nothing to reconstruct.
+        InputError: if an input does not exist or a folder contains no scan.
     """
     cases: list[Case] = []
     for name in inputs:
@@ -124,39 +124,42 @@ def find_cases(inputs: Sequence[str], select: Mapping[str, Any], output: Path) -
                 raise InputError(f"{path}: no such file or folder; check the path")
             cases.append(Case(path=path, stem=_stem(path), folder=path.resolve().parent.name, select=dict(select)))
             continue
-        found = list(_below(path, output))
+        found = list(_scans_in(path, output))
         if not found:
-            raise InputError(f"{path}: holds no scan of a known format; see 'medrecon info FILE' for one of its files")
+            raise InputError(
+                f"{path}: contains no scan of a known format; try 'medrecon info FILE' on one of its files"
+            )
         cases += [
             Case(path=one.path, stem=one.stem, folder=one.folder, select={**one.select, **select}) for one in found
         ]
-    same = {case.path.resolve(): case for case in reversed(cases) if not case.select}
-    return [case for case in cases if case.select or same[case.path.resolve()] is case]
+    # A scan that is given twice is one case.
+    first = {case.path.resolve(): case for case in reversed(cases) if not case.select}
+    return [case for case in cases if case.select or first[case.path.resolve()] is case]
 
 
-def _below(folder: Path, output: Path | None) -> Iterator[Case]:
-    """The scans in a folder and those below it."""
+def _scans_in(folder: Path, output: Path | None) -> Iterator[Case]:
+    """The scans in a folder and its subfolders."""
     from medrecon.formats import dicom, format_of
 
-    known = _suffixes()
-    avoided = None if output is None else output.resolve()
-    for at, folders, names in os.walk(folder):
-        here = Path(at)
-        folders[:] = sorted(one for one in folders if one[0] != "." and (here / one).resolve() != avoided)
+    suffixes = _suffixes()
+    excluded = None if output is None else output.resolve()
+    for current, folders, names in os.walk(folder):
+        current_folder = Path(current)
+        folders[:] = sorted(one for one in folders if one[0] != "." and (current_folder / one).resolve() != excluded)
         images = []
         for name in sorted(names):
-            path = here / name
+            path = current_folder / name
             if name[0] == "." or not path.is_file():
                 continue
             found = format_of(path)
             if found is dicom:
                 images.append(path)
-            elif path.suffix.lower() == ".hdr" or (found is None and not name.lower().endswith(known)):
-                continue  # of a pair, or nothing of ours
+            elif path.suffix.lower() == ".hdr" or (found is None and not name.lower().endswith(suffixes)):
+                continue  # the header of a BART pair, or not a scan
             else:
-                yield Case(path, _stem(path), here.resolve().name)
+                yield Case(path, _stem(path), current_folder.resolve().name)
         if images:
-            yield from _series(here, images)
+            yield from _series(current_folder, images)
 
 
 def _series(folder: Path, images: Sequence[Path]) -> Iterator[Case]:
@@ -166,62 +169,62 @@ def _series(folder: Path, images: Sequence[Path]) -> Iterator[Case]:
     name = folder.resolve().name
     try:
         series = find_series(images)
-    except InputError:  # said when it is read
+    except InputError:  # reported when the folder is read
         series = {}
     if len(series) < 2:
         yield Case(folder, name, folder.resolve().parent.name)
         return
-    for uid, held in series.items():
-        number = str(held[0][1].get("SeriesNumber") or "")
+    for uid, files in series.items():
+        number = str(files[0][1].get("SeriesNumber") or "")
         stem = f"{name}_{number}" if number.isdigit() else f"{name}_{uid.rpartition('.')[2]}"
         yield Case(path=folder, stem=stem, folder=folder.resolve().parent.name, select={"SeriesInstanceUID": uid})
 
 
-def named(template: str, case: Case, **fields: str) -> str:
-    """The stem of a case's images: the template with its ``{fields}`` replaced by what they say.
+def image_stem(template: str, case: Case, **fields: str) -> str:
+    """File name of a case's images without suffix: the template with its ``{fields}`` filled in.
 
     Args:
-        template: e.g. ``{stem}_{solver}``.
-        case: whose ``stem`` and ``folder`` are fields.
-        **fields: others.
+        template: text with fields, e.g. ``{stem}_{solver}``.
+        case: case with the fields ``stem`` and ``folder``.
+        **fields: values of the other fields.
 
     Raises:
-        InputError: for an unknown field, and for a name that is none.
+        InputError: for an unknown field, and for text that cannot be a file name.
     """
-    if template == "{stem}":  # whatever the file is called
+    if template == "{stem}":  # any name that the scan's file has
         return case.stem
     values = {"stem": case.stem, "folder": case.folder, **fields}
 
-    def replaced(match: re.Match[str]) -> str:
+    def field_value(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise InputError(f"--name {template}: there is no {{{match[1]}}}; choose among {', '.join(values)}")
+            raise InputError(f"--name {template}: unknown field {{{match[1]}}}; choose from {', '.join(values)}")
         return values[match[1]]
 
-    name = re.sub(r"\{([^{}]*)\}", replaced, template)
+    name = re.sub(r"\{([^{}]*)\}", field_value, template)
     if not name or name in (".", "..") or set(name) & {"/", "\\", "\0"} or name.startswith("."):
-        raise InputError(f"--name {template}: {name!r} is no name of a file; give e.g. {{stem}}_{{solver}}")
+        raise InputError(f"--name {template}: {name!r} is not a file name; give e.g. {{stem}}_{{solver}}")
     return name
 
 
 def check_names(names: Sequence[str], cases: Sequence[Case]) -> None:
-    """Refuse two cases whose images would have the same name.
+    """Check that no two cases have the same file name of images.
 
     Raises:
-        InputError: naming both.
+        InputError: naming both cases.
     """
-    # Some file systems take upper and lower case for the same.
-    twice = next((name for name, n in Counter(name.casefold() for name in names).items() if n > 1), None)
-    if twice is None:
+    # Some file systems do not distinguish upper and lower case.
+    duplicate = next((name for name, n in Counter(name.casefold() for name in names).items() if n > 1), None)
+    if duplicate is None:
         return
-    both = [str(case.path) for name, case in zip(names, cases, strict=True) if name.casefold() == twice]
+    both = [str(case.path) for name, case in zip(names, cases, strict=True) if name.casefold() == duplicate]
     raise InputError(
-        f"{both[0]} and {both[1]}: their images would have the same name, {twice}; give --name with {{folder}}, e.g. "
+        f"{both[0]} and {both[1]}: their images would have the same name, {duplicate}; give --name with {{folder}}, e.g. "
         "--name '{folder}_{stem}'"
     )
 
 
-def digest_of(case: Case, settings: Mapping[str, Any], paths: Sequence[Path]) -> str:
-    """SHA-256 of what an image is made of: settings, the scan's files, and files and folders that settings name."""
+def request_digest(case: Case, settings: Mapping[str, Any], paths: Sequence[Path]) -> str:
+    """SHA-256 of all inputs of an image: settings, the scan's files, and the files and folders that settings name."""
     text = json.dumps({**settings, "select": dict(case.select)}, sort_keys=True, default=str)
-    parts = [sha256(*files_of(path)) for path in (case.path, *paths)]
+    parts = [sha256(*_regular_files(path)) for path in (case.path, *paths)]
     return hashlib.sha256("\n".join([text, *parts]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Print a script that completes commands and options in a shell."""
+"""Print a completion script for a shell."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The shell."""
+    """Add the name of the shell."""
     parser.add_argument(
         "shell",
         choices=SHELLS,
-        help="e.g. medrecon completion bash > ~/.local/share/bash-completion/completions/medrecon",
+        help="shell, e.g. medrecon completion bash > ~/.local/share/bash-completion/completions/medrecon",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the script, made of the parser by shtab."""
+    """Print the script, which shtab generates from the parser."""
     import shtab
 
-    from medrecon.cli import parser
-
-    print(shtab.complete(parser(), shell=arguments.shell))
+    print(shtab.complete(arguments.parser, shell=arguments.shell))
     return 0

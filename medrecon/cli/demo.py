@@ -1,4 +1,4 @@
-"""Simulate a scan of real anatomy and reconstruct it in five ways; works offline, without data."""
+"""Simulate a scan of a brain template and reconstruct it with five methods; needs no data and no network connection."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ HEIGHTS_MM = (-10.0, 10.0, 30.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """-o, --json, --seed, and compute options."""
-    from medrecon.cli.options import add_compute, add_json, natural
+    """Add ``-o``, ``--json``, ``--seed`` and the options of the device."""
+    from medrecon.cli.options import add_compute, add_json, seed
 
     parser.add_argument(
         "-o",
         "--output",
         default="medrecon_demo",
         metavar="DIR",
-        help="replaced if it is there (default: ./medrecon_demo)",
+        help="output folder; existing files are replaced (default: ./medrecon_demo)",
     )
     add_compute(parser)
     add_json(parser)
-    parser.add_argument("--seed", type=natural, default=0, help="random seed (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
 
 
 def _anatomy():  # noqa: ANN202 - numpy is imported inside
-    """Axial slices of the MNI152 T1 template and the RAS affine of their x, y, slices.
+    """Axial slices of the MNI152 T1 template, and the RAS affine of their indices (x, y, slice).
 
-    ``(slices, y, x)``: row 0 anterior, column 0 the right of the head, the 99.5th percentile is 1.
+    The slices have shape ``(slices, y, x)``, row 0 is anterior, column 0 the right of the head, and the 99.5th percentile is 1.
     """
     import nibabel as nib
     import numpy as np
@@ -57,8 +57,8 @@ def _anatomy():  # noqa: ANN202 - numpy is imported inside
     return np.ascontiguousarray(slices) / np.percentile(volume[volume > 0], 99.5), affine
 
 
-def _measured(reference: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Undersampled k-space ``(slices, coils, y, x)`` of magnitudes ``(slices, y, x)``, and the mask."""
+def _simulate_kspace(reference: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Undersampled k-space ``(slices, coils, y, x)`` of magnitude images ``(slices, y, x)``, and the mask."""
     import numpy as np
 
     from medrecon.data.masks import undersampling_mask
@@ -82,34 +82,35 @@ def _check_packages() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Simulate, reconstruct, compare, write."""
+    """Simulate the scan, reconstruct it, and write images, scores and a figure."""
     _check_packages()
     import json
     from pathlib import Path
 
-    from medrecon.cli.options import set_up
+    from medrecon.cli.options import set_threads
     from medrecon.data.files import check_writable, write_atomically
 
     folder = Path(arguments.output)
     check_writable([folder / "metrics.json"], overwrite=True)
-    set_up(arguments)
+    set_threads(arguments)
     from medrecon.data.masks import achieved_acceleration
     from medrecon.data.scan import Geometry
     from medrecon.report.montage import montage
     from medrecon.writers.nifti import nifti_bytes
 
     reference, affine = _anatomy()
-    kspace, mask = _measured(reference, arguments.seed)
+    kspace, mask = _simulate_kspace(reference, arguments.seed)
     if not arguments.json:
         print(
             f"MNI152 T1 template, {len(reference)} slices of {reference.shape[1]} x {reference.shape[2]}, {COILS} coils, "
-            f"acceleration {achieved_acceleration(mask):.2f} with {ACS} ACS lines, noise {NOISE:g} of the brightest tissue\n\n"
+            f"acceleration {achieved_acceleration(mask):.2f} with {ACS} ACS lines, "
+            f"noise {NOISE:g} of the brightest tissue\n\n"
             f"{'method':18} {'PSNR dB':>8} {'SSIM':>6} {'NMSE':>7} {'seconds':>8} {'evaluations':>12}"
         )
     files = {folder / "reference.nii.gz": nifti_bytes(reference, Geometry(affine=affine))}
     table, pictures, captions = {}, {}, {}
     for title, solver in METHODS.items():
-        image, row = _reconstructed(kspace, mask, reference=reference, solver=solver, arguments=arguments)
+        image, row = _reconstruct(kspace, mask, reference=reference, solver=solver, arguments=arguments)
         if not arguments.json:
             print(
                 f"{title:18} {row['psnr']:8.2f} {row['ssim']:6.3f} {row['nmse']:7.4f} {row['seconds']:8.1f} "
@@ -127,13 +128,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(facts, indent=2))
     else:
-        print(f"\n{folder / 'montage.png'} shows them side by side")
+        print(f"\n{folder / 'montage.png'} shows the images side by side")
 
 
-def _reconstructed(
+def _reconstruct(
     kspace: np.ndarray, mask: np.ndarray, reference: np.ndarray, solver: str, arguments: argparse.Namespace
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Magnitudes ``(slices, y, x)``, and their scores."""
+    """Magnitude images ``(slices, y, x)``, and their scores."""
     from medrecon.cli.options import Progress
     from medrecon.metrics import scores
     from medrecon.reconstruction import reconstruct

@@ -1,4 +1,4 @@
-"""Show what a scan or an image holds: shape, sampling, voxel size, orientation."""
+"""Print shape, sampling, voxel size and orientation of a scan or an image."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, --select and --json."""
+    """Add ``FILE``, ``--select`` and ``--json``."""
     from medrecon.cli.options import add_json, add_select
 
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="k-space: .h5 or .mrd (fastMRI, ISMRMRD), .cfl, .dat, .mat, .npz, .npy; sinogram: .npz, .h5; image: .nii, DICOM",
+        help="k-space (.h5 or .mrd of fastMRI or ISMRMRD, .cfl, .dat, .mat, .npz, .npy), a sinogram (.npz, .h5) or an image "
+        "(.nii, DICOM)",
     )
     add_json(parser)
     add_select(parser)

@@ -17,16 +17,16 @@ __all__ = [
     "add_json",
     "add_select",
     "add_settings",
-    "choice",
-    "given_settings",
-    "natural",
-    "numbers",
-    "positive",
-    "quiet",
+    "count",
+    "name_and_value",
+    "parse_integers",
+    "parse_value",
+    "printable",
     "restore_threads",
-    "set_up",
-    "value",
-    "visible",
+    "seed",
+    "set_threads",
+    "settings_from",
+    "silence_imports",
 ]
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,40 +39,40 @@ def add_compute(parser: Parser) -> None:
     """``--device`` and ``--threads``."""
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument(
-        "--threads", type=positive, help="CPU threads (default: all cores); sums, and so the last digits, depend on it"
+        "--threads", type=count, help="CPU threads (default: all cores); the last digits of results depend on it"
     )
 
 
 def add_json(parser: Parser) -> None:
     """``--json``."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: Mapping[str, type]) -> None:
-    """A flag for every option of the dataclasses, in groups; an option that several have gets one.
+    """Add a flag for every option of the dataclasses; an option of several dataclasses is added once.
 
     Args:
-        parser: of the command.
-        settings: dataclasses of :mod:`medrecon.settings` by the title of their group.
+        parser: parser of the command.
+        settings: dataclasses of :mod:`medrecon.settings`, by the title of their group.
     """
     added: set[str] = set()
     for title, kind in settings.items():
         group = parser.add_argument_group(title)
         for one in fields(kind):
-            facts = dict(one.metadata)
-            flag = facts.pop("flag", f"--{one.name.replace('_', '-')}")
+            argument = dict(one.metadata)
+            flag = argument.pop("flag", f"--{one.name.replace('_', '-')}")
             if flag is None or one.name in added:
                 continue
             added.add(one.name)
             if one.name in _PARSERS:
-                facts["type"] = _PARSERS[one.name]
+                argument["type"] = _PARSERS[one.name]
             if one.name == "settings":
-                facts |= {"action": "append", "metavar": "solver.NAME=VALUE"}
-            group.add_argument(flag, dest=one.name, default=argparse.SUPPRESS, **facts)
+                argument |= {"action": "append", "metavar": "solver.NAME=VALUE"}
+            group.add_argument(flag, dest=one.name, default=argparse.SUPPRESS, **argument)
 
 
-def given_settings(arguments: argparse.Namespace, settings: Mapping[str, type]) -> dict[str, Any]:
-    """The options of the dataclasses that the command line gives, by name."""
+def settings_from(arguments: argparse.Namespace, settings: Mapping[str, type]) -> dict[str, Any]:
+    """Options of the dataclasses that are given on the command line, by name."""
     names = dict.fromkeys(one.name for kind in settings.values() for one in fields(kind))
     given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     if "settings" in given:
@@ -83,7 +83,7 @@ def given_settings(arguments: argparse.Namespace, settings: Mapping[str, type]) 
 
 
 def _solver_settings(pairs: list[str]) -> dict[str, object]:
-    """``solver.NAME=VALUE`` to names and values."""
+    """Parse ``solver.NAME=VALUE``."""
     from medrecon.data.errors import InputError
 
     settings = {}
@@ -92,7 +92,7 @@ def _solver_settings(pairs: list[str]) -> dict[str, object]:
         group, dot, key = name.partition(".")
         if not (equals and dot and key and group == "solver"):
             raise InputError(f"--set {pair}: expected solver.NAME=VALUE, e.g. --set solver.gamma=5")
-        settings[key] = value(text)
+        settings[key] = parse_value(text)
     return settings
 
 
@@ -119,31 +119,35 @@ def _factor(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not F or FY,FX") from None
 
 
-def numbers(name: str, text: str) -> list[int]:
-    """Whole numbers with commas between them.
+def parse_integers(name: str, text: str) -> list[int]:
+    """Integers from text such as ``256,256``.
+
+    Args:
+        name: name of the option, for the error.
+        text: integers separated by commas.
 
     Raises:
-        InputError: for other text.
+        InputError: if the text has another form.
     """
     from medrecon.data.errors import InputError
 
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"{name} {text}: expected whole numbers with commas between them, e.g. 256,256") from None
+        raise InputError(f"{name} {text}: expected integers separated by commas, e.g. 256,256") from None
 
 
 def add_select(parser: Parser) -> None:
-    """``--select``, into a dictionary."""
+    """``--select``."""
     parser.add_argument(
-        "--select", type=choice, action="append", default=[], metavar="NAME=VALUE",
-        help="of several, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set, dataset; DICOM: any attribute, NAME= for "
-        "those without it; images: volume, counted from 0); repeatable",
+        "--select", type=name_and_value, action="append", default=[], metavar="NAME=VALUE",
+        help="choose among several scans in a file or folder, e.g. contrast=0 (ISMRMRD: contrast, phase, repetition, set, "
+        "dataset; DICOM: any attribute, or NAME= for images without it; images: volume, counted from 0); repeatable",
     )  # fmt: skip
 
 
-def choice(text: str) -> tuple[str, int | str]:
-    """``NAME=VALUE``."""
+def name_and_value(text: str) -> tuple[str, int | str]:
+    """Parse ``NAME=VALUE``."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
@@ -153,51 +157,51 @@ def choice(text: str) -> tuple[str, int | str]:
         return name, value
 
 
-def positive(text: str) -> int:
-    """A number of threads or processes."""
+def count(text: str) -> int:
+    """Parse a number of threads or processes."""
     value = int(text)
     if not 1 <= value <= 4096:
         raise argparse.ArgumentTypeError("must be from 1 to 4096")
     return value
 
 
-def natural(text: str) -> int:
-    """A seed."""
+def seed(text: str) -> int:
+    """Parse a random seed."""
     value = int(text)
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError("must be from 0 to 4294967295")
     return value
 
 
-def value(text: str) -> object:
-    """What stands behind ``NAME=`` of ``--set``: JSON, Python's None, True and False, else text."""
+def parse_value(text: str) -> object:
+    """Parse the value of ``--set NAME=VALUE``: JSON, Python's None, True and False, otherwise text."""
     import json
 
     try:
         return json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
-    except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, or nested without end
+    except (ValueError, RecursionError):  # not JSON, a number with thousands of digits, or nested too deeply
         return text
 
 
-def visible(text: str) -> str:
-    """On one line, with nothing that moves the cursor: names of files may hold anything."""
+def printable(text: str) -> str:
+    """Escape control characters, which file names may contain."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-_PARSERS: dict[str, Callable[[str], Any]] = {"slices": _slices, "region": _region, "factor": _factor, "seed": natural}
+_PARSERS: dict[str, Callable[[str], Any]] = {"slices": _slices, "region": _region, "factor": _factor, "seed": seed}
 
 
-def quiet() -> None:
-    """Silence third parties' import warnings."""
+def silence_imports() -> None:
+    """Silence import warnings of other packages."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", module="monai")
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its cache lies, in a home that cannot be written
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # reports its cache folder if the home folder is read-only
 
 
-def set_up(arguments: argparse.Namespace) -> None:
-    """Apply ``--threads``, quietly: of torch, and of numpy's and scipy's linear algebra, whose sums depend on it."""
-    quiet()
+def set_threads(arguments: argparse.Namespace) -> None:
+    """Apply ``--threads`` to torch and to the linear algebra of numpy and scipy, on which the order of sums depends."""
+    silence_imports()
     import torch
 
     if arguments.threads:
@@ -211,16 +215,20 @@ def set_up(arguments: argparse.Namespace) -> None:
 
 
 def restore_threads() -> None:
-    """Undo ``--threads``: a program that calls a command goes on as it was."""
+    """Undo ``--threads``, for programs that call :func:`medrecon.cli.main`."""
     while _UNDO:
         _UNDO.pop()()
 
 
 class Progress:
-    """A bar on standard error where a person watches; else a line in the log now and then. Fed with (done, in all)."""
+    """A progress bar on a terminal, otherwise a line in the log now and then.
+
+    Args:
+        what: name of the work, shown before the bar.
+    """
 
     EVERY = 30.0
-    """Seconds between lines in a log."""
+    """Seconds between lines of the log."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -234,7 +242,7 @@ class Progress:
         return self.update
 
     def update(self, done: int, total: int) -> None:
-        """Move the bar, or log."""
+        """Move the bar, or write to the log."""
         now = time.monotonic()
         if self.bar.disable and now - self.last >= self.EVERY and done < total:
             self.last, took = now, now - self.began

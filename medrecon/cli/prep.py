@@ -62,12 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     import sys
 
-    from medrecon.cli.options import Progress, quiet, value, visible
+    from medrecon.cli.options import Progress, parse_value, printable, silence_imports
     from medrecon.data.errors import InputError
     from medrecon.workers import warm_up
 
     warm_up(arguments.workers)  # imports in the server during the imports here
-    quiet()
+    silence_imports()
     from medrecon.prep import DatasetOptions, RunOptions, load_recipe, prepare
 
     changes = {}
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--set {pair}: expected NAME=VALUE")
-        changes[name] = value(text)
+        changes[name] = parse_value(text)
     if arguments.shard_mb < 1:
         raise InputError(f"--shard-mb must be at least 1; got {arguments.shard_mb}")
     dataset = DatasetOptions(
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     def report_failure(row: dict) -> None:
-        print(visible(f"medrecon: skipped {row['case']}: {row.get('message', row['error'])}"), file=sys.stderr)
+        print(printable(f"medrecon: skipped {row['case']}: {row.get('message', row['error'])}"), file=sys.stderr)
 
     with Progress("prep") as progress:
         report = prepare(
@@ -104,10 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"output": arguments.output, **counts, "sources": sources}, indent=2, default=str))
         return 1 if report.failed else 0
     counts = f"{report.prepared} prepared, {report.skipped} skipped (already done), {len(report.failed)} failed"
-    print(visible(f"{arguments.output}: {counts}"))
+    print(printable(f"{arguments.output}: {counts}"))
     if report.sources is not None:
         print(
-            visible(
+            printable(
                 f"the source files of the cases are listed in {report.sources}; keep that file and the key to yourself"
             )
         )

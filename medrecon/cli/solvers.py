@@ -1,4 +1,4 @@
-"""List the solvers, a line each."""
+"""List the solvers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--settings, --bundle and --json."""
+    """Add ``--settings``, ``--bundle`` and ``--json``."""
     from medrecon.cli.options import add_json
 
-    parser.add_argument("--settings", action="store_true", help="also show every setting and its default")
-    parser.add_argument("--bundle", help="with --settings: show what suits this bundle's prior instead")
+    parser.add_argument(
+        "--settings", action="store_true", help="also list the settings of every solver, with their defaults"
+    )
+    parser.add_argument("--bundle", help="with --settings: list the settings tuned for the prior of this bundle")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print name and first line of every solver."""
+    """Print the name and the summary of every solver."""
     import json
 
     from medrecon.bundle import load_prior
@@ -30,12 +32,12 @@ def run(arguments: argparse.Namespace) -> None:
     by_images = {} if prior is None else prior.tuned_by_images
     rows = []
     for name, solver in SOLVERS.items():
-        suited, own = tuned.get(name, {}), setting_fields(solver)
+        tuned_settings, defaults = tuned.get(name, {}), setting_fields(solver)
         rows.append({
             "name": name,
             "about": (solver.__doc__ or "").strip().splitlines()[0],
-            "settings": {key: suited.get(key, one.default) for key, one in own.items()},
-            "sigma_max": suited.get("sigma_max"),
+            "settings": {key: tuned_settings.get(key, one.default) for key, one in defaults.items()},
+            "sigma_max": tuned_settings.get("sigma_max"),
             "settings_by_images": {kind: dict(of[name]) for kind, of in by_images.items() if name in of},
         })  # fmt: skip
     if arguments.json:
@@ -53,5 +55,5 @@ def _print_settings(row: dict[str, Any]) -> None:
     if row["sigma_max"] is not None:
         print(f"{'':12}   first noise level {row['sigma_max']}")
     for kind, settings in row["settings_by_images"].items():
-        given = ", ".join(f"solver.{key}={value}" for key, value in settings.items())
-        print(f"{'':12}   for {kind} images: {given}")
+        text = ", ".join(f"solver.{key}={value}" for key, value in settings.items())
+        print(f"{'':12}   for {kind} images: {text}")

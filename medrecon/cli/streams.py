@@ -1,4 +1,4 @@
-"""Standard output and standard error that may be closed, or be read by a program that ends first (``medrecon ... | head``)."""
+"""Keep a command running if its output is closed, or read by a program that ends first (``medrecon ... | head``)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
 
-__all__ = ["lasting"]
+__all__ = ["robust_streams"]
 
 
-def _to_nowhere(stream: TextIO) -> None:
-    """Let what is still written to a stream, by us or when Python ends, go nowhere."""
-    with suppress(OSError, ValueError):  # no file stands behind it
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+def _discard_output(stream: TextIO) -> None:
+    """Discard everything that is still written to a stream, also when Python exits."""
+    with suppress(OSError, ValueError):  # the stream has no file descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
-class _Lasting:
-    """A stream whose reader may go away: the command goes on, and nobody reads what it prints.
+class _RobustStream:
+    """A stream that discards its output once the reader has closed it.
 
     Args:
-        stream: where to write.
-        name: of the stream, for errors.
+        stream: stream to write to.
+        name: name of the stream in error messages.
     """
 
     def __init__(self, stream: TextIO, name: str) -> None:
@@ -36,7 +36,7 @@ class _Lasting:
         try:
             self._stream.write(text)
         except BrokenPipeError:
-            _to_nowhere(self._stream)
+            _discard_output(self._stream)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._name) from error
         return len(text)
@@ -46,9 +46,9 @@ class _Lasting:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            _to_nowhere(self._stream)
+            _discard_output(self._stream)
         except OSError as error:
-            _to_nowhere(self._stream)  # what is left would fail again when Python ends
+            _discard_output(self._stream)  # otherwise the remaining output fails again when Python exits
             raise OSError(error.errno, error.strerror, self._name) from error
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
@@ -56,26 +56,26 @@ class _Lasting:
 
 
 def _open_descriptors() -> None:
-    """Occupy descriptors 0 to 2 where they are closed: the next file would get their number, and what libraries print."""
+    """Open descriptors 0 to 2 if they are closed, so that no file gets their number and the output of libraries."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 @contextmanager
-def lasting() -> Iterator[None]:
-    """Standard output and error that outlive their readers, and take any file name.
+def robust_streams() -> Iterator[None]:
+    """Redirect standard output and error to streams that survive the end of their readers and accept any file name.
 
     Raises:
-        OSError: if the output cannot be written for another reason, such as a full disk.
+        OSError: if the output cannot be written for another reason, e.g. a full disk.
     """
     _open_descriptors()
     out, err = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    with suppress(AttributeError, ValueError):  # not a stream of Python's own
+    with suppress(AttributeError, ValueError):  # not a standard text stream
         out.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    streams = _Lasting(out, "standard output"), _Lasting(err, "standard error")
+    streams = _RobustStream(out, "standard output"), _RobustStream(err, "standard error")
     with redirect_stdout(streams[0]), redirect_stderr(streams[1]):  # type: ignore[type-var]
         try:
             yield

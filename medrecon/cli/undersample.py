@@ -1,4 +1,4 @@
-"""Undersample raw k-space, to try a reconstruction on data whose truth is known."""
+"""Undersample raw k-space retrospectively, to compare reconstructions with the fully sampled image."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """IN, -o and the mask's parameters."""
-    from medrecon.cli.options import add_json, add_select, natural
+    """Add ``IN``, ``-o`` and the parameters of the mask."""
+    from medrecon.cli.options import add_json, add_select, seed
 
-    parser.add_argument("input", metavar="IN", help="fully sampled k-space: as for recon")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.h5", help="fastMRI layout with a dataset 'mask'")
+    parser.add_argument("input", metavar="IN", help="fully sampled k-space in a format that recon reads")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT.h5",
+        help="output file, in the fastMRI layout with a dataset 'mask'",
+    )
     parser.add_argument(
         "--kind",
         default="gaussian1d",
-        help="equispaced, random, gaussian1d (columns), gaussian2d, poisson, radial or spiral (points); default: gaussian1d",
+        help="sampling pattern: equispaced, random or gaussian1d (columns), gaussian2d, poisson, radial or spiral (points) "
+        "(default: gaussian1d)",
     )
-    parser.add_argument("--accel", type=float, default=4.0, help="acceleration, ACS included (default: 4)")
+    parser.add_argument("--accel", type=float, default=4.0, help="acceleration factor, including the ACS (default: 4)")
     parser.add_argument(
-        "--acs", type=int, default=24, help="fully sampled columns, or side of the square (default: 24)"
+        "--acs", type=int, default=24, help="fully sampled central columns, or size of the central square (default: 24)"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="of the mask (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed of the mask (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     add_json(parser)
     add_select(parser)
@@ -44,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     output = Path(arguments.output)
     if output.suffix.lower() not in (".h5", ".hdf5"):
-        raise InputError(f"{output}: the output is HDF5; name it {output.stem}.h5")
+        raise InputError(f"{output}: the output is an HDF5 file; name it {output.stem}.h5")
     full = load_kspace(arguments.input, dict(arguments.select))
     for text in full.warnings:
         warn(text)
@@ -64,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     for text in one_sided(full.kspace, full.mask, str(full.path)):
         warn(text)
-    mask = np.logical_and(mask, full.mask)  # zero padding is not sampled
+    mask = np.logical_and(mask, full.mask)  # zero padding was not sampled
     attributes = {**full.attributes, "mask_kind": arguments.kind, "mask_seed": arguments.seed}
     save_fastmri(
         output, replace(full, kspace=full.kspace * mask, mask=mask, attributes=attributes), arguments.overwrite

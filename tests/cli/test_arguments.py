@@ -18,7 +18,7 @@ import torch
 import medrecon
 from medrecon.bundle import find_bundle, load_prior, load_weights, metadata, save_weights
 from medrecon.cli import main
-from medrecon.cli.options import value
+from medrecon.cli.options import parse_value
 from medrecon.data.errors import InputError
 from medrecon.formats import load_kspace
 from medrecon.monai_bundle import Config, load_config, parsed
@@ -268,9 +268,14 @@ def test_noise_levels_that_single_precision_rounds_to_zero_count_as_zero(scan):
 
 
 def test_values_of_set_are_text_where_they_are_not_json():
-    assert value("1" * 5000) == "1" * 5000  # more digits than Python converts
-    assert value("[" * 100_000) == "[" * 100_000
-    assert (value("None"), value("1e-3"), value("$1"), value('{"a": 1}')) == (None, 1e-3, "$1", {"a": 1})
+    assert parse_value("1" * 5000) == "1" * 5000  # more digits than Python converts
+    assert parse_value("[" * 100_000) == "[" * 100_000
+    assert (parse_value("None"), parse_value("1e-3"), parse_value("$1"), parse_value('{"a": 1}')) == (
+        None,
+        1e-3,
+        "$1",
+        {"a": 1},
+    )
 
 
 # Bundles and recipes that are broken
@@ -440,8 +445,8 @@ def test_a_reader_that_goes_away_is_no_error(scan, tmp_path, command):
 
 def test_work_goes_on_when_its_reader_goes_away(tmp_path):
     code = (
-        "from medrecon.cli.streams import lasting\n"
-        "with lasting():\n"
+        "from medrecon.cli.streams import robust_streams\n"
+        "with robust_streams():\n"
         "    for i in range(3000):\n"
         "        print('more than a buffer holds')\n"
         "    open('done', 'w').close()\n"
@@ -456,8 +461,8 @@ def test_closed_standard_streams_do_not_end_up_in_files(scan, tmp_path):
     """What libraries print to a closed descriptor would go into the next file that is opened."""
     path, _ = scan()
     code = (
-        "from medrecon.cli.streams import lasting\n"
-        "with lasting(), open('number', 'w') as file:\n"
+        "from medrecon.cli.streams import robust_streams\n"
+        "with robust_streams(), open('number', 'w') as file:\n"
         "    print('to nowhere')\n"
         "    file.write(str(file.fileno()))\n"
     )

@@ -93,7 +93,7 @@ def test_hounsfield_units_have_the_range_of_the_benchmark(tmp_path, capsys, form
     printed = capsys.readouterr().out
     assert "range -1000 to 1000 HU" in printed
     assert f"RMSE {truth['rmse']:.4g} HU" in printed
-    assert "--fit-scale is for magnitudes" in refused(capsys, made, "--reference", where, "--fit-scale")
+    assert "--fit-scale is for magnitude images" in refused(capsys, made, "--reference", where, "--fit-scale")
 
 
 def test_a_scanners_series_is_a_reference(tmp_path, capsys):
@@ -168,7 +168,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, capsys):
     )
     write_volume(tmp_path / "s", "x", image, RECORD, np.stack([image, image]), fmt="nifti")
     said = refused(capsys, tmp_path / "s" / "x_samples.nii.gz", "--reference", made)
-    assert "x_samples.nii.gz: holds several volumes or series" in said
+    assert "x_samples.nii.gz: contains several volumes or series" in said
     for number in (3, 9):
         write_series(tmp_path / "d", oblique(), np.ones(SHAPE, np.int16), f"{number}-{{k}}", SeriesNumber=number)
     assert "select one, e.g. SeriesNumber=3" in refused(capsys, made, "--reference", tmp_path / "d")

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from medrecon.cli import main, parsed
+from medrecon.cli import main, parse_arguments
 from medrecon.cli.options import Progress
 from medrecon.data.errors import InputError
 
@@ -53,18 +53,18 @@ def test_options_from_a_file(scan, tmp_path, capsys):
     record = json.loads((tmp_path / "o" / "scan.json").read_text())
     assert (record["solver"]["lam"], record["solver"]["n_iter"]) == (0.5, 3)
     assert record["noise_std"] == pytest.approx(1e-3) and record["seed"] == 4  # the line itself comes later
-    assert parsed(["recon", "a", "-o", "b", "--config", str(config)]).overwrite is True
+    assert parse_arguments(["recon", "a", "-o", "b", "--config", str(config)]).overwrite is True
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("stepz: 3", "there is no option 'stepz'; did you mean 'steps'"),
-        ("input: a.h5", "there is no option 'input'"),
-        ("config: a.yaml", "there is no option 'config'"),
-        ("overwrite: 3", "overwrite is true or false"),
-        ("set: [1]", "set is a mapping of names to values"),
-        ("steps: {a: 1}", "steps is text or a number"),
+        ("stepz: 3", "unknown option 'stepz'; did you mean 'steps'"),
+        ("input: a.h5", "unknown option 'input'"),
+        ("config: a.yaml", "unknown option 'config'"),
+        ("overwrite: 3", "overwrite must be true or false"),
+        ("set: [1]", "set must be a mapping of names to values"),
+        ("steps: {a: 1}", "steps must be text or a number"),
         ("steps: *x", "not a YAML file"),
         ("- 3", "holds a list"),
         ("!!python/object/apply:os.system ['true']", "not a YAML file"),
@@ -78,7 +78,7 @@ def test_files_of_options_that_cannot_be_used(scan, tmp_path, capsys, text, said
     err = capsys.readouterr().err
     assert err.startswith(f"medrecon: error: {config}: ") and said in err and err.count("\n") == 1
     with pytest.raises(InputError):
-        parsed(["recon", "a", "-o", "b", f"--config={config}"])
+        parse_arguments(["recon", "a", "-o", "b", f"--config={config}"])
 
 
 def test_values_of_a_file_are_read_as_on_the_line(scan, tmp_path, capsys):

@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from medrecon.cli import main
-from medrecon.cli.cases import Case, find_cases, named
+from medrecon.cli.cases import Case, find_cases, image_stem
 from medrecon.data.errors import InputError
 from medrecon.data.files import sha256
 from tests.make import dicom as make_dicom
@@ -70,11 +70,13 @@ def test_bad_scans_cost_themselves_and_a_later_run_goes_on(folder, tmp_path, cap
     (out / "s2.json").unlink()
     assert recon(folder, "-o", out) == 1
     again = capsys.readouterr().out
-    assert "2 failed" in again and "7 finished before" in again and "1 done" in again
+    assert "2 failed" in again and "7 skipped (already done)" in again and "1 done" in again
     assert held(out) == first
     (out / "s4.nii.gz").write_bytes(b"mine")  # changed by somebody: neither taken for ours nor replaced
     assert recon(folder, "-o", out) == 1
-    assert "7 finished before, 3 failed" in capsys.readouterr().out and (out / "s4.nii.gz").read_bytes() == b"mine"
+    assert (
+        "7 skipped (already done), 3 failed" in capsys.readouterr().out and (out / "s4.nii.gz").read_bytes() == b"mine"
+    )
 
 
 def test_another_request_is_not_taken_for_the_same(folder, tmp_path, capsys):
@@ -86,7 +88,7 @@ def test_another_request_is_not_taken_for_the_same(folder, tmp_path, capsys):
     assert "exists" in capsys.readouterr().err
     assert recon(*two, "-o", out, "--noise-std", "0.5", "--overwrite") == 0
     assert recon(*two, "-o", out, "--noise-std", "0.5") == 0
-    assert "2 finished before" in capsys.readouterr().out
+    assert "2 skipped (already done)" in capsys.readouterr().out
     np.save(tmp_path / "m.npy", mask_of(two[0]))
     masked = ["--mask", tmp_path / "m.npy", "--overwrite"]
     assert recon(*two, "-o", out, *masked) == 0
@@ -105,7 +107,7 @@ def test_processes_change_no_byte(folder, tmp_path, capsys):
     assert recon(folder, "-o", tmp_path / "two", "--workers", "2") == 1
     assert held(tmp_path / "one") == held(tmp_path / "two") != {}
     assert recon(folder, "-o", tmp_path / "two", "--workers", "2") == 1
-    assert "8 finished before" in capsys.readouterr().out
+    assert "8 skipped (already done)" in capsys.readouterr().out
 
 
 def test_a_run_that_was_killed_goes_on(folder, tmp_path):
@@ -122,17 +124,17 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path):
     done = held(tmp_path / "out")
     assert 0 < len(done) < 26
     out = subprocess.run(command, capture_output=True, text=True)
-    assert out.returncode == 1 and "2 failed" in out.stdout and "finished before" in out.stdout
+    assert out.returncode == 1 and "2 failed" in out.stdout and "skipped (already done)" in out.stdout
     assert len(held(tmp_path / "out")) == 26 and done.items() <= held(tmp_path / "out").items()
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
 def test_names(folder, tmp_path, capsys):
     case = Case(folder / "s0.h5", "s0", "in")
-    assert named("{folder}_{stem}-{solver}", case, solver="tv") == "in_s0-tv"
+    assert image_stem("{folder}_{stem}-{solver}", case, solver="tv") == "in_s0-tv"
     for bad in ("{stem.__class__}", "{0}", "{stem!r}", "{solver}/{stem}", "{}", ".{stem}", ""):
         with pytest.raises(InputError, match="--name"):
-            named(bad, case, solver="tv")
+            image_stem(bad, case, solver="tv")
     shutil.copy(folder / "s0.h5", folder / "more" / "S0.h5")
     assert recon(folder, "-o", tmp_path / "out") == 2
     said = capsys.readouterr().err
@@ -161,7 +163,7 @@ def test_a_dry_run_makes_nothing(folder, tmp_path, capsys):
     run = json.loads(capsys.readouterr().out)
     assert {row["status"] for row in run["cases"]} == {"planned", "failed"} and not out.exists()
     assert recon(folder / "s0.h5", "-o", out, "--dry-run") == 0
-    assert "would be made by cg-sense" in capsys.readouterr().out and not out.exists()
+    assert "would be reconstructed by cg-sense" in capsys.readouterr().out and not out.exists()
 
 
 def test_a_single_scan_is_as_it_was(folder, tmp_path, capsys):

@@ -1,0 +1,246 @@
+"""Reconstruct one scan as the options of ``medrecon recon`` ask for: read, plan, check the output, run, write."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medrecon.cli.cases import Case, image_stem, request_digest
+from medrecon.settings import (
+    CartesianPhysics,
+    DynamicPhysics,
+    ImagePhysics,
+    NonCartesianPhysics,
+    PriorSettings,
+    SamplingSettings,
+    TomographyPhysics,
+)
+
+if TYPE_CHECKING:
+    from medrecon.data.scan import Geometry, ImageScan
+    from medrecon.posterior import PriorSpec
+    from medrecon.writers import Output
+
+__all__ = [
+    "COMPANIONS",
+    "SETTINGS",
+    "clear_caches",
+    "output_options",
+    "reconstruct_case",
+    "stem_of_images",
+    "summary_of_run",
+]
+
+_LOGGER = logging.getLogger(__name__)
+SETTINGS = {
+    "prior": PriorSettings,
+    "sampling": SamplingSettings,
+    "k-space": CartesianPhysics,
+    "non-Cartesian k-space": NonCartesianPhysics,
+    "dynamic series": DynamicPhysics,
+    "sinograms": TomographyPhysics,
+    "images": ImagePhysics,
+}
+"""Dataclasses of options by the title of their group in the help."""
+COMPANIONS = {
+    "trajectory": ("FILE", str, "k-space trajectory (.npy or BART pair), if the scan's file has none"),
+    "matrix": ("Y,X", str, "matrix of the image for non-Cartesian k-space (default: the file's)"),
+    "phase": ("FILE", str, "phase image that belongs to a NIfTI magnitude image"),
+    "imaginary": ("FILE", str, "imaginary part that belongs to a NIfTI real part"),
+    "detector_spacing": ("MM", float, "distance between detector pixels of a sinogram (default: the file's)"),
+    "centre": ("P", float, "detector pixel of the rotation axis, counted from 0 (default: the file's)"),
+    "axis_convention": ("NAME", str, "rotation axis of an even detector: middle (astra) or pixel (scikit-image)"),
+}
+"""Options that complete what the scan's file records: metavar, type, help."""
+_IRRELEVANT = {
+    "argv", "command", "config", "dask", "debug", "dry_run", "input", "json", "name", "output", "overwrite", "parser", "quiet",
+    "select", "threads", "verbose", "workers",
+}  # fmt: skip
+"""Arguments that do not change the image (``select`` is in the case). All others, also new ones, are part of the digest."""
+
+
+def _load(arguments: argparse.Namespace, case: Case) -> Any:  # noqa: ANN401 - a scan
+    """The scan, with its companions."""
+    from medrecon.cli.options import parse_integers
+    from medrecon.formats import Companions, load
+
+    given = {name: getattr(arguments, name) for name in COMPANIONS}
+    if given["matrix"] is not None:
+        given["matrix"] = parse_integers("--matrix", given["matrix"])
+    return load(case.path, case.select, companions=Companions(**given), frames=arguments.dynamic)
+
+
+def output_options(arguments: argparse.Namespace, options: Mapping[str, Any]) -> Output:
+    """Folder and format of the images, without their name and their inputs."""
+    from medrecon.writers import Output
+
+    return Output(
+        folder=arguments.output,
+        stem="",
+        format=arguments.format,
+        overwrite=arguments.overwrite,
+        part=arguments.part,
+        like=_like(arguments.like, tuple(arguments.like_select), arguments.format),
+        deidentify=arguments.deidentify,
+        bids=arguments.bids,
+        label=options.get("solver", "dds"),
+    )
+
+
+@functools.cache
+def _like(path: str | None, select: tuple[tuple[str, Any], ...], format_: str) -> ImageScan | None:
+    """The series given by ``--like``, read once for all cases of a run."""
+    from medrecon.writers import like_series
+
+    return like_series(path, dict(select), format_)
+
+
+def stem_of_images(arguments: argparse.Namespace, options: Mapping[str, Any], case: Case) -> str:
+    """File name of the images without suffix, from ``--name``."""
+    solver, format_ = options.get("solver", "dds"), arguments.format
+    bundle = Path(str(options.get("bundle", "default"))).name
+    return image_stem(arguments.name, case, solver=solver, format=format_, bundle=bundle)
+
+
+def _request_digest(arguments: argparse.Namespace, case: Case) -> str:
+    """SHA-256 of everything that determines an image: options, and the contents of all files that they name."""
+    from medrecon._version import __version__
+    from medrecon.bundle import find_bundle
+
+    relevant = {name: value for name, value in vars(arguments).items() if name not in _IRRELEVANT}
+    paths = [Path(value) for value in relevant.values() if isinstance(value, str) and Path(value).is_file()]
+    paths += [Path(relevant["like"])] if relevant["like"] is not None else []
+    paths += [find_bundle(relevant["bundle"])] if "bundle" in relevant else []
+    return request_digest(case, {"version": __version__, **relevant}, paths)
+
+
+def reconstruct_case(
+    arguments: argparse.Namespace,
+    case: Case,
+    stem: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Load, plan, check the output, run and write one case.
+
+    Args:
+        arguments: parsed command line.
+        case: scan to reconstruct.
+        stem: file name of the images without suffix; ``None`` for a single scan, which is named by ``--name`` and never skipped.
+        progress: called with (steps done, total steps).
+
+    Returns:
+        The entry of the case in ``run.json``.
+
+    Raises:
+        InputError: for data or options that cannot be used.
+    """
+    from medrecon.cli.options import settings_from
+    from medrecon.posterior import as_device
+    from medrecon.reconstruction import plan
+    from medrecon.writers import check, is_finished, write
+
+    device = as_device(arguments.device)
+    options = settings_from(arguments, SETTINGS)
+    request = _request_digest(arguments, case) if case.path.exists() else None
+    output = replace(output_options(arguments, options), stem=stem or "", request=request)
+    if stem is not None and not arguments.overwrite and is_finished(output):
+        return {"status": "skipped"}
+    scan = _load(arguments, case)
+    if stem is None:
+        stem = stem_of_images(arguments, options, replace(case, stem=scan.stem))
+    files = [options[name] for name in ("maps", "mask") if name in options]
+    output = replace(output, stem=stem, sources=[scan.path, *files])
+    planned = plan(scan, load=_prior, **options)
+    _LOGGER.debug("%s: %s", case.path, _plan_line(scan, planned))
+    problem = planned.problem
+    geometry = _geometry(problem, scan, output=output, options=options)
+    paths = check(
+        output,
+        slices=problem.n_slices,
+        samples=planned.sampling.n_samples > 1,
+        geometry=geometry,
+        phase=not problem.real,
+        frames=problem.has_frames,
+    )
+    if arguments.dry_run:
+        return {"status": "planned", "files": [str(path) for path in paths], "solver": planned.solver}
+    result = replace(planned.run(device, progress), geometry=geometry)
+    if output.like is not None and output.like.warnings:
+        warnings = [*result.record["warnings"], *output.like.warnings]
+        result = replace(result, record={**result.record, "warnings": warnings})
+    write(result, output)
+    _LOGGER.debug("%s: %s", case.path, _record_line(result.record))
+    return {"status": "done", "files": [str(path) for path in paths], **_run_entry(result.record)}
+
+
+def _geometry(problem: Any, scan: Any, output: Output, options: Mapping[str, Any]) -> Geometry:  # noqa: ANN401
+    """Geometry of the images; if the scan does not record its position, the position is taken from the series of ``--like``."""
+    from medrecon.writers import output_geometry
+
+    geometry = problem.geometry
+    if geometry.affine is not None or output.like is None:
+        return geometry
+    index = options.get("slices", slice(None))
+    # A volume has more slices than its scan records.
+    n_slices = scan.n_slices if "slices" in options else problem.n_slices
+    shape = (n_slices, *problem.image_shape[-2:])
+    return replace(geometry, affine=output_geometry(scan.geometry, shape, like=output.like, index=index).affine)
+
+
+@functools.cache
+def _prior(name: str | Path) -> PriorSpec:
+    """The prior of a bundle; its network is read once for all cases of a run."""
+    from medrecon.bundle import load_prior
+
+    prior = load_prior(name)
+    return replace(prior, network=functools.cache(prior.network))
+
+
+def clear_caches() -> None:
+    """Forget priors and series read for an earlier run in this process, since their files may have changed."""
+    _like.cache_clear()
+    _prior.cache_clear()
+
+
+def _plan_line(scan: Any, planned: Any) -> str:  # noqa: ANN401 - a scan, a plan
+    """Format, size and solver, for the log."""
+    matrix = " x ".join(map(str, planned.problem.image_shape[1:]))
+    return f"{scan.format}, {planned.problem.n_items} of {matrix} pixels by {planned.solver}"
+
+
+def _record_line(record: Mapping[str, Any]) -> str:
+    """Main entries of the record, for the log."""
+    names = (
+        "noise_std",
+        "noise_source",
+        "maps_source",
+        "acceleration",
+        "relative_residual",
+        "residual_over_noise",
+        "device",
+    )
+    return ", ".join(f"{name.replace('_', ' ')} {record[name]}" for name in names if record.get(name) is not None)
+
+
+def _run_entry(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of the record that ``run.json`` repeats."""
+    names = ("network_evaluations", "acceleration", "residual_over_noise", "seconds", "warnings")
+    bundle = record.get("bundle")
+    return {
+        "solver": record["solver"]["name"],
+        "weights_sha256": None if bundle is None else bundle["weights_sha256"],
+        **{name: record[name] for name in names if name in record},
+    }
+
+
+def summary_of_run(entry: Mapping[str, Any]) -> str:
+    """One line on a finished case."""
+    acceleration = f"acceleration {entry['acceleration']:.2f}, " if "acceleration" in entry else ""
+    return (
+        f"{entry['solver']}, {entry['network_evaluations']} network evaluations, {acceleration}{entry['seconds']:.1f} s"
+    )
