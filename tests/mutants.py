@@ -33,6 +33,19 @@ _COMPARISON = {
     ast.In: ("in", "not in"),
     ast.NotIn: ("not in", "in"),
 }
+# Parts of a node and what they become.
+_REPLACEMENTS = {
+    ast.If: lambda node: [(node.test, "True"), (node.test, "False")],
+    ast.IfExp: lambda node: [(node.test, "True"), (node.test, "False")],
+    ast.While: lambda node: [(node.test, "False")],
+    ast.For: lambda node: [(node.iter, "()")],
+    ast.comprehension: lambda node: [(test, "True") for test in node.ifs],
+    ast.ExceptHandler: lambda node: [(node.type, "()")] if node.type else [],
+    ast.Expr: lambda node: [] if isinstance(node.value, ast.Yield | ast.YieldFrom) else [(node, "pass")],
+    ast.Raise: lambda node: [(node, "pass")],
+    ast.Continue: lambda node: [(node, "pass")],
+    ast.Break: lambda node: [(node, "pass")],
+}
 # Calls that may be dropped without a change of the values.
 _NEUTRAL = {"contiguous", "detach", "clone", "copy", "tolist", "item", "cpu", "to"}
 _MESSAGES = {"warn", "info", "debug", "warning", "error", "exception", "print", "InputError"}
@@ -145,10 +158,9 @@ class _Source:
         """(start, end, new text) of every change, from a node downwards."""
         if isinstance(node, ast.Call) and _called(node) in _MESSAGES:
             return
-        if isinstance(node, ast.Raise):
-            yield (*self.span(node), "pass")
-            return
-        if isinstance(node, ast.JoinedStr | ast.Assert | ast.Import | ast.ImportFrom):
+        for part, new in _REPLACEMENTS.get(type(node), lambda _: [])(node):
+            yield (*self.span(part), new)
+        if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert | ast.Import | ast.ImportFrom):
             return
         change = getattr(self, f"_{type(node).__name__.lower()}", None)
         if change is not None:
@@ -204,38 +216,9 @@ class _Source:
         elif isinstance(value, str) and value.strip():
             yield (*self.span(node), repr(value + "_"))
 
-    def _if(self, node: ast.If | ast.IfExp) -> Iterator[tuple[int, int, str]]:
-        yield (*self.span(node.test), "True")
-        yield (*self.span(node.test), "False")
-
-    _ifexp = _if
-
-    def _while(self, node: ast.While) -> Iterator[tuple[int, int, str]]:
-        yield (*self.span(node.test), "False")
-
-    def _for(self, node: ast.For) -> Iterator[tuple[int, int, str]]:
-        yield (*self.span(node.iter), "()")
-
-    def _comprehension(self, node: ast.comprehension) -> Iterator[tuple[int, int, str]]:
-        for test in node.ifs:
-            yield (*self.span(test), "True")
-
     def _with(self, node: ast.With) -> Iterator[tuple[int, int, str]]:
         if not any(item.optional_vars for item in node.items):
             yield self.span(node)[0], self.span(node.items[-1].context_expr)[1], "if True"
-
-    def _excepthandler(self, node: ast.ExceptHandler) -> Iterator[tuple[int, int, str]]:
-        if node.type is not None:
-            yield (*self.span(node.type), "()")
-
-    def _expr(self, node: ast.Expr) -> Iterator[tuple[int, int, str]]:
-        if not isinstance(node.value, ast.Yield | ast.YieldFrom):
-            yield (*self.span(node), "pass")
-
-    def _continue(self, node: ast.Continue | ast.Break) -> Iterator[tuple[int, int, str]]:
-        yield (*self.span(node), "pass")
-
-    _break = _continue
 
     def _assign(self, node: ast.Assign) -> Iterator[tuple[int, int, str]]:
         """Drop what changes a thing that is there already: ``x = x * 2``, ``x[0] = 1``; not the first ``x = 1``."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
+from medrecon.bundle import find_bundle
 from medrecon.cli import main
 from medrecon.cli.cases import Case, find_cases, image_stem
 from medrecon.data.errors import InputError
@@ -100,6 +101,19 @@ def test_another_request_is_not_taken_for_the_same(folder, tmp_path, capsys):
     assert recon(*two, "-o", out, "--noise-std", "0.5", "--overwrite") == 0
     shutil.copy(folder / "s2.h5", folder / "s1.h5")  # another content of the same name
     assert recon(*two, "-o", out, "--noise-std", "0.5") == 1
+
+
+def test_a_changed_bundle_is_another_request(folder, tmp_path, capsys):
+    bundle = tmp_path / "b"
+    shutil.copytree(find_bundle("brain_mri"), bundle, ignore=shutil.ignore_patterns("checkpoints"))
+    arguments = (folder / "s0.h5", folder / "s1.h5", "-o", tmp_path / "out", "--bundle", bundle)
+    assert recon(*arguments) == 0
+    assert recon(*arguments) == 0
+    assert "2 finished before" in capsys.readouterr().out
+    with (bundle / "configs" / "prior.yaml").open("a") as file:
+        file.write("# changed\n")
+    assert recon(*arguments) == 1
+    assert "exists" in capsys.readouterr().err
 
 
 def test_processes_change_no_byte(folder, tmp_path, capsys):
