@@ -95,13 +95,13 @@ class Copy:
         shutil.copytree(ROOT, self.root, ignore=shutil.ignore_patterns(".git", ".venv*", "checkpoints", "__pycache__"))
         self.environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def failure(self, *tests: str) -> str | None:
+    def failure(self, tests: str) -> str | None:
         """The first test that fails, without its parameters ("timeout" and "import" if none ran to its end); None if all pass.
 
         Raises:
             RuntimeError: The tests could not be run.
         """
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *tests]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", tests]
         process = subprocess.Popen(
             command, cwd=self.root, env=self.environment, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -115,16 +115,16 @@ class Copy:
         if process.returncode == 0:
             return None
         if process.returncode not in (1, 2):
-            raise RuntimeError(f"{' '.join(tests)}: pytest could not run these tests:\n{out[-2000:]}")
+            raise RuntimeError(f"{tests}: pytest could not run these tests:\n{out[-2000:]}")
         failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+::[^\s\[]+)", out, re.MULTILINE)
         return failed[1] if failed else "import"
 
     def failure_of(self, mutant: Mutant, path: Path, tests: list[str]) -> str | None:
-        """As ``failure``, with the mutant in place of the module."""
+        """The first failure with the mutant in place of the module; later tests run only if the earlier ones pass."""
         place = self.root / path
         place.write_text(mutant.mutated)
         try:
-            return self.failure(*tests)
+            return next(filter(None, map(self.failure, tests)), None)
         finally:
             place.write_text(mutant.text)
 
