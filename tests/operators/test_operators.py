@@ -82,6 +82,14 @@ def test_batch_equals_its_items(problem):
         assert_close(operator.solve(others, 0.1, n_iter=7)[i], together[i], 1e-9)
 
 
+def test_half_precision_changes_nothing(problem):
+    """A network that is cast to half precision may hold an operator."""
+    operator, x, _ = problem
+    expected = operator(x)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert torch.equal(copy.deepcopy(operator).to(dtype)(x), expected)
+
+
 def test_state_moves_with_the_module(problem):
     operator, _, _ = problem
     operator = operator.to("meta")
