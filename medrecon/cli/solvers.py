@@ -43,8 +43,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
+    width = max(map(len, SOLVERS))
     for row in rows:
-        print(f"{row['name']:12} {row['about']}")
+        print(f"{row['name']:{width}} {row['about']}")
         if arguments.settings:
             _print_settings(row)
 

@@ -27,6 +27,9 @@ from medrecon.solvers.r2d2 import R2D2, low_frequencies, noise_of_images
 
 __all__ = ["Images", "images_problem"]
 
+TV_SOLVERS = ("tv", "tv-fista", "tv-pdhg")
+"""Names of the solvers that minimise total variation: one weight suits them all."""
+
 
 class Images(Problem):
     """Slices ``(slices, y, x)`` that are noisy, blurred or of low resolution; see :func:`images_problem`.
@@ -70,11 +73,11 @@ class Images(Problem):
             # three chests.
             self.tuned = {
                 "dds": {"prior_weight": 0.5, "sigma_max": 1.5},
-                "tv": {"lam": None, "strength": 0.5},
+                **{key: {"lam": None, "strength": 0.5} for key in TV_SOLVERS},
                 "wavelet": {"lam": None, "strength": 1.0},
             }
         elif is_ct:  # the bundle's weights are tuned for sinograms; for images they follow from the noise
-            self.tuned = {"tv": {"lam": None}, "wavelet": {"lam": None}}
+            self.tuned = {**{key: {"lam": None} for key in TV_SOLVERS}, "wavelet": {"lam": None}}
         self.lowpass = False
         self.interpolated = False  # whether the run starts from the interpolated image
 

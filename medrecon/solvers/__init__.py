@@ -1,10 +1,10 @@
 """Methods by the name they have on the command line; a new one is one file and one line here."""
 
 from medrecon.likelihood import NoData
-from medrecon.solvers.ald import ALD
+from medrecon.solvers.ald import ALD, ALDRelative
 from medrecon.solvers.base import Requires, Solver, renoise
-from medrecon.solvers.classical import TV, CGSense, L1Wavelet, LowRank, ZeroFilled
-from medrecon.solvers.daps import DAPS
+from medrecon.solvers.classical import TV, CGSense, L1Wavelet, LowRank, TVFista, TVPrimalDual, ZeroFilled
+from medrecon.solvers.daps import DAPS, DAPSLangevin
 from medrecon.solvers.ddim import DDIM
 from medrecon.solvers.ddnm import DDNM, DDNMPlus
 from medrecon.solvers.ddpm import DDPM
@@ -39,6 +39,8 @@ SOLVERS: dict[str, type[Solver]] = {
     "cg-sense": CGSense,
     "wavelet": L1Wavelet,
     "tv": TV,
+    "tv-fista": TVFista,
+    "tv-pdhg": TVPrimalDual,
     "low-rank": LowRank,
     "fbp": FBP,
     "sirt": SIRT,
@@ -53,6 +55,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "scoremri": ScoreMRI,
     "scoremed": ScoreMed,
     "ald": ALD,
+    "ald-relative": ALDRelative,
     "ilvr": ILVR,
     "repaint": RePaint,
     "dps": DPS,
@@ -71,6 +74,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "dds": DDS,
     "diffpir": DiffPIR,
     "daps": DAPS,
+    "daps-langevin": DAPSLangevin,
     "pnpdm": PnPDM,
     "sitcom": SITCOM,
     "smrd": SMRD,
@@ -106,7 +110,9 @@ __all__ = [
     "SOLVERS",
     "TMPD",
     "TV",
+    "ALDRelative",
     "CGSense",
+    "DAPSLangevin",
     "DDNMPlus",
     "DPMSolver",
     "DiffPIR",
@@ -123,6 +129,8 @@ __all__ = [
     "ScoreMRI",
     "ScoreMed",
     "Solver",
+    "TVFista",
+    "TVPrimalDual",
     "ZeroFilled",
     "is_unconditional",
     "renoise",

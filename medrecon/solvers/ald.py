@@ -17,7 +17,7 @@ from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, score
 from medrecon.solvers.base import Solver, annealed
 
-__all__ = ["ALD"]
+__all__ = ["ALD", "ALDRelative"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,6 @@ class ALD(Solver):
     Args:
         step_size: of a move over sigma^2, below 1 (score and data each add at most as much).
         n_inner: moves at every level (the paper's 3 to 6, with 1155 levels).
-        weight: of the data in the form of the reference code, ``score + weight |score| g / |g|`` with ``g = A^H (y - A x)``
-            (there 5); ``None`` is the formula above.
 
     Cost:
         ``n_inner`` network evaluations, ``A`` and ``A^H`` a step; one evaluation at the end.
@@ -48,12 +46,16 @@ class ALD(Solver):
 
     step_size: float = 0.2
     n_inner: int = 3
-    weight: float | None = None
 
     @property
     def evaluations(self) -> int:
         """The moves."""
         return self.n_inner
+
+    def _data_weight(self, x: Tensor, sigma: float, score_x: Tensor, gradient: Tensor, data: Gaussian) -> Tensor:
+        """Weight of ``gradient = A^H (y - A x)`` beside the score, ``(B,)``."""
+        spread = data.lipschitz * sigma**2 + torch.as_tensor(data.noise_std).to(x) ** 2
+        return torch.where(spread > 0, 1 / torch.where(spread > 0, spread, 1.0), 0.0)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
@@ -61,14 +63,32 @@ class ALD(Solver):
         """Moves at ``sigma``; the clean estimate at the last level."""
         x, a = state, self.step_size * sigma**2
         for k in range(self.n_inner):
-            slope, towards = score(prior, x, sigma), data.A.adjoint(data.residual(x))
-            if self.weight is None:
-                spread = data.lipschitz * sigma**2 + torch.as_tensor(data.noise_std).to(x) ** 2
-                share = batch_broadcast(torch.where(spread > 0, 1 / torch.where(spread > 0, spread, 1.0), 0.0), x)
-            else:
-                size = dot(towards, towards)
-                ratio = dot(slope, slope) / torch.where(size > 0, size, 1.0)
-                share = batch_broadcast(self.weight * torch.where(size > 0, ratio, 0.0).sqrt(), x)
+            score_x, gradient = score(prior, x, sigma), data.A.adjoint(data.residual(x))
+            weight = batch_broadcast(self._data_weight(x, sigma, score_x, gradient, data), x)
             target = sigma_next if k == self.n_inner - 1 and sigma_next > 0 else sigma
-            x = x + a * (slope + share * towards) + annealed(self.step_size, sigma, target) * noise.like(x)
+            x = x + a * (score_x + weight * gradient) + annealed(self.step_size, sigma, target) * noise.like(x)
         return prior(x, sigma) if sigma_next == 0 else x
+
+
+@dataclass(frozen=True, kw_only=True)
+class ALDRelative(ALD):
+    """Annealed Langevin dynamics as in the reference code: the data term has ``weight`` times the length of the score.
+
+    ``n_inner`` times ``x <- x + a (score + weight |score| g / |g|) + s z`` with ``g = A^H (y - A x)``; all else as :class:`ALD`
+
+    Args:
+        step_size: step of a move over sigma^2, below 1.
+        n_inner: moves at every level (the paper's 3 to 6, with 1155 levels).
+        weight: length of the data term over that of the score (5 in the reference code).
+
+    Cost:
+        ``n_inner`` network evaluations, ``A`` and ``A^H`` a step; one evaluation at the end.
+    """
+
+    weight: float = 5.0
+
+    def _data_weight(self, x: Tensor, sigma: float, score_x: Tensor, gradient: Tensor, data: Gaussian) -> Tensor:
+        """``weight |score| / |g|``, 0 where ``g`` is."""
+        size = dot(gradient, gradient)
+        ratio = dot(score_x, score_x) / torch.where(size > 0, size, 1.0)
+        return self.weight * torch.where(size > 0, ratio, 0.0).sqrt()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,18 @@ from medrecon.operators.wavelet import Wavelet
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Requires, Solver
 
-__all__ = ["TV", "CGSense", "Classical", "L1Wavelet", "LowRank", "ZeroFilled", "lipschitz"]
-
-
-Method = Literal["admm", "fista", "pdhg"]
+__all__ = [
+    "TV",
+    "CGSense",
+    "Classical",
+    "L1Wavelet",
+    "LowRank",
+    "TVFista",
+    "TVPrimalDual",
+    "TotalVariation",
+    "ZeroFilled",
+    "lipschitz",
+]
 
 
 def _magnitude(x: Tensor, channels: int) -> Tensor:
@@ -173,44 +181,56 @@ class L1Wavelet(Classical):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TV(Classical):
+class TotalVariation(Classical):
     """Total variation: ``argmin_x |y - A x|^2 / 2 + lam |D x|_1``, D periodic differences along every axis.
 
-    * ``"admm"``: ``x = (A^H A + rho D^H D)^-1 (A^H y + rho D^H (z - u));  z = shrink(D x + u, lam / rho);  u <- u + D x - z``
-    * ``"fista"``: ``x' = prox(z - A^H (A z - y) / L)``, the proximal map of the variation by its dual, with momentum
-    * ``"pdhg"``: ``x' = x - tau (A^H (A x - y) + D^H p);  p <- clip(p + s D (2 x' - x), lam)``
-
-    Where few views leave A ill-conditioned, ADMM's few conjugate-gradient steps see more of the problem than the gradient
-    steps of the other two, which need several times as many products with ``A^H A``.
+    :class:`TV`, :class:`TVFista` and :class:`TVPrimalDual` find the same minimum by different algorithms. Where few views leave A
+    ill-conditioned, ADMM's few conjugate-gradient steps see more of the problem than the gradient steps of the other two, which
+    need several times as many products with ``A^H A``.
 
     Args:
         lam: weight of the variation, for images of unit scale; ``None``: ``strength`` times the noise of ``A^H y``.
-        strength: see lam.
+        strength: weight over the noise of ``A^H y``, where ``lam`` is ``None``.
         n_iter: iterations; sparse-view CT needs some hundred.
-        n_inner: of each, conjugate-gradient steps from the last image (ADMM), or steps on the dual (FISTA).
-        method: how the minimum is found.
-
-    Deviation:
-        ADMM's ``rho`` makes the threshold a tenth of the largest value of a least-squares image, whatever the scale;
-        ``s = L / |D|^2`` and ``tau = 2 / (3 L)`` hold for any A. FISTA's momentum restarts where it points uphill.
 
     Reference:
-        Rudin, Osher, Fatemi, Physica D 60 (1992); Goldstein and Osher, SIAM J. Imaging Sci. 2 (2009); Beck and Teboulle, IEEE
-        TIP 18 (2009); Condat, J. Optim. Theory Appl. 158 (2013), with explicit steps on the data.
+        Rudin, Osher, Fatemi, Physica D 60 (1992).
     """
 
     lam: float | None = None
     strength: float = 0.1
     n_iter: int = 30
+
+
+def _differences(data: Gaussian) -> FiniteDifferences:
+    """Periodic differences along the spatial axes of the image."""
+    return FiniteDifferences(range(len(data.shape) - 2), periodic=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TV(TotalVariation):
+    """Total variation by ADMM: ``argmin_x |y - A x|^2 / 2 + lam |D x|_1``.
+
+    ``x = (A^H A + rho D^H D)^-1 (A^H y + rho D^H (z - u));  z = shrink(D x + u, lam / rho);  u <- u + D x - z``
+
+    Args:
+        lam: weight of the variation, for images of unit scale; ``None``: ``strength`` times the noise of ``A^H y``.
+        strength: weight over the noise of ``A^H y``, where ``lam`` is ``None``.
+        n_iter: iterations; sparse-view CT needs some hundred.
+        n_inner: conjugate-gradient steps per iteration, from the last image.
+
+    Deviation:
+        ``rho`` makes the threshold a tenth of the largest value of a least-squares image, whatever the scale.
+
+    Reference:
+        Goldstein and Osher, SIAM J. Imaging Sci. 2 (2009).
+    """
+
     n_inner: int = 5
-    method: Method = "admm"
 
     def estimate(self, data: Gaussian) -> Tensor:
-        """By ``method``."""
-        D = FiniteDifferences(range(len(data.shape) - 2), periodic=True)
-        return {"admm": self._admm, "fista": self._fista, "pdhg": self._pdhg}[self.method](data, D)
-
-    def _admm(self, data: Gaussian, D: FiniteDifferences) -> Tensor:
+        """ADMM from a least-squares image."""
+        D = _differences(data)
         x = data.A.pinv(data.y, 2 * self.n_inner, 1e-3 * lipschitz(data))
         threshold = 0.1 * _magnitude(x, 1).flatten(1).amax(1)
         threshold = torch.where(threshold > 0, threshold, 1.0)
@@ -224,7 +244,29 @@ class TV(Classical):
             u = v - z
         return x
 
-    def _fista(self, data: Gaussian, D: FiniteDifferences) -> Tensor:
+
+@dataclass(frozen=True, kw_only=True)
+class TVFista(TotalVariation):
+    """Total variation by FISTA: ``x' = prox(z - A^H (A z - y) / L)``, the proximal map by its dual, with momentum.
+
+    Args:
+        lam: weight of the variation, for images of unit scale; ``None``: ``strength`` times the noise of ``A^H y``.
+        strength: weight over the noise of ``A^H y``, where ``lam`` is ``None``.
+        n_iter: iterations; sparse-view CT needs some hundred.
+        n_inner: steps on the dual per iteration.
+
+    Deviation:
+        the momentum restarts where it points uphill.
+
+    Reference:
+        Beck and Teboulle, IEEE TIP 18 (2009).
+    """
+
+    n_inner: int = 5
+
+    def estimate(self, data: Gaussian) -> Tensor:
+        """FISTA from the zero-filled image."""
+        D = _differences(data)
         size = batch_broadcast(lipschitz(data), data.adjoint_y)
         bound = 4.0 * (len(data.shape) - 2)  # of |D|^2
         x = z = data.adjoint_y / size
@@ -242,7 +284,28 @@ class TV(Classical):
             x, z, t = _momentum(x, x_next, z, t)
         return x
 
-    def _pdhg(self, data: Gaussian, D: FiniteDifferences) -> Tensor:
+
+@dataclass(frozen=True, kw_only=True)
+class TVPrimalDual(TotalVariation):
+    """Total variation by the primal-dual hybrid gradient method (PDHG), with explicit steps on the data.
+
+    ``x' = x - tau (A^H (A x - y) + D^H p);  p <- clip(p + s D (2 x' - x), lam)``
+
+    Args:
+        lam: weight of the variation, for images of unit scale; ``None``: ``strength`` times the noise of ``A^H y``.
+        strength: weight over the noise of ``A^H y``, where ``lam`` is ``None``.
+        n_iter: iterations; sparse-view CT needs some hundred.
+
+    Deviation:
+        ``s = L / |D|^2`` and ``tau = 2 / (3 L)`` hold for any A.
+
+    Reference:
+        Condat, J. Optim. Theory Appl. 158 (2013).
+    """
+
+    def estimate(self, data: Gaussian) -> Tensor:
+        """PDHG from the zero-filled image."""
+        D = _differences(data)
         size = batch_broadcast(lipschitz(data), data.adjoint_y)
         x = data.adjoint_y / size
         p = torch.zeros_like(D(x))

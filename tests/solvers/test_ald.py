@@ -8,7 +8,7 @@ import torch
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.sample import sample
-from medrecon.solvers import ALD, SMRD, Langevin
+from medrecon.solvers import ALD, SMRD, ALDRelative, Langevin
 
 from ..make.posteriors import SHAPE, Dense, gaussian_prior, measured
 from .expectations import LADDER
@@ -48,7 +48,8 @@ def test_ald_without_data_is_langevin():
     _, data, _ = measured(batch=2)
     x, sigma = torch.ones(2, *SHAPE, dtype=DOUBLE), 0.7
     moved, free = (
-        ALD(weight=w, n_inner=1).step(x, sigma, 0.5, prior=prior, data=data, noise=Noise([1, 2])) for w in (2.0, 0.0)
+        ALDRelative(weight=w, n_inner=1).step(x, sigma, 0.5, prior=prior, data=data, noise=Noise([1, 2]))
+        for w in (2.0, 0.0)
     )
     slope, towards = (prior(x, sigma) - x) / sigma**2, data.A.adjoint(data.residual(x))
     size = lambda v: v.flatten(1).norm(dim=1)[:, None, None]  # noqa: E731

@@ -11,7 +11,7 @@ from medrecon.operators import FiniteDifferences, Operator, ParallelBeam
 from medrecon.operators.bridge import AsComplex
 from medrecon.priors import GaussianPrior
 from medrecon.sample import sample
-from medrecon.solvers import DAPS, DDNM, DDS, DPS, SOLVERS, DiffPIR
+from medrecon.solvers import DAPS, DDNM, DDS, DPS, SOLVERS, DAPSLangevin, DiffPIR
 
 from ..make.posteriors import Dense
 from .expectations import EXPECTED, make
@@ -113,13 +113,13 @@ def test_whom_the_messages_recommend_for_a_law_runs():
             if not solver.requires.prior or isinstance(data, solver.requires.likelihood):
                 continue
             said = _advice(solver, data)
-            if "draws images of the prior alone" in said or "needs a Spectral" in said:
+            if "draws images of the prior alone" in said or "needs a Spectral" in said or isinstance(solver, DAPS):
                 continue
             assert said.endswith("which DPS or DiffPIR can work with"), said
         for solver in (DPS(), DiffPIR()):
             assert sample(solver, own, data, LADDER, noise=Noise(range(len(data.y)))).isfinite().all()
-        assert "give inner='langevin'" in _advice(DAPS(), data)
-        x = sample(DAPS(inner="langevin"), own, data, LADDER[-8:], noise=Noise(range(len(data.y))))
+        assert _advice(DAPS(), data).endswith("choose DAPSLangevin (daps-langevin)")
+        x = sample(DAPSLangevin(), own, data, LADDER[-8:], noise=Noise(range(len(data.y))))
         assert x.isfinite().all()
 
 
@@ -128,9 +128,9 @@ def test_whom_the_messages_recommend_for_an_operator_runs():
     square = Gaussian(Square(), torch.full((2, 1, 3), 0.3, dtype=DOUBLE), 0.05, image_shape=(2, 1, 3))
     assert _advice(DDS(), square).endswith("which DPS can work with")
     assert sample(DPS(), prior, square, LADDER, noise=Noise([0, 1])).isfinite().all()
-    assert "give inner='langevin', and a step lr" in _advice(DAPS(), square)
-    assert "give a step lr" in _advice(DAPS(inner="langevin"), square)
-    assert sample(DAPS(inner="langevin", lr=1e-4), prior, square, LADDER, noise=Noise([0, 1])).isfinite().all()
+    assert "choose DAPSLangevin (daps-langevin) with a step lr" in _advice(DAPS(), square)
+    assert "give a step lr" in _advice(DAPSLangevin(), square)
+    assert sample(DAPSLangevin(lr=1e-4), prior, square, LADDER, noise=Noise([0, 1])).isfinite().all()
     steps = FiniteDifferences([0])
     plain = Gaussian(steps, steps(square.y), 0.05)
     assert _advice(SOLVERS["ddrm"](), plain).endswith("which DDS or DDNM can work with")
