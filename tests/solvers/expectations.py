@@ -142,7 +142,9 @@ EXPECTED = {
         mode_error=Bound(-0.167, BETWEEN),
     ),
     "ald-relative": Expected(
-        settings={"weight": 1.0},  # 5 amplifies round-off where the residual is small, since the data term keeps its length
+        settings={
+            "weight": 1.0
+        },  # 5 amplifies round-off where the residual is small, since the data term keeps its length
         last_step_evaluations=1,  # a clean estimate after the moves
         identity_settings={"weight": 5.0},
         identity=Bound(0.12, "the last moves leave noise of the last level"),
