@@ -39,15 +39,15 @@ GRIDS: dict[str, dict[str, list]] = {
     "low-rank": {"lam": [0.0005, 0.002, 0.005, 0.02]},
     "fbp": {"kind": ["ramp", "shepp-logan", "cosine", "hann"]},
     "sirt": {"n_iter": [20, 50, 100, 200]},
-    "dds": {"sigma_max": [0.3, 0.5, 1.5], "prior_weight": [0.1, 0.2, 0.5], "level": [1.0, 1.3, 1.6]},
+    "dds": {"sigma_max": [0.3, 0.5, 1.5], "prior_weight": [0.1, 0.2, 0.5], "sigma_scale": [1.0, 1.3, 1.6]},
     "ddnm": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "eta": [0.7, 0.85, 1.0]},
     "ddnmplus": {"sigma_max": SIGMA_MAX, "n_cg": [1, 2, 5], "eta": [0.7, 0.85, 0.95]},
     "mgdm": {
         "sigma_max": SIGMA_MAX, "prior_weight": [0.2, 0.5, 1.0, 2.0], "zeta": [0.0, 0.1, 0.25, 0.5],
-        "rho": [0.0, 0.1, 0.25], "level": [1.0, 1.3, 1.6],
+        "rho": [0.0, 0.1, 0.25], "sigma_scale": [1.0, 1.3, 1.6],
     },
     "dps": {"zeta": [0.01, 0.02, 0.04, 0.08, 0.2, 0.4, 0.8], "sigma_max": SIGMA_MAX},
-    "diffpir": {"lam": [0.1, 0.3, 1.0, 3.0, 8.0, 20.0], "sigma_max": SIGMA_MAX, "share": [0.1, 0.3, 0.6, 1.0]},
+    "diffpir": {"lam": [0.1, 0.3, 1.0, 3.0, 8.0, 20.0], "sigma_max": SIGMA_MAX, "fresh_noise_fraction": [0.1, 0.3, 0.6, 1.0]},
     "reddiff": {
         "prior_weight": [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5], "sigma_max": [0.1, *SIGMA_MAX], "lr": [0.02, 0.05, 0.1],
         "schedule": ["linear", "sqrt", "constant"],

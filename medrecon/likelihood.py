@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,10 @@ from medrecon.operators.base import LinearOperator, Operator
 from medrecon.operators.linalg import batch_broadcast, cg, dot, operator_norm
 
 __all__ = ["Gaussian", "Likelihood", "NoData", "Poisson", "Rician", "Transmission"]
+
+
+L = TypeVar("L", bound="Likelihood")
+C = TypeVar("C", bound="_Counts")
 
 
 class Likelihood(Protocol):
@@ -36,6 +40,10 @@ class Likelihood(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image, ``(B, C, *spatial)``."""
+        ...
+
+    def repeated(self: L, n: int) -> L:
+        """The likelihood of a single item as a batch of ``n`` copies."""
         ...
 
     def residual(self, x: Tensor) -> Tensor:
@@ -103,6 +111,11 @@ class Gaussian:
     def lipschitz(self) -> Tensor:
         """``|A|^2``, the largest eigenvalue of ``A^H A``, ``(B,)``: what steps must respect."""
         return _lipschitz(self._linear("lipschitz"), self.shape, self.y)
+
+    def repeated(self, n: int) -> Gaussian:
+        """The likelihood of a single item as a batch of ``n`` copies."""
+        shape = None if self.image_shape is None else (n, *self.image_shape[1:])
+        return replace(self, y=self.y.expand(n, *self.y.shape[1:]), image_shape=shape)
 
     def _linear(self, what: str) -> LinearOperator:
         A: object = self.A
@@ -176,6 +189,10 @@ class _Counts:
     @cached_property
     def _shape(self) -> tuple[int, ...]:
         return tuple(self.A.adjoint(torch.zeros_like(self.y)).shape)
+
+    def repeated(self: C, n: int) -> C:
+        """The likelihood of a single item as a batch of ``n`` copies."""
+        return replace(self, y=self.y.expand(n, *self.y.shape[1:]))
 
     def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of ``u = A x``: the expected counts, and the first two derivatives of the continued ``-log p`` in ``u``."""
@@ -267,7 +284,7 @@ class _Counts:
 
 @dataclass(frozen=True, eq=False)
 class Poisson(_Counts):
-    """Counts of an emission: ``y ~ Poisson(gain A x + background)``.
+    """Counts of an emission: ``y ~ Poisson(counts_per_unit A x + background)``.
 
     Continued by its tangent where a rate is below a tenth of its count.
 
@@ -275,15 +292,15 @@ class Poisson(_Counts):
         A: linear, with real measurements.
         y: counts.
         noise_std: of the protocol; the law has its own noise.
-        gain: counts per unit.
+        counts_per_unit: expected counts per unit of ``A x``.
         background: expected counts without an image, at least 0.
     """
 
-    gain: float = 1.0
+    counts_per_unit: float = 1.0
     background: float = 0.0
 
     def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rate, some = self.gain * u + self.background, self.y > 0
+        rate, some = self.counts_per_unit * u + self.background, self.y > 0
         share = torch.where(
             some, self.y / torch.where(some, torch.maximum(rate, self.y / 10), 1.0), -10 * rate.clamp(max=0)
         )
@@ -291,16 +308,20 @@ class Poisson(_Counts):
         least = torch.where(some, self.y, -0.1)
         near = (rate - least).abs() < 1e-3 * least.abs()
         bend = (1 - share) / torch.where(near, 1.0, rate - least)
-        return rate, self.gain * (1 - share), self.gain**2 * torch.where(near, 1 / least.abs(), bend)
+        return (
+            rate,
+            self.counts_per_unit * (1 - share),
+            self.counts_per_unit**2 * torch.where(near, 1 / least.abs(), bend),
+        )
 
     def _energy(self, u: Tensor) -> Tensor:
-        rate, y = (self.gain * u + self.background).double(), self.y.double()
+        rate, y = (self.counts_per_unit * u + self.background).double(), self.y.double()
         safe = torch.where(y > 0, torch.maximum(rate, y / 10), 1.0)
         none = rate + 5 * rate.clamp(max=0) ** 2
         return torch.where(y > 0, rate - y * (safe.log() + rate / safe - 1), none)
 
     def _ray_curvature(self) -> Tensor:
-        return self.gain**2 / self.y.clamp(min=1)
+        return self.counts_per_unit**2 / self.y.clamp(min=1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Minus infinity where a rate is negative, or 0 with a count."""
@@ -374,6 +395,10 @@ class Rician:
     @cached_property
     def _shape(self) -> tuple[int, ...]:
         return tuple(self.A.adjoint(torch.complex(self.y, torch.zeros_like(self.y))).shape)
+
+    def repeated(self, n: int) -> Rician:
+        """The likelihood of a single item as a batch of ``n`` copies."""
+        return replace(self, y=self.y.expand(n, *self.y.shape[1:]))
 
     @cached_property
     def curvature(self) -> Tensor:

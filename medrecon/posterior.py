@@ -24,7 +24,7 @@ from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
 from medrecon.record import Outcome, record
-from medrecon.sample import draw, sample
+from medrecon.sample import StartImage, draw, sample
 from medrecon.settings import SamplingSettings
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
@@ -395,12 +395,13 @@ class _Run:
         except TypeError as error:
             raise InputError(str(error)) from error
         numbers = problem.numbers[items]
-        sigmas, first, add_noise, begin = plan.sigmas, None, True, problem.start(items, self.device)
+        sigmas, start, begin = plan.sigmas, None, problem.start(items, self.device)
         if plan.start is not None:
-            first = sample(plan.start.solver, None, data, torch.tensor([1.0, 0.0]), noise=Noise([0] * len(numbers)))
+            estimate = sample(plan.start.solver, None, data, torch.tensor([1.0, 0.0]), noise=Noise([0] * len(numbers)))
+            start = StartImage(estimate)
         elif begin is not None and solver.requires.prior and solver.takes_start:
-            first, level, add_noise = begin
-            sigmas = solver.ladder(level, min(float(plan.sigmas[-2]), level / 2), plan.steps)
+            start = StartImage(begin.x, begin.add_noise)
+            sigmas = solver.ladder(begin.sigma, min(float(plan.sigmas[-2]), begin.sigma / 2), plan.steps)
         if bool((scaled.image_scale > 0).any()):  # those of an empty image say nothing
             self.sigmas = sigmas
         x = draw(
@@ -410,8 +411,7 @@ class _Run:
             sigmas,
             seeds=_seeds(plan.seed, numbers, plan.n_samples),
             chunk=self.chunk,
-            start=first,
-            add_noise=add_noise,
+            start=start,
             callback=step,
         )
         return x, scaled

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +13,26 @@ from torch import Tensor
 from medrecon.likelihood import Likelihood, NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, State
+from medrecon.solvers.base import Solver
 from medrecon.solvers.ccdf import noised
 from medrecon.solvers.ddim import DDIM
 
-__all__ = ["draw", "generate", "sample"]
+__all__ = ["StartImage", "draw", "generate", "sample"]
 
-Callback = Callable[[int, int, float, State], None]
+Callback = Callable[[int, int, float, object], None]
+
+
+class StartImage(NamedTuple):
+    """An image from which samples start (CCDF) instead of pure noise.
+
+    Args:
+        image: estimate ``(B, C, *spatial)``.
+        add_noise: whether every sample adds its own noise of the first level; ``False`` for an image that is noisy already
+            (R2D2+).
+    """
+
+    image: Tensor
+    add_noise: bool = True
 
 
 @torch.no_grad()
@@ -57,8 +69,10 @@ def sample(
     solver.check(data)
     if start is not None and not solver.takes_start:
         raise ValueError(f"{type(solver).__name__} begins with an estimate of its own; leave the start out")
-    if prior is None and solver.requires.prior:
-        raise TypeError(f"{type(solver).__name__} needs a prior; got None")
+    if prior is None:
+        if solver.requires.prior:
+            raise TypeError(f"{type(solver).__name__} needs a prior; got None")
+        prior = _no_prior
     levels = _checked(sigmas)
     like = data.y.real
     x = levels[0] * noise(data.shape, like.dtype, like.device) if start is None else start
@@ -71,6 +85,11 @@ def sample(
         if callback is not None:
             callback(i, len(levels) - 1, sigma_next, state)
     return solver.output(state)
+
+
+def _no_prior(x: Tensor, sigma: float | Tensor) -> Tensor:
+    """In place of a prior, for solvers that use none."""
+    raise TypeError("this solver has requires.prior = False, so it must not call the prior")
 
 
 def _checked(sigmas: Tensor) -> list[float]:
@@ -95,8 +114,7 @@ def draw(
     *,
     seeds: Sequence[int] | Sequence[Sequence[int]],
     chunk: int = 4,
-    start: Tensor | None = None,
-    add_noise: bool = True,
+    start: StartImage | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """Draw ``n = len(seeds)`` samples of the same problem, ``(n, B, C, *spatial)``.
@@ -110,10 +128,8 @@ def draw(
         sigmas: the ladder.
         seeds: per sample one seed for every item of the batch; a bare number where ``B = 1``.
         chunk: samples of one item that are run as one batch (only where ``B = 1``).
-        start: an estimate ``(B, C, *spatial)``, to which every sample adds its own noise of the first level (CCDF);
-            default: pure noise.
-        add_noise: whether ``start`` gets that noise; not if it is a noisy image already (R2D2+).
-        callback: as in :func:`sample`, for every chunk anew.
+        start: the image to start from; default: pure noise.
+        callback: as in :func:`sample`, called for every chunk.
     """
     rows = [[seed] if isinstance(seed, int) else list(seed) for seed in seeds]
 
@@ -121,20 +137,16 @@ def draw(
         noise = Noise(streams)
         first = None
         if start is not None:
-            first = start.expand(len(streams), *start.shape[1:])
-            first = noised(first, float(sigmas[0]), noise) if add_noise else first
+            first = start.image.expand(len(streams), *start.image.shape[1:])
+            first = noised(first, float(sigmas[0]), noise) if start.add_noise else first
         return sample(solver, prior, problem, sigmas, noise=noise, start=first, callback=callback)
 
     if data.shape[0] > 1:
         return torch.stack([run(data, row) for row in rows])
-    law: Any = data  # a dataclass
     out = []
     for first in range(0, len(rows), chunk):
         part = [row[0] for row in rows[first : first + chunk]]
-        copies = replace(law, y=data.y.expand(len(part), *data.y.shape[1:]))
-        if getattr(data, "image_shape", None) is not None:
-            copies = replace(copies, image_shape=(len(part), *law.image_shape[1:]))
-        out.append(run(copies, part))
+        out.append(run(data.repeated(len(part)), part))
     return torch.cat(out)[:, None]
 
 

@@ -28,8 +28,8 @@ def counts(rate):
 
 STD = torch.tensor([0.2, 0.5], dtype=torch.float64)
 LAWS = {
-    "emission": (Poisson(A, counts(50 * A(X) + 2), gain=50.0, background=2.0), X),
-    "emission, no background": (Poisson(A, counts(50 * A(X)), gain=50.0), X),
+    "emission": (Poisson(A, counts(50 * A(X) + 2), counts_per_unit=50.0, background=2.0), X),
+    "emission, no background": (Poisson(A, counts(50 * A(X)), counts_per_unit=50.0), X),
     "transmission": (Transmission(A, counts(200 * (-A(X)).exp()), photons=200.0), X),
     "transmission, scatter": (Transmission(A, counts(200 * (-A(X)).exp() + 20), photons=200.0, background=20.0), X),
     "rician": (Rician(COILS, (COILS(Z) + STD.view(2, 1, 1, 1) * random_tensor(2, 3, 5, 6)).abs() + 1e-3, STD), Z),
@@ -58,7 +58,7 @@ def test_impossible_counts_have_no_probability():
     near = data.prox(-x, 100.0, 100)
     assert (A(near) > -0.1 / 50).all()  # a ray without counts may have a rate of minus a tenth of one
     assert (A(near)[data.y > 0] > 0).all()
-    hidden = Poisson(A, data.y + 1, gain=0.0)  # counts that nothing explains
+    hidden = Poisson(A, data.y + 1, counts_per_unit=0.0)  # counts that nothing explains
     assert data.prox(x, 1.0).isfinite().all() and hidden.prox(x, 1.0).isfinite().all()
     with pytest.raises(ValueError, match="counts where none can arrive"):
         Transmission(A, data.y + 1, photons=0.0).prox(x, 1.0)

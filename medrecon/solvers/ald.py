@@ -6,7 +6,6 @@ NeurIPS 2021, arXiv 2108.01368; written for x = x0 + sigma n.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,17 +14,17 @@ from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, score
-from medrecon.solvers.base import Solver, annealed
+from medrecon.solvers.base import ImageSolver, annealed, setting
 
 __all__ = ["ALD", "ALDRelative"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALD(Solver):
+class ALD(ImageSolver[Gaussian]):
     """Annealed Langevin dynamics on the posterior: the likelihood is widened by as much noise as the image has.
 
-    ``n_inner`` times ``x <- x + a (score + A^H (y - A x) / (gain sigma^2 + noise_std^2)) + s z``,
-    ``a = step_size sigma^2``, ``gain = |A|^2``; last, ``prior(x, sigma)``. The noise ``s`` leaves the image at level ``sigma``,
+    ``n_inner`` times ``x <- x + a (score + A^H (y - A x) / (L sigma^2 + noise_std^2)) + s z``,
+    ``a = step_size sigma^2``, ``L = |A|^2``; last, ``prior(x, sigma)``. The noise ``s`` leaves the image at level ``sigma``,
     and after the last move at the next: :func:`medrecon.solvers.base.annealed`
 
     Args:
@@ -42,10 +41,8 @@ class ALD(Solver):
         Norms are per item.
     """
 
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"step_size": (1e-12, 1.0)}
-
-    step_size: float = 0.2
-    n_inner: int = 3
+    step_size: float = setting(0.2, 1e-12, 1.0)
+    n_inner: int = setting(3, 1, 10_000)
 
     @property
     def evaluations(self) -> int:
@@ -85,7 +82,7 @@ class ALDRelative(ALD):
         ``n_inner`` network evaluations, ``A`` and ``A^H`` a step; one evaluation at the end.
     """
 
-    weight: float = 5.0
+    weight: float = setting(5.0, 0.0, 1e12)
 
     def _data_weight(self, x: Tensor, sigma: float, score_x: Tensor, gradient: Tensor, data: Gaussian) -> Tensor:
         """``weight |score| / |g|``, 0 where ``g`` is."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -18,10 +18,12 @@ from medrecon.priors.base import Prior
 
 __all__ = [
     "ANY",
+    "ImageSolver",
     "Kernel",
     "Requires",
     "Solver",
     "adam",
+    "add_noise",
     "annealed",
     "data_weight",
     "image_spread",
@@ -32,15 +34,16 @@ __all__ = [
     "residual_norm_and_grad",
     "reverse_diffusion",
     "sample_prox",
+    "setting",
     "variance_kept",
 ]
 
 Kernel = Literal["ddim", "ddnm"]
-State: TypeAlias = Any
-"""What a solver carries from step to step: ``x``, or a tuple of its own."""
-Data: TypeAlias = Any
-"""A likelihood of the kind that the solver requires."""
-
+S = TypeVar("S")
+"""State that a solver carries from step to step."""
+D = TypeVar("D", bound="Likelihood | NoData", contravariant=True)
+"""Likelihood that a solver requires."""
+T = TypeVar("T")
 
 ANY = (Gaussian, Poisson, Transmission, Rician)
 """Every law of the noise: for solvers that need no more than a residual, or a gradient or a proximal step."""
@@ -81,6 +84,11 @@ def renoise(
     kappa2 = eta**2 * (1 - (sigma_next / sigma) ** 2 if kernel == "ddim" else 1.0)
     x = x0 + sigma_next * (1 - kappa2) ** 0.5 * direction
     return x if kappa2 == 0 else x + sigma_next * kappa2**0.5 * noise.like(x)
+
+
+def add_noise(x: Tensor, sigma: float, sigma_next: float, noise: Noise) -> Tensor:
+    """``x`` at level ``sigma`` raised to the higher level ``sigma_next``."""
+    return x + (sigma_next**2 - sigma**2) ** 0.5 * noise.like(x)
 
 
 def variance_kept(sigmas: Tensor, spreads: Tensor) -> Tensor:
@@ -213,46 +221,16 @@ def data_weight(constant: float | None, prior_weight: float, noise_std: float | 
     return constant if constant is not None else prior_weight * noise_std**2 / min(sigma, 1.0) ** 2
 
 
-_RANGES = {
-    "eta": (0.0, 1.0),
-    "eta_b": (0.0, 1.0),
-    "strength": (0.0, 2.0),
-    "until": (0.0, 1e12),
-    "share": (0.0, 1.0),
-    "image_std": (1e-6, 1e6),
-    "n_draws": (1, 10_000),
-    "n_ode": (1, 10_000),
-    "momentum": (0.0, 0.999),
-    "lr": (1e-12, 1e6),
-    "guidance": (0.0, 1e6),
-    "weight": (0.0, 1e12),
-    "period": (1, 1_000_000),
-    "gamma": (1e-12, 1e12),
-    "prior_weight": (0.0, 1e12),
-    "level": (0.01, 100.0),
-    "lam": (1e-12, 1e12),
-    "zeta": (0.0, 1.0),
-    "rho": (0.0, 1e12),
-    "step_size": (1e-12, 2.0),
-    "snr": (0.0, 10.0),
-    "churn": (0.0, 0.4143),
-    "noise_scale": (0.0, 10.0),
-    "n_inner": (1, 10_000),
-    "n_corrector": (0, 10_000),
-    "n_cg": (0, 10_000),
-    "n_iter": (1, 1_000_000),
-    "length": (1, 1_000_000),
-    "repeats": (1, 10_000),
-}
+def setting(default: T, low: float = -math.inf, high: float = math.inf) -> T:
+    """A hyper-parameter of a solver: a dataclass field with its default and the closed range of its values."""
+    return field(default=default, metadata={"range": (low, high)})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solver:
+class Solver(Generic[S, D]):
     """A posterior sampler (or point estimate): hyper-parameters only, no data and no results."""
 
     requires: ClassVar[Requires] = Requires()
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {}
-    """Of hyper-parameters, where they differ from those of other solvers."""
     takes_start: ClassVar[bool] = True
     """Whether ``x`` at the first level means something to it."""
 
@@ -263,14 +241,14 @@ class Solver:
             ValueError: naming the hyper-parameter and its range.
         """
         hints = get_type_hints(type(self))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            low, high = {**_RANGES, **self.ranges}.get(field.name, (float("-inf"), float("inf")))
+        for one in fields(self):
+            value = getattr(self, one.name)
+            low, high = one.metadata.get("range", (-math.inf, math.inf))
             if isinstance(value, int | float) and not (math.isfinite(value) and low <= value <= high):
-                raise ValueError(f"{type(self).__name__}: {field.name} must be in [{low:g}, {high:g}]; got {value}")
-            known = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else (value,)
+                raise ValueError(f"{type(self).__name__}: {one.name} must be in [{low:g}, {high:g}]; got {value}")
+            known = get_args(hints[one.name]) if get_origin(hints[one.name]) is Literal else (value,)
             if value not in known:
-                raise ValueError(f"{type(self).__name__}: {field.name} must be one of {known}; got {value!r}")
+                raise ValueError(f"{type(self).__name__}: {one.name} must be one of {known}; got {value!r}")
 
     @property
     def evaluations(self) -> int:
@@ -306,27 +284,35 @@ class Solver:
                 f"{name} needs a {needs} likelihood; got {type(data).__name__}, which DPS or DiffPIR can work with"
             )
 
-    def init(self, x: Tensor, sigma: float, *, prior: Prior | None, data: Data, noise: Noise) -> State:
-        """The first state; most solvers carry ``x`` alone."""
-        return x
+    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: D, noise: Noise) -> S:
+        """The first state, of an image ``x`` at level ``sigma``."""
+        raise NotImplementedError(f"{type(self).__name__} must define init")
 
-    def step(
-        self,
-        state: State,
-        sigma: float,
-        sigma_next: float,
-        *,
-        prior: Prior | None,
-        data: Data,
-        noise: Noise,
-    ) -> State:
+    def step(self, state: S, sigma: float, sigma_next: float, *, prior: Prior, data: D, noise: Noise) -> S:
         """From level ``sigma`` down to ``sigma_next``; a new state."""
         raise NotImplementedError(f"{type(self).__name__} must define step")
 
-    def increase_noise(self, state: State, sigma: float, sigma_next: float, *, noise: Noise) -> State:
+    def increase_noise(self, state: S, sigma: float, sigma_next: float, *, noise: Noise) -> S:
         """From level ``sigma`` up to ``sigma_next`` (time travel): add the missing noise."""
-        return state + (sigma_next**2 - sigma**2) ** 0.5 * noise.like(state)
+        raise NotImplementedError(f"{type(self).__name__} must define increase_noise")
 
-    def output(self, state: State) -> Tensor:
+    def output(self, state: S) -> Tensor:
         """The image in the last state."""
+        raise NotImplementedError(f"{type(self).__name__} must define output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSolver(Solver[Tensor, D]):
+    """A solver whose state is the image ``x`` alone, as that of most solvers."""
+
+    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: D, noise: Noise) -> Tensor:
+        """The image itself."""
+        return x
+
+    def increase_noise(self, state: Tensor, sigma: float, sigma_next: float, *, noise: Noise) -> Tensor:
+        """From level ``sigma`` up to ``sigma_next`` (time travel): add the missing noise."""
+        return add_noise(state, sigma, sigma_next, noise)
+
+    def output(self, state: Tensor) -> Tensor:
+        """The image itself."""
         return state

@@ -19,7 +19,7 @@ from medrecon.operators.image import FiniteDifferences
 from medrecon.operators.linalg import batch_broadcast, cg, dot
 from medrecon.operators.wavelet import Wavelet
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Requires, Solver
+from medrecon.solvers.base import ImageSolver, Requires, setting
 
 __all__ = [
     "TV",
@@ -77,7 +77,7 @@ def _weight(lam: float | None, strength: float, data: Gaussian) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classical(Solver):
+class Classical(ImageSolver[Gaussian]):
     """A point estimate in one step: what came before does not matter."""
 
     requires: ClassVar[Requires] = Requires(prior=False)
@@ -92,7 +92,7 @@ class Classical(Solver):
         sigma: float,
         sigma_next: float,
         *,
-        prior: Prior | None,
+        prior: Prior,
         data: Gaussian,
         noise: Noise,
     ) -> Tensor:
@@ -121,8 +121,8 @@ class CGSense(Classical):
         Pruessmann et al., MRM 46 (2001), with Tikhonov's term.
     """
 
-    lam: float = 0.01
-    n_iter: int = 30
+    lam: float = setting(0.01, 1e-12, 1e12)
+    n_iter: int = setting(30, 1, 1_000_000)
 
     def estimate(self, data: Gaussian) -> Tensor:
         """``(A^H A + lam)^-1 A^H y``."""
@@ -152,10 +152,10 @@ class L1Wavelet(Classical):
         Translation-invariant de-noising (1995); Figueiredo and Nowak, IEEE TIP 12 (2003), for shifts at every iteration.
     """
 
-    lam: float | None = None
-    strength: float = 0.15
+    lam: float | None = setting(None, 1e-12, 1e12)
+    strength: float = setting(0.15, 0.0, 2.0)
     wavelet: str = "db4"
-    n_iter: int = 100
+    n_iter: int = setting(100, 1, 1_000_000)
     spin: bool = True
 
     def __post_init__(self) -> None:
@@ -197,9 +197,9 @@ class TotalVariation(Classical):
         Rudin, Osher, Fatemi, Physica D 60 (1992).
     """
 
-    lam: float | None = None
-    strength: float = 0.1
-    n_iter: int = 30
+    lam: float | None = setting(None, 1e-12, 1e12)
+    strength: float = setting(0.1, 0.0, 2.0)
+    n_iter: int = setting(30, 1, 1_000_000)
 
 
 def _differences(data: Gaussian) -> FiniteDifferences:
@@ -226,7 +226,7 @@ class TV(TotalVariation):
         Goldstein and Osher, SIAM J. Imaging Sci. 2 (2009).
     """
 
-    n_inner: int = 5
+    n_inner: int = setting(5, 1, 10_000)
 
     def estimate(self, data: Gaussian) -> Tensor:
         """ADMM from a least-squares image."""
@@ -262,7 +262,7 @@ class TVFista(TotalVariation):
         Beck and Teboulle, IEEE TIP 18 (2009).
     """
 
-    n_inner: int = 5
+    n_inner: int = setting(5, 1, 10_000)
 
     def estimate(self, data: Gaussian) -> Tensor:
         """FISTA from the zero-filled image."""
@@ -333,8 +333,8 @@ class LowRank(Classical):
         Otazo, Candes, Sodickson, MRM 73 (2015), without its sparse part; Cai, Candes, Shen, SIAM J. Optim. 20 (2010).
     """
 
-    lam: float = 0.005
-    n_iter: int = 60
+    lam: float = setting(0.005, 1e-12, 1e12)
+    n_iter: int = setting(60, 1, 1_000_000)
 
     @staticmethod
     def _thresholded(frames: Tensor, threshold: Tensor) -> Tensor:

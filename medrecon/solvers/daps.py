@@ -16,13 +16,13 @@ from medrecon.noise import Noise
 from medrecon.operators.base import LinearOperator, Operator
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import ANY, Requires, Solver, image_spread, probability_flow, sample_prox
+from medrecon.solvers.base import ANY, ImageSolver, Requires, image_spread, probability_flow, sample_prox, setting
 
 __all__ = ["DAPS", "DAPSLangevin", "DecoupledAnnealing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoupledAnnealing(Solver):
+class DecoupledAnnealing(ImageSolver[Likelihood]):
     """Decoupled annealing: a draw from data and clean estimate together, then all noise anew.
 
     ``x0 = ODE(x, sigma -> 0);  z ~ exp(log p(y | z) - |z - x0|^2 / (2 r^2));  x' = z + sigma' n``
@@ -36,9 +36,9 @@ class DecoupledAnnealing(Solver):
         n_cg: conjugate-gradient iterations of a solve.
     """
 
-    n_ode: int = 5
-    image_std: float | None = None
-    n_cg: int = 10
+    n_ode: int = setting(5, 1, 10_000)
+    image_std: float | None = setting(None, 1e-6, 1e6)
+    n_cg: int = setting(10, 0, 10_000)
 
     @property
     def evaluations(self) -> int:
@@ -124,9 +124,9 @@ class DAPSLangevin(DecoupledAnnealing):
 
     requires: ClassVar[Requires] = Requires(operator=Operator, likelihood=ANY)
 
-    n_inner: int = 100
-    lr: float | None = None
-    momentum: float = 0.0
+    n_inner: int = setting(100, 1, 10_000)
+    lr: float | None = setting(None, 1e-12, 1e6)
+    momentum: float = setting(0.0, 0.0, 0.999)
 
     def check(self, data: Likelihood | NoData) -> None:
         """The automatic step needs a linear operator.

@@ -11,16 +11,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, NoData
+from medrecon.likelihood import NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Kernel, Requires, Solver, renoise
+from medrecon.solvers.base import ImageSolver, Kernel, Requires, renoise, setting
 
 __all__ = ["DDIM"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIM(Solver):
+class DDIM(ImageSolver[NoData]):
     """Unconditional sampler: ``x0 = prior(x);  x' = x0 + sigma' (sqrt(1 - kappa^2) (x - x0) / sigma + kappa z)``.
 
     Args:
@@ -33,11 +33,11 @@ class DDIM(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
-    eta: float = 0.0
+    eta: float = setting(0.0, 0.0, 1.0)
     kernel: Kernel = "ddim"
 
     def step(
-        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise
+        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: NoData, noise: Noise
     ) -> Tensor:
         """One denoising, one re-noising."""
         x0 = prior(state, sigma)

@@ -6,7 +6,6 @@ arXiv 2212.00490, algorithms 1 and 2; written for x = x0 + sigma n.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from medrecon.noise import Noise
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Kernel, Solver, renoise
+from medrecon.solvers.base import ImageSolver, Kernel, renoise, setting
 from medrecon.solvers.classical import lipschitz
 from medrecon.solvers.ddrm import DDRM
 
@@ -24,7 +23,7 @@ __all__ = ["DDNM", "DDNMPlus"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDNM(Solver):
+class DDNM(ImageSolver[Gaussian]):
     """Denoising diffusion null-space model: the range of A^H from the data, its null space from the prior.
 
     ``x0 = prior(x);  xe = x0 + A^+ (y - A x0);  x' = xe + sigma' (sqrt(1 - eta^2) (x - x0) / sigma + eta z)``
@@ -41,8 +40,8 @@ class DDNM(Solver):
         1 network evaluation and one ``A^+`` a step.
     """
 
-    eta: float = 1.0
-    n_cg: int = 1
+    eta: float = setting(1.0, 0.0, 1.0)
+    n_cg: int = setting(1, 0, 10_000)
     kernel: Kernel = "ddnm"
 
     def step(
@@ -55,7 +54,7 @@ class DDNM(Solver):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDNMPlus(Solver):
+class DDNMPlus(ImageSolver[Gaussian]):
     """DDNM for noisy data: corrects only as far as the noise of the next level can hide the noise of the data.
 
     ``w = sigma' (sqrt(1 - eta^2) (x - x0) / sigma + eta z)``, ``P = A^+ A`` and, with ``n = noise_std / |A|``,
@@ -82,10 +81,8 @@ class DDNMPlus(Solver):
     Reference: eq. 17 to 19 of the paper and their form per singular value in its appendix, with DDIM's eta as in its experiments.
     """
 
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"eta": (0.0, 0.95)}
-
-    eta: float = 0.85
-    n_cg: int = 2
+    eta: float = setting(0.85, 0.0, 0.95)
+    n_cg: int = setting(2, 0, 10_000)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise

@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, NoData
+from medrecon.likelihood import NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Requires, Solver
+from medrecon.solvers.base import ImageSolver, Requires
 
 __all__ = ["DDPM", "Variance"]
 
@@ -21,7 +21,7 @@ Variance = Literal["small", "large"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPM(Solver):
+class DDPM(ImageSolver[NoData]):
     """Unconditional sampler: the ancestral step, with either of the paper's two variances.
 
     ``x' = x0 + (sigma'^2 / sigma^2) (x - x0) + v z``, ``v^2 = sigma'^2 (1 - sigma'^2 / sigma^2)`` (small) or
@@ -40,7 +40,7 @@ class DDPM(Solver):
     variance: Variance = "small"
 
     def step(
-        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise
+        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: NoData, noise: Noise
     ) -> Tensor:
         """One denoising, one draw of the reverse chain; the clean estimate at the end."""
         x0 = prior(state, sigma)

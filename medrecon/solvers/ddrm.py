@@ -16,13 +16,13 @@ from medrecon.noise import Noise
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Requires, Solver
+from medrecon.solvers.base import ImageSolver, Requires, setting
 
 __all__ = ["DDRM"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDRM(Solver):
+class DDRM(ImageSolver[Gaussian]):
     """Denoising diffusion restoration: every singular value of A meets the data as its own noise allows.
 
     ``x0 = V^H prior(x), e = V^H (x - prior(x)) / sigma, c = U^H y / s, n = noise_std / s``, all per singular value ``s``:
@@ -45,10 +45,9 @@ class DDRM(Solver):
     """
 
     requires: ClassVar[Requires] = Requires(operator=Spectral)
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"eta": (0.0, 0.95)}
 
-    eta: float = 0.85
-    eta_b: float = 1.0
+    eta: float = setting(0.85, 0.0, 0.95)
+    eta_b: float = setting(1.0, 0.0, 1.0)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise

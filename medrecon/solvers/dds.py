@@ -12,23 +12,23 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Kernel, Solver, data_weight, renoise
+from medrecon.solvers.base import ImageSolver, Kernel, data_weight, renoise, setting
 
 __all__ = ["DDS"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDS(Solver):
+class DDS(ImageSolver[Gaussian]):
     """Decomposed diffusion sampler: a few conjugate-gradient steps towards the data after every denoising step.
 
-    ``x0 = prior(x, level sigma);  xe = CG_K[(A^H A + rho I) z = A^H y + rho x0, from x0]``
+    ``x0 = prior(x, sigma_scale sigma);  xe = CG_K[(A^H A + rho I) z = A^H y + rho x0, from x0]``
     ``x' = xe + sigma' (sqrt(1 - eta^2) (x - x0) / sigma + eta z)``
 
     Args:
         gamma: weight of the data, ``rho = 1 / gamma`` (the paper's gamma, 1 there); ``None`` derives rho from the
             noise at every step, ``rho = prior_weight noise_std^2 / min(sigma, 1)^2``.
         prior_weight: see gamma; more trusts the prior more.
-        level: noise level given to the prior, over that of the ladder. The corrected estimate errs where the data say
+        sigma_scale: noise level given to the prior, over that of the ladder. The corrected estimate errs where the data say
             little, and fresh noise comes on top, so ``x`` is noisier than ``sigma`` says; 1 is the paper.
         n_cg: conjugate-gradient iterations (the paper's K, 5; more helps where few lines leave the system ill-conditioned).
         eta: share of fresh noise, 0 to 1 (the paper's 0.85; with the weak priors that a CPU trains, 1 was better on
@@ -43,18 +43,18 @@ class DDS(Solver):
         level is better, see :func:`medrecon.solvers.base.data_weight`. The paper gives the prior ``sigma``.
     """
 
-    gamma: float | None = None
-    prior_weight: float = 0.2
-    level: float = 1.3
-    n_cg: int = 10
-    eta: float = 1.0
+    gamma: float | None = setting(None, 1e-12, 1e12)
+    prior_weight: float = setting(0.2, 0.0, 1e12)
+    sigma_scale: float = setting(1.3, 0.01, 100.0)
+    n_cg: int = setting(10, 0, 10_000)
+    eta: float = setting(1.0, 0.0, 1.0)
     kernel: Kernel = "ddnm"
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:
         """One denoising, ``n_cg`` conjugate-gradient steps, one re-noising."""
-        x0 = prior(state, self.level * sigma)
+        x0 = prior(state, self.sigma_scale * sigma)
         constant = None if self.gamma is None else 1 / self.gamma
         rho = data_weight(constant, self.prior_weight, data.noise_std, sigma)
         xe = data.fit(x0, rho, self.n_cg)

@@ -13,21 +13,21 @@ from torch import Tensor
 from medrecon.likelihood import Likelihood
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import ANY, Requires, Solver, renoise
+from medrecon.solvers.base import ANY, ImageSolver, Requires, renoise, setting
 
 __all__ = ["DiffPIR"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffPIR(Solver):
+class DiffPIR(ImageSolver[Likelihood]):
     """Half-quadratic splitting: a proximal step on the data after every denoising, and noise seen from the result.
 
     ``x0 = prior(x);  xe = argmin -log p(y | z) + lam |z - x0|^2 / (2 sigma^2)``
-    ``x' = xe + sigma' (sqrt(1 - share) (x - xe) / sigma + sqrt(share) z)``
+    ``x' = xe + sigma' (sqrt(1 - f) (x - xe) / sigma + sqrt(f) z)`` with ``f = fresh_noise_fraction``
 
     Args:
         lam: weight of the clean estimate (the paper's lambda, 1 to 8); 1 is Bayes' rule if it erred by sigma.
-        share: of fresh noise, 0 to 1 (the paper's zeta; named share because zeta is a step elsewhere).
+        fresh_noise_fraction: fraction of the variance of the noise that is drawn anew, 0 to 1 (the paper's zeta).
         n_cg: conjugate-gradient iterations of the proximal step, where it has no closed form.
 
     Cost:
@@ -36,13 +36,13 @@ class DiffPIR(Solver):
 
     requires: ClassVar[Requires] = Requires(likelihood=ANY)
 
-    lam: float = 1.0
-    share: float = 0.3
-    n_cg: int = 10
+    lam: float = setting(1.0, 1e-12, 1e12)
+    fresh_noise_fraction: float = setting(0.3, 0.0, 1.0)
+    n_cg: int = setting(10, 0, 10_000)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise
     ) -> Tensor:
         """One denoising, one proximal step, one re-noising."""
         xe = data.prox(prior(state, sigma), sigma**2 / self.lam, self.n_cg)
-        return renoise(xe, (state - xe) / sigma, sigma, sigma_next, self.share**0.5, noise, "ddnm")
+        return renoise(xe, (state - xe) / sigma, sigma, sigma_next, self.fresh_noise_fraction**0.5, noise, "ddnm")

@@ -11,10 +11,10 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, NoData
+from medrecon.likelihood import NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Requires, Solver
+from medrecon.solvers.base import Requires, Solver, add_noise
 
 __all__ = ["DPMSolver"]
 
@@ -28,7 +28,7 @@ class _State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolver(Solver):
+class DPMSolver(Solver[_State, NoData]):
     """Unconditional sampler: second-order multistep integration of the probability-flow ODE, one evaluation a step.
 
     ``h = ln(sigma / sigma'), r = h_before / h;  D = (1 + 1 / 2r) x0 - (1 / 2r) x0_before``
@@ -40,12 +40,12 @@ class DPMSolver(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
-    def init(self, x: Tensor, sigma: float, *, prior: Prior | None, data: Likelihood, noise: Noise) -> _State:
+    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: NoData, noise: Noise) -> _State:
         """No step lies behind."""
         return _State(x)
 
     def step(
-        self, state: _State, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise
+        self, state: _State, sigma: float, sigma_next: float, *, prior: Prior, data: NoData, noise: Noise
     ) -> _State:
         """Extrapolate the clean estimate from this one and the one before."""
         if sigma_next == sigma:
@@ -63,7 +63,7 @@ class DPMSolver(Solver):
 
     def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
         """Noise is added; what was remembered belongs to another path."""
-        return _State(super().increase_noise(state.x, sigma, sigma_next, noise=noise))
+        return _State(add_noise(state.x, sigma, sigma_next, noise))
 
     def output(self, state: _State) -> Tensor:
         """The image."""

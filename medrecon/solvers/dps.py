@@ -14,13 +14,13 @@ from medrecon.likelihood import Likelihood
 from medrecon.noise import Noise
 from medrecon.operators.base import Operator
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import ANY, Requires, Solver, renoise, residual_norm_and_grad
+from medrecon.solvers.base import ANY, ImageSolver, Requires, renoise, residual_norm_and_grad, setting
 
 __all__ = ["DPS"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPS(Solver):
+class DPS(ImageSolver[Likelihood]):
     """Diffusion posterior sampling: an ancestral step, then a step down the gradient of the residual norm.
 
     ``x0 = prior(x);  x' = ancestral(x0, x) - zeta sqrt(n (1 + sigma^2)(1 + sigma'^2)) grad_x |y - A(x0)|``
@@ -44,7 +44,7 @@ class DPS(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=Operator, likelihood=ANY)
 
-    zeta: float = 0.04
+    zeta: float = setting(0.04, 0.0, 1.0)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise

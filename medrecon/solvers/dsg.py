@@ -16,7 +16,7 @@ from medrecon.noise import Noise
 from medrecon.operators.base import Operator
 from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import ANY, Requires, Solver, residual_norm_and_grad
+from medrecon.solvers.base import ANY, ImageSolver, Requires, residual_norm_and_grad, setting
 
 __all__ = ["DSG"]
 
@@ -27,7 +27,7 @@ def _unit(v: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DSG(Solver):
+class DSG(ImageSolver[Likelihood]):
     """Diffusion with spherical Gaussian constraint: guidance turns the fresh noise and never changes its length.
 
     ``x' = m + r u`` with m the mean of the ancestral step, ``r = sqrt(n) v`` where its noise of standard deviation v lives, and
@@ -42,9 +42,7 @@ class DSG(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=Operator, likelihood=ANY)
 
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"guidance": (0.0, 1.0)}
-
-    guidance: float = 0.2
+    guidance: float = setting(0.2, 0.0, 1.0)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise

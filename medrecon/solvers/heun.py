@@ -10,16 +10,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, NoData
+from medrecon.likelihood import NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Requires, Solver
+from medrecon.solvers.base import ImageSolver, Requires, setting
 
 __all__ = ["Heun"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heun(Solver):
+class Heun(ImageSolver[NoData]):
     """Unconditional sampler: Heun's second-order steps down the probability-flow ODE, with noise stirred in if wished.
 
     ``s = (1 + churn) sigma;  u = x + sqrt(s^2 - sigma^2) z;  d = (u - prior(u, s)) / s``
@@ -37,10 +37,10 @@ class Heun(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
-    churn: float = 0.0
+    churn: float = setting(0.0, 0.0, 0.4143)
     churn_min: float = 0.05
     churn_max: float = 50.0
-    noise_scale: float = 1.0
+    noise_scale: float = setting(1.0, 0.0, 10.0)
 
     @property
     def evaluations(self) -> int:
@@ -48,7 +48,7 @@ class Heun(Solver):
         return 2
 
     def step(
-        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise
+        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: NoData, noise: Noise
     ) -> Tensor:
         """Rise, a step of Euler's, and its correction by the slope at the other end."""
         x, level = state, sigma

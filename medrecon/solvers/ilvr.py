@@ -12,13 +12,13 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, project_on_data, renoise
+from medrecon.solvers.base import ImageSolver, project_on_data, renoise, setting
 
 __all__ = ["ILVR"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ILVR(Solver):
+class ILVR(ImageSolver[Gaussian]):
     """Iterative latent variable refinement: after every ancestral step the measured part is that of a noisy reference.
 
     ``x' = ancestral(x);  x' <- x' + A^+ (y + sigma' A z - A x')``
@@ -35,8 +35,8 @@ class ILVR(Solver):
         1 network evaluation and one ``A^+`` a step.
     """
 
-    until: float = 0.0
-    n_cg: int = 2
+    until: float = setting(0.0, 0.0, 1e12)
+    n_cg: int = setting(2, 0, 10_000)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise

@@ -10,16 +10,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, NoData
+from medrecon.likelihood import NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior, score
-from medrecon.solvers.base import Requires, Solver
+from medrecon.solvers.base import ImageSolver, Requires, setting
 
 __all__ = ["Langevin"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Langevin(Solver):
+class Langevin(ImageSolver[NoData]):
     """Unconditional sampler: Langevin moves at every noise level, whose law they leave (nearly) as it is.
 
     ``n_inner`` times ``x <- x + a score(x, sigma) + sqrt(2 a) z`` with ``a = step_size sigma^2``; last, ``prior(x, sigma)``
@@ -38,8 +38,8 @@ class Langevin(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
-    step_size: float = 0.1
-    n_inner: int = 5
+    step_size: float = setting(0.1, 1e-12, 2.0)
+    n_inner: int = setting(5, 1, 10_000)
 
     @property
     def evaluations(self) -> int:
@@ -47,7 +47,7 @@ class Langevin(Solver):
         return self.n_inner
 
     def step(
-        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise
+        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: NoData, noise: Noise
     ) -> Tensor:
         """Moves at ``sigma``; the clean estimate at the last level."""
         x, a = state, self.step_size * sigma**2

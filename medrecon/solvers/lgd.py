@@ -15,13 +15,13 @@ from medrecon.likelihood import Likelihood
 from medrecon.noise import Noise
 from medrecon.operators.base import Operator
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import ANY, Requires, Solver, image_spread, renoise, residual_norm_and_grad
+from medrecon.solvers.base import ANY, ImageSolver, Requires, image_spread, renoise, residual_norm_and_grad, setting
 
 __all__ = ["LGD"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LGD(Solver):
+class LGD(ImageSolver[Likelihood]):
     """Loss-guided diffusion: like DPS, with the misfit averaged over images near the clean estimate.
 
     ``x' = ancestral(x0, x) - zeta sqrt(n (1 + sigma^2)(1 + sigma'^2)) J^T mean_k grad |y - A(x0 + r z_k)|``,
@@ -42,9 +42,9 @@ class LGD(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=Operator, likelihood=ANY)
 
-    zeta: float = 0.04
-    n_draws: int = 4
-    image_std: float = 0.25
+    zeta: float = setting(0.04, 0.0, 1.0)
+    n_draws: int = setting(4, 1, 10_000)
+    image_std: float = setting(0.25, 1e-6, 1e6)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise

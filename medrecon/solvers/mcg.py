@@ -6,20 +6,19 @@ arXiv 2206.00941, algorithm 1; written for x = x0 + sigma n.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Solver, project_on_data, renoise, residual_norm_and_grad
+from medrecon.solvers.base import ImageSolver, project_on_data, renoise, residual_norm_and_grad, setting
 
 __all__ = ["MCG"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MCG(Solver):
+class MCG(ImageSolver[Gaussian]):
     """Manifold-constrained gradient: a step like that of DPS, then the measured part is that of noisy data.
 
     ``x0 = prior(x);  x' = ancestral(x0, x) - zeta sqrt(n (1 + sigma^2)(1 + sigma'^2)) grad_x |y - A x0|``
@@ -41,11 +40,9 @@ class MCG(Solver):
         constant strength; ancestral steps, where the paper's CT predicts and corrects.
     """
 
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"strength": (0.0, 1.0)}
-
-    zeta: float = 0.04
-    strength: float = 1.0
-    n_cg: int = 2
+    zeta: float = setting(0.04, 0.0, 1.0)
+    strength: float = setting(1.0, 0.0, 1.0)
+    n_cg: int = setting(2, 0, 10_000)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise

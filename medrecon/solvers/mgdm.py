@@ -13,13 +13,13 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Kernel, Solver, data_weight, renoise
+from medrecon.solvers.base import ImageSolver, Kernel, data_weight, renoise, setting
 
 __all__ = ["MGDM"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MGDM(Solver):
+class MGDM(ImageSolver[Gaussian]):
     """Bi-level guidance: a conditional mean inside, a proximal step outside, then the gradient of their discrepancy.
 
     ``x0 = prior(x);  xt0 = x0 + 2 zeta sqrt(1 + sigma^2) J^T A^H (y - A x0)``            (inner)
@@ -34,7 +34,7 @@ class MGDM(Solver):
         lam: weight of the estimate in the proximal step (the paper's lambda, 1e-3 to 1e-2 for noiseless data);
             ``None`` derives it from the noise at every step, ``prior_weight noise_std^2 / min(sigma, 1)^2``.
         prior_weight: see lam; more trusts the prior more.
-        level: noise level given to the prior, over that of the ladder; see :class:`medrecon.solvers.DDS`. 1 is the paper.
+        sigma_scale: noise level given to the prior, over that of the ladder; see :class:`medrecon.solvers.DDS`. 1 is the paper.
         eta: share of fresh noise, 0 to 1 (the paper's 0.85; 1 was better on validation scans).
         n_cg: conjugate-gradient iterations of each of the two solves, where they have no closed form.
         kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
@@ -51,14 +51,14 @@ class MGDM(Solver):
         left out at the last step, so the result is a proximal point.
     """
 
-    zeta: float = 0.25
-    rho: float = 0.25
+    zeta: float = setting(0.25, 0.0, 1.0)
+    rho: float = setting(0.25, 0.0, 1e12)
     outer: bool = True
-    lam: float | None = None
-    prior_weight: float = 1.0
-    level: float = 1.0
-    eta: float = 1.0
-    n_cg: int = 5
+    lam: float | None = setting(None, 1e-12, 1e12)
+    prior_weight: float = setting(1.0, 0.0, 1e12)
+    sigma_scale: float = setting(1.0, 0.01, 100.0)
+    eta: float = setting(1.0, 0.0, 1.0)
+    n_cg: int = setting(5, 0, 10_000)
     kernel: Kernel = "ddnm"
 
     def __post_init__(self) -> None:
@@ -76,9 +76,9 @@ class MGDM(Solver):
         A = data.A
         refine = self.outer and self.rho > 0 and sigma_next > 0
         if self.zeta > 0 or refine:
-            x0, vjp = with_vjp(prior, state, self.level * sigma)
+            x0, vjp = with_vjp(prior, state, self.sigma_scale * sigma)
         else:
-            x0, vjp = prior(state, self.level * sigma), None
+            x0, vjp = prior(state, self.sigma_scale * sigma), None
 
         # Inner level
         xt0 = x0

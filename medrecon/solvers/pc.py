@@ -11,11 +11,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, NoData
+from medrecon.likelihood import NoData
 from medrecon.noise import Noise
 from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, score
-from medrecon.solvers.base import Requires, Solver
+from medrecon.solvers.base import ImageSolver, Requires, setting
 
 __all__ = ["PredictorCorrector", "Process", "corrector", "predictor"]
 
@@ -60,7 +60,7 @@ def corrector(x: Tensor, sigma: float, *, prior: Prior, noise: Noise, snr: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictorCorrector(Solver):
+class PredictorCorrector(ImageSolver[NoData]):
     """Unconditional sampler: Langevin moves at every level, then a step of the reverse diffusion to the next.
 
     Args:
@@ -78,8 +78,8 @@ class PredictorCorrector(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
-    snr: float = 0.16
-    n_corrector: int = 1
+    snr: float = setting(0.16, 0.0, 10.0)
+    n_corrector: int = setting(1, 0, 10_000)
     process: Process = "ve"
 
     @property
@@ -88,7 +88,7 @@ class PredictorCorrector(Solver):
         return self.n_corrector + 1
 
     def step(
-        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise
+        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: NoData, noise: Noise
     ) -> Tensor:
         """Correct at ``sigma``, then predict ``sigma_next``."""
         for _ in range(self.n_corrector):

@@ -12,13 +12,13 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Solver, image_spread, limit_step, renoise
+from medrecon.solvers.base import ImageSolver, image_spread, limit_step, renoise, setting
 
 __all__ = ["PiGDM"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PiGDM(Solver):
+class PiGDM(ImageSolver[Gaussian]):
     """Pseudoinverse guidance: the gradient of the likelihood if the clean estimate erred by white noise.
 
     ``x0 = prior(x), J its Jacobian, r = sigma s / sqrt(sigma^2 + s^2)``
@@ -41,9 +41,9 @@ class PiGDM(Solver):
         :func:`medrecon.solvers.base.limit_step`.
     """
 
-    image_std: float = 0.5
-    eta: float = 1.0
-    n_cg: int = 10
+    image_std: float = setting(0.5, 1e-6, 1e6)
+    eta: float = setting(1.0, 0.0, 1.0)
+    n_cg: int = setting(10, 0, 10_000)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise

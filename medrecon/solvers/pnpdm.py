@@ -12,13 +12,13 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, reverse_diffusion, sample_prox
+from medrecon.solvers.base import ImageSolver, reverse_diffusion, sample_prox, setting
 
 __all__ = ["PnPDM"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PnPDM(Solver):
+class PnPDM(ImageSolver[Gaussian]):
     """Split Gibbs: a draw given the data near the image, then a draw given the prior near that, as near as the level says.
 
     ``z ~ p(y | z) N(z; x, sigma^2 I);  x ~ p(x | z = x + sigma n)`` by the reverse diffusion from ``sigma``
@@ -39,8 +39,8 @@ class PnPDM(Solver):
         start, which has noise of the first level, counts as the image that the first draw is near to.
     """
 
-    n_inner: int = 5
-    n_cg: int = 10
+    n_inner: int = setting(5, 1, 10_000)
+    n_cg: int = setting(10, 0, 10_000)
 
     @property
     def evaluations(self) -> int:

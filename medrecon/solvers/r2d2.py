@@ -17,7 +17,7 @@ from medrecon.noise import Noise
 from medrecon.operators.image import downsample_kspace
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Requires, Solver, project_on_data
+from medrecon.solvers.base import ImageSolver, Requires, project_on_data, setting
 from medrecon.solvers.pc import corrector, predictor
 
 __all__ = ["R2D2", "low_frequencies", "noise_of_images"]
@@ -67,7 +67,7 @@ def low_frequencies(images: Tensor, noise_std: float | Tensor, factor: int = 8) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class R2D2(Solver):
+class R2D2(ImageSolver[Gaussian]):
     """Regularised reverse diffusion: a noisy image is taken for a state of the diffusion, and denoised from there.
 
     ``x' = predictor(corrector(x));  x'' = x' + strength A^+ (y - A x') - guidance grad_x |x' - prior(x)|^2``, a gradient of
@@ -93,12 +93,10 @@ class R2D2(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=Spectral)
 
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"strength": (0.0, 1.0)}
-
-    snr: float = 0.16
-    n_corrector: int = 0
-    strength: float = 0.1
-    guidance: float = 0.0
+    snr: float = setting(0.16, 0.0, 10.0)
+    n_corrector: int = setting(0, 0, 10_000)
+    strength: float = setting(0.1, 0.0, 1.0)
+    guidance: float = setting(0.0, 0.0, 1e6)
 
     @property
     def evaluations(self) -> int:

@@ -15,7 +15,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.base import LinearOperator, Operator
 from medrecon.priors.base import Prior, eps
-from medrecon.solvers.base import Requires, Solver, adam
+from medrecon.solvers.base import Requires, Solver, adam, setting
 
 __all__ = ["REDDiff", "Schedule"]
 
@@ -31,7 +31,7 @@ class _State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class REDDiff(Solver):
+class REDDiff(Solver[_State, Gaussian]):
     """Variational point estimate: Adam on the misfit, and on the noise that the prior fails to see in a noised estimate.
 
     ``g = A^H (A mu - y) + prior_weight w(sigma) (eps(mu + sigma z) - z);  mu <- Adam(mu, g)``
@@ -57,12 +57,12 @@ class REDDiff(Solver):
     requires: ClassVar[Requires] = Requires(operator=Operator)
     takes_start: ClassVar[bool] = False
 
-    prior_weight: float = 0.1
+    prior_weight: float = setting(0.1, 0.0, 1e12)
     schedule: Schedule = "linear"
-    lr: float = 0.05
-    n_cg: int = 5
+    lr: float = setting(0.05, 1e-12, 1e6)
+    n_cg: int = setting(5, 0, 10_000)
 
-    def init(self, x: Tensor, sigma: float, *, prior: Prior | None, data: Gaussian, noise: Noise) -> _State:
+    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> _State:
         """The pseudo-inverse: ``x``, which is noise, is of no use to an optimiser."""
         A: object = data.A
         mu = A.pinv(data.y, self.n_cg) if isinstance(A, LinearOperator) else torch.zeros_like(x)

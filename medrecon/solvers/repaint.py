@@ -15,13 +15,13 @@ from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise, travelled
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Requires, Solver, renoise
+from medrecon.solvers.base import ImageSolver, Requires, renoise, setting
 
 __all__ = ["RePaint"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RePaint(Solver):
+class RePaint(ImageSolver[Gaussian]):
     """Known components from the data at their noise level, unknown ones from the ancestral step.
 
     ``V^H x' = U^H y / s + sigma' z`` where a singular value ``s`` is not 0, and that of the ancestral step elsewhere
@@ -43,8 +43,8 @@ class RePaint(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=Spectral)
 
-    length: int = 3
-    repeats: int = 4
+    length: int = setting(3, 1, 1_000_000)
+    repeats: int = setting(4, 1, 10_000)
 
     def ladder(self, sigma_max: float, sigma_min: float, budget: int) -> Tensor:
         """Every stretch again and again, within the budget."""

@@ -6,21 +6,20 @@ ICLR 2022, arXiv 2111.08005, algorithm 2; written for x = x0 + sigma n.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, project_on_data, renoise
+from medrecon.solvers.base import ImageSolver, project_on_data, renoise, setting
 from medrecon.solvers.pc import corrector
 
 __all__ = ["ScoreMed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreMed(Solver):
+class ScoreMed(ImageSolver[Gaussian]):
     """Predictor-corrector sampling in which the image meets data of its own noise level before every update.
 
     ``x <- x + strength A^+ (y + sigma A z - A x)``, then a Langevin move or the predictor; at the end the clean estimate and
@@ -41,12 +40,10 @@ class ScoreMed(Solver):
         and several coils need no invertible T this way.
     """
 
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {"strength": (0.0, 1.0)}
-
-    snr: float = 0.16
-    n_corrector: int = 1
-    strength: float = 1.0
-    n_cg: int = 2
+    snr: float = setting(0.16, 0.0, 10.0)
+    n_corrector: int = setting(1, 0, 10_000)
+    strength: float = setting(1.0, 0.0, 1.0)
+    n_cg: int = setting(2, 0, 10_000)
 
     @property
     def evaluations(self) -> int:

@@ -15,7 +15,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.base import LinearOperator
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, renoise
+from medrecon.solvers.base import Solver, add_noise, renoise, setting
 from medrecon.solvers.pc import corrector
 
 __all__ = ["ScoreMRI"]
@@ -29,7 +29,7 @@ class _State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreMRI(Solver):
+class ScoreMRI(Solver[_State, Gaussian]):
     """Predictor-corrector sampling with a step towards the data after every update.
 
     ``x <- x + strength A^H (y - A x)`` after each of ``n_corrector`` Langevin moves and after the predictor
@@ -58,18 +58,18 @@ class ScoreMRI(Solver):
         last.
     """
 
-    snr: float = 0.16
-    n_corrector: int = 1
-    strength: float = 1.0
+    snr: float = setting(0.16, 0.0, 10.0)
+    n_corrector: int = setting(1, 0, 10_000)
+    strength: float = setting(1.0, 0.0, 2.0)
     coils: LinearOperator | None = None
-    period: int = 50
+    period: int = setting(50, 1, 1_000_000)
 
     @property
     def evaluations(self) -> int:
         """Predictor and correctors."""
         return self.n_corrector + 1
 
-    def init(self, x: Tensor, sigma: float, *, prior: Prior | None, data: Gaussian, noise: Noise) -> _State:
+    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> _State:
         """Remember the first level."""
         return _State(x, sigma)
 
@@ -99,7 +99,7 @@ class ScoreMRI(Solver):
 
     def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
         """Noise is added to the image."""
-        return state._replace(x=super().increase_noise(state.x, sigma, sigma_next, noise=noise))
+        return state._replace(x=add_noise(state.x, sigma, sigma_next, noise))
 
     def output(self, state: _State) -> Tensor:
         """The image, or the coil images."""

@@ -16,13 +16,13 @@ from medrecon.noise import Noise
 from medrecon.operators.base import Operator
 from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Requires, Solver, adam
+from medrecon.solvers.base import ImageSolver, Requires, adam, setting
 
 __all__ = ["SITCOM"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SITCOM(Solver):
+class SITCOM(ImageSolver[Gaussian]):
     """Step-wise triple consistency: the input of the network is moved until what it denoises to explains the data.
 
     ``v = argmin |y - A prior(v, sigma)|^2 + lam |v - x|^2 / (1 + sigma^2)``, by ``n_inner`` steps of Adam from ``x``;
@@ -45,9 +45,9 @@ class SITCOM(Solver):
 
     requires: ClassVar[Requires] = Requires(operator=Operator)
 
-    lam: float = 1e-3
-    n_inner: int = 5
-    lr: float = 0.02
+    lam: float = setting(1e-3, 1e-12, 1e12)
+    n_inner: int = setting(5, 1, 10_000)
+    lr: float = setting(0.02, 1e-12, 1e6)
 
     @property
     def evaluations(self) -> int:

@@ -16,7 +16,7 @@ from medrecon.noise import Noise
 from medrecon.operators.base import LinearOperator, implicit_solve
 from medrecon.operators.linalg import dot
 from medrecon.priors.base import Prior, score
-from medrecon.solvers.base import Solver, adam, annealed
+from medrecon.solvers.base import Solver, adam, add_noise, annealed, setting
 
 __all__ = ["SMRD", "sure"]
 
@@ -52,7 +52,7 @@ def sure(data: Gaussian, x: Tensor, lam: Tensor, probe: Tensor, n_cg: int) -> tu
 
 
 @dataclass(frozen=True, kw_only=True)
-class SMRD(Solver):
+class SMRD(Solver[_State, Gaussian]):
     """Annealed Langevin dynamics with a solve for the data, whose weight is learnt on the way from Stein's estimate of risk.
 
     ``n_inner`` times ``x <- x + a score(x, sigma) + s z``, ``a = step_size sigma^2``, then
@@ -76,18 +76,18 @@ class SMRD(Solver):
         SURE rises.
     """
 
-    step_size: float = 0.2
-    n_inner: int = 3
-    lam: float = 1.0
-    lr: float = 0.2
-    n_cg: int = 5
+    step_size: float = setting(0.2, 1e-12, 2.0)
+    n_inner: int = setting(3, 1, 10_000)
+    lam: float = setting(1.0, 1e-12, 1e12)
+    lr: float = setting(0.2, 1e-12, 1e6)
+    n_cg: int = setting(5, 0, 10_000)
 
     @property
     def evaluations(self) -> int:
         """The moves."""
         return self.n_inner
 
-    def init(self, x: Tensor, sigma: float, *, prior: Prior | None, data: Gaussian, noise: Noise) -> _State:
+    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> _State:
         """The weight it starts from."""
         zero = x.new_zeros(len(x))
         return _State(x, x.new_full((len(x),), self.lam).log(), zero, zero)
@@ -116,7 +116,7 @@ class SMRD(Solver):
 
     def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
         """Noise is added to the image; what was learnt stays."""
-        return state._replace(x=super().increase_noise(state.x, sigma, sigma_next, noise=noise))
+        return state._replace(x=add_noise(state.x, sigma, sigma_next, noise))
 
     def output(self, state: _State) -> Tensor:
         """The image."""

@@ -17,13 +17,13 @@ from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.linalg import batch_broadcast, cg
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import Solver, limit_step, renoise, variance_kept
+from medrecon.solvers.base import ImageSolver, limit_step, renoise, setting, variance_kept
 
 __all__ = ["TMPD"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TMPD(Solver):
+class TMPD(ImageSolver[Gaussian]):
     """Moment matching: the gradient of the likelihood with ``Cov[x0 | x] = sigma^2 J``, J the Jacobian of the prior.
 
     ``xe = x0 + sigma^2 J^T A^H (sigma^2 A J^T A^H + noise_std^2)^-1 (y - A x0);  x' = renoised xe``
@@ -43,8 +43,8 @@ class TMPD(Solver):
         forward-mode derivatives. No step may raise the residual, see :func:`medrecon.solvers.base.limit_step`.
     """
 
-    eta: float = 1.0
-    n_cg: int = 5
+    eta: float = setting(1.0, 0.0, 1.0)
+    n_cg: int = setting(5, 0, 10_000)
 
     def calibrated(self, sigmas: Tensor) -> bool:
         """Whether guidance and steps are exact for a Gaussian: a converged solve, and steps enough to keep the variance.

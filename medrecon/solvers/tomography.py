@@ -12,7 +12,7 @@ from medrecon.likelihood import Gaussian
 from medrecon.operators.fbp import Filter
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.projector import Projector
-from medrecon.solvers.base import Requires
+from medrecon.solvers.base import Requires, setting
 from medrecon.solvers.classical import Classical, lipschitz
 
 __all__ = ["FBP", "SIRT"]
@@ -59,7 +59,7 @@ class SIRT(Classical):
         Gregor and Benson, IEEE TMI 27 (2008), eq. 3; Landweber, Am. J. Math. 73 (1951).
     """
 
-    n_iter: int = 200
+    n_iter: int = setting(200, 1, 1_000_000)
     relaxation: float = 1.0
 
     def __post_init__(self) -> None:

@@ -213,12 +213,12 @@ EXPECTED = {
     ),
     # Decoupled data consistency
     "dds": Expected(
-        without_data=Recursion(DDS().kernel, DDS().eta, DDS().level),
+        without_data=Recursion(DDS().kernel, DDS().eta, DDS().sigma_scale),
         mode_error=Bound(-0.167, BETWEEN),
     ),
     "diffpir": Expected(
         likelihood="any",
-        without_data=Recursion("ddnm", DiffPIR().share ** 0.5),
+        without_data=Recursion("ddnm", DiffPIR().fresh_noise_fraction ** 0.5),
         counts={},
         mode_error=Bound(-0.185, BETWEEN),
     ),

@@ -62,7 +62,7 @@ def test_misfit_and_its_gradient(kind):
     y = 100 * (0.5 + torch.rand(2, 1, 5, generator=generator, dtype=DOUBLE))
     data = {
         "gaussian": Gaussian(A, y / 100, 0.1),
-        "poisson": Poisson(A, y.round(), gain=100.0),
+        "poisson": Poisson(A, y.round(), counts_per_unit=100.0),
         "transmission": Transmission(A, y.round(), photons=200.0),
         "rician": Rician(A, y / 100, 0.1),
     }[kind]

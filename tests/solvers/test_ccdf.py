@@ -8,7 +8,7 @@ import torch
 from medrecon.likelihood import Gaussian, NoData
 from medrecon.noise import Noise, karras
 from medrecon.priors import GaussianPrior
-from medrecon.sample import draw, sample
+from medrecon.sample import StartImage, draw, sample
 from medrecon.solvers import DDIM, DiffPIR, PredictorCorrector
 from medrecon.solvers.ccdf import contraction, forward_error, noised
 
@@ -50,7 +50,7 @@ def test_a_better_start_gives_a_better_image_sooner():
         A, A(truth) + 0.05 * torch.randn(64, 3, generator=torch.Generator().manual_seed(1), dtype=DOUBLE), 0.05
     )
     exact = torch.stack([prior.posterior(A.matrix, y, data.noise_std)[0] for y in data.y]).view(-1, *SHAPE)
-    solver = DiffPIR(share=1.0)
+    solver = DiffPIR(fresh_noise_fraction=1.0)
     whole = sample(solver, prior, data, karras(20.0, 0.01, 30), noise=Noise(range(64)))
     start = prior.mean + data.A.pinv(data.residual(prior.mean.expand(64, -1, -1)))
     short = karras(0.3, 0.01, 10)
@@ -60,7 +60,7 @@ def test_a_better_start_gives_a_better_image_sooner():
     assert errors[1] < 1.3 * errors[0]
     assert errors[1] < 0.5 * errors[2]
     one = replace(data, y=data.y[:1])
-    drawn_ = draw(solver, prior, one, short, seeds=[3, 4], start=start[:1])
-    alone = draw(solver, prior, one, short, seeds=[4], start=start[:1])
+    drawn_ = draw(solver, prior, one, short, seeds=[3, 4], start=StartImage(start[:1]))
+    alone = draw(solver, prior, one, short, seeds=[4], start=StartImage(start[:1]))
     assert torch.allclose(drawn_[1:], alone)
     assert not torch.allclose(drawn_[0], drawn_[1])

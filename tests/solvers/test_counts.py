@@ -40,9 +40,9 @@ def problem(law, dtype=DOUBLE):
         return torch.poisson(rate, generator=generator)
 
     data = {
-        "emission, many": lambda: Poisson(A, count(1000 * u), gain=1000.0),
-        "emission, few": lambda: Poisson(A, count(5 * u), gain=5.0),
-        "emission, background": lambda: Poisson(A, count(5 * u + 1), gain=5.0, background=1.0),
+        "emission, many": lambda: Poisson(A, count(1000 * u), counts_per_unit=1000.0),
+        "emission, few": lambda: Poisson(A, count(5 * u), counts_per_unit=5.0),
+        "emission, background": lambda: Poisson(A, count(5 * u + 1), counts_per_unit=5.0, background=1.0),
         "transmission, many": lambda: Transmission(A, count(1e5 * (-u).exp()), photons=1e5),
         "transmission, few": lambda: Transmission(A, count(50 * (-u).exp()), photons=50.0),
         "transmission, scatter": lambda: Transmission(A, count(1e4 * (-u).exp() + 100), photons=1e4, background=100.0),

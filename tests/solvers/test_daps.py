@@ -54,7 +54,7 @@ def test_daps_draws_what_counts_leave_open():
     """One ray a pixel and a white prior: mean and spread of ``p(y | z) N(z; x0, r^2)`` by quadrature."""
     n, r, x0 = 8000, 0.3, 1.0
     counts = torch.tensor([9.0, 0.0], dtype=DOUBLE).repeat_interleave(n // 2)[None, None]
-    data = Poisson(Weights(torch.ones(n, dtype=DOUBLE)), counts, gain=5.0)
+    data = Poisson(Weights(torch.ones(n, dtype=DOUBLE)), counts, counts_per_unit=5.0)
     x = DAPSLangevin(n_inner=300).draw(torch.full((1, 1, n), x0, dtype=DOUBLE), r, data, Noise(0)).view(2, -1)
     grid = torch.linspace(1e-4, 4, 40_000, dtype=DOUBLE)
     for i, y in enumerate((9.0, 0.0)):

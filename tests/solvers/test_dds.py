@@ -16,7 +16,7 @@ def test_dds_limits():
     """gamma -> infinity with converged CG is DDNM; gamma -> 0 ignores the data."""
     prior, data, _ = measured(batch=2)
     noise = lambda: Noise([1, 2])  # noqa: E731
-    hard = sample(DDS(gamma=1e9, level=1.0, n_cg=50), prior, data, LADDER, noise=noise())
+    hard = sample(DDS(gamma=1e9, sigma_scale=1.0, n_cg=50), prior, data, LADDER, noise=noise())
     ddnm = sample(DDNM(n_cg=50, eta=DDS().eta, kernel=DDS().kernel), prior, data, LADDER, noise=noise())
     assert torch.allclose(hard, ddnm, atol=1e-6)
     free = sample(DDS(gamma=1e-12), prior, data, LADDER, noise=noise())
@@ -25,11 +25,11 @@ def test_dds_limits():
 
 
 def test_dds_level_is_what_the_prior_is_told():
-    with pytest.raises(ValueError, match="level"):
-        DDS(level=-1.0)
+    with pytest.raises(ValueError, match="sigma_scale"):
+        DDS(sigma_scale=-1.0)
     prior, data, _ = measured(batch=2)
-    scaled = sample(DDS(level=1.4), prior, data, LADDER, noise=Noise([1, 2]))
-    wrapped = sample(DDS(level=1.0), lambda x, s: prior(x, 1.4 * s), data, LADDER, noise=Noise([1, 2]))
+    scaled = sample(DDS(sigma_scale=1.4), prior, data, LADDER, noise=Noise([1, 2]))
+    wrapped = sample(DDS(sigma_scale=1.0), lambda x, s: prior(x, 1.4 * s), data, LADDER, noise=Noise([1, 2]))
     assert torch.allclose(scaled, wrapped, atol=1e-12)
 
 

@@ -6,7 +6,7 @@ import torch
 from medrecon.noise import Noise, karras, truncate_ladder
 from medrecon.sample import sample
 from medrecon.solvers import TMPD
-from medrecon.solvers.dmcmc import dmcmc
+from medrecon.solvers.dmcmc import DMCMC
 from medrecon.solvers.r2d2 import noise_of_images
 
 from ..make.posteriors import SHAPE, SharedNoise, distance, gaussian_prior, repeated
@@ -22,7 +22,7 @@ def test_the_noise_that_dmcmc_measures_and_its_default_in_any_dimension(shape):
     ramp = torch.linspace(1.0, 2.0, shape[-1], dtype=DOUBLE).expand(4, *shape)
     noisy = ramp + 0.2 * torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     assert torch.allclose(noise_of_images(noisy), torch.full((4,), 0.2, dtype=DOUBLE), rtol=0.15)
-    chain = dmcmc(lambda x, s: ramp, noisy, 0.2, noise=Noise(range(4)), skip=1, burn_in=0)
+    chain = DMCMC(skip=1, burn_in=0).chain(lambda x, s: ramp, noisy, 0.2, noise=Noise(range(4)))
     x, levels = next(chain)
     assert x.isfinite().all()
     assert ((levels > 0.1) & (levels < 0.4)).all()
@@ -41,18 +41,25 @@ def test_dmcmc_visits_every_level_as_often_as_it_should():
         return grid[torch.multinomial(log_p.softmax(1), 1, generator=generator)[:, 0]]
 
     start = prior.mean + 0.4 * torch.randn(500, *SHAPE, generator=generator, dtype=DOUBLE)
-    chain = dmcmc(prior, start, 0.4, noise=SharedNoise(0), level=level, step_size=0.2, skip=10, burn_in=60)
+    chain = DMCMC(estimate_sigma=level, step_size=0.2, skip=10, burn_in=60).chain(
+        prior, start, 0.4, noise=SharedNoise(0)
+    )
     seen = torch.stack([next(chain)[1] for _ in range(60)])
     shares = torch.stack([(seen == s).double().mean() for s in grid])
     # Uniform, but for the finite step of the moves and 500 chains.
     assert (shares - 0.25).abs().max() < 0.05
 
 
+def constant(x):
+    return x.new_full((len(x),), 0.3)
+
+
 def test_dmcmc_and_a_short_run_draw_from_the_posterior():
     prior, data, mean, covariance = repeated(400)
     start = prior.mean + 0.5 * torch.randn(400, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
-    chain = dmcmc(prior, start, 0.3, noise=SharedNoise(0), data=data, level=lambda x: x.new_full((len(x),), 0.3),
-                  step_size=0.1, burn_in=200)  # fmt: skip
+    chain = DMCMC(estimate_sigma=constant, step_size=0.1, burn_in=200).chain(
+        prior, start, 0.3, noise=SharedNoise(0), data=data
+    )
     x, sigma = next(chain)
     assert torch.equal(sigma, torch.full((400,), 0.3, dtype=DOUBLE))
     done = sample(TMPD(), prior, data, truncate_ladder(karras(1.0, 0.01, 40), 0.3), noise=SharedNoise(0), start=x)
@@ -60,8 +67,9 @@ def test_dmcmc_and_a_short_run_draw_from_the_posterior():
     assert error < 0.2  # TMPD steps down from the chain's law, whose likelihood is a little wider than the data's
     # One move is its equation.
     x = torch.ones(400, *SHAPE, dtype=DOUBLE)
-    chain = dmcmc(prior, x, 0.3, noise=SharedNoise(0), data=data, level=lambda v: v.new_full((len(v),), 0.3), step_size=0.1,
-                  skip=1, burn_in=0)  # fmt: skip
+    chain = DMCMC(estimate_sigma=constant, step_size=0.1, skip=1, burn_in=0).chain(
+        prior, x, 0.3, noise=SharedNoise(0), data=data
+    )
     a = 0.1 * 0.3**2
     slope = (prior(x, 0.3) - x) / 0.3**2
     slope = slope + data.A.adjoint(data.residual(x)) / (data.lipschitz * 0.3**2 + 0.05**2)[:, None, None]

@@ -57,6 +57,6 @@ def test_dps_takes_counts():
     prior = white(0.2, (1, 6), mean=1.0)
     A = Weights(torch.ones(6, dtype=DOUBLE))
     counts = torch.tensor([[[900.0, 1500, 600, 1100, 1000, 1300]]], dtype=DOUBLE).expand(8, -1, -1)
-    data = Poisson(A, counts, gain=1000.0)
+    data = Poisson(A, counts, counts_per_unit=1000.0)
     guided, free = (sample(DPS(zeta=z), prior, data, LADDER, noise=Noise(range(8))) for z in (0.05, 0.0))
     assert residual_norm_and_grad(guided, data)[0].mean() < 0.5 * residual_norm_and_grad(free, data)[0].mean()

@@ -20,7 +20,7 @@ def test_mgdm_ablations():
 
     shared = {"eta": 0.85, "kernel": "ddnm", "n_cg": 50}
     plain = run(MGDM(zeta=0, rho=0, lam=0.2, **shared))
-    assert torch.allclose(plain, run(DDS(gamma=5.0, level=1.0, **shared)), atol=1e-9)
+    assert torch.allclose(plain, run(DDS(gamma=5.0, sigma_scale=1.0, **shared)), atol=1e-9)
     assert torch.allclose(run(MGDM(zeta=0, rho=0, lam=1e-9, **shared)), run(DDNM(**shared)), atol=1e-6)
     assert torch.equal(run(MGDM(outer=False, rho=0.2)), run(MGDM(outer=False, rho=0.0)))  # nothing to refine
     full = run(MGDM(lam=0.2, **shared))
