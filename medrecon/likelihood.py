@@ -1,4 +1,4 @@
-"""What the data say: measurements, operator and noise together."""
+"""Likelihoods: measurements, operator and noise model."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Gaussian:
 
     @cached_property
     def lipschitz(self) -> Tensor:
-        """``|A|^2``, the largest eigenvalue of ``A^H A``, ``(B,)``: what steps must respect."""
+        """``|A|^2``, the largest eigenvalue of ``A^H A``, ``(B,)``, which bounds step sizes."""
         return _lipschitz(self._linear("lipschitz"), self.shape, self.y)
 
     def repeated(self, n: int) -> Gaussian:
@@ -139,11 +139,11 @@ class Gaussian:
     def fit(self, x: Tensor, rho: float | Tensor, n_iter: int = 30) -> Tensor:
         """``argmin_z |y - A z|^2 + rho |z - x|^2``; for ``rho = 0`` the projection of ``x`` onto the least-squares solutions.
 
-        It is computed as a correction of ``x``, in the range of ``A^H``: what A does not see stays what it was, and rounding is
+        It is computed as a correction of ``x``, in the range of ``A^H``: the null space of A is unchanged, and round-off is
         not divided by ``rho``.
 
         Args:
-            x: the image to stay near.
+            x: centre of the penalty.
             rho: weight >= 0, a number or one per item ``(B,)``.
             n_iter: conjugate-gradient iterations, where A has no closed form.
         """
@@ -159,7 +159,7 @@ class NoData:
     """No measurements: every image is equally likely, so a sampler draws from the prior.
 
     Args:
-        y: an empty tensor of the real type and on the device that images shall have.
+        y: empty tensor with the real type and the device of the images.
         shape: of the image, ``(B, C, *spatial)``.
     """
 
@@ -171,10 +171,10 @@ class NoData:
 
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """What the two Poisson laws share: Newton's method on rays, where the Hessian is diagonal.
+    """Base of the two Poisson models: Newton's method on rays, where the Hessian is diagonal.
 
-    Where no image of the law lies, or none that anyone would believe, ``grad`` and ``prox`` continue ``-log p`` by a tangent:
-    it stays convex and finite, and leads back. ``log_prob`` is the law itself.
+    Outside the valid or plausible range of rates, ``grad`` and ``prox`` extend ``-log p`` by a tangent, so that it
+    stays convex and finite and leads back into the range. ``log_prob`` is the exact log-likelihood.
     """
 
     A: LinearOperator
@@ -226,7 +226,7 @@ class _Counts:
         """``argmin_z -log_prob(z) + |z - x|^2 / (2 var)`` by Newton's method with step halving, per item.
 
         Args:
-            x: where to stay near; may be an image that the data make impossible.
+            x: centre of the penalty; may be an image of zero likelihood.
             var: a number or one per item.
             n_iter: conjugate-gradient iterations of each of at most 20 Newton steps.
 
@@ -255,7 +255,7 @@ class _Counts:
 
             step = cg(hessian, -gradient, None, n_iter, tol=1e-6)
             decrease = -dot(gradient, step)
-            moving = decrease > 1e-9  # nats: an item with less to gain stands still
+            moving = decrease > 1e-9  # nats: an item with a smaller decrease has converged
             length = torch.ones(len(z), dtype=now.dtype, device=x.device)
             ahead, better = now, torch.zeros_like(now, dtype=torch.bool)
             for _ in range(30):
@@ -273,12 +273,12 @@ class _Counts:
 
     @cached_property
     def curvature(self) -> Tensor:
-        """The largest curvature of ``-log p`` near images that explain the data, ``(B,)``: what steps must respect."""
+        """The largest curvature of ``-log p`` near images that explain the data, ``(B,)``, which bounds step sizes."""
         ray = self._ray_curvature().expand_as(self.y).flatten(1).amax(1)
         return _lipschitz(self.A, self.shape, self.y) * ray
 
     def _ray_curvature(self) -> Tensor:
-        """Of ``-log p`` in ``u`` where the expected counts are those that came, or one."""
+        """Of ``-log p`` in ``u`` where the expected counts equal the measured ones, or one."""
         raise NotImplementedError(f"{type(self).__name__} must define _ray_curvature")
 
 
@@ -291,7 +291,7 @@ class Poisson(_Counts):
     Args:
         A: linear, with real measurements.
         y: counts.
-        noise_std: of the protocol; the law has its own noise.
+        noise_std: required by the protocol, unused; counts have Poisson noise.
         counts_per_unit: expected counts per unit of ``A x``.
         background: expected counts without an image, at least 0.
     """
@@ -339,7 +339,7 @@ class Transmission(_Counts):
     Args:
         A: linear, with real measurements.
         y: counts.
-        noise_std: of the protocol; the law has its own noise.
+        noise_std: required by the protocol, unused; counts have Poisson noise.
         photons: expected counts without an absorber, a number or one per ray.
         background: scatter and dark counts, at least 0, a number or one per ray.
     """
@@ -417,7 +417,7 @@ class Rician:
         z = self.y * size / var
         # log I0(z) = log i0e(z) + z, which completes the square.
         log_density = -((self.y - size) ** 2) / (2 * var) + torch.special.i0e(z).log()
-        # The factor y / var of Rice's law knows nothing of x; samples that are 0, such as those not taken, go without it.
+        # The factor y / var does not depend on x; samples that are 0, such as unmeasured ones, go without it.
         log_density = log_density + torch.where(self.y > 0, self.y / var, 1.0).log()
         return log_density.flatten(1).sum(1)
 

@@ -1,4 +1,4 @@
-"""Randomness and noise levels: a source with one stream per batch item, and ladders as plain tensors."""
+"""Random numbers with one stream per batch item, and ladders of noise levels as plain tensors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def truncate_ladder(sigmas: Tensor, sigma: float) -> Tensor:
 
 
 def time_travel(sigmas: Tensor, length: int, repeats: int) -> Tensor:
-    """Walk every ``length`` steps of the ladder ``repeats`` times, rising in between (RePaint, CVPR 2022, section 4.2).
+    """Repeat every ``length`` steps of the ladder ``repeats`` times, going back up in between (RePaint, CVPR 2022, section 4.2).
 
     The final level is reached once.
     """
@@ -85,9 +85,9 @@ def time_travel(sigmas: Tensor, length: int, repeats: int) -> Tensor:
 
 
 def travelled(sigma_max: float, sigma_min: float, n_steps: int, length: int, repeats: int) -> Tensor:
-    """The finest :func:`karras` ladder whose walk by :func:`time_travel` goes down at most ``n_steps`` times, so walked.
+    """The finest :func:`karras` ladder that takes at most ``n_steps`` steps down after :func:`time_travel`, repeated that way.
 
-    ``n_steps`` levels for ``repeats = 1``; fewer repeats where the budget does not pay for four stretches.
+    ``n_steps`` levels for ``repeats = 1``; fewer repeats where the budget is too small for four stretches.
     """
     repeats = max(1, min(repeats, n_steps // (4 * length)))
     for n in range(n_steps, 1, -1):

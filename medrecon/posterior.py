@@ -1,4 +1,4 @@
-"""From a problem and a prior to images: the one path of command line, bundles and Python."""
+"""From a problem and a prior to images, for command line, bundles and Python."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class PriorSpec:
     """A trained network, and the settings that suit it.
 
     Args:
-        name: of the bundle, for the record.
-        version: of the bundle.
-        weights_sha256: of the weights.
+        name: name of the bundle, for the record.
+        version: version of the bundle.
+        weights_sha256: SHA-256 of the weights.
         network: loads the weights, after checking them; called only by solvers with a prior.
         objective: what the network was trained for.
-        images: what it was trained on; ``None``: there is no network, and classical solvers alone can be used.
-        channels: of the network.
+        images: kind of the training images; ``None``: no network, so that only classical solvers can be used.
+        channels: channels of the network.
         labels: meaning of the network's class labels, in their order; empty: it takes none.
         multiple: sides are padded to a multiple of it for the network.
         symmetries: of the training images, arguments of :func:`medrecon.priors.equivariant`; empty: none.
@@ -221,7 +221,7 @@ def _start(settings: SamplingSettings, solver: Solver, prior: PriorSpec) -> Star
     tuned = {key: value for key, value in prior.tuned.get(settings.start, {}).items() if key != "sigma_max"}
     start = make_solver(settings.start, tuned)
     if not solver.takes_start:
-        raise InputError(f"solver {settings.solver!r} begins with an estimate of its own; leave start out")
+        raise InputError(f"solver {settings.solver!r} computes its own initial estimate; omit start")
     if not solver.requires.prior or start.requires.prior:
         raise InputError(
             f"a run with a prior starts from a solver without one; got {settings.solver!r} from {settings.start!r}"
@@ -232,7 +232,7 @@ def _start(settings: SamplingSettings, solver: Solver, prior: PriorSpec) -> Star
 
 
 def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
-    """The sampling that a user asks for, with what suits the prior where nothing is said.
+    """The sampling that a user asks for, with the prior's tuned settings as defaults.
 
     Raises:
         InputError: for an unknown solver or setting, or a value out of range.
@@ -367,7 +367,7 @@ class _Run:
 
     @property
     def evaluations(self) -> int:
-        """Of the network so far."""
+        """Network evaluations so far."""
         return sum(counter.calls for counter in self.counters)
 
     def batches(self) -> list[slice]:
@@ -402,7 +402,7 @@ class _Run:
         elif begin is not None and solver.requires.prior and solver.takes_start:
             start = StartImage(begin.x, begin.add_noise)
             sigmas = solver.ladder(begin.sigma, min(float(plan.sigmas[-2]), begin.sigma / 2), plan.steps)
-        if bool((scaled.image_scale > 0).any()):  # those of an empty image say nothing
+        if bool((scaled.image_scale > 0).any()):  # the ladder of an empty image is not recorded
             self.sigmas = sigmas
         x = draw(
             solver,
@@ -418,7 +418,7 @@ class _Run:
 
 
 def _ratio(over_noise: float, measured: int, solver: Solver) -> float | None:
-    """Unknown without noise, and for a solver that does not weigh the data by it."""
+    """Root of the squared residual over the noise; ``None`` without noise, and for a solver that does not use the noise level."""
     known = measured and np.isfinite(over_noise) and not issubclass(solver.requires.operator, Projector)
     return (over_noise / measured) ** 0.5 if known else None
 
@@ -435,10 +435,10 @@ def run(
     """Draw posterior samples, or a classical estimate, of every item of a problem.
 
     Args:
-        problem: of a scan, see :func:`medrecon.problems.problem`.
+        problem: problem of a scan, see :func:`medrecon.problems.problem`.
         prior: the network, loaded only if the solver needs it.
         sampling: solver, noise levels, samples.
-        device: to work on.
+        device: device of the computation.
         progress: called with (steps done, steps in all) after every step.
 
     Raises:

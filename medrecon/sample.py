@@ -1,4 +1,4 @@
-"""The one loop, and many draws from it."""
+"""The sampling loop, and several samples from it."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def sample(
 
     Args:
         solver: the method.
-        prior: ``prior(x, sigma)``, the clean estimate; ``None`` for solvers that use none.
-        data: the likelihood; gives the shape of the image.
+        prior: ``prior(x, sigma)``, the clean estimate; ``None`` for solvers without a prior.
+        data: likelihood; it determines the shape of the image.
         sigmas: levels, 1-D, positive but for the last, which is usually 0; a step may rise (time travel).
         noise: one random stream per batch item.
         start: x at ``sigmas[0]``, e.g. ``estimate + sigmas[0] * noise.like(estimate)`` (CCDF); never noised here.
@@ -63,12 +63,12 @@ def sample(
 
     Raises:
         TypeError: if the solver cannot work with this operator, likelihood or missing prior.
-        ValueError: for a ladder of fewer than two levels or with one that no step can begin at, or a start that the solver
-            would not heed.
+        ValueError: for a ladder of fewer than two levels or with a level at which no step can begin, or for a start
+            that the solver does not use.
     """
     solver.check(data)
     if start is not None and not solver.takes_start:
-        raise ValueError(f"{type(solver).__name__} begins with an estimate of its own; leave the start out")
+        raise ValueError(f"{type(solver).__name__} computes its own initial estimate; omit the start")
     if prior is None:
         if solver.requires.prior:
             raise TypeError(f"{type(solver).__name__} needs a prior; got None")
@@ -93,7 +93,7 @@ def _no_prior(x: Tensor, sigma: float | Tensor) -> Tensor:
 
 
 def _checked(sigmas: Tensor) -> list[float]:
-    """The levels of a ladder that every step can begin at."""
+    """Levels of a ladder, checked to be valid for every step."""
     if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(f"a ladder needs at least two levels in one row; got shape {tuple(sigmas.shape)}")
     levels = sigmas.tolist()
@@ -119,15 +119,15 @@ def draw(
 ) -> Tensor:
     """Draw ``n = len(seeds)`` samples of the same problem, ``(n, B, C, *spatial)``.
 
-    A sample depends on its seed alone, not on ``chunk`` nor on its neighbours.
+    A sample depends on its seed alone, not on ``chunk`` or the other samples.
 
     Args:
         solver: the method.
         prior: the prior, or ``None`` for solvers that use none.
         data: the likelihood of ``B`` items.
         sigmas: the ladder.
-        seeds: per sample one seed for every item of the batch; a bare number where ``B = 1``.
-        chunk: samples of one item that are run as one batch (only where ``B = 1``).
+        seeds: per sample one seed for every item of the batch; a single number where ``B = 1``.
+        chunk: number of samples that run as one batch (only where ``B = 1``).
         start: the image to start from; default: pure noise.
         callback: as in :func:`sample`, called for every chunk.
     """
@@ -165,10 +165,10 @@ def generate(
     Args:
         prior: ``prior(x, sigma)``, the clean estimate.
         shape: of one image, ``(C, *spatial)``.
-        sigmas: the ladder; its first level should exceed the images' own spread several times.
+        sigmas: the ladder; its first level should be several times the standard deviation of the images.
         seeds: one per image; an image depends on its seed alone.
         solver: an unconditional sampler.
-        device: where to work.
+        device: device of the computation.
         dtype: real type of the images.
     """
     data = NoData(torch.empty(0, dtype=dtype, device=device), (len(seeds), *shape))

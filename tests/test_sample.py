@@ -59,7 +59,7 @@ def test_unconditional_samplers_refuse_data_and_others_their_absence():
             continue
         with pytest.raises(TypeError, match="needs"):
             sample(solver, prior, nothing, LADDER, noise=Noise(0))
-    with pytest.raises(ValueError, match="REDDiff begins with an estimate of its own"):
+    with pytest.raises(ValueError, match="REDDiff computes its own initial estimate"):
         sample(REDDiff(), prior, data, LADDER, noise=Noise(0), start=torch.zeros(1, *SHAPE, dtype=DOUBLE))
     with pytest.raises(TypeError, match="DDRM needs a Spectral"):
         sample(DDRM(), prior, data, LADDER, noise=Noise(0))

@@ -1,4 +1,4 @@
-"""What images look like: ``prior(x, sigma)`` is the clean estimate of ``x = x0 + sigma n``."""
+"""Priors of images: ``prior(x, sigma)`` is the clean estimate of ``x = x0 + sigma n``."""
 
 from medrecon.priors.base import Counted, Prior, eps, score, with_vjp
 from medrecon.priors.combine import channelwise, equivariant, guided, multiscale, slicewise

@@ -1,4 +1,4 @@
-"""A prior is its posterior mean under noise: everything else about it follows (Tweedie)."""
+"""A prior is given by its posterior mean under noise, from which its score follows (Tweedie)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def score(prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:
 
 
 def eps(prior: Prior, x: Tensor, sigma: float | Tensor) -> Tensor:
-    """The noise that the prior sees in ``x``, ``(x - prior(x)) / sigma``."""
+    """The noise in ``x`` estimated by the prior, ``(x - prior(x)) / sigma``."""
     return (x - prior(x, sigma)) / batch_broadcast(sigma, x)
 
 
@@ -52,13 +52,13 @@ def with_vjp(prior: Prior, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Ca
 
 
 class Counted:
-    """A prior that counts its evaluations in ``calls``, one for every image of a batch."""
+    """A prior that counts its evaluations in ``calls``, one per image of a batch."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior = prior
         self.calls = 0
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """The prior's own estimate."""
+        """The clean estimate of the prior."""
         self.calls += len(x)
         return self.prior(x, sigma)

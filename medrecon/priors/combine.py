@@ -20,8 +20,8 @@ __all__ = ["channelwise", "equivariant", "guided", "multiscale", "slicewise"]
 def guided(conditional: Prior, unconditional: Prior, scale: float = 1.0) -> Prior:
     """Classifier-free guidance, ``D = D_null + scale (D_c - D_null)``.
 
-    ``scale`` 0 is the unconditional prior, 1 the conditional one (one evaluation each); more than 1 exaggerates what the
-    condition says (two evaluations). The same combination of clean estimates is that of scores, since these are affine
+    ``scale`` 0 is the unconditional prior, 1 the conditional one (one evaluation each); more than 1 exaggerates the
+    condition (two evaluations). The same combination of clean estimates is that of scores, since these are affine
     in them.
 
     Reference: Ho and Salimans, arXiv 2207.12598, eq. 6, with ``scale = 1 + w``.
@@ -42,8 +42,8 @@ def channelwise(prior: Prior, width: int = 1) -> Prior:
     """A prior of ``width`` channels on images of several times as many, group by group.
 
     Width 1: real and imaginary parts, or coils. Width 2: several complex images (coil images, frames, sets of coil maps). The
-    groups go through the prior as one batch, so it costs one evaluation a group. How groups belong together (the phase, say) is
-    not modelled.
+    groups go through the prior as one batch, so it costs one evaluation a group. Relations between groups (the phase,
+    for example) are not modelled.
 
     Raises:
         ValueError: for a number of channels that is not a multiple of ``width``.
@@ -63,7 +63,7 @@ def channelwise(prior: Prior, width: int = 1) -> Prior:
 def slicewise(prior: Prior) -> Prior:
     """A prior of slices ``(B, C, y, x)`` on volumes ``(B, C, z, y, x)``; slices go through it as one batch.
 
-    How slices belong together is not modelled.
+    Relations between slices are not modelled.
     """
 
     def each(x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def equivariant(prior: Prior, *, flip: Sequence[int] = (), shift: int = 0, phase
         out = out if turn is None else _mix(turn.mT, out)
         return out.roll([-n for n in shifts], spatial).flip(axes)
 
-    def turned(x: Tensor, sigma: float | Tensor) -> Tensor:
+    def equivariant_prior(x: Tensor, sigma: float | Tensor) -> Tensor:
         if phase and x.shape[1] != 2:
             raise ValueError(f"a phase needs two channels, real and imaginary; got {x.shape[1]}")
         values = as_levels(sigma, x).tolist() if isinstance(sigma, Tensor) else [sigma]
@@ -114,7 +114,7 @@ def equivariant(prior: Prior, *, flip: Sequence[int] = (), shift: int = 0, phase
             return one(x, sigma, values[0])
         return torch.cat([one(x[i : i + 1], value, value) for i, value in enumerate(values)])
 
-    return turned
+    return equivariant_prior
 
 
 def _turn(angle: float, like: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def multiscale(prior: Prior, factor: int = 4, sigma: float = 0.4) -> Prior:
     Noise far above an image's detail hides all but its low frequencies. Keeping these alone (a k-space truncation) divides the
     standard deviation of white noise by the root of ``factor`` an axis, and a network trained on overviews (``overview_fraction``
     in train.yaml) sees the whole slice at once; its estimate is interpolated back. Below ``sigma`` the prior is left alone.
-    For samples without data: the plan of a slice is decided far above the levels at which a reconstruction begins.
+    For samples without data: the layout of a slice is decided far above the levels at which a reconstruction begins.
 
     Args:
         prior: trained on images and on overviews of them.

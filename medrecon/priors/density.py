@@ -37,9 +37,9 @@ def log_density(
     Args:
         prior: the prior.
         x: images ``(B, C, *spatial)``.
-        sigma_min: where to begin; what is asked for is the density of images with this much noise.
-        sigma_max: where images are noise: much more than their own spread and mean.
-        n_steps: of the integration; two evaluations each.
+        sigma_min: first noise level; the density is that of images with this noise.
+        sigma_max: last noise level, much larger than the standard deviation and mean of the images.
+        n_steps: integration steps; two evaluations each.
         probe: random signs like ``x``, for Hutchinson's estimate of the trace along the whole path (Grathwohl et al.,
             FFJORD, 2019): one vector-Jacobian product an evaluation. ``None``: the exact trace, as many as ``x`` has numbers.
 

@@ -1,4 +1,4 @@
-"""The prior that is known in closed form: what solvers are proved against."""
+"""The Gaussian prior, which is known in closed form; solvers are tested against it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks as priors: every kind is brought to ``x = x0 + sigma n`` once, here."""
+"""Networks as priors: each parameterization is converted to ``x = x0 + sigma n`` here."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ class EpsNet:
     def timestep(self, sigma: Tensor) -> Tensor:
         """The fractional index of noise level ``sigma`` ``(B,)`` in the chain."""
         levels = self.log_levels.to(sigma.device)
-        wanted = sigma.double().log().clamp(levels[0], levels[-1])
-        after = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
+        log_sigma = sigma.double().log().clamp(levels[0], levels[-1])
+        after = torch.searchsorted(levels, log_sigma).clamp(1, len(levels) - 1)
         low, high = levels[after - 1], levels[after]
-        return (after - 1 + (wanted - low) / (high - low)).to(sigma.dtype)
+        return (after - 1 + (log_sigma - low) / (high - low)).to(sigma.dtype)
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """``x - sigma eps(x / sqrt(1 + sigma^2), t(sigma))``."""

@@ -1,4 +1,4 @@
-"""Methods by the name they have on the command line; a new one is one file and one line here."""
+"""Solvers by their names on the command line; a new one needs one file and one line here."""
 
 from medrecon.likelihood import NoData
 from medrecon.solvers.ald import ALD, ALDRelative
@@ -84,7 +84,7 @@ SOLVERS: dict[str, type[Solver]] = {
 
 
 def is_unconditional(solver: Solver | type[Solver]) -> bool:
-    """Whether it samples the prior alone and takes no data."""
+    """Whether the solver samples the prior alone and takes no data."""
     return solver.requires.likelihood is NoData
 
 

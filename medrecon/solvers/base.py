@@ -1,4 +1,4 @@
-"""What every solver shares: hyper-parameters in a frozen dataclass, one step between two noise levels."""
+"""Base classes of solvers (hyper-parameters in a frozen dataclass, one step between two noise levels) and shared functions."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ D = TypeVar("D", bound="Likelihood | NoData", contravariant=True)
 T = TypeVar("T")
 
 ANY = (Gaussian, Poisson, Transmission, Rician)
-"""Every law of the noise: for solvers that need no more than a residual, or a gradient or a proximal step."""
+"""All likelihoods with data, for solvers that need only a residual, a gradient or a proximal step."""
 
 
 class Requires(NamedTuple):
-    """What a solver needs; :meth:`Solver.check` compares it with the problem before the first step."""
+    """Requirements of a solver; :meth:`Solver.check` compares them with the problem before the first step."""
 
     operator: type = LinearOperator
     likelihood: type | tuple[type, ...] = Gaussian
@@ -68,12 +68,12 @@ def renoise(
 
     Args:
         x0: clean estimate, after any correction by the data.
-        direction: the noise to keep, usually ``(x - prior(x)) / sigma`` of the *uncorrected* estimate.
-        sigma: level now.
-        sigma_next: level next, not above ``sigma``.
-        eta: share of fresh noise, 0 (deterministic) to 1.
-        noise: the random source; not touched where no fresh noise is needed.
-        kernel: which kappa.
+        direction: noise to keep, usually ``(x - prior(x)) / sigma`` of the *uncorrected* estimate.
+        sigma: current noise level.
+        sigma_next: next noise level, not above ``sigma``.
+        eta: fraction of fresh noise, 0 (deterministic) to 1.
+        noise: random source; unused where no fresh noise is needed.
+        kernel: formula of kappa.
 
     Reference: Song et al., DDIM, ICLR 2021, eq. 12 and 16; Wang et al., DDNM, ICLR 2023.
     """
@@ -92,11 +92,11 @@ def add_noise(x: Tensor, sigma: float, sigma_next: float, noise: Noise) -> Tenso
 
 
 def variance_kept(sigmas: Tensor, spreads: Tensor) -> Tensor:
-    """Variance of white Gaussian images over the true one, ``spreads^2``, after ancestral steps from noise down ``sigmas``.
+    """Ratio of the variance of white Gaussian samples, after ancestral steps down ``sigmas``, to the true one, ``spreads^2``.
 
-    ``v' = (k + (1 - k) sigma'^2 / sigma^2)^2 v + sigma'^2 (1 - sigma'^2 / sigma^2)`` with ``k = s^2 / (s^2 + sigma^2)``: what
-    :func:`renoise` with ``eta = 1`` does to a mode of spread ``s`` of any Gaussian prior or posterior. It tends to 1 with many
-    steps, and is 0 to 0.9 with few.
+    ``v' = (k + (1 - k) sigma'^2 / sigma^2)^2 v + sigma'^2 (1 - sigma'^2 / sigma^2)`` with ``k = s^2 / (s^2 + sigma^2)``: the
+    effect of :func:`renoise` with ``eta = 1`` on a mode of standard deviation ``s`` of any Gaussian prior or posterior. The ratio
+    tends to 1 with many steps and is 0 to 0.9 with few.
     """
     square = spreads.double() ** 2
     v = square.new_full(square.shape, float(sigmas[0]) ** 2)
@@ -104,59 +104,61 @@ def variance_kept(sigmas: Tensor, spreads: Tensor) -> Tensor:
         if after > sigma:
             v = v + after**2 - sigma**2
             continue
-        k, left = square / (square + sigma**2), (after / sigma) ** 2
-        v = (k + (1 - k) * left) ** 2 * v + after**2 * (1 - left)
+        k, ratio = square / (square + sigma**2), (after / sigma) ** 2
+        v = (k + (1 - k) * ratio) ** 2 * v + after**2 * (1 - ratio)
     return v / square
 
 
-def project_on_data(x: Tensor, data: Gaussian, level: float, strength: float, n_cg: int, noise: Noise) -> Tensor:
-    """``x + strength A^+ (y + level A z - A x)``: the measured part of ``x`` exchanged for data of noise level ``level``.
+def project_on_data(x: Tensor, data: Gaussian, sigma: float, strength: float, n_cg: int, noise: Noise) -> Tensor:
+    """``x + strength A^+ (y + sigma A z - A x)``: replace the measured part of ``x`` by data with noise of level ``sigma``.
 
-    The noise is that of an image, measured: where ``A`` mixes, so does it. None is drawn for ``level`` or ``strength`` 0.
+    The noise is drawn in the image and passed through ``A``. It is not drawn if ``sigma`` or ``strength`` is 0.
     """
     if strength == 0:
         return x
-    missing = data.residual(x - level * noise.like(x) if level > 0 else x)
+    missing = data.residual(x - sigma * noise.like(x) if sigma > 0 else x)
     return x + strength * data.A.pinv(missing, n_cg)
 
 
 def residual_norm_and_grad(x0: Tensor, data: Likelihood) -> tuple[Tensor, Tensor]:
-    """``|y - A(x0)|`` of every item, ``(B,)``, and its gradient in ``x0``, 0 where the misfit is.
+    """``|y - A(x0)|`` per item, ``(B,)``, and its gradient in ``x0``, which is 0 where the residual is.
 
-    Counts are weighted by one over their spread, ``1 / sqrt(max(y, 1))``, as Chung et al. (DPS, ICLR 2023) do, and divided
-    by the root of their mean, so that the misfit is relative and a step means what it means for Gaussian data.
+    Counts are weighted by one over their standard deviation, ``1 / sqrt(max(y, 1))``, as in Chung et al. (DPS, ICLR 2023), and
+    divided by the root of their mean, so that the residual is relative and a step has the same meaning as for Gaussian data.
     """
     if isinstance(data, Gaussian):
         r = data.residual(x0)
         size = dot(r, r).sqrt()
-        light = isinstance(data.A, LinearOperator) and data.A.cheap_normal
-        slope = data.A.normal(x0) - data.adjoint_y if light else -data.A.vjp(x0, r)
-        return size, slope * batch_broadcast(torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0), x0)
+        cheap = isinstance(data.A, LinearOperator) and data.A.cheap_normal
+        gradient = data.A.normal(x0) - data.adjoint_y if cheap else -data.A.vjp(x0, r)
+        return size, gradient * batch_broadcast(torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0), x0)
     weight: float | Tensor = 1.0
     if isinstance(data, Poisson | Transmission):
         counts = data.y.clamp(min=1)
         weight = (counts * batch_broadcast(counts.flatten(1).mean(1), counts)).rsqrt()
     with torch.enable_grad():
-        free = x0.detach().requires_grad_()
-        r = weight * data.residual(free)
+        leaf = x0.detach().requires_grad_()
+        r = weight * data.residual(leaf)
         square = dot(r, r)
         size = torch.where(square > 0, square, 1.0).sqrt()
-        (slope,) = torch.autograd.grad(size.sum(), free)
-    return torch.where(square > 0, size, 0.0).detach(), slope
+        (gradient,) = torch.autograd.grad(size.sum(), leaf)
+    return torch.where(square > 0, size, 0.0).detach(), gradient
 
 
-def adam(slope: Tensor, first: Tensor, second: Tensor, k: int, decay: float = 0.999) -> tuple[Tensor, Tensor, Tensor]:
-    """Direction of step ``k`` (from 1) of Adam, and its two moments (Kingma and Ba, ICLR 2015); every number on its own."""
-    first, second = 0.9 * first + 0.1 * slope, decay * second + (1 - decay) * slope**2
+def adam(
+    gradient: Tensor, first: Tensor, second: Tensor, k: int, decay: float = 0.999
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Direction of step ``k`` (from 1) of Adam, and its two moments (Kingma and Ba, ICLR 2015), elementwise."""
+    first, second = 0.9 * first + 0.1 * gradient, decay * second + (1 - decay) * gradient**2
     return first / (1 - 0.9**k) / ((second / (1 - decay**k)).sqrt() + 1e-12), first, second
 
 
 def annealed(step_size: float, sigma: float, target: float) -> float:
-    """Noise of a Langevin move of ``step_size sigma^2``: what takes an image from level ``sigma`` to level ``target``.
+    """Noise level of a Langevin move of ``step_size sigma^2`` that takes an image from level ``sigma`` to level ``target``.
 
-    ``s^2 = target^2 - (1 - step_size)^2 sigma^2``, at least 0: the move leaves ``1 - step_size`` of the noise that it finds.
-    The ``2 step_size sigma^2`` of Langevin dynamics is the limit of small steps; of large ones, which few levels need, it
-    leaves more noise than the prior assumes (1.35 times at a step of 0.9), and what is taken for noise is taken off the image.
+    ``s^2 = target^2 - (1 - step_size)^2 sigma^2``, at least 0: the move keeps ``1 - step_size`` of the noise.
+    The ``2 step_size sigma^2`` of Langevin dynamics is the limit for small steps. With the large steps that few levels need, it
+    leaves more noise than the prior assumes (1.35 times at a step of 0.9), and the image degrades.
 
     Reference: Jolicoeur-Martineau et al., "Adversarial score matching and improved sampling for image generation", ICLR
     2021, algorithm 2 (consistent annealed sampling).
@@ -165,19 +167,19 @@ def annealed(step_size: float, sigma: float, target: float) -> float:
 
 
 def limit_step(step: Tensor, data: Gaussian, missing: Tensor) -> Tensor:
-    """``step``, or as much of it as serves the data, ``<r, A step> / |A step|^2``, where all of it would leave a larger residual.
+    """``step``, scaled by ``<r, A step> / |A step|^2`` where the whole step would increase the residual.
 
-    ``missing`` is the residual ``r`` before the step. That of a Gaussian prior, ``Sigma A^H (A Sigma A^H + v)^-1 r``, is never
-    shortened; one through a network's Jacobian, which along what it has not seen is no covariance, may be far too long.
+    ``missing`` is the residual ``r`` before the step. The step of a Gaussian prior, ``Sigma A^H (A Sigma A^H + v)^-1
+    r``, is never shortened. A step through the Jacobian of a network, which need not be a covariance, may be far too long.
     """
-    there = data.A(step)
-    size = dot(there, there)
-    t = torch.where(size > 0, dot(missing, there) / torch.where(size > 0, size, 1.0), 1.0)
+    A_step = data.A(step)
+    size = dot(A_step, A_step)
+    t = torch.where(size > 0, dot(missing, A_step) / torch.where(size > 0, size, 1.0), 1.0)
     return batch_broadcast(torch.where(t < 0.5, t.clamp(min=0.0), 1.0), step) * step
 
 
 def sample_prox(x: Tensor, data: Gaussian, var: float | Tensor, n_cg: int, noise: Noise) -> Tensor:
-    """A draw from ``p(z) ~ p(y | z) N(z; x, var)``, exact where the solve is: perturb the data and the centre, then optimise.
+    """A draw from ``p(z) ~ p(y | z) N(z; x, var)``, exact if the solve is: perturb data and centre, then minimise.
 
     Reference: Papandreou and Yuille, "Gaussian sampling by local perturbations", NeurIPS 2010.
     """
@@ -192,7 +194,7 @@ def _inner(sigma: float, n: int) -> list[tuple[float, float]]:
 
 
 def probability_flow(prior: Prior, x: Tensor, sigma: float, n: int) -> Tensor:
-    """From ``x`` at ``sigma`` to a clean image in ``n`` steps of Euler's down the probability-flow ODE."""
+    """From ``x`` at ``sigma`` to a clean image by ``n`` Euler steps of the probability-flow ODE."""
     for level, after in _inner(sigma, n):
         x0 = prior(x, level)
         x = x0 + after / level * (x - x0)
@@ -215,8 +217,8 @@ def image_spread(sigma: float, image_std: float) -> float:
 def data_weight(constant: float | None, prior_weight: float, noise_std: float | Tensor, sigma: float) -> float | Tensor:
     """The rho of ``(A^H A + rho I)``: ``constant`` if it is given, else ``prior_weight noise_std^2 / min(sigma, 1)^2``.
 
-    The latter is the variance of the data over that of the clean estimate, which grows as sigma^2 until it reaches
-    that of the images (unit scale): late steps trust a good prior more than noisy data, early ones the data.
+    The latter is the variance of the data over the variance of the clean estimate, which grows as sigma^2 up to the variance
+    of the images (unit scale). Early steps trust the data more; late steps trust the prior more.
     """
     return constant if constant is not None else prior_weight * noise_std**2 / min(sigma, 1.0) ** 2
 
@@ -228,17 +230,17 @@ def setting(default: T, low: float = -math.inf, high: float = math.inf) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(Generic[S, D]):
-    """A posterior sampler (or point estimate): hyper-parameters only, no data and no results."""
+    """A posterior sampler or point estimate; it holds hyper-parameters, neither data nor results."""
 
     requires: ClassVar[Requires] = Requires()
     takes_start: ClassVar[bool] = True
-    """Whether ``x`` at the first level means something to it."""
+    """Whether the solver uses a given ``x`` at the first level."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no solver can work with.
+        """Check the ranges of the hyper-parameters.
 
         Raises:
-            ValueError: naming the hyper-parameter and its range.
+            ValueError: for a value out of range, naming the hyper-parameter and its range.
         """
         hints = get_type_hints(type(self))
         for one in fields(self):
@@ -252,11 +254,11 @@ class Solver(Generic[S, D]):
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the prior in a step."""
+        """Evaluations of the prior per step."""
         return 1 if self.requires.prior else 0
 
     def calibrated(self, sigmas: Tensor) -> bool:
-        """Whether the spread of its samples from noise down the ladder ``sigmas`` may be shown as an uncertainty."""
+        """Whether the standard deviation of samples from noise down the ladder ``sigmas`` is a valid uncertainty."""
         return False
 
     def ladder(self, sigma_max: float, sigma_min: float, budget: int) -> Tensor:
@@ -264,10 +266,10 @@ class Solver(Generic[S, D]):
         return karras(sigma_max, sigma_min, max(1, budget // max(1, self.evaluations)))
 
     def check(self, data: Likelihood | NoData) -> None:
-        """Refuse a problem that the solver cannot work with, naming both.
+        """Refuse a problem that the solver cannot work with; the message names both.
 
         Raises:
-            TypeError: if operator or likelihood are of the wrong kind.
+            TypeError: if the operator or the likelihood is of the wrong kind.
         """
         name = type(self).__name__
         if self.requires.likelihood is NoData and not isinstance(data, NoData):
@@ -303,7 +305,7 @@ class Solver(Generic[S, D]):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSolver(Solver[Tensor, D]):
-    """A solver whose state is the image ``x`` alone, as that of most solvers."""
+    """A solver whose state is the image ``x`` alone; most solvers are of this kind."""
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior, data: D, noise: Noise) -> Tensor:
         """The image itself."""

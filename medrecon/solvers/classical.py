@@ -1,4 +1,4 @@
-"""Baselines without a learned prior; they take one step, from any level to 0.
+"""Solvers without a learned prior; they take one step, from any level to 0.
 
 Sparsity is joint over the channels: the magnitude of a complex image (two channels), the value of a real one.
 """
@@ -52,7 +52,7 @@ def _clip(p: Tensor, limit: Tensor) -> Tensor:
 
 
 def _momentum(x: Tensor, x_next: Tensor, z: Tensor, t: Tensor, restart: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """FISTA's next ``x``, ``z`` and ``t``; with ``restart``, items whose momentum points uphill begin anew."""
+    """FISTA's next ``x``, ``z`` and ``t``; with ``restart``, items whose momentum points uphill restart."""
     uphill = dot(z - x_next, x_next - x) > 0 if restart else torch.zeros_like(t, dtype=torch.bool)
     t = torch.where(uphill, 1.0, t)
     t_next = (1 + (1 + 4 * t**2).sqrt()) / 2
@@ -78,7 +78,7 @@ def _weight(lam: float | None, strength: float, data: Gaussian) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Classical(ImageSolver[Gaussian]):
-    """A point estimate in one step: what came before does not matter."""
+    """A point estimate in one step, independent of the state."""
 
     requires: ClassVar[Requires] = Requires(prior=False)
 
@@ -138,8 +138,8 @@ class L1Wavelet(Classical):
         strength: see lam.
         wavelet: an orthogonal wavelet of PyWavelets.
         n_iter: iterations.
-        spin: shift the image by a random number of pixels before every transform, and back after it; what of the image follows
-            the grid of the wavelets then averages out.
+        spin: shift the image by a random number of pixels before every transform, and back after it; artifacts of the wavelet
+            grid then average out.
 
     Deviation:
         ``W^H shrink(W x)`` is the exact proximal map for an orthogonal W; here W is an isometry onto more
@@ -326,7 +326,7 @@ class LowRank(Classical):
     takes complex images (:class:`medrecon.operators.AsComplex` is part of it) pairs of channels (real, imaginary).
 
     Args:
-        lam: weight of the sum of the singular values, as a share of the largest of ``A^H y``.
+        lam: weight of the sum of the singular values, as a fraction of the largest of ``A^H y``.
         n_iter: iterations.
 
     Reference:
@@ -338,7 +338,7 @@ class LowRank(Classical):
 
     @staticmethod
     def _thresholded(frames: Tensor, threshold: Tensor) -> Tensor:
-        """Singular values of every item, soft-thresholded, as a correction: rounding is as small as the threshold."""
+        """Singular values of every item, soft-thresholded, as a correction, so that round-off is relative to the threshold."""
         u, s, vh = torch.linalg.svd(frames.flatten(2), full_matrices=False)
         return frames - ((u * torch.minimum(s, threshold[:, None])[:, None]) @ vh).view_as(frames)
 

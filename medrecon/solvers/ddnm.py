@@ -28,10 +28,10 @@ class DDNM(ImageSolver[Gaussian]):
 
     ``x0 = prior(x);  xe = x0 + A^+ (y - A x0);  x' = xe + sigma' (sqrt(1 - eta^2) (x - x0) / sigma + eta z)``
 
-    For noiseless data: it reproduces whatever noise ``y`` holds.
+    For noiseless data: it reproduces the noise in ``y``.
 
     Args:
-        eta: share of fresh noise, 0 to 1 (the paper's 0.85; 1 was better on validation scans).
+        eta: fraction of fresh noise, 0 to 1 (the paper's 0.85; 1 was better on validation scans).
         n_cg: iterations of ``A^+`` where it has no closed form; more reproduce the data, and their noise amplified by the
             small singular values of A, so few are better unless the data are noiseless.
         kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
@@ -68,7 +68,7 @@ class DDNMPlus(ImageSolver[Gaussian]):
     ``eta_b = 1``.
 
     Args:
-        eta: share of fresh noise, 0 to 0.95 (the paper's 0.85); with 1 the data would be forgotten, see :class:`DDRM`.
+        eta: fraction of fresh noise, 0 to 0.95 (the paper's 0.85); with 1 the data would be forgotten, see :class:`DDRM`.
         n_cg: iterations of ``A^+`` where it has no closed form; see :class:`DDNM`.
 
     Cost:

@@ -46,9 +46,9 @@ class DDPM(ImageSolver[NoData]):
         x0 = prior(state, sigma)
         if sigma_next == 0:
             return x0
-        share = (sigma_next / sigma) ** 2
+        variance_ratio = (sigma_next / sigma) ** 2
         if self.variance == "small":
-            variance = sigma_next**2 * (1 - share)
+            variance = sigma_next**2 * (1 - variance_ratio)
         else:
             variance = (sigma**2 - sigma_next**2) * (1 + sigma_next**2) / (1 + sigma**2)
-        return x0 + share * (state - x0) + variance**0.5 * noise.like(state)
+        return x0 + variance_ratio * (state - x0) + variance**0.5 * noise.like(state)

@@ -23,7 +23,7 @@ __all__ = ["DDRM"]
 
 @dataclass(frozen=True, kw_only=True)
 class DDRM(ImageSolver[Gaussian]):
-    """Denoising diffusion restoration: every singular value of A meets the data as its own noise allows.
+    """Denoising diffusion restoration: data enter per singular value of A, according to its noise level.
 
     ``x0 = V^H prior(x), e = V^H (x - prior(x)) / sigma, c = U^H y / s, n = noise_std / s``, all per singular value ``s``:
 
@@ -32,10 +32,10 @@ class DDRM(ImageSolver[Gaussian]):
     * ``sigma' >= n``: ``(1 - eta_b) x0 + eta_b c + sqrt(sigma'^2 - eta_b^2 n^2) z``
 
     Args:
-        eta: share of fresh noise where the data are noisier than the image, 0 to 0.95. With 1 these steps would not contain
+        eta: fraction of fresh noise where the data are noisier than the image, 0 to 0.95. With 1 these steps would not contain
             ``c``, and the image would forget the data step by step: in noise levels, a residual of 1.4 after 20 steps and of
             4 after 1000 on an exact Gaussian problem, where 0.95 leaves 0.9 and 0.4.
-        eta_b: share of the data where they are not, 0 to 1.
+        eta_b: weight of the data where they are less noisy, 0 to 1.
 
     Cost:
         1 network evaluation a step.

@@ -31,7 +31,7 @@ class DDS(ImageSolver[Gaussian]):
         sigma_scale: noise level given to the prior, over that of the ladder. The corrected estimate errs where the data say
             little, and fresh noise comes on top, so ``x`` is noisier than ``sigma`` says; 1 is the paper.
         n_cg: conjugate-gradient iterations (the paper's K, 5; more helps where few lines leave the system ill-conditioned).
-        eta: share of fresh noise, 0 to 1 (the paper's 0.85; with the weak priors that a CPU trains, 1 was better on
+        eta: fraction of fresh noise, 0 to 1 (the paper's 0.85; with the weak priors that a CPU trains, 1 was better on
             validation scans).
         kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
 

@@ -22,9 +22,9 @@ __all__ = ["DPMSolver"]
 class _State(NamedTuple):
     x: Tensor
     x0: Tensor | None = None
-    """The clean estimate of the step before."""
+    """Clean estimate of the previous step."""
     h: float = 0.0
-    """The length of that step."""
+    """Length of the previous step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,13 @@ class DPMSolver(Solver[_State, NoData]):
     requires: ClassVar[Requires] = Requires(operator=object, likelihood=NoData)
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior, data: NoData, noise: Noise) -> _State:
-        """No step lies behind."""
+        """The state before the first step."""
         return _State(x)
 
     def step(
         self, state: _State, sigma: float, sigma_next: float, *, prior: Prior, data: NoData, noise: Noise
     ) -> _State:
-        """Extrapolate the clean estimate from this one and the one before."""
+        """Extrapolate the clean estimate from the current and the previous one."""
         if sigma_next == sigma:
             return state
         x0 = prior(state.x, sigma)
@@ -62,7 +62,7 @@ class DPMSolver(Solver[_State, NoData]):
         return _State(ratio * state.x + (1 - ratio) * estimate, x0, h)
 
     def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
-        """Noise is added; what was remembered belongs to another path."""
+        """Add noise; the previous estimate belongs to another path and is dropped."""
         return _State(add_noise(state.x, sigma, sigma_next, noise))
 
     def output(self, state: _State) -> Tensor:

@@ -24,7 +24,7 @@ class ILVR(ImageSolver[Gaussian]):
     ``x' = ancestral(x);  x' <- x' + A^+ (y + sigma' A z - A x')``
 
     With ``A`` a low-pass (:func:`medrecon.operators.downsample_kspace`, a mask of central k-space) ``A^+ A`` is the paper's phi.
-    For noiseless data: it reproduces whatever noise ``y`` holds.
+    For noiseless data: it reproduces the noise in ``y``.
 
     Args:
         until: the lowest level at which the data are met (the paper's range_t, as a level); higher leaves more to the

@@ -20,7 +20,7 @@ __all__ = ["Langevin"]
 
 @dataclass(frozen=True, kw_only=True)
 class Langevin(ImageSolver[NoData]):
-    """Unconditional sampler: Langevin moves at every noise level, whose law they leave (nearly) as it is.
+    """Unconditional sampler: Langevin moves at every noise level, which (nearly) preserve its distribution.
 
     ``n_inner`` times ``x <- x + a score(x, sigma) + sqrt(2 a) z`` with ``a = step_size sigma^2``; last, ``prior(x, sigma)``
 

@@ -28,7 +28,7 @@ class LGD(ImageSolver[Likelihood]):
     ``r = sigma s / sqrt(sigma^2 + s^2)``, ``s = image_std``
 
     Args:
-        zeta: step, per root of the number ``n`` of numbers in an image, see DPS.
+        zeta: step, per root of the number ``n`` of values in an image; see DPS.
         n_draws: images over which the misfit is averaged (the paper's n).
         image_std: spread of the images per component (the paper's 1).
 
@@ -52,7 +52,7 @@ class LGD(ImageSolver[Likelihood]):
         """One ancestral step and one averaged gradient step."""
         x0, vjp = with_vjp(prior, state, sigma)
         r = image_spread(sigma, self.image_std)
-        slopes = [residual_norm_and_grad(x0 + r * noise.like(x0), data)[1] for _ in range(self.n_draws)]
+        gradients = [residual_norm_and_grad(x0 + r * noise.like(x0), data)[1] for _ in range(self.n_draws)]
         x = renoise(x0, (state - x0) / sigma, sigma, sigma_next, 1.0, noise)
         scale = self.zeta * (state[0].numel() * (1 + sigma**2) * (1 + sigma_next**2)) ** 0.5
-        return x - scale * vjp(torch.stack(slopes).mean(0))
+        return x - scale * vjp(torch.stack(gradients).mean(0))

@@ -19,16 +19,16 @@ __all__ = ["MCG"]
 
 @dataclass(frozen=True, kw_only=True)
 class MCG(ImageSolver[Gaussian]):
-    """Manifold-constrained gradient: a step like that of DPS, then the measured part is that of noisy data.
+    """Manifold-constrained gradient: a DPS step, then the measured part is replaced by noisy data.
 
     ``x0 = prior(x);  x' = ancestral(x0, x) - zeta sqrt(n (1 + sigma^2)(1 + sigma'^2)) grad_x |y - A x0|``
     ``x' <- x' + strength A^+ (y + sigma' A z - A x')``
 
-    With ``strength = 1`` only the unmeasured part of the gradient moves the image. For noiseless data: it reproduces whatever
-    noise ``y`` holds (DPS is the same authors' answer to that).
+    With ``strength = 1`` only the unmeasured part of the gradient changes the image. For noiseless data: it reproduces the
+    noise in ``y`` (DPS, by the same authors, does not).
 
     Args:
-        zeta: step, per root of the number ``n`` of numbers in an image, see DPS.
+        zeta: step, per root of the number ``n`` of values in an image; see DPS.
         strength: 0 (DPS) to 1 of the projection (the paper's lambda, which falls from 1 to 0.6 for CT).
         n_cg: iterations of ``A^+`` where it has no closed form.
 
@@ -49,8 +49,8 @@ class MCG(ImageSolver[Gaussian]):
     ) -> Tensor:
         """One ancestral step, one gradient step, one projection."""
         x0, vjp = with_vjp(prior, state, sigma)
-        _, slope = residual_norm_and_grad(x0, data)
+        _, gradient = residual_norm_and_grad(x0, data)
         x = renoise(x0, (state - x0) / sigma, sigma, sigma_next, 1.0, noise)
         n = state[0].numel()
-        x = x - self.zeta * (n * (1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * vjp(slope)
+        x = x - self.zeta * (n * (1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * vjp(gradient)
         return project_on_data(x, data, sigma_next, self.strength, self.n_cg, noise)

@@ -35,7 +35,7 @@ class MGDM(ImageSolver[Gaussian]):
             ``None`` derives it from the noise at every step, ``prior_weight noise_std^2 / min(sigma, 1)^2``.
         prior_weight: see lam; more trusts the prior more.
         sigma_scale: noise level given to the prior, over that of the ladder; see :class:`medrecon.solvers.DDS`. 1 is the paper.
-        eta: share of fresh noise, 0 to 1 (the paper's 0.85; 1 was better on validation scans).
+        eta: fraction of fresh noise, 0 to 1 (the paper's 0.85; 1 was better on validation scans).
         n_cg: conjugate-gradient iterations of each of the two solves, where they have no closed form.
         kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
 

@@ -36,27 +36,27 @@ def predictor(
 
     ``x + d score + sqrt(d) z`` with ``d = sigma^2 - sigma'^2`` (``"ve"``); the variance-preserving form of the same is
     ``q ((2 - q) x + d score + sqrt(d) z)`` with ``q^2 = (1 + sigma'^2) / (1 + sigma^2)`` (``"vp"``).
-    ``x0``: the clean estimate, where it is at hand.
+    ``x0``: the clean estimate, if it is known.
     """
     drop = sigma**2 - sigma_next**2
     q = 1.0 if process == "ve" else ((1 + sigma_next**2) / (1 + sigma**2)) ** 0.5
-    slope = score(prior, x, sigma) if x0 is None else (x0 - x) / sigma**2
-    mean = q * ((2 - q) * x + drop * slope)
+    score_x = score(prior, x, sigma) if x0 is None else (x0 - x) / sigma**2
+    mean = q * ((2 - q) * x + drop * score_x)
     return mean if sigma_next == 0 else mean + q * drop**0.5 * noise.like(x)
 
 
-def corrector(x: Tensor, sigma: float, *, prior: Prior, noise: Noise, snr: float, held: bool = False) -> Tensor:
-    """A Langevin move, ``x + e score + sqrt(2 e) z`` with ``e = 2 (snr |z| / |score|)^2`` per item; none without a score.
+def corrector(x: Tensor, sigma: float, *, prior: Prior, noise: Noise, snr: float, keep_level: bool = False) -> Tensor:
+    """A Langevin move, ``x + e score + sqrt(2 e) z`` with ``e = 2 (snr |z| / |score|)^2`` per item; 0 where the score is 0.
 
-    ``held``: for the large moves that few levels need, ``e`` is at most ``sigma^2`` and the noise that of
+    ``keep_level``: for the large moves that few levels need, ``e`` is at most ``sigma^2`` and the noise that of
     :func:`medrecon.solvers.base.annealed`, ``sqrt(2 e - e^2 / sigma^2)``, which leaves an image at its level.
     """
-    slope, z = score(prior, x, sigma), noise.like(x)
-    size = dot(slope, slope)
+    score_x, z = score(prior, x, sigma), noise.like(x)
+    size = dot(score_x, score_x)
     e = batch_broadcast(2 * snr**2 * torch.where(size > 0, dot(z, z) / torch.where(size > 0, size, 1.0), 0.0), x)
-    if held:
+    if keep_level:
         e = e.clamp(max=sigma**2)
-    return x + e * slope + (2 * e - (e / sigma) ** 2 if held else 2 * e) ** 0.5 * z
+    return x + e * score_x + (2 * e - (e / sigma) ** 2 if keep_level else 2 * e) ** 0.5 * z
 
 
 @dataclass(frozen=True, kw_only=True)

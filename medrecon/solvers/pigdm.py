@@ -29,7 +29,7 @@ class PiGDM(ImageSolver[Gaussian]):
     Args:
         image_std: spread ``s`` of the images per component; the paper's r_t takes 1. Between 0.25 and 1 it hardly mattered on
             validation scans.
-        eta: share of fresh noise, 0 to 1.
+        eta: fraction of fresh noise, 0 to 1.
         n_cg: iterations of the solve where it has no closed form.
 
     Cost:

@@ -19,7 +19,7 @@ __all__ = ["PnPDM"]
 
 @dataclass(frozen=True, kw_only=True)
 class PnPDM(ImageSolver[Gaussian]):
-    """Split Gibbs: a draw given the data near the image, then a draw given the prior near that, as near as the level says.
+    """Split Gibbs: a draw given the data, then a draw given the prior, each within about sigma of the last.
 
     ``z ~ p(y | z) N(z; x, sigma^2 I);  x ~ p(x | z = x + sigma n)`` by the reverse diffusion from ``sigma``
 
@@ -50,7 +50,7 @@ class PnPDM(ImageSolver[Gaussian]):
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:
-        """One draw from the data's side, one from the prior's."""
+        """One draw given the data, one given the prior."""
         z = sample_prox(state, data, sigma**2, self.n_cg, noise)
         return reverse_diffusion(prior, z, sigma, self.n_inner, noise)
 

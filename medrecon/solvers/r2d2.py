@@ -58,7 +58,7 @@ def noise_of_images(images: Tensor, above: float | None = None) -> Tensor:
 
 
 def low_frequencies(images: Tensor, noise_std: float | Tensor, factor: int = 8) -> Gaussian:
-    """What :class:`R2D2` holds on to: the lowest ``1 / factor`` of the frequencies of noisy images ``(B, C, *spatial)``.
+    """Data for :class:`R2D2`: the lowest ``1 / factor`` of the frequencies of noisy images ``(B, C, *spatial)``.
 
     ``factor`` must divide every side.
     """
@@ -68,7 +68,7 @@ def low_frequencies(images: Tensor, noise_std: float | Tensor, factor: int = 8) 
 
 @dataclass(frozen=True, kw_only=True)
 class R2D2(ImageSolver[Gaussian]):
-    """Regularised reverse diffusion: a noisy image is taken for a state of the diffusion, and denoised from there.
+    """Regularised reverse diffusion: a noisy image is treated as a state of the diffusion and denoised from there.
 
     ``x' = predictor(corrector(x));  x'' = x' + strength A^+ (y - A x') - guidance grad_x |x' - prior(x)|^2``, a gradient of
     ``2 (sigma' / sigma)^2 (d - J^T d)`` with ``d = x' - prior(x)``
@@ -80,7 +80,7 @@ class R2D2(ImageSolver[Gaussian]):
     Args:
         snr: of a Langevin move.
         n_corrector: Langevin moves at every level.
-        strength: how much of the low frequencies comes back at every step, 0 to 1 (the paper's lambda).
+        strength: fraction of the low frequencies restored at every step, 0 to 1 (the paper's lambda).
         guidance: step of the manifold constraint (the paper's gamma); 0 spares the gradient.
 
     Cost:
@@ -106,7 +106,7 @@ class R2D2(ImageSolver[Gaussian]):
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:
-        """Correct, predict, bring back what shall stay, stay near the manifold."""
+        """Correct, predict, restore the low frequencies, apply the manifold constraint."""
         x = state
         for _ in range(self.n_corrector):
             x = corrector(x, sigma, prior=prior, noise=noise, snr=self.snr)

@@ -32,7 +32,7 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class REDDiff(Solver[_State, Gaussian]):
-    """Variational point estimate: Adam on the misfit, and on the noise that the prior fails to see in a noised estimate.
+    """Variational point estimate: Adam on the data term and on the error of the prior's noise estimate.
 
     ``g = A^H (A mu - y) + prior_weight w(sigma) (eps(mu + sigma z) - z);  mu <- Adam(mu, g)``
 
@@ -40,11 +40,11 @@ class REDDiff(Solver[_State, Gaussian]):
     smoothed prior, so ``prior_weight = noise_std^2`` is maximum a posteriori.
 
     Args:
-        prior_weight: of the prior (the paper's lambda, 0.25, for means over measurements and pixels; here both are
+        prior_weight: weight of the prior (the paper's lambda, 0.25, for means over measurements and pixels; here both are
             sums).
         schedule: ``w(sigma)``: ``"linear"`` is sigma (the paper's choice); ``"sqrt"``, ``"square"``, ``"constant"``,
             ``"inverse"``.
-        lr: of Adam, in image units (the paper's 0.1 for images of [-1, 1] and 1000 steps).
+        lr: learning rate of Adam, in image units (the paper's 0.1 for images of [-1, 1] and 1000 steps).
         n_cg: iterations of the pseudo-inverse it starts from.
 
     Cost:
@@ -63,7 +63,7 @@ class REDDiff(Solver[_State, Gaussian]):
     n_cg: int = setting(5, 0, 10_000)
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> _State:
-        """The pseudo-inverse: ``x``, which is noise, is of no use to an optimiser."""
+        """The pseudo-inverse; ``x``, which is noise, is not used."""
         A: object = data.A
         mu = A.pinv(data.y, self.n_cg) if isinstance(A, LinearOperator) else torch.zeros_like(x)
         return _State(mu, torch.zeros_like(x), torch.zeros_like(x))
@@ -74,13 +74,13 @@ class REDDiff(Solver[_State, Gaussian]):
         """One Adam step at one noise level."""
         z = noise.like(state.mu)
         unseen = eps(prior, state.mu + sigma * z, sigma) - z
-        slope = -data.A.vjp(state.mu, data.residual(state.mu))
-        slope = slope + self.prior_weight * sigma ** _POWER[self.schedule] * unseen
-        move, first, second = adam(slope, state.first, state.second, state.steps + 1, 0.99)
+        gradient = -data.A.vjp(state.mu, data.residual(state.mu))
+        gradient = gradient + self.prior_weight * sigma ** _POWER[self.schedule] * unseen
+        move, first, second = adam(gradient, state.first, state.second, state.steps + 1, 0.99)
         return _State(state.mu - self.lr * move, first, second, state.steps + 1)
 
     def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
-        """The estimate has no noise of its own."""
+        """The estimate contains no noise and stays."""
         return state
 
     def output(self, state: _State) -> Tensor:

@@ -27,7 +27,7 @@ class RePaint(ImageSolver[Gaussian]):
     ``V^H x' = U^H y / s + sigma' z`` where a singular value ``s`` is not 0, and that of the ancestral step elsewhere
 
     The ladder rises again and again (:func:`medrecon.noise.time_travel`), so that known and unknown grow together. For
-    noiseless data: it reproduces whatever noise ``y`` holds.
+    noiseless data: it reproduces the noise in ``y``.
 
     Args:
         length: steps of a stretch of the ladder that is walked again (the paper's j, 10).

@@ -20,7 +20,7 @@ __all__ = ["ScoreMed"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreMed(ImageSolver[Gaussian]):
-    """Predictor-corrector sampling in which the image meets data of its own noise level before every update.
+    """Predictor-corrector sampling in which the image is projected on data of its noise level before every update.
 
     ``x <- x + strength A^+ (y + sigma A z - A x)``, then a Langevin move or the predictor; at the end the clean estimate and
     the same with ``sigma = 0`` and ``strength = 1``
@@ -53,11 +53,11 @@ class ScoreMed(ImageSolver[Gaussian]):
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:
-        """Meet the data, correct, meet the data, predict."""
+        """Project on the data, correct, project, predict."""
         x = state
         for _ in range(self.n_corrector):
             x = project_on_data(x, data, sigma, self.strength, self.n_cg, noise)
-            x = corrector(x, sigma, prior=prior, noise=noise, snr=self.snr, held=True)
+            x = corrector(x, sigma, prior=prior, noise=noise, snr=self.snr, keep_level=True)
         x = project_on_data(x, data, sigma, self.strength, self.n_cg, noise)
         x0 = prior(x, sigma)
         x = renoise(x0, (x - x0) / sigma, sigma, sigma_next, 1.0, noise)

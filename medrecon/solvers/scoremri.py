@@ -24,7 +24,7 @@ __all__ = ["ScoreMRI"]
 class _State(NamedTuple):
     x: Tensor
     first: float
-    """The level at which the run began."""
+    """First noise level of the run."""
     steps: int = 0
 
 
@@ -49,9 +49,9 @@ class ScoreMRI(Solver[_State, Gaussian]):
         ``n_corrector + 1`` network evaluations and as many ``A``, ``A^H`` a step (twice that by ``channelwise``).
 
     Deviation:
-        predictor and corrector leave the noise of the level that the prior assumes (the ancestral step; ``held`` moves); the
-        paper's are their limits for many levels and small moves, 2000 there. With few, moves must be large to bring measured and
-        unmeasured parts together: three of ``snr = 0.7`` a level gain 2 to 5 dB at 50 evaluations;
+        predictor and corrector leave the noise of the level that the prior assumes (the ancestral step; ``keep_level``
+        moves); the paper's are their limits for many levels and small moves, 2000 there. With few, moves must be large
+        to bring measured and unmeasured parts together: three of ``snr = 0.7`` a level gain 2 to 5 dB at 50 evaluations;
         norms are per item, and coils too are corrected first; the weight of a tie falls from 1 to 0.2 with the logarithm of
         sigma (in the paper with the number of the step, which on its ladder is the same), it goes to the coil images of the
         combined image (the reference code multiplies coil images by the maps that they already contain), and the data come
@@ -70,14 +70,14 @@ class ScoreMRI(Solver[_State, Gaussian]):
         return self.n_corrector + 1
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> _State:
-        """Remember the first level."""
+        """Store the first level."""
         return _State(x, sigma)
 
     def _towards(self, x: Tensor, data: Gaussian) -> Tensor:
         return x + self.strength * data.A.adjoint(data.residual(x))
 
     def _tied(self, x: Tensor, weight: float, data: Gaussian, coils: LinearOperator) -> Tensor:
-        """Coil images on the way to those of one image that has met the data."""
+        """Coil images moved towards those of one image after a data step."""
         one = coils.adjoint(x)
         one = one + coils.adjoint(data.A.adjoint(data.residual(coils(one))))
         return x + weight * (coils(one) - x)
@@ -85,10 +85,10 @@ class ScoreMRI(Solver[_State, Gaussian]):
     def step(
         self, state: _State, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> _State:
-        """Correct, predict, and meet the data after each."""
+        """Correct, predict, and step towards the data after each."""
         x, first, steps = state
         for _ in range(self.n_corrector):
-            x = self._towards(corrector(x, sigma, prior=prior, noise=noise, snr=self.snr, held=True), data)
+            x = self._towards(corrector(x, sigma, prior=prior, noise=noise, snr=self.snr, keep_level=True), data)
         x0 = prior(x, sigma)
         x = renoise(x0, (x - x0) / sigma, sigma, sigma_next, 1.0, noise)
         steps += 1
@@ -98,7 +98,7 @@ class ScoreMRI(Solver[_State, Gaussian]):
         return _State(self._towards(x, data), first, steps)
 
     def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
-        """Noise is added to the image."""
+        """Add noise to the image."""
         return state._replace(x=add_noise(state.x, sigma, sigma_next, noise))
 
     def output(self, state: _State) -> Tensor:

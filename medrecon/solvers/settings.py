@@ -1,4 +1,4 @@
-"""Solvers from a name and settings that users give."""
+"""Solvers made from names and settings given by users."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["find_solver", "make_solver", "name_of", "setting_fields"]
 
 
 def name_of(solver: Solver) -> str:
-    """The name of a solver in ``SOLVERS``; that of its class for others."""
+    """Name of a solver in ``SOLVERS``, or else of its class."""
     return next((name for name, kind in SOLVERS.items() if kind is type(solver)), type(solver).__name__)
 
 
@@ -24,7 +24,7 @@ def find_solver(name: object) -> type[Solver]:
     """The class of a solver by its name in ``SOLVERS``.
 
     Raises:
-        InputError: for an unknown name, naming the nearest, or one that takes no data.
+        InputError: for an unknown name (naming the nearest), or a solver that takes no data.
     """
     if not isinstance(name, str) or name not in SOLVERS:
         usable = [key for key, solver in SOLVERS.items() if not is_unconditional(solver)]
@@ -36,7 +36,7 @@ def find_solver(name: object) -> type[Solver]:
 
 
 def _fits(value: object, kind: str) -> bool:
-    """Whether a value is of the type that a setting is annotated with."""
+    """Whether a value has the annotated type of a setting."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     numeric = whole or isinstance(value, float)
     return {
@@ -48,7 +48,7 @@ def _fits(value: object, kind: str) -> bool:
 
 
 def setting_fields(solver: type[Solver]) -> dict[str, Field[Any]]:
-    """The hyper-parameters of a solver, by name; an operator is not one."""
+    """Hyper-parameters of a solver by name, without operators."""
     return {one.name: one for one in fields(solver) if "Operator" not in str(one.type)}
 
 

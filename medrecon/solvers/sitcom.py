@@ -23,16 +23,17 @@ __all__ = ["SITCOM"]
 
 @dataclass(frozen=True, kw_only=True)
 class SITCOM(ImageSolver[Gaussian]):
-    """Step-wise triple consistency: the input of the network is moved until what it denoises to explains the data.
+    """Step-wise triple consistency: the network's input is optimised until its denoised output explains the data.
 
     ``v = argmin |y - A prior(v, sigma)|^2 + lam |v - x|^2 / (1 + sigma^2)``, by ``n_inner`` steps of Adam from ``x``;
     ``x' = prior(v, sigma) + sigma' z``; an item stops once the noise explains its residual
 
     Args:
-        lam: how much the input is held (the paper's lambda, in its variance-preserving variable: hence ``1 + sigma^2``).
+        lam: weight of the distance from the input (the paper's lambda, in its variance-preserving variable: hence ``1 +
+            sigma^2``).
         n_inner: Adam steps (the paper's K, 20 to 30, at 20 levels).
-        lr: of Adam, relative to the size ``sqrt(sigma^2 + 0.25^2)`` of the input (the paper's 0.01 to 0.02 for images and
-            noise of unit size; with five steps an input, 0.1 to 0.2 was better on validation scans).
+        lr: learning rate of Adam, relative to the size ``sqrt(sigma^2 + 0.25^2)`` of the input (the paper's 0.01 to
+            0.02 for images and noise of unit size; with five steps an input, 0.1 to 0.2 was better on validation scans).
 
     Cost:
         ``n_inner + 1`` network evaluations, ``n_inner`` vector-Jacobian products, forwards and adjoints a step; fewer where
@@ -68,8 +69,8 @@ class SITCOM(ImageSolver[Gaussian]):
             going = going & (dot(r, r) > enough)
             if not going.any():
                 break
-            slope = -2 * vjp(data.A.vjp(x0, r)) + 2 * self.lam / (1 + sigma**2) * (v - state)
-            move, first, second = adam(slope, first, second, k)
+            gradient = -2 * vjp(data.A.vjp(x0, r)) + 2 * self.lam / (1 + sigma**2) * (v - state)
+            move, first, second = adam(gradient, first, second, k)
             v = v - batch_broadcast(going.to(v.dtype), v) * lr * move
         else:
             x0 = prior(v, sigma)

@@ -53,16 +53,16 @@ def sure(data: Gaussian, x: Tensor, lam: Tensor, probe: Tensor, n_cg: int) -> tu
 
 @dataclass(frozen=True, kw_only=True)
 class SMRD(Solver[_State, Gaussian]):
-    """Annealed Langevin dynamics with a solve for the data, whose weight is learnt on the way from Stein's estimate of risk.
+    """Annealed Langevin dynamics with a solve for the data, and a weight tuned online by SURE.
 
     ``n_inner`` times ``x <- x + a score(x, sigma) + s z``, ``a = step_size sigma^2``, then
     ``x <- (A^H A + lam)^-1 (A^H y + lam x)`` and one Adam step on SURE in ``ln lam``; last, ``prior(x, sigma)`` and that solve
 
     Args:
-        step_size: of a move over sigma^2, below 2.
-        n_inner: moves at every level.
-        lam: the weight it starts from (the paper's lambda, 2).
-        lr: of Adam on ``ln lam`` (the paper's 0.2, on lambda).
+        step_size: step of a move over sigma^2, below 2.
+        n_inner: moves per level.
+        lam: initial weight (the paper's lambda, 2).
+        lr: learning rate of Adam on ``ln lam`` (the paper's 0.2, on lambda).
         n_cg: conjugate-gradient iterations of a solve (the paper's 5).
 
     Cost:
@@ -70,10 +70,10 @@ class SMRD(Solver[_State, Gaussian]):
 
     Deviation:
         the noise ``s`` is that of :func:`medrecon.solvers.base.annealed`, ``sqrt(2 a)`` in the limit of small steps;
-        the risk of what is measured, for which SURE is unbiased as far as ``x`` does not know the data (the reference code
-        multiplies the two terms of SURE and measures it on aliased images, whose noise is not white); Adam on ``ln lam``,
-        from 1 (the paper: on lambda, from 2); all levels learn, and the ladder's end is the end, where the paper stops when
-        SURE rises.
+        the risk of the measured components, for which SURE is unbiased as far as ``x`` is independent of the data (the
+        reference code multiplies the two terms of SURE and measures it on aliased images, whose noise is not white);
+        Adam on ``ln lam``, from 1 (the paper: on lambda, from 2); the weight is updated at all levels and the run ends
+        with the ladder, where the paper stops when SURE rises.
     """
 
     step_size: float = setting(0.2, 1e-12, 2.0)
@@ -88,18 +88,18 @@ class SMRD(Solver[_State, Gaussian]):
         return self.n_inner
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> _State:
-        """The weight it starts from."""
+        """The initial weight."""
         zero = x.new_zeros(len(x))
         return _State(x, x.new_full((len(x),), self.lam).log(), zero, zero)
 
-    def _met(self, state: _State, x: Tensor, data: Gaussian, noise: Noise) -> _State:
-        """Solve for the data and learn the weight."""
+    def _solve_data(self, state: _State, x: Tensor, data: Gaussian, noise: Noise) -> _State:
+        """Solve for the data and update the weight."""
         probe = noise.like(x)
         with torch.enable_grad():
-            free = state.log_lam.detach().requires_grad_()
-            risk, z = sure(data, x, free.exp(), probe, self.n_cg)
-            (slope,) = torch.autograd.grad(risk.sum(), free)
-        move, first, second = adam(slope, state.first, state.second, state.steps + 1)
+            log_lam = state.log_lam.detach().requires_grad_()
+            risk, z = sure(data, x, log_lam.exp(), probe, self.n_cg)
+            (gradient,) = torch.autograd.grad(risk.sum(), log_lam)
+        move, first, second = adam(gradient, state.first, state.second, state.steps + 1)
         return _State(z.detach(), (state.log_lam - self.lr * move).clamp(-20, 20), first, second, state.steps + 1)
 
     def step(
@@ -111,11 +111,11 @@ class SMRD(Solver[_State, Gaussian]):
             target = sigma_next if k == self.n_inner - 1 and sigma_next > 0 else sigma
             s = annealed(self.step_size, sigma, target)
             x = state.x + a * score(prior, state.x, sigma) + s * noise.like(state.x)
-            state = self._met(state, x, data, noise)
-        return self._met(state, prior(state.x, sigma), data, noise) if sigma_next == 0 else state
+            state = self._solve_data(state, x, data, noise)
+        return self._solve_data(state, prior(state.x, sigma), data, noise) if sigma_next == 0 else state
 
     def increase_noise(self, state: _State, sigma: float, sigma_next: float, *, noise: Noise) -> _State:
-        """Noise is added to the image; what was learnt stays."""
+        """Add noise to the image; keep the weight."""
         return state._replace(x=add_noise(state.x, sigma, sigma_next, noise))
 
     def output(self, state: _State) -> Tensor:

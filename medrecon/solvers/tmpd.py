@@ -31,7 +31,7 @@ class TMPD(ImageSolver[Gaussian]):
     Exact for every Gaussian prior, in the limit of many steps and iterations.
 
     Args:
-        eta: share of fresh noise, 0 to 1.
+        eta: fraction of fresh noise, 0 to 1.
         n_cg: conjugate-gradient iterations in the space of the measurements; few leave a bias where singular values of A
             and spreads of the prior differ much.
 

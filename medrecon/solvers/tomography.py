@@ -1,4 +1,4 @@
-"""What every CT toolkit has: filtered back-projection and SIRT."""
+"""Filtered back-projection and SIRT."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class FBP(Classical):
         kind: window on the ramp: ramp, shepp-logan, cosine, hamming or hann, from the sharpest to the smoothest.
 
     Reference:
-        Kak and Slaney, Principles of Computerized Tomographic Imaging (1988), chapter 3; of the noise of the rays it
-        knows nothing.
+        Kak and Slaney, Principles of Computerized Tomographic Imaging (1988), chapter 3; the noise of the rays
+        is not modelled.
     """
 
     requires: ClassVar[Requires] = Requires(operator=Projector, prior=False)
@@ -35,7 +35,7 @@ class FBP(Classical):
     kind: Filter = "ramp"
 
     def estimate(self, data: Gaussian) -> Tensor:
-        """The projector's own ``fbp``."""
+        """``fbp`` of the projector."""
         A: Projector = data.A  # type: ignore[assignment]
         return A.fbp(data.y, self.kind)
 
@@ -44,8 +44,8 @@ class FBP(Classical):
 class SIRT(Classical):
     """Simultaneous iterative reconstruction: ``x <- x + relaxation C A^T R (y - A x)`` from 0.
 
-    ``R`` and ``C`` are one over the row and column sums of A. Early iterations hold the coarse structure and late ones the
-    noise, so their number is the regulariser.
+    ``R`` and ``C`` are one over the row and column sums of A. Early iterations recover coarse structure and late ones fit
+    noise, so the number of iterations is the regulariser.
 
     Args:
         n_iter: iterations.
@@ -80,5 +80,5 @@ class SIRT(Classical):
 
 
 def _inverse(sums: Tensor) -> Tensor:
-    """One over the sums; 0 for a ray that meets no pixel, and for a pixel that no ray meets."""
+    """One over the sums; 0 for a ray without pixels and a pixel without rays."""
     return torch.where(sums > 0, 1 / torch.where(sums > 0, sums, 1.0), 0.0)

@@ -33,16 +33,16 @@ def test_predictor_and_corrector_are_their_equations():
     found = corrector(x, sigma, prior=prior, noise=Noise([1, 2, 3]), snr=0.2)
     assert (e < sigma**2).all()
     assert torch.allclose(found, x + e * slope + (2 * e).sqrt() * z)
-    found = corrector(x, sigma, prior=prior, noise=Noise([1, 2, 3]), snr=0.2, held=True)
+    found = corrector(x, sigma, prior=prior, noise=Noise([1, 2, 3]), snr=0.2, keep_level=True)
     assert torch.allclose(found, x + e * slope + (2 * e - e**2 / sigma**2).sqrt() * z)
     # As far as a move may go: the clean estimate with new noise.
-    found = corrector(x, sigma, prior=prior, noise=Noise([1, 2, 3]), snr=50.0, held=True)
+    found = corrector(x, sigma, prior=prior, noise=Noise([1, 2, 3]), snr=50.0, keep_level=True)
     assert torch.allclose(found, prior(x, sigma) + sigma * z)
     # Images that are one point: whatever the size of a move, the noise that is left is that of the level.
     still = 0.3 + sigma * Noise(range(8)).like(torch.zeros(8, 1, 10_000, dtype=DOUBLE))
     for snr in (0.16, 0.4, 0.7):
         point, noise = lambda x, s: torch.full_like(x, 0.3), Noise(range(20, 28))
-        found = corrector(still, sigma, prior=point, noise=noise, snr=snr, held=True)
+        found = corrector(still, sigma, prior=point, noise=noise, snr=snr, keep_level=True)
         assert abs(float((found - 0.3).std()) / sigma - 1) < 0.01  # 80 000 numbers: standard error 0.25 %
     s, s_after = (1 + sigma**2) ** -0.5, (1 + after**2) ** -0.5
     beta = 1 - (s / s_after) ** 2

@@ -28,7 +28,7 @@ def test_score_based_imaging_without_strength_is_the_sampler(solver):
     method, noise = solver(strength=0.0), Noise([1, 2])
     found = method.output(method.step(method.init(x, 1.0, noise=noise, **common), *levels, noise=noise, **common))
     noise = Noise([1, 2])
-    moved = corrector(x, 1.0, prior=prior, noise=noise, snr=0.16, held=True)
+    moved = corrector(x, 1.0, prior=prior, noise=noise, snr=0.16, keep_level=True)
     assert torch.equal(found, DDIM(eta=1.0).step(moved, *levels, noise=noise, **common))
 
     # Images that are one point: all else is noise. The paper's reverse diffusion would leave 1.17 times the level.

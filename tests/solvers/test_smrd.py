@@ -62,5 +62,5 @@ def test_smrd_learns_the_weight_that_is_best():
         solver = SMRD(lam=first)
         state = solver.init(x, 1.0, prior=white(1.0), data=data, noise=Noise(range(n)))
         for k in range(100):
-            state = solver._met(state._replace(x=x), x, data, Noise(range(k, k + n)))
+            state = solver._solve_data(state._replace(x=x), x, data, Noise(range(k, k + n)))
         assert risk(state.log_lam.exp()) < 1.1 * best < risk(torch.full((n,), first, dtype=DOUBLE))
