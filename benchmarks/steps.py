@@ -200,7 +200,9 @@ def deepinv(seeds: int, repeat: int = 3) -> None:
     prior, *_ = bundle_prior("brain_mri")
     tuned = load_prior("brain_mri").tuned
     choose, real = scan(validation(4)[0]), scan(slice_a(4))
-    print("\n| method | library | PSNR dB / SSIM | seconds | overhead of a step, ms |\n|---|---|---|---|---|", flush=True)
+    print(
+        "\n| method | library | PSNR dB / SSIM | seconds | overhead of a step, ms |\n|---|---|---|---|---|", flush=True
+    )
     for method, grid in GRIDS.items():
         tried = [(quality(theirs(method, prior, choose, 0, **one), choose)[0], one) for one in grid]
         best = max((t for t in tried if np.isfinite(t[0])), key=lambda t: t[0])[1]

@@ -20,7 +20,7 @@ C = TypeVar("C", bound="_Counts")
 
 
 class Likelihood(Protocol):
-    """``p(y | x)`` as solvers see it; images are real ``(B, C, *spatial)``."""
+    """``p(y | x)`` for solvers; images are real ``(B, C, *spatial)``."""
 
     @property
     def A(self) -> Operator:  # noqa: N802 - the operator's name in this field
@@ -160,7 +160,7 @@ class NoData:
 
     Args:
         y: empty tensor with the real type and the device of the images.
-        shape: of the image, ``(B, C, *spatial)``.
+        shape: shape of the image, ``(B, C, *spatial)``.
     """
 
     y: Tensor
@@ -247,8 +247,8 @@ class _Counts:
                 "check the counts, or give a background"
             )
         for _ in range(20):
-            _, slope, curvature = self._rates(self.A(z))
-            gradient = self.A.adjoint(slope) + weight * (z - x)
+            _, ray_gradient, curvature = self._rates(self.A(z))
+            gradient = self.A.adjoint(ray_gradient) + weight * (z - x)
 
             def hessian(v: Tensor, curvature: Tensor = curvature) -> Tensor:
                 return self.A.adjoint(curvature * self.A(v)) + weight * v

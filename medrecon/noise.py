@@ -91,7 +91,7 @@ def travelled(sigma_max: float, sigma_min: float, n_steps: int, length: int, rep
     """
     repeats = max(1, min(repeats, n_steps // (4 * length)))
     for n in range(n_steps, 1, -1):
-        # All stretches but the last are walked again; the last step goes to 0.
+        # All stretches but the last are repeated; the last step goes to 0.
         if n + (repeats - 1) * length * ((n - 1) // length) <= n_steps:
             return time_travel(karras(sigma_max, sigma_min, n), length, repeats)
     return karras(sigma_max, sigma_min, 1)

@@ -60,12 +60,12 @@ class PriorSpec:
         version: version of the bundle.
         weights_sha256: SHA-256 of the weights.
         network: loads the weights, after checking them; called only by solvers with a prior.
-        objective: what the network was trained for.
+        objective: training objective of the network.
         images: kind of the training images; ``None``: no network, so that only classical solvers can be used.
         channels: channels of the network.
         labels: meaning of the network's class labels, in their order; empty: it takes none.
         multiple: sides are padded to a multiple of it for the network.
-        symmetries: of the training images, arguments of :func:`medrecon.priors.equivariant`; empty: none.
+        symmetries: symmetries of the training images, as arguments of :func:`medrecon.priors.equivariant`; empty: none.
         tuned: by name of a solver, settings that differ from its defaults, and ``sigma_max``.
         n_steps: default number of network evaluations per sample.
         sigma_min: last noise level before 0.
@@ -110,7 +110,7 @@ class PriorSpec:
             return self
         known = [label for label in self.labels if label]
         if not known:
-            raise InputError(f"the prior of bundle {self.name} takes no condition; leave it out")
+            raise InputError(f"the prior of bundle {self.name} takes no condition; omit it")
         if condition not in known:
             near = get_close_matches(str(condition), known, n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -164,10 +164,10 @@ class Reconstruction:
         image: ``(slices, y, x)`` or ``(frames, slices, y, x)`` float32: magnitudes in the scale of the coil-combined data, or HU;
             the mean of the samples.
         samples: ``(n, ...)`` float32 of the same kind, or ``None`` for one sample.
-        phase: of the mean of the complex samples, rad, float32 like ``image``, or ``None`` for real images.
-        geometry: of these slices.
-        modality: of DICOM, ``MR`` or ``CT``.
-        record: what was done, as the sidecar stores it.
+        phase: phase of the mean of the complex samples, rad, float32 like ``image``, or ``None`` for real images.
+        geometry: geometry of these slices.
+        modality: DICOM modality, ``MR`` or ``CT``.
+        record: processing record, as stored in the sidecar.
     """
 
     image: np.ndarray
@@ -281,12 +281,12 @@ def network_prior(
 ) -> tuple[Prior, list[Counted]]:
     """A network as a prior of items ``(C, *spatial)``: conditioned, guided, under its symmetries, for all channels and slices.
 
-    A network of magnitudes sees real and imaginary parts one by one (Score-MRI); several complex images (sets of maps, frames,
-    coil images) go through it as a batch, and so do the slices of a volume.
+    A network of magnitudes processes real and imaginary parts separately (Score-MRI); several complex images (sets of
+    maps, frames, coil images) go through it as a batch, and so do the slices of a volume.
 
     Args:
-        spec: of the network.
-        network: of the prior.
+        spec: description of the network.
+        network: network of the prior.
         shape: ``(C, *spatial)`` of an item.
         dtype: autocast type of the network.
 
@@ -316,10 +316,10 @@ def _seeds(seed: int, numbers: Sequence[int], n_samples: int) -> list[list[int]]
 
 
 def _check_prior(problem: Problem, prior: PriorSpec, solver: Solver) -> None:
-    """Refuse a prior that is missing, or of other images than the problem's.
+    """Refuse a missing prior, or one of other images than the problem's.
 
     Raises:
-        InputError: for it.
+        InputError: if the prior is missing or does not fit.
     """
     if prior.images is None:
         raise InputError(
@@ -336,7 +336,7 @@ def _check_prior(problem: Problem, prior: PriorSpec, solver: Solver) -> None:
 def batch_size(shape: Sequence[int], device: torch.device | str) -> int:
     """Default number of items per batch: as many as have 256 x 256 pixels on a CPU, eight times that elsewhere; at most 64.
 
-    Small images leave a processor idle one by one; large ones gain nothing together, and memory grows with the batch.
+    Single small images leave a processor idle; batches of large images are not faster, and memory grows with the batch.
 
     Args:
         shape: ``(C, *spatial)`` of an item; several complex images count one by one.

@@ -164,7 +164,7 @@ def generate(
 
     Args:
         prior: ``prior(x, sigma)``, the clean estimate.
-        shape: of one image, ``(C, *spatial)``.
+        shape: shape of one image, ``(C, *spatial)``.
         sigmas: the ladder; its first level should be several times the standard deviation of the images.
         seeds: one per image; an image depends on its seed alone.
         solver: an unconditional sampler.

@@ -75,11 +75,11 @@ def slicewise(prior: Prior) -> Prior:
 
 
 def equivariant(prior: Prior, *, flip: Sequence[int] = (), shift: int = 0, phase: bool = False) -> Prior:
-    """Every noise level sees the image through another symmetry of what the prior was trained on, undone afterwards.
+    """At every noise level, another symmetry of the training images is applied before the prior and undone afterwards.
 
     A network errs a little differently on an image and on its mirror image. Over the many levels of a sampler these errors
-    average out, for no further evaluation. The symmetry is drawn from the level itself, so the prior stays a function: an
-    item's estimate depends on nothing but its own ``x`` and ``sigma``.
+    average out, without further evaluations. The symmetry is a deterministic function of the level, so an item's estimate
+    depends only on its ``x`` and ``sigma``.
 
     Args:
         prior: trained on images for which these are symmetries, or nearly so.
@@ -89,7 +89,7 @@ def equivariant(prior: Prior, *, flip: Sequence[int] = (), shift: int = 0, phase
         phase: turn the complex plane of images of two channels (real, imaginary).
 
     Raises:
-        ValueError: for a phase of images that have not two channels.
+        ValueError: for ``phase`` and images without two channels.
 
     Reference: Terris et al., "Equivariant plug-and-play image reconstruction", CVPR 2024, algorithm 1.
     """
@@ -136,7 +136,7 @@ def multiscale(prior: Prior, factor: int = 4, sigma: float = 0.4) -> Prior:
     Args:
         prior: trained on images and on overviews of them.
         factor: must divide every side of the images.
-        sigma: see above; of a batch with a level per item, the lowest counts for all.
+        sigma: lowest noise level of the coarse prior; in a batch with a level per item, the lowest level decides for all.
     """
     operators: dict[tuple, Separable] = {}
 

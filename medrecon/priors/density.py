@@ -1,6 +1,6 @@
 """The density of a prior, by its probability-flow ODE: Song et al., ICLR 2021, section 4.3 and appendix D.2.
 
-What a prior of images is worth: Feng et al., "Score-based diffusion models as principled priors for inverse imaging", ICCV 2023.
+On priors for inverse imaging: Feng et al., "Score-based diffusion models as principled priors for inverse imaging", ICCV 2023.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def log_density(
             FFJORD, 2019): one vector-Jacobian product an evaluation. ``None``: the exact trace, as many as ``x`` has numbers.
 
     Raises:
-        ValueError: for levels that do not rise.
+        ValueError: if ``sigma_min`` is not below ``sigma_max``.
     """
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"need 0 < sigma_min < sigma_max; got {sigma_min} and {sigma_max}")
@@ -67,8 +67,8 @@ def log_density(
     total = x.new_zeros(len(x))
     for low, high in pairwise(levels):
         h = high - low
-        slope, spread = flow(x, math.exp(low))
-        ahead, wider = flow(x + h * slope, math.exp(high))
-        x = x + h * (slope + ahead) / 2
-        total = total + h * (spread + wider) / 2
+        v_low, divergence_low = flow(x, math.exp(low))
+        v_high, divergence_high = flow(x + h * v_low, math.exp(high))
+        x = x + h * (v_low + v_high) / 2
+        total = total + h * (divergence_low + divergence_high) / 2
     return total - dot(x, x) / (2 * sigma_max**2) - n * math.log(sigma_max * math.sqrt(2 * math.pi))

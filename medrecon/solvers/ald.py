@@ -21,14 +21,14 @@ __all__ = ["ALD", "ALDRelative"]
 
 @dataclass(frozen=True, kw_only=True)
 class ALD(ImageSolver[Gaussian]):
-    """Annealed Langevin dynamics on the posterior: the likelihood is widened by as much noise as the image has.
+    """Annealed Langevin dynamics on the posterior: the likelihood is widened by the noise of the image.
 
     ``n_inner`` times ``x <- x + a (score + A^H (y - A x) / (L sigma^2 + noise_std^2)) + s z``,
     ``a = step_size sigma^2``, ``L = |A|^2``; last, ``prior(x, sigma)``. The noise ``s`` leaves the image at level ``sigma``,
     and after the last move at the next: :func:`medrecon.solvers.base.annealed`
 
     Args:
-        step_size: of a move over sigma^2, below 1 (score and data each add at most as much).
+        step_size: step of a move over sigma^2, below 1 (score and data term each contribute at most this much).
         n_inner: moves at every level (the paper's 3 to 6, with 1155 levels).
 
     Cost:

@@ -1,6 +1,6 @@
 """CCDF: Chung, Sim, Ye, "Come-closer-diffuse-faster: accelerating conditional diffusion models for inverse problems".
 
-CVPR 2022, arXiv 2112.05146. No solver of its own: any solver that starts from a noised estimate,
+CVPR 2022, arXiv 2112.05146. Not a separate solver, but any solver that starts from a noised estimate,
 ``noised(estimate, sigma)``, on ``medrecon.noise.truncate_ladder(sigmas, sigma)``. These functions choose the level to
 start at, for ``x = x0 + sigma n``.
 """
@@ -25,24 +25,24 @@ def noised(estimate: Tensor, sigma: float, noise: Noise) -> Tensor:
 def forward_error(error: float | Tensor, sigma: float, n: int) -> float | Tensor:
     """``E |noised(a) - noised(b)|^2`` of two images with ``|a - b|^2 = error`` and ``n`` components: ``error + 2 sigma^2 n``.
 
-    The noise makes them alike: their distance grows, relative to the noise it vanishes (lemma 1, in our variable).
+    The distance grows, but vanishes relative to the noise (lemma 1, in our variable).
     """
     return error + 2 * sigma**2 * n
 
 
 def contraction(sigmas: Tensor, kind: Literal["ddim", "ddpm", "smld"] = "ddim") -> float:
-    """How much of an error of the start is left at the end of a ladder, the product of the factors of its steps.
+    """Fraction of an initial error that remains at the end of a ladder, the product of the factors of its steps.
 
     ``"ddim"``: ``sigma' / sigma``; ``"ddpm"`` (ancestral): ``sigma'^2 / sigma^2``; ``"smld"`` (reverse diffusion):
-    ``(sigma'^2 - s^2) / (sigma^2 - s^2)`` with s the lowest level above 0, whose own step is left out. A step to 0 takes
+    ``(sigma'^2 - s^2) / (sigma^2 - s^2)`` with s the lowest level above 0, whose step is left out. A step to 0 takes
     the clean estimate, whose factor is that of the prior, and counts as 1.
 
     The bound for steps with non-expansive data consistency (theorem 1). The largest factor alone, as the theorem is often
-    quoted, is close to 1 on a fine ladder and says little.
+    quoted, is close to 1 on a fine ladder and hardly informative.
 
     Args:
         sigmas: levels, falling.
-        kind: of sampler; the paper's factor of DDPM is ``sqrt(alpha) (1 - abar') / (1 - abar)`` in the variance-preserving
+        kind: kind of sampler; the paper's factor of DDPM is ``sqrt(alpha) (1 - abar') / (1 - abar)`` in the variance-preserving
             variable, which in ours is ``sigma'^2 / sigma^2``.
     """
     levels = [level for level in sigmas.tolist() if level > 0]

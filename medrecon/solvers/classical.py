@@ -135,7 +135,7 @@ class L1Wavelet(Classical):
 
     Args:
         lam: weight of the sparsity, for images of unit scale; ``None``: ``strength`` times the noise of ``A^H y``.
-        strength: see lam.
+        strength: weight over the noise of ``A^H y``, where ``lam`` is ``None``.
         wavelet: an orthogonal wavelet of PyWavelets.
         n_iter: iterations.
         spin: shift the image by a random number of pixels before every transform, and back after it; artifacts of the wavelet
@@ -237,8 +237,8 @@ class TV(TotalVariation):
         rho = batch_broadcast(_weight(self.lam, self.strength, data) / threshold, x)
         z = u = torch.zeros_like(D(x))
         for _ in range(self.n_iter):
-            known = data.adjoint_y + rho * D.adjoint(z - u)
-            x = cg(lambda v: data.A.normal(v) + rho * D.adjoint(D(v)), known, x, self.n_inner)
+            right = data.adjoint_y + rho * D.adjoint(z - u)
+            x = cg(lambda v: data.A.normal(v) + rho * D.adjoint(D(v)), right, x, self.n_inner)
             v = D(x) + u
             z = _shrink(v, batch_broadcast(threshold, v), 2)
             u = v - z

@@ -25,7 +25,7 @@ class DDIM(ImageSolver[NoData]):
 
     Args:
         eta: 0 is the probability-flow ODE by Euler's method, 1 is ancestral (DDPM with its small variance).
-        kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
+        kernel: formula of the added noise, see :func:`medrecon.solvers.base.renoise`.
 
     Cost:
         1 network evaluation a step.

@@ -34,7 +34,7 @@ class DDNM(ImageSolver[Gaussian]):
         eta: fraction of fresh noise, 0 to 1 (the paper's 0.85; 1 was better on validation scans).
         n_cg: iterations of ``A^+`` where it has no closed form; more reproduce the data, and their noise amplified by the
             small singular values of A, so few are better unless the data are noiseless.
-        kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
+        kernel: formula of the added noise, see :func:`medrecon.solvers.base.renoise`.
 
     Cost:
         1 network evaluation and one ``A^+`` a step.
@@ -64,8 +64,8 @@ class DDNMPlus(ImageSolver[Gaussian]):
     * ``sigma' >= n``: ``lambda = 1, g = sqrt(sigma'^2 - n^2)``
     * ``sigma' < n``: ``lambda = sqrt(1 - eta^2) sigma' / n, g = eta sigma'``
 
-    Where the singular values ``s`` are known, each has its own ``n = noise_std / s``: these are the steps of :class:`DDRM` with
-    ``eta_b = 1``.
+    Where the singular values ``s`` are known, each has a separate ``n = noise_std / s``: these are the steps of
+    :class:`DDRM` with ``eta_b = 1``.
 
     Args:
         eta: fraction of fresh noise, 0 to 0.95 (the paper's 0.85); with 1 the data would be forgotten, see :class:`DDRM`.
@@ -75,8 +75,9 @@ class DDNMPlus(ImageSolver[Gaussian]):
         1 network evaluation a step, and two ``A^+`` where the singular values are not known.
 
     Deviation:
-        where they are not known, all count as ``|A|``. That is right for multiples of a projector. Of smaller ones the data's
-        noise in the image is larger than ``n``: what ``n_cg`` iterations of ``A^+`` let in of it is taken for the image.
+        where they are not known, all count as ``|A|``. That is right for multiples of a projector. For smaller singular
+        values the data's noise in the image is larger than ``n``: what ``n_cg`` iterations of ``A^+`` let in of it is
+        taken for the image.
 
     Reference: eq. 17 to 19 of the paper and their form per singular value in its appendix, with DDIM's eta as in its experiments.
     """
@@ -87,7 +88,7 @@ class DDNMPlus(ImageSolver[Gaussian]):
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> Tensor:
-        """One denoising, one damped projection, and noise that is smaller where the data's own noise came in."""
+        """One denoising, one damped projection, and less noise where the data contributed theirs."""
         A = data.A
         if isinstance(A, Spectral):
             return DDRM(eta=self.eta).step(state, sigma, sigma_next, prior=prior, data=data, noise=noise)

@@ -27,13 +27,13 @@ class DDS(ImageSolver[Gaussian]):
     Args:
         gamma: weight of the data, ``rho = 1 / gamma`` (the paper's gamma, 1 there); ``None`` derives rho from the
             noise at every step, ``rho = prior_weight noise_std^2 / min(sigma, 1)^2``.
-        prior_weight: see gamma; more trusts the prior more.
-        sigma_scale: noise level given to the prior, over that of the ladder. The corrected estimate errs where the data say
-            little, and fresh noise comes on top, so ``x`` is noisier than ``sigma`` says; 1 is the paper.
+        prior_weight: weight of the prior where ``gamma`` is ``None``.
+        sigma_scale: noise level given to the prior, over the level of the ladder. The corrected estimate has errors where the
+            data determine little, and fresh noise is added, so ``x`` is noisier than ``sigma``; 1 is the paper.
         n_cg: conjugate-gradient iterations (the paper's K, 5; more helps where few lines leave the system ill-conditioned).
         eta: fraction of fresh noise, 0 to 1 (the paper's 0.85; with the weak priors that a CPU trains, 1 was better on
             validation scans).
-        kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
+        kernel: formula of the added noise, see :func:`medrecon.solvers.base.renoise`.
 
     Cost:
         1 network evaluation and ``n_cg + 1`` applications of ``A^H A`` a step.

@@ -27,7 +27,7 @@ class ILVR(ImageSolver[Gaussian]):
     For noiseless data: it reproduces the noise in ``y``.
 
     Args:
-        until: the lowest level at which the data are met (the paper's range_t, as a level); higher leaves more to the
+        until: lowest level with data consistency (the paper's range_t, as a level); a higher one leaves more to the
             prior.
         n_cg: iterations of ``A^+`` where it has no closed form.
 

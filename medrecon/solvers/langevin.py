@@ -25,7 +25,7 @@ class Langevin(ImageSolver[NoData]):
     ``n_inner`` times ``x <- x + a score(x, sigma) + sqrt(2 a) z`` with ``a = step_size sigma^2``; last, ``prior(x, sigma)``
 
     Args:
-        step_size: of a move over sigma^2, below 2 (the paper's ``epsilon / (2 sigma_L^2)``: its moves are
+        step_size: step of a move over sigma^2, below 2 (the paper's ``epsilon / (2 sigma_L^2)``: its moves are
             ``alpha / 2`` along the score and ``sqrt(alpha)`` of noise).
         n_inner: moves at every level (the paper's T, 100).
 

@@ -22,15 +22,15 @@ __all__ = ["LGD"]
 
 @dataclass(frozen=True, kw_only=True)
 class LGD(ImageSolver[Likelihood]):
-    """Loss-guided diffusion: like DPS, with the misfit averaged over images near the clean estimate.
+    """Loss-guided diffusion: like DPS, with the residual norm averaged over images near the clean estimate.
 
     ``x' = ancestral(x0, x) - zeta sqrt(n (1 + sigma^2)(1 + sigma'^2)) J^T mean_k grad |y - A(x0 + r z_k)|``,
     ``r = sigma s / sqrt(sigma^2 + s^2)``, ``s = image_std``
 
     Args:
         zeta: step, per root of the number ``n`` of values in an image; see DPS.
-        n_draws: images over which the misfit is averaged (the paper's n).
-        image_std: spread of the images per component (the paper's 1).
+        n_draws: images over which the residual norm is averaged (the paper's n).
+        image_std: standard deviation of the images per component (the paper's 1).
 
     Cost:
         1 network evaluation, 1 vector-Jacobian product, ``n_draws`` forwards and adjoints a step.

@@ -30,14 +30,15 @@ class MGDM(ImageSolver[Gaussian]):
     Args:
         zeta: step of the inner conditional mean, below 1; 0 switches it off (the ablation's "no-i").
         rho: step of the refinement; 0 switches it off ("no-r").
-        outer: whether the proximal step is taken; without it there is nothing to refine ("no-pr").
+        outer: whether the proximal step is taken; without it the refinement is skipped ("no-pr").
         lam: weight of the estimate in the proximal step (the paper's lambda, 1e-3 to 1e-2 for noiseless data);
             ``None`` derives it from the noise at every step, ``prior_weight noise_std^2 / min(sigma, 1)^2``.
-        prior_weight: see lam; more trusts the prior more.
-        sigma_scale: noise level given to the prior, over that of the ladder; see :class:`medrecon.solvers.DDS`. 1 is the paper.
+        prior_weight: weight of the prior where ``lam`` is ``None``.
+        sigma_scale: noise level given to the prior, over the level of the ladder; see :class:`medrecon.solvers.DDS`. 1
+            is the paper.
         eta: fraction of fresh noise, 0 to 1 (the paper's 0.85; 1 was better on validation scans).
         n_cg: conjugate-gradient iterations of each of the two solves, where they have no closed form.
-        kernel: how noise is added back, see :func:`medrecon.solvers.base.renoise`.
+        kernel: formula of the added noise, see :func:`medrecon.solvers.base.renoise`.
 
     Raises:
         ValueError: for steps that amplify errors, ``zeta >= 1`` or ``2 rho |1 - 2 zeta| >= 1`` (the paper's printed

@@ -27,8 +27,8 @@ class PiGDM(ImageSolver[Gaussian]):
     Exact for a prior N(0, s^2 I).
 
     Args:
-        image_std: spread ``s`` of the images per component; the paper's r_t takes 1. Between 0.25 and 1 it hardly mattered on
-            validation scans.
+        image_std: standard deviation ``s`` of the images per component; the paper's r_t takes 1. Between 0.25 and 1 it
+            hardly mattered on validation scans.
         eta: fraction of fresh noise, 0 to 1.
         n_cg: iterations of the solve where it has no closed form.
 
@@ -37,8 +37,8 @@ class PiGDM(ImageSolver[Gaussian]):
 
     Deviation:
         the guided estimate takes the place of the clean one, and the noise direction is that of the guided estimate,
-        as Bayes' rule has it; the paper adds the gradient, scaled, to a DDIM step. No step may raise the residual, see
-        :func:`medrecon.solvers.base.limit_step`.
+        as Bayes' rule has it; the paper adds the gradient, scaled, to a DDIM step. Steps that would increase the
+        residual are shortened, see :func:`medrecon.solvers.base.limit_step`.
     """
 
     image_std: float = setting(0.5, 1e-6, 1e6)

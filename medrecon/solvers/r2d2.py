@@ -24,14 +24,14 @@ __all__ = ["R2D2", "low_frequencies", "noise_of_images"]
 
 
 def noise_of_images(images: Tensor, above: float | None = None) -> Tensor:
-    """Standard deviation of white noise in images ``(B, C, *spatial)``, ``(B,)``: of a Laplacian that sees no slopes.
+    """Standard deviation of white noise in images ``(B, C, *spatial)``, ``(B,)``: from a Laplacian, which is 0 on slopes.
 
     Second differences along every axis of three pixels or more: the median of their absolute value over pixels that are not
     exactly 0, again and again of those below 2.5 standard deviations, so that edges drop out. Rician noise of magnitudes is
     smaller in air, so that magnitudes need ``above``.
 
     Args:
-        images: see above.
+        images: images ``(B, C, *spatial)``.
         above: pixels below this fraction of the 99.5th percentile do not count, unless fewer than 100 would be left.
 
     Reference: Immerkaer, "Fast noise variance estimation", CVIU 64 (1996), with the median of Donoho (1995).
@@ -78,7 +78,7 @@ class R2D2(ImageSolver[Gaussian]):
     and down-sampling of the measurement, with ``start`` the interpolated image plus noise.
 
     Args:
-        snr: of a Langevin move.
+        snr: signal-to-noise ratio of a Langevin move.
         n_corrector: Langevin moves at every level.
         strength: fraction of the low frequencies restored at every step, 0 to 1 (the paper's lambda).
         guidance: step of the manifold constraint (the paper's gamma); 0 spares the gradient.

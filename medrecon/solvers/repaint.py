@@ -26,18 +26,18 @@ class RePaint(ImageSolver[Gaussian]):
 
     ``V^H x' = U^H y / s + sigma' z`` where a singular value ``s`` is not 0, and that of the ancestral step elsewhere
 
-    The ladder rises again and again (:func:`medrecon.noise.time_travel`), so that known and unknown grow together. For
+    The ladder goes back up repeatedly (:func:`medrecon.noise.time_travel`), so that known and unknown components agree. For
     noiseless data: it reproduces the noise in ``y``.
 
     Args:
-        length: steps of a stretch of the ladder that is walked again (the paper's j, 10).
-        repeats: how often every stretch is walked (the paper's r, 10, at 250 levels: 4570 evaluations); 1: once.
+        length: steps of a stretch of the ladder that is repeated (the paper's j, 10).
+        repeats: number of times every stretch is taken (the paper's r, 10, at 250 levels: 4570 evaluations); 1: once.
 
     Cost:
         1 network evaluation a step. The ladder of a given budget has about ``1 / repeats`` as many levels.
 
     Deviation:
-        short stretches, few repeats, since fifty evaluations pay for no more;
+        short stretches, few repeats, which fit into fifty evaluations;
         the paper's pixels are here singular vectors, so k-space of one coil and coarser pixels can be inpainted too.
     """
 
@@ -47,7 +47,7 @@ class RePaint(ImageSolver[Gaussian]):
     repeats: int = setting(4, 1, 10_000)
 
     def ladder(self, sigma_max: float, sigma_min: float, budget: int) -> Tensor:
-        """Every stretch again and again, within the budget."""
+        """A ladder with repeated stretches, within the budget."""
         return travelled(sigma_max, sigma_min, budget, self.length, self.repeats)
 
     def step(

@@ -26,7 +26,7 @@ class ScoreMed(ImageSolver[Gaussian]):
     the same with ``sigma = 0`` and ``strength = 1``
 
     Args:
-        snr: of a Langevin move (the paper's r).
+        snr: signal-to-noise ratio of a Langevin move (the paper's r).
         n_corrector: Langevin moves at every level.
         strength: 0 (the prior alone) to 1 (measured components are replaced; the paper's lambda).
         n_cg: iterations of ``A^+`` where it has no closed form.

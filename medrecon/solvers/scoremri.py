@@ -34,12 +34,12 @@ class ScoreMRI(Solver[_State, Gaussian]):
 
     ``x <- x + strength A^H (y - A x)`` after each of ``n_corrector`` Langevin moves and after the predictor
 
-    Real images of one coil need nothing else. Complex ones with a prior of magnitudes: wrap it by ``channelwise``. Several
+    Real images of one coil need no further setting. For complex images, wrap a prior of magnitudes by ``channelwise``. Several
     coils without maps (SSOS): the coil-wise operator, images of ``2 coils`` channels, ``channelwise``, and the root of the sum
     of squares afterwards; with ``coils`` every ``period``-th step also ties them together (the paper's hybrid).
 
     Args:
-        snr: of a Langevin move (the paper's r); 0.7 exchanges nearly all of the noise.
+        snr: signal-to-noise ratio of a Langevin move (the paper's r); 0.7 replaces nearly all of the noise.
         n_corrector: Langevin moves at every level (the paper's M).
         strength: step towards the data; 1 replaces measured samples where ``A A^H = I`` (the paper's lambda).
         coils: operator from an image to its coil images, ``A`` being coil-wise, e.g. ``AsComplex^H Coils AsComplex``.
@@ -54,7 +54,7 @@ class ScoreMRI(Solver[_State, Gaussian]):
         to bring measured and unmeasured parts together: three of ``snr = 0.7`` a level gain 2 to 5 dB at 50 evaluations;
         norms are per item, and coils too are corrected first; the weight of a tie falls from 1 to 0.2 with the logarithm of
         sigma (in the paper with the number of the step, which on its ladder is the same), it goes to the coil images of the
-        combined image (the reference code multiplies coil images by the maps that they already contain), and the data come
+        combined image (the reference code multiplies coil images by the maps that they already contain), and the data step is
         last.
     """
 

@@ -52,7 +52,7 @@ class SITCOM(ImageSolver[Gaussian]):
 
     @property
     def evaluations(self) -> int:
-        """Adam steps and the last estimate, where nothing stops early."""
+        """Adam steps and the last estimate, unless all items stop early."""
         return self.n_inner + 1
 
     def step(

@@ -1,4 +1,4 @@
-"""TMPD and MMPS: guidance with the covariance that the prior itself implies.
+"""TMPD and MMPS: guidance with the covariance implied by the prior.
 
 Boys et al., "Tweedie moment projected diffusions for inverse problems", arXiv 2310.06721 (TMLR 2024); Rozet et al.,
 "Learning diffusion priors from observations by expectation maximization" (MMPS), NeurIPS 2024; written for
@@ -40,17 +40,18 @@ class TMPD(ImageSolver[Gaussian]):
 
     Deviation:
         a network's Jacobian is not quite symmetric, as an exact prior's is; its transpose stands for both, which needs no
-        forward-mode derivatives. No step may raise the residual, see :func:`medrecon.solvers.base.limit_step`.
+        forward-mode derivatives. Steps that would increase the residual are shortened, see
+        :func:`medrecon.solvers.base.limit_step`.
     """
 
     eta: float = setting(1.0, 0.0, 1.0)
     n_cg: int = setting(5, 0, 10_000)
 
     def calibrated(self, sigmas: Tensor) -> bool:
-        """Whether guidance and steps are exact for a Gaussian: a converged solve, and steps enough to keep the variance.
+        """Whether guidance and steps are exact for a Gaussian: a converged solve, and enough steps to keep the variance.
 
-        Nine tenths of it at least, for every spread of 0.05 to 1: the images have unit scale, and what the data leave open of
-        them is seldom known better than that. From 8 to 0.005 that takes about 110 steps; 50 keep 82 %, 10 keep 41 %.
+        At least nine tenths of it, for every standard deviation of 0.05 to 1: the images have unit scale, and their uncertainty
+        given the data is seldom smaller. From 8 to 0.005 that takes about 110 steps; 50 keep 82 %, 10 keep 41 %.
         """
         kept = variance_kept(sigmas, torch.logspace(math.log10(0.05), 0.0, 14))
         return self.eta == 1.0 and self.n_cg >= 20 and bool(((kept - 1).abs() < 0.1).all())
