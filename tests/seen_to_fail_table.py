@@ -224,8 +224,8 @@ medrecon.prior_file._check_settings                        3  test_prior_file.py
 medrecon.prior_file.replace_values                         3  test_prior_file.py
 medrecon.priors.base.as_levels                             3  test_zoo.py
 medrecon.priors.combine.channelwise.each                   3  priors/test_combine.py priors
+medrecon.priors.combine.equivariant.equivariant_prior      3  priors/test_combine.py priors
 medrecon.priors.combine.equivariant.one                    3  priors/test_combine.py priors
-medrecon.priors.combine.equivariant.turned                 3  priors/test_combine.py priors
 medrecon.priors.combine.guided.prior                       3  priors/test_combine.py priors
 medrecon.priors.combine.multiscale.scaled                  3  priors/test_combine.py priors
 medrecon.priors.combine.slicewise.each                     3  priors/test_combine.py
@@ -260,10 +260,10 @@ medrecon.solvers.classical.L1Wavelet.estimate              3  solvers/test_class
 medrecon.solvers.classical.LowRank.estimate                3  solvers/test_classical.py solvers
 medrecon.solvers.classical._clip                           3  solvers/test_classical.py solvers
 medrecon.solvers.classical._weight                         3  solvers/test_classical.py solvers
-medrecon.solvers.daps.DAPS._moved                          3  solvers/test_counts.py solvers
+medrecon.solvers.daps.DAPSLangevin.draw                    3  solvers/test_counts.py solvers
 medrecon.solvers.ddim.DDIM.step                            3  solvers
 medrecon.solvers.ddnm.DDNMPlus.step                        3  solvers/test_ddnm.py solvers
-medrecon.solvers.ddrm.DDRM.ranges                          3  solvers/test_noising.py solvers
+medrecon.solvers.ddrm.DDRM.eta                             3  solvers/test_noising.py solvers
 medrecon.solvers.ddrm.DDRM.step                            3  solvers/test_ddrm.py solvers/test_noising.py solvers
 medrecon.solvers.dds.DDS.step                              3  solvers/test_dds.py solvers
 medrecon.solvers.dps.DPS.step                              3  solvers/test_solvers.py solvers
