@@ -63,8 +63,8 @@ def sample(
 
     Raises:
         TypeError: if the solver cannot work with this operator, likelihood or missing prior.
-        ValueError: for a ladder of fewer than two levels or with a level at which no step can begin, or for a start
-            that the solver does not use.
+        ValueError: for a ladder of fewer than two levels or with a level at which no step can begin, or if the solver does
+            not use the given start.
     """
     solver.check(data)
     if start is not None and not solver.takes_start:
