@@ -25,40 +25,40 @@ medrecon.data.arguments.as_number                          3  cli/test_arguments
 medrecon.data.coils._mixtures                              3  data/test_coils.py
 medrecon.data.eigen._powered                               3  data/test_eigen.py
 medrecon.data.eigen.largest_eigenpairs                     3  data/test_eigen.py
-medrecon.data.errors.advised                               3  cli/test_advice.py
-medrecon.data.espirit._MAX_FOLDED                              3  data/test_folding.py
-medrecon.data.espirit._MIN_COVERED                             3  problems/test_maps.py
-medrecon.data.espirit._MIN_EXPLAINED                           3  problems/test_maps.py
-medrecon.data.espirit._fourier_matrix                               3  data
-medrecon.data.espirit._projector                           3  data
+medrecon.data.errors.os_error_advice                       3  cli/test_advice.py
+medrecon.data.espirit._MAX_FOLDED                          3  data/test_folding.py
+medrecon.data.espirit._MIN_COVERED                         3  problems/test_maps.py
+medrecon.data.espirit._MIN_EXPLAINED                       3  problems/test_maps.py
+medrecon.data.espirit._fourier_matrix                      3  data/test_espirit.py data
+medrecon.data.espirit._projector                           3  data/test_espirit.py data
 medrecon.data.espirit.choose_sets                          3  data/test_folding.py
 medrecon.data.espirit.espirit_maps                         3  problems/test_maps.py
 medrecon.data.espirit.sigpy_maps                           3  data/test_folding.py
 medrecon.data.espirit.trusted_noise                        3  problems/test_maps.py
 medrecon.data.files._FileSet.new                           3  data/test_files.py
-medrecon.data.files._FileSet.remove_hidden                 3  data
+medrecon.data.files._FileSet.remove_hidden                 3  data/test_files.py data
 medrecon.data.files._finish.possible                       3  data/test_files.py
 medrecon.data.files._is_published                          3  data/test_files.py
 medrecon.data.files._lock                                  3  prep/test_runner.py
 medrecon.data.files._move_into_place                       3  data/test_files.py
 medrecon.data.files._problem                               3  data/test_files.py
 medrecon.data.files._publish                               3  data/test_files.py
-medrecon.data.files._publish_all                           3  data
+medrecon.data.files._publish_all                           3  data/test_files.py data
 medrecon.data.files._recover_one                           3  data/test_files.py
 medrecon.data.files._remove_leftovers                      3  data/test_files.py
 medrecon.data.files.sidecar_mismatch                       3  data/test_files.py
 medrecon.data.geometry.lps_to_ras                          3  formats/test_ismrmrd.py formats/test_dicom.py
 medrecon.data.masks._within                                3  transforms/test_simulate.py
-medrecon.data.masks.centred                                3  data
+medrecon.data.masks.centred                                3  data/test_masks.py data
 medrecon.data.masks.sigpy_mri                              3  cli/test_arguments.py
 medrecon.data.noise.noise_scan_std                         3  data/test_noise.py
 medrecon.data.noise.outermost_std                          3  data/test_noise.py
+medrecon.data.passes.apply_mask                            3  formats/test_mapped.py
 medrecon.data.passes.largest_part                          3  formats/test_mapped.py
-medrecon.data.passes.masked                                3  formats/test_mapped.py
-medrecon.data.sampling._rounded_to_zero                              3  cli/test_advice.py
-medrecon.data.sampling.one_sided                           3  cli/test_advice.py
-medrecon.data.sampling.sampling_differs                              3  data/test_sampling.py
-medrecon.data.sampling.stored_mask                         3  data/test_sampling.py
+medrecon.data.sampling._rounded_to_zero                    3  cli/test_advice.py
+medrecon.data.sampling.check_stored_mask                   3  data/test_sampling.py
+medrecon.data.sampling.one_sided_warnings                  3  cli/test_advice.py
+medrecon.data.sampling.sampling_difference                 3  data/test_sampling.py
 medrecon.data.trajectories.echo_planar                     3  data/test_trajectories.py
 medrecon.data.trajectories.radial                          3  data/test_trajectories.py
 medrecon.data.trajectories.spiral                          3  data/test_trajectories.py
@@ -66,17 +66,17 @@ medrecon.data.yaml_files._PlainLoader.compose_node         3  test_prior_file.py
 medrecon.data.yaml_files._PlainLoader.construct_mapping    3  test_prior_file.py
 medrecon.engines.DenoisingPrepareBatch.__call__            3  training/test_training.py
 medrecon.engines.NoisyPrepareBatch.__call__                3  training/test_training.py
+medrecon.formats.acquisitions._correct_epi                 3  formats/test_epi.py
 medrecon.formats.acquisitions._geometry                    3  formats/test_ismrmrd.py
 medrecon.formats.acquisitions._noise                       3  formats/test_ismrmrd.py
 medrecon.formats.acquisitions._on_grid                     3  formats/test_ismrmrd.py
 medrecon.formats.acquisitions._shots                       3  formats/test_noncartesian.py
 medrecon.formats.acquisitions._signs                       3  formats/test_siemens.py
-medrecon.formats.acquisitions._straightened                3  formats/test_epi.py
 medrecon.formats.acquisitions.along_trajectory             3  formats/test_noncartesian.py formats/test_twix.py
-medrecon.formats.acquisitions.calibration_of               3  formats/test_ismrmrd.py formats/test_registry.py
-medrecon.formats.acquisitions.clipped                      3  cli/test_advice.py
-medrecon.formats.acquisitions.scan_of                      3  formats/test_twix.py
-medrecon.formats.arrays._joined                            3  formats/test_hostile.py
+medrecon.formats.acquisitions.matching_calibration         3  formats/test_ismrmrd.py formats/test_registry.py
+medrecon.formats.acquisitions.saturation_warnings          3  cli/test_advice.py
+medrecon.formats.acquisitions.scan_from_acquisitions       3  formats/test_twix.py
+medrecon.formats.arrays._combine_parts                     3  formats/test_hostile.py
 medrecon.formats.attributes.permitted                      3  formats/test_hostile.py
 medrecon.formats.bart._trajectory                          3  formats/test_noncartesian.py
 medrecon.formats.bart.read_array                           3  formats/test_hostile.py
@@ -89,57 +89,57 @@ medrecon.formats.data_exchange._line_integrals             3  problems/test_tomo
 medrecon.formats.dicom.decoder._end_after                  3  formats/test_hostile.py
 medrecon.formats.dicom.decoder.check_codestreams           3  formats/test_hostile.py
 medrecon.formats.dicom.series._CLASSIC                     3  writers/test_like.py
-medrecon.formats.dicom.series._even                        3  formats/test_dicom.py
-medrecon.formats.dicom.series._framed                      3  formats/test_dicom_volumes.py
+medrecon.formats.dicom.series._evenly_spaced               3  formats/test_dicom.py
 medrecon.formats.dicom.series._frames                      3  formats/test_hostile.py
-medrecon.formats.dicom.series._leaves                      3  formats/test_dicom.py
+medrecon.formats.dicom.series._group_attributes            3  formats/test_dicom.py
+medrecon.formats.dicom.series._list_frames                 3  formats/test_dicom_volumes.py
 medrecon.formats.dicom.series._mosaic                      3  formats/test_dicom.py
-medrecon.formats.dicom.series._placed                      3  formats/test_dicom.py
 medrecon.formats.dicom.series._read                        3  cli/test_advice.py formats/test_dicom_volumes.py formats/test_registry.py writers/test_like.py
 medrecon.formats.dicom.series._scale                       3  formats/test_dicom.py
-medrecon.formats.dicom.series._selected                    3  formats/test_hostile.py
+medrecon.formats.dicom.series._select_frames               3  formats/test_hostile.py
+medrecon.formats.dicom.series._sort_frames                 3  formats/test_dicom.py
 medrecon.formats.dicom.series._values                      3  formats/test_dicom_volumes.py
 medrecon.formats.dicom.stacks.ADVISED                      3  writers/test_like.py
 medrecon.formats.dicom.stacks._ranks                       3  formats/test_dicom_volumes.py
 medrecon.formats.dicom.stacks._volumes                     3  formats/test_dicom_volumes.py
 medrecon.formats.dicom.stacks.axes                         3  formats/test_dicom_volumes.py
-medrecon.formats.epi._gridded                              3  formats/test_epi.py
 medrecon.formats.epi._ramp_area                            3  formats/test_epi.py
+medrecon.formats.epi._resample                             3  formats/test_epi.py
+medrecon.formats.epi.correct_epi                           3  formats/test_epi.py
 medrecon.formats.epi.direction_phase                       3  formats/test_epi.py
 medrecon.formats.epi.off_centre                            3  formats/test_epi.py
-medrecon.formats.epi.straightened                          3  formats/test_epi.py
 medrecon.formats.fastmri.save_fastmri                      3  formats/test_header.py
 medrecon.formats.fastmri.sniff                             3  formats/test_registry.py
 medrecon.formats.frames.frames_of_acquisitions             3  formats/test_registry.py
 medrecon.formats.freesurfer._parts                         3  formats/test_freesurfer.py
 medrecon.formats.hdf5._Heap.get                            3  formats/test_hostile.py
 medrecon.formats.hdf5._check_links                         3  formats/test_hostile.py
-medrecon.formats.hdf5._contiguous                          3  formats/test_mapped.py
+medrecon.formats.hdf5._contiguous_offset                   3  formats/test_mapped.py
 medrecon.formats.hdf5._messages                            3  formats/test_hostile.py
 medrecon.formats.hdf5.check_dataset                        3  formats/test_hostile.py
-medrecon.formats.header.fitted                             3  formats/test_header.py
-medrecon.formats.header.readout_cropped                    3  formats/test_header.py
+medrecon.formats.header.crop_readout                       3  formats/test_header.py
+medrecon.formats.header.fit_header                         3  formats/test_header.py
 medrecon.formats.header.voxel_size                         3  formats/test_header.py
-medrecon.formats.ismrmrd._borrowed                         3  formats/test_header.py
 medrecon.formats.ismrmrd._centres                          3  formats/test_header.py
 medrecon.formats.ismrmrd._encoded                          3  formats/test_header.py
 medrecon.formats.ismrmrd._is_stripped                      3  formats/test_header.py
-medrecon.formats.ismrmrd._selected                         3  formats/test_header.py
+medrecon.formats.ismrmrd._noise_from_other_group           3  formats/test_header.py
+medrecon.formats.ismrmrd._select_group                     3  formats/test_header.py
 medrecon.formats.ismrmrd._siemens                          3  formats/test_siemens.py
 medrecon.formats.kinds._load                               3  formats/test_mapped.py
 medrecon.formats.kinds.load_like                           3  writers/test_like.py
-medrecon.formats.limits.FREE                               3  formats/test_hostile.py
+medrecon.formats.limits.FREE_BYTES                         3  formats/test_hostile.py
 medrecon.formats.limits.check_claim                        3  formats/test_hostile.py
 medrecon.formats.mapped.mapped                             3  formats/test_mapped.py
-medrecon.formats.nifti._opened                             3  formats/test_hostile.py
-medrecon.formats.nifti._place                              3  formats/test_dicom_volumes.py formats/test_nifti.py
+medrecon.formats.nifti._geometry                           3  formats/test_dicom_volumes.py formats/test_nifti.py
+medrecon.formats.nifti._open                               3  formats/test_hostile.py
 medrecon.formats.nifti._radians                            3  formats/test_nifti.py
 medrecon.formats.nifti._volume                             3  formats/test_dicom_volumes.py
 medrecon.formats.numpy_files.read                          3  cli/test_advice.py
 medrecon.formats.numpy_files.sniff                         3  formats/test_registry.py
 medrecon.formats.probe.never_raises.quiet                  3  formats/test_registry.py
-medrecon.formats.scrub._kept                               3  formats/test_hostile.py
-medrecon.formats.scrub.parsed                              3  formats/test_hostile.py
+medrecon.formats.scrub._remove_unlisted                    3  formats/test_hostile.py
+medrecon.formats.scrub.parse_header                        3  formats/test_hostile.py
 medrecon.formats.sinograms.checked_sinogram                3  formats/test_registry.py
 medrecon.formats.twix._acquisitions                        3  formats/test_siemens.py formats/test_twix.py
 medrecon.formats.twix._readout                             3  formats/test_epi.py
@@ -150,7 +150,7 @@ medrecon.handlers._load_checkpoint.position                3  training/test_trai
 medrecon.likelihood.Gaussian.fit                           3  operators/test_precision.py
 medrecon.likelihood.Poisson._rates                         3  solvers/test_counts.py
 medrecon.likelihood.Rician._expected                       3  test_likelihood.py
-medrecon.likelihood.Rician.prox                            3  solvers
+medrecon.likelihood.Rician.prox                            3  test_likelihood.py solvers
 medrecon.likelihood.Transmission._rates                    3  test_likelihood.py
 medrecon.metrics._RangeMetric.unit                         3  test_zoo.py
 medrecon.metrics.hounsfield_scores                         3  cli/test_evaluate.py
@@ -161,37 +161,37 @@ medrecon.networks._OnMetaDevice.__torch_function__         3  test_prior_file.py
 medrecon.networks._SelfAttention.forward                   3  test_networks.py
 medrecon.networks._limited_size.register                   3  test_prior_file.py
 medrecon.networks.check_images                             3  test_prior_file.py
-medrecon.noise.Noise.__call__                              3  solvers
+medrecon.noise.Noise.__call__                              3  test_noise.py solvers
 medrecon.operators.base.Composed.__init__                  3  solvers
 medrecon.operators.base.Composed.normal                    3  operators
-medrecon.operators.base.Operator.__deepcopy__              3  operators/test_operators.py
-medrecon.operators.base.Operator._apply.convert            3  operators/test_operators.py
-medrecon.operators.base._Implicit.backward                 3  operators/test_motion.py
-medrecon.operators.ct.ConeBeam._entries                    3  operators/test_ct.py
-medrecon.operators.ct.FanBeam.__init__                     3  operators/test_ct.py
-medrecon.operators.density.pipe_menon_dcf              3  operators/test_nufft.py
-medrecon.operators.fbp.ramp_filter                          3  operators/test_ct.py
-medrecon.operators.fbp.view_arcs                                3  operators/test_ct.py
-medrecon.operators.fourier.centring                        3  operators
+medrecon.operators.base.Operator.__deepcopy__              3  operators/test_operators.py operators
+medrecon.operators.base.Operator._apply.convert            3  operators/test_operators.py operators
+medrecon.operators.base._Implicit.backward                 3  operators/test_motion.py operators
+medrecon.operators.ct.ConeBeam._entries                    3  operators/test_ct.py operators
+medrecon.operators.ct.FanBeam.__init__                     3  operators/test_ct.py operators
+medrecon.operators.density.pipe_menon_dcf                  3  operators/test_nufft.py operators
+medrecon.operators.fbp.ramp_filter                         3  operators/test_ct.py operators
+medrecon.operators.fbp.view_arcs                           3  operators/test_ct.py operators
+medrecon.operators.fourier.centring                        3  operators/test_fourier.py operators
 medrecon.operators.fourier.resampling_matrix               3  training/test_augment.py
-medrecon.operators.image.Blur.__init__                     3  operators
-medrecon.operators.image.FiniteDifferences.adjoint         3  solvers
-medrecon.operators.image.downsample_kspace                  3  operators
-medrecon.operators.linalg.cg                               3  operators
-medrecon.operators.linalg.dot                              3  operators
-medrecon.operators.motion.rigid_field                      3  operators/test_motion.py
-medrecon.operators.mri._Sampling._masked_norm_squared          3  operators/test_operators.py
-medrecon.operators.mri._combined                           3  operators
-medrecon.operators.nonlinear.Magnitude.vjp                 3  operators/test_nonlinear.py
+medrecon.operators.image.Blur.__init__                     3  operators/test_image.py operators
+medrecon.operators.image.FiniteDifferences.adjoint         3  operators/test_image.py solvers
+medrecon.operators.image.downsample_kspace                 3  operators/test_image.py operators
+medrecon.operators.linalg.cg                               3  operators/test_linalg.py operators
+medrecon.operators.linalg.dot                              3  operators/test_linalg.py operators
+medrecon.operators.motion.rigid_field                      3  operators/test_motion.py operators
+medrecon.operators.mri._Sampling._masked_norm_squared      3  operators/test_operators.py operators
+medrecon.operators.mri._combined                           3  operators/test_mri.py operators
+medrecon.operators.nonlinear.Magnitude.vjp                 3  operators/test_nonlinear.py operators
 medrecon.operators.nufft.NUFFT.__init__                    3  problems/test_noncartesian.py
-medrecon.operators.nufft_backends.SparseTransform.__init__                  3  operators/test_nufft.py
-medrecon.operators.projector.FlatRays._entries                   3  operators
-medrecon.operators.projector.Projector._back_project              3  operators/test_ct.py
-medrecon.operators.projector._shared_rays                              3  operators/test_ct.py
-medrecon.operators.spectral.Dense.v                        3  operators
-medrecon.operators.spectral.Spectral.pinv                  3  operators/test_precision.py
-medrecon.operators.spectral.Spectral.solve                 3  operators
-medrecon.operators.spectral._svd                           3  operators
+medrecon.operators.nufft_backends.SparseTransform.__init__ 3  operators/test_nufft.py operators
+medrecon.operators.projector.FlatRays._entries             3  operators
+medrecon.operators.projector.Projector._back_project       3  operators/test_ct.py operators
+medrecon.operators.projector._shared_rays                  3  operators/test_ct.py operators
+medrecon.operators.spectral.Dense.v                        3  operators/test_spectral.py operators
+medrecon.operators.spectral.Spectral.pinv                  3  operators/test_precision.py operators
+medrecon.operators.spectral.Spectral.solve                 3  operators/test_spectral.py operators
+medrecon.operators.spectral._svd                           3  operators/test_spectral.py operators
 medrecon.posterior.PriorSpec.suited_to                     3  test_zoo.py
 medrecon.posterior._Run.draw                               3  problems/test_images.py
 medrecon.posterior._check_prior                            3  test_zoo.py
@@ -223,23 +223,23 @@ medrecon.prep.worker.write_error                           3  prep/test_jobs.py
 medrecon.prior_file._check_settings                        3  test_prior_file.py
 medrecon.prior_file.replace_values                         3  test_prior_file.py
 medrecon.priors.base.as_levels                             3  test_zoo.py
-medrecon.priors.combine.channelwise.each                   3  priors
-medrecon.priors.combine.equivariant.one                    3  priors
-medrecon.priors.combine.equivariant.turned                 3  priors
-medrecon.priors.combine.guided.prior                       3  priors
-medrecon.priors.combine.multiscale.scaled                  3  priors
+medrecon.priors.combine.channelwise.each                   3  priors/test_combine.py priors
+medrecon.priors.combine.equivariant.one                    3  priors/test_combine.py priors
+medrecon.priors.combine.equivariant.turned                 3  priors/test_combine.py priors
+medrecon.priors.combine.guided.prior                       3  priors/test_combine.py priors
+medrecon.priors.combine.multiscale.scaled                  3  priors/test_combine.py priors
 medrecon.priors.combine.slicewise.each                     3  priors/test_combine.py
-medrecon.priors.nets.EpsNet.__call__                       3  priors
-medrecon.priors.nets.precondition                          3  priors
+medrecon.priors.nets.EpsNet.__call__                       3  priors/test_nets.py priors
+medrecon.priors.nets.precondition                          3  priors/test_nets.py priors
 medrecon.problems.base.Fit.unexplained                     3  problems/test_maps.py
 medrecon.problems.calibration.calibration_block            3  problems/test_noncartesian.py
-medrecon.problems.cartesian.Cartesian._noise_warnings        3  data/test_noise.py
+medrecon.problems.cartesian.Cartesian._noise_warnings      3  data/test_noise.py
 medrecon.problems.cartesian.Cartesian.review               3  problems/test_maps.py
 medrecon.problems.coil_images.CoilImages.to_image          3  problems/test_coil_images.py
 medrecon.problems.dynamic.Dynamic.likelihood               3  problems/test_dynamic.py
 medrecon.problems.images.Images.likelihood                 3  problems/test_images.py
 medrecon.problems.images.Images.to_image                   3  problems/test_images.py
-medrecon.problems.images.finer_geometry                             3  problems/test_images.py
+medrecon.problems.images.finer_geometry                    3  problems/test_images.py
 medrecon.problems.maps.CoilProblem.check_source            3  formats/test_mapped.py
 medrecon.problems.maps.CoilProblem.facts                   3  problems/test_maps.py
 medrecon.problems.noncartesian.NonCartesian._transform     3  problems/test_noncartesian.py
@@ -249,38 +249,38 @@ medrecon.problems.tomography.Tomography.to_image           3  problems/test_tomo
 medrecon.problems.tomography._projector                    3  problems/test_tomography.py
 medrecon.record.record                                     3  solvers/test_calibration.py
 medrecon.sample._checked                                   3  solvers/test_solvers.py
-medrecon.sample.sample                                     3  solvers
-medrecon.solvers.base.annealed                             3  solvers/test_ald.py
-medrecon.solvers.base.data_weight                          3  solvers/test_base.py
-medrecon.solvers.base.limit_step                           3  solvers/test_base.py
-medrecon.solvers.base.renoise                              3  solvers
-medrecon.solvers.base.residual_norm_and_grad               3  solvers
-medrecon.solvers.base.variance_kept                        3  solvers/test_base.py
-medrecon.solvers.classical.L1Wavelet.estimate              3  solvers
-medrecon.solvers.classical.LowRank.estimate                3  solvers/test_classical.py
-medrecon.solvers.classical._clip                           3  solvers/test_classical.py
-medrecon.solvers.classical._weight                         3  solvers/test_classical.py
-medrecon.solvers.daps.DAPS._moved                          3  solvers/test_counts.py
+medrecon.sample.sample                                     3  test_sample.py solvers
+medrecon.solvers.base.annealed                             3  solvers/test_ald.py solvers
+medrecon.solvers.base.data_weight                          3  solvers/test_base.py solvers
+medrecon.solvers.base.limit_step                           3  solvers/test_base.py solvers
+medrecon.solvers.base.renoise                              3  solvers/test_base.py solvers
+medrecon.solvers.base.residual_norm_and_grad               3  solvers/test_base.py solvers
+medrecon.solvers.base.variance_kept                        3  solvers/test_base.py solvers
+medrecon.solvers.classical.L1Wavelet.estimate              3  solvers/test_classical.py solvers
+medrecon.solvers.classical.LowRank.estimate                3  solvers/test_classical.py solvers
+medrecon.solvers.classical._clip                           3  solvers/test_classical.py solvers
+medrecon.solvers.classical._weight                         3  solvers/test_classical.py solvers
+medrecon.solvers.daps.DAPS._moved                          3  solvers/test_counts.py solvers
 medrecon.solvers.ddim.DDIM.step                            3  solvers
-medrecon.solvers.ddnm.DDNMPlus.step                        3  solvers/test_ddnm.py
-medrecon.solvers.ddrm.DDRM.ranges                          3  solvers/test_noising.py
-medrecon.solvers.ddrm.DDRM.step                            3  solvers/test_ddrm.py solvers/test_noising.py
-medrecon.solvers.dds.DDS.step                              3  solvers
-medrecon.solvers.dps.DPS.step                              3  solvers/test_solvers.py
-medrecon.solvers.dsg.DSG.step                              3  solvers/test_mixture.py
-medrecon.solvers.ilvr.ILVR.step                            3  solvers/test_noising.py
-medrecon.solvers.lgd.LGD.step                              3  solvers/test_solvers.py
-medrecon.solvers.mcg.MCG.step                              3  solvers/test_noising.py solvers/test_solvers.py
-medrecon.solvers.mgdm.MGDM.step                            3  solvers
-medrecon.solvers.pc.corrector                              3  solvers/test_pc.py
-medrecon.solvers.r2d2.R2D2.step                            3  solvers/test_r2d2.py
-medrecon.solvers.r2d2.noise_of_images                      3  solvers/test_r2d2.py
-medrecon.solvers.reddiff.REDDiff.step                      3  solvers/test_reddiff.py
-medrecon.solvers.repaint.RePaint.step                      3  solvers/test_noising.py
-medrecon.solvers.scoremri.ScoreMRI.step                    3  solvers/test_scoremri.py
-medrecon.solvers.sitcom.SITCOM.step                        3  solvers/test_sitcom.py solvers/test_solvers.py
-medrecon.solvers.tmpd.TMPD.calibrated                      3  solvers/test_calibration.py
-medrecon.solvers.tomography.SIRT.estimate                  3  solvers
+medrecon.solvers.ddnm.DDNMPlus.step                        3  solvers/test_ddnm.py solvers
+medrecon.solvers.ddrm.DDRM.ranges                          3  solvers/test_noising.py solvers
+medrecon.solvers.ddrm.DDRM.step                            3  solvers/test_ddrm.py solvers/test_noising.py solvers
+medrecon.solvers.dds.DDS.step                              3  solvers/test_dds.py solvers
+medrecon.solvers.dps.DPS.step                              3  solvers/test_solvers.py solvers
+medrecon.solvers.dsg.DSG.step                              3  solvers/test_mixture.py solvers
+medrecon.solvers.ilvr.ILVR.step                            3  solvers/test_noising.py solvers
+medrecon.solvers.lgd.LGD.step                              3  solvers/test_solvers.py solvers
+medrecon.solvers.mcg.MCG.step                              3  solvers/test_noising.py solvers/test_solvers.py solvers
+medrecon.solvers.mgdm.MGDM.step                            3  solvers/test_mgdm.py solvers
+medrecon.solvers.pc.corrector                              3  solvers/test_pc.py solvers
+medrecon.solvers.r2d2.R2D2.step                            3  solvers/test_r2d2.py solvers
+medrecon.solvers.r2d2.noise_of_images                      3  solvers/test_r2d2.py solvers
+medrecon.solvers.reddiff.REDDiff.step                      3  solvers/test_reddiff.py solvers
+medrecon.solvers.repaint.RePaint.step                      3  solvers/test_noising.py solvers
+medrecon.solvers.scoremri.ScoreMRI.step                    3  solvers/test_scoremri.py solvers
+medrecon.solvers.sitcom.SITCOM.step                        3  solvers/test_sitcom.py solvers/test_solvers.py solvers
+medrecon.solvers.tmpd.TMPD.calibrated                      3  solvers/test_calibration.py solvers
+medrecon.solvers.tomography.SIRT.estimate                  3  solvers/test_tomography.py solvers
 medrecon.torchscript.Denoiser.forward                      3  test_zoo.py
 medrecon.training.augment.anatomical_phase                 3  training/test_augment.py
 medrecon.training.augment.demodulate                       3  training/test_augment.py
