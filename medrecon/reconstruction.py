@@ -11,7 +11,7 @@ import torch
 
 from medrecon.bundle import load_prior
 from medrecon.data.errors import InputError
-from medrecon.data.sampling import sampled
+from medrecon.data.sampling import mask_from_zeros
 from medrecon.data.scan import CartesianScan, Scan
 from medrecon.formats import load as load_scan
 from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, run, sampling
@@ -92,7 +92,7 @@ def _as_scan(scan: np.ndarray | str | Path | Scan, mask: object, name: str) -> S
         raise InputError(f"{name}: k-space of shape {kspace.shape} contains no samples; give other data")
     kspace = kspace.reshape(-1, *kspace.shape[-3:])
     # The problem checks a given mask against the samples.
-    sampling_mask = np.ones(kspace.shape[-2:], bool) if mask is not None else sampled(kspace)
+    sampling_mask = np.ones(kspace.shape[-2:], bool) if mask is not None else mask_from_zeros(kspace)
     return CartesianScan(path=Path(name), format="array", kspace=kspace, mask=sampling_mask)
 
 

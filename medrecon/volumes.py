@@ -17,7 +17,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
 from medrecon.data.files import sidecar_mismatch
 from medrecon.data.geometry import lps_to_ras
-from medrecon.data.sampling import one_sided, undersampled
+from medrecon.data.sampling import one_sided_warnings, undersampled
 from medrecon.data.scan import ImageScan
 from medrecon.formats import FORMATS, format_of, load_array, load_image, load_kspace
 from medrecon.formats.arrays import numpy_arrays
@@ -114,7 +114,7 @@ def load_reference(path: str | Path, select: Mapping[str, Any] | None = None) ->
     full = load_kspace(path, select)
     if undersampled(full.kspace, full.mask):
         raise InputError(f"{full.path}: is undersampled itself; give a fully sampled reference")
-    warnings = (*full.warnings, *one_sided(full.kspace, full.mask, str(full.path)))
+    warnings = (*full.warnings, *one_sided_warnings(full.kspace, full.mask, str(full.path)))
     return Volume(path=full.path, array=combined_reference(full.kspace), affine=full.affine, warnings=warnings)
 
 

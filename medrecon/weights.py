@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from medrecon.data.errors import DAMAGE, InputError, advised
+from medrecon.data.errors import DAMAGE, InputError, os_error_advice
 
 __all__ = ["difference", "encode_weights", "read_weights"]
 
@@ -45,7 +45,7 @@ def read_weights(path: Path, sha256: str, limit: int) -> dict[str, Tensor]:
             content = file.read(limit + 1)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}); {advised(error, 'copy it again')}"
+            f"{path}: cannot be read ({error.strerror or error}); {os_error_advice(error, 'copy it again')}"
         ) from error
     if len(content) > limit:
         raise _too_large(path, limit)

@@ -750,7 +750,7 @@ def judge(path: Path, reader: Reader) -> tuple[str, str]:
         return "ok", ""
     except InputError as error:
         text = str(error)
-        if isinstance(error.__cause__, MemoryError) or "more memory than there is" in text:
+        if isinstance(error.__cause__, MemoryError) or "more memory than available" in text:
             return "memory", text
         if any(m in text for m in MARKERS):
             return "person", text

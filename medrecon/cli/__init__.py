@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from medrecon.cli.arguments import COMMANDS, build_parser, parse_arguments
 from medrecon.cli.options import printable, restore_threads
 from medrecon.cli.streams import robust_streams
-from medrecon.data.errors import InputError, advised, one_line
+from medrecon.data.errors import InputError, one_line, os_error_advice
 
 __all__ = ["build_parser", "main", "parse_arguments"]
 
@@ -21,7 +21,7 @@ def _error_text(error: OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory ({error}); reconstruct fewer slices or samples at a time"
     file = f"{error.filename}: " if error.filename else ""
-    advice = advised(error, "")
+    advice = os_error_advice(error, "")
     return f"{file}{one_line(error.strerror or error)}{f'; {advice}' if advice else ''}"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from medrecon.cli.cases import Case, CaseReport, check_names
 from medrecon.cli.reconstruct import SETTINGS, output_options, reconstruct_case, stem_of_images, summary_of_run
-from medrecon.data.errors import InputError, advised, one_line
+from medrecon.data.errors import InputError, one_line, os_error_advice
 from medrecon.workers import Pool, Task, warm_up
 
 __all__ = ["peak_memory", "reconstruct_all", "try_case"]
@@ -95,7 +95,11 @@ def try_case(arguments: argparse.Namespace, case: Case, name: str, progress: Any
     except InputError as error:
         facts = {"status": "failed", "error": str(error)}
     except (OSError, MemoryError) as error:
-        advice = advised(error, "") if isinstance(error, OSError) else "reconstruct fewer slices or samples at a time"
+        advice = (
+            os_error_advice(error, "")
+            if isinstance(error, OSError)
+            else "reconstruct fewer slices or samples at a time"
+        )
         text = one_line(getattr(error, "strerror", None) or error)
         facts = {"status": "failed", "error": f"{case.path}: {text}{f'; {advice}' if advice else ''}"}
     return CaseReport(path=case.path, name=name, status=facts.pop("status"), facts=facts)

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     from medrecon.data.errors import InputError, warn
     from medrecon.data.files import check_writable
     from medrecon.data.masks import achieved_acceleration, undersampling_mask
-    from medrecon.data.sampling import one_sided, undersampled
+    from medrecon.data.sampling import one_sided_warnings, undersampled
     from medrecon.formats import load_kspace, save_fastmri
 
     output = Path(arguments.output)
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{full.path}: is undersampled already (acceleration {achieved_acceleration(full.mask):.2f}); "
             "give fully sampled data"
         )
-    for text in one_sided(full.kspace, full.mask, str(full.path)):
+    for text in one_sided_warnings(full.kspace, full.mask, str(full.path)):
         warn(text)
     mask = np.logical_and(mask, full.mask)  # zero padding was not sampled
     attributes = {**full.attributes, "mask_kind": arguments.kind, "mask_seed": arguments.seed}

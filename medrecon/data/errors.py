@@ -10,11 +10,11 @@ __all__ = [
     "InputError",
     "NotCartesianError",
     "SelectionError",
-    "advised",
     "grouped_texts",
     "innermost",
-    "listed",
+    "list_names",
     "one_line",
+    "os_error_advice",
     "redacted",
     "warn",
 ]
@@ -39,7 +39,7 @@ def one_line(error: BaseException | str) -> str:
     return " ".join(_ADDRESS.sub("", str(error)).split())[:200] or type(error).__name__
 
 
-def advised(error: OSError, otherwise: str) -> str:
+def os_error_advice(error: OSError, otherwise: str) -> str:
     """Advice for an ``OSError``, by its code."""
     advice = {
         errno.ENOSPC: "free space, or write to another disk",
@@ -66,7 +66,7 @@ def redacted(error: BaseException) -> str:
     return re.sub(r"\w*\^[\w^]*", "...", text)[:200] or type(error).__name__
 
 
-def listed(names: Iterable[object]) -> str:
+def list_names(names: Iterable[object]) -> str:
     """Names from a file for a message: at most eight, short and printable."""
     shown = ["".join(c if c.isprintable() else "?" for c in str(name))[:40] for name in names]
     return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "") or "nothing"

@@ -6,7 +6,7 @@ import re
 import zlib
 from pathlib import Path
 
-__all__ = ["case_seed", "natural"]
+__all__ = ["case_seed", "natural_key"]
 
 
 def case_seed(seed: int, name: str) -> int:
@@ -14,7 +14,7 @@ def case_seed(seed: int, name: str) -> int:
     return zlib.crc32(f"{seed}:{name}".encode("utf-8", "surrogateescape"))
 
 
-def natural(path: str | Path) -> list:
+def natural_key(path: str | Path) -> list:
     """Natural sort key: slice2 before slice10."""
     parts = re.split(r"([0-9]+)", str(path))
     return [(len(p.lstrip("0")), p.lstrip("0"), p) if k % 2 else p for k, p in enumerate(parts)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-__all__ = ["largest_part", "magnitude_unit", "masked", "nonzero_positions"]
+__all__ = ["apply_mask", "largest_part", "magnitude_unit", "nonzero_positions"]
 
 
 def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -48,6 +48,6 @@ def nonzero_positions(kspace: np.ndarray) -> np.ndarray:
     return nonzero
 
 
-def masked(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def apply_mask(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """K-space ``(..., y, x)`` set to 0 where ``mask`` is false; not copied if nothing changes."""
     return kspace * mask if (nonzero_positions(kspace) & ~mask).any() else kspace

@@ -12,23 +12,23 @@ from medrecon.data.noise import noise_scan_std, scan_fault
 from medrecon.data.passes import largest_part, nonzero_positions
 
 __all__ = [
-    "SCALES",
+    "SCALE_LIMITS",
     "check_mask",
-    "common_mask",
+    "check_noise_scan",
+    "check_samples",
+    "check_stored_mask",
+    "mask_from_zeros",
+    "mask_of_slices",
     "noise_scan_warnings",
-    "one_sided",
+    "one_sided_warnings",
     "rounding_warnings",
-    "sampled",
-    "sampling_differs",
+    "sampling_difference",
     "sampling_mask",
-    "stored_mask",
     "undersampled",
-    "usable_samples",
-    "usable_scan",
 ]
 
 
-def sampled(kspace: np.ndarray) -> np.ndarray:
+def mask_from_zeros(kspace: np.ndarray) -> np.ndarray:
     """Sampling mask of k-space ``(..., y, x)``, inferred from zeros: ``(x,)`` if all rows are equal, otherwise ``(y, x)``."""
     return _reduced(nonzero_positions(kspace))
 
@@ -127,7 +127,7 @@ def _float_advice(kspace: np.ndarray) -> str:
     return ", or, if weak samples were rounded to 0, export floating-point data" if _whole_numbers(kspace) else ""
 
 
-def sampling_differs(kspace: np.ndarray, mask: np.ndarray) -> str | None:
+def sampling_difference(kspace: np.ndarray, mask: np.ndarray) -> str | None:
     """Describe a slice or coil of ``(slices, coils, y, x)`` that lacks samples which others have, and what to do; or ``None``.
 
     Its zeros would count as data. Empty slices and dead coils are ignored, because they have no image.
@@ -157,10 +157,10 @@ def sampling_differs(kspace: np.ndarray, mask: np.ndarray) -> str | None:
 def undersampled(kspace: np.ndarray, mask: np.ndarray) -> bool:
     """Whether ``(slices, coils, y, x)`` has gaps in any slice; zero padding and a few scattered zeros do not count."""
     nonzero = mask & nonzero_positions(kspace)
-    return bool(_missing(bounding_box(nonzero), nonzero, kspace)) or sampling_differs(kspace, nonzero) is not None
+    return bool(_missing(bounding_box(nonzero), nonzero, kspace)) or sampling_difference(kspace, nonzero) is not None
 
 
-def one_sided(kspace: np.ndarray, mask: np.ndarray, name: str) -> tuple[str, ...]:
+def one_sided_warnings(kspace: np.ndarray, mask: np.ndarray, name: str) -> tuple[str, ...]:
     """A warning if reference k-space extends farther on one side of its centre than on the other.
 
     Fully sampled and zero-padded k-space extends equally far on both sides, except for one sample. A difference of 5 % is
@@ -183,16 +183,16 @@ def one_sided(kspace: np.ndarray, mask: np.ndarray, name: str) -> tuple[str, ...
     return tuple(texts)
 
 
-def common_mask(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space") -> np.ndarray:
+def mask_of_slices(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space") -> np.ndarray:
     """The mask of selected slices, which may have the same sampling but a different one than the rest of the file.
 
     Raises:
         InputError: if their sampling differs.
     """
-    if sampling_differs(kspace, mask) is None:
+    if sampling_difference(kspace, mask) is None:
         return mask
     mask = _reduced(mask & nonzero_positions(kspace))
-    differs = sampling_differs(kspace, mask)
+    differs = sampling_difference(kspace, mask)
     if differs:
         raise InputError(f"{name}: {differs}")
     return mask
@@ -210,7 +210,11 @@ def noise_scan_warnings(path: Path, scan: np.ndarray, outermost: float) -> tuple
 
 
 def sampling_mask(
-    kspace: np.ndarray, mask: np.ndarray | None = None, name: str = "k-space", of: str | None = None, alike: bool = True
+    kspace: np.ndarray,
+    mask: np.ndarray | None = None,
+    name: str = "k-space",
+    mask_name: str | None = None,
+    same_sampling: bool = True,
 ) -> np.ndarray:
     """The positions of measured samples, ``(x,)`` or ``(y, x)``: a mask checked against k-space, or all nonzero samples.
 
@@ -221,35 +225,37 @@ def sampling_mask(
         kspace: k-space ``(slices, coils, y, x)``.
         mask: sampling mask, or ``None``: infer it from zeros.
         name: name of the k-space, for errors.
-        of: name of the mask, for errors; ``None``: the name of the k-space.
-        alike: whether all slices and coils must have the same samples.
+        mask_name: name of the mask, for errors; ``None``: the name of the k-space.
+        same_sampling: whether all slices and coils must have the same samples.
 
     Raises:
         InputError: for a mask that :func:`check_mask` refuses or that includes samples which are zero, and for slices or coils
             with different sampling.
     """
     if mask is None:
-        checked = sampled(kspace)
+        checked = mask_from_zeros(kspace)
     else:
-        of = of or name
+        mask_name = mask_name or name
         nonzero = nonzero_positions(kspace)
-        checked = check_mask(mask, kspace.shape[2:], of)
+        checked = check_mask(mask, kspace.shape[2:], mask_name)
         if not (nonzero & checked).any():
-            raise InputError(f"{of}: the mask selects only zeros of {name}; give the mask it was sampled with")
+            raise InputError(f"{mask_name}: the mask selects only zeros of {name}; give the mask it was sampled with")
         n = _missing(bounding_box(nonzero) & checked, nonzero, kspace)
         if n:
             raise InputError(
-                f"{of}: the mask has {n} samples that are zero in {name}; give the mask it was sampled with"
+                f"{mask_name}: the mask has {n} samples that are zero in {name}; give the mask it was sampled with"
                 f"{_float_advice(kspace)}"
             )
         checked = _reduced(nonzero & checked)
-    differs = sampling_differs(kspace, checked) if alike else None
+    differs = sampling_difference(kspace, checked) if same_sampling else None
     if differs:
         raise InputError(f"{name}: {differs}")
     return checked
 
 
-def usable_scan(scan: object, coils: int, alive: np.ndarray, path: Path) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def check_noise_scan(
+    scan: object, coils: int, alive: np.ndarray, path: Path
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """A noise scan ``(coils, n)`` from a file, or ``None`` and a warning that explains why it cannot be used."""
     if scan is None:
         return None, ()
@@ -263,11 +269,11 @@ def usable_scan(scan: object, coils: int, alive: np.ndarray, path: Path) -> tupl
     )
 
 
-SCALES = 1e-30, 1e35
+SCALE_LIMITS = 1e-30, 1e35
 """Limits of the largest sample, so that samples a million times smaller, and images, fit single precision."""
 
 
-def usable_samples(samples: np.ndarray, name: str) -> np.ndarray:
+def check_samples(samples: np.ndarray, name: str) -> np.ndarray:
     """Samples of k-space as complex64 in C order, after checks.
 
     Raises:
@@ -278,10 +284,10 @@ def usable_samples(samples: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"{name}: k-space holds NaN or Inf; export the data again")
     if largest == 0:
         raise InputError(f"{name}: k-space is all zeros; export the data again")
-    if not SCALES[0] <= largest <= SCALES[1]:
+    if not SCALE_LIMITS[0] <= largest <= SCALE_LIMITS[1]:
         raise InputError(
             f"{name}: the largest sample of k-space is {largest:.1e}, too small or too large for images in single precision "
-            f"(allowed: {SCALES[0]:g} to {SCALES[1]:g}); scale the data to a maximum of about 1"
+            f"(allowed: {SCALE_LIMITS[0]:g} to {SCALE_LIMITS[1]:g}); scale the data to a maximum of about 1"
         )
     return np.ascontiguousarray(samples, dtype=np.complex64)
 
@@ -301,12 +307,12 @@ def rounding_warnings(path: Path, kspace: np.ndarray) -> tuple[str, ...]:
     )
 
 
-def stored_mask(path: Path, kspace: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+def check_stored_mask(path: Path, kspace: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """The mask of a file without zero samples, and a warning if zeros other than padding were marked as measured."""
     nonzero = nonzero_positions(kspace)
     checked = check_mask(mask, kspace.shape[2:], str(path))
     if not (nonzero & checked).any():
         raise InputError(f"{path}: its mask selects only zeros; correct the mask, or leave it out of the file")
     n = _missing(bounding_box(nonzero) & checked, nonzero, kspace)
-    warning = f"{path}: {n} samples that are marked as measured are zero; they count as not measured"
+    warning = f"{path}: {n} samples in the mask are zero; they count as not measured"
     return _reduced(nonzero & checked), (warning,) if n else ()

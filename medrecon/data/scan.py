@@ -166,7 +166,7 @@ class Scan(Protocol):
         """Entries of ``medrecon info``: plain numbers and strings."""
         ...
 
-    def items(self: _S, index: slice) -> _S:
+    def select_slices(self: _S, index: slice) -> _S:
         """A selection of slices."""
         ...
 
@@ -274,7 +274,7 @@ class CartesianScan(_Stored):
         }
         return self._summary(facts, {"noise_scan": self.noise_scan is not None})
 
-    def items(self, index: slice) -> CartesianScan:
+    def select_slices(self, index: slice) -> CartesianScan:
         """A selection of slices."""
         return replace(self, kspace=self.kspace[index], geometry=self.geometry.slices(index, self.n_slices))
 
@@ -317,7 +317,7 @@ class DynamicScan(_Stored):
         }
         return self._summary(facts, {"noise_scan": self.noise_scan is not None})
 
-    def items(self, index: slice) -> DynamicScan:
+    def select_slices(self, index: slice) -> DynamicScan:
         """A selection of slices."""
         return replace(self, kspace=self.kspace[:, index], geometry=self.geometry.slices(index, self.n_slices))
 
@@ -359,7 +359,7 @@ class NonCartesianScan(_Stored):
         }
         return self._summary(facts, {"noise_scan": self.noise_scan is not None})
 
-    def items(self, index: slice) -> NonCartesianScan:
+    def select_slices(self, index: slice) -> NonCartesianScan:
         """A selection of slices."""
         return replace(
             self,
@@ -425,7 +425,7 @@ class Sinogram(_Stored):
             facts |= {"source_to_axis_mm": self.source_to_axis, "source_to_detector_mm": self.source_to_detector}
         return self._summary(facts)
 
-    def items(self, index: slice) -> Sinogram:
+    def select_slices(self, index: slice) -> Sinogram:
         """A selection of slices; a cone beam is returned whole, because its volume is one unknown."""
         if self.beam == "cone":
             return self
@@ -466,7 +466,7 @@ class ImageScan(_Stored):
         }
         return self._summary(facts)
 
-    def items(self, index: slice) -> ImageScan:
+    def select_slices(self, index: slice) -> ImageScan:
         """A selection of slices."""
         headers = self.headers[index] if len(self.headers) == self.n_slices else self.headers
         return replace(

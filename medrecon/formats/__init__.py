@@ -1,8 +1,8 @@
-"""Files of scans: one module per format, and the functions that find the right one.
+"""Readers of scan files: one module per format, and the functions that choose among them.
 
-A module has ``SUFFIXES``; ``KINDS``, the records that it may return; ``sniff(path)``, whether a file is of this format, seen
-from a few bytes or names inside and never from the suffix alone; and ``read(path, select, companions)``. Files from elsewhere
-are untrusted input: a reader returns data that make sense, or raises :class:`medrecon.data.errors.InputError`.
+A format module has ``SUFFIXES``; ``KINDS``, the record classes that it may return; ``sniff(path)``, which recognises a file by a
+few bytes or names inside, never by the suffix alone; and ``read(path, select, companions)``. Files are untrusted input: a reader
+returns valid data or raises :class:`medrecon.data.errors.InputError`.
 """
 
 from medrecon.formats.companions import Companions

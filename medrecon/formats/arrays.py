@@ -1,4 +1,4 @@
-"""Arrays of NumPy's and MATLAB's files, read as untrusted input."""
+"""Arrays in NumPy and MATLAB files, read as untrusted input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 
 from medrecon.data.errors import InputError, redacted
 from medrecon.formats.hdf5 import open_hdf5, read_dataset
-from medrecon.formats.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
+from medrecon.formats.limits import FREE_BYTES, MAX_RATIO, BoundedReader, check_claim, inflate, open_bounded
 from medrecon.formats.mapped import is_mappable, mapped
 
 __all__ = ["matlab_arrays", "numpy_array", "numpy_arrays"]
@@ -26,58 +26,58 @@ __all__ = ["matlab_arrays", "numpy_array", "numpy_arrays"]
 
 
 class _NotNumbersError(ValueError):
-    """A good array of something else."""
+    """An intact array that is not numeric."""
 
 
 def _array(file: BinaryIO, stored: int, kinds: str = "biufc") -> np.ndarray:
-    """One array in NumPy's format, of ``stored`` bytes with its header; see :func:`_header`."""
+    """Read one array in NumPy's format, which takes ``stored`` bytes including its header; see :func:`_header`."""
     return _content(file, *_header(file, stored, kinds))
 
 
 def _content(file: BinaryIO, shape: tuple[int, ...], fortran: bool, dtype: np.dtype) -> np.ndarray:
-    """The numbers or texts behind a header.
+    """Read the numbers or texts after a header.
 
     Raises:
-        ValueError: if they are cut off, or no text.
+        ValueError: if they are cut off, or not valid text.
     """
     size = math.prod(shape) * dtype.itemsize
     data = bytearray(size)
-    view, held = memoryview(data), 0
-    while held < size:
-        n = file.readinto(view[held:])  # type: ignore[attr-defined]
+    view, n_read = memoryview(data), 0
+    while n_read < size:
+        n = file.readinto(view[n_read:])  # type: ignore[attr-defined]
         if not n:
             raise ValueError("it is cut off")
-        held += n
+        n_read += n
     if dtype.kind == "U" and (np.frombuffer(data, dtype.byteorder + "u4") > 0x10FFFF).any():
-        raise ValueError("it holds text that is none")
+        raise ValueError("it contains invalid text")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _header(file: BinaryIO, stored: int, kinds: str = "biufc") -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order (whether Fortran's) and type of the array that follows, of ``stored`` bytes with its header.
+    """Read the header of an array of ``stored`` bytes: shape, whether in Fortran order, and type.
 
     Raises:
-        ValueError: if it is not of these kinds of types, or is longer than what is stored.
+        ValueError: if the type is not of the ``kinds``, or the array is longer than what is stored.
     """
     version = npy.read_magic(file)
-    # Versions 2 and 3 differ in the encoding of names, which numbers do not have.
+    # Versions 2 and 3 differ in the encoding of field names, which plain arrays do not have.
     if version not in ((1, 0), (2, 0), (3, 0)):
-        raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not supported")
     shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     if dtype.kind not in kinds or not dtype.itemsize or dtype.subdtype is not None:
-        what = "Python objects, which are never loaded" if dtype.hasobject else f"{dtype} values, not numbers"
-        raise _NotNumbersError(f"holds {what}; save an array of numbers")
+        content = "Python objects, which are never loaded" if dtype.hasobject else f"{dtype} values, not numbers"
+        raise _NotNumbersError(f"holds {content}; save an array of numbers")
     if any(n < 0 for n in shape) or len(shape) > 32:
         raise ValueError(f"its shape {shape} is impossible")
     size = math.prod(shape) * dtype.itemsize
     if size > stored - file.tell():
-        raise ValueError(f"its header says {size} bytes of shape {shape}, but fewer are stored")
+        raise ValueError(f"its header claims {size} bytes of shape {shape}, but fewer are stored")
     return shape, fortran, dtype
 
 
 @contextmanager
 def _numpy_file(path: Path, function: str) -> Iterator[BoundedReader]:
-    """A file that ``numpy.<function>`` has written; what is wrong with it in one sentence."""
+    """Open a file written by ``numpy.<function>``; any exception becomes an :class:`InputError`."""
     try:
         with open_bounded(path) as file:
             yield file
@@ -94,45 +94,45 @@ def _numpy_file(path: Path, function: str) -> Iterator[BoundedReader]:
 def numpy_arrays(
     path: Path, keys: Sequence[str] | None, kinds: str = "biufc"
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Those of ``keys`` that an npz file holds (all for ``None``), and the names of all arrays.
+    """Read arrays of an npz file by name; also return the names of all arrays.
 
     Args:
-        path: of the file.
-        keys: names of arrays.
-        kinds: of types that are read, by numpy's letters: numbers, or text as well.
+        path: path of the file.
+        keys: names of the arrays to read, if they exist; ``None``: all.
+        kinds: NumPy's one-letter kinds of data types that are allowed: numbers, or also text.
 
     Raises:
-        InputError: if it is no npz file, is damaged, or unpacks to far more than it stores.
+        InputError: if it is not an npz file, is damaged, or unpacks to far more than it stores.
     """
     with _numpy_file(path, "savez") as file, zipfile.ZipFile(file) as archive:
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        held = {
+        arrays = {
             key: _member(archive, name, path=path, kinds=kinds)
             for key, name in members.items()
             if keys is None or key in keys
         }
-    return held, list(members)
+    return arrays, list(members)
 
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path, kinds: str) -> np.ndarray:
-    about = archive.getinfo(name)
-    if about.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{name} is compressed in a way that numpy does not write")
-    check_claim(about.file_size, min(about.compress_size, path.stat().st_size), name=path, what=f"'{name}'")
-    with archive.open(about) as file:
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} has a compression that numpy does not write")
+    check_claim(info.file_size, min(info.compress_size, path.stat().st_size), name=path, what=f"'{name}'")
+    with archive.open(info) as file:
         try:
-            array = _array(file, about.file_size, kinds)  # type: ignore[arg-type]
+            array = _array(file, info.file_size, kinds)  # type: ignore[arg-type]
         except _NotNumbersError as error:
             raise _NotNumbersError(f"'{name.removesuffix('.npy')}' {error}") from error
-        file.read()  # to the end, where the checksum is compared
+        file.read()  # zipfile compares the checksum at the end
     return array
 
 
 def numpy_array(path: Path) -> np.ndarray:
-    """The array of an npy file.
+    """Read the array of an npy file.
 
     Raises:
-        InputError: if it is no npy file, does not hold numbers, or is cut off.
+        InputError: if it is not an npy file, is not numeric, or is cut off.
     """
     with _numpy_file(path, "save") as file:
         shape, fortran, dtype = _header(file, path.stat().st_size)
@@ -141,19 +141,19 @@ def numpy_array(path: Path) -> np.ndarray:
         return _content(file, shape, fortran=fortran, dtype=dtype)
 
 
-# MATLAB: versions 4 and 5 are read here, since scipy's compiled reader crashes on damaged files
+# MATLAB: versions 4 and 5 are parsed here, since scipy's compiled reader crashes on damaged files
 
 
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""Types of stored numbers by their code in a tag; integers that fit are stored in fewer bytes than their variable's."""
+"""Types of stored numbers by their code in a tag; small integers are stored in a smaller type than that of their variable."""
 _NUMERIC = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-"""Types of numeric variables by their class."""
+"""Types of numeric variables by their class code."""
 _PRECISIONS = ("f8", "f4", "i4", "i2", "u2", "u1")
-"""Types of version 4."""
+"""Types of numbers in version 4 by their code."""
 
 
 def _element(data: memoryview, at: int, order: str) -> tuple[int, memoryview, int]:
-    """Type and content of the element at ``at``, and where the next begins.
+    """Type and content of the element at ``at``, and the position of the next element.
 
     Raises:
         ValueError: if it is cut off.
@@ -169,17 +169,17 @@ def _element(data: memoryview, at: int, order: str) -> tuple[int, memoryview, in
 
 
 def _values(kind: int, content: memoryview, order: str, n: int, dtype: str) -> np.ndarray:
-    """``n`` stored numbers as their variable's type."""
+    """Convert ``n`` stored numbers to the type of their variable."""
     if kind not in _STORED:
-        raise ValueError(f"numbers of type {kind} are not known")
+        raise ValueError(f"number type {kind} is unknown")
     stored = np.dtype(order + _STORED[kind])
     if len(content) != n * stored.itemsize:
-        raise ValueError(f"it says {n} numbers, but {len(content) // stored.itemsize} are stored")
+        raise ValueError(f"it claims {n} numbers, but {len(content) // stored.itemsize} are stored")
     return np.frombuffer(content, stored).astype(dtype)
 
 
 def _matrix(data: memoryview, order: str, keys: Sequence[str]) -> tuple[str, np.ndarray | int | None]:
-    """Name and value of a variable of version 5: numbers, the class of anything else, ``None`` if it is not one of ``keys``.
+    """Name and value of a variable in version 5: its numbers, the class code if not numeric, ``None`` if not one of ``keys``.
 
     MAT-File Format (The MathWorks, R2024), "Level 5 MAT-File Format".
     """
@@ -199,36 +199,36 @@ def _matrix(data: memoryview, order: str, keys: Sequence[str]) -> tuple[str, np.
     for _ in range(2 if word & 0x800 else 1):
         code, content, at = _element(data, at, order)
         parts.append(_values(code, content, order=order, n=n, dtype=_NUMERIC[kind]))
-    return name, _joined(parts).reshape(shape, order="F")
+    return name, _combine_parts(parts).reshape(shape, order="F")
 
 
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Real numbers, or complex ones of a real and an imaginary part."""
+def _combine_parts(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Combine a real and an imaginary part to complex numbers; a real part alone is returned unchanged."""
     if len(parts) == 1:
         return parts[0]
     out = np.empty(parts[0].shape, np.result_type(parts[0].dtype, np.complex64))
-    out.real, out.imag = parts  # a sum would make NaN of Inf
+    out.real, out.imag = parts  # a sum would turn Inf into NaN
     return out
 
 
 def _version5(data: memoryview, keys: Sequence[str]) -> dict[str, np.ndarray | int | None]:
-    """The variables of a file of version 5, see :func:`_matrix`."""
-    order, at, most, held = "<" if data[126:128] == b"IM" else ">", 128, FREE + RATIO * len(data), {}
+    """Variables of a file in version 5; see :func:`_matrix`."""
+    order, at, limit, variables = "<" if data[126:128] == b"IM" else ">", 128, FREE_BYTES + MAX_RATIO * len(data), {}
     while at < len(data):
         kind, content, at = _element(data, at, order)
         if kind == 15:  # compressed
-            unpacked = inflated(bytes(content), most)
-            most -= len(unpacked)
+            unpacked = inflate(bytes(content), limit)
+            limit -= len(unpacked)
             kind, content, _ = _element(memoryview(unpacked), 0, order)
         if kind == 14:
             name, value = _matrix(content, order, keys)
-            held[name] = value
-    return held
+            variables[name] = value
+    return variables
 
 
 def _version4(data: memoryview, keys: Sequence[str]) -> dict[str, np.ndarray | int | None]:
-    """The variables of a file of version 4, as :func:`_version5` returns them."""
-    at, held = 0, {}
+    """Variables of a file in version 4, in the form that :func:`_version5` returns."""
+    at, variables = 0, {}
     while at < len(data):
         order = "<" if 0 <= struct.unpack("<i", data[at : at + 4])[0] < 5000 else ">"
         code, rows, columns, imaginary, n = struct.unpack(order + "5i", data[at : at + 20])
@@ -236,7 +236,7 @@ def _version4(data: memoryview, keys: Sequence[str]) -> dict[str, np.ndarray | i
         zero, rest = divmod(rest, 100)
         precision, kind = divmod(rest, 10)
         if machine not in (0, 1) or zero or precision > 5 or kind > 2 or min(rows, columns) < 0 or not 0 < n < 256:
-            raise ValueError("it is of no known version")
+            raise ValueError("it has an unknown version")
         dtype, size = np.dtype(order + _PRECISIONS[precision]), rows * columns
         name, at = bytes(data[at + 20 : at + 19 + n]).decode("latin1"), at + 20 + n
         parts = []
@@ -246,42 +246,44 @@ def _version4(data: memoryview, keys: Sequence[str]) -> dict[str, np.ndarray | i
             parts.append(data[at : at + size * dtype.itemsize])
             at += size * dtype.itemsize
         if name not in keys or kind:
-            held[name] = {0: None, 1: 4, 2: 5}[kind]  # text and sparse matrices as classes of version 5
+            variables[name] = {0: None, 1: 4, 2: 5}[kind]  # class codes of version 5 for text and sparse matrices
             continue
-        held[name] = _joined([np.frombuffer(part, dtype) for part in parts]).reshape((rows, columns), order="F")
-    return held
+        variables[name] = _combine_parts([np.frombuffer(part, dtype) for part in parts]).reshape(
+            (rows, columns), order="F"
+        )
+    return variables
 
 
 def _numbers(value: Any, key: str, path: Path) -> np.ndarray:  # noqa: ANN401 - whatever MATLAB stores
     if isinstance(value, int):
         if value == 5:
             raise InputError(f"{path}: '{key}' is a sparse matrix; save full({key})")
-        raise InputError(f"{path}: '{key}' does not hold numbers; save an array of numbers under that name")
+        raise InputError(f"{path}: '{key}' is not numeric; save an array of numbers under that name")
     array = np.asarray(value)
     if array.dtype.names and set(array.dtype.names) == {"real", "imag"}:
-        array = _joined([array["real"], array["imag"]])
+        array = _combine_parts([array["real"], array["imag"]])
     if array.dtype.kind not in "biufc":
-        raise InputError(f"{path}: '{key}' does not hold numbers; save an array of numbers under that name")
+        raise InputError(f"{path}: '{key}' is not numeric; save an array of numbers under that name")
     return array
 
 
 def matlab_arrays(path: Path, keys: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Those of ``keys`` that a MATLAB file holds, with MATLAB's axes, and the names of all variables.
+    """Read those of ``keys`` that exist in a MATLAB file, with MATLAB's axes; also return the names of all variables.
 
     Raises:
-        InputError: if it is no MATLAB file, is damaged, or a variable does not hold numbers.
+        InputError: if it is not a MATLAB file, is damaged, or a variable is not numeric.
     """
     try:
         if h5py.is_hdf5(path):  # version 7.3: axes reversed, complex numbers as pairs
             with open_hdf5(path) as file:
                 names = [name for name in map(str, file) if not name.startswith("#")]
-                held = {key: _numbers(read_dataset(file, key), key, path).T for key in keys if key in file}
-            return held, names
+                arrays = {key: _numbers(read_dataset(file, key), key, path).T for key in keys if key in file}
+            return arrays, names
         with open_bounded(path) as stored:
             data = memoryview(stored.read())
         variables = _version5(data, keys) if data[126:128] in (b"IM", b"MI") else _version4(data, keys)
-        found = {key: _numbers(variables[key], key, path) for key in keys if key in variables}
-        return found, [name for name in variables if name]
+        arrays = {key: _numbers(variables[key], key, path) for key in keys if key in variables}
+        return arrays, [name for name in variables if name]
     except InputError:
         raise
     except Exception as error:

@@ -1,6 +1,6 @@
-"""Attributes that are read from files, shown and copied: those of this list, and no others.
+"""Allow-list of attributes that are read from files, displayed and copied.
 
-Whatever else a file holds may be of the patient (MRN, birth_date, operator, dates, free text under any name), so it is not read.
+Any other attribute may contain patient data (MRN, birth_date, operator, dates, free text under any name), so it is not read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from medrecon.formats.hdf5 import read_attribute, text_of
 __all__ = ["hdf5_attributes", "permitted", "sidecar_attributes"]
 
 _NUMBERS = ("acceleration", "num_low_frequency", "padding_left", "padding_right", "max", "norm", "mask_seed")
-"""Of fastMRI's files and of those that ``medrecon undersample`` writes."""
+"""Numeric attributes of fastMRI files and of files written by ``medrecon undersample``."""
 _SIDECAR = ("MagneticFieldStrength", "EchoTime", "RepetitionTime", "FlipAngle")
-"""Numbers of a BIDS sidecar."""
+"""Numeric fields of a BIDS sidecar."""
 
 
 def _number(value: Any) -> float | None:  # noqa: ANN401
@@ -33,9 +33,10 @@ def _number(value: Any) -> float | None:  # noqa: ANN401
 
 
 def permitted(name: str, value: Any) -> str | float | None:  # noqa: ANN401
-    """The value of an HDF5 attribute that may pass, or ``None``.
+    """Value of a permitted HDF5 attribute, or ``None``.
 
-    Numbers of the list; ``acquisition``, fastMRI's name of a contrast such as AXT2, as one word; ``mask_kind`` if it is one.
+    Permitted are the numbers listed above, ``acquisition`` (fastMRI's name of the contrast, e.g. AXT2) if it is a single word,
+    and ``mask_kind`` if it is a known kind.
     """
     if name in _NUMBERS:
         return _number(value)
@@ -49,7 +50,7 @@ def permitted(name: str, value: Any) -> str | float | None:  # noqa: ANN401
 
 
 def hdf5_attributes(file: h5py.Group) -> dict[str, str | float]:
-    """The permitted attributes of a group that can be read; others are not even read."""
+    """Read the permitted attributes of a group; damaged ones are skipped, others are not read."""
     out: dict[str, str | float] = {}
     for name in (*_NUMBERS, "acquisition", "mask_kind"):
         try:
@@ -61,14 +62,14 @@ def hdf5_attributes(file: h5py.Group) -> dict[str, str | float]:
     return out
 
 
-def sidecar_attributes(held: Mapping[str, Any]) -> dict[str, str | float]:
-    """The permitted attributes of a BIDS sidecar."""
+def sidecar_attributes(content: Mapping[str, Any]) -> dict[str, str | float]:
+    """Permitted attributes of a BIDS sidecar."""
     out: dict[str, str | float] = {}
     for name in _SIDECAR:
-        number = None if isinstance(held.get(name), bool) else _number(held.get(name))
+        number = None if isinstance(content.get(name), bool) else _number(content.get(name))
         if number is not None:
             out[name] = number
-    modality = held.get("Modality")
+    modality = content.get("Modality")
     if isinstance(modality, str) and re.fullmatch(r"[A-Z]{1,4}", modality):
         out["Modality"] = modality
     return out

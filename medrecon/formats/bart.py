@@ -1,4 +1,4 @@
-"""Pairs of files of the BART toolbox, ``.hdr`` (text) and ``.cfl`` (samples)."""
+"""BART file pairs: ``.hdr`` (text) and ``.cfl`` (samples)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medrecon.data.scan import CartesianScan, NonCartesianScan
 from medrecon.formats.arrays import numpy_array
 from medrecon.formats.cartesian import cartesian_scan
 from medrecon.formats.companions import Companions
-from medrecon.formats.contents import absent, bart_advice
+from medrecon.formats.contents import bart_advice, missing_file_reason
 from medrecon.formats.limits import open_bounded
 from medrecon.formats.mapped import is_mappable, mapped
 from medrecon.formats.noncartesian import noncartesian_scan
@@ -29,8 +29,8 @@ KINDS = (CartesianScan, NonCartesianScan)
 
 @never_raises
 def sniff(path: Path) -> bool:
-    """Whether a file is one of a pair whose header is a text of dimensions."""
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():  # samples have no mark of their own
+    """Whether a file belongs to a pair whose header contains a line of dimensions."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():  # samples have no signature
         return False
     return _beside(path, ".cfl").is_file() and bool(_dims(_beside(path, ".hdr")))
 
@@ -38,25 +38,24 @@ def sniff(path: Path) -> bool:
 def read(
     path: Path, select: Mapping[str, object] | None = None, companions: Companions | None = None
 ) -> CartesianScan | NonCartesianScan:
-    """K-space of x, y, coils and slices (axes 0, 1, 3 and 13), or ``(1, readout, shots, coils)`` with a trajectory.
+    """Read k-space with axes x, y, coils and slices (0, 1, 3 and 13), or ``(1, readout, shots, coils)`` with a trajectory.
 
-    The trajectory is that of :class:`Companions`: another pair ``(3, readout, shots)``, an ``npy`` file or an array.
+    The trajectory is given by :class:`Companions`: another pair ``(3, readout, shots)``, an ``npy`` file or an array.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
     refuse_selection(path, select)
-    given = companions or Companions()
-    if given.trajectory is None:
+    companions = companions or Companions()
+    if companions.trajectory is None:
         return cartesian_scan(path, "BART cfl", read_slices(path, "kspace"))
     samples = _samples(path)
-    return noncartesian_scan(
-        path, "BART cfl", arrays=(samples, _trajectory(path, given.trajectory, samples)), matrix=given.matrix
-    )
+    trajectory = _trajectory(path, companions.trajectory, samples)
+    return noncartesian_scan(path, "BART cfl", arrays=(samples, trajectory), matrix=companions.matrix)
 
 
 def _samples(path: Path) -> np.ndarray:
-    """``(1, coils, shots, readout)`` of BART's ``(1, readout, shots, coils)``."""
+    """Samples ``(1, coils, shots, readout)`` from BART's ``(1, readout, shots, coils)``."""
     kspace = read_array(path)
     dims = list(kspace.shape[::-1]) + [1] * 16
     if dims[0] != 1 or any(n > 1 for k, n in enumerate(dims) if k > 3):
@@ -65,12 +64,12 @@ def _samples(path: Path) -> np.ndarray:
 
 
 def _trajectory(path: Path, given: str | Path | np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """``(shots, readout, 3)`` in the order of the image's axes, from another pair, an ``npy`` file or an array."""
+    """Trajectory ``(shots, readout, 3)`` in the order of the image axes, from another pair, an ``npy`` file or an array."""
     if isinstance(given, np.ndarray):
         return given
     trajectory = Path(given)
     if not trajectory.is_file():
-        raise InputError(f"{trajectory}: {absent(trajectory)}")
+        raise InputError(f"{trajectory}: {missing_file_reason(trajectory)}")
     if trajectory.suffix.lower() == ".npy":
         return numpy_array(trajectory)
     points = read_array(trajectory)
@@ -78,8 +77,8 @@ def _trajectory(path: Path, given: str | Path | np.ndarray, samples: np.ndarray)
     sizes = list(points.shape[::-1]) + [1] * 16
     if sizes[0] != 3 or sizes[1:3] != dims[1:3] or any(n > 1 for n in sizes[3:]):
         raise InputError(
-            f"{trajectory}: has BART dimensions {sizes[:8]}; a trajectory of {path} is (3, {dims[1]}, {dims[2]}), "
-            "as 'bart traj' makes it"
+            f"{trajectory}: has BART dimensions {sizes[:8]}; the trajectory of {path} must be (3, {dims[1]}, {dims[2]}), "
+            "as written by 'bart traj'"
         )
     return np.real(points).reshape(sizes[2], sizes[1], 3)[..., ::-1]
 
@@ -89,23 +88,25 @@ _BART_AXES = ("x", "y", "z", "coils", "maps", "TE", "coefficients", "coefficient
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    """The file of a BART pair with a suffix, in lower or upper case."""
+    """File of a BART pair with the given suffix, in lower or upper case."""
     upper = path.with_suffix(suffix.upper())
     return upper if upper.is_file() and not path.with_suffix(suffix).is_file() else path.with_suffix(suffix)
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array of a BART pair, with BART's axes in reverse (the first axis varies fastest in the file)."""
+    """Read the array of a BART pair, with BART's axes reversed (the first axis varies fastest in the file)."""
     header, samples = _beside(path, ".hdr"), _beside(path, ".cfl")
     for file in (header, samples):
         if not file.is_file():
-            raise InputError(f"{file}: {absent(file)}; BART data need both {header.name} and {samples.name}")
+            raise InputError(
+                f"{file}: {missing_file_reason(file)}; BART data need both {header.name} and {samples.name}"
+            )
     dims = _dims(header)
     n, size = math.prod(dims), samples.stat().st_size
     if not n:
-        raise InputError(f"{header}: an axis of length 0 ({' x '.join(map(str, dims))}); export the pair again")
+        raise InputError(f"{header}: has an axis of length 0 ({' x '.join(map(str, dims))}); export the pair again")
     if size != 8 * n:
-        raise InputError(f"{samples}: {size} bytes, but the header says {8 * n} ({n} samples); copy the pair again")
+        raise InputError(f"{samples}: has {size} bytes, but the header says {8 * n} ({n} samples); copy the pair again")
     kind = np.dtype("<c8")
     if is_mappable(kind, dims):
         return mapped(samples, 0, dtype=kind, shape=dims[::-1])
@@ -113,34 +114,34 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def _dims(header: Path) -> list[int]:
-    """The sizes of a BART header, without the ones at their end."""
+    """Sizes in a BART header, without trailing ones."""
     with open_bounded(header) as file:
         content = file.read(2**16)
     try:
         lines = content.decode().splitlines()
     except UnicodeDecodeError as error:
-        raise InputError(f"{header}: not a text file; is this a BART header?") from error
+        raise InputError(f"{header}: not a text file; give a BART header and its samples") from error
     sizes = next((line for line in lines if line.strip() and not line.startswith("#")), "")
     if not re.fullmatch(r"\s*[0-9]{1,18}(\s+[0-9]{1,18})*\s*", sizes):
-        raise InputError(f"{header}: no line of dimensions; is this a BART header?")
+        raise InputError(f"{header}: has no line of dimensions; give a BART header and its samples")
     dims = [int(n) for n in sizes.split()]
     while len(dims) > 1 and dims[-1] == 1:
         dims.pop()
     if len(dims) > 16:
-        raise InputError(f"{header}: {len(dims)} axes, but BART has 16; is this a BART header?")
+        raise InputError(f"{header}: has {len(dims)} axes, but BART supports 16; give a BART header and its samples")
     return dims
 
 
 def read_slices(path: Path, key: str) -> np.ndarray:
-    """BART's x, y, coils and slices as ``(slices, coils, y, x)``; ``key`` says what they are of."""
+    """Read BART's axes x, y, coils and slices as ``(slices, coils, y, x)``; ``key`` is the kind of array, for messages."""
     array = read_array(path)
     dims = list(array.shape[::-1]) + [1] * (16 - array.ndim)
-    shown = [
+    unsupported = [
         f"{name} ({n})"
         for k, (name, n) in enumerate(zip(_BART_AXES, dims, strict=False))
         if n > 1 and k not in (0, 1, 3, 13)
     ]
-    if shown:
+    if unsupported:
         sampled = np.any(array.reshape(-1, *dims[3::-1]), axis=(0, 1))
-        raise InputError(f"{path}: has BART axes {', '.join(shown)}; {bart_advice(sampled, dims, key)}")
+        raise InputError(f"{path}: has BART axes {', '.join(unsupported)}; {bart_advice(sampled, dims, key)}")
     return array.reshape(dims[13], dims[3], dims[1], dims[0])

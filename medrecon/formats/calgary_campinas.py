@@ -1,4 +1,4 @@
-"""The hybrid HDF5 layout of the Calgary-Campinas multichannel set."""
+"""Hybrid HDF5 layout of the Calgary-Campinas multi-channel data set."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ KINDS = (CartesianScan,)
 
 
 def is_hybrid(path: Path, kspace: h5py.Dataset) -> bool:
-    """Whether a dataset is of this layout: known by the file's name as well, since real numbers alone may be anything."""
+    """Whether a dataset has this layout; the file name is checked too, since real numbers alone are ambiguous."""
     named = re.match(r"e\d+s\d+_P\d+", path.name) is not None
     return named and kspace.dtype.kind == "f" and len(kspace.shape or ()) == 4 and kspace.shape[-1] % 2 == 0
 
 
 @never_raises
 def sniff(path: Path) -> bool:
-    """Whether a file is HDF5 of this layout."""
+    """Whether a file is HDF5 in this layout."""
     if not is_hdf5(path):
         return False
     with open_hdf5(path) as file:
@@ -41,7 +41,7 @@ def sniff(path: Path) -> bool:
 
 
 def read(path: Path, select: Mapping[str, object] | None = None, companions: Companions | None = None) -> CartesianScan:
-    """Dataset ``kspace`` ``(readout, y, z, 2 coils)``; positions of the readout are slices of 1 mm voxels.
+    """Read the dataset ``kspace`` ``(readout, y, z, 2 coils)``; readout positions become slices, voxels are 1 mm.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -54,11 +54,11 @@ def read(path: Path, select: Mapping[str, object] | None = None, companions: Com
 
 
 def _centred(pairs: np.ndarray) -> np.ndarray:
-    """Centred k-space ``(slices, coils, y, x)`` of the Calgary-Campinas multichannel layout.
+    """Convert to centred k-space ``(slices, coils, y, x)``.
 
-    ``pairs`` is ``(readout, y, z, 2 coils)``, real and imaginary parts in turn, an image along the readout already; the plain
-    inverse FFT of y and z gives images of 1 mm that need no shift (Souza et al., NeuroImage 170, 2018; Beauferris et al., Front.
-    Neurosci. 16, 2022). Whether the centre of k-space lies in the corner or in the middle is seen from the data.
+    ``pairs`` is ``(readout, y, z, 2 coils)`` with alternating real and imaginary parts, already transformed along the readout; a
+    plain inverse FFT along y and z gives images of 1 mm that need no shift (Souza et al., NeuroImage 170, 2018; Beauferris et
+    al., Front. Neurosci. 16, 2022). Whether the centre of k-space is at the corner or in the middle is inferred from the data.
     """
     kspace = np.moveaxis(pairs[..., ::2] + 1j * pairs[..., 1::2], -1, 1).astype(np.complex64)
     y, x = np.unravel_index(np.argmax((np.abs(kspace) ** 2).sum(axis=(0, 1))), kspace.shape[-2:])
@@ -67,6 +67,6 @@ def _centred(pairs: np.ndarray) -> np.ndarray:
         kspace = np.fft.ifftshift(kspace, (-2, -1))
     image = np.fft.ifft2(kspace, norm="ortho")
     centred = to_kspace(image).astype(np.complex64)
-    # What was not measured is zero before and must be after: the way through the image leaves rounding there.
+    # Samples that were not measured must stay exactly zero; the transform to the image and back leaves round-off there.
     measured = np.fft.fftshift((kspace != 0).any(axis=(0, 1)))
     return centred * measured

@@ -1,4 +1,4 @@
-"""Where the energy of k-space peaks: near the centre that is used, or the centre is another."""
+"""Check of the k-space centre: the energy should peak near the centre that is used."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import numpy as np
 __all__ = ["SEVERAL", "centre_warnings", "line_energies", "peak_offset"]
 
 SEVERAL = 4
-"""Lines from the centre that is used to the peak at which a warning is due."""
+"""Distance in lines between the centre that is used and the peak from which a warning is given."""
 _CLEAR, _ABOVE_NOISE, _MIRRORED = 3.0, 4.0, 0.3
 
 
 def line_energies(kspace: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Energy of every row and of every column of ``(slices, coils, y, x)``, over all coils and slices, ``(y,)`` and ``(x,)``."""
     rows, columns = np.zeros(kspace.shape[-2]), np.zeros(kspace.shape[-1])
-    for one in kspace:  # slice by slice, in double precision: squares of very large and very small numbers
-        energy = (np.abs(one).astype(np.float64) ** 2).sum(axis=0)
+    for coils in kspace:  # slice by slice, in double precision: squares of very large and very small numbers
+        energy = (np.abs(coils).astype(np.float64) ** 2).sum(axis=0)
         rows += energy.sum(axis=1)
         columns += energy.sum(axis=0)
     return rows, columns
 
 
 def peak_offset(energy: np.ndarray) -> int | None:
-    """Lines from the centre ``n // 2`` to the peak of the lines' energies, where they are several and the peak is clear.
+    """Offset in lines of a clear energy peak from the centre ``n // 2``, if it is at least :data:`SEVERAL` lines away.
 
-    The energies ``(n,)``, 0 where nothing was measured, are smoothed over three neighbours, of those that were measured. A peak
-    counts if it lies at least four lines away (echoes a few samples early or late, and images whose phase runs by a line or two,
-    are no fault), holds three times the energy of the lines round the centre (the nearest measured ones), four times that of
-    the median line (so that noise has no peak), and has no counterpart on the other side of the centre, as objects without a mean
-    have.
+    The energies ``(n,)``, 0 where nothing was measured, are smoothed over three neighbouring measured lines. A peak is clear if
+    it is at least four lines away (echoes that are a few samples early or late, and a linear image phase of a line or two, are
+    normal), has three times the energy of the lines around the centre (the nearest measured ones), has four times the energy of
+    the median line (so that noise has no peak), and has no counterpart on the other side of the centre, as for objects without a
+    mean.
 
     Returns:
-        the offset in lines, from ``-(n // 2)`` on, or ``None``.
+        The offset in lines, at least ``-(n // 2)``, or ``None``.
     """
     n, centre = len(energy), len(energy) // 2
     measured = energy > 0
@@ -51,28 +51,28 @@ def peak_offset(energy: np.ndarray) -> int | None:
         return None
     mirror = np.arange(2 * centre - peak - 1, 2 * centre - peak + 2) % n
     if min(peak, n - peak) >= SEVERAL and smooth[mirror].max() > _MIRRORED * smooth[peak]:
-        return None  # near the edge the two sides meet, and that is where uncentred data have their centre
+        return None  # the two sides meet near the edge, where uncentred data have their centre
     return peak - centre
 
 
-def _said(name: str, n: int, offset: int) -> str:
-    """Where the peak is and where the centre is taken to be."""
-    return f"{name} {n // 2 + offset} of {n} ({name} {n // 2} is taken as the centre)"
+def _describe_peak(name: str, n: int, offset: int) -> str:
+    """Position of the peak and of the centre that is used."""
+    return f"{name} {n // 2 + offset} of {n} ({name} {n // 2} is used as the centre)"
 
 
 def centre_warnings(kspace: np.ndarray, name: str, kind: str) -> tuple[str, ...]:
-    """A sentence where the energy of ``(slices, coils, y, x)`` peaks several lines away from index ``n // 2``, else nothing.
+    """Warning if the energy of ``(slices, coils, y, x)`` peaks several lines away from index ``n // 2``.
 
     Args:
-        kspace: zero where not measured.
-        name: of the file, with which the sentence begins.
-        kind: format of the file, which decides what can be done.
+        kspace: k-space, zero where not measured.
+        name: name of the file, with which the warning begins.
+        kind: format of the file, which determines the advice.
     """
     lines = zip(("row", "column"), line_energies(kspace), strict=True)
     found = [(axis, len(energy), offset) for axis, energy in lines if (offset := peak_offset(energy)) is not None]
     if not found:
         return ()
-    where = " and ".join(_said(*one) for one in found)
+    where = " and ".join(_describe_peak(*peak) for peak in found)
     in_corner = all(min(n // 2 + offset, n - n // 2 - offset) <= 2 for _, n, offset in found)
     if kind == "ISMRMRD":
         advice = (

@@ -1,4 +1,4 @@
-"""What belongs to a file of measurements but is not in it."""
+"""Additional files and numbers that complete a scan file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Companions"]
 
 @dataclass(frozen=True, kw_only=True)
 class Companions:
-    """Second files and numbers that complete a file, or replace what it holds. ``None``: as the file has it.
+    """Additional files and numbers that complete a file or override its values. ``None`` keeps the value of the file.
 
     Args:
-        trajectory: of k-space samples, a file (``npy``, or BART's pair) or an array ``(shots, readout, 2 or 3)`` in cycles per
-            field of view.
-        matrix: of the image of k-space along a trajectory, ``(y, x)`` or ``(z, y, x)``.
+        trajectory: trajectory of non-Cartesian k-space: a file (``npy`` or a BART pair) or an array ``(shots, readout, 2 or 3)``
+            in cycles per field of view.
+        matrix: image matrix of non-Cartesian k-space, ``(y, x)`` or ``(z, y, x)``.
         phase: file with the phase of a NIfTI magnitude image.
         imaginary: file with the imaginary part of a NIfTI real part.
         detector_spacing: distance between the detector pixels of a sinogram, mm.
@@ -37,5 +37,5 @@ class Companions:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """Names of those that are not ``None``."""
-        return tuple(one.name for one in fields(self) if getattr(self, one.name) is not None)
+        """Names of the fields that are not ``None``."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)

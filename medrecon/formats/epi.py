@@ -1,10 +1,10 @@
-"""Echo planar imaging (EPI): lines sampled while the readout gradient ramps, in both directions, brought onto the grid.
+"""Echo planar imaging (EPI): resampling of ramp-sampled lines to the grid, and phase correction of the two readout directions.
 
-The position of a sample is the area under the gradient up to its time. Values on the grid follow from the samples by least
-squares, for an object inside the field of view that the sparsest samples allow (Bruder et al., MRM 23, 1992, for the problem;
-the inverse of a uniform resampling is that of Rosenfeld, MRM 40, 1998). Forward and backward lines differ by delays and eddy
-currents, to first order by a phase that is linear along the readout. It is estimated from navigators, lines of both directions
-that were measured without phase encoding (Heid, ISMRM 2000, p. 2014), and taken away, half from either direction.
+The k-space position of a sample is the area under the gradient up to its time. Grid values are the least-squares solution for an
+object inside the field of view supported by the sparsest samples (Bruder et al., MRM 23, 1992, for the problem; Rosenfeld, MRM
+40, 1998, for the inverse of uniform resampling). Delays and eddy currents make forward and backward lines differ, to first order
+by a phase that is linear along the readout. The phase is estimated from navigators, lines measured in both directions without
+phase encoding (Heid, ISMRM 2000, p. 2014), and half of it is removed from each direction.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from medrecon.data.coils import from_kspace, to_kspace
 
 __all__ = [
     "REVERSE",
+    "CorrectedLines",
     "Readout",
-    "Straightened",
+    "correct_epi",
     "direction_phase",
     "off_centre",
-    "resampling",
+    "resampling_matrix",
     "sample_points",
-    "straightened",
 ]
 
 REVERSE = 1 << 21
-"""ISMRMRD's flag of a line that was measured backwards."""
+"""ISMRMRD flag of a line that was measured backwards."""
 
 
 class Readout(NamedTuple):
-    """The gradient of one line and its samples, in microseconds.
+    """Readout gradient of a line and its sampling; times in microseconds.
 
     Args:
         ramp_up: duration of the ramp up.
         flat_top: duration of the constant part.
         ramp_down: duration of the ramp down.
-        delay: from the start of the gradient to the start of the first sample.
+        delay: time from the start of the gradient to the start of the first sample.
         dwell: duration of a sample.
-        sinusoidal: ramps are quarters of a sine, not straight.
+        sinusoidal: whether the ramps are quarters of a sine instead of linear.
     """
 
     ramp_up: float
@@ -57,7 +57,7 @@ class Readout(NamedTuple):
 
 
 def _ramp_area(t: np.ndarray, duration: float, sinusoidal: bool) -> np.ndarray:
-    """Area under a ramp of height 1 from its start to ``t``, at most ``duration``."""
+    """Area under a ramp of height 1 from its start to ``t``, which is limited to ``duration``."""
     if duration == 0:
         return np.zeros_like(t)
     t = np.clip(t, 0, duration) / duration
@@ -65,7 +65,7 @@ def _ramp_area(t: np.ndarray, duration: float, sinusoidal: bool) -> np.ndarray:
 
 
 def _area(readout: Readout, t: np.ndarray) -> np.ndarray:
-    """Area under the gradient, of height 1, from its start to the times ``t``."""
+    """Area under the gradient of height 1 from its start to the times ``t``."""
     up, flat, down, *_, sinusoidal = readout
     left = _ramp_area(np.asarray(readout.duration - t), down, sinusoidal)
     whole = _ramp_area(np.asarray(down), down, sinusoidal)
@@ -73,20 +73,20 @@ def _area(readout: Readout, t: np.ndarray) -> np.ndarray:
 
 
 def sample_points(readout: Readout, samples: int, extent: float) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of a forward line's samples, and those of a gradient that is always at its maximum.
+    """K-space positions of the samples of a forward line, and positions for a gradient that is always at its maximum.
 
-    Both are 0 in the middle of the gradient's area, or of its time.
+    Both are 0 at the time when half the area under the gradient is reached.
 
     Args:
-        readout: of the line.
-        samples: their number.
-        extent: of k-space that all samples cover, cycles per field of view: the size of the encoded matrix.
+        readout: readout gradient of the line.
+        samples: number of samples.
+        extent: k-space extent covered by all samples in cycles per field of view, the size of the encoded matrix.
 
     Returns:
-        two arrays ``(samples,)``, cycles per field of view.
+        Two arrays ``(samples,)`` in cycles per field of view.
 
     Raises:
-        ValueError: if the samples do not fit under the gradient.
+        ValueError: if the sampling is longer than the gradient.
     """
     start, end = readout.delay, readout.delay + samples * readout.dwell
     if not (min(readout[:5]) >= 0 and readout.dwell > 0 and end <= readout.duration + readout.dwell):
@@ -101,63 +101,63 @@ def sample_points(readout: Readout, samples: int, extent: float) -> tuple[np.nda
     return scale * (_area(readout, times) - edges[2] / 2), scale * (times - middle)
 
 
-def resampling(points: np.ndarray, n: int, kept: int) -> np.ndarray:
-    """The matrix ``(n, samples)`` from samples at ``points`` to the grid, whose centre is at ``n // 2``.
+def resampling_matrix(points: np.ndarray, n: int, image_size: int) -> np.ndarray:
+    """Matrix ``(n, samples)`` that maps samples at ``points`` to the grid, whose centre is at ``n // 2``.
 
     Args:
-        points: cycles per field of view, in the order of the samples.
+        points: k-space positions in cycles per field of view, in the order of the samples.
         n: size of the grid.
-        kept: size of the image in the middle that will be kept.
+        image_size: size of the central part of the image that is kept.
 
     Raises:
-        ValueError: if the samples are too sparse for ``kept``.
+        ValueError: if the samples are too sparse for ``image_size``.
     """
     width = min(n, int(n / np.abs(np.diff(points)).max() + 1e-6))
-    if width < kept:
-        raise ValueError(f"its samples are {n / width:.3g} cycles apart, too sparse for {kept} of {n} pixels")
+    if width < image_size:
+        raise ValueError(f"its samples are {n / width:.3g} cycles apart, too sparse for {image_size} of {n} pixels")
     if len(points) * n > 2**19:  # 512 samples of a matrix of 1024, whose inverse takes seconds
         raise ValueError(f"its lines have {len(points)} samples in a matrix of {n}, too many for a readout")
-    # Two unknowns a pixel stand for objects anywhere; the cut-off leaves out what the samples do not determine.
+    # Two unknowns per pixel represent objects at any position; the cut-off drops components that the samples do not determine.
     x = (np.arange(2 * width) - width + 0.5) / (2 * n)
     waves = np.exp(-2j * np.pi * np.outer(points, x))
     return np.exp(-2j * np.pi * np.outer(np.arange(n) - n // 2, x)) @ np.linalg.pinv(waves, rcond=3e-2)
 
 
 def off_centre(points: np.ndarray, linear: np.ndarray, shift: float) -> np.ndarray:
-    """Factors ``(samples,)`` of a forward line that complete the demodulation of an image which is off the centre.
+    """Factors ``(samples,)`` that complete the demodulation of a forward line for an off-centre field of view.
 
-    Siemens scanners shift the field of view along the readout by a constant frequency, that of the gradient's maximum: right on
-    the flat top, too much on the ramps. A point at the shift has exp(2 pi i shift points) in Siemens' sign convention. Factors of
-    a backward line are the complex conjugates.
+    Siemens scanners shift the field of view along the readout by a constant frequency for the maximum of the gradient, which is
+    correct on the flat top but too large on the ramps. A point at the shift has samples exp(2 pi i shift points) in the Siemens
+    sign convention. The factors of a backward line are the complex conjugates.
 
     Args:
-        points: see :func:`sample_points`.
-        linear: as the constant frequency assumes them.
-        shift: along the readout, in fields of view.
+        points: k-space positions of the samples; see :func:`sample_points`.
+        linear: positions assumed by the constant frequency.
+        shift: shift along the readout, in fields of view.
     """
     return np.exp(2j * np.pi * shift * (linear - points))
 
 
 def direction_phase(navigators: np.ndarray, reverse: np.ndarray) -> np.ndarray | None:
-    """Phase ``(n,)`` of forward against backward lines along the readout's image, linear.
+    """Linear phase ``(n,)`` of forward relative to backward lines along the readout of the image.
 
-    Each navigator is compared with the mean of its neighbours in time, if both have the other direction, since the phase drifts
-    off resonance; or else with one of them. The phase is that of all coils.
+    If both neighbours in time of a navigator have the other direction, it is compared with their mean, since the phase drifts off
+    resonance. Of only two navigators, one is compared with the other. All coils share one phase.
 
     Args:
-        navigators: ``(lines, coils, n)`` k-space on the grid, in their order of time, the first sample that of most negative k.
+        navigators: ``(lines, coils, n)`` k-space on the grid in temporal order, the most negative k first.
         reverse: whether a line was measured backwards, ``(lines,)``.
 
     Returns:
-        ``None`` without neighbours of different directions.
+        The phase, or ``None`` without neighbours in different directions.
     """
     lines = from_kspace(navigators, (-1,))
     product = np.zeros(lines.shape[-1], complex)
     for k in range(len(lines)):
-        beside = [j for j in (k - 1, k + 1) if 0 <= j < len(lines) and reverse[j] != reverse[k]]
-        if len(beside) == 2 or (beside == [k + 1] and len(lines) == 2):
-            other = lines[beside].mean(axis=0)
-            forward, backward = (other, lines[k]) if reverse[k] else (lines[k], other)
+        neighbours = [j for j in (k - 1, k + 1) if 0 <= j < len(lines) and reverse[j] != reverse[k]]
+        if len(neighbours) == 2 or (neighbours == [k + 1] and len(lines) == 2):
+            opposite = lines[neighbours].mean(axis=0)
+            forward, backward = (opposite, lines[k]) if reverse[k] else (lines[k], opposite)
             product += (forward * backward.conj()).sum(axis=0)
     if not product.any():
         return None
@@ -166,13 +166,13 @@ def direction_phase(navigators: np.ndarray, reverse: np.ndarray) -> np.ndarray |
     return slope * x + np.angle((product * np.exp(-1j * slope * x)).sum())
 
 
-class Straightened(NamedTuple):
-    """Acquisitions after :func:`straightened`.
+class CorrectedLines(NamedTuple):
+    """Result of :func:`correct_epi`.
 
     Args:
-        rows: of ``n`` samples, forward, their centre at ``n // 2``.
-        uncorrected: how many lines found no navigators of both directions in their slice.
-        noise_gain: standard deviation of the noise after resampling over that before, root mean square over the kept pixels.
+        rows: acquisitions of ``n`` samples, all forward, with their centre at ``n // 2``.
+        uncorrected: number of lines without navigators in both directions in their slice.
+        noise_gain: ratio of the noise standard deviations after and before resampling, root mean square over the image.
     """
 
     rows: np.ndarray
@@ -180,23 +180,25 @@ class Straightened(NamedTuple):
     noise_gain: float
 
 
-def _check_middle(head: np.ndarray, points: np.ndarray) -> None:
-    """Refuse a line whose header has its centre elsewhere than its gradient.
+def _check_centre(head: np.ndarray, points: np.ndarray) -> None:
+    """Check that the centre of a line in its header agrees with the gradient.
 
     Raises:
-        ValueError: naming both.
+        ValueError: if they differ by more than two samples.
     """
-    total, middle = int(head["number_of_samples"]), int(head["center_sample"])
+    total, centre = int(head["number_of_samples"]), int(head["center_sample"])
     nearest = np.abs(points).argmin()
-    if 0 < middle < total and abs(middle - nearest) > 2:
-        raise ValueError(f"sample {middle} is the centre of its lines, but sample {nearest} by the gradient")
+    if 0 < centre < total and abs(centre - nearest) > 2:
+        raise ValueError(
+            f"the centre of its lines is sample {centre} by the header, but sample {nearest} by the gradient"
+        )
 
 
-def _gridded(
-    rows: np.ndarray, readout: Readout | None, n: int, kept: int, field: float, siemens: bool
+def _resample(
+    rows: np.ndarray, readout: Readout | None, n: int, image_size: int, fov: float, siemens: bool
 ) -> tuple[list[np.ndarray], float]:
     """K-space ``(coils, n)`` of every row, the most negative k first, and the noise gain."""
-    out, known, gain = [], {}, 1.0
+    out, cache, gain = [], {}, 1.0
     for row in rows:
         head, total = row["head"], int(row["head"]["number_of_samples"])
         backward = bool(int(head["flags"]) & REVERSE)
@@ -208,77 +210,81 @@ def _gridded(
             out.append(samples[:, ::-1] if backward else samples)
             continue
         key = total, before, after
-        if key not in known:
-            if len(known) == 4:
-                raise ValueError("its lines are of more than four kinds")
+        if key not in cache:
+            if len(cache) == 4:
+                raise ValueError("its lines have more than four combinations of length and discarded samples")
             points, linear = sample_points(readout, total, n)
             used = slice(before, total - after)
-            matrices = resampling(points[used], n, kept), resampling(-points[used], n, kept)
-            known[key] = points, linear, used, matrices
-            pixels = from_kspace(np.stack(matrices), (1,))[:, n // 2 - kept // 2 :][:, :kept]
+            matrices = resampling_matrix(points[used], n, image_size), resampling_matrix(-points[used], n, image_size)
+            cache[key] = points, linear, used, matrices
+            pixels = from_kspace(np.stack(matrices), (1,))[:, n // 2 - image_size // 2 :][:, :image_size]
             gain = float(np.sqrt((np.abs(pixels) ** 2).sum(axis=2).mean()))
-        points, linear, used, matrices = known[key]
-        _check_middle(head, points)
-        shift = (
-            float(np.dot(head["position"].astype(float), head["read_dir"].astype(float))) / field if siemens else 0.0
-        )
+        points, linear, used, matrices = cache[key]
+        _check_centre(head, points)
+        shift = float(np.dot(head["position"].astype(float), head["read_dir"].astype(float))) / fov if siemens else 0.0
         factors = off_centre(points, linear, shift)[used]
         out.append((samples * (factors.conj() if backward else factors)) @ matrices[backward].T)
     return out, gain
 
 
 def _phases(navigators: np.ndarray, kspace: Sequence[np.ndarray]) -> dict[int, list[tuple[int, np.ndarray]]]:
-    """Of every slice, the phases between directions with the counter of their first navigator, in order of time.
+    """Phases between the directions for every slice, with the counter of their first navigator, in temporal order.
 
-    Navigators that follow each other in the file belong together.
+    Consecutive navigators in the file belong together.
     """
     counters = navigators["head"]["scan_counter"].astype(int)
     slices, reverse = navigators["head"]["idx"]["slice"], (navigators["head"]["flags"] & np.uint64(REVERSE)) > 0
     blocks = np.cumsum(np.diff(counters, prepend=counters[:1]) > 1)
     out: dict[int, list[tuple[int, np.ndarray]]] = {}
     for number, block in sorted(set(zip(slices.tolist(), blocks.tolist(), strict=True))):
-        mine = np.flatnonzero((slices == number) & (blocks == block))
-        phase = direction_phase(np.stack([kspace[k] for k in mine.tolist()]), reverse[mine])
+        indices = np.flatnonzero((slices == number) & (blocks == block))
+        phase = direction_phase(np.stack([kspace[k] for k in indices.tolist()]), reverse[indices])
         if phase is not None:
-            out.setdefault(number, []).append((int(counters[mine[0]]), phase))
+            out.setdefault(number, []).append((int(counters[indices[0]]), phase))
     return out
 
 
-def straightened(
-    rows: np.ndarray, navigators: np.ndarray, readout: Readout | None, n: int, kept: int, field: float, siemens: bool
-) -> Straightened:
-    """Acquisitions of EPI as if all had been sampled evenly and forward.
+def correct_epi(
+    rows: np.ndarray,
+    navigators: np.ndarray,
+    readout: Readout | None,
+    n: int,
+    image_size: int,
+    fov: float,
+    siemens: bool,
+) -> CorrectedLines:
+    """Resample EPI lines uniformly, flip backward lines and correct the phase between the directions.
 
-    Every line is corrected by the last navigators of its slice before it, or else the first after it.
+    Every line is corrected by the last navigators of its slice before it, or otherwise by the first after it.
 
     Args:
-        rows: acquisitions as ISMRMRD has them; ``scan_counter`` is their place in the file.
+        rows: ISMRMRD acquisitions; ``scan_counter`` is their position in the file.
         navigators: acquisitions without phase encoding.
-        readout: the gradient, or ``None`` where samples are even.
-        n: encoded samples of the readout.
-        kept: of these, the samples that the image keeps.
-        field: encoded field of view of the readout, mm.
-        siemens: whether ramps need :func:`off_centre`.
+        readout: readout gradient, or ``None`` for uniform samples.
+        n: number of encoded samples of the readout.
+        image_size: number of pixels of the image along the readout, without oversampling.
+        fov: encoded field of view along the readout, mm.
+        siemens: whether samples on ramps need :func:`off_centre`.
 
     Raises:
         ValueError: if lines do not fit the gradient or the matrix.
     """
-    kspace, gain = _gridded(rows, readout, n=n, kept=kept, field=field, siemens=siemens)
+    kspace, gain = _resample(rows, readout, n=n, image_size=image_size, fov=fov, siemens=siemens)
     phases = (
-        _phases(navigators, _gridded(navigators, readout, n=n, kept=kept, field=field, siemens=siemens)[0])
+        _phases(navigators, _resample(navigators, readout, n=n, image_size=image_size, fov=fov, siemens=siemens)[0])
         if len(navigators)
         else {}
     )
     out, uncorrected = rows.copy(), 0
     for k, (head, line) in enumerate(zip(rows["head"], kspace, strict=True)):
-        held = phases.get(int(head["idx"]["slice"]), [])
-        if held:
-            phase = next((p for at, p in held[::-1] if at < head["scan_counter"]), held[0][1])
+        candidates = phases.get(int(head["idx"]["slice"]), [])
+        if candidates:
+            phase = next((p for at, p in candidates[::-1] if at < head["scan_counter"]), candidates[0][1])
             half = 0.5j if int(head["flags"]) & REVERSE else -0.5j
             line = to_kspace(from_kspace(line, (-1,)) * np.exp(half * phase), (-1,))
-        uncorrected += not held
+        uncorrected += not candidates
         out["data"][k] = np.ascontiguousarray(line, np.complex64).view(np.float32).ravel()
     for name, value in (("number_of_samples", n), ("center_sample", n // 2), ("discard_pre", 0), ("discard_post", 0)):
         out["head"][name] = value
     out["head"]["flags"] &= ~np.uint64(REVERSE)
-    return Straightened(out, uncorrected, gain)
+    return CorrectedLines(out, uncorrected, gain)

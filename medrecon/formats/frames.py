@@ -1,4 +1,4 @@
-"""Frames of the same slices, put together to one scan."""
+"""Dynamic scans: frames of the same slices combined into one scan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.scan import CartesianScan, DynamicScan
-from medrecon.formats.acquisitions import COUNTERS, Acquisitions, calibration_of, scan_of
+from medrecon.formats.acquisitions import COUNTERS, Acquisitions, matching_calibration, scan_from_acquisitions
 from medrecon.formats.cartesian import cartesian_scan
 from medrecon.formats.centre import centre_warnings
 from medrecon.formats.companions import Companions
@@ -19,13 +19,15 @@ __all__ = ["check_axis", "frames_of_acquisitions", "frames_of_array"]
 
 
 def check_axis(path: Path, axis: str, select: Mapping[str, object]) -> None:
-    """Refuse an axis that no frames lie along, or one that is selected as well.
+    """Check that frames may lie along an axis, and that no value of it is selected.
 
     Raises:
-        InputError: naming the axes.
+        InputError: if not.
     """
     if axis not in COUNTERS:
-        raise InputError(f"{path}: frames cannot be of {axis!r}; choose {', '.join(COUNTERS[:-1])} or {COUNTERS[-1]}")
+        raise InputError(
+            f"{path}: {axis!r} is not an axis of frames; choose {', '.join(COUNTERS[:-1])} or {COUNTERS[-1]}"
+        )
     if axis in select:
         raise InputError(f"{path}: {axis} is the axis of the frames; leave it out of the selection (--select)")
 
@@ -33,44 +35,45 @@ def check_axis(path: Path, axis: str, select: Mapping[str, object]) -> None:
 def frames_of_acquisitions(
     acquisitions: Acquisitions, path: Path, kind: str, select: Mapping[str, int | str], axis: str
 ) -> DynamicScan:
-    """One frame for every value that acquisitions have of an axis.
+    """Build a dynamic scan with one frame for every value of a counter.
 
     Args:
-        acquisitions: of all values of the axis.
-        path: of the file.
-        kind: name of its format.
-        select: what was selected besides.
-        axis: ``contrast``, ``phase``, ``repetition`` or ``set``.
+        acquisitions: acquisitions with all values of the counter.
+        path: path of the file.
+        kind: name of the file's format.
+        select: selected values of the other counters.
+        axis: counter of the frames: ``contrast``, ``phase``, ``repetition`` or ``set``.
 
     Raises:
-        InputError: for fewer than two frames, frames that are not Cartesian, or that differ in size or position.
+        InputError: for fewer than two frames, and frames that are not Cartesian or differ in size or position.
     """
     numbers = acquisitions.imaging["head"]["idx"][axis]
     scans = []
     for number in np.unique(numbers):
         imaging = acquisitions.imaging[numbers == number]
-        one = acquisitions._replace(imaging=imaging, calibration=calibration_of(imaging, acquisitions.calibration))
-        scan = scan_of(one, path, kind=kind, select=select, companions=Companions())
+        frame = acquisitions._replace(
+            imaging=imaging, calibration=matching_calibration(imaging, acquisitions.calibration)
+        )
+        scan = scan_from_acquisitions(frame, path, kind=kind, select=select, companions=Companions())
         if not isinstance(scan, CartesianScan):
             raise InputError(
-                f"{path}: the trajectory is {one.kind}, but frames are read on a Cartesian grid only; select one, e.g. "
-                f"{axis}={number}"
+                f"{path}: the trajectory is {frame.kind}, but frames must be Cartesian; select one, e.g. {axis}={number}"
             )
         scans.append(scan)
-    return _together(path, scans, axis)
+    return _combine(path, scans, axis)
 
 
 def frames_of_array(
     path: Path, kind: str, kspace: np.ndarray, mask: np.ndarray | None, axis: str, noise: object = None
 ) -> DynamicScan:
-    """The frames of an array.
+    """Build a dynamic scan from an array.
 
     Args:
-        path: of the file.
-        kind: name of its format.
+        path: path of the file.
+        kind: name of the file's format.
         kspace: ``(frames, slices, coils, y, x)``.
-        mask: of all frames, ``(x,)`` or ``(y, x)``, or one for each, ``(frames, y, x)``; ``None`` if it is not stored.
-        axis: what a frame is.
+        mask: mask of all frames, ``(x,)`` or ``(y, x)``, or of each frame, ``(frames, y, x)``; ``None`` if it is not stored.
+        axis: counter that distinguishes the frames.
         noise: noise scan ``(coils, n)`` or ``None``.
 
     Raises:
@@ -78,35 +81,35 @@ def frames_of_array(
     """
     if kspace.ndim != 5 or 0 in kspace.shape:
         raise InputError(f"{path}: k-space has shape {kspace.shape}; frames need (frames, slices, coils, y, x)")
-    own = mask is not None and mask.ndim == 3 and len(mask) == len(kspace)
-    masks = [mask[k] if own and mask is not None else mask for k in range(len(kspace))]
+    per_frame = mask is not None and mask.ndim == 3 and len(mask) == len(kspace)
+    masks = [mask[k] if per_frame and mask is not None else mask for k in range(len(kspace))]
     stored = Stored(noise=noise)
     scans = [
-        cartesian_scan(path, kind, kspace=one, mask=part, stored=stored)
-        for one, part in zip(kspace, masks, strict=True)
+        cartesian_scan(path, kind, kspace=frame, mask=frame_mask, stored=stored)
+        for frame, frame_mask in zip(kspace, masks, strict=True)
     ]
-    return _together(path, scans, axis)
+    return _combine(path, scans, axis)
 
 
-def _together(path: Path, scans: Sequence[CartesianScan], axis: str) -> DynamicScan:
-    """Frames as one scan.
+def _combine(path: Path, scans: Sequence[CartesianScan], axis: str) -> DynamicScan:
+    """Combine frames into one scan.
 
     Raises:
         InputError: for fewer than two frames, or frames that differ in size or position.
     """
     if len(scans) < 2:
-        raise InputError(f"{path}: holds one {axis}, so there are no frames; read it without frames")
+        raise InputError(f"{path}: holds only one {axis}; read it without frames")
     first = scans[0]
     for number, scan in enumerate(scans):
         if scan.kspace.shape != first.kspace.shape:
             raise InputError(
-                f"{path}: frame {number} is {scan.kspace.shape}, but frame 0 {first.kspace.shape} (slices, coils, y, x); "
+                f"{path}: frame {number} has shape {scan.kspace.shape}, but frame 0 {first.kspace.shape} (slices, coils, y, x); "
                 f"select one {axis}"
             )
-        if not _same_place(scan, first):
-            raise InputError(f"{path}: frame {number} has another position than frame 0; select one {axis}")
+        if not _same_position(scan, first):
+            raise InputError(f"{path}: frame {number} has a different position than frame 0; select one {axis}")
     kspace = np.stack([scan.kspace for scan in scans])
-    if first.backing is not None:  # of a large file, of which this is a copy
+    if first.backing is not None:  # frames of a memory-mapped file, copied by np.stack
         first.backing.check()
     warnings = [text for scan in scans for text in scan.warnings]
     warnings += centre_warnings(kspace.reshape(-1, *kspace.shape[2:]), str(path), first.format)
@@ -123,8 +126,8 @@ def _together(path: Path, scans: Sequence[CartesianScan], axis: str) -> DynamicS
     )
 
 
-def _same_place(one: CartesianScan, other: CartesianScan) -> bool:
+def _same_position(first: CartesianScan, second: CartesianScan) -> bool:
     """Whether two frames have the same affine, to a hundredth of a mm."""
-    if one.affine is None or other.affine is None:
-        return one.affine is None and other.affine is None
-    return bool(np.allclose(one.affine, other.affine, atol=1e-2))
+    if first.affine is None or second.affine is None:
+        return first.affine is None and second.affine is None
+    return bool(np.allclose(first.affine, second.affine, atol=1e-2))

@@ -1,9 +1,9 @@
-"""The one door through which HDF5 files are read.
+"""Safe reading of HDF5 files; all HDF5 files are opened here.
 
-HDF5 can refer to bytes outside the file: external storage, external links, virtual datasets and links of user-defined kinds. A
-file from elsewhere could so name any file of this machine (or a pipe, which blocks). Such files are refused before anything is
-read. Soft links are followed: they stay in the file, which then holds no way out. Object and region references are never
-followed. Filters are the four below; HDF5 would load others as plug-ins.
+HDF5 can refer to bytes outside the file: external storage, external links, virtual datasets and user-defined links. An untrusted
+file could thus refer to any file of this machine (or a pipe, which blocks). Such files are refused before anything is read. Soft
+links are followed, since their target is in the same file. Object and region references are never followed. Only the four filters
+below are supported; HDF5 would load others as plug-ins.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ import h5py
 import numpy as np
 from h5py import h5d, h5l, h5o, h5t  # type: ignore[attr-defined]
 
-from medrecon.data.errors import InputError, advised, one_line
-from medrecon.formats.contents import absent
-from medrecon.formats.limits import FREE, RATIO, BoundedReader, check_claim, inflated, open_bounded
+from medrecon.data.errors import InputError, one_line, os_error_advice
+from medrecon.formats.contents import missing_file_reason
+from medrecon.formats.limits import FREE_BYTES, MAX_RATIO, BoundedReader, check_claim, inflate, open_bounded
 from medrecon.formats.mapped import is_mappable, mapped
 
 __all__ = ["check_dataset", "open_hdf5", "read_attribute", "read_dataset", "read_table", "refuse_outside", "text_of"]
 
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
-_MOST = 200_000
-"""Links of a file that are looked through."""
-_DEEPEST = 64
-"""Groups within groups; the library calls itself for each."""
+_MAX_LINKS = 200_000
+"""Largest number of links in a file."""
+_MAX_DEPTH = 64
+"""Largest nesting depth of groups; the library recurses into each."""
 _CHUNK = 4096
-"""Bytes that the library takes for a chunk, stored or not, in reading a dataset."""
+"""Bytes that the library allocates per chunk, stored or not, when it reads a dataset."""
 
 
 @contextmanager
 def open_hdf5(path: str | Path, below: str = "/") -> Iterator[h5py.File]:
-    """Open a file for reading that keeps all of its data to itself.
+    """Open a file for reading, after checking that it does not refer to data outside the file.
 
     Args:
-        path: of the file.
-        below: the group that will be read; links elsewhere are not looked at, and soft links in it are refused.
+        path: path of the file.
+        below: group that will be read; other links are not checked, and soft links in the group are refused.
 
     Raises:
-        InputError: if it is no HDF5 file, is damaged, or refers to data outside the file.
+        InputError: if it is not an HDF5 file, is damaged, or refers to data outside the file.
     """
     if not os.path.isfile(path):  # a pipe would block
-        raise InputError(f"{path}: {absent(Path(path))}")
+        raise InputError(f"{path}: {missing_file_reason(Path(path))}")
     try:
         with open_bounded(path) as start:
-            signed = b"\x89HDF\r\n\x1a\n" in start.read(2**20)
+            has_signature = b"\x89HDF\r\n\x1a\n" in start.read(2**20)
         file = h5py.File(path, "r")
     except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # of the system, not of the content
-            what = f"cannot be read ({os.strerror(error.errno)}); {advised(error, 'copy it again')}"
-        elif signed:
-            what = f"not a readable HDF5 file ({one_line(error)}); copy it again"
+        if isinstance(error, OSError) and error.errno:  # from the operating system, not the content
+            problem = f"cannot be read ({os.strerror(error.errno)}); {os_error_advice(error, 'copy it again')}"
+        elif has_signature:
+            problem = f"not a readable HDF5 file ({one_line(error)}); copy it again"
         else:
-            what = "not an HDF5 file; give one, or copy it again if it is damaged"
-        raise InputError(f"{path}: {what}") from error
+            problem = "not an HDF5 file; give one, or copy it again if it is damaged"
+        raise InputError(f"{path}: {problem}") from error
     with file:
         try:
             refuse_outside(file, path, below)
@@ -72,12 +72,12 @@ def open_hdf5(path: str | Path, below: str = "/") -> Iterator[h5py.File]:
 
 
 def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
-    """Refuse an open file that refers to data outside, see :func:`open_hdf5`.
+    """Refuse an open file that refers to data outside the file; see :func:`open_hdf5`.
 
     Args:
-        file: opened for reading, of which nothing was read yet.
-        path: of it.
-        below: the group that will be read; links elsewhere are not looked at, and soft links in it are refused.
+        file: file opened for reading, from which nothing was read yet.
+        path: path of the file.
+        below: group that will be read; other links are not checked, and soft links in the group are refused.
 
     Raises:
         InputError: naming the file and the link or dataset.
@@ -97,23 +97,23 @@ def refuse_outside(file: h5py.File, path: str | Path, below: str = "/") -> None:
         return
     top = len(links)
 
-    def visit(name: bytes, info: Any) -> bool | None:  # noqa: ANN401 - of the C library, which errors do not cross
+    def visit(name: bytes, info: Any) -> bool | None:  # noqa: ANN401 - called by the C library, which exceptions cannot cross
         links.append(("/".join([*parts, name.decode("utf-8", "replace")]), info.type, info.u))
-        return True if len(links) > _MOST or name.count(b"/") > _DEEPEST else None
+        return True if len(links) > _MAX_LINKS or name.count(b"/") > _MAX_DEPTH else None
 
     group.id.links.visit(visit, info=True)
-    if links and links[-1][0].count("/") > _DEEPEST + len(parts):
-        raise InputError(f"{path}: holds groups in more than {_DEEPEST} groups; give a file with the data alone")
-    if len(links) > _MOST:
-        raise InputError(f"{path}: holds more than {_MOST} datasets and groups; give a file with the data alone")
+    if links and links[-1][0].count("/") > _MAX_DEPTH + len(parts):
+        raise InputError(f"{path}: has groups nested deeper than {_MAX_DEPTH}; give a file with the data alone")
+    if len(links) > _MAX_LINKS:
+        raise InputError(f"{path}: holds more than {_MAX_LINKS} datasets and groups; give a file with the data alone")
     _check_links(file, path, links=links[top:], soft=not parts)
 
 
 def _check_links(file: h5py.File, path: str | Path, links: Sequence[tuple[str, int, int]], soft: bool) -> None:
-    """Refuse links (name, kind, address) that lead out of the file, and datasets whose data lie outside.
+    """Refuse links (name, kind, address) that lead out of the file, and datasets whose data are outside.
 
-    Soft links stay in the file, of which all links are known then; where one group alone is looked through they are refused, too.
-    Headers are read here rather than by the library, which would already follow what they say.
+    ``soft`` allows soft links: their targets are checked if all links of the file are, but not if only one group is. Object
+    headers are parsed here, since the library would already follow their references.
     """
     seen: set[int] = set()
     widths = file.id.get_create_plist().get_sizes()
@@ -135,16 +135,16 @@ def _check_links(file: h5py.File, path: str | Path, links: Sequence[tuple[str, i
 
 
 def _messages(file: BoundedReader, address: int, base: int, widths: tuple[int, int]) -> Iterator[tuple[int, bytes]]:
-    """Type and content of the messages of an object's header; see the HDF5 File Format Specification, IV.A.1.
+    """Type and content of the messages in an object header; see the HDF5 File Format Specification, IV.A.1.
 
     Args:
-        file: the file.
-        address: of the header, from ``base``.
-        base: bytes of the user block.
-        widths: bytes of an address and of a length.
+        file: open file.
+        address: address of the header, relative to ``base``.
+        base: size of the user block in bytes.
+        widths: sizes of an address and of a length in bytes.
 
     Raises:
-        ValueError: for what is no header.
+        ValueError: if there is no valid header.
     """
     file.seek(base + address)
     head = file.read(64)
@@ -158,15 +158,15 @@ def _messages(file: BoundedReader, address: int, base: int, widths: tuple[int, i
     elif head[:1] == b"\x01" and len(head) > 16:
         first, size, order = 16, int.from_bytes(head[8:12], "little"), 0
     else:
-        raise ValueError("an object without a header")
-    blocks, taken = [(address + first, size)], 0
+        raise ValueError("an object has no header")
+    blocks, n_blocks = [(address + first, size)], 0
     while blocks:
         start, size = blocks.pop()
         file.seek(base + start)
         block, at = file.read(size), 0
-        taken += 1
-        if taken > 4096:
-            raise ValueError("a header without an end")
+        n_blocks += 1
+        if n_blocks > 4096:
+            raise ValueError("an object header does not end")
         step = 4 + order if modern else 8
         while at + step <= len(block):
             kind = block[at] if modern else int.from_bytes(block[at : at + 2], "little")
@@ -177,48 +177,48 @@ def _messages(file: BoundedReader, address: int, base: int, widths: tuple[int, i
                 place, length = (
                     int.from_bytes(part, "little") for part in (data[: widths[0]], data[widths[0] : sum(widths)])
                 )
-                blocks.append((place + 4, length - 8) if modern else (place, length))  # without mark and checksum
+                blocks.append((place + 4, length - 8) if modern else (place, length))  # without signature and checksum
             yield kind, data
 
 
 def _outside(path: str | Path, name: str, what: str) -> InputError:
     return InputError(
-        f"{path}: '{name}' is {what}, so its data lie outside the file; give a file that holds its own data"
+        f"{path}: '{name}' is {what}, so its data are outside the file; give a file that contains its data"
     )
 
 
 def check_dataset(dataset: h5py.Dataset) -> None:
-    """Refuse a dataset that would take more memory than its file accounts for, or whose filters are not known.
+    """Refuse a dataset that would allocate more memory than its file accounts for, or that has unsupported filters.
 
     Raises:
         InputError: naming the file.
     """
     path = dataset.file.filename
     size = os.path.getsize(path)
-    held = dataset.id.get_create_plist()
-    filters = [held.get_filter(k) for k in range(held.get_nfilters())]
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(k) for k in range(properties.get_nfilters())]
     codes = [code for code, *_ in filters]
     for code, _, _, label in filters:
         if code not in _FILTERS:
             known = label.decode("ascii", "replace").strip("\0 ") if isinstance(label, bytes) else ""
             raise InputError(
                 f"{path}: '{dataset.name}' is compressed by filter {code}{f' ({known})' if known.isalnum() else ''}, which is "
-                "not read; store it with gzip, e.g. by h5repack -f GZIP=4"
+                "not supported; store it with gzip, e.g. by h5repack -f GZIP=4"
             )
     if len(set(codes)) < len(codes) or (1 in codes and set(codes[codes.index(1) + 1 :]) - {3}):
-        raise InputError(f"{path}: '{dataset.name}' has filters in a senseless order; store it with gzip alone")
+        raise InputError(f"{path}: '{dataset.name}' has filters in an invalid order; store it with gzip alone")
     if not _is_plain(dataset.id.get_type()):
-        raise InputError(f"{path}: '{dataset.name}' holds numbers of an unusual format; store usual ones, e.g. float32")
+        raise InputError(f"{path}: '{dataset.name}' has an unsupported number format; store e.g. float32")
     stored = min(int(dataset.id.get_storage_size()), size)
     item = dataset.id.get_type().get_size()
     check_claim(math.prod(dataset.shape) * item, stored, name=path, what=f"'{dataset.name}'")
-    if held.get_layout() == h5d.CHUNKED:
-        chunk = math.prod(held.get_chunk()) * item
+    if properties.get_layout() == h5d.CHUNKED:
+        chunk = math.prod(properties.get_chunk()) * item
         check_claim(chunk, stored, name=path, what=f"a chunk of '{dataset.name}'")
-        pieces = math.prod(-(-n // c) for n, c in zip(dataset.shape, held.get_chunk(), strict=True))
-        if _CHUNK * pieces > FREE + RATIO * size:
+        n_chunks = math.prod(-(-n // c) for n, c in zip(dataset.shape, properties.get_chunk(), strict=True))
+        if _CHUNK * n_chunks > FREE_BYTES + MAX_RATIO * size:
             raise InputError(
-                f"{path}: '{dataset.name}' is divided into {pieces} chunks, few of which are stored; store it in one piece, "
+                f"{path}: '{dataset.name}' is divided into {n_chunks} chunks, few of which are stored; store it contiguously, "
                 "e.g. by h5repack -l CONTI"
             )
         if filters:
@@ -226,60 +226,60 @@ def check_dataset(dataset: h5py.Dataset) -> None:
 
 
 def _is_plain(kind: h5t.TypeID) -> bool:
-    """Whether the members of a compound type are as large for numpy as in the file.
+    """Whether the members of a compound type have the same size in numpy and in the file.
 
-    Some odd floating-point numbers are not, and h5py would write them beyond the end of their array.
+    Some unusual floating-point formats do not, and h5py would write them beyond the end of the array.
     """
     if not isinstance(kind, h5t.TypeCompoundID):
         return True
     for k in range(kind.get_nmembers()):
         inner, at = kind.get_member_type(k), kind.get_member_offset(k)
-        listed = isinstance(inner, h5t.TypeVlenID | h5t.TypeStringID | h5t.TypeReferenceID)
+        is_reference = isinstance(inner, h5t.TypeVlenID | h5t.TypeStringID | h5t.TypeReferenceID)
         size = inner.get_size()
-        if at + size > kind.get_size() or not (listed or (inner.dtype.itemsize == size and _is_plain(inner))):
+        if at + size > kind.get_size() or not (is_reference or (inner.dtype.itemsize == size and _is_plain(inner))):
             return False
     return True
 
 
 def _check_chunks(dataset: h5py.Dataset, chunk: int, codes: list[int], path: str) -> None:
-    """Refuse compressed chunks that are longer than what they unpack to: the library would take memory for all of it."""
+    """Refuse compressed chunks that are longer than their uncompressed size: the library would allocate all of it."""
     chunks: list[tuple] = []
     dataset.id.chunk_iter(lambda info: chunks.append((info.chunk_offset, info.filter_mask, info.size)))
     if any(length > 2 * chunk + 1024 for *_, length in chunks):
         raise InputError(f"{path}: '{dataset.name}' is damaged (a compressed chunk is too long); copy it again")
-    large = [(offset, mask) for offset, mask, length in chunks if 1 in codes and length > FREE // 1032]
+    large = [(offset, mask) for offset, mask, length in chunks if 1 in codes and length > FREE_BYTES // 1032]
     for offset, mask in large:
         if mask & (1 << codes.index(1)):
             continue
         _, packed = dataset.id.read_direct_chunk(offset)
         tail = 4 if 3 in codes[codes.index(1) + 1 :] and not mask & (1 << codes.index(3)) else 0
         try:
-            inflated(packed[: len(packed) - tail], chunk + 4)
+            inflate(packed[: len(packed) - tail], chunk + 4)
         except Exception as error:
             raise InputError(f"{path}: '{dataset.name}' is damaged ({one_line(error)}); copy it again") from error
 
 
 def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
-    """The elements of a dataset as they lie in the file, unpacked, chunk by chunk.
+    """Elements of a dataset as stored in the file, uncompressed, chunk by chunk.
 
     Raises:
-        ValueError: where these bytes cannot be found.
+        ValueError: if the bytes cannot be found.
     """
-    held, path = dataset.id.get_create_plist(), dataset.file.filename
-    codes = [held.get_filter(k)[0] for k in range(held.get_nfilters())]
+    properties, path = dataset.id.get_create_plist(), dataset.file.filename
+    codes = [properties.get_filter(k)[0] for k in range(properties.get_nfilters())]
     kind, base = dataset.id.get_type(), dataset.file.userblock_size
     widths = dataset.file.id.get_create_plist().get_sizes()
     if widths[0] != 8:
-        raise ValueError("lists in a file with addresses of other than 8 bytes are not read")
-    # Types say how large texts are in memory; in the file they are a length, an address and a number. Lists are as large in both.
+        raise ValueError("lists in a file with addresses of other than 8 bytes are not supported")
+    # Types give the size of texts in memory; in the file they are a length, an address and a number. Lists have one size in both.
     item = 16 if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str() else kind.get_size()
     with open_bounded(path) as file:
-        if held.get_layout() == h5d.COMPACT:
+        if properties.get_layout() == h5d.COMPACT:
             for message, data in _messages(file, h5o.get_info(dataset.id).addr, base=base, widths=widths):
                 if message == 0x08 and len(data) > 4 and data[0] >= 3 and data[1] == 0:
                     yield data[4 : 4 + int.from_bytes(data[2:4], "little")]
             return
-        if held.get_layout() == h5d.CONTIGUOUS:
+        if properties.get_layout() == h5d.CONTIGUOUS:
             start = dataset.id.get_offset()
             if start is None:
                 return
@@ -290,35 +290,37 @@ def _raw(dataset: h5py.Dataset) -> Iterator[bytes]:
         dataset.id.chunk_iter(
             lambda info: chunks.append((info.byte_offset, info.chunk_offset, info.filter_mask, info.size))
         )
-        size = math.prod(held.get_chunk()) * item
+        size = math.prod(properties.get_chunk()) * item
         for start, offset, mask, length in chunks:
-            if base:  # versions of the library differ in whether they count it
+            if base:  # versions of the library differ in whether offsets include the user block
                 data = dataset.id.read_direct_chunk(offset)[1]
             else:
                 file.seek(start)
                 data = file.read(length)
-            yield _unfiltered(data, [code for k, code in enumerate(codes) if not mask & (1 << k)], size=size, item=item)
+            yield _undo_filters(
+                data, [code for k, code in enumerate(codes) if not mask & (1 << k)], size=size, item=item
+            )
 
 
-def _unfiltered(data: bytes, codes: Sequence[int], size: int, item: int) -> bytes:
-    """A chunk of ``size`` bytes, of elements of ``item`` bytes, before the filters ``codes``."""
+def _undo_filters(data: bytes, codes: Sequence[int], size: int, item: int) -> bytes:
+    """Undo the filters ``codes`` of a chunk with ``size`` bytes in elements of ``item`` bytes."""
     for code in reversed(codes):
         if code == 3:
             data = data[:-4]
         elif code == 1:
-            data = inflated(data, size + 4)
+            data = inflate(data, size + 4)
         elif code == 2:
             data = np.frombuffer(data[: len(data) // item * item], np.uint8).reshape(item, -1).T.tobytes()
         else:
-            data = _unpacked_lzf(data, size + 4)
+            data = _unpack_lzf(data, size + 4)
     return data
 
 
-def _unpacked_lzf(data: bytes, most: int) -> bytes:
-    """Unpack LZF: runs of bytes as they are, and copies of what was unpacked up to 8192 bytes before (LibLZF's format).
+def _unpack_lzf(data: bytes, limit: int) -> bytes:
+    """Unpack LZF (format of LibLZF): literal runs of bytes, and copies of output up to 8192 bytes earlier.
 
     Raises:
-        ValueError: if it is damaged or holds more than ``most`` bytes.
+        ValueError: if the data are damaged or unpack to more than ``limit`` bytes.
     """
     out, at = bytearray(), 0
     try:
@@ -332,9 +334,9 @@ def _unpacked_lzf(data: bytes, most: int) -> bytes:
             if n == 7:
                 n, at = 7 + data[at], at + 1
             start, at = len(out) - (high << 8) - data[at] - 1, at + 1
-            if start < 0 or len(out) > most:
+            if start < 0 or len(out) > limit:
                 raise ValueError("compressed data that are damaged")
-            for k in range(start, start + n + 2):  # a copy may reach into itself
+            for k in range(start, start + n + 2):  # a copy may overlap its own output
                 out.append(out[k])
     except IndexError as error:
         raise ValueError("compressed data that end early") from error
@@ -342,33 +344,33 @@ def _unpacked_lzf(data: bytes, most: int) -> bytes:
 
 
 class _Heap:
-    """Texts and lists of variable length, which lie in collections of the file ("global heap").
+    """Texts and lists of variable length, which are stored in collections of the file ("global heap").
 
-    They are read here: the library takes memory for any length that a descriptor claims, and does not return from some damaged
-    collections. See the HDF5 File Format Specification, III.E.
+    They are parsed here since the library allocates any length that a descriptor claims, and hangs on some damaged collections.
+    See the HDF5 File Format Specification, III.E.
     """
 
     def __init__(self, file: h5py.File, content: BoundedReader) -> None:
         self.content = content
         self.base = file.userblock_size
         self.width, self.size = file.id.get_create_plist().get_sizes()
-        self.held: dict[int, dict[int, memoryview]] = {}
+        self.collections: dict[int, dict[int, memoryview]] = {}
 
     def get(self, descriptor: bytes, unit: int) -> memoryview:
-        """The bytes that a descriptor (length, address of the collection, number) points to, of elements of ``unit`` bytes.
+        """Bytes that a descriptor (length, address of the collection, number) refers to, in elements of ``unit`` bytes.
 
         Raises:
-            ValueError: if they are not there.
+            ValueError: if they are missing.
         """
         n, address = (int.from_bytes(part, "little") for part in (descriptor[:4], descriptor[4 : 4 + self.width]))
         number = int.from_bytes(descriptor[4 + self.width : 8 + self.width], "little")
         if not n:
             return memoryview(b"")
-        if address not in self.held:
-            self.held[address] = self._collection(address)
-        data = self.held[address].get(number)
+        if address not in self.collections:
+            self.collections[address] = self._collection(address)
+        data = self.collections[address].get(number)
         if data is None or len(data) != n * unit:
-            raise ValueError("a text or list is not where it should be, or of another length")
+            raise ValueError("a text or list is missing or has another length")
         return data
 
     def _collection(self, address: int) -> dict[int, memoryview]:
@@ -390,28 +392,28 @@ class _Heap:
 
 
 def _list_type(kind: h5t.TypeID) -> np.dtype | None:
-    """The type of the elements of lists of numbers, ``None`` for what is not of variable length.
+    """Element type of a list of numbers; ``None`` for types of fixed length.
 
     Raises:
         ValueError: for references, texts, and lists of anything but numbers.
     """
     if isinstance(kind, h5t.TypeVlenID):
         if not isinstance(kind.get_super(), h5t.TypeFloatID | h5t.TypeIntegerID):
-            raise ValueError("lists of lists are not read")
+            raise ValueError("lists of lists are not supported")
         return kind.get_super().dtype
     if kind.dtype.hasobject:
-        raise ValueError("references, texts, and lists inside other parts of a table are not read")
+        raise ValueError("references, texts, and nested lists in a table are not supported")
     return None
 
 
 def read_table(dataset: h5py.Dataset) -> np.ndarray:
-    """A table, of which some parts are lists of numbers of variable length, as ``h5py`` returns it.
+    """Read a table that may contain lists of numbers of variable length, in the form that ``h5py`` returns.
 
     Args:
-        dataset: of one axis and a compound type.
+        dataset: dataset with one axis and a compound type.
 
     Raises:
-        InputError: if it is no such table or is damaged; its lists together may not be longer than the file.
+        InputError: if it is not such a table or is damaged; all lists together must not be longer than the file.
     """
     path = dataset.file.filename
     check_dataset(dataset)
@@ -423,7 +425,7 @@ def read_table(dataset: h5py.Dataset) -> np.ndarray:
         item = kind.get_size()
         if len(raw) < n * item:
             raise ValueError("rows are missing")
-        raw, taken = raw[: n * item].reshape(n, item), 0
+        raw, total = raw[: n * item].reshape(n, item), 0
         members = range(kind.get_nmembers())
         types = {k: _list_type(kind.get_member_type(k)) for k in members}
         names = [kind.get_member_name(k).decode() for k in members]
@@ -441,9 +443,9 @@ def read_table(dataset: h5py.Dataset) -> np.ndarray:
                     continue
                 for row in range(n):
                     data = heap.get(part[row].tobytes(), dtype.itemsize)
-                    taken += len(data)
+                    total += len(data)
                     out[names[k]][row] = np.frombuffer(data, dtype)
-                if taken > os.path.getsize(path):
+                if total > os.path.getsize(path):
                     raise ValueError("its lists are longer than the file")
         return out
     except Exception as error:
@@ -451,10 +453,10 @@ def read_table(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    """A whole dataset of numbers (or one text), after :func:`check_dataset`.
+    """Read a dataset of numbers (or a single text), after :func:`check_dataset`.
 
     Raises:
-        InputError: if it is a group, or does not hold numbers.
+        InputError: if it is a group or not numeric.
     """
     path, item = file.file.filename, file[key]
     if not isinstance(item, h5py.Dataset):
@@ -463,10 +465,10 @@ def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever 
         raise InputError(f"{path}: '{key}' is empty; export the data again")
     check_dataset(item)
     if not item.dtype.hasobject:
-        where = _contiguous(item) if is_mappable(item.dtype, item.shape) else None
-        return item[()] if where is None else mapped(path, where, dtype=item.dtype, shape=item.shape)
+        offset = _contiguous_offset(item) if is_mappable(item.dtype, item.shape) else None
+        return item[()] if offset is None else mapped(path, offset, dtype=item.dtype, shape=item.shape)
     if math.prod(item.shape) != 1 or not isinstance(item.id.get_type(), h5t.TypeStringID):
-        raise InputError(f"{path}: '{key}' does not hold numbers; store an array of numbers")
+        raise InputError(f"{path}: '{key}' is not numeric; store an array of numbers")
     try:
         with open_bounded(path) as content:
             return bytes(_Heap(file.file, content).get(b"".join(_raw(item)), 1))
@@ -474,48 +476,48 @@ def read_dataset(file: h5py.Group, key: str) -> Any:  # noqa: ANN401 - whatever 
         raise InputError(f"{path}: '{key}' cannot be read ({one_line(error)}); store it again") from error
 
 
-def _contiguous(dataset: h5py.Dataset) -> int | None:
-    """Where in the file the numbers of a dataset lie in one piece, as in memory; ``None`` if they do not."""
+def _contiguous_offset(dataset: h5py.Dataset) -> int | None:
+    """Offset of the numbers of a dataset in the file if they are contiguous and stored as in memory; otherwise ``None``."""
     kind = dataset.id.get_type()
     pair = isinstance(kind, h5t.TypeCompoundID)
     parts = [kind.get_member_type(k) for k in range(kind.get_nmembers())] if pair else [kind]
     plain = all(isinstance(part, h5t.TypeFloatID) and h5t.py_create(part.dtype) == part for part in parts)
     packed = kind.get_size() == dataset.dtype.itemsize == sum(part.get_size() for part in parts)
-    if pair:  # h5py takes members called r and i for complex numbers, in whatever order they lie
+    if pair:  # h5py reads members named r and i as complex numbers, in either order
         places = [(kind.get_member_name(k), kind.get_member_offset(k)) for k in range(len(parts))]
         packed = packed and places == [(b"r", 0), (b"i", kind.get_size() // 2)]
     return dataset.id.get_offset() if plain and packed else None
 
 
 def text_of(value: object) -> bytes | None:
-    """One text of a dataset or an attribute as bytes, also as a list of bytes; ``None`` for anything else."""
+    """Bytes of a single text in a dataset or an attribute, also if stored as an array of bytes; ``None`` for anything else."""
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 1:
         return value.tobytes()
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
-    if isinstance(value, np.void) and value.dtype.names is None:  # bytes that nobody explains
+    if isinstance(value, np.void) and value.dtype.names is None:  # opaque bytes
         return value.tobytes()
     return bytes(value) if isinstance(value, bytes) else None
 
 
 def read_attribute(item: h5py.HLObject, name: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    """One number or text of an attribute; ``None`` where it is anything else, or is not there.
+    """Read a single number or text of an attribute; ``None`` if it is anything else or missing.
 
     Raises:
         ValueError: if it is damaged.
     """
     if name not in item.attrs:
         return None
-    about = item.attrs.get_id(name)
-    if about.shape not in ((), (1,)) or about.get_storage_size() > 1024:
+    attribute = item.attrs.get_id(name)
+    if attribute.shape not in ((), (1,)) or attribute.get_storage_size() > 1024:
         return None
-    kind = about.get_type()
+    kind = attribute.get_type()
     if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
         with open_bounded(item.file.filename) as content:
             heap = _Heap(item.file, content)
-            texts = {bytes(heap.get(one, 1)) for one in _descriptors(item, name, content)}
+            texts = {bytes(heap.get(descriptor, 1)) for descriptor in _descriptors(item, name, content)}
         if len(texts) != 1:
             raise ValueError(f"the attribute {name} of {item.name} is damaged")
         return texts.pop()
@@ -526,29 +528,29 @@ def read_attribute(item: h5py.HLObject, name: str) -> Any:  # noqa: ANN401 - wha
 
 
 def _descriptors(item: h5py.HLObject, name: str, content: BoundedReader) -> list[bytes]:
-    """Where the text of an attribute lies, see :class:`_Heap`.
+    """Descriptors of the text of an attribute; see :class:`_Heap`.
 
-    That is in the object's header; of objects with many attributes it is elsewhere, so the file is searched for it.
+    They are in the object header. Objects with many attributes store them elsewhere, so the file is searched.
     """
     word, widths = name.encode() + b"\0", item.file.id.get_create_plist().get_sizes()
     messages = _messages(content, h5o.get_info(item.id).addr, base=item.file.userblock_size, widths=widths)
-    own = [one for kind, data in messages if kind == 0x0C and (one := _descriptor(data, word)) is not None]
-    if own:
-        return own[:1]
+    in_header = [d for kind, data in messages if kind == 0x0C and (d := _descriptor(data, word)) is not None]
+    if in_header:
+        return in_header[:1]
     found = []
     with mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(word)
         while at >= 0:
             found += [_descriptor(data[max(at - head, 0) : at + 2**16], word) for head in (8, 9)]
             at = data.find(word, at + 1)
-    return [one for one in found if one is not None]
+    return [descriptor for descriptor in found if descriptor is not None]
 
 
 def _descriptor(message: bytes, word: bytes) -> bytes | None:
-    """The data of an attribute message, ``None`` if it is of another attribute.
+    """Data of an attribute message; ``None`` if it belongs to another attribute.
 
-    Such a message is: version, flags, three sizes of two bytes (name, type, space), in version 3 the character set, then name,
-    type and space (in version 1 padded to eights) and data; see the HDF5 File Format Specification, IV.A.2.m.
+    The message consists of version, flags, three sizes of two bytes (name, type, space), in version 3 the character set, then
+    name, type and space (in version 1 padded to multiples of eight) and data; see the HDF5 File Format Specification, IV.A.2.m.
     """
     version = message[0] if message else 0
     head = {1: 8, 2: 8, 3: 9}.get(version)

@@ -1,6 +1,6 @@
-"""ISMRMRD headers beside arrays of k-space, as fastMRI's files have them: voxel size, oversampled readout, and what is stored.
+"""ISMRMRD headers stored with k-space arrays, as in fastMRI files: voxel size, readout oversampling, and updates of the header.
 
-The header's x is the readout, which fastMRI's arrays keep as rows; y is the phase encoding, the columns.
+The header's x axis is the readout, the rows of fastMRI's arrays; its y axis is the phase encoding, the columns.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import numpy as np
 
 from medrecon.data.coils import crop_field_of_view
 
-__all__ = ["Space", "fitted", "measured_columns", "readout_cropped", "spaces", "voxel_size"]
+__all__ = ["Space", "crop_readout", "encoding_spaces", "fit_header", "measured_columns", "voxel_size"]
 
 
 class Space(NamedTuple):
-    """An encoded or recon space.
+    """Encoded or recon space of a header.
 
     Args:
-        matrix: (x, y, z).
-        field: of view, in mm.
+        matrix: matrix size (x, y, z).
+        fov: field of view (x, y, z) in mm.
     """
 
     matrix: tuple[float, float, float]
-    field: tuple[float, float, float]
+    fov: tuple[float, float, float]
 
 
-def spaces(header: bytes | None) -> tuple[Space, Space] | None:
-    """Encoded and recon space of the first encoding, the encoded one for both where there is no other; ``None`` if unusable."""
+def encoding_spaces(header: bytes | None) -> tuple[Space, Space] | None:
+    """Encoded and recon space of the first encoding (encoded space twice if there is no recon space); ``None`` if unusable."""
     if header is None:
         return None
-    found = []
+    spaces = []
     try:
         root = ElementTree.fromstring(header)
         for name in ("encodedSpace", "reconSpace"):
@@ -42,25 +42,25 @@ def spaces(header: bytes | None) -> tuple[Space, Space] | None:
                 if space is not None
             ]
             if numbers and all(0 < number < np.inf for group in numbers for number in group):
-                found.append(Space(*numbers))  # type: ignore[arg-type]
+                spaces.append(Space(*numbers))  # type: ignore[arg-type]
             elif name == "encodedSpace":
                 return None
     except (ElementTree.ParseError, ValueError, OverflowError):
         return None
-    return found[0], found[-1]
+    return spaces[0], spaces[-1]
 
 
 def measured_columns(header: bytes | None, columns: int) -> tuple[int, int] | None:
-    """First column that was measured and the one after the last, by the header's limits of the phase encoding, or ``None``.
+    """Range ``(first, last + 1)`` of the measured columns by the header's phase encoding limits, or ``None``.
 
     fastMRI's attributes ``padding_left`` and ``padding_right`` are these numbers.
 
     Args:
-        header: of ISMRMRD, or ``None``.
-        columns: of k-space, which must be those of the encoded space.
+        header: ISMRMRD header, or ``None``.
+        columns: number of columns of k-space, which must match the encoded space.
     """
-    found = spaces(header)
-    if found is None or header is None or found[0].matrix[1] != columns:
+    spaces = encoding_spaces(header)
+    if spaces is None or header is None or spaces[0].matrix[1] != columns:
         return None
     limit = ElementTree.fromstring(header).find("{*}encoding/{*}encodingLimits/{*}kspace_encoding_step_1")
     if limit is None:
@@ -74,89 +74,90 @@ def measured_columns(header: bytes | None, columns: int) -> tuple[int, int] | No
 
 
 def voxel_size(header: bytes | None, shape: tuple[int, int]) -> tuple[tuple[float, float, float] | None, str]:
-    """Voxel size ``(z, y, x)`` in mm of images of ``(rows, columns)``, and a clause on what does not fit.
+    """Voxel size ``(z, y, x)`` in mm of images of shape ``(rows, columns)``, and a description of any mismatch with the header.
 
-    An axis is of the encoded space, or, where as long as that, of the recon space. The thickness of a 2-D scan is the recon
-    space's: the encoded one may hold more than the slice.
+    The size along an axis is from the encoded space, or from the recon space if only that has the length of the axis. The
+    thickness of a 2-D scan is from the recon space, since the encoded space may extend beyond the slice.
     """
-    found = spaces(header)
-    if found is None:
+    spaces = encoding_spaces(header)
+    if spaces is None:
         return None, ""
-    encoded, recon = found
-    sizes, misfit = [], ""
+    encoded, recon = spaces
+    sizes, mismatch = [], ""
     for axis, n in enumerate(shape):
         space = recon if n != encoded.matrix[axis] and n == recon.matrix[axis] else encoded
         if n != space.matrix[axis]:
-            misfit = (
+            mismatch = (
                 f"its header describes {encoded.matrix[0]:g} x {encoded.matrix[1]:g} samples, but k-space is {shape[0]} x "
                 f"{shape[1]}, so the voxel size may be wrong; correct the header's matrix sizes and fields of view"
             )
-        sizes.append(space.field[axis] / space.matrix[axis])
-    deep = recon if encoded.matrix[2] == 1 else encoded
-    return (deep.field[2] / deep.matrix[2], sizes[0], sizes[1]), misfit
+        sizes.append(space.fov[axis] / space.matrix[axis])
+    z_space = recon if encoded.matrix[2] == 1 else encoded
+    return (z_space.fov[2] / z_space.matrix[2], sizes[0], sizes[1]), mismatch
 
 
-def readout_cropped(
-    kspace: np.ndarray, mask: np.ndarray, header: bytes | None, placed: bool
+def crop_readout(
+    kspace: np.ndarray, mask: np.ndarray, header: bytes | None, has_affine: bool
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """K-space of the header's recon field of view along the readout (rows), where more of it was encoded.
+    """Crop k-space to the header's recon field of view along the readout (rows), if a larger one was encoded.
 
-    fastMRI's own code crops images to the recon size. Along the readout, which was sampled whole, k-space can be cropped: its
-    image is that of all rows, cropped. Along the columns it cannot, since these are undersampled.
+    fastMRI's own code crops images to the recon size. K-space can be cropped along the readout, which is fully sampled: the
+    result is the cropped image. It cannot be cropped along the columns, which are undersampled.
 
     Args:
         kspace: ``(slices, coils, y, x)``.
-        mask: ``(x,)`` or ``(y, x)``.
-        header: of ISMRMRD, or ``None``.
-        placed: whether an affine is stored, which is of the rows as they are.
+        mask: sampling mask ``(x,)`` or ``(y, x)``.
+        header: ISMRMRD header, or ``None``.
+        has_affine: whether the file stores an affine, which applies to the uncropped rows.
 
     Returns:
-        k-space, its mask, and attributes that say what was done and what was not.
+        K-space, its mask, and attributes that record what was and was not cropped.
     """
-    found, rows, columns = spaces(header), *kspace.shape[-2:]
-    if found is None:
+    spaces, rows, columns = encoding_spaces(header), *kspace.shape[-2:]
+    if spaces is None:
         return kspace, mask, {}
-    encoded, recon = found
-    said = {}
-    shown = round(columns * recon.field[1] / encoded.field[1])
-    if columns == encoded.matrix[1] and shown < columns:
-        said["phase encoding"] = (
-            f"not cropped: {columns} columns of {encoded.field[1]:g} mm; the header's recon field of view is the middle {shown}"
+    encoded, recon = spaces
+    notes = {}
+    recon_columns = round(columns * recon.fov[1] / encoded.fov[1])
+    if columns == encoded.matrix[1] and recon_columns < columns:
+        notes["phase encoding"] = (
+            f"not cropped: {columns} columns of {encoded.fov[1]:g} mm; the header's recon field of view is the middle "
+            f"{recon_columns}"
         )
-    kept = round(rows * recon.field[0] / encoded.field[0])
-    if rows != encoded.matrix[0] or not 1 <= kept < rows:
-        return kspace, mask, said
-    whole = np.broadcast_to(mask, (rows, columns))
-    field = f"the header's recon field of view of {recon.field[0]:g} mm"
-    if placed or (whole.any(axis=0) != whole.all(axis=0)).any():
-        why = "an affine of all rows is stored" if placed else "columns were not sampled whole"
-        return kspace, mask, {"readout": f"not cropped to the middle {kept} of {rows} rows, {field}: {why}", **said}
-    small = crop_field_of_view(kspace, mask, (kept, columns))
-    said["readout"] = f"cropped to the middle {kept} of {rows} rows, {field}"
-    return small, mask if mask.ndim == 1 else mask[:kept], said
+    recon_rows = round(rows * recon.fov[0] / encoded.fov[0])
+    if rows != encoded.matrix[0] or not 1 <= recon_rows < rows:
+        return kspace, mask, notes
+    sampled = np.broadcast_to(mask, (rows, columns))
+    crop = f"to the middle {recon_rows} of {rows} rows, the header's recon field of view of {recon.fov[0]:g} mm"
+    if has_affine or (sampled.any(axis=0) != sampled.all(axis=0)).any():
+        reason = "the file stores an affine of all rows" if has_affine else "columns are not fully sampled"
+        return kspace, mask, {"readout": f"not cropped {crop}: {reason}", **notes}
+    cropped = crop_field_of_view(kspace, mask, (recon_rows, columns))
+    notes["readout"] = f"cropped {crop}"
+    return cropped, mask if mask.ndim == 1 else mask[:recon_rows], notes
 
 
 def _write(parent: ElementTree.Element | None, **values: float) -> None:
-    """Put numbers into children that are there."""
+    """Set the numbers of existing child elements."""
     for name, value in values.items():
         child = None if parent is None else parent.find(f"{{*}}{name}")
         if child is not None:
             child.text = f"{value:.12g}"
 
 
-def fitted(
+def fit_header(
     header: bytes, shape: tuple[int, int], spacing: tuple[float, float, float] | None, columns_kept: bool
 ) -> bytes:
-    """The header with the encoded space of an array ``(rows, columns)``, so that a file of both is read as it was.
+    """Header whose encoded space matches an array ``(rows, columns)``, so that a file with both is read back unchanged.
 
     Args:
-        header: of ISMRMRD; one that cannot be used is returned as it is.
-        shape: rows and columns.
+        header: ISMRMRD header; returned unchanged if it cannot be used.
+        shape: rows and columns of the array.
         spacing: voxel size ``(z, y, x)`` in mm.
-        columns_kept: whether the columns are the header's y, so that its recon size and limits stay true.
+        columns_kept: whether the columns are the header's y axis, so that its recon size and limits stay valid.
     """
-    found = spaces(header)
-    if found is None or spacing is None:
+    spaces = encoding_spaces(header)
+    if spaces is None or spacing is None:
         return header
     root = ElementTree.fromstring(header)
     (rows, columns), (z, y, x) = shape, spacing

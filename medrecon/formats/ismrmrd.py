@@ -1,4 +1,4 @@
-"""Raw data in the ISMRM's format (ISMRMRD, MRD): acquisitions sorted onto a grid, with their place in the patient.
+"""ISMRMRD (MRD) raw data: acquisitions sorted onto a grid or along a trajectory, with their position in the patient.
 
 Inati et al., "ISMRM raw data format: a proposed standard for MRI raw datasets", MRM 77 (2017).
 """
@@ -15,15 +15,22 @@ import h5py
 import numpy as np
 
 from medrecon.data.errors import DAMAGE, InputError, redacted
-from medrecon.data.names import natural
+from medrecon.data.names import natural_key
 from medrecon.data.scan import CartesianScan, DynamicScan, NonCartesianScan
-from medrecon.formats.acquisitions import Acquisitions, calibration_of, chosen, flags_of, refuse_multiband, scan_of
+from medrecon.formats.acquisitions import (
+    Acquisitions,
+    flags_of,
+    matching_calibration,
+    refuse_multiband,
+    scan_from_acquisitions,
+    select_acquisitions,
+)
 from medrecon.formats.companions import Companions
 from medrecon.formats.epi import Readout
 from medrecon.formats.frames import check_axis, frames_of_acquisitions
 from medrecon.formats.hdf5 import open_hdf5, read_dataset, read_table, text_of
 from medrecon.formats.probe import is_hdf5, never_raises
-from medrecon.formats.scrub import parsed, scrubbed
+from medrecon.formats.scrub import parse_header, scrub_header
 
 __all__ = ["KINDS", "SUFFIXES", "acquisition_groups", "is_ismrmrd", "read", "read_frames", "sniff"]
 
@@ -33,7 +40,7 @@ KINDS = (CartesianScan, NonCartesianScan)
 
 @never_raises
 def sniff(path: Path) -> bool:
-    """Whether a file is HDF5 with a group that holds a header and acquisitions."""
+    """Whether a file is HDF5 with a group that contains a header and acquisitions."""
     if not is_hdf5(path):
         return False
     with open_hdf5(path) as file:
@@ -43,35 +50,34 @@ def sniff(path: Path) -> bool:
 def read(
     path: Path, select: Mapping[str, int | str] | None = None, companions: Companions | None = None
 ) -> CartesianScan | NonCartesianScan:
-    """K-space on the grid, or along the trajectory where the header says that it is not Cartesian.
+    """Read Cartesian k-space, or samples along a trajectory if the header's trajectory is not Cartesian.
 
     See :func:`medrecon.formats.acquisitions.on_grid` and :func:`medrecon.formats.acquisitions.along_trajectory`.
 
     Args:
-        path: of the file.
-        select: which contrast, phase, repetition, set or dataset (a group's name, or the number at its end), where there are
-            several.
-        companions: trajectory and matrix, where the file holds none.
+        path: path of the file.
+        select: contrast, phase, repetition, set or dataset (name of a group, or the number at its end), if there are several.
+        companions: trajectory and matrix, if the file has none.
 
     Raises:
-        InputError: for what cannot be read, and where something must be selected.
+        InputError: if the file cannot be read, or something must be selected.
     """
-    chosen_by = dict(select or {})
-    return scan_of(
-        _acquisitions(path, chosen_by), path, kind="ISMRMRD", select=chosen_by, companions=companions or Companions()
+    selection = dict(select or {})
+    return scan_from_acquisitions(
+        _acquisitions(path, selection), path, kind="ISMRMRD", select=selection, companions=companions or Companions()
     )
 
 
 def read_frames(path: Path, select: Mapping[str, int | str] | None, axis: str) -> DynamicScan:
-    """All frames along an axis: ``contrast``, ``phase``, ``repetition`` or ``set``.
+    """Read all frames along an axis: ``contrast``, ``phase``, ``repetition`` or ``set``.
 
     Raises:
         InputError: as :func:`read`, and for frames that differ in size or position.
     """
-    chosen_by = dict(select or {})
-    check_axis(path, axis, chosen_by)
+    selection = dict(select or {})
+    check_axis(path, axis, selection)
     return frames_of_acquisitions(
-        _acquisitions(path, chosen_by, axis), path, kind="ISMRMRD", select=chosen_by, axis=axis
+        _acquisitions(path, selection, axis), path, kind="ISMRMRD", select=selection, axis=axis
     )
 
 
@@ -82,34 +88,34 @@ PHASE_CORRECTION = 1 << 23
 
 
 # Navigators, phase correction, feedback, dummies, surface coils, phase stabilisation.
-_OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
+_SERVICE = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))
 
 
 def acquisition_groups(file: h5py.File) -> list[str]:
-    """Names of the groups that hold a header and acquisitions, wherever in the file, in the order of their numbers."""
+    """Names of all groups with a header and acquisitions, at any depth, in natural order."""
     names: set[str] = set()
     file.id.links.visit(lambda name: names.add(name.decode("utf-8", "surrogateescape")))
     groups = [name.removesuffix("/xml") for name in names if name.endswith("/xml")]
     found = [name for name in groups if f"{name}/data" in names and f"{name}/xml" in file and f"{name}/data" in file]
     if "xml" in file and "data" in file:
         found.append("/")
-    return sorted(found, key=natural)
+    return sorted(found, key=natural_key)
 
 
 def is_ismrmrd(file: h5py.File) -> bool:
-    """Whether an HDF5 file holds acquisitions."""
+    """Whether an HDF5 file contains acquisitions."""
     return bool(acquisition_groups(file))
 
 
-def _sorted_out(rows: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Imaging, calibration and noise."""
+def _split_by_purpose(rows: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split acquisitions into imaging, calibration and noise."""
     flags, image = flags_of(rows["head"]), _is_image(rows["head"])
     noise_rows = rows[(flags & np.uint64(_NOISE)) > 0]
-    service = (flags & np.uint64(_NOISE | _OTHER)) > 0
+    service = (flags & np.uint64(_NOISE | _SERVICE)) > 0
     imaging = rows[image]
     if not len(imaging):
         raise InputError(
-            f"{path}: holds noise, calibration or navigator lines alone, and none of an image; give the file of the scan itself"
+            f"{path}: holds only noise, calibration or navigator lines, not an image; give the file of the scan itself"
         )
     return imaging, rows[~service & ~image], noise_rows
 
@@ -121,33 +127,45 @@ def _siemens(header: Any) -> bool:  # noqa: ANN401 - of the generated schema
 
 
 def _readout(encoding: Any, heads: np.ndarray, path: Path) -> Readout | None:  # noqa: ANN401 - of the generated schema
-    """The readout gradient that an ISMRMRD encoding describes, or ``None`` if it has no ramps.
+    """Readout gradient described by an ISMRMRD encoding, or ``None`` if samples do not lie on ramps.
 
-    Names and units are those of siemens_to_ismrmrd and Gadgetron.
+    Names and units follow siemens_to_ismrmrd and Gadgetron.
 
     Raises:
-        InputError: for ramps whose gradient is not described completely.
+        InputError: for ramp sampling with an incomplete description of the gradient.
     """
-    described = encoding.trajectoryDescription
-    if described is None or "epi" not in str(described.identifier).lower():
+    description = encoding.trajectoryDescription
+    if description is None or "epi" not in str(description.identifier).lower():
         return None
-    held = {one.name: float(one.value) for one in (*described.userParameterLong, *described.userParameterDouble)}
-    up, down, flat = (held.get(name, 0.0) for name in ("rampUpTime", "rampDownTime", "flatTopTime"))
+    parameters = {p.name: float(p.value) for p in (*description.userParameterLong, *description.userParameterDouble)}
+    up, down, flat = (parameters.get(name, 0.0) for name in ("rampUpTime", "rampDownTime", "flatTopTime"))
     if max(up, down) <= 0:
         return None
     total = heads["number_of_samples"]
-    lacks = [name for name in ("acqDelayTime", "dwellTime") if name not in held]
-    if lacks or flat <= 0 or (total != held.get("numSamples", total[0])).any():
-        why = f"lacks {', '.join(lacks)}" if lacks else "has no flat top" if flat <= 0 else "is of other lines"
+    missing = [name for name in ("acqDelayTime", "dwellTime") if name not in parameters]
+    if missing or flat <= 0 or (total != parameters.get("numSamples", total[0])).any():
+        reason = (
+            f"lacks {', '.join(missing)}"
+            if missing
+            else "has no flat top"
+            if flat <= 0
+            else "does not match the number of samples"
+        )
         raise InputError(
-            f"{path}: its lines were sampled during gradient ramps (EPI), but the header's description of the gradient {why}; "
+            f"{path}: lines were sampled during gradient ramps (EPI), but the header's description of the gradient {reason}; "
             "reconstruct it with the vendor's or another EPI pipeline, e.g. Gadgetron"
         )
-    return Readout(ramp_up=up, flat_top=flat, ramp_down=down, delay=held["acqDelayTime"], dwell=held["dwellTime"])
+    return Readout(
+        ramp_up=up,
+        flat_top=flat,
+        ramp_down=down,
+        delay=parameters["acqDelayTime"],
+        dwell=parameters["dwellTime"],
+    )
 
 
 def _multiband(encoding: Any) -> int:  # noqa: ANN401 - of the generated schema
-    """How many slices were excited at once."""
+    """Number of slices excited at once."""
     parallel = encoding.parallelImaging
     return 1 if parallel is None or parallel.multiband is None else int(parallel.multiband.multiband_factor)
 
@@ -161,19 +179,19 @@ def _table(file: h5py.File, name: str) -> np.ndarray:
 
 
 def _heads(file: h5py.File, name: str) -> np.ndarray:
-    """Of all acquisitions of a group."""
+    """Headers of all acquisitions of a group."""
     return _table(file, name)["head"]
 
 
 def _is_image(heads: np.ndarray) -> np.ndarray:
-    """True for acquisitions that are neither service scans nor calibration alone."""
+    """True for acquisitions that are neither service scans nor calibration only."""
     flags = flags_of(heads)
     only_calibration = ((flags & np.uint64(_CALIBRATION)) > 0) & ((flags & np.uint64(_BOTH)) == 0)
-    return ((flags & np.uint64(_NOISE | _OTHER)) == 0) & ~only_calibration
+    return ((flags & np.uint64(_NOISE | _SERVICE)) == 0) & ~only_calibration
 
 
 def _content(file: h5py.File, name: str) -> tuple[str, bool]:
-    """What a group holds, and whether it may hold an image."""
+    """Description of the content of a group, and whether it may contain an image."""
     try:
         heads = _heads(file, name)
         image, noise = _is_image(heads), (flags_of(heads) & np.uint64(_NOISE)) > 0
@@ -186,31 +204,31 @@ def _content(file: h5py.File, name: str) -> tuple[str, bool]:
 
 
 def _contents(file: h5py.File, names: list[str]) -> str:
-    """What the groups hold, e.g. "it holds dataset_1 (a noise scan), dataset_2 (256 lines of 12 coils)"."""
-    held = ", ".join(f"{name} ({_content(file, name)[0]})" for name in names)
-    return f"it holds {held or 'no acquisitions'}"
+    """Content of all groups, e.g. "it holds dataset_1 (a noise scan), dataset_2 (256 lines of 12 coils)"."""
+    content = ", ".join(f"{name} ({_content(file, name)[0]})" for name in names)
+    return f"it holds {content or 'no acquisitions'}"
 
 
-def _selected(file: h5py.File, wanted: int | str | None, path: Path) -> tuple[str, list[str]]:
-    """The group to read, and all groups with acquisitions.
+def _select_group(file: h5py.File, dataset: int | str | None, path: Path) -> tuple[str, list[str]]:
+    """Name of the group to read, and names of all groups with acquisitions.
 
-    ``wanted`` is a group's name or the number at its end. Without it, the only group is read, or the only one that holds lines
+    ``dataset`` is the name of a group or the number at its end. Without it, the only group is read, or the only one with lines
     of an image.
 
     Raises:
         InputError: if there is no such group, or one must be selected.
     """
     names = acquisition_groups(file)
-    if wanted == "":
+    if dataset == "":
         raise InputError(f"{path}: dataset= needs a name; {_contents(file, names)}")
-    if wanted is not None:
-        found = [name for name in names if name.strip("/") == str(wanted).strip("/")]
-        if not found and re.fullmatch("[0-9]+", str(wanted)):
-            found = [name for name in names if re.search(rf"(^|\D){wanted}$", name)]
-        if len(found) != 1:
-            what = f"several datasets end in {wanted}" if found else f"there is no dataset {wanted}"
-            raise InputError(f"{path}: {what}; {_contents(file, names)}; give one's name")
-        return found[0], names
+    if dataset is not None:
+        matches = [name for name in names if name.strip("/") == str(dataset).strip("/")]
+        if not matches and re.fullmatch("[0-9]+", str(dataset)):
+            matches = [name for name in names if re.search(rf"(^|\D){dataset}$", name)]
+        if len(matches) != 1:
+            problem = f"several datasets end in {dataset}" if matches else f"there is no dataset {dataset}"
+            raise InputError(f"{path}: {problem}; {_contents(file, names)}; give the name of one")
+        return matches[0], names
     images = [name for name in names if _content(file, name)[1]] if len(names) > 1 else names
     if len(images) > 1:
         raise InputError(
@@ -222,40 +240,40 @@ def _selected(file: h5py.File, wanted: int | str | None, path: Path) -> tuple[st
 
 
 def _labels(xml: bytes) -> list[str]:
-    """Names of the coils in the header, in order."""
-    return [label.text or "" for label in parsed(xml).iterfind(".//{*}coilLabel/{*}coilName")]
+    """Coil names in the header, in order."""
+    return [label.text or "" for label in parse_header(xml).iterfind(".//{*}coilLabel/{*}coilName")]
 
 
 def _xml(file: h5py.File, name: str) -> bytes:
     xml = text_of(read_dataset(cast(h5py.Group, file[name]), "xml"))
     if xml is None:
-        raise ValueError(f"the header of {name} is not one text")
+        raise ValueError(f"the header of {name} is not a single text")
     return xml
 
 
-def _borrowed(file: h5py.File, name: str, names: list[str], coils: int) -> tuple[np.ndarray | None, str]:
-    """The noise scan of another group, the nearest before ``name`` or else after it, and what to say of it.
+def _noise_from_other_group(file: h5py.File, name: str, names: list[str], coils: int) -> tuple[np.ndarray | None, str]:
+    """Noise scan of the nearest group before ``name``, or otherwise after it, and a note for the attributes.
 
-    It must be of as many coils, of the same names where both headers list all.
+    It must have the same number of coils, and the same coil names if both headers list all of them.
     """
-    at, said, own = names.index(name), "", _labels(_xml(file, name))
-    for other in [*names[:at][::-1], *names[at + 1 :]]:
+    at, note, coil_names = names.index(name), "", _labels(_xml(file, name))
+    for group in [*names[:at][::-1], *names[at + 1 :]]:
         try:
-            heads, labels = _heads(file, other), _labels(_xml(file, other))
+            heads, labels = _heads(file, group), _labels(_xml(file, group))
             noise = (flags_of(heads) & np.uint64(_NOISE)) > 0
-            rows = _table(file, other)[noise] if noise.any() else None
+            rows = _table(file, group)[noise] if noise.any() else None
         except (*DAMAGE, ElementTree.ParseError):
-            said = said or f"that of {other} is not used: it is damaged"
+            note = note or f"of {group} not used: it is damaged"
             continue
         if rows is None:
             continue
         if (heads["active_channels"][noise] != coils).any():
-            said = said or f"that of {other} is not used: it has other coils"
-        elif len(own) == len(labels) == coils and own != labels:
-            said = said or f"that of {other} is not used: its coils have other names or another order"
+            note = note or f"of {group} not used: it has other coils"
+        elif len(coil_names) == len(labels) == coils and coil_names != labels:
+            note = note or f"of {group} not used: its coils have other names or another order"
         else:
-            return rows, f"of {other}"
-    return None, said
+            return rows, f"of {group}"
+    return None, note
 
 
 def _centres(
@@ -265,11 +283,11 @@ def _centres(
     siemens: bool,
     path: Path,
 ) -> tuple[tuple[int, int], dict[str, str], tuple[str, ...]]:
-    """Counters of the two phase encodings at the centre of k-space, what was decided and what could not be.
+    """Counters of the two phase encodings at the centre of k-space, notes on decisions, and warnings.
 
-    The header has them in its limits. siemens_to_ismrmrd writes half the number of lines there, partial Fourier or not, and the
-    centre as the scanner's own headers have it to the counters ``user[5]`` (line) and ``user[6]`` (partition) of every
-    acquisition. These are used where they are there, the same in all lines, and fit the matrix.
+    The header has them in its encoding limits. siemens_to_ismrmrd always writes half the number of lines there, even with partial
+    Fourier, and the centre recorded by the scanner to the counters ``user[5]`` (line) and ``user[6]`` (partition) of every
+    acquisition. These counters are used if they are present, the same in all lines, and fit the matrix.
     """
     centres, notes, warnings = [], {}, []
     for axis, what in ((1, "line"), (2, "partition")):
@@ -277,43 +295,43 @@ def _centres(
         limit = getattr(limits, f"kspace_encoding_step_{axis}", None)
         centre = n // 2 if limit is None else int(limit.center)
         counters = np.unique(heads["idx"]["user"][:, 4 + axis]) if siemens and n > 1 else np.zeros(1, int)
-        own = int(counters[0])
+        recorded = int(counters[0])
         if len(counters) > 1:
             several = ", ".join(map(str, counters[:5]))
             warnings.append(
-                f"{path}: its acquisitions name several centres of k-space ({what}s {several}); {what} {centre} is used, as the "
-                "header has it"
+                f"{path}: its acquisitions record several centres of k-space ({what}s {several}); {what} {centre} of the header "
+                "is used"
             )
-        elif own not in (0, centre):
-            if steps.min() - own + n // 2 >= 0 and steps.max() - own + n // 2 < n:
-                notes[f"centre {what}"] = f"{own}, by the acquisitions; the header has {centre}"
-                centre = own
+        elif recorded not in (0, centre):
+            if steps.min() - recorded + n // 2 >= 0 and steps.max() - recorded + n // 2 < n:
+                notes[f"centre {what}"] = f"{recorded}, by the acquisitions; the header has {centre}"
+                centre = recorded
             else:
                 warnings.append(
-                    f"{path}: its acquisitions name {what} {own} as the centre of k-space, which does not fit the matrix; {what} "
-                    f"{centre} is used, as the header has it"
+                    f"{path}: its acquisitions record {what} {recorded} as the centre of k-space, which does not fit the matrix; "
+                    f"{what} {centre} of the header is used"
                 )
         centres.append(centre)
     return (centres[0], centres[1]), notes, tuple(warnings)
 
 
 def _is_whole(heads: np.ndarray, n: int) -> np.ndarray:
-    """True for lines of ``n`` samples whose centre is not given, or is that of a line twice as long."""
+    """True for lines of ``n`` samples whose centre is not recorded, or is the centre of a line twice as long."""
     total, middle = heads["number_of_samples"], heads["center_sample"]
     return (total == n) & ((middle == 0) | (middle >= total)) & (heads["discard_pre"] + heads["discard_post"] == 0)
 
 
 def _is_stripped(heads: np.ndarray, encoded: tuple[int, float], recon: tuple[int, float]) -> bool:
-    """Whether the readout's oversampling was removed, though the header counts it.
+    """Whether readout oversampling was already removed although the header still includes it.
 
-    Then the lines are of the recon matrix, which holds as many of the encoded samples as its field of view holds of the encoded
-    one, with their centre in the middle; a partial echo ends where such a line ends. Lines of oversampled partial echoes end
+    In that case lines have the length of the recon matrix, whose ratio to the encoded matrix equals the ratio of the fields of
+    view, with their centre in the middle; a partial echo ends where such a line ends. Lines of oversampled partial echoes end
     where the encoded matrix ends.
 
     Args:
-        heads: of the image's acquisitions.
-        encoded: samples and field of view in mm along the readout.
-        recon: the same of the recon space.
+        heads: headers of the imaging acquisitions.
+        encoded: samples and field of view in mm of the encoded space along the readout.
+        recon: samples and field of view in mm of the recon space along the readout.
     """
     (nx, wide), (n, narrow) = encoded, recon
     if not 1 <= n < nx or not narrow > 0 or abs(wide / narrow * n / nx - 1) > 0.01:
@@ -332,53 +350,55 @@ def _encoded(
     gridded: bool,
     path: Path,
 ) -> dict[str, Any]:
-    """Matrix, field of view and what is kept of the readout, as fields of :class:`Acquisitions`.
+    """Matrix, field of view and readout size, as fields of :class:`Acquisitions`.
 
-    Where the readout's oversampling was removed, the centres of whole lines are set to their middle.
+    If readout oversampling was already removed, the centres of whole lines are set to their middle.
 
     Args:
-        encoding: of the header.
-        heads: of the image's acquisitions.
-        extra: of the calibration lines.
-        gridded: whether lines are sampled evenly along the readout, as many samples as they are long.
-        path: of the file.
+        encoding: encoding section of the header.
+        heads: headers of the imaging acquisitions.
+        extra: headers of the calibration lines.
+        gridded: whether lines are sampled uniformly along the readout.
+        path: path of the file.
     """
     space, recon = encoding.encodedSpace, encoding.reconSpace
     shape = [int(getattr(space.matrixSize, axis)) for axis in "xyz"]
-    field = [float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz"]
-    kept, warnings = shape[0], ()
-    if recon is not None and min(shape) > 0 and min(field) > 0:
+    fov = [float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz"]
+    readout_size, warnings = shape[0], ()
+    if recon is not None and min(shape) > 0 and min(fov) > 0:
         n, wide, deep = int(recon.matrixSize.x), float(recon.fieldOfView_mm.x), float(recon.fieldOfView_mm.z)
         if shape[2] == 1 and deep > 0:  # the encoded space of a 2-D scan may hold more than its slice
-            field[2] = deep / max(int(recon.matrixSize.z), 1)
-        kept = round(shape[0] * wide / field[0])
-        if gridded and _is_stripped(heads, (shape[0], field[0]), (n, wide)):
+            fov[2] = deep / max(int(recon.matrixSize.z), 1)
+        readout_size = round(shape[0] * wide / fov[0])
+        if gridded and _is_stripped(heads, (shape[0], fov[0]), (n, wide)):
             warnings = (
-                f"{path}: its lines of {n} samples are taken as free of the readout's oversampling, so the recon field of view "
-                f"of {wide:g} mm is used, though the header says {shape[0]} samples in {field[0]:g} mm; if they are of low "
+                f"{path}: readout oversampling seems to be removed from its lines of {n} samples, so the recon field of view of "
+                f"{wide:g} mm is used, although the header has {shape[0]} samples in {fov[0]:g} mm; if the lines have low "
                 "resolution instead, correct the header's matrix sizes",
             )
             for part in (heads, extra):
                 part["center_sample"][_is_whole(part, n)] = n // 2
-            shape[0], field[0], kept = n, wide, n
-    return {"shape": tuple(shape), "field": tuple(field), "kept": kept, "warnings": warnings}
+            shape[0], fov[0], readout_size = n, wide, n
+    return {"shape": tuple(shape), "fov": tuple(fov), "readout_size": readout_size, "warnings": warnings}
 
 
 def _acquisitions(path: Path, select: Mapping[str, int | str], frames: str | None = None) -> Acquisitions:
-    """The acquisitions of one contrast, phase, repetition and set; along the axis of ``frames`` all."""
+    """Acquisitions of one contrast, phase, repetition and set; all of them along the axis ``frames``."""
     import ismrmrd
 
     notes = {}
     try:
         with open_hdf5(path) as file:
-            name, names = _selected(file, select.get("dataset"), path)
-            xml, rows = scrubbed(_xml(file, name)), _table(file, name)
+            name, names = _select_group(file, select.get("dataset"), path)
+            xml, rows = scrub_header(_xml(file, name)), _table(file, name)
             rows["head"]["scan_counter"] = np.arange(len(rows))
-            imaging, extra, noise_rows = _sorted_out(rows, path)
+            imaging, extra, noise_rows = _split_by_purpose(rows, path)
             if not len(noise_rows):
-                other, said = _borrowed(file, name, names=names, coils=int(imaging["head"]["active_channels"][0]))
-                noise_rows = noise_rows if other is None else other
-                notes |= {"noise scan": said} if said else {}
+                found, note = _noise_from_other_group(
+                    file, name, names=names, coils=int(imaging["head"]["active_channels"][0])
+                )
+                noise_rows = noise_rows if found is None else found
+                notes |= {"noise scan": note} if note else {}
         if len(names) > 1:
             notes["dataset"] = name
         header = ismrmrd.xsd.CreateFromDocument(xml)
@@ -387,28 +407,29 @@ def _acquisitions(path: Path, select: Mapping[str, int | str], frames: str | Non
         siemens, bands = _siemens(header), _multiband(encoding)
         readout = _readout(encoding, imaging["head"], path)
         gridded = kind.lower() == "cartesian" and readout is None
-        held = _encoded(encoding, imaging["head"], extra=extra["head"], gridded=gridded, path=path)
+        layout = _encoded(encoding, imaging["head"], extra=extra["head"], gridded=gridded, path=path)
     except InputError:
         raise
-    except Exception as error:  # the parser's own errors are of many kinds
+    except Exception as error:  # the parser raises many kinds
         raise InputError(f"{path}: damaged ISMRMRD file ({redacted(error)}); convert it again") from error
-    if not len(rows) or min(held["shape"]) < 1 or min(held["field"]) <= 0:
+    if not len(rows) or min(layout["shape"]) < 1 or min(layout["fov"]) <= 0:
         raise InputError(
-            f"{path}: no acquisitions, or an empty matrix {held['shape']} or field of view {held['field']}; convert it again"
+            f"{path}: has no acquisitions, or an empty matrix {layout['shape']} or field of view {layout['fov']}; convert it "
+            "again"
         )
     if len(np.unique(imaging["head"]["active_channels"])) > 1:
         raise InputError(f"{path}: the number of coils changes between acquisitions; export one scan")
     if len(np.unique(imaging["head"]["encoding_space_ref"])) > 1:
         raise InputError(f"{path}: holds several encoding spaces; export one scan alone")
     refuse_multiband(bands, path)
-    imaging = imaging[chosen(imaging["head"], select, path=path, also=("dataset",), frames=frames)]
+    imaging = imaging[select_acquisitions(imaging["head"], select, path=path, also=("dataset",), frames=frames)]
     private = siemens and kind.lower() in ("cartesian", "epi")
-    centres, more, doubts = _centres(
-        encoding.encodingLimits, imaging["head"], shape=held["shape"], siemens=private, path=path
+    centres, centre_notes, centre_warnings = _centres(
+        encoding.encodingLimits, imaging["head"], shape=layout["shape"], siemens=private, path=path
     )
     return Acquisitions(
-        imaging, calibration_of(imaging, extra, frames), noise_rows,
-        shape=held["shape"], field=held["field"], centres=centres, kept=held["kept"], kind=kind, header=xml,
+        imaging, matching_calibration(imaging, extra, frames), noise_rows,
+        shape=layout["shape"], fov=layout["fov"], centres=centres, readout_size=layout["readout_size"], kind=kind, header=xml,
         siemens=siemens, readout=readout, navigators=rows[(flags_of(rows["head"]) & np.uint64(PHASE_CORRECTION)) > 0],
-        notes=notes | more, warnings=held["warnings"] + doubts,
+        notes=notes | centre_notes, warnings=layout["warnings"] + centre_warnings,
     )  # fmt: skip

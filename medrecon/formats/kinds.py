@@ -1,4 +1,4 @@
-"""Functions that read one kind of scan and refuse the others."""
+"""Loaders for one kind of scan each; files with another kind raise an error."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from medrecon.data.errors import InputError, NotCartesianError, SelectionError
 from medrecon.data.scan import CartesianScan, ImageScan, NonCartesianScan, Sinogram
 from medrecon.formats import bart, dicom, matlab, nifti, numpy_files
 from medrecon.formats.companions import Companions
-from medrecon.formats.contents import about_hdf5, lacking
+from medrecon.formats.contents import missing_array_error, summarise_hdf5
 from medrecon.formats.hdf5 import open_hdf5, read_dataset
 from medrecon.formats.limits import reading
 from medrecon.formats.probe import first_bytes
-from medrecon.formats.registry import FORMATS, existing, format_of, read, refused
+from medrecon.formats.registry import FORMATS, existing_path, format_of, read, unreadable_error
 from medrecon.formats.sinograms import NEEDS
 
 __all__ = ["load_array", "load_image", "load_kspace", "load_like", "load_noncartesian", "load_sinogram"]
@@ -32,8 +32,8 @@ _NAMES = {
     ImageScan: "an image",
 }
 _ADVICE = {
-    CartesianScan: "give the raw data that it was made of, or simulate some with medrecon.transforms.SimulateKSpace",
-    NonCartesianScan: "give ISMRMRD, a BART pair with its trajectory's, or an npz with kspace and trajectory",
+    CartesianScan: "give its raw data, or simulate some with medrecon.transforms.SimulateKSpace",
+    NonCartesianScan: "give ISMRMRD, a BART pair and the pair of its trajectory, or an npz with kspace and trajectory",
     Sinogram: NEEDS,
     ImageScan: "give a NIfTI or FreeSurfer file, or a DICOM file or folder",
 }
@@ -42,14 +42,14 @@ _SINOGRAM_ADVICE = (
 )
 
 
-def _another_kind(path: Path, found: type, kind: type, scan: object = None) -> InputError:
-    """The error of a file that holds another kind of scan than was asked for."""
+def _wrong_kind_error(path: Path, found: type, kind: type, scan: object = None) -> InputError:
+    """Error for a file that contains another kind of scan than requested."""
     raw = (CartesianScan, NonCartesianScan)
     if found is NonCartesianScan and kind is CartesianScan:
-        where = scan.attributes.get("trajectory") if isinstance(scan, NonCartesianScan) else None
-        what = "holds a trajectory, so its k-space is" if where is None else f"the trajectory is {where},"
+        trajectory = scan.attributes.get("trajectory") if isinstance(scan, NonCartesianScan) else None
+        fact = "holds a trajectory, so its k-space is" if trajectory is None else f"the trajectory is {trajectory},"
         return NotCartesianError(
-            f"{path}: {what} not Cartesian; load it with LoadNonCartesiand and reconstruct it with "
+            f"{path}: {fact} not Cartesian; load it with LoadNonCartesiand and reconstruct it with "
             "medrecon.operators.nufft_sense"
         )
     if found is CartesianScan and kind is NonCartesianScan:
@@ -57,36 +57,36 @@ def _another_kind(path: Path, found: type, kind: type, scan: object = None) -> I
             f"{path}: holds k-space without a trajectory; give its trajectory, or read it as Cartesian with LoadKSpaced"
         )
     advice = _SINOGRAM_ADVICE if found is Sinogram and kind in raw else _ADVICE[kind]
-    wanted = "raw data" if found is ImageScan and kind in raw else _NAMES[kind]
-    return InputError(f"{path}: holds {_NAMES[found]}, not {wanted}; {advice}")
+    requested = "raw data" if found is ImageScan and kind in raw else _NAMES[kind]
+    return InputError(f"{path}: holds {_NAMES[found]}, not {requested}; {advice}")
 
 
 def _load(
     path: str | Path, kind: type[_K], select: Mapping[str, Any] | None = None, companions: Companions | None = None
 ) -> _K:
-    """The scan of a file, if it is of a kind.
+    """Read a scan of one kind.
 
     Raises:
-        InputError: if it is not.
+        InputError: if the file contains another kind.
     """
-    path = existing(path)
-    found = format_of(path)
-    if found is None:
-        raise refused(path, kind)
-    kinds = (numpy_files.kind_of(path),) if found is numpy_files else found.KINDS
+    path = existing_path(path)
+    file_format = format_of(path)
+    if file_format is None:
+        raise unreadable_error(path, kind)
+    kinds = (numpy_files.kind_of(path),) if file_format is numpy_files else file_format.KINDS
     if kind not in kinds and not (kinds == (CartesianScan,) and companions and companions.trajectory is not None):
-        raise _another_kind(path, kinds[0], kind)
-    scan = read(found, path, select=select, companions=companions)
+        raise _wrong_kind_error(path, kinds[0], kind)
+    scan = read(file_format, path, select=select, companions=companions)
     if not isinstance(scan, kind):
-        raise _another_kind(path, type(scan), kind=kind, scan=scan)
+        raise _wrong_kind_error(path, type(scan), kind=kind, scan=scan)
     return _in_memory(scan)
 
 
 def _in_memory(scan: _K) -> _K:
-    """The scan with arrays that no longer change with their file: who asks for one kind wants arrays, not a run that checks.
+    """Copy memory-mapped arrays into memory, so that later changes of the file do not affect them.
 
     Raises:
-        InputError: if the file changed meanwhile.
+        InputError: if the file has changed.
     """
     if scan.backing is None:
         return scan
@@ -103,7 +103,7 @@ def load_kspace(path: str | Path, select: Mapping[str, int | str] | None = None)
         InputError: naming the file, what is wrong and what to do.
     """
     if Path(path).is_dir():
-        raise InputError(f"{path}: a folder; give one file of k-space")
+        raise InputError(f"{path}: is a folder; give one file of k-space")
     return _load(path, CartesianScan, select)
 
 
@@ -113,19 +113,19 @@ def load_noncartesian(
     matrix: Sequence[int] | None = None,
     select: Mapping[str, int | str] | None = None,
 ) -> NonCartesianScan:
-    """Read k-space along a trajectory: ISMRMRD, twix with a trajectory, a BART pair with its trajectory's, or ``npz``.
+    """Read non-Cartesian k-space: ISMRMRD, twix and a trajectory, a BART pair and the pair of its trajectory, or ``npz``.
 
     Args:
-        path: of the file.
-        trajectory: a file (``npy``, or BART's) or an array, where the file itself holds none.
-        matrix: of the image; default: the file's, else twice the trajectory's reach, even.
-        select: of ISMRMRD and twix files, which contrast, phase, repetition, set or dataset.
+        path: path of the file.
+        trajectory: trajectory file (``npy`` or BART) or array, if the file itself has none.
+        matrix: image matrix; default: the one in the file, otherwise twice the extent of the trajectory, rounded to even.
+        select: contrast, phase, repetition, set or dataset of ISMRMRD and twix files.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
     if trajectory is None and Path(path).suffix.lower() in bart.SUFFIXES:
-        raise InputError(f"{path}: BART keeps the trajectory in a pair of its own; give that too")
+        raise InputError(f"{path}: BART stores the trajectory in a separate pair; give that too")
     return _load(path, NonCartesianScan, select=select, companions=Companions(trajectory=trajectory, matrix=matrix))
 
 
@@ -161,14 +161,14 @@ def load_image(
     phase: str | Path | None = None,
     imaginary: str | Path | None = None,
 ) -> ImageScan:
-    """Read a volume: a NIfTI file, a DICOM file, or the DICOM files of a folder (whatever they are called).
+    """Read a volume: a NIfTI file, a DICOM file, or a folder of DICOM files (with any names).
 
     Args:
-        path: of the file or folder, or those of the DICOM files of one series.
-        select: which of several volumes, ``{"volume": 1}`` (counted from 0); of DICOM series or stacks by attribute as well, see
-            :func:`medrecon.formats.dicom.read_dicom`.
-        phase: of a NIfTI magnitude, a second file with the phase; see :func:`medrecon.formats.nifti.read`.
-        imaginary: of a NIfTI real part, a second file with the imaginary part.
+        path: path of the file or folder, or the paths of the DICOM files of one series.
+        select: choice among several volumes, ``{"volume": 1}`` (counted from 0); DICOM series and stacks can also be selected by
+            attribute, see :func:`medrecon.formats.dicom.read_dicom`.
+        phase: second file with the phase of a NIfTI magnitude; see :func:`medrecon.formats.nifti.read`.
+        imaginary: second file with the imaginary part of a NIfTI real part.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -176,36 +176,36 @@ def load_image(
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(p) for p in path]
     if not paths:
         raise InputError("no file to read; give a NIfTI file, or DICOM files")
-    for one in paths:
-        if not one.exists():
-            raise InputError(f"{one}: no such file or folder")
+    for file in paths:
+        if not file.exists():
+            raise InputError(f"{file}: no such file or folder")
     if len(paths) > 1:
         if phase is not None or imaginary is not None:
             raise InputError(
-                f"{paths[0]}: a second file with phase or imaginary part goes with NIfTI only; leave it out"
+                f"{paths[0]}: a second file with the phase or imaginary part is supported for NIfTI only; leave it out"
             )
         return dicom.read_dicom(paths, select)
     companions = Companions(phase=phase, imaginary=imaginary)
-    found = format_of(paths[0])
-    if found is None:  # DICOM without its mark, or nothing of ours: that reader says it best
-        found = nifti if nifti.is_nifti(paths[0]) else dicom
-    if ImageScan not in found.KINDS:
-        raise _another_kind(paths[0], found.KINDS[0], ImageScan)
-    return read(found, paths[0], select=select, companions=companions)  # type: ignore[return-value]
+    file_format = format_of(paths[0])
+    if file_format is None:  # DICOM without its preamble, or an unsupported file: these readers explain it best
+        file_format = nifti if nifti.is_nifti(paths[0]) else dicom
+    if ImageScan not in file_format.KINDS:
+        raise _wrong_kind_error(paths[0], file_format.KINDS[0], ImageScan)
+    return read(file_format, paths[0], select=select, companions=companions)  # type: ignore[return-value]
 
 
 def load_like(path: str | Path, select: Mapping[str, str | int | float] | None = None) -> ImageScan:
-    """Read the DICOM series that a new one shall resemble.
+    """Read the reference DICOM series whose headers a new series copies.
 
     Args:
         path: see :func:`load_image`.
         select: see :func:`load_image`.
 
     Returns:
-        the series; its warnings do not name the folder.
+        The series, with warnings that do not name the folder.
 
     Raises:
-        InputError: as :func:`load_image`, or if it is no DICOM series.
+        InputError: as :func:`load_image`, or if it is not a DICOM series.
     """
     try:
         series = load_image(path, select)
@@ -213,28 +213,28 @@ def load_like(path: str | Path, select: Mapping[str, str | int | float] | None =
         advice = re.sub(r"\bselect one\b", "select one by --like-select", str(error), count=1)
         raise SelectionError(advice) from error
     if not series.headers:
-        raise InputError(f"{path}: is not a DICOM series; give a folder of DICOM files")
+        raise InputError(f"{path}: not a DICOM series; give a folder of DICOM files")
     texts = (text.replace(f"{path}{os.sep}", "").replace(str(path), "it") for text in series.warnings)
-    return replace(series, warnings=tuple(f"the series that was given as --like: {text}" for text in texts))
+    return replace(series, warnings=tuple(f"the series given by --like: {text}" for text in texts))
 
 
 def load_array(path: str | Path, key: str) -> np.ndarray:
-    """Read one array, e.g. coil maps or a mask: a dataset ``key`` of HDF5 or npz, a whole npy, or a BART pair.
+    """Read one array, e.g. coil maps or a mask: dataset ``key`` of HDF5, npz or MATLAB files, a whole npy, or a BART pair.
 
     MATLAB's (y, x, coils, slices) and BART's x, y, coils and slices become ``(coils, y, x)`` or ``(slices, coils, y, x)``.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
-    path = existing(path)
+    path = existing_path(path)
     if path.is_dir():
-        raise InputError(f"{path}: a folder; give one file")
+        raise InputError(f"{path}: is a folder; give one file")
     with reading(path):
         array = np.asarray(_array(path, key))
         if array.dtype.kind not in "biufc" or 0 in array.shape:
             raise InputError(f"{path}: '{key}' is {array.dtype} {array.shape}, not numbers; store an array of numbers")
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
-            raise InputError(f"{path}: '{key}' holds NaN or Inf; export it again")
+            raise InputError(f"{path}: '{key}' contains NaN or Inf; export it again")
     return array
 
 
@@ -249,9 +249,10 @@ def _array(path: Path, key: str) -> np.ndarray:
     if suffix in matlab.SUFFIXES:
         return matlab.read_array(path, key)
     if suffix not in (".h5", ".hdf5", ".mrd"):
-        known = dict.fromkeys(name for one in FORMATS if CartesianScan in one.KINDS for name in one.SUFFIXES)
-        raise InputError(f"{path}: unknown format {suffix or '(no suffix)'!r}; known are {', '.join(known)}")
+        formats = [candidate for candidate in FORMATS if CartesianScan in candidate.KINDS]
+        known = dict.fromkeys(name for candidate in formats for name in candidate.SUFFIXES)
+        raise InputError(f"{path}: unknown format {suffix or '(no suffix)'!r}; supported: {', '.join(known)}")
     with open_hdf5(path) as file:
         if key not in file:
-            raise lacking(path, key, arrays=about_hdf5(file), file=file)
+            raise missing_array_error(path, key, arrays=summarise_hdf5(file), file=file)
         return read_dataset(file, key)

@@ -1,4 +1,4 @@
-"""Files as untrusted input: what a header claims is compared with the file before memory is taken."""
+"""Limits for untrusted files: sizes claimed by a header are checked against the file before memory is allocated."""
 
 from __future__ import annotations
 
@@ -13,38 +13,47 @@ from pathlib import Path
 
 import numpy as np
 
-from medrecon.data.errors import InputError, advised, redacted
+from medrecon.data.errors import InputError, os_error_advice, redacted
 
-__all__ = ["FREE", "RATIO", "BoundedReader", "check_claim", "check_packed", "inflated", "open_bounded", "reading"]
+__all__ = [
+    "FREE_BYTES",
+    "MAX_RATIO",
+    "BoundedReader",
+    "check_claim",
+    "check_gzip",
+    "inflate",
+    "open_bounded",
+    "reading",
+]
 
-FREE = 2**28
-"""Bytes that any file may unpack to: 256 MiB, which every machine has; blank and label volumes of usual sizes are smaller."""
-RATIO = 100
-"""How many times its stored size a larger file may unpack to. Raw data and images with noise reach 1.1 to 3, k-space with zeros
-between eightfold undersampled lines 10, a head in empty air 8; deflate itself ends at 1032, which only constants reach."""
+FREE_BYTES = 2**28
+"""Bytes that any file may unpack to: 256 MiB, available on every machine; blank and label volumes of usual sizes are smaller."""
+MAX_RATIO = 100
+"""Largest compression ratio of a larger file. Raw data and images with noise reach 1.1 to 3, k-space with zeros between eightfold
+undersampled lines 10, a head in empty air 8; the limit of deflate is 1032, reached only by constants."""
 
 
 def check_claim(claimed: int, stored: int, name: object, what: str = "its header") -> None:
     """Refuse a file whose header claims far more bytes than the file can hold.
 
     Args:
-        claimed: bytes of the arrays that would be made.
-        stored: bytes of the file, or of the part of it that holds these arrays.
-        name: of the file.
-        what: claims it, as the subject of the sentence.
+        claimed: bytes of the arrays that would be allocated.
+        stored: bytes of the file, or of the part of it that contains these arrays.
+        name: name of the file.
+        what: source of the claim, the subject of the message.
 
     Raises:
-        InputError: for more than :data:`FREE` bytes and :data:`RATIO` times what is stored.
+        InputError: for more than :data:`FREE_BYTES` bytes and :data:`MAX_RATIO` times what is stored.
     """
-    if claimed > FREE + RATIO * stored:
+    if claimed > FREE_BYTES + MAX_RATIO * stored:
         raise InputError(
-            f"{name}: {what} says {_size(claimed)}, but only {_size(stored)} are stored; the file is damaged or cut "
-            "off, copy it again, or, if it holds little but one value, store it uncompressed"
+            f"{name}: {what} claims {_size(claimed)}, but only {_size(stored)} are stored; if the file is damaged or cut off, "
+            "copy it again; if it contains little but one value, store it uncompressed"
         )
 
 
 def _size(n: int) -> str:
-    """Bytes in words, e.g. ``3.2 GB``."""
+    """Human-readable number of bytes, e.g. ``3.2 GB``."""
     for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if n >= step:
             return f"{n / step:.3g} {unit}"
@@ -52,42 +61,42 @@ def _size(n: int) -> str:
 
 
 class BoundedReader(io.BufferedReader):
-    """A file that never takes more memory than its rest for a read, however long that claims to be."""
+    """A file whose reads never allocate more than the remaining bytes, whatever size is requested."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(io.FileIO(path, "rb"))
         self._size = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1) -> bytes:
-        """At most ``size`` bytes."""
-        rest = max(self._size - self.tell(), 0)
-        return super().read(rest if size is None or size < 0 else min(size, rest))
+        """Read at most ``size`` bytes."""
+        remaining = max(self._size - self.tell(), 0)
+        return super().read(remaining if size is None or size < 0 else min(size, remaining))
 
 
 @contextmanager
 def open_bounded(path: str | Path) -> Iterator[BoundedReader]:
-    """A :class:`BoundedReader`, closed at the end."""
+    """Open a file as a :class:`BoundedReader` and close it at the end."""
     with BoundedReader(path) as file:
         yield file
 
 
-def inflated(data: bytes, most: int, wbits: int = zlib.MAX_WBITS) -> bytes:
-    """Unpack a deflate stream, at most ``most`` bytes.
+def inflate(data: bytes, limit: int, wbits: int = zlib.MAX_WBITS) -> bytes:
+    """Unpack a deflate stream of at most ``limit`` bytes.
 
     Raises:
-        ValueError: if it holds more, or ends early.
+        ValueError: if it unpacks to more, or ends early.
     """
-    machine = zlib.decompressobj(wbits)
-    out = machine.decompress(data, most + 1)
-    if len(out) > most:
-        raise ValueError(f"compressed data that unpack to more than {_size(most)}")
-    if not machine.eof:
+    decompressor = zlib.decompressobj(wbits)
+    out = decompressor.decompress(data, limit + 1)
+    if len(out) > limit:
+        raise ValueError(f"compressed data that unpack to more than {_size(limit)}")
+    if not decompressor.eof:
         raise ValueError("compressed data that end early")
     return out
 
 
-def check_packed(path: str | Path) -> None:
-    """Unpack a gzip file to its end, where its checksum is, and keep nothing of it.
+def check_gzip(path: str | Path) -> None:
+    """Verify the checksum at the end of a gzip file by unpacking it without keeping the content.
 
     Raises:
         OSError, EOFError, zlib.error: if it is damaged.
@@ -99,9 +108,9 @@ def check_packed(path: str | Path) -> None:
 
 @contextmanager
 def reading(path: object, advice: str = "copy or export it again") -> Iterator[None]:
-    """Whatever a file's bytes make a library raise becomes one sentence.
+    """Turn any exception raised while reading a file into an :class:`InputError`.
 
-    The outermost net round a reader; what can be said better is said inside. Libraries' own warnings stay out of the output.
+    This is the outermost handler of every reader; more specific errors are raised inside. Warnings of libraries are suppressed.
 
     Raises:
         InputError: naming the file and what to do.
@@ -113,9 +122,9 @@ def reading(path: object, advice: str = "copy or export it again") -> Iterator[N
     except InputError:
         raise
     except MemoryError as error:
-        raise InputError(f"{path}: needs more memory than there is; read it on a larger machine") from error
-    except Exception as error:  # libraries raise all kinds on damaged files, some of which derive from Exception alone
-        if isinstance(error, OSError) and error.errno:  # of the system, not of the content
-            why = os.strerror(error.errno)
-            raise InputError(f"{path}: cannot be read ({why}); {advised(error, advice)}") from error
+        raise InputError(f"{path}: needs more memory than available; read it on a larger machine") from error
+    except Exception as error:  # on damaged files libraries raise all kinds, some derived directly from Exception
+        if isinstance(error, OSError) and error.errno:  # from the operating system, not the content
+            reason = os.strerror(error.errno)
+            raise InputError(f"{path}: cannot be read ({reason}); {os_error_advice(error, advice)}") from error
         raise InputError(f"{path}: cannot be read ({redacted(error)}); {advice}") from error

@@ -1,4 +1,4 @@
-"""What k-space along a trajectory must satisfy, whatever the format."""
+"""Checks of non-Cartesian k-space common to all formats."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.noise import outer_noise_std
-from medrecon.data.sampling import noise_scan_warnings, usable_samples, usable_scan
+from medrecon.data.sampling import check_noise_scan, check_samples, noise_scan_warnings
 from medrecon.data.scan import NonCartesianScan
 from medrecon.formats.arrays import numpy_array
-from medrecon.formats.contents import absent
+from medrecon.formats.contents import missing_file_reason
 from medrecon.formats.limits import check_claim
 from medrecon.formats.mapped import backing_of
 from medrecon.formats.stored import Stored
@@ -23,16 +23,16 @@ __all__ = ["noncartesian_scan", "trajectory_array"]
 
 
 def trajectory_array(given: str | Path | np.ndarray) -> np.ndarray:
-    """A trajectory that is given as an array or an ``npy`` file.
+    """Trajectory from an array or an ``npy`` file.
 
     Raises:
-        InputError: for another file.
+        InputError: for any other file.
     """
     if isinstance(given, np.ndarray):
         return given
     path = Path(given)
     if not path.is_file():
-        raise InputError(f"{path}: {absent(path)}")
+        raise InputError(f"{path}: {missing_file_reason(path)}")
     if path.suffix.lower() != ".npy":
         raise InputError(f"{path}: not an .npy file; save the trajectory (shots, readout, 2 or 3) with numpy.save")
     return numpy_array(path)
@@ -45,28 +45,30 @@ def noncartesian_scan(
     matrix: Sequence[int] | np.ndarray | None = None,
     stored: Stored = Stored(),  # noqa: B008
 ) -> NonCartesianScan:
-    """A scan whose samples and trajectory have been checked as those of every format are.
+    """Build a non-Cartesian scan after the checks common to all formats.
 
     Args:
-        path: of the file.
-        kind: name of its format.
+        path: path of the file.
+        kind: name of the file's format.
         arrays: samples ``(slices, coils, shots, readout)`` or ``(coils, shots, readout)``, and trajectory
-            ``(shots, readout, 2 or 3)`` or with slices in front, in cycles per field of view.
-        matrix: of the image; default: twice the trajectory's reach, even.
-        stored: the rest.
+            ``(shots, readout, 2 or 3)`` or ``(slices, shots, readout, 2 or 3)`` in cycles per field of view.
+        matrix: image matrix; default: twice the extent of the trajectory, rounded to even.
+        stored: other data of the file.
 
     Raises:
-        InputError: for arrays that do not fit each other or the matrix, NaN, Inf and zeros alone.
+        InputError: if the arrays do not match each other or the matrix, contain NaN or Inf, or are all zero.
     """
     backing = backing_of(arrays[0])
-    samples, points = _fitting(path, *(np.asarray(array) for array in arrays))
+    samples, points = _check_arrays(path, *(np.asarray(array) for array in arrays))
     if points.shape[-1] == 3 and not np.any(points[..., 0]):  # a plane
         points = points[..., 1:]
     size = _matrix(path, points, matrix)
     check_claim(8 * math.prod(size), samples.nbytes, name=path, what=f"the matrix {size}")
-    # Rounding may put the ends beyond the band.
+    # Round-off may put the end points beyond n / 2.
     half = np.array(size, np.float32) / 2
-    scan, more = usable_scan(stored.noise, samples.shape[1], alive=np.any(samples, axis=(0, 2, 3)), path=path)
+    scan, noise_warnings = check_noise_scan(
+        stored.noise, samples.shape[1], alive=np.any(samples, axis=(0, 2, 3)), path=path
+    )
     data = NonCartesianScan(
         path=path,
         format=kind,
@@ -77,7 +79,7 @@ def noncartesian_scan(
         geometry=stored.geometry,
         header=stored.header,
         attributes=stored.attributes,
-        warnings=(*stored.warnings, *more),
+        warnings=(*stored.warnings, *noise_warnings),
         backing=backing,
     )
     if scan is None:
@@ -85,46 +87,46 @@ def noncartesian_scan(
     return replace(data, warnings=data.warnings + noise_scan_warnings(path, scan, outer_noise_std(data)))
 
 
-def _fitting(path: Path, samples: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Complex64 samples and float32 trajectory with their slices, of one size, finite and not all zero.
+def _check_arrays(path: Path, samples: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Check samples and trajectory, and convert them to complex64 and float32 arrays with slices.
 
     Raises:
-        InputError: if they are not.
+        InputError: if they differ in size, are not finite, or are all zero.
     """
     if points.dtype.kind not in "iufc":
-        raise InputError(f"{path}: its trajectory does not hold numbers; give (shots, readout, 2 or 3)")
+        raise InputError(f"{path}: its trajectory is not numeric; give (shots, readout, 2 or 3)")
     if not np.iscomplexobj(samples) or samples.ndim not in (3, 4) or 0 in samples.shape:
         raise InputError(
             f"{path}: k-space is {samples.dtype} {samples.shape}; expected complex (slices, coils, shots, readout)"
         )
-    samples = usable_samples(samples.reshape(-1, *samples.shape[-3:]), str(path))
+    samples = check_samples(samples.reshape(-1, *samples.shape[-3:]), str(path))
     points = np.asarray(np.real(points), np.float32)
     points = np.broadcast_to(points, (len(samples), *points.shape[-3:])) if points.ndim == 3 else points
     if points.ndim != 4 or points.shape[:3] != (len(samples), *samples.shape[2:]) or points.shape[-1] not in (2, 3):
         raise InputError(
-            f"{path}: the trajectory is {points.shape}, but k-space (slices, coils, shots, readout) {samples.shape}; expected "
-            "(shots, readout, 2 or 3)"
+            f"{path}: the trajectory has shape {points.shape}, but k-space {samples.shape} (slices, coils, shots, readout); give "
+            "a trajectory (shots, readout, 2 or 3)"
         )
     if not np.isfinite(points).all():
-        raise InputError(f"{path}: its trajectory holds NaN or Inf; export the data again")
+        raise InputError(f"{path}: its trajectory contains NaN or Inf; export the data again")
     return samples, points
 
 
 def _matrix(path: Path, points: np.ndarray, given: Sequence[int] | np.ndarray | None) -> tuple[int, ...]:
-    """The matrix that is given, or twice the reach of a trajectory ``(..., 2 or 3)``, even.
+    """The given matrix, or twice the extent of a trajectory ``(..., 2 or 3)``, rounded to even.
 
     Raises:
-        InputError: for a matrix that the trajectory exceeds.
+        InputError: if the trajectory extends beyond the matrix.
     """
     axes = points.shape[-1]
     numeric = np.asarray([] if given is None else given)
     if numeric.size and (numeric.dtype.kind not in "iuf" or not np.isfinite(numeric).all()):
-        raise InputError(f"{path}: its matrix does not hold numbers; give (y, x) or (z, y, x)")
-    reach = np.abs(points).reshape(-1, axes).max(axis=0)
-    size = tuple(int(n) for n in np.ravel(2 * np.ceil(reach) if given is None else numeric))
-    if len(size) != axes or min(size) < 1 or (reach > np.array(size) / 2 * (1 + 1e-3)).any():
+        raise InputError(f"{path}: its matrix is not numeric; give (y, x) or (z, y, x)")
+    extent = np.abs(points).reshape(-1, axes).max(axis=0)
+    size = tuple(int(n) for n in np.ravel(2 * np.ceil(extent) if given is None else numeric))
+    if len(size) != axes or min(size) < 1 or (extent > np.array(size) / 2 * (1 + 1e-3)).any():
         raise InputError(
-            f"{path}: the trajectory reaches {', '.join(f'{r:.4g}' for r in reach)} cycles per field of view, beyond half of "
+            f"{path}: the trajectory extends to {', '.join(f'{r:.4g}' for r in extent)} cycles per field of view, beyond half of "
             f"the matrix {size}; give it in cycles per field of view, or a larger matrix"
         )
     return size

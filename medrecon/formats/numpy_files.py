@@ -1,4 +1,4 @@
-"""NumPy files, ``npz`` and ``npy``: k-space on a grid or along a trajectory, and sinograms."""
+"""NumPy files (``npz`` and ``npy``): Cartesian and non-Cartesian k-space, and sinograms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medrecon.data.scan import CartesianScan, DynamicScan, NonCartesianScan, Sin
 from medrecon.formats.arrays import numpy_array, numpy_arrays
 from medrecon.formats.cartesian import cartesian_scan
 from medrecon.formats.companions import Companions
-from medrecon.formats.contents import about_arrays, lacking
+from medrecon.formats.contents import missing_array_error, summarise_arrays
 from medrecon.formats.frames import check_axis, frames_of_array
 from medrecon.formats.limits import open_bounded
 from medrecon.formats.noncartesian import noncartesian_scan, trajectory_array
@@ -22,7 +22,7 @@ from medrecon.formats.selecting import refuse_selection
 from medrecon.formats.sinograms import KEYS, WORDS, checked_sinogram
 from medrecon.formats.stored import Stored
 
-__all__ = ["KINDS", "SUFFIXES", "about", "kind_of", "read", "read_array", "read_frames", "sniff"]
+__all__ = ["KINDS", "SUFFIXES", "kind_of", "read", "read_array", "read_frames", "sniff", "summarise"]
 
 SUFFIXES = (".npz", ".npy")
 KINDS = (CartesianScan, NonCartesianScan, Sinogram)
@@ -30,7 +30,7 @@ KINDS = (CartesianScan, NonCartesianScan, Sinogram)
 
 @never_raises
 def sniff(path: Path) -> bool:
-    """Whether a file is one array of NumPy, or a zip file of arrays with ``kspace`` or ``sino`` among them."""
+    """Whether a file is an npy array, or an npz archive that contains ``kspace`` or ``sino``."""
     start = first_bytes(path, 6)
     if start == b"\x93NUMPY":
         return True
@@ -40,10 +40,10 @@ def sniff(path: Path) -> bool:
 def read(
     path: Path, select: Mapping[str, object] | None = None, companions: Companions | None = None
 ) -> CartesianScan | NonCartesianScan | Sinogram:
-    """K-space ``(slices, coils, y, x)``, ``(coils, y, x)`` or ``(y, x)``, or what the keys of an npz file say.
+    """Read k-space ``(slices, coils, y, x)``, ``(coils, y, x)`` or ``(y, x)`` of an npy file, or the arrays of an npz file.
 
     ``kspace``: k-space, with optional ``mask`` and ``noise`` (``(coils, n)``). With ``trajectory`` (or one in
-    :class:`Companions`): samples ``(coils, shots, readout)`` or with slices in front, ``trajectory``
+    :class:`Companions`): samples ``(coils, shots, readout)`` or ``(slices, coils, shots, readout)``, ``trajectory``
     ``(shots, readout, 2 or 3)`` in cycles per field of view, (ky, kx) or (kz, ky, kx), and optional ``matrix``. ``sino``: see
     :func:`medrecon.formats.sinograms.checked_sinogram`.
 
@@ -51,32 +51,32 @@ def read(
         InputError: naming the file, what is wrong and what to do.
     """
     refuse_selection(path, select)
-    given = companions or Companions()
+    companions = companions or Companions()
     if not _is_zip(path):
         kspace = numpy_array(path)
-        if given.trajectory is not None:
+        if companions.trajectory is not None:
             return noncartesian_scan(
-                path, "NumPy", arrays=(kspace, trajectory_array(given.trajectory)), matrix=given.matrix
+                path, "NumPy", arrays=(kspace, trajectory_array(companions.trajectory)), matrix=companions.matrix
             )
         return cartesian_scan(path, "NumPy", kspace)
-    held, _ = numpy_arrays(path, ("kspace", "mask", "noise", "trajectory", "matrix", *KEYS))
-    if "kspace" not in held:
-        if "sino" in held:
+    arrays, _ = numpy_arrays(path, ("kspace", "mask", "noise", "trajectory", "matrix", *KEYS))
+    if "kspace" not in arrays:
+        if "sino" in arrays:
             words, _ = numpy_arrays(path, WORDS, "biufcU")
-            return checked_sinogram(path, "NumPy", fields=held | words, companions=given)
-        raise lacking(path, "kspace", about(path))
-    stored = Stored(noise=held.get("noise"))
-    points = held.get("trajectory") if given.trajectory is None else trajectory_array(given.trajectory)
-    if points is None:
-        return cartesian_scan(path, "NumPy", kspace=held["kspace"], mask=held.get("mask"), stored=stored)
-    matrix = held.get("matrix") if given.matrix is None else given.matrix
-    return noncartesian_scan(path, "NumPy", arrays=(held["kspace"], points), matrix=matrix, stored=stored)
+            return checked_sinogram(path, "NumPy", fields=arrays | words, companions=companions)
+        raise missing_array_error(path, "kspace", summarise(path))
+    stored = Stored(noise=arrays.get("noise"))
+    trajectory = arrays.get("trajectory") if companions.trajectory is None else trajectory_array(companions.trajectory)
+    if trajectory is None:
+        return cartesian_scan(path, "NumPy", kspace=arrays["kspace"], mask=arrays.get("mask"), stored=stored)
+    matrix = arrays.get("matrix") if companions.matrix is None else companions.matrix
+    return noncartesian_scan(path, "NumPy", arrays=(arrays["kspace"], trajectory), matrix=matrix, stored=stored)
 
 
 def read_frames(path: Path, select: Mapping[str, object] | None, axis: str) -> DynamicScan:
-    """The frames of k-space ``(frames, slices, coils, y, x)``.
+    """Read k-space of several frames, ``(frames, slices, coils, y, x)``.
 
-    A ``mask`` is that of all frames, ``(x,)`` or ``(y, x)``, or one for each, ``(frames, y, x)``.
+    A ``mask`` applies to all frames, ``(x,)`` or ``(y, x)``, or to each frame, ``(frames, y, x)``.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -85,20 +85,20 @@ def read_frames(path: Path, select: Mapping[str, object] | None, axis: str) -> D
     check_axis(path, axis, {})
     if not _is_zip(path):
         return frames_of_array(path, "NumPy", kspace=numpy_array(path), mask=None, axis=axis)
-    held, names = numpy_arrays(path, ("kspace", "mask", "noise"))
-    if "kspace" not in held and "sino" in names:
+    arrays, names = numpy_arrays(path, ("kspace", "mask", "noise"))
+    if "kspace" not in arrays and "sino" in names:
         raise InputError(f"{path}: holds a sinogram, which has no frames; leave the axis of the frames (--dynamic) out")
-    if "kspace" not in held:
-        raise lacking(path, "kspace", about(path))
+    if "kspace" not in arrays:
+        raise missing_array_error(path, "kspace", summarise(path))
     if "trajectory" in names:
-        raise InputError(f"{path}: holds a trajectory, but frames are read on a Cartesian grid only; store one frame")
+        raise InputError(f"{path}: holds a trajectory, but frames must be Cartesian; store a single frame")
     return frames_of_array(
-        path, "NumPy", kspace=held["kspace"], mask=held.get("mask"), axis=axis, noise=held.get("noise")
+        path, "NumPy", kspace=arrays["kspace"], mask=arrays.get("mask"), axis=axis, noise=arrays.get("noise")
     )
 
 
 def kind_of(path: Path) -> type:
-    """What a file holds, by its keys: :class:`NonCartesianScan`, :class:`CartesianScan` or :class:`Sinogram`."""
+    """Kind of scan in a file, by its keys: :class:`NonCartesianScan`, :class:`CartesianScan` or :class:`Sinogram`."""
     names = numpy_arrays(path, ())[1] if _is_zip(path) else ["kspace"]
     if "kspace" not in names:
         return Sinogram
@@ -110,25 +110,25 @@ def _is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def about(path: Path) -> dict:
-    """What an npz file holds, for the sentences of errors; of the first arrays their sizes as well."""
+def summarise(path: Path) -> dict:
+    """Summary of the arrays in an npz file for error messages, with the sizes of the first eight."""
     names = numpy_arrays(path, ())[1]
-    held: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name in names[:8]:
         with suppress(InputError):
-            held |= numpy_arrays(path, (name,))[0]
-    return about_arrays(held, names)
+            arrays |= numpy_arrays(path, (name,))[0]
+    return summarise_arrays(arrays, names)
 
 
 def read_array(path: Path, key: str) -> np.ndarray:
-    """The array of an npy file, or ``key`` of an npz file, by what the file is.
+    """Read the array of an npy file, or ``key`` of an npz file; the format is recognised by the content.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
     if not _is_zip(path):
         return numpy_array(path)
-    held, _ = numpy_arrays(path, (key,))
-    if key not in held:
-        raise lacking(path, key, about(path))
-    return held[key]
+    arrays, _ = numpy_arrays(path, (key,))
+    if key not in arrays:
+        raise missing_array_error(path, key, summarise(path))
+    return arrays[key]

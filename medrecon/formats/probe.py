@@ -1,4 +1,4 @@
-"""Looking at the first bytes of a file, and at names inside, without trusting either."""
+"""Recognition of file formats by their first bytes, without trusting them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def never_raises(check: Callable[[Path], bool]) -> Callable[[Path], bool]:
-    """Make a check of a file answer no where the file is damaged, missing or cannot be read."""
+    """Decorate a check of a file to return false if the file is damaged, missing or cannot be read."""
 
     @functools.wraps(check)
     def quiet(path: Path) -> bool:
@@ -31,7 +31,7 @@ def never_raises(check: Callable[[Path], bool]) -> Callable[[Path], bool]:
 
 
 def first_bytes(path: Path, n: int, start: int = 0) -> bytes:
-    """At most ``n`` bytes of a regular file from ``start`` on; none of anything else."""
+    """At most ``n`` bytes of a regular file from ``start`` on; empty for anything else."""
     if not path.is_file():
         return b""
     with open_bounded(path) as file:
@@ -40,7 +40,7 @@ def first_bytes(path: Path, n: int, start: int = 0) -> bytes:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether the signature of HDF5 stands where it may: at byte 0, 512, 1024, 2048, ..."""
+    """Whether a file has the HDF5 signature at an allowed position: byte 0, 512, 1024, 2048, ..."""
     if not path.is_file():
         return False
     size, at = path.stat().st_size, 0
@@ -52,7 +52,7 @@ def is_hdf5(path: Path) -> bool:
 
 
 def is_matlab(path: Path) -> bool:
-    """Whether a file is MATLAB's: by its mark, or by its suffix where MATLAB writes no mark (version 4, foreign HDF5)."""
+    """Whether a file is a MATLAB file: by its signature, or by its suffix if it may lack one (version 4, other HDF5)."""
     start = first_bytes(path, 128)
     named = path.suffix.lower() == ".mat"
     if start[:10] == b"MATLAB 7.3" or (named and is_hdf5(path)):
@@ -63,7 +63,7 @@ def is_matlab(path: Path) -> bool:
 
 
 def _is_version4(start: bytes) -> bool:
-    """Whether a file begins with the header of a variable of MATLAB's version 4."""
+    """Whether a file begins with the header of a variable in MATLAB version 4."""
     for order in ("little", "big"):
         code, rows, columns, imaginary, n = (
             int.from_bytes(start[k : k + 4], order, signed=True) for k in range(0, 20, 4)

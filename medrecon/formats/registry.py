@@ -1,4 +1,4 @@
-"""The list of formats, and the one way from a file to a scan."""
+"""Registry of file formats, and the common entry point that reads a file."""
 
 from __future__ import annotations
 
@@ -24,44 +24,49 @@ from medrecon.formats import (
 )
 from medrecon.formats.centre import centre_warnings
 from medrecon.formats.companions import Companions
-from medrecon.formats.contents import about_hdf5, absent, lacking
+from medrecon.formats.contents import missing_array_error, missing_file_reason, summarise_hdf5
 from medrecon.formats.hdf5 import open_hdf5
 from medrecon.formats.limits import reading
 from medrecon.formats.probe import first_bytes, is_hdf5
 
-__all__ = ["FORMATS", "KEYS", "Format", "existing", "format_of", "load", "read", "refused"]
+__all__ = ["ARRAY_KEYS", "FORMATS", "Format", "existing_path", "format_of", "load", "read", "unreadable_error"]
 
 
 class Format(Protocol):
-    """A module of this package."""
+    """Interface of a format module."""
 
     @property
     def SUFFIXES(self) -> tuple[str, ...]:  # noqa: N802 - a constant of the module
-        """Endings of its files."""
+        """File name suffixes."""
         ...
 
     @property
     def KINDS(self) -> tuple[type, ...]:  # noqa: N802 - a constant of the module
-        """Kinds of scans in them."""
+        """Record classes that the files may contain."""
         ...
 
     @staticmethod
     def sniff(path: Path, /) -> bool:
-        """Whether a file is of this format; never raises."""
+        """Whether a file has this format; never raises."""
         ...
 
     @staticmethod
     def read(path: Path, select: Mapping[str, Any] | None = None, companions: Companions | None = None) -> Scan:
-        """The scan in a file of this format."""
+        """Read a file of this format."""
         ...
 
 
 FORMATS: tuple[Format, ...] = (
     dicom, nifti, freesurfer, numpy_files, matlab, ismrmrd, calgary_campinas, data_exchange, fastmri, twix, bart
 )  # fmt: skip
-KEYS: dict[type, str] = {CartesianScan: "kspace", NonCartesianScan: "kspace", Sinogram: "sino", ImageScan: "image"}
-"""Names of the array that files of a kind hold."""
-_FOR = {
+ARRAY_KEYS: dict[type, str] = {
+    CartesianScan: "kspace",
+    NonCartesianScan: "kspace",
+    Sinogram: "sino",
+    ImageScan: "image",
+}
+"""Name of the main array in files of each kind of scan."""
+_COMPANION_KINDS = {
     "trajectory": (NonCartesianScan,),
     "matrix": (NonCartesianScan,),
     "phase": (ImageScan,),
@@ -70,29 +75,29 @@ _FOR = {
     "centre": (Sinogram,),
     "axis_convention": (Sinogram,),
 }
-"""Kinds of scans that a companion belongs to."""
+"""Kinds of scan that each companion applies to."""
 
 
 def format_of(path: str | Path) -> Format | None:
-    """The first format whose ``sniff`` says yes, or ``None``."""
-    return next((one for one in FORMATS if one.sniff(Path(path))), None)
+    """First format whose ``sniff`` accepts the file, or ``None``."""
+    return next((candidate for candidate in FORMATS if candidate.sniff(Path(path))), None)
 
 
-def existing(path: str | Path) -> Path:
-    """The path of a file or folder; of a BART pair without suffix that of its samples.
+def existing_path(path: str | Path) -> Path:
+    """Path of an existing file or folder; for a BART pair given without suffix, the path of its samples (``.cfl``).
 
     Raises:
         InputError: if there is no such file, or it is empty.
     """
     path = Path(path)
-    pair = path.with_name(f"{path.name}.cfl") if path.name else path
-    if not path.exists() and pair.is_file():
-        path = pair
+    bart_samples = path.with_name(f"{path.name}.cfl") if path.name else path
+    if not path.exists() and bart_samples.is_file():
+        path = bart_samples
     if not path.is_dir():
         if not path.is_file():
-            raise InputError(f"{path}: {absent(path)}")
+            raise InputError(f"{path}: {missing_file_reason(path)}")
         if not path.stat().st_size:
-            raise InputError(f"{path}: is empty; copy or export it again")
+            raise InputError(f"{path}: the file is empty; copy or export it again")
     return path
 
 
@@ -103,77 +108,77 @@ def load(
     companions: Companions | None = None,
     frames: str | None = None,
 ) -> CartesianScan | DynamicScan | NonCartesianScan | Sinogram | ImageScan:
-    """Read a file (of DICOM: or a folder) of any known format; what it holds decides the kind of scan.
+    """Read a file of any supported format, or a folder of DICOM files; the content decides the kind of scan.
 
     Args:
-        path: of the file or folder.
-        select: which of several things it holds, by name: ``contrast``, ``phase``, ``repetition``, ``set`` or ``dataset`` of
-            ISMRMRD and twix files; ``volume`` or a DICOM keyword of images.
-        companions: second files and numbers that complete the file.
-        frames: axis of which all are read, as one :class:`DynamicScan`: ``contrast``, ``phase``, ``repetition`` or ``set``. An
-            npz then holds ``kspace`` ``(frames, slices, coils, y, x)``.
+        path: path of the file or folder.
+        select: choice among several scans in the file, by name: ``contrast``, ``phase``, ``repetition``, ``set`` or ``dataset``
+            for ISMRMRD and twix files; ``volume`` or a DICOM keyword for images.
+        companions: additional files and numbers that complete the file.
+        frames: axis whose entries are all read as one :class:`DynamicScan`: ``contrast``, ``phase``, ``repetition`` or ``set``.
+            An npz then contains ``kspace`` ``(frames, slices, coils, y, x)``.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
-    path = existing(path)
-    found = format_of(path)
-    if found is None:
-        raise refused(path)
+    path = existing_path(path)
+    file_format = format_of(path)
+    if file_format is None:
+        raise unreadable_error(path)
     if frames is not None:
-        return _read_frames(found, path, select=select, axis=frames)
-    return read(found, path, select=select, companions=companions)
+        return _read_frames(file_format, path, select=select, axis=frames)
+    return read(file_format, path, select=select, companions=companions)
 
 
-def _read_frames(found: Format, path: Path, select: Mapping[str, Any] | None, axis: str) -> DynamicScan:
-    """Read the frames of a file.
+def _read_frames(file_format: Format, path: Path, select: Mapping[str, Any] | None, axis: str) -> DynamicScan:
+    """Read all frames of a file.
 
     Raises:
-        InputError: for a format that holds none.
+        InputError: for a format without frames.
     """
-    reader = getattr(found, "read_frames", None)
+    reader = getattr(file_format, "read_frames", None)
     if reader is None:
-        raise InputError(f"{path}: this format holds no frames; they are read from ISMRMRD, twix and NumPy files")
+        raise InputError(f"{path}: this format has no frames; give an ISMRMRD, twix or NumPy file")
     with reading(path):
         return reader(path, select, axis)
 
 
 def read(
-    found: Format, path: Path, select: Mapping[str, Any] | None, companions: Companions | None = None
+    file_format: Format, path: Path, select: Mapping[str, Any] | None, companions: Companions | None = None
 ) -> CartesianScan | NonCartesianScan | Sinogram | ImageScan:
-    """Read a file of a known format, with the checks that all formats share.
+    """Read a file whose format is known, with the checks common to all formats.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
     for name in companions.given if companions else ():
-        if not set(_FOR[name]) & set(found.KINDS):
-            raise InputError(f"{path}: {name} does not belong to this kind of file; leave it out")
+        if not set(_COMPANION_KINDS[name]) & set(file_format.KINDS):
+            raise InputError(f"{path}: {name} does not apply to this kind of file; leave it out")
     with reading(path):
-        scan: Any = found.read(path, select, companions)
+        scan: Any = file_format.read(path, select, companions)
         if isinstance(scan, CartesianScan):
-            more = centre_warnings(scan.kspace, str(path), scan.format)
-            scan = replace(scan, warnings=scan.warnings + more)
+            warnings = centre_warnings(scan.kspace, str(path), scan.format)
+            scan = replace(scan, warnings=scan.warnings + warnings)
         return scan
 
 
-def refused(path: Path, kind: type | None = None) -> InputError:
-    """Why a file that no format claims cannot be used: what its contents show, or else the list of formats.
+def unreadable_error(path: Path, kind: type | None = None) -> InputError:
+    """Error for a file that no format accepts: explained by its content, or otherwise with the list of formats.
 
     Args:
-        path: of the file or folder.
-        kind: of scan that was asked for; default: any.
+        path: path of the file or folder.
+        kind: requested kind of scan; default: any.
     """
-    formats = [one for one in FORMATS if kind is None or kind in one.KINDS]
+    formats = [candidate for candidate in FORMATS if kind is None or kind in candidate.KINDS]
     try:
         with reading(path):
-            return _by_contents(path, KEYS.get(kind, "kspace") if kind else "kspace", formats)
+            return _error_from_content(path, ARRAY_KEYS.get(kind, "kspace") if kind else "kspace", formats)
     except InputError as error:
         return error
 
 
-def _by_contents(path: Path, key: str, formats: list[Format]) -> InputError:
-    """See :func:`refused`.
+def _error_from_content(path: Path, key: str, formats: list[Format]) -> InputError:
+    """See :func:`unreadable_error`.
 
     Raises:
         InputError: for damaged files.
@@ -181,17 +186,17 @@ def _by_contents(path: Path, key: str, formats: list[Format]) -> InputError:
     if path.is_dir():
         if dicom in formats:
             dicom.read(path)
-        return InputError(f"{path}: a folder; give one file")
+        return InputError(f"{path}: is a folder; give one file")
     suffix = path.suffix.lower()
     if is_hdf5(path) or suffix in (*fastmri.SUFFIXES, *ismrmrd.SUFFIXES, *data_exchange.SUFFIXES):
         with open_hdf5(path) as file:
-            return lacking(path, key, arrays=about_hdf5(file), file=file)
+            return missing_array_error(path, key, arrays=summarise_hdf5(file), file=file)
     if first_bytes(path, 2) == b"PK" or suffix in numpy_files.SUFFIXES:
         if suffix == ".npy":
             numpy_files.read(path)
-        return lacking(path, key, numpy_files.about(path))
-    for one in formats:
-        if suffix in one.SUFFIXES and (suffix or one is dicom):
-            one.read(path)  # its own sentence
-    known = dict.fromkeys(name for one in formats for name in one.SUFFIXES if name)
-    return InputError(f"{path}: unknown format {suffix or '(no suffix)'!r}; known are {', '.join(known)}")
+        return missing_array_error(path, key, numpy_files.summarise(path))
+    for candidate in formats:
+        if suffix in candidate.SUFFIXES and (suffix or candidate is dicom):
+            candidate.read(path)  # raises a more specific error
+    known = dict.fromkeys(name for candidate in formats for name in candidate.SUFFIXES if name)
+    return InputError(f"{path}: unknown format {suffix or '(no suffix)'!r}; supported: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""ISMRMRD headers without personal data: elements that reconstruction needs, and no others."""
+"""Removal of personal data from ISMRMRD headers: only elements that reconstruction needs are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-__all__ = ["parsed", "scrubbed"]
+__all__ = ["parse_header", "scrub_header"]
 
 
 _SPACE = {"matrixSize": dict.fromkeys("xyz", "number"), "fieldOfView_mm": dict.fromkeys("xyz", "number")}
@@ -22,7 +22,7 @@ _FACTOR = dict.fromkeys(("kspace_encoding_step_1", "kspace_encoding_step_2"), "n
 _PARAMETER = {"name": "gradient", "value": "number"}
 
 
-_KEPT: dict[str, Any] = {
+_ALLOWED: dict[str, Any] = {
     "version": "number",
     "experimentalConditions": {"H1resonanceFrequency_Hz": "number"},
     "acquisitionSystemInformation": {
@@ -50,13 +50,13 @@ _KEPT: dict[str, Any] = {
     },
     "sequenceParameters": dict.fromkeys(("TR", "TE", "TI", "flipAngle_deg", "echo_spacing"), "number"),
 }  # fmt: skip
-"""Elements of an ISMRMRD header that are kept, and what may stand in them. Subject, study, measurement, institution, station,
-serial number, user parameters, comments and attributes are not among them."""
+"""Elements of an ISMRMRD header that are kept, and the kind of content allowed in them. Subject, study, measurement, institution,
+station, serial number, user parameters, comments and attributes are removed."""
 
 
 _GRADIENT = ("rampUpTime", "rampDownTime", "flatTopTime", "acqDelayTime", "dwellTime", "numSamples", "numberOfNavigators", "etl",
              "echoSpacing")  # fmt: skip
-"""Parameters of an EPI readout by siemens_to_ismrmrd."""
+"""Parameters of an EPI readout written by siemens_to_ismrmrd."""
 
 
 _WORDS = {
@@ -67,8 +67,8 @@ _WORDS = {
 }
 
 
-def _kept(element: ElementTree.Element, rule: Mapping[str, Any]) -> None:
-    """Remove from an element what ``rule`` does not list."""
+def _remove_unlisted(element: ElementTree.Element, rule: Mapping[str, Any]) -> None:
+    """Remove everything from an element that ``rule`` does not list."""
     element.attrib.clear()
     for child in list(element):
         inner = rule.get(child.tag.rpartition("}")[2]) if isinstance(child.tag, str) else None
@@ -77,9 +77,9 @@ def _kept(element: ElementTree.Element, rule: Mapping[str, Any]) -> None:
             if len(child) or not re.fullmatch(_WORDS[inner], (child.text or "").strip()):
                 inner = None
         elif inner is not None:
-            _kept(child, inner)
+            _remove_unlisted(child, inner)
             child.text = None
-            if inner is _PARAMETER and len(child) != 2:  # of a name that is not known
+            if inner is _PARAMETER and len(child) != 2:  # a parameter with an unknown name
                 inner = None
         if inner is None:
             element.remove(child)
@@ -87,11 +87,11 @@ def _kept(element: ElementTree.Element, rule: Mapping[str, Any]) -> None:
             child.tail = None
 
 
-def parsed(header: bytes) -> ElementTree.Element:
-    """An XML header without a document type, whose entities could name files or unpack without end.
+def parse_header(header: bytes) -> ElementTree.Element:
+    """Parse an XML header; a document type is refused, since its entities could refer to files or expand without limit.
 
     Raises:
-        ElementTree.ParseError: if it is no XML.
+        ElementTree.ParseError: if it is not XML.
         ValueError: for a document type, or a header of more than 16 MiB.
     """
     if len(header) > 2**24:
@@ -102,21 +102,21 @@ def parsed(header: bytes) -> ElementTree.Element:
 
 
 class _WithoutDoctype(ElementTree.TreeBuilder):
-    """A tree of XML that declares no entities."""
+    """XML tree builder that refuses document types."""
 
     def doctype(self, *_: object) -> None:
-        """Refuse it."""
+        """Refuse a document type."""
         raise ValueError("an XML header with a document type")
 
 
-def scrubbed(header: bytes) -> bytes:
-    """An XML header with what reconstruction needs (:data:`_KEPT`), and nothing else.
+def scrub_header(header: bytes) -> bytes:
+    """Reduce an XML header to the elements that reconstruction needs (:data:`_ALLOWED`).
 
     Raises:
-        ElementTree.ParseError: if it is no XML.
+        ElementTree.ParseError: if it is not XML.
         ValueError: if it has a document type.
     """
-    root = parsed(header)
-    _kept(root, _KEPT)
+    root = parse_header(header)
+    _remove_unlisted(root, _ALLOWED)
     root.text = None
     return ElementTree.tostring(root)

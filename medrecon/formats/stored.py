@@ -1,4 +1,4 @@
-"""What readers find beside the samples."""
+"""Data that readers find in a file in addition to the samples."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Stored"]
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """The rest of a scan, before it is checked.
+    """Data of a scan other than its samples, before they are checked.
 
     Args:
-        noise: noise scan ``(coils, n)`` as the file has it, or ``None``.
-        geometry: of the image.
+        noise: noise scan ``(coils, n)`` as stored in the file, or ``None``.
+        geometry: geometry of the image.
         header: ISMRMRD header without personal data, or ``None``.
         attributes: see :class:`medrecon.data.scan.CartesianScan`.
-        warnings: see there.
+        warnings: see :class:`medrecon.data.scan.CartesianScan`.
     """
 
     noise: object = None

@@ -1,4 +1,4 @@
-"""Siemens raw data (twix, ``.dat``), parsed by twixtools and sorted like ISMRMRD's acquisitions."""
+"""Siemens raw data (twix, ``.dat``), parsed by twixtools and sorted like ISMRMRD acquisitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ import numpy as np
 
 from medrecon.data.errors import InputError, redacted
 from medrecon.data.scan import CartesianScan, DynamicScan, NonCartesianScan
-from medrecon.formats.acquisitions import Acquisitions, calibration_of, chosen, refuse_multiband, scan_of
+from medrecon.formats.acquisitions import (
+    Acquisitions,
+    matching_calibration,
+    refuse_multiband,
+    scan_from_acquisitions,
+    select_acquisitions,
+)
 from medrecon.formats.companions import Companions
 from medrecon.formats.epi import REVERSE, Readout
 from medrecon.formats.frames import check_axis, frames_of_acquisitions
@@ -28,12 +34,12 @@ KINDS = (CartesianScan, NonCartesianScan)
 
 
 _LARGEST = 2**15
-"""Samples of an axis."""
+"""Largest number of samples along an axis."""
 
 
 @never_raises
 def sniff(path: Path) -> bool:
-    """Whether a file holds measurements whose last one has the protocol of a Siemens scan."""
+    """Whether the last measurement of a file has the protocol of a Siemens scan."""
     if not path.is_file():
         return False
     with BoundedReader(str(path)) as file:
@@ -44,36 +50,37 @@ def sniff(path: Path) -> bool:
 def read(
     path: Path, select: Mapping[str, int | str] | None = None, companions: Companions | None = None
 ) -> CartesianScan | NonCartesianScan:
-    """K-space on the grid, or with a given trajectory along it.
+    """Read Cartesian k-space, or samples along a given trajectory.
 
-    See :func:`medrecon.formats.acquisitions.on_grid`. The last measurement of a file is the scan; noise scans may stand in any.
-    Reference lines count where nothing else was measured; phase correction scans correct EPI; feedback and dummies are left out.
+    See :func:`medrecon.formats.acquisitions.on_grid`. The last measurement of a file is the scan; noise scans of all measurements
+    are used. Reference lines are used where nothing else was measured, phase correction scans for EPI; feedback and dummy scans
+    are ignored.
 
     Args:
-        path: of the file.
-        select: which contrast (echo), phase, repetition or set, where there are several.
-        companions: trajectory and matrix of a scan that is not Cartesian, which the file does not record. The trajectory is in
-            cycles per field of view of the protocol, without oversampling; the matrix is by default the base resolution.
+        path: path of the file.
+        select: contrast (echo), phase, repetition or set, if there are several.
+        companions: trajectory and matrix of a non-Cartesian scan, which the file does not record. The trajectory is in cycles per
+            field of view of the protocol, without oversampling; the default matrix is the base resolution.
 
     Raises:
-        InputError: without twixtools (an extra), and for what cannot be read.
+        InputError: without twixtools (an extra), and if the file cannot be read.
     """
-    chosen_by = dict(select or {})
-    given = companions or Companions()
-    acquisitions = _acquisitions(path, chosen_by, gridded=given.trajectory is None)
-    return scan_of(acquisitions, path, kind="Siemens twix", select=chosen_by, companions=given)
+    selection = dict(select or {})
+    companions = companions or Companions()
+    acquisitions = _acquisitions(path, selection, gridded=companions.trajectory is None)
+    return scan_from_acquisitions(acquisitions, path, kind="Siemens twix", select=selection, companions=companions)
 
 
 def read_frames(path: Path, select: Mapping[str, int | str] | None, axis: str) -> DynamicScan:
-    """All frames along an axis: ``contrast``, ``phase``, ``repetition`` or ``set``.
+    """Read all frames along an axis: ``contrast``, ``phase``, ``repetition`` or ``set``.
 
     Raises:
         InputError: as :func:`read`, and for frames that differ in size or position.
     """
-    chosen_by = dict(select or {})
-    check_axis(path, axis, chosen_by)
+    selection = dict(select or {})
+    check_axis(path, axis, selection)
     return frames_of_acquisitions(
-        _acquisitions(path, chosen_by, axis), path, kind="Siemens twix", select=chosen_by, axis=axis
+        _acquisitions(path, selection, axis), path, kind="Siemens twix", select=selection, axis=axis
     )
 
 
@@ -82,92 +89,92 @@ _SERVICE = ("PHASCOR", "RTFEEDBACK", "HPFEEDBACK", "REFPHASESTABSCAN", "PHASESTA
 
 
 _LONGEST = 2**26
-"""Bytes of a measurement's header; scanners write 0.1 to 1 MB."""
+"""Largest header of a measurement in bytes; scanners write 0.1 to 1 MB."""
 
 
 def _measurements(file: BoundedReader, size: int) -> tuple[bool, list[tuple[int, int]]]:
-    """Whether a file is of VD or later, and where its measurements begin and end.
+    """Whether a file was written by software VD or later, and the start and end of its measurements.
 
     Raises:
-        ValueError: if one does not lie in the file.
+        ValueError: if a measurement extends beyond the file.
     """
     first, second = struct.unpack("<II", file.read(8))
     if first >= 10000 or second > 64:
         return False, [(0, size)]
-    found = []
+    spans = []
     for _ in range(second):
         _, _, start, length = struct.unpack("<IIQQ", file.read(152)[:24])
         if second == 1 and length == 0:
             length = size - start
         if not 0 < start < start + length <= size:
             raise ValueError("a measurement is cut off")
-        found.append((start, start + length))
-    return True, found
+        spans.append((start, start + length))
+    return True, spans
 
 
 def _buffers(file: BoundedReader, start: int, end: int) -> tuple[int, dict[str, str]]:
-    """Where the data of a measurement begin, and the texts of its header by name.
+    """Start of the data of a measurement, and the text buffers of its header by name.
 
     Raises:
-        ValueError: if the header does not lie in the measurement.
+        ValueError: if the header extends beyond the measurement.
     """
     file.seek(start)
     length, count = struct.unpack("<II", file.read(8))
     if not 8 <= length <= min(end - start, _LONGEST):
         raise ValueError("its header is cut off")
-    block, at, held = file.read(length - 8), 0, {}
+    block, at, buffers = file.read(length - 8), 0, {}
     for _ in range(min(count, 64)):
         match = re.compile(rb"(\w{4,64})\0(.{4})", re.DOTALL).search(block, at, at + 96)
         if match is None:
             break
         n = int.from_bytes(match[2], "little")
-        held[match[1].decode("latin1")] = block[match.end() : match.end() + n].decode("latin1")
+        buffers[match[1].decode("latin1")] = block[match.end() : match.end() + n].decode("latin1")
         at = match.end() + n
-    return start + length, held
+    return start + length, buffers
 
 
 def _protocol(text: str) -> dict[str, str]:
-    """The settings of a MeasYaps header, ``name = value`` a line, by their whole names."""
+    """Settings of a MeasYaps header, which has one ``name = value`` per line, by their full names."""
     _, begin, rest = text.partition("### ASCCONV BEGIN")
     body = rest.partition("### ASCCONV END")[0] if begin else ""
     pairs = (line.partition("=") for line in body.splitlines())
     return {name.strip(): value.strip() for name, equals, value in pairs if equals}
 
 
-def _number(protocol: Mapping[str, str], name: str, otherwise: float | None = None) -> float:
-    """A number of the protocol.
+def _number(protocol: Mapping[str, str], name: str, default: float | None = None) -> float:
+    """Number of the protocol by its name.
 
     Raises:
-        ValueError: if it is not there (without ``otherwise``) or is no number.
+        ValueError: if it is missing (without ``default``) or not a finite number.
     """
     if name not in protocol:
-        if otherwise is None:
+        if default is None:
             raise ValueError(f"its protocol lacks {name}")
-        return otherwise
+        return default
     value = protocol[name]
     number = float(int(value, 16)) if value.lower().startswith("0x") else float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{name} is no number")
+        raise ValueError(f"{name} is not a finite number")
     return number
 
 
-def _parameter(text: str, name: str, otherwise: float) -> float:
-    """The first number of a parameter of an XProtocol."""
+def _parameter(text: str, name: str, default: float) -> float:
+    """First number of an XProtocol parameter."""
     for kind in ("Long", "Double", "String"):
         _, found, rest = text.partition(f'<Param{kind}."{name}">')
         if not found:
             continue
         body = rest[:4096].lstrip()
         words = re.sub(r"<\w+>\s*[0-9]*", "", body[1:].partition("}")[0]).replace('"', " ").split()
-        return float(words[0]) if words else otherwise
-    return otherwise
+        return float(words[0]) if words else default
+    return default
 
 
 def _blocks(file: BoundedReader, start: int, end: int, modern: bool) -> Iterator[Any]:
-    """The measurement data blocks of one measurement, each of which lies in it.
+    """Data blocks of one measurement.
 
     Raises:
-        ValueError: if one is cut off.
+        ValueError: if a block extends beyond the measurement.
     """
     from twixtools.mdb import Mdb
 
@@ -185,29 +192,29 @@ def _blocks(file: BoundedReader, start: int, end: int, modern: bool) -> Iterator
 
 
 def _rotation(quaternion: Sequence[float]) -> np.ndarray:
-    """Directions of phase encoding, readout and slice in its columns, LPS, as the scanner records them."""
+    """Matrix whose columns are the directions of phase encoding, readout and slice in LPS, as recorded by the scanner."""
     from twixtools.geometry import quat_to_rotmat
 
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # of the scalar first; where it is not of length 1, directions are checked later
+        )  # the scalar comes first; directions from a quaternion whose norm is not 1 are checked later
         return quat_to_rotmat(*[float(q) for q in quaternion])
 
 
 def _readout(meas: str, samples: int, path: Path) -> Readout | None:
-    """The readout gradient if it was sampled on its ramps.
+    """Readout gradient, or ``None`` without ramp sampling.
 
     Raises:
-        InputError: for a gradient that is neither a trapezoid nor has sinusoidal ramps.
+        InputError: for a gradient with neither linear nor sinusoidal ramps.
     """
     mode = _parameter(meas, "alRegridMode", 1)
     if mode <= 1:
         return None
     if mode not in (2, 4):
         raise InputError(
-            f"{path}: was sampled during gradient ramps (EPI) of an unknown shape ({mode:g}); reconstruct it with the vendor's "
-            "or another EPI pipeline, e.g. Gadgetron"
+            f"{path}: ramp-sampled EPI with this shape of the gradient ramps ({mode:g}) is not supported; reconstruct it with "
+            "the vendor's or another EPI pipeline, e.g. Gadgetron"
         )
     up, flat, down, delay = (
         _parameter(meas, f"alRegrid{key}Time", 0) for key in ("Rampup", "Flattop", "Rampdown", "DelaySamples")
@@ -223,7 +230,7 @@ def _readout(meas: str, samples: int, path: Path) -> Readout | None:
 
 
 def _row(mdb: Any, dwell: float, dtype: np.dtype, at: int) -> np.ndarray:  # noqa: ANN401
-    """A measurement as a table of one row, as ISMRMRD has them; ``at`` is its place in the file."""
+    """Convert a data block to one row of the ISMRMRD table; ``at`` is its position in the file."""
     row = np.zeros(1, dtype)
     head, counter, place = row["head"], mdb.mdh.Counter, mdb.mdh.SliceData
     data = np.atleast_2d(mdb.data)
@@ -240,8 +247,8 @@ def _row(mdb: Any, dwell: float, dtype: np.dtype, at: int) -> np.ndarray:  # noq
     ):  # fmt: skip
         index[key] = value
     head["position"] = place.SlicePos.Sag, place.SlicePos.Cor, place.SlicePos.Tra
-    turn = _rotation(place.Quaternion)
-    head["phase_dir"], head["read_dir"], head["slice_dir"] = turn[:, 0], turn[:, 1], turn[:, 2]
+    axes = _rotation(place.Quaternion)
+    head["phase_dir"], head["read_dir"], head["slice_dir"] = axes[:, 0], axes[:, 1], axes[:, 2]
     row["data"][0] = np.ascontiguousarray(data, np.complex64).view(np.float32).ravel()
     return row
 
@@ -251,15 +258,15 @@ def _table(rows: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
 
 
 class _Lines(NamedTuple):
-    """Lines of a file by their purpose, as tables of one row, and the protocol of its last measurement.
+    """Lines of a file by purpose, as tables of one row, and the protocol of its last measurement.
 
     Args:
-        imaging: with their centre line and centre partition.
-        reference: those that count only where nothing else was measured.
+        imaging: imaging lines, each with its centre line and centre partition.
+        reference: reference lines, used only where nothing else was measured.
         noise: noise scans.
         navigators: phase correction scans.
         protocol: settings by name.
-        meas: text of the header ``Meas``.
+        meas: text of the header buffer ``Meas``.
     """
 
     imaging: list[tuple[np.ndarray, int, int]]
@@ -271,10 +278,10 @@ class _Lines(NamedTuple):
 
 
 def _lines(path: Path, dtype: np.dtype) -> _Lines:
-    """All lines of a file.
+    """Read all lines of a file.
 
     Raises:
-        ValueError: for what does not lie in the file.
+        ValueError: if the file is damaged or cut off.
     """
     imaging, reference, noise, navigators = [], [], [], []
     protocol, meas = {}, ""
@@ -283,7 +290,7 @@ def _lines(path: Path, dtype: np.dtype) -> _Lines:
         for start, end in spans:
             first, buffers = _buffers(file, start, end)
             protocol, meas = _protocol(buffers.get("MeasYaps", "")), buffers.get("Meas", "")
-            dwell = _number(protocol, "sRXSPEC.alDwellTime[0]", otherwise=0.0) / 1000
+            dwell = _number(protocol, "sRXSPEC.alDwellTime[0]", default=0.0) / 1000
             last = (start, end) == spans[-1]
             for at, mdb in enumerate(_blocks(file, first, end=end, modern=modern)):
                 if mdb.is_flag_set("NOISEADJSCAN"):
@@ -302,54 +309,55 @@ def _lines(path: Path, dtype: np.dtype) -> _Lines:
 
 
 class _Layout(NamedTuple):
-    """The encoded space of a protocol; see :class:`medrecon.formats.acquisitions.Acquisitions`."""
+    """Encoded space of a protocol; see :class:`medrecon.formats.acquisitions.Acquisitions`."""
 
     shape: tuple[int, int, int]
-    field: tuple[float, float, float]
-    kept: int
+    fov: tuple[float, float, float]
+    readout_size: int
     depth: bool
     kind: str
     bands: int
 
 
 def _layout(lines: _Lines, gridded: bool) -> _Layout:
-    """What the protocol says of matrix, field of view and trajectory.
+    """Matrix, field of view and trajectory of the protocol.
 
-    Off the grid these are of the image: the number of lines is that of shots, and oversampling is a matter of the trajectory.
+    For non-Cartesian scans, matrix and field of view describe the image: the protocol's number of lines counts shots, and
+    oversampling depends on the trajectory.
 
     Raises:
-        ValueError: if it lacks them.
+        ValueError: if the protocol lacks them.
     """
     protocol, place = lines.protocol, "sSliceArray.asSlice[0]"
     depth = _number(protocol, "sKSpace.ucDimension") == 4
     base = int(_number(protocol, "sKSpace.lBaseResolution"))
-    # Readouts are sampled twice as densely as asked for; where none is longer than the matrix, they were not.
-    dense = 2 if any(row["head"]["number_of_samples"][0] > base for row, *_ in lines.imaging) else 1
-    dense = dense if gridded else 1
-    wide, high = (_number(protocol, f"{place}.d{axis}FOV") for axis in ("Readout", "Phase"))
-    if not gridded and not wide > 0:
-        raise ValueError("the field of view is empty")
+    # Readouts are oversampled twofold, unless none is longer than the base resolution.
+    oversampling = 2 if any(row["head"]["number_of_samples"][0] > base for row, *_ in lines.imaging) else 1
+    oversampling = oversampling if gridded else 1
+    read_fov, phase_fov = (_number(protocol, f"{place}.d{axis}FOV") for axis in ("Readout", "Phase"))
+    if not gridded and not read_fov > 0:
+        raise ValueError("the field of view is 0 or negative")
     shape = (
-        dense * base,
-        int(_number(protocol, "sKSpace.lPhaseEncodingLines")) if gridded else round(base * high / wide),
-        int(_number(protocol, "sKSpace.lPartitions", otherwise=1)) if depth else 1,
+        oversampling * base,
+        int(_number(protocol, "sKSpace.lPhaseEncodingLines")) if gridded else round(base * phase_fov / read_fov),
+        int(_number(protocol, "sKSpace.lPartitions", default=1)) if depth else 1,
     )
-    field = (
-        dense * wide,
-        high * (1 + (_number(protocol, "sKSpace.dPhaseOversamplingForDialog", otherwise=0) if gridded else 0)),
+    fov = (
+        oversampling * read_fov,
+        phase_fov * (1 + (_number(protocol, "sKSpace.dPhaseOversamplingForDialog", default=0) if gridded else 0)),
         _number(protocol, f"{place}.dThickness")
-        * (1 + (_number(protocol, "sKSpace.dSliceOversamplingForDialog", otherwise=0) if depth else 0)),
+        * (1 + (_number(protocol, "sKSpace.dSliceOversamplingForDialog", default=0) if depth else 0)),
     )
-    number = int(_number(protocol, "sKSpace.ucTrajectory", otherwise=1))
+    number = int(_number(protocol, "sKSpace.ucTrajectory", default=1))
     kind = {1: "cartesian", 2: "radial", 4: "spiral", 8: "blade"}.get(number, "unknown")
-    bands = int(_number(protocol, "sSliceAcceleration.lMultiBandFactor", otherwise=1))
-    return _Layout(shape=shape, field=field, kept=base, depth=depth, kind=kind, bands=bands)
+    bands = int(_number(protocol, "sSliceAcceleration.lMultiBandFactor", default=1))
+    return _Layout(shape=shape, fov=fov, readout_size=base, depth=depth, kind=kind, bands=bands)
 
 
 def _acquisitions(
     path: Path, select: Mapping[str, int | str], frames: str | None = None, gridded: bool = True
 ) -> Acquisitions:
-    """The acquisitions of one contrast, phase, repetition and set; along the axis of ``frames`` all."""
+    """Acquisitions of one contrast, phase, repetition and set; all of them along the axis ``frames``."""
     try:
         import twixtools  # noqa: F401
     except ImportError as error:
@@ -363,29 +371,31 @@ def _acquisitions(
         readout = _readout(lines.meas, imaging[0][0]["head"]["number_of_samples"][0], path) if imaging else None
     except InputError:
         raise
-    except Exception as error:  # the parser's own errors are of many kinds
+    except Exception as error:  # the parser raises many kinds
         raise InputError(
             f"{path}: not a readable twix file ({redacted(error)}); export it again, or convert it to ISMRMRD"
         ) from error
     if not imaging:
-        raise InputError(f"{path}: holds no imaging lines; only noise, reference or service scans")
-    refuse_multiband(layout.bands, path)
-    if min(layout.shape) < 1 or max(layout.shape) > _LARGEST or min(layout.field) <= 0:
         raise InputError(
-            f"{path}: an empty or huge matrix {layout.shape} or field of view {layout.field}; export it again"
+            f"{path}: holds only noise, reference or service scans, not an image; give the file of the scan itself"
+        )
+    refuse_multiband(layout.bands, path)
+    if min(layout.shape) < 1 or max(layout.shape) > _LARGEST or min(layout.fov) <= 0:
+        raise InputError(
+            f"{path}: an empty or huge matrix {layout.shape} or field of view {layout.fov}; export it again"
         )
     table = _table([row for row, *_ in imaging], dtype)
     if len(np.unique(table["head"]["active_channels"])) > 1:
         raise InputError(f"{path}: the number of coils changes between lines; export one scan")
-    table = table[chosen(table["head"], select, path, frames=frames)]
+    table = table[select_acquisitions(table["head"], select, path, frames=frames)]
     return Acquisitions(
         imaging=table,
-        calibration=calibration_of(table, _table(lines.reference, dtype), frames),
+        calibration=matching_calibration(table, _table(lines.reference, dtype), frames),
         noise=_table(lines.noise, dtype),
         shape=layout.shape,
-        field=layout.field,
+        fov=layout.fov,
         centres=(imaging[0][1], imaging[0][2] if layout.depth else 0),
-        kept=layout.kept,
+        readout_size=layout.readout_size,
         kind=layout.kind,
         header=None,
         siemens=True,

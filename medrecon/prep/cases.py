@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medrecon.data.errors import DAMAGE, InputError, advised, one_line, redacted, warn
-from medrecon.data.names import natural
+from medrecon.data.errors import DAMAGE, InputError, one_line, os_error_advice, redacted, warn
+from medrecon.data.names import natural_key
 from medrecon.formats.dicom import UnknownFileError, identity, image_header
 from medrecon.formats.hdf5 import open_hdf5, read_attribute, text_of
 from medrecon.prep.journal import Journal
@@ -186,7 +186,7 @@ def _walk(source: Path) -> Iterator[tuple[str, str | None]]:
 
     def refused(error: OSError) -> None:
         if error.errno not in (errno.EACCES, errno.EPERM) or Path(error.filename) == source:
-            advice = advised(error, "fix this and run again")
+            advice = os_error_advice(error, "fix this and run again")
             raise InputError(f"{error.filename}: cannot be read ({error.strerror}); {advice}") from error
         name = Path(error.filename).relative_to(source).as_posix()
         warn(
@@ -416,7 +416,7 @@ def dicom_series(
             if not key:
                 continue
         case = found.setdefault(name, Case(name, subject, {}, split_by=patient or study))
-        ordered = sorted(names, key=natural)
+        ordered = sorted(names, key=natural_key)
         if key in case.inputs:
             error = f"{source / ordered[0]}: is a second series {key!r} of its study; change the recipe's keys"
             found[name] = replace(case, error=error)

@@ -160,7 +160,7 @@ _FROM_CONTENT = (
     (re.compile(r" \(it (?:holds|has no '\w+', but) .*\)"), ""),
     (re.compile(r"; if '.*' is (.*), rename it to '(\w+)'"), r"; rename what is \1 to '\2'"),
 )
-"""Names of arrays and groups in a file, which may be names of people; see :func:`medrecon.formats.contents.lacking`."""
+"""Names of arrays and groups in a file, which may be names of people; see :mod:`medrecon.formats.contents`."""
 _FROM_HEADERS = (
     (re.compile(r"(['\"])(?:(?!\1).)*\1"), "..."),  # quoted from a header by a library
     (re.compile(r"\b((?:Acquisition|Content|Study|Series)(?:Date|Time)+)(?: \([^)]*\)|=\S+)"), r"\1"),

@@ -16,8 +16,8 @@ from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, choose_sets, coil_maps, has_signal, trusted_noise
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
-from medrecon.data.passes import masked
-from medrecon.data.sampling import common_mask, rounding_warnings, sampling_mask, usable_samples
+from medrecon.data.passes import apply_mask
+from medrecon.data.sampling import check_samples, mask_of_slices, rounding_warnings, sampling_mask
 from medrecon.data.scan import CartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.base import LinearOperator
@@ -153,19 +153,19 @@ def _checked(scan: CartesianScan) -> CartesianScan:
     kspace, name = scan.kspace, str(scan.path)
     if not np.iscomplexobj(kspace) or kspace.ndim != 4:
         raise InputError(f"{name}: k-space must be complex (slices, coils, y, x); got {kspace.dtype} {kspace.shape}")
-    return replace(scan, kspace=usable_samples(kspace, name))
+    return replace(scan, kspace=check_samples(kspace, name))
 
 
 def _with_mask(scan: CartesianScan, physics: CartesianPhysics) -> CartesianScan:
     """The scan with the requested mask, checked against its samples, and without samples outside it."""
     name = str(scan.path)
     if physics.mask is None:
-        return replace(scan, mask=sampling_mask(scan.kspace, scan.mask, name=name, alike=False))
+        return replace(scan, mask=sampling_mask(scan.kspace, scan.mask, name=name, same_sampling=False))
     array, file = array_or_file(physics.mask, "mask")
     # The given mask may exclude the samples that the warning about rounding refers to.
     before = rounding_warnings(scan.path, scan.kspace)
-    mask = sampling_mask(scan.kspace, array, name=name, of=file, alike=False)
-    kspace = masked(scan.kspace, mask)
+    mask = sampling_mask(scan.kspace, array, name=name, mask_name=file, same_sampling=False)
+    kspace = apply_mask(scan.kspace, mask)
     kept = tuple(text for text in scan.warnings if text not in before)
     return replace(scan, kspace=kspace, mask=mask, warnings=kept + rounding_warnings(scan.path, kspace))
 
@@ -199,7 +199,7 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
     given = None if physics.noise_std is None else as_number("noise_std", physics.noise_std)
     scan = _with_mask(_checked(scan), physics)
-    mask = common_mask(scan.kspace[physics.slices], scan.mask, name)
+    mask = mask_of_slices(scan.kspace[physics.slices], scan.mask, name)
     total = scan.n_slices
     coils = prepare_coils(
         scan.kspace, scan.noise_scan, physics,
@@ -213,7 +213,7 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     else:
         std, source = noise_level(scan.kspace, scan.mask, scan.noise_scan)
     outer = trusted_noise(float("inf"), scan.kspace, mask)  # 0 if too few samples were measured
-    scan = scan.items(physics.slices)
+    scan = scan.select_slices(physics.slices)
     maps = physics.maps
     if maps is not None:
         if str(physics.map_sets) == "2":

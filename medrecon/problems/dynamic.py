@@ -15,7 +15,7 @@ from medrecon.data.coils import compress_samples
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_level, noise_scan_std
-from medrecon.data.sampling import sampling_mask, usable_samples
+from medrecon.data.sampling import check_samples, sampling_mask
 from medrecon.data.scan import DynamicScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
@@ -99,9 +99,9 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
     name = str(scan.path)
     if physics.noise_model != "gaussian":
         raise InputError(f"{name}: k-space has Gaussian noise; leave the noise model at gaussian")
-    kspace = usable_samples(scan.kspace, name)
+    kspace = check_samples(scan.kspace, name)
     masks = [
-        sampling_mask(one, mask, name=name, alike=False)
+        sampling_mask(one, mask, name=name, same_sampling=False)
         for one, mask in zip(kspace, scan.mask, strict=True)
         if one.any()
     ]
@@ -123,7 +123,7 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
         found = None if scan.noise_scan is None else noise_scan_std(scan.noise_scan)
         std, source = (outer, "outermost k-space") if found is None else (found, "noise scan")
     total = scan.n_slices
-    scan = scan.items(physics.slices)
+    scan = scan.select_slices(physics.slices)
     maps = physics.maps
     if maps is not None:
         maps = checked_maps(maps, np.any(scan.kspace, axis=0), scan.matrix, slices=numbers, total=total, name=name)

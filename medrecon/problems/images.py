@@ -314,7 +314,7 @@ def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
         _check_region(physics.region, scan.matrix, name)
     if physics.strength is not None and not 0.1 <= as_number("strength", physics.strength) <= 10:
         raise InputError(f"strength must be from 0.1 to 10 (1 is the image's own noise level); got {physics.strength}")
-    scan = scan.items(physics.slices)
+    scan = scan.select_slices(physics.slices)
     geometry = scan.geometry
     if physics.task == "superres":
         geometry = finer_geometry(geometry, _factors(physics), scan.matrix, kernel=physics.kernel)

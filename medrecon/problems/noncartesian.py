@@ -15,7 +15,7 @@ from medrecon.data.coils import compress_samples
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.espirit import SINGLE_COIL, CoilMaps, Espirit, coil_maps
 from medrecon.data.noise import noise_scan_std, outer_noise_std
-from medrecon.data.sampling import usable_samples
+from medrecon.data.sampling import check_samples
 from medrecon.data.scan import NonCartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.base import LinearOperator
@@ -134,7 +134,7 @@ def _checked(scan: NonCartesianScan) -> NonCartesianScan:
     Raises:
         InputError: if samples or trajectory are not finite, or the samples are all zero.
     """
-    samples = usable_samples(scan.samples, str(scan.path))
+    samples = check_samples(scan.samples, str(scan.path))
     trajectory = np.ascontiguousarray(scan.trajectory, dtype=np.float32)
     if not np.isfinite(trajectory).all():
         raise InputError(f"{scan.path}: the trajectory contains NaN or Inf; export it again")
@@ -174,7 +174,7 @@ def noncartesian_problem(scan: NonCartesianScan, physics: NonCartesianPhysics) -
         std, source = noise_scan_std(scan.noise_scan), "noise scan"
     else:
         std, source = outer, "outermost k-space"
-    scan = scan.items(physics.slices)
+    scan = scan.select_slices(physics.slices)
     maps = physics.maps
     if maps is not None:
         maps = checked_maps(maps, scan.samples, scan.matrix, slices=numbers, total=total, name=name)

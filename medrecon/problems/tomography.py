@@ -235,4 +235,4 @@ def tomography_problem(scan: Sinogram, physics: TomographyPhysics) -> Tomography
         projector = _projector(scan, physics, voxel)
     except ValueError as error:
         raise InputError(f"{name}: {one_line(error)}") from error
-    return Tomography(scan.items(physics.slices), numbers, physics, projector=projector, voxel=voxel)
+    return Tomography(scan.select_slices(physics.slices), numbers, physics, projector=projector, voxel=voxel)

@@ -19,7 +19,7 @@ from medrecon.data.geometry import affine_of_slices
 from medrecon.data.masks import achieved_acceleration, undersampling_mask
 from medrecon.data.names import case_seed
 from medrecon.data.noise import noise_level, noise_scan_std, outer_noise_std
-from medrecon.data.sampling import one_sided, sampled, sampling_differs, undersampled
+from medrecon.data.sampling import mask_from_zeros, one_sided_warnings, sampling_difference, undersampled
 from medrecon.data.scan import CartesianScan
 from medrecon.formats import load_kspace, load_noncartesian
 from medrecon.posterior import Reconstruction
@@ -131,7 +131,7 @@ class LoadKSpaced(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             out[key], loaded = self.load.load(out[key])
-            differs = sampling_differs(loaded.kspace, loaded.mask)
+            differs = sampling_difference(loaded.kspace, loaded.mask)
             if differs:
                 raise InputError(f"{loaded.path}: {differs}")
             out[self.mask_key] = torch.from_numpy(np.atleast_2d(loaded.mask))
@@ -208,7 +208,7 @@ def check_fully_sampled(kspace: np.ndarray, measured: np.ndarray, name: str) -> 
     """
     if undersampled(kspace, measured):
         raise InputError(f"{name}: is undersampled already; give fully sampled k-space")
-    for text in one_sided(kspace, measured, name):
+    for text in one_sided_warnings(kspace, measured, name):
         warn(text)
 
 
@@ -246,7 +246,7 @@ class UndersampleKSpace(Transform):
         meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
         name = meta.get("filename_or_obj", "")
         array = as_array(kspace)
-        measured = sampled(array) if measured is None else measured
+        measured = mask_from_zeros(array) if measured is None else measured
         check_fully_sampled(array, measured, name or "k-space")
         seed = case_seed(self.seed, case or Path(name).stem)
         try:

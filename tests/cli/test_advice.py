@@ -15,7 +15,7 @@ from medrecon.cli import main
 from medrecon.data.coils import compress_coils, from_kspace
 from medrecon.data.errors import NotCartesianError
 from medrecon.data.phantom import loop_coils, simulate_kspace
-from medrecon.data.sampling import one_sided, sampling_mask
+from medrecon.data.sampling import one_sided_warnings, sampling_mask
 from medrecon.data.scan import Geometry
 from medrecon.formats import load_array, load_kspace, load_noncartesian
 from medrecon.formats.dicom import read_dicom
@@ -64,7 +64,7 @@ def others(folder):
         npz(folder / "img.npz", img=np.ones((5, 4))): ["holds an image", "SimulateKSpace"],
         h5(folder / "own.h5", reconstruction=np.ones((1, 5, 4))): [
             "reconstructed image",
-            "raw data that it was made of",
+            "give its raw data",
         ],
         folder / "image.mrd": ["reconstructed MRD images"],
         shard: ["medrecon prep", "LoadPreparedd"],
@@ -138,7 +138,7 @@ def test_bart_volumes_become_slices_of_the_object(tmp_path, kz):
 def test_bart_without_a_whole_axis_has_no_slices(tmp_path):
     k = noise(3, 6, 8, 10)
     k[:, ::2, 1::2, ::3] = 0
-    assert "neither x nor z was sampled whole" in said(load_kspace, write_cfl(tmp_path / "k", k))
+    assert "neither x nor z is fully sampled" in said(load_kspace, write_cfl(tmp_path / "k", k))
 
 
 def test_bart_frames_averages_and_maps(tmp_path):
@@ -226,13 +226,13 @@ def head(acs=24):
 
 def test_partial_fourier_is_no_silent_reference(tmp_path, capsys):
     full = head()
-    assert one_sided(full, np.ones(48, bool), "k") == ()
+    assert one_sided_warnings(full, np.ones(48, bool), "k") == ()
     padded = full.copy()
     padded[..., :4], padded[..., -3:] = 0, 0  # zero padding, alike on both sides
-    assert one_sided(padded, np.ones(48, bool), "k") == ()
+    assert one_sided_warnings(padded, np.ones(48, bool), "k") == ()
     partial = full.copy()
     partial[..., 36:] = 0  # 6/8
-    text = one_sided(partial, np.ones(48, bool), "k")
+    text = one_sided_warnings(partial, np.ones(48, bool), "k")
     assert len(text) == 1
     assert "11 columns on one side of the centre, 24 on the other" in text[0]
     path = npz(tmp_path / "p.npz", kspace=partial)

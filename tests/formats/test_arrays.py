@@ -6,7 +6,7 @@ import pytest
 from scipy.io import savemat
 
 from medrecon.data.errors import InputError
-from medrecon.data.sampling import check_mask, sampled
+from medrecon.data.sampling import check_mask, mask_from_zeros
 from medrecon.formats import load_array, load_kspace
 from tests.make.bart import write_cfl
 from tests.make.kspace import random_kspace
@@ -75,9 +75,9 @@ def test_three_forms_of_the_real_slice_are_one(data_folder):
 def test_mask_from_the_file_or_from_zeros(tmp_path):
     k = random_kspace(2, 3, 8, 6)
     columns = np.array([1, 0, 1, 1, 0, 1], bool)
-    assert np.array_equal(sampled(k * columns), columns)
+    assert np.array_equal(mask_from_zeros(k * columns), columns)
     points = np.random.default_rng(0).random((8, 6)) < 0.5
-    assert np.array_equal(sampled(k * points), points)
+    assert np.array_equal(mask_from_zeros(k * points), points)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["kspace"], file["mask"] = k, columns.astype(np.float32).reshape(1, 1, 6, 1)[..., 0]
     loaded = load_kspace(tmp_path / "a.h5")
@@ -154,7 +154,7 @@ def bad_files(folder):
         folder / "text.h5": "HDF5",
         folder / "truncated.h5": "HDF5",
         folder / "cut.npy": "NumPy",
-        folder / "odd.xyz": "known are",
+        folder / "odd.xyz": "supported: ",
         folder / "half.hdr": "half.cfl",
         folder / "short.cfl": "header says",
         folder / "deep.cfl": "axes z",

@@ -215,7 +215,7 @@ def test_others_files_are_passed_over_and_colour_is_refused(tmp_path):
         load_image(get_testdata_file("SC_rgb_small_odd.dcm"))
     with pytest.raises(InputError, match="no such file"):
         load_image(tmp_path / "x.dcm")
-    with pytest.raises(InputError, match="goes with NIfTI only"):
+    with pytest.raises(InputError, match="is supported for NIfTI only"):
         load_image(tmp_path / "s", phase=tmp_path / "p.nii")
 
 

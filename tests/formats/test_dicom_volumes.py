@@ -185,13 +185,13 @@ def test_slices_of_different_volumes_in_one_stack_are_reported(tmp_path):
     write_series(tmp_path / "t", oblique(), numbers((4, 8, 8)), order=[1, 2, 45, 46])
     assert "InstanceNumber jumps, e.g. from 2 to 45" in load_image(tmp_path / "t").warnings[0]
     write_series(tmp_path / "n", oblique(), numbers((4, 8, 8)), NumberOfTemporalPositions=2)
-    assert "NumberOfTemporalPositions is 2, but the volumes are 1" in load_image(tmp_path / "n").warnings[0]
+    assert "NumberOfTemporalPositions is 2, but the number of volumes is 1" in load_image(tmp_path / "n").warnings[0]
     volumes, uid = planted(2), generate_uid()
     for k, order in enumerate(([1, 2, 3, 4], [5, 7, 6, 12])):
         write_series(tmp_path / "i", oblique(), volumes[k], f"{k}-{{k}}", order, SeriesInstanceUID=uid)
-    assert "follow no rule" in load_image(tmp_path / "i", {"volume": 0}).warnings[0]
+    assert "these are irregular" in load_image(tmp_path / "i", {"volume": 0}).warnings[0]
     write_series(tmp_path / "g", oblique(), numbers((4, 8, 8)), SpacingBetweenSlices="1.65")
-    assert "3.30 mm apart, but SpacingBetweenSlices is 1.65 mm" in load_image(tmp_path / "g").warnings[0]
+    assert "3.30 mm, but SpacingBetweenSlices is 1.65 mm" in load_image(tmp_path / "g").warnings[0]
 
 
 def test_planes_of_a_localizer_are_selected_by_number(tmp_path):
@@ -260,7 +260,7 @@ def test_transforms_select_a_volume_and_pass_warnings_on(tmp_path, caplog):
     write_volumes(tmp_path / "s", volumes, RescaleSlope=["0", "0"])
     out = LoadVolume({"volume": 1})(tmp_path / "s")
     assert np.array_equal(out.numpy(), volumes[1])
-    assert out.meta["warnings"] == ["RescaleSlope is 0, which is not valid; 1 is taken instead"]
+    assert out.meta["warnings"] == ["RescaleSlope is 0, which is not valid; 1 is used instead"]
     assert "RescaleSlope is 0" in caplog.text
 
 
@@ -286,7 +286,9 @@ def test_copies_of_an_image_count_once(tmp_path):
     ds = pydicom.dcmread(tmp_path / "s" / "copy of 3.dcm")
     ds.PixelData = (ds.pixel_array + 1).astype("<i2").tobytes()
     ds.save_as(tmp_path / "s" / "copy of 3.dcm")
-    with pytest.raises(InputError, match=r"copy of 3.dcm and .*3.dcm: have one SOPInstanceUID and different pixels"):
+    with pytest.raises(
+        InputError, match=r"copy of 3.dcm and .*3.dcm: have the same SOPInstanceUID but different pixels"
+    ):
         load_image(tmp_path / "s")
 
 
@@ -320,12 +322,12 @@ def test_a_damaged_file_is_reported_and_left_out(tmp_path, capsys, name, damage)
     assert np.abs(image.affine - oblique()).max() < 1e-6
     assert len(image.warnings) == 1
     assert str(paths[5]) in image.warnings[0]
-    assert image.warnings[0].endswith("; left out")
+    assert image.warnings[0].endswith("; skipped")
     assert main(["info", str(tmp_path / "s")]) == 0
     assert f"warning: {paths[5]}: " in capsys.readouterr().out
     assert np.array_equal(load_image(sorted(paths)).array, volume[:5])
     harm(2)
-    with pytest.raises(InputError, match=r"1 slices are missing.*2 damaged files were left out") as caught:
+    with pytest.raises(InputError, match=r"1 slices are missing.*2 damaged files were skipped") as caught:
         load_image(tmp_path / "s")
     assert "\n" not in str(caught.value)
     for k in range(6):
@@ -503,7 +505,7 @@ def test_only_the_volume_that_is_asked_for_is_checked(tmp_path):
     data[..., 1] = np.nan
     path = save(tmp_path / "n.nii", data, oblique())
     assert load_image(path, {"volume": 0}).array.max() == 0
-    with pytest.raises(InputError, match="holds NaN"):
+    with pytest.raises(InputError, match="contains NaN"):
         load_image(path, {"volume": 1})
 
 
@@ -533,7 +535,7 @@ def test_codes_that_do_not_change_the_image_are_accepted(tmp_path):
     (tmp_path / "b.nii").write_bytes(changed)
     image = load_image(tmp_path / "b.nii")
     assert np.abs(image.affine - affine).max() < 1e-4
-    assert image.warnings == ("its unit of length has the unknown code 7; mm are taken",)
+    assert image.warnings == ("its unit of length has the unknown code 7; mm are assumed",)
     changed = bytearray(content)
     changed[108:112] = np.float32(0).tobytes()  # vox_offset: the header would be read as data
     (tmp_path / "b.nii").write_bytes(changed)

@@ -10,7 +10,7 @@ from medrecon.data.coils import combine_coils, from_kspace
 from medrecon.data.errors import InputError, NotCartesianError
 from medrecon.data.noise import noise_scan_std
 from medrecon.formats import load_kspace, load_noncartesian
-from medrecon.formats.epi import Readout, direction_phase, resampling, sample_points
+from medrecon.formats.epi import Readout, direction_phase, resampling_matrix, sample_points
 from tests.make.ismrmrd import header, line, write
 
 SHAPE = (64, 30)  # readout with twofold oversampling, phase
@@ -133,9 +133,9 @@ def test_resampling_is_exact_for_what_the_samples_can_tell():
     waves = np.exp(-2j * np.pi * np.outer(points, inside) / 64)
     grid = np.exp(-2j * np.pi * np.outer(np.arange(64) - 32, inside) / 64)
     # The cut-off of the inverse leaves 7e-3.
-    assert np.abs(resampling(points, 64, 32) @ waves - grid).max() < 1e-2
+    assert np.abs(resampling_matrix(points, 64, 32) @ waves - grid).max() < 1e-2
     with pytest.raises(ValueError, match="too sparse for 60 of 64"):
-        resampling(points[::2], 64, 60)
+        resampling_matrix(points[::2], 64, 60)
 
 
 def test_ramps_directions_and_delays_are_undone(tmp_path):
@@ -167,11 +167,11 @@ def test_the_trajectory_may_be_called_epi(tmp_path, capsys):
     xml.encoding[0].trajectoryDescription = None
     path = write(tmp_path / "b.h5", xml, acquisitions(lines_of()))
     assert main(["info", str(path)]) == 2
-    assert "does not describe the readout's gradient" in capsys.readouterr().err
+    assert "does not describe the readout gradient" in capsys.readouterr().err
 
 
 def test_epi_with_trajectories_of_its_own_is_read_off_the_grid(tmp_path):
-    """Its samples are where the file says; the phase correction scans are not used there, which is said."""
+    """Its samples are where the file says; the phase correction scans are not supported there, which is said."""
     xml, lines = described("epi"), []
     xml.encoding[0].trajectoryDescription = None
     points = positions()[0] * PIXEL[0]
@@ -188,7 +188,7 @@ def test_epi_with_trajectories_of_its_own_is_read_off_the_grid(tmp_path):
         load_kspace(path)
     data = load_noncartesian(path)
     assert data.samples.shape == (1, 2, 30, 96)
-    assert "phase correction scans are not used" in data.warnings[0]
+    assert "phase correction scans are not supported" in data.warnings[0]
 
 
 def test_even_lines_of_both_directions_are_phase_corrected(tmp_path):
@@ -224,7 +224,7 @@ def test_every_shot_has_navigators_of_its_own(tmp_path):
         assert error(magnitude(path, {"repetition": k})[0], truth()) < 1e-2
     lines = [one for s in range(2) for one in acquisitions(lines_of(), MIDDLE + 6.0 * s * DIRS[2], slice=s)]
     lines = [one for one in lines if one.idx.slice == 0 or not one.is_flag_set(ismrmrd.ACQ_IS_PHASECORR_DATA)]
-    assert "30 of its lines" in load_kspace(write(tmp_path / "b.h5", described(), lines)).warnings[0]
+    assert "30 lines measured in both" in load_kspace(write(tmp_path / "b.h5", described(), lines)).warnings[0]
 
 
 def test_the_noise_scan_follows_the_resampling(tmp_path):
@@ -246,9 +246,9 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys):
     for changes, reason in (
         ({"acqDelayTime": None}, "lacks acqDelayTime"),
         ({"flatTopTime": 0}, "has no flat top"),
-        ({"numSamples": 80}, "is of other lines"),
+        ({"numSamples": 80}, "does not match the number of samples"),
         ({"rampDownTime": 10}, "do not fit under a gradient"),
-        ({"flatTopTime": 2000}, "is the centre of its lines"),
+        ({"flatTopTime": 2000}, "the centre of its lines is sample"),
     ):
         path = write(tmp_path / f"{'-'.join(changes)}{len(reason)}.h5", described(**changes), lines)
         assert main(["info", str(path)]) == 2
@@ -308,7 +308,7 @@ def test_a_scanners_own_file(tmp_path, mode, sinusoidal, capsys):
     assert np.abs(lps - position).max() < 0.1
     path = twix.write(tmp_path / "b.dat", measured, twix.header(meas=meas | {("Long", "alRegridMode"): "3 1"}))
     assert main(["info", str(path)]) == 2
-    assert "of an unknown shape (3)" in capsys.readouterr().err
+    assert "with this shape of the gradient ramps (3)" in capsys.readouterr().err
     banded = twix.header(meas=meas, **{"sSliceAcceleration.lMultiBandFactor": 2})
     with pytest.raises(InputError, match="2 slices were excited at once"):
         load_kspace(twix.write(tmp_path / "c.dat", measured, banded))

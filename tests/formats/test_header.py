@@ -18,7 +18,7 @@ from medrecon.data.noise import noise_scan_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.formats import load_kspace, load_noncartesian
 from medrecon.formats.centre import centre_warnings, peak_offset
-from medrecon.formats.header import spaces
+from medrecon.formats.header import encoding_spaces
 from medrecon.transforms import LoadKSpaced
 from tests.make.bart import write_cfl
 from tests.make.images import blobs
@@ -91,10 +91,13 @@ def test_counters_that_contradict_each_other_are_not_believed(tmp_path):
         one.idx.user[5] = 4
     data = load_kspace(write(tmp_path / "a.h5", by("SIEMENS", (16, 12, 1), (160, 120, 5)), lines))
     assert np.allclose(data.kspace[0], k)
-    assert "several centres of k-space (lines 4, 6); line 6 is used" in data.warnings[0]
+    assert "several centres of k-space (lines 4, 6); line 6 of the header is used" in data.warnings[0]
     data = load_kspace(write(tmp_path / "b.h5", by("SIEMENS", (16, 12, 1), (160, 120, 5)), lines_of(k, centre=2)))
     assert np.allclose(data.kspace[0], k)
-    assert "line 2 as the centre of k-space, which does not fit the matrix; line 6 is used" in data.warnings[0]
+    assert (
+        "line 2 as the centre of k-space, which does not fit the matrix; line 6 of the header is used"
+        in data.warnings[0]
+    )
 
 
 def stored(folder, k):
@@ -114,16 +117,16 @@ def test_uncentred_kspace_is_said_in_every_format(tmp_path):
         assert load_kspace(path).warnings == (), path
     for path in stored(tmp_path, np.fft.ifftshift(k, (-2, -1))):
         (text,) = load_kspace(path).warnings
-        assert text.startswith(f"{path}: the energy of k-space peaks at row 0 of 48 (row 24 is taken as the centre)"), (
+        assert text.startswith(f"{path}: the energy of k-space peaks at row 0 of 48 (row 24 is used as the centre)"), (
             text
         )
-        assert "column 0 of 40 (column 20 is taken as the centre)" in text
+        assert "column 0 of 40 (column 20 is used as the centre)" in text
         assert "numpy.fft.fftshift along axis -2 and -1" in text
     repaired = np.fft.fftshift(np.load(tmp_path / "a.npy"), (-2, -1))  # the advice is right
     assert np.array_equal(repaired, k)
     for path in stored(tmp_path, np.roll(k, (0, 5), (-2, -1))):
         (text,) = load_kspace(path).warnings
-        assert "peaks at column 25 of 40 (column 20 is taken as the centre)" in text
+        assert "peaks at column 25 of 40 (column 20 is used as the centre)" in text
         assert "numpy.roll" in text
         assert "row" not in text.replace("numpy.roll", "")
 
@@ -135,7 +138,7 @@ def test_a_wrong_centre_of_ismrmrd_is_said(tmp_path):
     assert load_kspace(write(tmp_path / "a.h5", xml, lines_of(k[:, :, 8:]))).warnings == ()
     xml = header((32, 40, 1), (320, 400, 5), centres=(20, None))
     (text,) = load_kspace(write(tmp_path / "b.h5", xml, lines_of(k[:, :, 8:]))).warnings
-    assert "peaks at column 12 of 40 (column 20 is taken as the centre)" in text
+    assert "peaks at column 12 of 40 (column 20 is used as the centre)" in text
     assert "encodingLimits" in text
     early = np.roll(k, -8, 1)
     (text,) = load_kspace(write(tmp_path / "c.h5", header((32, 40, 1), (320, 400, 5)), lines_of(early))).warnings
@@ -152,7 +155,7 @@ def test_the_readout_of_a_3d_scan_has_a_centre_too(tmp_path, shift):
     data = load_kspace(write(tmp_path / "a.h5", header((24, 16, 8), (24, 16, 8)), lines))
     assert len(data.warnings) == (shift > 3)
     if data.warnings:
-        assert "sample 18 of 24 of the readout (sample 12 is taken as the centre)" in data.warnings[0]
+        assert "sample 18 of 24 along the readout (sample 12 is used as the centre)" in data.warnings[0]
 
 
 def test_what_is_no_fault_is_not_said():
@@ -283,7 +286,7 @@ def test_the_only_dataset_with_an_image_is_taken_and_named(tmp_path):
     assert np.allclose(data.kspace[0], k)
     assert (data.attributes["dataset"], data.attributes["noise scan"]) == ("dataset_2", "of dataset_1")
     assert noise_scan_std(data.noise_scan) == pytest.approx(1, rel=0.02)
-    with pytest.raises(InputError, match="none of an image"):
+    with pytest.raises(InputError, match="not an image"):
         load_kspace(path, {"dataset": 1})
     assert "dataset" not in load_kspace(write(tmp_path / "one.h5", xml, lines_of(k))).attributes
     with pytest.raises(InputError, match="there is no dataset 1; it holds dataset"):
@@ -295,7 +298,7 @@ def test_the_noise_of_other_coils_is_not_used(tmp_path):
     path = several(tmp_path / "m.h5", a1=(xml, noise_lines(COILS + 1)), a2=(xml, lines_of(k)))
     data = load_kspace(path)
     assert data.noise_scan is None
-    assert data.attributes["noise scan"] == "that of a1 is not used: it has other coils"
+    assert data.attributes["noise scan"] == "of a1 not used: it has other coils"
     xmls = []
     for names in (("H1", "H2", "H3"), ("H2", "H1", "H3"), ("H1", "H2", "H3")):
         xmls.append(header((16, 12, 1), (160, 120, 5)))
@@ -358,7 +361,7 @@ def test_oversampling_that_was_removed_before(tmp_path):
         assert data.spacing == whole.spacing == (5.0, 2.0, 2.0)
         assert np.allclose(data.affine, whole.affine)
         (text,) = data.warnings
-        assert "lines of 24 samples are taken as free of the readout's oversampling" in text
+        assert "readout oversampling seems to be removed from its lines of 24 samples" in text
         assert "48 samples in 96 mm" in text
     # Calibration lines with the header's centre, too.
     lines = [
@@ -483,9 +486,9 @@ def test_undersample_recon_evaluate_of_fastmri(tmp_path):
     assert data.kspace.shape == full.kspace.shape == (2, 2, 320, 368)
     assert np.allclose(data.kspace, full.kspace * data.mask, atol=1e-6)
     assert data.spacing == pytest.approx(full.spacing)
-    encoded, recon = spaces(data.header)
+    encoded, recon = encoding_spaces(data.header)
     assert (encoded.matrix, recon.matrix) == ((320, 368, 1), (320, 320, 1))  # what fastMRI's own code needs to crop it
-    assert encoded.field[:2] == pytest.approx((140, 161))
+    assert encoded.fov[:2] == pytest.approx((140, 161))
     assert main(["recon", str(small), "-o", str(tmp_path / "o"), "--solver", "zero-filled"]) == 0
     assert main(["evaluate", str(tmp_path / "o" / "small.nii.gz"), "--reference", str(path)]) == 0
     image = nib.load(tmp_path / "o" / "small.nii.gz")
@@ -505,7 +508,7 @@ def test_fastmri_files_that_are_not_cropped_say_so_or_need_not(tmp_path):
     data = load_kspace(fastmri(tmp_path / "points.h5", k * points, xml))
     assert np.allclose(data.kspace, k * points)
     assert data.attributes["readout"].startswith("not cropped to the middle 320 of 640 rows")
-    assert data.attributes["readout"].endswith("columns were not sampled whole")
+    assert data.attributes["readout"].endswith("columns are not fully sampled")
     assert data.spacing == pytest.approx((4.5, 0.4375, 0.4375))
     affine = np.diag([0.4375, 0.4375, 4.5, 1.0])
     data = load_kspace(fastmri(tmp_path / "affine.h5", k, xml, affine=affine))

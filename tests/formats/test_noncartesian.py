@@ -84,7 +84,7 @@ def test_arrays_in_npz_and_what_is_wrong_with_them(tmp_path):
     np.save(tmp_path / "t.npy", points)
     assert load_noncartesian(tmp_path / "b.npz", tmp_path / "t.npy").matrix == (40, 32)
     np.save(tmp_path / "t.npy", points[:5])
-    with pytest.raises(InputError, match=r"expected \(shots, readout"):
+    with pytest.raises(InputError, match=r"give a trajectory \(shots, readout"):
         load_noncartesian(tmp_path / "b.npz", tmp_path / "t.npy")
     np.save(tmp_path / "t.npy", 3 * points)
     with pytest.raises(InputError, match="beyond half of the matrix"):
@@ -93,7 +93,7 @@ def test_arrays_in_npz_and_what_is_wrong_with_them(tmp_path):
         load_noncartesian(tmp_path / "t.npy")
     for bad in ({"matrix": ["a", "b"]}, {"matrix": [np.nan, 4]}, {"trajectory": points.astype(str)}):
         np.savez(tmp_path / "c.npz", **{"kspace": samples, "trajectory": points, **bad})
-        with pytest.raises(InputError, match=r"not hold numbers|not numbers"):
+        with pytest.raises(InputError, match=r"not numeric|not numbers"):
             load_noncartesian(tmp_path / "c.npz")
     path = write(tmp_path / "r.h5", [blobs(SHAPE)], points)
     with h5py.File(path, "r+") as file:
@@ -101,7 +101,7 @@ def test_arrays_in_npz_and_what_is_wrong_with_them(tmp_path):
         rows["head"]["trajectory_dimensions"] = 0
         rows["traj"] = [np.zeros(0, np.float32)] * len(rows)
         file["dataset/data"][...] = rows
-    with pytest.raises(InputError, match="holds no trajectory"):
+    with pytest.raises(InputError, match="is not in the file"):
         load_noncartesian(path)
     assert load_noncartesian(path, points).samples.shape == (1, 3, 12, 80)
 
@@ -125,9 +125,9 @@ def test_barts_own_radial_phantom(tmp_path):
     np.save(tmp_path / "t.npy", np.zeros((16, 16, 2)))
     with pytest.raises(InputError, match="BART dimensions"):
         load_noncartesian(tmp_path / "cart.cfl", tmp_path / "t.npy")
-    with pytest.raises(InputError, match="pair of its own"):
+    with pytest.raises(InputError, match="in a separate pair"):
         load_noncartesian(tmp_path / "ksp.cfl")
-    with pytest.raises(InputError, match="a trajectory of"):
+    with pytest.raises(InputError, match="the trajectory of"):
         load_noncartesian(tmp_path / "ksp.cfl", tmp_path / "coils.cfl")
 
 

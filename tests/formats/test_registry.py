@@ -111,12 +111,12 @@ def test_looking_at_a_file_never_raises(seeds, tmp_path):
 
 def test_what_no_format_claims_is_refused_with_the_list(tmp_path):
     (tmp_path / "note.txt").write_text("k-space")
-    with pytest.raises(InputError, match=r"unknown format '.txt'; known are .*\.nii.*\.npz.*\.mrd.*\.dat"):
+    with pytest.raises(InputError, match=r"unknown format '.txt'; supported: .*\.nii.*\.npz.*\.mrd.*\.dat"):
         load(tmp_path / "note.txt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no DICOM images"):
         load(tmp_path / "empty")
-    with pytest.raises(InputError, match="detector_spacing does not belong to this kind of file"):
+    with pytest.raises(InputError, match="detector_spacing does not apply to this kind of file"):
         np.save(tmp_path / "a.npy", fuzz.kspace())
         with h5py.File(tmp_path / "a.h5", "w") as file:
             file["kspace"] = fuzz.kspace()
@@ -236,15 +236,15 @@ def test_frames_of_ismrmrd_are_its_phases(tmp_path):
         assert np.allclose(scan.kspace[phase][..., kept], k[phase][..., kept], atol=1e-6)
     assert scan.summary()["frames"] == 3
     for frames, select, words in (
-        ("repetition", {"phase": 1}, "holds one repetition"),
-        ("slice", {}, "frames cannot be of 'slice'; choose contrast, phase, repetition or set"),
+        ("repetition", {"phase": 1}, "holds only one repetition"),
+        ("slice", {}, "'slice' is not an axis of frames; choose contrast, phase, repetition or set"),
         ("phase", {"phase": 1}, "phase is the axis of the frames"),
         ("repetition", {}, "holds 3 of phase"),
     ):
         with pytest.raises(InputError, match=words):
             load(path, select, frames=frames)
     path, _ = cine(tmp_path, step=1)
-    with pytest.raises(InputError, match="frame 1 has another position than frame 0"):
+    with pytest.raises(InputError, match="frame 1 has a different position than frame 0"):
         load(path, frames="phase")
 
 
@@ -278,15 +278,15 @@ def test_frames_of_arrays(tmp_path):
     scan = load(tmp_path / "a.npz", frames="phase")
     assert np.array_equal(scan.mask, masks)
     assert np.array_equal(scan.kspace, (k * masks[:, None, None]).astype(np.complex64))
-    assert np.array_equal(scan.items(slice(1, 2)).kspace, scan.kspace[:, 1:2])
+    assert np.array_equal(scan.select_slices(slice(1, 2)).kspace, scan.kspace[:, 1:2])
     np.save(tmp_path / "one.npy", k[:1])
     np.save(tmp_path / "four.npy", k[0])
-    for name, words in (("one", "holds one phase"), ("four", "frames need")):
+    for name, words in (("one", "holds only one phase"), ("four", "frames need")):
         with pytest.raises(InputError, match=words):
             load(tmp_path / f"{name}.npy", frames="phase")
     with pytest.raises(InputError, match=r"k-space has shape \(3, 2, 3, 12, 10\)"):
         load(tmp_path / "a.npz")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["kspace"] = k[0]
-    with pytest.raises(InputError, match="this format holds no frames"):
+    with pytest.raises(InputError, match="this format has no frames"):
         load(tmp_path / "a.h5", frames="phase")

@@ -440,7 +440,7 @@ def test_unreadable_files_without_suffix_are_not_passed_over_in_silence(tmp_path
     write_series(tmp_path / "b", oblique(), numbers(), "IM{k}")
     (tmp_path / "b" / "IM7").write_bytes(bytes(range(256)))
     (row,) = prepare(tmp_path / "b", tmp_path / "out2", load_recipe("dicom")).failed
-    assert row["message"].startswith("IM7: is not DICOM, or damaged")
+    assert row["message"].startswith("IM7: not DICOM, or damaged")
 
 
 # People

@@ -287,7 +287,7 @@ def test_warnings_of_a_series_are_written_once_without_names(tmp_path, caplog):
     row = load_manifest(tmp_path / "out")[0]
     (text,) = row["warnings"]
     assert text.startswith(f"{row['source']['image'][5]}: its pixels cannot be decoded")
-    assert text.endswith("; left out")
+    assert text.endswith("; skipped")
     assert any(record.message.startswith("s/5.dcm: its pixels cannot be decoded") for record in caplog.records)
     assert row["arrays"]["image"]["meta"]["warnings"] == [text]
 

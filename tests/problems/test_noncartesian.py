@@ -44,7 +44,7 @@ def test_maps_from_the_gridded_centre():
     )
     found = solve(radial, physics={"noise_std": 0.001})
     assert relative_error(found.image, np.abs(truth)) < 0.12  # corners of k-space were not sampled
-    one = solve(radial.items(slice(1, 2)), physics={"noise_std": 0.001})
+    one = solve(radial.select_slices(slice(1, 2)), physics={"noise_std": 0.001})
     assert relative_error(one.image[0], found.image[1]) < 1e-5  # a slice does not depend on others
 
 

@@ -240,8 +240,7 @@ def test_stacks_name_the_attribute_that_differs(tmp_path):
     above[:3, 3] += 10.4 * above[:3, 2]
     message = refusal("slab", affine=above)
     assert (
-        "two stacks, which differ in ImagePositionPatient alone: 3 slices from" in message
-        and "give the files" in message
+        "two stacks that differ only in ImagePositionPatient: 3 slices from" in message and "give the files" in message
     )
 
 

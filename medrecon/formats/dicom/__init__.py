@@ -1,4 +1,4 @@
-"""DICOM images: files, or folders of them."""
+"""DICOM images, from files or folders."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ __all__ = [
 
 SUFFIXES = (".dcm", ".dicom", ".ima", ".dic", "")
 KINDS = (ImageScan,)
-_LOOKED_AT = 1000
-"""Files of a folder."""
+_MAX_SNIFFED = 1000
+"""Largest number of files of a folder that are checked."""
 
 
 @never_raises
 def sniff(path: Path) -> bool:
-    """Whether a file is marked as DICOM or begins with an element of its first groups; of a folder, whether any file is."""
+    """Whether a file has the DICOM prefix or begins with an element of group 2 or 8; for a folder, whether any file does."""
     if path.is_dir():
-        return any(_is_dicom(file) for file in islice(_below(path), _LOOKED_AT))
+        return any(_is_dicom(file) for file in islice(_below(path), _MAX_SNIFFED))
     return _is_dicom(path)
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Files below a folder that are not hidden."""
+    """Files below a folder, without hidden ones."""
     for path in folder.rglob("[!.]*"):
         if path.is_file():
             yield path
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of DICOM, or begins with an element of group 2 or 8, as files without it do."""
+    """Whether a file has the DICOM prefix, or begins with an element of group 2 or 8, as files without a preamble do."""
     start = first_bytes(path, 132)
     if start[128:] == b"DICM":
         return True
@@ -64,7 +64,9 @@ def read(
     Raises:
         InputError: naming the file, what is wrong and what to do.
     """
-    given = companions or Companions()
-    if given.phase is not None or given.imaginary is not None:
-        raise InputError(f"{path}: a second file with phase or imaginary part goes with NIfTI only; leave it out")
+    companions = companions or Companions()
+    if companions.phase is not None or companions.imaginary is not None:
+        raise InputError(
+            f"{path}: a second file with the phase or imaginary part is supported for NIfTI only; leave it out"
+        )
     return read_dicom([path], select)

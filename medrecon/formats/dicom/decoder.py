@@ -1,9 +1,8 @@
-"""A process of its own that decodes compressed DICOM images: decoders are C++ and can take their process down.
+"""Separate process that decodes compressed DICOM images: the decoders are written in C++ and may crash their process.
 
-Run by :func:`medrecon.formats.dicom.decoding.decoded`, as a script that imports nothing of the package. For every line of JSON
-on its input (a path, a transfer syntax, and the seconds that it may take), it answers with a line of JSON (an error, or type and
-shape) and the bytes of the pixels. Its own alarm ends it where decoding takes longer, also when nobody waits for the answer any
-more.
+Run by :func:`medrecon.formats.dicom.decoding.decode_file` as a script that does not import the package. For every line of JSON on
+its input (path, transfer syntax, time limit in seconds) it writes a line of JSON (an error, or type and shape) and the bytes of
+the pixels. An alarm ends the process if decoding exceeds the time limit, even if no process waits for the answer any more.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ __all__: list[str] = []
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns by a JPEG, JPEG-LS or JPEG 2000 stream, ``None`` if it is of another kind.
+    """Rows and columns recorded in a JPEG, JPEG-LS or JPEG 2000 stream; ``None`` for other streams.
 
     Raises:
-        ValueError: if it is cut off before its size, or of more than four components.
+        ValueError: if the stream ends before its size, or has more than four components.
     """
     at = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
     if at >= 0:
@@ -54,29 +53,31 @@ def codestream_size(frame: bytes) -> tuple[int, int] | None:
 
 
 def check_codestreams(dataset: Any) -> None:  # noqa: ANN401 - of pydicom
-    """Compare the sizes in compressed images with the header's: decoders take memory for theirs.
+    """Compare the sizes in compressed images with the header, since decoders allocate memory for the former.
 
     Raises:
-        ValueError: if one differs.
+        ValueError: if they differ.
     """
     from pydicom.encaps import generate_frames
 
     n, size = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
     for frame in generate_frames(dataset.PixelData, number_of_frames=n):
-        own = codestream_size(frame)
-        if own is not None and own != size:
-            raise ValueError(f"a compressed image is {own[0]} x {own[1]}, but its header says {size[0]} x {size[1]}")
+        actual = codestream_size(frame)
+        if actual is not None and actual != size:
+            raise ValueError(
+                f"a compressed image is {actual[0]} x {actual[1]}, but its header says {size[0]} x {size[1]}"
+            )
 
 
 def decode(path: str, syntax: str) -> np.ndarray:
-    """The stored values of one file.
+    """Decode the stored values of one file.
 
     Raises:
-        Exception: of any kind, for what cannot be decoded.
+        Exception: of any kind, if the file cannot be decoded.
     """
     import pydicom.uid
 
-    with open(path, "rb") as file:  # from memory, of which no element takes more than is there
+    with open(path, "rb") as file:  # in memory, where no element can allocate more than the file's size
         dataset = pydicom.dcmread(io.BytesIO(file.read()), force=True)
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     check_codestreams(dataset)
@@ -84,16 +85,16 @@ def decode(path: str, syntax: str) -> np.ndarray:
 
 
 def _end_after(seconds: float) -> None:
-    """Let the system end this process; 0: not any more. Windows cannot."""
+    """Set the alarm that ends this process; 0 cancels it. Not supported on Windows."""
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def serve() -> None:
-    """Answer until the input ends."""
+    """Answer requests until the input ends."""
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what decoders print is no answer
+    os.dup2(2, 1)  # output of the decoders must not mix with the answers
     for line in sys.stdin:
         path, syntax, seconds = json.loads(line)
         _end_after(seconds)
@@ -101,16 +102,16 @@ def serve() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 pixels = decode(path, syntax)
-            about, content = {"dtype": pixels.dtype.str, "shape": pixels.shape}, pixels.tobytes()
+            answer, content = {"dtype": pixels.dtype.str, "shape": pixels.shape}, pixels.tobytes()
         except Exception as error:
-            about, content = {"error": " ".join(str(error).split())[:500] or type(error).__name__}, b""
+            answer, content = {"error": " ".join(str(error).split())[:500] or type(error).__name__}, b""
         _end_after(0.0)
         with contextlib.suppress(BrokenPipeError):
-            out.write(json.dumps(about).encode() + b"\n" + content)
+            out.write(json.dumps(answer).encode() + b"\n" + content)
             out.flush()
 
 
 if __name__ == "__main__":
-    here = os.path.dirname(os.path.abspath(__file__))  # whose names are not those of libraries
+    here = os.path.dirname(os.path.abspath(__file__))  # modules in this folder must not shadow libraries
     sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != here]
     serve()

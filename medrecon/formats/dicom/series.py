@@ -1,6 +1,6 @@
-"""DICOM images: series of files or frames sorted in space, with their affine.
+"""DICOM series: files or frames sorted by position, with their affine.
 
-Classic series (one slice a file) and multi-frame objects, the functional groups of enhanced ones included.
+Supports classic series (one slice per file) and multi-frame objects, including the functional groups of enhanced objects.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError, SelectionError, advised, redacted
+from medrecon.data.errors import InputError, SelectionError, os_error_advice, redacted
 from medrecon.data.geometry import lps_to_ras
-from medrecon.data.names import natural
+from medrecon.data.names import natural_key
 from medrecon.data.scan import Geometry, ImageScan
-from medrecon.formats.dicom.decoding import decoded
+from medrecon.formats.dicom.decoding import decode_file
 from medrecon.formats.dicom.stacks import (
     ADVISED,
     FARTHEST,
@@ -46,48 +46,48 @@ if TYPE_CHECKING:
 __all__ = ["UnknownFileError", "find_series", "identity", "image_header", "read_dicom"]
 
 _SUFFIXES = ("", ".dcm", ".dicom", ".ima", ".dic")
-"""Of files that may lack the preamble by which DICOM is known."""
+"""Suffixes of files that may lack the DICOM preamble."""
 _NO_IMAGES = {
     "RTDOSE": "a radiotherapy dose (RTDOSE)",
     "SEG": "a segmentation (SEG)",
     "PR": "a presentation state (PR)",
     "KO": "a selection of key objects (KO)",
 }
-"""Objects with pixels that were not measured, by modality."""
+"""Objects whose pixels are not measured images, by modality."""
 _DIRECTORY = "1.2.840.10008.1.3.10"
 """Media Storage Directory: an index of files, not an image."""
 
 
 def _header(path: Path) -> Dataset | None:
-    """A file's data set without pixels, or ``None`` if it is not a DICOM image.
+    """Read the data set of a file without pixels; ``None`` if it is not a DICOM file with an image.
 
     Raises:
-        InputError: if it begins as DICOM and cannot be read.
+        InputError: if it begins like DICOM but cannot be read.
     """
     from pydicom import dcmread
     from pydicom.uid import UID
 
-    named = path.suffix.lower() in _SUFFIXES[1:]
-    marked = False
+    has_suffix = path.suffix.lower() in _SUFFIXES[1:]
+    has_prefix = False
     try:
         with path.open("rb") as file:
             start = file.read(132)
-        marked = start[128:] == b"DICM"
-        if not marked and not named and (path.suffix or _is_text(start)):
+        has_prefix = start[128:] == b"DICM"
+        if not has_prefix and not has_suffix and (path.suffix or _is_text(start)):
             return None
         if not start:
-            raise ValueError("it is empty")
+            raise ValueError("the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _DicomFile(str(path)) as file:
-                header = dcmread(file, stop_before_pixels=True, force=not marked)
+                header = dcmread(file, stop_before_pixels=True, force=not has_prefix)
             if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
                 return None
-            if not marked and not ("SOPClassUID" in header and "Rows" in header):
-                raise ValueError("it lacks the mark of DICOM, or its image")
+            if not has_prefix and not ("SOPClassUID" in header and "Rows" in header):
+                raise ValueError("it lacks the DICOM prefix or an image")
             if not hasattr(header.file_meta, "TransferSyntaxUID"):
-                header.file_meta.TransferSyntaxUID = _plain(header)
-            for element in header:  # pydicom converts when asked
+                header.file_meta.TransferSyntaxUID = _uncompressed_syntax(header)
+            for element in header:  # pydicom converts values on access
                 str(element.value)
             classes = [UID(str(d.get(k, ""))) for d, k in
                        ((header, "SOPClassUID"), (header.file_meta, "MediaStorageSOPClassUID"))]  # fmt: skip
@@ -95,32 +95,32 @@ def _header(path: Path) -> Dataset | None:
             if "SOPClassUID" not in header or (image and not ("Rows" in header and "Columns" in header)):
                 raise ValueError("it ends before its image")
             if ("Rows" in header) != ("Columns" in header):
-                raise ValueError("it gives half of the size of its image")
+                raise ValueError("it has only one of Rows and Columns")
     except Exception as error:  # pydicom raises many kinds on damaged files
-        if isinstance(error, OSError) and error.errno:  # of the system, not of the content
-            advice = advised(error, "copy it again")
+        if isinstance(error, OSError) and error.errno:  # from the operating system, not the content
+            advice = os_error_advice(error, "copy it again")
             raise InputError(f"{path}: cannot be read ({os.strerror(error.errno)}); {advice}") from error
-        if not marked and not named:
-            raise UnknownFileError(f"{path}: is not DICOM, or damaged ({redacted(error)}); export it again") from error
+        if not has_prefix and not has_suffix:
+            raise UnknownFileError(f"{path}: not DICOM, or damaged ({redacted(error)}); export it again") from error
         raise InputError(f"{path}: damaged DICOM file ({redacted(error)}); export it again") from error
     return header
 
 
 class _DicomFile(BoundedReader):
-    """A file for pydicom, which reads it to its end at once only to unpack it (the deflated transfer syntax)."""
+    """A file for pydicom, which reads the rest in one call only to unpack it (deflated transfer syntax)."""
 
     def read(self, size: int | None = -1) -> bytes:
-        """At most ``size`` bytes.
+        """Read at most ``size`` bytes.
 
         Raises:
-            InputError: if what is read to the end unpacks to far more than it stores.
+            InputError: if the rest of the file is read and unpacks to far more than it stores.
         """
         data = super().read(size)
         if size is None or size < 0:
-            machine, packed, total = zlib.decompressobj(-zlib.MAX_WBITS), data, 0
-            while packed and not machine.eof:
-                total += len(machine.decompress(packed, 2**20))
-                packed = machine.unconsumed_tail
+            decompressor, packed, total = zlib.decompressobj(-zlib.MAX_WBITS), data, 0
+            while packed and not decompressor.eof:
+                total += len(decompressor.decompress(packed, 2**20))
+                packed = decompressor.unconsumed_tail
                 check_claim(total, len(data), name=self.name, what="its deflated part")
         return data
 
@@ -130,12 +130,12 @@ class UnknownFileError(InputError):
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether a file begins as text does: a note beside the images."""
+    """Whether a file begins like text, e.g. a note stored with the images."""
     return bool(start) and all(byte in b"\t\n\r\f" or 32 <= byte < 127 or byte >= 128 for byte in start)
 
 
-def _plain(header: Dataset) -> UID:
-    """The uncompressed transfer syntax in which a file without meta information is written."""
+def _uncompressed_syntax(header: Dataset) -> UID:
+    """Uncompressed transfer syntax of a file without meta information."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     implicit, little = header.original_encoding
@@ -143,7 +143,7 @@ def _plain(header: Dataset) -> UID:
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    """Files, and those below folders in the order of their names; links to folders are followed, every folder once.
+    """Files, and all files below folders in natural order; links to folders are followed, every folder is visited once.
 
     Raises:
         InputError: for a folder that cannot be read.
@@ -151,7 +151,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
     def stop(error: OSError) -> None:
         raise InputError(
-            f"{error.filename}: cannot be read ({error.strerror or error}); {advised(error, 'copy it again')}"
+            f"{error.filename}: cannot be read ({error.strerror or error}); {os_error_advice(error, 'copy it again')}"
         ) from error
 
     found: list[Path] = []
@@ -167,15 +167,15 @@ def _files(paths: Sequence[Path]) -> list[Path]:
                 folders.clear()
                 continue
             seen.add(real)
-            folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
+            folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
             inside += [Path(folder, name) for name in names if not name.startswith(".") and name.upper() != "DICOMDIR"]
-        # A pipe or device is no image; a link that leads nowhere stands for one that is missing.
-        found += sorted((p for p in inside if p.is_file() or p.is_symlink()), key=natural)
+        # Pipes and devices are not images; a broken link counts as a missing image.
+        found += sorted((p for p in inside if p.is_file() or p.is_symlink()), key=natural_key)
     return found
 
 
 def _scan(paths: Sequence[Path]) -> tuple[dict[str, list[tuple[Path, Dataset]]], list[InputError]]:
-    """The images by SeriesInstanceUID, in the order of their names, and the errors of files that cannot be read."""
+    """Images by SeriesInstanceUID, in natural order of their names, and errors of files that cannot be read."""
     series: dict[str, list[tuple[Path, Dataset]]] = {}
     errors: list[InputError] = []
     unknown: list[UnknownFileError] = []
@@ -190,14 +190,14 @@ def _scan(paths: Sequence[Path]) -> tuple[dict[str, list[tuple[Path, Dataset]]],
             continue
         if header is not None and "Rows" in header:
             series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
-    # Files without suffix are likely to be images where the images have none.
-    if any(not file.suffix for held in series.values() for file, _ in held):
+    # Where images have no suffix, other files without suffix are likely to be images.
+    if any(not file.suffix for images in series.values() for file, _ in images):
         errors += unknown
     return series, errors
 
 
 def find_series(path: str | Path | Sequence[Path]) -> dict[str, list[tuple[Path, Dataset]]]:
-    """The images below a folder, by SeriesInstanceUID, in the order of their names; what is no DICOM image is left out.
+    """Images below a folder by SeriesInstanceUID, in natural order of their names; other files are ignored.
 
     Raises:
         InputError: for a damaged DICOM file.
@@ -209,7 +209,7 @@ def find_series(path: str | Path | Sequence[Path]) -> dict[str, list[tuple[Path,
 
 
 def image_header(path: Path) -> Dataset | None:
-    """The header of a DICOM image, ``None`` for a file that is something else.
+    """Header of a DICOM image; ``None`` for other files.
 
     Raises:
         UnknownFileError: for a file without suffix that is neither text nor readable.
@@ -220,37 +220,37 @@ def image_header(path: Path) -> Dataset | None:
 
 
 def identity(header: Dataset) -> tuple[str, ...]:
-    """What copies of one SOP instance have in common.
+    """Attributes that identify an image; copies of one SOP instance share all of them.
 
-    More than the SOPInstanceUID: some tools for deidentification write one into all files of a series.
+    The SOPInstanceUID is not sufficient: some deidentification tools write the same one to all files of a series.
     """
     keywords = ("SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "InstanceNumber", "NumberOfFrames", "Rows", "Columns",
                 "ImagePositionPatient", "EchoTime", "ImageType", "TemporalPositionIdentifier", "AcquisitionNumber")  # fmt: skip
     return tuple(str(header.get(keyword)) for keyword in keywords)
 
 
-def _leaves(group: Dataset | None) -> dict[str, Any]:
-    """The attributes of a functional group, whatever sequence they lie in.
+def _group_attributes(group: Dataset | None) -> dict[str, Any]:
+    """Attributes of a functional group from all of its sequences.
 
-    But for private ones, in which vendors repeat some attributes with other values.
+    Private sequences are skipped: vendors repeat some attributes there with other values.
     """
-    held: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for element in group or ():
         if element.VR != "SQ" or element.tag.is_private or not len(element.value):
             continue
         if element.keyword == "RealWorldValueMappingSequence":
-            held[element.keyword] = element.value
+            attributes[element.keyword] = element.value
         elif element.keyword not in ("ReferencedImageSequence", "DerivationImageSequence"):
-            held |= {item.keyword: item.value for item in element.value[0] if item.VR != "SQ" and item.keyword}
-    return held
+            attributes |= {item.keyword: item.value for item in element.value[0] if item.VR != "SQ" and item.keyword}
+    return attributes
 
 
 def _check_size(header: Dataset) -> int:
-    """The number of frames of a file whose size agrees with its header.
+    """Compare the image size in the header with the file; returns the number of frames.
 
     Raises:
-        InputError: if it announces more than the file can hold.
-        ValueError: if it announces no pixels.
+        InputError: if the image is larger than the file can hold.
+        ValueError: if the image has no pixels.
     """
     sizes = [int(header.get(keyword) or 1) for keyword in ("NumberOfFrames", "SamplesPerPixel", "BitsAllocated")]
     sizes += [int(header.get("Rows") or 0), int(header.get("Columns") or 0)]
@@ -273,11 +273,16 @@ def _check_size(header: Dataset) -> int:
 def _frames(header: Dataset) -> list[Frame]:
     n = _check_size(header)
     shared = header.get("SharedFunctionalGroupsSequence")
-    own = header.get("PerFrameFunctionalGroupsSequence")
-    common = _leaves(shared[0]) if shared else {}
-    if own is not None and len(own) != n:
-        raise InputError(f"{header.filename}: says that it has {n} frames, but describes {len(own)}; export it again")
-    return [Frame(header, i, {**common, **(_leaves(own[i]) if own is not None else {})}) for i in range(n)]
+    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    common = _group_attributes(shared[0]) if shared else {}
+    if per_frame is not None and len(per_frame) != n:
+        raise InputError(
+            f"{header.filename}: has {n} frames by its header, but describes {len(per_frame)}; export it again"
+        )
+    return [
+        Frame(header, i, {**common, **(_group_attributes(per_frame[i]) if per_frame is not None else {})})
+        for i in range(n)
+    ]
 
 
 def _positive(frame: Frame, *keywords: str) -> float | None:
@@ -291,18 +296,18 @@ def _positive(frame: Frame, *keywords: str) -> float | None:
     return None
 
 
-def _even(at: np.ndarray, places: np.ndarray) -> bool:
-    """Whether positions in order lie on one evenly divided line.
+def _evenly_spaced(at: np.ndarray, places: np.ndarray) -> bool:
+    """Whether sorted positions ``at`` are equally spaced on one line; ``places`` are their coordinates along the normal.
 
-    They are written with few digits: that line is fitted, for rounding moves it by half a digit, and single steps by more.
+    Positions are written with few digits. They are compared with a fitted line, since rounding affects single steps more.
     """
     index = np.arange(len(at))
     step, first = np.polynomial.polynomial.polyfit(index, at, 1)[::-1]
     return float(np.abs(at - first - index[:, None] * step).max()) <= max(0.02 * float(np.median(np.diff(places))), 0.1)
 
 
-def _uneven(frames: list[Frame], at: np.ndarray, places: np.ndarray, name: str) -> InputError:
-    """Slices are missing, or of several stacks: the error."""
+def _spacing_error(frames: list[Frame], at: np.ndarray, places: np.ndarray, name: str) -> InputError:
+    """Error for slices that are not equally spaced: some are missing, or they belong to several stacks."""
     steps = np.diff(places)
     text = f"{name}: slices are not equally spaced on one line ({steps.min():.2f} to {steps.max():.2f} mm)"
     choice = _even_parts(frames, at, places=places, keywords=("StackID",))
@@ -320,9 +325,13 @@ def _uneven(frames: list[Frame], at: np.ndarray, places: np.ndarray, name: str) 
     if choice:
         return SelectionError(text + choice)
     k = int(np.argmax(steps))
-    if 0 < k < len(steps) - 1 and _even(at[: k + 1], places[: k + 1]) and _even(at[k + 1 :], places[k + 1 :]):
+    if (
+        0 < k < len(steps) - 1
+        and _evenly_spaced(at[: k + 1], places[: k + 1])
+        and _evenly_spaced(at[k + 1 :], places[k + 1 :])
+    ):
         return InputError(
-            f"{name}: two stacks, which differ in ImagePositionPatient alone: {k + 1} slices from {places[0]:.1f} to "
+            f"{name}: two stacks that differ only in ImagePositionPatient: {k + 1} slices from {places[0]:.1f} to "
             f"{places[k]:.1f} mm along their normal, and {len(places) - k - 1} from {places[k + 1]:.1f} to {places[-1]:.1f} mm; "
             "give the files of one stack"
         )
@@ -330,40 +339,35 @@ def _uneven(frames: list[Frame], at: np.ndarray, places: np.ndarray, name: str) 
 
 
 def _even_parts(frames: list[Frame], at: np.ndarray, places: np.ndarray, keywords: Sequence[str]) -> str | None:
-    """How to select one of several stacks that are evenly spaced each, if an attribute distinguishes them."""
+    """Advice to select one of several stacks of equally spaced slices, if an attribute distinguishes them."""
     for keyword in keywords:
         groups: dict[str, list[int]] = {}
         for i, frame in enumerate(frames):
             groups.setdefault(show(frame.get(keyword)), []).append(i)
         members = list(groups.values())
-        if len(members) > 1 and all(len(m) > 1 and _even(at[m], places[m]) for m in members):
+        if len(members) > 1 and all(len(m) > 1 and _evenly_spaced(at[m], places[m]) for m in members):
             choice = advice([[frames[i] for i in m] for m in members], numbered=False)
             if "e.g." in choice:
                 return choice
     return None
 
 
-def _placed(
+def _sort_frames(
     frames: list[Frame], name: str
 ) -> tuple[list[Frame], tuple[float, float, float] | None, np.ndarray | None, dict[str, str | float], list[str]]:
-    """Frames in their order, voxel size, RAS affine of (x, y, slice), what is to be said of them, and warnings."""
+    """Sorted frames, voxel size, RAS affine for (x, y, slice), attributes, and warnings."""
     first = frames[0]
     pixel = numbers(first, "PixelSpacing", 2)
     pixel = pixel if pixel is None or pixel.min() > 0 else None
-    thick = _positive(first, "SpacingBetweenSlices", "SliceThickness")
+    thickness = _positive(first, "SpacingBetweenSlices", "SliceThickness")
     positions = [numbers(frame, "ImagePositionPatient", 3) for frame in frames]
     directions = [numbers(frame, "ImageOrientationPatient", 6) for frame in frames]
     if pixel is None or any(p is None for p in positions) or any(d is None for d in directions):
         missing = "PixelSpacing" if pixel is None else "ImagePositionPatient or ImageOrientationPatient"
-        with_numbers = all(frame.get("InstanceNumber") is not None for frame in frames)
-        if (
-            with_numbers
-            and len(frames) > 1
-            and "InstanceNumber" not in first.own
-            and first.header is not frames[1].header
-        ):
+        numbered = all(frame.get("InstanceNumber") is not None for frame in frames)
+        if numbered and len(frames) > 1 and "InstanceNumber" not in first.own and first.header is not frames[1].header:
             frames = sorted(frames, key=lambda frame: int(frame.get("InstanceNumber")))
-        spacing = None if pixel is None or thick is None else (thick, float(pixel[0]), float(pixel[1]))
+        spacing = None if pixel is None or thickness is None else (thickness, float(pixel[0]), float(pixel[1]))
         return frames, spacing, None, {"orientation": f"unknown: no {missing}"}, []
     at = np.array(positions)
     right, down = axes(directions[0], name)  # type: ignore[arg-type]
@@ -372,33 +376,34 @@ def _placed(
     order = np.argsort(places, kind="stable")
     frames, at, places = [frames[i] for i in order], at[order], places[order]
     notes: dict[str, str | float] = {}
-    doubts: list[str] = []
+    messages: list[str] = []
     if len(frames) > 1:
-        if not _even(at, places):
-            raise _uneven(frames, at, places=places, name=name)
+        if not _evenly_spaced(at, places):
+            raise _spacing_error(frames, at, places=places, name=name)
         step = (at[-1] - at[0]) / (len(at) - 1)
         if step @ normal < (1 - 1e-4) * np.linalg.norm(step):
             notes["sheared"] = "slices are not stacked along their normal (gantry tilt)"
-        given = _positive(first, "SpacingBetweenSlices")
-        times = float(np.median(np.diff(places))) / given if given else 1.0
-        if given and times > 1.5 and abs(times - round(times)) < 0.02 * times:
-            doubts.append(
-                f"the slices lie {times * given:.2f} mm apart, but SpacingBetweenSlices is {given:.2f} mm: slices may be missing"
+        recorded = _positive(first, "SpacingBetweenSlices")
+        ratio = float(np.median(np.diff(places))) / recorded if recorded else 1.0
+        if recorded and ratio > 1.5 and abs(ratio - round(ratio)) < 0.02 * ratio:
+            messages.append(
+                f"the distance between slices is {ratio * recorded:.2f} mm, but SpacingBetweenSlices is {recorded:.2f} mm: "
+                "slices may be missing"
             )
     else:
-        step = normal * (thick or 1.0)
-        if thick is None:
-            notes["slice_thickness"] = "unknown: 1 mm taken"
+        step = normal * (thickness or 1.0)
+        if thickness is None:
+            notes["slice_thickness"] = "unknown: 1 mm assumed"
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2], affine[:3, 3] = right * pixel[1], down * pixel[0], step, at[0]
     if not np.abs(affine).max() < FARTHEST:
         raise InputError(f"{name}: its positions or pixel sizes are impossible; export it again")
     spacing = (float(np.linalg.norm(step)), float(pixel[0]), float(pixel[1]))
-    return frames, spacing, lps_to_ras(affine), notes, doubts
+    return frames, spacing, lps_to_ras(affine), notes, messages
 
 
 def _scale(frame: Frame) -> tuple[float, float] | None:
-    """Slope and intercept of a frame as they are written, or ``None`` where a table takes their place."""
+    """Slope and intercept of a frame as stored, or ``None`` if a lookup table replaces them."""
     slope, intercept = frame.get("RescaleSlope"), frame.get("RescaleIntercept")
     if slope is None and intercept is None:
         if frame.header.get("ModalityLUTSequence"):
@@ -410,7 +415,7 @@ def _scale(frame: Frame) -> tuple[float, float] | None:
 
 
 def _values(frame: Frame, stored: np.ndarray) -> np.ndarray:
-    """Stored values in the unit of the series: rescaled, else by the real-world map."""
+    """Convert stored values to the unit of the series: by the rescale attributes, or otherwise the real-world mapping."""
     scale = _scale(frame)
     if scale is None:
         from pydicom.pixels import apply_modality_lut
@@ -420,7 +425,7 @@ def _values(frame: Frame, stored: np.ndarray) -> np.ndarray:
 
 
 def _facts(frame: Frame) -> dict[str, str | float]:
-    """What of a header is worth knowing: the modality and numbers of this list, nothing of the patient and no free text."""
+    """Attributes of a header: the modality and the numbers listed here, without patient data and free text."""
     facts: dict[str, str | float] = {}
     modality = str(frame.get("Modality") or "")
     if re.fullmatch(r"[A-Z0-9_]{1,16}", modality):
@@ -434,7 +439,7 @@ def _facts(frame: Frame) -> dict[str, str | float]:
 
 @contextmanager
 def _decoding(header: Dataset) -> Iterator[None]:
-    """What goes wrong while the pixels of a file are used becomes one sentence."""
+    """Turn any exception raised while decoding the pixels of a file into an :class:`InputError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -447,8 +452,8 @@ def _decoding(header: Dataset) -> Iterator[None]:
         ) from error
 
 
-def _whole(header: Dataset) -> Dataset:
-    """The data set of a header with its pixels."""
+def _with_pixels(header: Dataset) -> Dataset:
+    """Read the data set of a header again, with its pixels."""
     from pydicom import dcmread
 
     with _DicomFile(str(header.filename)) as file:
@@ -458,48 +463,49 @@ def _whole(header: Dataset) -> Dataset:
 
 
 def _stored(header: Dataset) -> np.ndarray:
-    """``(frames, y, x)`` as stored in one file.
+    """Stored values ``(frames, y, x)`` of one file.
 
     Raises:
-        InputError: if they cannot be decoded, or are more than twice what the header announces.
+        InputError: if they cannot be decoded, or have more than twice the size in the header.
     """
     with _decoding(header):
         n = int(header.get("NumberOfFrames") or 1) * int(header.get("SamplesPerPixel") or 1)
         expected = n * int(header.Rows) * int(header.Columns) * int(header.get("BitsAllocated") or 8) // 8
         if header.file_meta.TransferSyntaxUID.is_encapsulated:
-            # Some decoders give 16 bits for 8.
-            stored = decoded(str(header.filename), str(header.file_meta.TransferSyntaxUID), 2 * expected)
+            # Some decoders return 16 bits for 8.
+            stored = decode_file(str(header.filename), str(header.file_meta.TransferSyntaxUID), 2 * expected)
         else:
-            dataset = _whole(header)
+            dataset = _with_pixels(header)
             if "PixelData" in dataset and len(dataset.PixelData) >= 2 * max(expected, 1):
                 raise ValueError(f"they take {len(dataset.PixelData)} bytes, but its header says {expected}")
             stored = dataset.pixel_array
         return stored.reshape(-1, *stored.shape[-2:])
 
 
-def _agreed(headers: Sequence[Dataset]) -> np.ndarray:
-    """The pixels of a file, or of a copy of it where it is damaged.
+def _pixels_of_copies(headers: Sequence[Dataset]) -> np.ndarray:
+    """Pixels of a file, or of a copy if the file is damaged.
 
     Raises:
         InputError: if none can be decoded, or two differ.
     """
-    found: list[tuple[Dataset, np.ndarray]] = []
+    copies_read: list[tuple[Dataset, np.ndarray]] = []
     errors: list[InputError] = []
     for header in headers:
-        if found and filecmp.cmp(str(found[0][0].filename), str(header.filename), shallow=False):
+        if copies_read and filecmp.cmp(str(copies_read[0][0].filename), str(header.filename), shallow=False):
             continue
         try:
-            found.append((header, _stored(header)))
+            copies_read.append((header, _stored(header)))
         except InputError as error:
             errors.append(error)
-    for other, pixels in found[1:]:
-        if not np.array_equal(pixels, found[0][1]):
+    for copy, pixels in copies_read[1:]:
+        if not np.array_equal(pixels, copies_read[0][1]):
             raise _CopiesError(
-                f"{other.filename} and {found[0][0].filename}: have one SOPInstanceUID and different pixels; remove the wrong one"
+                f"{copy.filename} and {copies_read[0][0].filename}: have the same SOPInstanceUID but different pixels; remove "
+                "the wrong one"
             )
-    if not found:
+    if not copies_read:
         raise errors[0]
-    return found[0][1]
+    return copies_read[0][1]
 
 
 class _CopiesError(InputError):
@@ -507,14 +513,14 @@ class _CopiesError(InputError):
 
 
 def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
-    """Slices, voxel size and RAS affine of a Siemens mosaic, whose geometry lies in a private header that nibabel reads."""
+    """Slices, voxel size and RAS affine of a Siemens mosaic; nibabel reads the geometry from its private header."""
     with _decoding(header):
         from nibabel.nicom.dicomwrappers import wrapper_from_data  # warns that it is experimental
 
-        dataset = _whole(header)
+        dataset = _with_pixels(header)
         if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
             pixels = _stored(header)
-            dataset.file_meta.TransferSyntaxUID = _plain(header)
+            dataset.file_meta.TransferSyntaxUID = _uncompressed_syntax(header)
             dataset.BitsAllocated, dataset.PixelData = 8 * pixels.itemsize, pixels.tobytes()
         if dataset.get("RescaleSlope") == 0:
             dataset.RescaleSlope = 1
@@ -523,38 +529,39 @@ def _mosaic(header: Dataset) -> tuple[np.ndarray, tuple[float, float, float], np
         if not wrapper.is_mosaic or data.ndim != 3 or not np.abs(affine).max() < FARTHEST:
             raise ValueError("its Siemens header does not describe a mosaic")
         if not np.isfinite(data.astype(np.float32)).all():
-            raise ValueError("its values are too large, or NaN")
+            raise ValueError("its values are too large or NaN")
     affine = lps_to_ras(affine[:, [1, 0, 2, 3]])  # nibabel's axes are row, column, slice
     x, y, z = (float(side) for side in np.linalg.norm(affine[:3, :3], axis=0))
     return np.ascontiguousarray(data.transpose(2, 0, 1), np.float32), (z, y, x), affine
 
 
-def _mosaic_of(headers: Sequence[Dataset]) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
-    """:func:`_mosaic` of a file, or of a copy of it where it is damaged.
+def _mosaic_of_copies(headers: Sequence[Dataset]) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+    """:func:`_mosaic` of a file, or of a copy if the file is damaged.
 
     Raises:
         InputError: if none can be decoded, or two differ.
     """
-    found, errors = [], []
+    mosaics, errors = [], []
     for header in headers:
         try:
-            found.append((header, _mosaic(header)))
+            mosaics.append((header, _mosaic(header)))
         except InputError as error:
             errors.append(error)
-    if not found:
+    if not mosaics:
         raise errors[0]
-    for other, held in found[1:]:
-        if not np.array_equal(held[0], found[0][1][0]):
+    for copy, mosaic in mosaics[1:]:
+        if not np.array_equal(mosaic[0], mosaics[0][1][0]):
             raise _CopiesError(
-                f"{other.filename} and {found[0][0].filename}: have one SOPInstanceUID and different pixels; remove the wrong one"
+                f"{copy.filename} and {mosaics[0][0].filename}: have the same SOPInstanceUID but different pixels; remove the "
+                "wrong one"
             )
-    return found[0][1]
+    return mosaics[0][1]
 
 
 def _pixels(
     frames: list[Frame], copies: Mapping[int, Sequence[Dataset]]
 ) -> tuple[np.ndarray | None, list[int], list[InputError]]:
-    """``(slices, y, x)`` float32, which frames could not be decoded, and why; every file is decoded once, alone."""
+    """Pixels ``(slices, y, x)`` float32, frames that cannot be decoded, and errors; every file is decoded once, separately."""
     out: np.ndarray | None = None
     bad: list[int] = []
     errors: list[InputError] = []
@@ -565,11 +572,11 @@ def _pixels(
     for file, members in by_file.items():
         header = frames[members[0]].header
         try:
-            stored = _agreed([header, *copies.get(file, ())])
+            stored = _pixels_of_copies([header, *copies.get(file, ())])
             with _decoding(header):
                 images = [_values(frames[i], stored[frames[i].index]) for i in members]
                 if any(image.shape != shape or not np.isfinite(image).all() for image in images):
-                    raise ValueError("they do not fit its header, or hold NaN")
+                    raise ValueError("they do not fit its header, or contain NaN")
         except _CopiesError:
             raise
         except InputError as error:
@@ -584,23 +591,24 @@ def _pixels(
 def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | None = None) -> ImageScan:
     """Read one stack of slices.
 
-    Slices are sorted by their position along the normal, never by number or name (which serve only where there is no position).
-    Values are rescaled (CT: HU), or mapped to real-world values where a file has that map alone. A slope of 0, which is not
-    valid, counts as 1, as in GDCM and so in ITK, SimpleITK and 3D Slicer (dcm2niix and DCMTK do the same, without the
-    intercept), with a warning. The affine follows the positions, so that tilted gantries give sheared, true ones.
+    Slices are sorted by their position along the normal; numbers and names are used only without positions. Values are rescaled
+    (CT: HU), or mapped to real-world values if a file has only that mapping. A slope of 0, which is invalid, counts as 1 with a
+    warning, as in GDCM and thus ITK, SimpleITK and 3D Slicer (dcm2niix and DCMTK do the same without the intercept). The
+    affine follows the positions, so a tilted gantry gives a correct, sheared affine.
 
-    Of several volumes in one series ``{"volume": K}`` selects one, counted from 0; see
-    :func:`medrecon.formats.dicom.stacks.split` for their order. Copies of one SOP instance count once. A damaged file beside
-    good ones is left out, with a warning; if it leaves a gap, the series is refused.
+    ``{"volume": K}`` selects one of several volumes of a series, counted from 0; see
+    :func:`medrecon.formats.dicom.stacks.split` for their order. Copies of one SOP instance count once. A damaged file among good
+    ones is skipped with a warning; if a gap remains, the series is refused.
 
     Args:
-        paths: of files, or of folders that are searched to the bottom; links to folders are followed.
-        select: attributes by DICOM keyword, for several series or stacks: ``{"SeriesNumber": 3}``, ``{"EchoTime": 4.6}``,
-            ``{"ImageType": "P"}`` (one of its values), ``{"DiffusionBValue": ""}`` (images without it), and ``volume``.
+        paths: paths of files, or of folders that are searched recursively; links to folders are followed.
+        select: attributes by DICOM keyword that select among several series or stacks: ``{"SeriesNumber": 3}``,
+            ``{"EchoTime": 4.6}``, ``{"ImageType": "P"}`` (one of its values), ``{"DiffusionBValue": ""}`` (images without it),
+            and ``volume``.
 
     Raises:
-        InputError: for no images, several series or stacks, missing slices, colour, and files that cannot be read; naming the
-            file and what to do.
+        InputError: if there is no image, several series or stacks, missing slices, colour images, or files that cannot be read;
+            the message names the file and what to do.
     """
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     series, damaged = _scan(paths)
@@ -609,31 +617,31 @@ def read_dicom(paths: Sequence[Path], select: Mapping[str, str | int | float] | 
             return _read(paths, name, select=select or {}, series=series, damaged=damaged)
     except InputError as error:
         if damaged and error not in damaged:
-            raise type(error)(f"{error} ({len(damaged)} damaged files were left out, e.g. {damaged[0]})") from error
+            raise type(error)(f"{error} ({len(damaged)} damaged files were skipped, e.g. {damaged[0]})") from error
         raise
 
 
-def _framed(
+def _list_frames(
     series: Mapping[str, Sequence[tuple[Path, Dataset]]], damaged: list[InputError]
 ) -> tuple[dict[str, list[Frame]], dict[int, list[Dataset]]]:
-    """The frames of every series, and of files the copies; adds the errors of files whose frames cannot be listed."""
+    """Frames of every series, and copies of files; adds errors of files whose frames cannot be listed to ``damaged``."""
     frames: dict[str, list[Frame]] = {}
     copies: dict[int, list[Dataset]] = {}
     first: dict[tuple[str, ...], Dataset] = {}
-    for uid, held in series.items():
-        for path, header in held:
+    for uid, images in series.items():
+        for path, header in images:
             key = identity(header)
             if header.get("SOPInstanceUID") and key in first:
                 copies.setdefault(id(first[key]), []).append(header)
                 continue
             try:
                 found = _frames(header)
-                for frame in found:  # values of the wrong kind come to light
+                for frame in found:  # raises on values of the wrong kind
                     geometry(frame)
                     _scale(frame)
-                    turn = numbers(frame, "ImageOrientationPatient", 6)
-                    if turn is not None:
-                        axes(turn, path)
+                    cosines = numbers(frame, "ImageOrientationPatient", 6)
+                    if cosines is not None:
+                        axes(cosines, path)
             except InputError as error:
                 damaged.append(error)
                 continue
@@ -645,28 +653,30 @@ def _framed(
     return frames, copies
 
 
-def _selected(frames_of: dict[str, list[Frame]], name: str, select: Mapping[str, str | int | float]) -> list[Frame]:
-    """The frames of one series that have the attributes which are asked for."""
+def _select_frames(
+    frames_of: dict[str, list[Frame]], name: str, select: Mapping[str, str | int | float]
+) -> list[Frame]:
+    """Frames of one series that have the selected attributes."""
     from pydicom.datadict import tag_for_keyword
 
-    for keyword, wanted in select.items():
+    for keyword, value in select.items():
         if keyword == "volume":
             continue
         if tag_for_keyword(keyword) is None:
             raise InputError(
                 f"{name}: {keyword} is not a DICOM keyword; select by one, e.g. EchoTime=4.6, or by volume=0"
             )
-        kept = {u: [f for f in frames if same_value(f.get(keyword), wanted)] for u, frames in frames_of.items()}
-        kept = {u: frames for u, frames in kept.items() if frames}
-        if not kept:
-            text = f"{name}: no image with {keyword}={'' if wanted is None else wanted}"
-            if keyword not in ADVISED:  # its values may be of the patient
+        matches = {u: [f for f in frames if same_value(f.get(keyword), value)] for u, frames in frames_of.items()}
+        matches = {u: frames for u, frames in matches.items() if frames}
+        if not matches:
+            text = f"{name}: no image with {keyword}={'' if value is None else value}"
+            if keyword not in ADVISED:  # its values may be patient data
                 raise InputError(f"{text}; select by another attribute, e.g. SeriesNumber")
-            held = list(dict.fromkeys(show(f.get(keyword)) for frames in frames_of.values() for f in frames))
-            raise InputError(f"{text}; there are {', '.join(held[:8])}{', ...' if len(held) > 8 else ''}")
-        frames_of = kept
+            values = list(dict.fromkeys(show(f.get(keyword)) for frames in frames_of.values() for f in frames))
+            raise InputError(f"{text}; there are {', '.join(values[:8])}{', ...' if len(values) > 8 else ''}")
+        frames_of = matches
     if len(frames_of) > 1:
-        held = [
+        summaries = [
             f"{show(f[0].get('SeriesNumber'))} ({show(f[0].get('Modality'))}, {len(f)} images of {f[0].get('Rows')} x "
             f"{f[0].get('Columns')})"
             for f in frames_of.values()
@@ -677,7 +687,7 @@ def _selected(frames_of: dict[str, list[Frame]], name: str, select: Mapping[str,
         number = largest[0].get("SeriesNumber")
         hint = f"SeriesNumber={'' if number is None else number}" if unique else f"SeriesInstanceUID={uid}"
         raise SelectionError(
-            f"{name}: holds {len(frames_of)} series: {', '.join(held[:6])}{', ...' if len(held) > 6 else ''}; "
+            f"{name}: holds {len(frames_of)} series: {', '.join(summaries[:6])}{', ...' if len(summaries) > 6 else ''}; "
             f"select one, e.g. {hint}"
         )
     return next(iter(frames_of.values()))
@@ -690,33 +700,33 @@ def _read(
     series: Mapping[str, Sequence[tuple[Path, Dataset]]],
     damaged: list[InputError],
 ) -> ImageScan:
-    """See :func:`read_dicom`; adds the errors of files that are left out to ``damaged``."""
-    frames_of, copies = _framed(series, damaged)
+    """See :func:`read_dicom`; adds the errors of skipped files to ``damaged``."""
+    frames_of, copies = _list_frames(series, damaged)
     if not frames_of:
         if damaged:
             raise damaged[0]
         raise InputError(f"{name}: holds no DICOM images; give a DICOM file or a folder of them, or a NIfTI file")
-    chosen = _selected(frames_of, name, select)
-    other = _NO_IMAGES.get(str(chosen[0].get("Modality")))
-    if other is not None:
-        raise InputError(f"{name}: holds {other}, not an image; give the series of images that it belongs to")
-    stacks = split(chosen, name)
+    selected = _select_frames(frames_of, name, select)
+    derived = _NO_IMAGES.get(str(selected[0].get("Modality")))
+    if derived is not None:
+        raise InputError(f"{name}: holds {derived}, not an image; give the series of images that it belongs to")
+    stacks = split(selected, name)
     if "volume" not in select and len(stacks) > 1:
         raise SelectionError(f"{name}: a series of {describe(stacks)}{advice([stack.frames for stack in stacks])}")
     number = volume_number(select.get("volume", 0), len(stacks), name)
-    frames, doubts = stacks[number].frames, list(stacks[number].warnings)
-    about: dict[str, str | float] = {} if len(stacks) == 1 else {"volume": number, "volumes": len(stacks)}
+    frames, messages = stacks[number].frames, list(stacks[number].warnings)
+    attributes: dict[str, str | float] = {} if len(stacks) == 1 else {"volume": number, "volumes": len(stacks)}
     first = frames[0]
     _check_grey(frames, name)
     if any((_scale(frame) or (1.0, 0.0))[0] == 0 for frame in frames):
-        doubts.append("RescaleSlope is 0, which is not valid; 1 is taken instead")
-    # Of files that were given one by one: a name for the series, not for its first slice.
+        messages.append("RescaleSlope is 0, which is not valid; 1 is used instead")
+    # For files given one by one, name the series rather than its first slice.
     path = paths[0] if len(paths) == 1 else paths[0].parent / str(first.header.get("SeriesInstanceUID", "series"))
     if "MOSAIC" in (first.get("ImageType") or []):
-        array, spacing, affine = _mosaic_of([first.header, *copies.get(id(first.header), ())])
+        array, spacing, affine = _mosaic_of_copies([first.header, *copies.get(id(first.header), ())])
         headers: tuple[Dataset, ...] = (first.header,)
     else:
-        frames, spacing, affine, notes, more = _placed(frames, name)
+        frames, spacing, affine, notes, spacing_warnings = _sort_frames(frames, name)
         array, bad, errors = _pixels(frames, copies)
         if array is None:
             raise errors[0]
@@ -724,30 +734,30 @@ def _read(
             damaged += errors
             frames = [frame for i, frame in enumerate(frames) if i not in set(bad)]
             array = np.delete(array, bad, axis=0)
-            frames, spacing, affine, notes, more = _placed(frames, name)
-        doubts += [*more, *_unlike(frames)]
-        about = notes | about
+            frames, spacing, affine, notes, spacing_warnings = _sort_frames(frames, name)
+        messages += [*spacing_warnings, *_value_warnings(frames)]
+        attributes = notes | attributes
         headers = tuple(_header_of(frame) for frame in frames)
-    doubts += [f"{error}; left out" for error in damaged[:10]]
+    messages += [f"{error}; skipped" for error in damaged[:10]]
     if len(damaged) > 10:
-        doubts.append(f"{len(damaged) - 10} more damaged files were left out")
-    about |= _facts(frames[0])
+        messages.append(f"{len(damaged) - 10} more damaged files were skipped")
+    attributes |= _facts(frames[0])
     return ImageScan(
         path=path,
         format="DICOM",
         array=array,
         geometry=Geometry(spacing, affine),
-        attributes=about,
+        attributes=attributes,
         headers=headers,
-        warnings=tuple(doubts),
+        warnings=tuple(messages),
     )
 
 
 def _check_grey(frames: Sequence[Frame], name: str) -> None:
-    """Refuse colour images.
+    """Check that images are grey.
 
     Raises:
-        InputError: for them.
+        InputError: for colour images.
     """
     for frame in frames:
         if int(frame.get("SamplesPerPixel") or 1) > 1 or str(frame.get("PhotometricInterpretation")).startswith("PAL"):
@@ -769,22 +779,22 @@ _CLASSIC = {
         "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
     )
 }  # fmt: skip
-"""Attributes of classic images, and what enhanced ones call them in their functional groups."""
+"""Attributes of classic images, and their names in the functional groups of enhanced images."""
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 def _scanning_sequence(frame: Frame) -> list[str]:
-    """ScanningSequence of an enhanced MR frame, which says the same by several attributes (PS3.3 C.8.13.4 and C.8.13.5.3)."""
+    """ScanningSequence of an enhanced MR frame, derived from several attributes (PS3.3 C.8.13.4 and C.8.13.5.3)."""
     kinds = {"SPIN": ["SE"], "GRADIENT": ["GR"], "BOTH": ["SE", "GR"]}.get(str(frame.get("EchoPulseSequence")), [])
     kinds = kinds + (["IR"] if frame.get("InversionRecovery") == "YES" else [])
     return kinds + (["EP"] if frame.get("EchoPlanarPulseSequence") == "YES" else [])
 
 
 def _header_of(frame: Frame) -> Dataset:
-    """The data set of a slice: its file's, or of a file with several frames one as a classic image would have it.
+    """Data set of a slice: that of its file, or for a file with several frames the one that a classic image would have.
 
-    Functional groups are left out, and what they say of the frame stands where classic images have it. The number of the frame
-    is ``ReferencedFrameNumber``, by which others refer to it.
+    Functional groups are removed, and their attributes of the frame moved to the top level as in classic images. The number of
+    the frame is stored as ``ReferencedFrameNumber``, by which other objects refer to it.
     """
     from pydicom import Dataset
     from pydicom.valuerep import format_number_as_ds
@@ -799,9 +809,9 @@ def _header_of(frame: Frame) -> Dataset:
         if value is None or (len(several) > 1 and keyword == "InversionTime"):
             continue
         if keyword == "EchoTrainLength":
-            several = [int(one) for one in several]
+            several = [int(number) for number in several]
         elif keyword not in ("ImagedNucleus", "ImageLaterality"):
-            several = [format_number_as_ds(float(one)) for one in several]
+            several = [format_number_as_ds(float(number)) for number in several]
         setattr(flat, keyword, several[0] if len(several) == 1 else several)
     kinds = _scanning_sequence(frame)
     if kinds and "ScanningSequence" not in flat:
@@ -811,8 +821,8 @@ def _header_of(frame: Frame) -> Dataset:
     return flat
 
 
-def _unlike(frames: Sequence[Frame]) -> list[str]:
-    """Warnings of slices that store their values in different ways."""
+def _value_warnings(frames: Sequence[Frame]) -> list[str]:
+    """Warnings about slices that store their values in different ways."""
     out = []
     for keyword in (
         "BitsAllocated",
@@ -822,12 +832,12 @@ def _unlike(frames: Sequence[Frame]) -> list[str]:
         "RescaleType",
         "Units",
     ):
-        held = sorted({show(frame.get(keyword)) for frame in frames})
-        if len(held) > 1:
-            out.append(f"slices differ in {keyword} ({', '.join(held)}): some may have wrong values")
+        values = sorted({show(frame.get(keyword)) for frame in frames})
+        if len(values) > 1:
+            out.append(f"slices differ in {keyword} ({', '.join(values)}): some may have wrong values")
     for keyword in ("RescaleSlope", "RescaleIntercept"):
-        held = sorted({show(frame.get(keyword)) for frame in frames})
-        # PET, and MR of some makers, have slopes of their own for every slice; CT has one.
-        if len(held) > 1 and ("none" in held or str(frames[0].get("Modality")) == "CT"):
-            out.append(f"slices differ in {keyword} ({', '.join(held[:6])}): some may have wrong values")
+        values = sorted({show(frame.get(keyword)) for frame in frames})
+        # PET, and MR of some vendors, have a different slope for every slice; CT has one.
+        if len(values) > 1 and ("none" in values or str(frames[0].get("Modality")) == "CT"):
+            out.append(f"slices differ in {keyword} ({', '.join(values[:6])}): some may have wrong values")
     return out

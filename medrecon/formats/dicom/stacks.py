@@ -1,4 +1,4 @@
-"""The frames of a DICOM series, split into the volumes that they belong to."""
+"""Splitting the frames of a DICOM series into volumes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _MIXED = (
     "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "InversionTime", "FlipAngle", "KVP",
     "EffectiveEchoTime", "EchoTime", "EchoNumbers", "ComplexImageComponent", "ImageType", "FrameType",
 )  # fmt: skip
-"""Attributes that all slices of one volume share."""
+"""Attributes shared by all slices of a volume."""
 _LABELS = ("SeriesNumber", *_MIXED, "ConvolutionKernel", "DiffusionDirectionality", "StackID", "FrameReferenceTime")
 """Attributes that distinguish volumes."""
 _ACQUISITIONS = ("AcquisitionNumber", "FrameAcquisitionNumber")
-"""Attributes that distinguish volumes, or parts of one: scanners count interleaves and breath holds, too."""
+"""Attributes that distinguish volumes, or parts of one, since scanners also count interleaves and breath holds."""
 _ORDER = (
     "SeriesNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "FrameReferenceTime", *_ACQUISITIONS,
     "DiffusionBValue", "InversionTime", "FlipAngle", "KVP", "ConvolutionKernel", "EffectiveEchoTime", "EchoTime", "EchoNumbers",
@@ -56,13 +56,13 @@ ADVISED = (
     "FrameReferenceTime", *_ACQUISITIONS, "StackID", "Rows", "Columns", "PhotometricInterpretation", "SequenceName",
     "ScanningSequence", "AcquisitionTime", "ContentTime", "SliceThickness", "InstanceNumber",
 )  # fmt: skip
-"""Attributes to select by, the most distinctive first; messages show their values, and no others."""
+"""Attributes suggested for selection, the most distinctive first; messages show values of these attributes only."""
 _CODED = {
     "ImageType", "FrameType", "ComplexImageComponent", "DiffusionDirectionality", "PhotometricInterpretation", "ScanningSequence",
 }  # fmt: skip
-"""Of these, the ones whose values are codes: anything else that stands there is not shown."""
+"""Those of :data:`ADVISED` whose values are codes; values that are not codes are not shown."""
 FARTHEST = 1e7
-"""mm from the origin; positions farther out are damaged."""
+"""Largest distance from the origin in mm; positions beyond it are damaged."""
 
 
 @dataclass(eq=False)
@@ -70,10 +70,10 @@ class Frame:
     """One slice.
 
     Args:
-        header: data set of its file, without pixels.
+        header: data set of the file, without pixels.
         index: number of the frame in its file.
-        own: attributes from the functional groups.
-        file: attributes of the file that were asked for; pydicom is slow to look them up.
+        own: attributes of the frame from the functional groups.
+        file: cached attributes of the file, since pydicom is slow to look them up.
     """
 
     header: Dataset
@@ -82,7 +82,7 @@ class Frame:
     file: dict[str, Any] = field(default_factory=dict)
 
     def get(self, keyword: str) -> Any:  # noqa: ANN401 - whatever DICOM holds
-        """An attribute of the frame, else of its file, else ``None``."""
+        """Attribute of the frame, or otherwise of its file, or ``None``."""
         if keyword in self.own:
             return self.own[keyword]
         if keyword not in self.file:
@@ -92,11 +92,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Stack:
-    """The frames of one volume.
+    """Frames of one volume.
 
     Args:
-        frames: in any order.
-        warnings: reasons to doubt that they belong together.
+        frames: frames in any order.
+        warnings: reasons why the frames may not belong together.
     """
 
     frames: list[Frame]
@@ -117,10 +117,10 @@ def numbers(frame: Frame, keyword: str, n: int) -> np.ndarray | None:
 
 
 def axes(cosines: np.ndarray, name: object) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors along a row and a column: ImageOrientationPatient, which is written with few digits, made orthonormal.
+    """Orthonormal unit vectors along a row and a column from ImageOrientationPatient, which is written with few digits.
 
     Raises:
-        InputError: if they are not unit vectors, or not perpendicular, to what rounding to three digits leaves.
+        InputError: if the vectors are not unit length or not perpendicular, beyond rounding to three digits.
     """
     right, down = cosines[:3], cosines[3:]
     lengths = np.array([np.linalg.norm(right), np.linalg.norm(down)])
@@ -136,18 +136,18 @@ def axes(cosines: np.ndarray, name: object) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _values(value: Any) -> tuple[str, ...]:  # noqa: ANN401
-    """The values of an attribute as text; one empty text for a missing attribute."""
+    """Values of an attribute as text; a single empty text for a missing attribute."""
     several = value if not isinstance(value, str) and isinstance(value, Sequence) else [value]
-    return tuple("" if one is None else str(one) for one in several) or ("",)
+    return tuple("" if item is None else str(item) for item in several) or ("",)
 
 
 def show(value: Any) -> str:  # noqa: ANN401
-    """An attribute in a message."""
+    """Value of an attribute as shown in messages."""
     return "/".join(_values(value)) or "none"
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is a code of DICOM (VR CS): capitals, digits, spaces and underscores."""
+    """Whether a text is a DICOM code (VR CS): capital letters, digits, spaces and underscores."""
     return re.fullmatch(r"[A-Z0-9_ ]{0,16}", text) is not None
 
 
@@ -159,21 +159,21 @@ def _float(text: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def same_value(value: Any, wanted: object) -> bool:  # noqa: ANN401
-    """Whether an attribute has a value, as one of several; numbers to six digits. An empty text is a missing attribute."""
-    want = "" if wanted is None else str(wanted)
-    number = _float(want)
-    for one in _values(value):
-        if one == want:
+def same_value(value: Any, selected: object) -> bool:  # noqa: ANN401
+    """Whether one of an attribute's values is the selected one; numbers agree to six digits, empty means missing."""
+    text = "" if selected is None else str(selected)
+    number = _float(text)
+    for item in _values(value):
+        if item == text:
             return True
-        other = None if number is None else _float(one)
-        if other is not None and number is not None and math.isclose(other, number, rel_tol=1e-6):
+        item_number = None if number is None else _float(item)
+        if item_number is not None and number is not None and math.isclose(item_number, number, rel_tol=1e-6):
             return True
     return False
 
 
 def _key(value: Any) -> tuple:  # noqa: ANN401
-    """A sort key: missing attributes, numbers, text."""
+    """Sort key of an attribute: missing values first, then numbers, then text."""
     texts = _values(value)
     if texts == ("",):
         return (0, 0.0, "")
@@ -189,7 +189,7 @@ def _group(frames: Iterable[Frame], key: Callable[[Frame], Hashable]) -> list[li
 
 
 def _counts(frames: Sequence[Frame]) -> list[int] | None:
-    """The number of every frame in its series: the file's, or of objects with several frames a count through all of them."""
+    """Number of every frame in its series: InstanceNumber, or a running count for multi-frame objects."""
     if len({id(frame.header) for frame in frames}) == 1:
         return [frame.index for frame in frames]
     instances = [_float(frame.header.get("InstanceNumber")) for frame in frames]
@@ -209,54 +209,54 @@ def _is_mosaic(frame: Frame) -> bool:
 
 
 def geometry(frame: Frame) -> tuple[tuple, np.ndarray]:
-    """What frames of one stack have in common: exactly, and to a tolerance."""
-    pixel, turn = numbers(frame, "PixelSpacing", 2), numbers(frame, "ImageOrientationPatient", 6)
-    place = numbers(frame, "ImagePositionPatient", 3)
+    """Geometry shared by the frames of a stack: attributes that agree exactly, and numbers that agree to a tolerance."""
+    pixel, cosines = numbers(frame, "PixelSpacing", 2), numbers(frame, "ImageOrientationPatient", 6)
+    position = numbers(frame, "ImagePositionPatient", 3)
     colour = int(frame.get("SamplesPerPixel") or 1)
     size = int(frame.get("Rows")), int(frame.get("Columns"))
-    exact = (size, turn is not None and place is not None, pixel is not None, _is_mosaic(frame), colour)
+    exact = (size, cosines is not None and position is not None, pixel is not None, _is_mosaic(frame), colour)
     return exact, np.r_[
-        np.zeros(6) if turn is None else turn, np.log(np.abs(pixel) + 1e-9) if pixel is not None else 0.0
+        np.zeros(6) if cosines is None else cosines, np.log(np.abs(pixel) + 1e-9) if pixel is not None else 0.0
     ]
 
 
-def _bygeometry(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Frames of one size, direction and pixel size, in the order of their first."""
+def _group_by_geometry(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Group frames of the same size, direction and pixel size; groups are ordered by their first frame."""
     groups: list[tuple[tuple, np.ndarray, list[Frame]]] = []
     for frame in frames:
         exact, near = geometry(frame)
-        for other, place, held in groups:
-            # Direction cosines have four digits at least, pixel sizes more.
-            if exact == other and (np.abs(near - place) <= [1e-3] * 6 + [1e-4] * (len(near) - 6)).all():
-                held.append(frame)
+        for group_exact, group_near, members in groups:
+            # Direction cosines have at least four digits, pixel sizes more.
+            if exact == group_exact and (np.abs(near - group_near) <= [1e-3] * 6 + [1e-4] * (len(near) - 6)).all():
+                members.append(frame)
                 break
         else:
             groups.append((exact, near, [frame]))
     if len(groups) == 1:
         return [list(frames)]
     ranks = dict(zip(map(id, frames), _ranks(frames), strict=True))
-    return sorted((held for _, _, held in groups), key=lambda held: min(ranks[id(frame)] for frame in held))
+    return sorted((members for _, _, members in groups), key=lambda members: min(ranks[id(frame)] for frame in members))
 
 
 def _positions(frames: Sequence[Frame]) -> np.ndarray | None:
-    """Which slice position each frame has, counted along the normal, or ``None`` where they are unknown."""
+    """Number of the slice position of each frame, counted along the normal, or ``None`` if positions are unknown."""
     at = [numbers(frame, "ImagePositionPatient", 3) for frame in frames]
-    turn = numbers(frames[0], "ImageOrientationPatient", 6)
-    if turn is None or any(place is None for place in at):
+    cosines = numbers(frames[0], "ImageOrientationPatient", 6)
+    if cosines is None or any(position is None for position in at):
         return None
-    normal = np.cross(*axes(turn, frames[0].header.filename))
+    normal = np.cross(*axes(cosines, frames[0].header.filename))
     places = np.array(at) @ normal
     order = np.argsort(places, kind="stable")
-    thick = _float(frames[0].get("SliceThickness")) or 0.0
+    thickness = _float(frames[0].get("SliceThickness")) or 0.0
     # Positions of one slice in several volumes may differ by rounding.
-    steps = np.diff(places[order]) > max(1e-3, min(0.01, 0.02 * thick))
+    steps = np.diff(places[order]) > max(1e-3, min(0.01, 0.02 * thickness))
     positions = np.empty(len(frames), int)
     positions[order] = np.r_[0, np.cumsum(steps)]
     return positions
 
 
 def _ranks(frames: Sequence[Frame]) -> list[tuple]:
-    """Sort keys that bring the frames of one position into the order of their volumes."""
+    """Sort keys that order the frames at one position by volume."""
     counts = _counts(frames) or [0] * len(frames)
     return [
         (*(_key(f.get(k)) for k in _ORDER), n, *(_key(f.get(k)) for k in _TIMES), f.index)
@@ -265,7 +265,7 @@ def _ranks(frames: Sequence[Frame]) -> list[tuple]:
 
 
 def _by_occurrence(frames: Sequence[Frame], positions: np.ndarray) -> list[list[Frame]] | None:
-    """The first images of all positions, the second ones, ...; ``None`` if positions have different numbers of images."""
+    """Volumes of the first images at all positions, the second images, ...; ``None`` if positions differ in number of images."""
     count = np.bincount(positions)
     count = count[count > 0]
     if len(set(count.tolist())) > 1:
@@ -277,7 +277,7 @@ def _by_occurrence(frames: Sequence[Frame], positions: np.ndarray) -> list[list[
 
 
 def _by_number(frames: Sequence[Frame], positions: np.ndarray) -> list[list[Frame]] | None:
-    """Volumes of which some are incomplete, if the numbers count through every volume along its slices; else ``None``."""
+    """Volumes, possibly incomplete, if the numbers count along the slices of one volume after the other; otherwise ``None``."""
     counts = _counts(frames)
     if counts is None:
         return None
@@ -297,13 +297,13 @@ def _by_number(frames: Sequence[Frame], positions: np.ndarray) -> list[list[Fram
 
 
 def _volumes(frames: Sequence[Frame], positions: np.ndarray) -> list[list[Frame]] | None:
-    """Frames of one geometry by volume, or ``None`` where it cannot be decided which belong together."""
+    """Split frames of one geometry into volumes; ``None`` if it cannot be decided which frames belong together."""
     if len(np.unique(positions)) == len(frames):
         return [list(frames)]
     where = dict(zip(map(id, frames), positions.tolist(), strict=True))
     found = _by_occurrence(frames, positions)
     if found is not None:
-        # Incomplete volumes may complement one another; numbers that follow a rule are better then.
+        # Incomplete volumes may complement each other; regular numbers are more reliable then.
         return (_by_number(frames, positions) or found) if _irregular(found, where) else found
     for keywords in (_LABELS, (*_LABELS, *_ACQUISITIONS)):
         groups = _group(frames, lambda f, keywords=keywords: tuple(_values(f.get(k)) for k in keywords))
@@ -320,51 +320,51 @@ def _volumes(frames: Sequence[Frame], positions: np.ndarray) -> list[list[Frame]
     return _by_number(frames, positions)
 
 
-def _unsteady(one: Sequence[Frame], two: Sequence[Frame], positions: Mapping[int, int]) -> bool:
-    """Whether the numbers of two volumes fail to differ by one constant."""
-    counts = _counts([*one, *two])
+def _inconsistent_numbers(first: Sequence[Frame], second: Sequence[Frame], positions: Mapping[int, int]) -> bool:
+    """Whether the numbers of two volumes do not differ by a constant."""
+    counts = _counts([*first, *second])
     if counts is None:
         return True
-    first = {positions[id(frame)]: n for frame, n in zip(one, counts[: len(one)], strict=True)}
-    second = {positions[id(frame)]: n for frame, n in zip(two, counts[len(one) :], strict=True)}
-    jumps = {second[place] - n for place, n in first.items() if place in second}
-    return len(jumps) > 1 or 0 in jumps
+    numbers_1 = {positions[id(frame)]: n for frame, n in zip(first, counts[: len(first)], strict=True)}
+    numbers_2 = {positions[id(frame)]: n for frame, n in zip(second, counts[len(first) :], strict=True)}
+    steps = {numbers_2[position] - n for position, n in numbers_1.items() if position in numbers_2}
+    return len(steps) > 1 or 0 in steps
 
 
 def _irregular(volumes: Sequence[Sequence[Frame]], positions: Mapping[int, int]) -> bool:
-    """Whether volumes that share all attributes are numbered without a rule, so that their slices may be mixed."""
+    """Whether volumes with the same attributes are numbered irregularly, so that their slices may be mixed."""
     keywords = (*_LABELS, *_ACQUISITIONS)
     groups: dict[tuple, list[Sequence[Frame]]] = {}
     for volume in volumes:
         groups.setdefault(tuple(frozenset(_values(f.get(k)) for f in volume) for k in keywords), []).append(volume)
-    return any(_unsteady(one, two, positions) for alike in groups.values() for one, two in pairwise(alike))
+    return any(_inconsistent_numbers(one, two, positions) for alike in groups.values() for one, two in pairwise(alike))
 
 
-def _doubts(volumes: Sequence[Sequence[Frame]], positions: Mapping[int, int]) -> list[str]:
-    """Warnings that concern how the volumes were separated."""
+def _split_warnings(volumes: Sequence[Sequence[Frame]], positions: Mapping[int, int]) -> list[str]:
+    """Warnings about the separation of volumes."""
     out = []
     if _irregular(volumes, positions):
         out.append(
-            "the volumes differ in InstanceNumber, time or file name alone, and these follow no rule: some slices may belong to "
+            "the volumes differ only in InstanceNumber, time or file name, and these are irregular: some slices may belong to "
             "another volume"
         )
     first = volumes[0][0]
     claimed = int(_float(first.get("NumberOfTemporalPositions")) or 1)
     if claimed > 0 and len(volumes) % claimed and first.get("TemporalPositionIdentifier") is None:
         out.append(
-            f"NumberOfTemporalPositions is {claimed}, but the volumes are {len(volumes)}: some images may be missing"
+            f"NumberOfTemporalPositions is {claimed}, but the number of volumes is {len(volumes)}: some images may be missing"
         )
     return out
 
 
-def _mixed(frames: Sequence[Frame]) -> list[str]:
-    """Warnings of one volume: attributes in which its slices differ, and gaps in their numbers."""
+def _volume_warnings(frames: Sequence[Frame]) -> list[str]:
+    """Warnings about one volume: attributes in which its slices differ, and gaps in their numbers."""
     out = []
     for keyword in _MIXED:
         found = sorted({show(f.get(keyword)) for f in frames})
         if len(found) > 1:
-            held = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
-            out.append(f"slices of this volume differ in {keyword} ({held}): some may belong to another volume")
+            values = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
+            out.append(f"slices of this volume differ in {keyword} ({values}): some may belong to another volume")
     counts = sorted(set(_counts(frames) or []))
     steps = set(np.diff(counts).tolist())
     if len(counts) == len(frames) and len(steps) > 1:
@@ -376,50 +376,50 @@ def _mixed(frames: Sequence[Frame]) -> list[str]:
 
 
 def split(frames: Sequence[Frame], name: str) -> list[Stack]:
-    """The volumes of one series, in order.
+    """Split a series into its volumes, in order.
 
-    Frames of different size, direction or pixel size are different stacks; a mosaic is a volume of its own. Of several images
-    at one position the k-th belongs to the k-th volume, in the order of the attributes that distinguish volumes (time,
-    acquisition, b-value, echo, ...) and then of InstanceNumber. Where positions have different numbers of images (an
-    incomplete volume), the attributes or a regular InstanceNumber must decide.
+    Frames of different size, direction or pixel size form different stacks; each mosaic is a volume. The k-th of several images
+    at one position belongs to the k-th volume, in the order of the attributes that distinguish volumes (time, acquisition,
+    b-value, echo, ...) and then of InstanceNumber. If positions have different numbers of images (an incomplete volume), volumes
+    are separated by the attributes or a regular InstanceNumber.
 
     Raises:
         InputError: if it cannot be decided which slices belong together.
     """
     stacks: list[Stack] = []
-    for group in _bygeometry(frames):
+    for group in _group_by_geometry(frames):
         if _is_mosaic(group[0]):
             ranks = dict(zip(map(id, group), _ranks(group), strict=True))
             stacks += [Stack([frame]) for frame in sorted(group, key=lambda frame: ranks[id(frame)])]
             continue
         positions = _positions(group)
         if positions is None:
-            stacks.append(Stack(group, tuple(_mixed(group))))
+            stacks.append(Stack(group, tuple(_volume_warnings(group))))
             continue
         _refuse_one_position(group, name)
         volumes = _volumes(group, positions)
         if volumes is None:
             raise InputError(f"{name}: {_undecided(group, positions)}")
         where = dict(zip(map(id, group), positions.tolist(), strict=True))
-        doubts = _doubts(volumes, where)
+        split_warnings = _split_warnings(volumes, where)
         for volume in volumes:
-            lacking = len(set(where.values())) - len(volume)
-            notes = list(doubts)
-            if lacking:
-                notes.append(f"this volume lacks {lacking} of the slice positions that the other volumes have")
-            stacks.append(Stack(volume, (*notes, *_mixed(volume))))
+            n_missing = len(set(where.values())) - len(volume)
+            messages = list(split_warnings)
+            if n_missing:
+                messages.append(f"this volume lacks {n_missing} of the slice positions that the other volumes have")
+            stacks.append(Stack(volume, (*messages, *_volume_warnings(volume))))
     return stacks
 
 
 def _refuse_one_position(frames: Sequence[Frame], name: str) -> None:
-    """Objects whose frames share the position of their file."""
+    """Refuse multi-frame objects that have one position for all frames."""
     one_file = len({id(frame.header) for frame in frames}) == 1 and len(frames) > 1
     if one_file and not any("ImagePositionPatient" in frame.own for frame in frames):
-        raise InputError(f"{name}: gives one position for all of its {len(frames)} frames; such objects cannot be used")
+        raise InputError(f"{name}: has one position for all of its {len(frames)} frames, which is not supported")
 
 
 def _undecided(frames: Sequence[Frame], positions: np.ndarray) -> str:
-    """Positions have different numbers of images: what to do."""
+    """Message for positions with different numbers of images."""
     count = np.bincount(positions)
     usual = int(np.median(count))
     odd = int(np.argmax(count != usual))
@@ -436,7 +436,7 @@ def _undecided(frames: Sequence[Frame], positions: np.ndarray) -> str:
 
 
 def describe(stacks: Sequence[Stack]) -> str:
-    """Several stacks of one series, in words, with the attribute of the geometry in which they differ."""
+    """Description of several stacks of a series, with the geometric attribute in which they differ."""
     n, firsts = len(stacks), [stack.frames[0] for stack in stacks]
     exact, near = zip(*(geometry(frame) for frame in firsts), strict=True)
     if len({e[0] for e in exact}) > 1:
@@ -445,72 +445,72 @@ def describe(stacks: Sequence[Stack]) -> str:
         return f"{n} stacks, some grey and some in colour"
     if len({e[1:4] for e in exact}) > 1:
         return f"{n} stacks, some of them without ImagePositionPatient or PixelSpacing, or mosaics"
-    turns = np.array([a[:6] for a in near])
-    if np.abs(turns - turns[0]).max() > 1e-3:
-        held = _each("/".join(f"{c:.3g}" for c in turn + 0.0) for turn in turns)
-        return f"{n} stacks in different directions, as in a localizer: ImageOrientationPatient is {held}"
+    cosines = np.array([a[:6] for a in near])
+    if np.abs(cosines - cosines[0]).max() > 1e-3:
+        values = _each("/".join(f"{c:.3g}" for c in row + 0.0) for row in cosines)
+        return f"{n} stacks in different directions, as in a localizer: ImageOrientationPatient is {values}"
     if np.ptp(np.array([a[6:] for a in near]), axis=0).max() > 1e-4:
-        held = _each(show(frame.get("PixelSpacing")) for frame in firsts)
-        return f"{n} stacks of different pixel sizes: PixelSpacing is {held}"
+        values = _each(show(frame.get("PixelSpacing")) for frame in firsts)
+        return f"{n} stacks of different pixel sizes: PixelSpacing is {values}"
     return f"{n} mosaics, each a whole volume" if exact[0][3] else f"{n} volumes"
 
 
 def _each(values: Iterable[str]) -> str:
-    held = list(dict.fromkeys(values))
-    return ", ".join(held[:4]) + (", ..." if len(held) > 4 else "")
+    distinct = list(dict.fromkeys(values))
+    return ", ".join(distinct[:4]) + (", ..." if len(distinct) > 4 else "")
 
 
 def _uniform(stacks: Sequence[Sequence[Frame]], keyword: str) -> list[tuple[str, ...]] | None:
-    """The value that all frames of a stack share, for every stack; ``None`` where they do not, or all stacks share one."""
+    """Value shared by all frames of each stack; ``None`` if frames of a stack differ, or all stacks have the same value."""
     out = []
     for frames in stacks:
         found = _values(frames[0].get(keyword))
         if any(_values(frame.get(keyword)) != found for frame in frames[1:]):
             return None
-        if keyword in _CODED and not all(is_code(one) for one in found):
+        if keyword in _CODED and not all(is_code(text) for text in found):
             return None
         out.append(found)
     return out if len(set(out)) > 1 else None
 
 
 def _tokens(found: Sequence[tuple[str, ...]]) -> list[str] | None:
-    """Of every stack's values one that selects the stacks with the same values alone; ``None`` if there is none."""
+    """For every stack, a value that selects only stacks with the same values; ``None`` if a stack has none."""
     token = {}
-    for one in dict.fromkeys(found):
-        unique = (t for t in one if all(other == one or not same_value(list(other), t) for other in found))
-        token[one] = next(unique, None)
-        if token[one] is None:
+    for values in dict.fromkeys(found):
+        unique = (t for t in values if all(v == values or not same_value(list(v), t) for v in found))
+        token[values] = next(unique, None)
+        if token[values] is None:
             return None
-    return [str(token[one]) for one in found]
+    return [str(token[values]) for values in found]
 
 
 def _listed(keyword: str, tokens: Sequence[str]) -> str:
-    each = list(dict.fromkeys(tokens))
-    held = [t for t in each if t]
-    shown = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "")
-    return f"{keyword} ({shown}{f', or none: {keyword}=' if '' in each else ''})"
+    distinct = list(dict.fromkeys(tokens))
+    values = [t for t in distinct if t]
+    shown = ", ".join(values[:6]) + (", ..." if len(values) > 6 else "")
+    return f"{keyword} ({shown}{f', or none: {keyword}=' if '' in distinct else ''})"
 
 
-def _numbered_apart(stacks: Sequence[Sequence[Frame]]) -> str:
-    """Of stacks that no other attribute distinguishes, the ranges of InstanceNumber, if they do not overlap."""
+def _number_ranges(stacks: Sequence[Sequence[Frame]]) -> str:
+    """Ranges of InstanceNumber of the stacks, if they do not overlap; for stacks that no other attribute distinguishes."""
     found = [[_float(frame.header.get("InstanceNumber")) for frame in frames] for frames in stacks]
-    if any(n is None for own in found for n in own):
+    if any(n is None for instances in found for n in instances):
         return ""
-    ends = [(min(own), max(own)) for own in found]  # type: ignore[type-var]
+    ends = [(min(instances), max(instances)) for instances in found]  # type: ignore[type-var]
     apart = all(a[1] < b[0] for a, b in pairwise(sorted(ends)))  # type: ignore[operator]
     return f", which differ in InstanceNumber ({_each(f'{a:g} to {b:g}' for a, b in ends)})" if apart else ""
 
 
 def advice(stacks: Sequence[Sequence[Frame]], numbered: bool = True) -> str:
-    """How to select one of several stacks: by one attribute, or two, that are enough, and by number.
+    """Advice to select one of several stacks: by one or two sufficient attributes, and by number.
 
     Args:
-        stacks: frames of each.
-        numbered: whether they can be selected by number as well.
+        stacks: frames of each stack.
+        numbered: whether stacks can also be selected by number.
     """
     number = f"volume=0 (numbered from 0 to {len(stacks) - 1})" if numbered else ""
-    held = {k: found for k in ADVISED if (found := _uniform(stacks, k)) is not None}
-    tokens = {k: t for k, found in held.items() if (t := _tokens(found)) is not None}
+    uniform = {k: found for k in ADVISED if (found := _uniform(stacks, k)) is not None}
+    tokens = {k: t for k, found in uniform.items() if (t := _tokens(found)) is not None}
     pairs = combinations([k for k in tokens if k in _LABELS], 2)
     for keywords in (*((k,) for k in tokens), *pairs):
         picks = list(zip(*(tokens[k] for k in keywords), strict=True))
@@ -520,6 +520,6 @@ def advice(stacks: Sequence[Sequence[Frame]], numbered: bool = True) -> str:
             which = " and ".join(_listed(k, tokens[k]) for k in keywords)
             of_each = " of each" if len(keywords) > 1 else ""
             return f", which differ in {which}; select one{of_each}, e.g. {example}{f', or {number}' if number else ''}"
-    some = [_listed(k, ["/".join(v) for v in held[k]]) for k in held if k in _LABELS][:2]
-    which = f", which differ in {' and '.join(some)}" if some else _numbered_apart(stacks)
-    return f"{which}; select one, e.g. {number}" if number else f"{which}; give the files of one alone"
+    some = [_listed(k, ["/".join(v) for v in uniform[k]]) for k in uniform if k in _LABELS][:2]
+    which = f", which differ in {' and '.join(some)}" if some else _number_ranges(stacks)
+    return f"{which}; select one, e.g. {number}" if number else f"{which}; give the files of one only"
