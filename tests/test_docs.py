@@ -11,6 +11,7 @@ from medrecon.data.scan import CartesianScan, DynamicScan, ImageScan, Sinogram
 from medrecon.reconstruction import plan
 from medrecon.transforms import RadialKSpaced
 from medrecon.writers import Output, write
+from tests import counts
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCKS = {
@@ -62,28 +63,9 @@ def test_the_page_on_dependencies_lists_those_of_pyproject_and_where_they_are_im
 
 # Plain language
 
-PLACES = ("medrecon", "docs", "bundles", "data_prep", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-NEVER = re.compile(r"\b(told|tells|lest)\b|zeros tell|for a start\b|made ready", re.IGNORECASE)
-
-
-def texts():
-    root = DOCS.parent
-    for place in PLACES:
-        path = root / place
-        files = [path] if path.is_file() else sorted(path.rglob("*"))
-        yield from (
-            one for one in files if one.suffix in (".py", ".md", ".yaml", ".json") and "checkpoints" not in one.parts
-        )
-
 
 def test_words_that_are_never_right_are_not_used():
-    found = [
-        f"{path}: {line.strip()[:100]}"
-        for path in texts()
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if NEVER.search(line)
-    ]
-    assert not found
+    assert not list(counts.never_right())
 
 
 # The sidecar

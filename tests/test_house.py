@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import medrecon
+from tests import counts
 
 ROOT = Path(medrecon.__file__).parent
 TESTS = Path(__file__).parent
@@ -63,7 +64,7 @@ def test_every_room_has_a_floor():
 
 def test_the_chart_in_contributing_shows_these_floors():
     text = (ROOT.parent / "CONTRIBUTING.md").read_text()
-    chart = re.search(r"imports run downwards only.*?```\n(.*?)```", text, re.DOTALL).group(1)
+    chart = re.search(r"Imports run downwards only.*?```\n(.*?)```", text, re.DOTALL).group(1)
     rows = [re.split(r"\s{2,}", line)[0].split() for line in chart.splitlines()]
     assert [set(row) for row in reversed(rows)] == [set(rooms.split()) for rooms in ROOMS]
 
@@ -259,3 +260,33 @@ def test_test_modules_do_not_import_each_other():
                 parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
                 modules = [p for p in parts if p.startswith("test_")]
                 assert not modules, f"{path.relative_to(TESTS)} imports {modules[0]}: move what it needs to tests/make"
+
+
+# Sizes
+
+EXPLAINED = {
+    "transforms/simulate.py::SimulateSinogramd.__init__": "keys and allow_missing_keys of MONAI, and the array form's settings",
+}
+
+
+def test_functions_are_small():
+    found = list(counts.functions())
+    assert not [name for name, lines, _ in found if lines > counts.LINES]
+    wide = {name for name, _, parameters in found if parameters > counts.PARAMETERS}
+    assert wide == set(EXPLAINED), "give parameters that belong together a dataclass"
+    assert len(EXPLAINED) <= 6
+
+
+def test_calls_at_the_edge_name_their_arguments():
+    calls = list(counts.positional_calls())
+    assert len(calls) > 500  # they are found
+    assert not [call for call in calls if call[2] > counts.POSITIONAL]
+
+
+def test_sizes_are_counted_right(tmp_path):
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "m.py").write_text(
+        "class A:\n    def f(self, a, /, b, *, c, **more):\n        def g(x): return x\n        return self.f(1, 2, 3, 4)\n"
+    )
+    assert list(counts.functions(tmp_path)) == [("cli/m.py::A.f", 3, 3), ("cli/m.py::A.f.g", 1, 1)]
+    assert list(counts.positional_calls(tmp_path)) == [("cli/m.py:4", "f", 4)]
