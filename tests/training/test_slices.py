@@ -28,7 +28,7 @@ def test_slices_and_their_shares(tmp_path):
         assert sum(w for w, r in zip(weights, rows, strict=True) if r[key] == value) == pytest.approx(share, abs=1e-3)
     with pytest.raises(ValueError, match="stripped = 1"):
         sampling_weights(rows, {"stripped": {0: 1.0}})
-    with pytest.raises(ValueError, match="cannot be met"):
+    with pytest.raises(ValueError, match="cannot be satisfied"):
         sampling_weights(rows, {"stripped": {0: 0.8, 1: 0.2}, "subject": {"a": 0.98, "b": 0.01, "c": 0.01}})
     by_subject = subject_weights(rows, power=0.0)
     assert sum(w for w, r in zip(by_subject, rows, strict=True) if r["subject"] == "c") == pytest.approx(1 / 3)
