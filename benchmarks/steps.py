@@ -141,7 +141,7 @@ class Denoiser(nn.Module):
         return self.gain * (self.prior(x, level if len(level) > 1 else float(level)) / 2 - self.shift)
 
 
-def theirs(method: str, prior: Prior, one: Scan, seed: int, weight: float, share: float = 0.3) -> Tensor:
+def theirs(method: str, prior: Prior, one: Scan, seed: int, weight: float, zeta: float = 0.3) -> Tensor:
     """A sample of deepinv, at unit scale."""
     import deepinv
     from deepinv.sampling import (
@@ -156,7 +156,7 @@ def theirs(method: str, prior: Prior, one: Scan, seed: int, weight: float, share
     torch.manual_seed(seed)
     if method == "diffpir":  # in [0, 1]
         model = DiffPIR(
-            Denoiser(prior, 0.5, -1.0), deepinv.optim.data_fidelity.L2(), max_iter=STEPS, zeta=share, lambda_=weight,
+            Denoiser(prior, 0.5, -1.0), deepinv.optim.data_fidelity.L2(), max_iter=STEPS, zeta=zeta, lambda_=weight,
             sigma=float(one.data.noise_std) / 4,
         )  # fmt: skip
         one.physics.noise_model.sigma = torch.tensor(float(one.data.noise_std) / 4)
@@ -190,7 +190,7 @@ def quality(x: Tensor, one: Scan) -> tuple[float, float]:
 
 GRIDS = {
     "dps": [{"weight": w} for w in (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)],
-    "diffpir": [{"weight": w, "share": s} for w in (1.0, 7.0, 30.0, 100.0) for s in (0.1, 0.5, 1.0)],
+    "diffpir": [{"weight": w, "zeta": z} for w in (1.0, 7.0, 30.0, 100.0) for z in (0.1, 0.5, 1.0)],
     "pigdm": [{"weight": w} for w in (0.5, 1.0, 2.0, 4.0)],
 }
 

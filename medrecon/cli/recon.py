@@ -80,7 +80,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Reconstruct one scan, or several, of which those that fail are reported and the others are done."""
+    """Reconstruct one scan or several; scans that fail are reported, and the others are still reconstructed."""
     from medrecon.cli.options import Progress, set_threads
 
     clear_caches()

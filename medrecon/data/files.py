@@ -503,7 +503,7 @@ def _remove_leftovers(home: Path, extra: Mapping[str, str]) -> None:
         try:
             path.unlink()
         except OSError as error:
-            warn(f"{path}: is of an earlier run and could not be removed ({error.strerror or error}); remove it")
+            warn(f"{path}: belongs to an earlier run and could not be removed ({error.strerror or error}); remove it")
         if path.parent != home:
             _remove_empty([path.parent])
 

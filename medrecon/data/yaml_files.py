@@ -15,7 +15,7 @@ __all__ = ["parse_plain_yaml", "read_plain_yaml", "read_yaml"]
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which can stand for exponentially much, and without repeated keys."""
+    """YAML without aliases, which can expand exponentially, and without repeated keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:  # type: ignore[override]
         if self.check_event(yaml.AliasEvent):

@@ -105,13 +105,15 @@ def select_acquisitions(
         found = np.unique(heads["idx"][name])
         if name in select:
             if select[name] == "":
-                raise InputError(f"{path}: {name}= needs a number; it holds {', '.join(map(str, found))}")
+                raise InputError(f"{path}: {name}= needs a number; choose among {', '.join(map(str, found))}")
             if select[name] not in found:
-                raise InputError(f"{path}: there is no {name} {select[name]}; it holds {', '.join(map(str, found))}")
+                raise InputError(
+                    f"{path}: there is no {name} {select[name]}; choose among {', '.join(map(str, found))}"
+                )
             keep &= heads["idx"][name] == select[name]
         elif len(found) > 1:
             raise InputError(
-                f"{path}: holds {len(found)} of {name} ({', '.join(map(str, found))}); select one, e.g. {name}={found[0]}"
+                f"{path}: holds {len(found)} values of {name} ({', '.join(map(str, found))}); select one, e.g. {name}={found[0]}"
             )
     return keep
 

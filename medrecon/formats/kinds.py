@@ -27,7 +27,7 @@ __all__ = ["load_array", "load_image", "load_kspace", "load_like", "load_noncart
 _K = TypeVar("_K", CartesianScan, NonCartesianScan, Sinogram, ImageScan)
 _NAMES = {
     CartesianScan: "k-space",
-    NonCartesianScan: "k-space along a trajectory",
+    NonCartesianScan: "non-Cartesian k-space",
     Sinogram: "a CT sinogram",
     ImageScan: "an image",
 }
@@ -138,7 +138,7 @@ def load_sinogram(
     """Read a sinogram from ``npz`` or Data Exchange HDF5; see :mod:`medrecon.formats.sinograms` for its geometry.
 
     Args:
-        path: of the file.
+        path: path of the file.
         detector_spacing: distance between detector pixels in mm, instead of the file's.
         centre: detector pixel on which the rotation axis falls, instead of the file's.
         axis_convention: where the axis of an even detector is without ``centre``, instead of the file's: ``middle`` (astra) or

@@ -3,7 +3,7 @@
 **Geometry.** As in :mod:`medrecon.operators.ct`: at angle 0 a view of a parallel beam is the sum over the rows of the image, its
 detector pixels run along x, and angles grow counterclockwise (x to the right, y up), as in scikit-image's ``radon``. The central
 ray of a fan or cone beam at angle ``theta`` is the parallel ray at ``theta``. The source circles the z axis, and the rows of a
-cone beam's panel follow z, the first row at the first slice.
+cone beam's panel run along z, the first row at the first slice.
 
 **Rotation axis.** A detector with an odd number of pixels has one in its middle. With an even number, the axis is either in the
 middle of the detector, between two pixels (``middle``: astra, and the default here), or on pixel ``n // 2``, half a pixel farther

@@ -221,7 +221,7 @@ class FanBeam(FlatRays):
 class ConeBeam(Projector):
     """Line integrals along rays from a point that circles the z axis, ``(B, C, z, y, x)`` to ``(B, C, views, v, u)``.
 
-    In the plane of the source a view is a view of :class:`FanBeam`. The rows of the panel follow z in index order. The matrix is
+    In the plane of the source a view is a view of :class:`FanBeam`. The panel rows run along z in index order. The matrix is
     recomputed at every application unless it is small. Rays may climb by at most 45 degrees.
 
     Args:

@@ -159,7 +159,7 @@ class _Folder:
 
         Args:
             identity: see :attr:`_Job.identity`.
-            fingerprint: of the key; ``None`` if it was not used.
+            fingerprint: fingerprint of the key; ``None`` if it was not used.
 
         Raises:
             InputError: if the folder was prepared with another recipe, split, seed or key.

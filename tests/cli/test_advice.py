@@ -294,7 +294,7 @@ def test_a_saturated_receiver_is_reported(tmp_path, data_folder):
 
 def test_an_empty_selection_is_named(tmp_path, capsys):
     path = cartesian(tmp_path / "a.h5", head()[0])
-    for name, words in (("contrast", "contrast= needs a number; it holds 0"), ("dataset", "dataset= needs a name")):
+    for name, words in (("contrast", "contrast= needs a number; choose among 0"), ("dataset", "dataset= needs a name")):
         assert main(["info", str(path), "--select", f"{name}="]) == 2
         assert words in capsys.readouterr().err
 

@@ -239,7 +239,7 @@ def test_frames_of_ismrmrd_are_its_phases(tmp_path):
         ("repetition", {"phase": 1}, "holds only one repetition"),
         ("slice", {}, "'slice' is not an axis of frames; choose contrast, phase, repetition or set"),
         ("phase", {"phase": 1}, "phase is the axis of the frames"),
-        ("repetition", {}, "holds 3 of phase"),
+        ("repetition", {}, "holds 3 values of phase"),
     ):
         with pytest.raises(InputError, match=words):
             load(path, select, frames=frames)

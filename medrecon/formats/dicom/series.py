@@ -365,7 +365,12 @@ def _sort_frames(
     if pixel is None or any(p is None for p in positions) or any(d is None for d in directions):
         missing = "PixelSpacing" if pixel is None else "ImagePositionPatient or ImageOrientationPatient"
         numbered = all(frame.get("InstanceNumber") is not None for frame in frames)
-        if numbered and len(frames) > 1 and "InstanceNumber" not in first.own and first.header is not frames[1].header:
+        if (
+            numbered
+            and len(frames) > 1
+            and "InstanceNumber" not in first.attributes
+            and first.header is not frames[1].header
+        ):
             frames = sorted(frames, key=lambda frame: int(frame.get("InstanceNumber")))
         spacing = None if pixel is None or thickness is None else (thickness, float(pixel[0]), float(pixel[1]))
         return frames, spacing, None, {"orientation": f"unknown: no {missing}"}, []
@@ -791,7 +796,7 @@ def _scanning_sequence(frame: Frame) -> list[str]:
 
 
 def _header_of(frame: Frame) -> Dataset:
-    """Data set of a slice: that of its file, or for a file with several frames the one that a classic image would have.
+    """Data set of a slice: the data set of its file, or of an equivalent classic image if the file has several frames.
 
     Functional groups are removed, and their attributes of the frame moved to the top level as in classic images. The number of
     the frame is stored as ``ReferencedFrameNumber``, by which other objects refer to it.
@@ -800,11 +805,11 @@ def _header_of(frame: Frame) -> Dataset:
     from pydicom.valuerep import format_number_as_ds
 
     header = frame.header
-    if not frame.own and int(header.get("NumberOfFrames") or 1) == 1:
+    if not frame.attributes and int(header.get("NumberOfFrames") or 1) == 1:
         return header
     flat = Dataset({element.tag: element for element in header if element.keyword not in (*_GROUPS, "NumberOfFrames")})
     for keyword, names in _CLASSIC.items():
-        value = next((frame.own[name] for name in names if name in frame.own), None)
+        value = next((frame.attributes[name] for name in names if name in frame.attributes), None)
         several: list[Any] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         if value is None or (len(several) > 1 and keyword == "InversionTime"):
             continue

@@ -72,19 +72,19 @@ class Frame:
     Args:
         header: data set of the file, without pixels.
         index: number of the frame in its file.
-        own: attributes of the frame from the functional groups.
+        attributes: attributes of the frame from the functional groups.
         file: cached attributes of the file, since pydicom is slow to look them up.
     """
 
     header: Dataset
     index: int
-    own: dict[str, Any]
+    attributes: dict[str, Any]
     file: dict[str, Any] = field(default_factory=dict)
 
     def get(self, keyword: str) -> Any:  # noqa: ANN401 - whatever DICOM holds
         """Attribute of the frame, or otherwise of its file, or ``None``."""
-        if keyword in self.own:
-            return self.own[keyword]
+        if keyword in self.attributes:
+            return self.attributes[keyword]
         if keyword not in self.file:
             self.file[keyword] = self.header.get(keyword)
         return self.file[keyword]
@@ -414,7 +414,7 @@ def split(frames: Sequence[Frame], name: str) -> list[Stack]:
 def _refuse_one_position(frames: Sequence[Frame], name: str) -> None:
     """Refuse multi-frame objects that have one position for all frames."""
     one_file = len({id(frame.header) for frame in frames}) == 1 and len(frames) > 1
-    if one_file and not any("ImagePositionPatient" in frame.own for frame in frames):
+    if one_file and not any("ImagePositionPatient" in frame.attributes for frame in frames):
         raise InputError(f"{name}: has one position for all of its {len(frames)} frames, which is not supported")
 
 
