@@ -183,8 +183,14 @@ def _inference(root: Path) -> Iterator[str]:
     path = _config_file(root, "inference")
     if path is None:
         yield "is missing"
-    else:
-        yield from _config(path, InferProperties)
+        return
+    yield from _config(path, InferProperties)
+    name, found = (
+        _facts(root).get("name"),
+        re.search(r"current_bundle_or\('([^']*)'\)", str(_content(path).get("bundle_root"))),
+    )
+    if found is not None and found[1] != name:
+        yield f"bundle_root names the bundle {shown(found[1])}, but metadata.json {shown(name)}; write the same name in both"
 
 
 def _training(root: Path) -> Iterator[str]:

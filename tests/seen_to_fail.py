@@ -153,7 +153,10 @@ def selected(options: argparse.Namespace) -> list[Row]:
     """
     out = [row for row in rows() if not options.names or any(name in row.function for name in options.names)]
     if not out:
-        sys.exit(f"no function in tests/seen_to_fail_table.py contains {' or '.join(options.names)}; check the name")
+        sys.exit(
+            f"no function in tests/seen_to_fail_table.py contains {' or '.join(options.names)}; check the name, or add a "
+            "row for it"
+        )
     for row in out:
         if not exists(row.function):
             sys.exit(f"{row.function} does not exist; correct its name in tests/seen_to_fail_table.py")

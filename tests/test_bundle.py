@@ -29,8 +29,8 @@ from medrecon.settings import SamplingSettings
 from medrecon.training.objectives import objective
 from medrecon.weights import difference
 
-NAMES = ("brain_mri", "brain_mri_magnitude", "chest_ct")
-LIMITS = {"brain_mri": 14e6, "brain_mri_magnitude": 8e6, "chest_ct": 10e6}
+LIMITS = {"brain_mri": 14e6, "brain_mri_magnitude": 8e6, "chest_ct": 10e6}  # bytes of the weights
+NAMES = tuple(LIMITS)
 ROOT = find_bundle("brain_mri")
 CONFIG = ROOT / "configs" / "inference.yaml"
 

@@ -104,4 +104,4 @@ def test_every_field_of_a_sidecar_is_explained(tmp_path):
             folder=tmp_path, stem="x", format="png" if scan is full else "nifti", overwrite=True, request="0"
         )
         sidecar = json.loads(write(made, output)[-1].read_text())
-        assert set(sidecar) <= explained, set(sidecar) - explained
+        assert set(sidecar) <= explained, f"docs/sidecar.md does not explain {set(sidecar) - explained}"

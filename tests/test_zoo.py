@@ -58,7 +58,8 @@ def quiet():
 
 
 def test_these_are_the_bundles():
-    assert NAMES == ("brain_mri", "brain_mri_magnitude", "chest_ct", "classical")
+    known = ("brain_mri", "brain_mri_magnitude", "chest_ct", "classical")
+    assert known == NAMES, "add a new bundle here, and the size of its weights to LIMITS in tests/test_bundle.py"
 
 
 # The zoo's checks
@@ -184,6 +185,10 @@ BREAKS = {
     "long card": (lambda r: os.truncate(r / "docs/README.md", 2**22), "larger than 1048576 bytes"),
     "format": (lambda r: set_metadata(r, network_data_format=[1, 2]), "lacks inputs.image or outputs.pred"),
     "name": (lambda r: set_metadata(r, name="a\0b"), "does not match"),
+    "another name": (
+        lambda r: edit(r / "configs/inference.yaml", "current_bundle_or('brain_mri')", "current_bundle_or('chest_ct')"),
+        "bundle_root names the bundle 'chest_ct', but metadata.json 'brain_mri'",
+    ),
     "no inference": (lambda r: (r / "configs/inference.yaml").unlink(), "inference config: is missing"),
 }
 

@@ -38,6 +38,7 @@ class NUFFT(LinearOperator):
     Raises:
         ValueError: for points outside the band (in other units?), NaN, dimensions or settings that do not match, or a matrix
             that exceeds the free memory.
+        TypeError: for a back end given by name.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class NUFFT(LinearOperator):
         if dtype not in (torch.complex64, torch.complex128):
             raise ValueError(f"a NUFFT needs complex64 or complex128; got {dtype}")
         self.backend = backend or (SparseGridding() if len(self.shape) == 2 else TableGridding())
+        if not hasattr(self.backend, "build_refined"):
+            raise TypeError(f"backend must be SparseGridding(), TableGridding() or Finufft(); got {backend!r}")
         self.trajectory: Tensor
         self.spectrum: Tensor | None
         self.root: Tensor | None

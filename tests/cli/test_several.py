@@ -109,7 +109,7 @@ def test_a_changed_bundle_is_another_request(folder, tmp_path, capsys):
     arguments = (folder / "s0.h5", folder / "s1.h5", "-o", tmp_path / "out", "--bundle", bundle)
     assert recon(*arguments) == 0
     assert recon(*arguments) == 0
-    assert "2 finished before" in capsys.readouterr().out
+    assert "2 skipped (already done)" in capsys.readouterr().out
     with (bundle / "configs" / "prior.yaml").open("a") as file:
         file.write("# changed\n")
     assert recon(*arguments) == 1

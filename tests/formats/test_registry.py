@@ -62,7 +62,14 @@ def module_of(name):
 
 def test_one_format_claims_every_file(seeds):
     for name, path in seeds.items():
-        assert claims(path) == ([] if name in UNCLAIMED else [module_of(name)]), name
+        expected = [] if name in UNCLAIMED else [module_of(name)]
+        assert claims(path) == expected, f"seed {name!r}: begin its name with that of its module, or add it to NAMES"
+
+
+def test_every_module_has_a_seed_that_is_read():
+    formats = {one.__name__.rpartition(".")[2] for one in FORMATS}
+    missing = formats - {module_of(name) for name in KINDS}
+    assert not missing, f"add a seed of {missing} to SEEDS of tests/fuzz.py and to KINDS"
 
 
 def test_the_content_decides_and_not_the_suffix(seeds, tmp_path):

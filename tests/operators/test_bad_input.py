@@ -131,6 +131,8 @@ def test_a_matrix_that_does_not_fit_is_refused_or_not_made(monkeypatch):
         assert not ParallelBeam(torch.linspace(0, 3, 1200), (1024, 1024), Detector(1400), keep=False).keep
         assert ParallelBeam(torch.linspace(0, 3, 5), (8, 8)).keep
     monkeypatch.setattr(linalg_module.os, "sysconf", lambda name: 1000)  # a megabyte is free
+    with pytest.raises(TypeError, match="SparseGridding"):
+        NUFFT(random_trajectory(20, 7, 9), (7, 9), backend="sparse")
     with pytest.raises(ValueError, match="choose backend=TableGridding"):
         NUFFT(random_trajectory(4000, 32, 32), (32, 32))
     with pytest.raises(ValueError, match=r"0.0 GB are free; give keep=False"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medrecon import operators
 from medrecon.operators import LinearOperator, Operator, check_adjoint
 from medrecon.operators.linalg import cg, dot
 
@@ -143,3 +144,11 @@ def test_a_gradient_that_comes_conjugated(problem):
     value = dot(y, y.detach()).sum()
     (grad,) = torch.autograd.grad(value, x)
     assert_close(grad, operator.adjoint(y.detach()), 1e-7)
+
+
+def test_every_operator_has_a_case():
+    bases = {"LinearOperator", "Projector", "Spectral"}
+    classes = [cls for name in operators.__all__ if isinstance(cls := getattr(operators, name), type)]
+    names = {cls.__name__ for cls in classes if issubclass(cls, LinearOperator)}
+    tested = {type(module).__name__ for case in CASES for module in case.build()[0].modules()}
+    assert not names - tested - bases, f"add rows of {names - tested - bases} to tests/operators/cases.py"

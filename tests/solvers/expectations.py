@@ -1,7 +1,7 @@
 """One row of expectations per entry of ``SOLVERS``; every suite of this folder reads this table.
 
 A new solver needs one row. Defaults of :class:`Expected` are the strict ones, so a row lists exceptions only, each with the
-sentence that explains it.
+sentence that explains it. Solvers with a prior must also give ``without_data`` and ``mode_error``.
 """
 
 from dataclasses import dataclass, field, replace

@@ -74,6 +74,7 @@ def test_weights_of_the_modes_or_their_known_error(name):
     x = sample(make(name), prior, data, LADDER, noise=SharedNoise(0))
     error = share_of_the_first(x, direction) - true
     standard = (true * (1 - true) / N) ** 0.5
+    assert EXPECTED[name].mode_error is not None, f"{name}: measure mode_error, and set it in its row of EXPECTED"
     known = EXPECTED[name].mode_error.value
     if known == 0:
         assert abs(error) < 3 * standard

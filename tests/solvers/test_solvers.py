@@ -105,7 +105,8 @@ def test_identity_without_noise_returns_the_data(name):
     x = sample(solver, prior, fitted(name, data), ladder(name), noise=Noise([0, 1]))
     tolerance = EXPECTED[name].identity.value
     assert tolerance < y.abs().max() / 4  # neither the zero image nor the prior's mean passes
-    assert (x.flatten(1) - y).abs().max() < tolerance
+    error = float((x.flatten(1) - y).abs().max())
+    assert error < tolerance, f"{name}: set identity=Bound({error:.2g} or more, reason) in its row of EXPECTED"
 
 
 def variances_without_data(prior, recursion, levels):
@@ -129,6 +130,7 @@ def test_without_data_samples_follow_the_prior_or_their_known_bias(name):
     assert (x.mean(0) - prior.mean.flatten()).abs().max() < 0.06
     share = float(x.var(0).sum() / prior.covariance.trace())
     law = EXPECTED[name].without_data
+    assert law is not None, f"{name}: set without_data (a Recursion or an Interval) in its row of EXPECTED"
     if isinstance(law, Interval):
         assert law.low < share < law.high
         assert not make(name).calibrated(levels)
@@ -189,6 +191,10 @@ def test_hyper_parameters_are_frozen_and_documented(name):
         solver.anything = 1
     for field in fields(solver):
         assert f"{field.name}:" in type(solver).__doc__, f"{field.name} is not in the docstring of {name}"
+    if name in LEARNED + UNCONDITIONAL:
+        assert "Cost:" in type(solver).__doc__, (
+            f"the docstring of {name} does not give the network evaluations of a step"
+        )
 
 
 @pytest.mark.parametrize("name", LEARNED + UNCONDITIONAL)

@@ -42,5 +42,5 @@ def test_slices_and_their_shares(tmp_path):
     assert load_slices(tmp_path / "ct.npz")[0]["image"].dtype == np.int16
     both = load_slices([tmp_path / "s.npz", tmp_path / "ct.npz"])  # rows of one batch have the same keys
     assert [set(row) for row in both] == [{"image", "archive"}] * 7
-    with pytest.raises(ValueError, match="not all archives have a key 'stripped'"):
+    with pytest.raises(ValueError, match="not all archives have the key 'stripped'"):
         sampling_weights(both, {"stripped": {0: 1.0}})
