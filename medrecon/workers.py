@@ -250,9 +250,8 @@ class Pool:
         busy = [child for child in self.children if child.task is not None]
         begin = time.monotonic()
         streams, _, _ = select.select([child.stream for child in busy], [], [], _TICK)
-        passed = min(
-            time.monotonic() - begin, 2 * _TICK
-        )  # if more time passed, this process and its children were stopped
+        # If more time has passed, this process and its children were stopped.
+        passed = min(time.monotonic() - begin, 2 * _TICK)
         for child in busy:
             child.seconds += passed
         return [child for child in busy if child.stream in streams or child.seconds > self._limit(child)]

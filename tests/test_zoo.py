@@ -542,6 +542,20 @@ def test_noise_depends_on_seed_and_name_alone(tmp_path):
     assert not np.array_equal(found[0], found[3])
 
 
+def test_kspace_that_cannot_be_written_is_undersampled_without_a_warning(scan):
+    whole = load(scan(full=True)[0])
+    kspace = whole.kspace.copy()
+    kspace.flags.writeable = False  # as k-space that is mapped from a large file
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = FewerLinesd("scan", accel=2, acs=12).measure(replace(whole, kspace=kspace))[0].kspace
+    finally:
+        torch.set_warn_always(False)
+    assert np.array_equal(found, one(FewerLinesd("scan", accel=2, acs=12), whole)["scan"].kspace)
+
+
 @pytest.mark.parametrize(
     ("transform", "file", "expected"),
     [

@@ -118,9 +118,8 @@ def prewhiten(kspace: np.ndarray, covariance: np.ndarray, name: str = "k-space")
     factor = _factor(covariance[np.ix_(noisy, noisy)], name)
     rms = float(np.sqrt(variance[noisy].mean()))
     white = np.zeros_like(kspace, order="C")
-    for out, one in zip(
-        white, kspace, strict=True
-    ):  # slice by slice, so that round-off does not depend on other slices
+    # Slice by slice, so that round-off does not depend on other slices.
+    for out, one in zip(white, kspace, strict=True):
         flat = rms * solve_triangular(factor, one[noisy].reshape(int(noisy.sum()), -1), lower=True)
         out[noisy] = flat.reshape(-1, *kspace.shape[2:])
     return white, rms / 2**0.5

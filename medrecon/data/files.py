@@ -119,6 +119,7 @@ def _create(path: Path, mode: int = 0o666) -> int:
 def _lock(descriptor: int, seconds: float = 0.0) -> bool | None:
     """Whether the lock was acquired within ``seconds``; ``None`` where the system or file system has no locks.
 
+    EACCES, by which some file systems report a lock of another process, counts as such a lock (in filelock).
     ``filelock.FileLock`` opens files by name, so it cannot lock a folder or a descriptor that is written to; its waiting
     ``lock_descriptor`` has no time limit.
     """
@@ -317,10 +318,8 @@ def _start_set(home: Path) -> _FileSet:
         name = f".medrecon-{_host()}-{secrets.token_hex(8)}"
         try:
             descriptor = _create(home / f"{name}.run", 0o600)
-        except (
-            FileExistsError,
-            FileNotFoundError,
-        ):  # another run removed the folder, which it had created and not used
+        except (FileExistsError, FileNotFoundError):
+            # The name is taken, or another run removed the folder, which it had created and not used.
             continue
         if _lock(descriptor, _WAIT_SECONDS) is not False and os.fstat(descriptor).st_nlink:
             return _FileSet(home, name, descriptor, new_folders=new_folders)

@@ -155,9 +155,8 @@ class Images(Problem):
         """
         y, scale = self._data(items, device)
         unit = 1000.0 if self.is_ct else float(scale[0])
-        std = (
-            float(self.noise_std[items][0]) / unit if unit > 0 else 0.1
-        )  # any value: the image of an empty slice is empty
+        # Without a unit any value will do: the image of an empty slice is empty.
+        std = float(self.noise_std[items][0]) / unit if unit > 0 else 0.1
         strength = self.physics.strength or 1.0
         if self.lowpass:
             return InitialImages(y, strength * std, add_noise=False)
@@ -294,7 +293,7 @@ def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
     name = str(scan.path)
     if physics.task not in ("denoise", "superres", "deblur"):
         raise InputError(f"unknown task {physics.task!r}; choose denoise, superres or deblur")
-    if physics.kernel not in DOWNSAMPLING:
+    if physics.kernel not in list(DOWNSAMPLING):  # not every argument is hashable
         raise InputError(f"unknown kernel {shown(physics.kernel)}; choose kspace, mean or gaussian")
     if not np.isfinite(scan.array).all() or not scan.array.any():
         raise InputError(f"{name}: the image contains NaN or Inf, or only zeros; export it again")

@@ -182,11 +182,12 @@ def _projector(scan: Sinogram, physics: TomographyPhysics, voxel: float) -> Proj
     """The projector of a scan, for images in units of water: lengths are multiplied by its attenuation."""
     angles, size, water = torch.from_numpy(np.asarray(scan.angles, np.float64)), physics.image_size, physics.water
     spacing, detector_spacing = voxel * water, scan.detector_spacing * water
-    offset = scan.offset * detector_spacing
+    # In this order: another one rounds differently.
+    row_offset, offset = (pixels * scan.detector_spacing * water for pixels in (scan.row_offset, scan.offset))
     to_axis, to_detector = (scan.source_to_axis or 0.0) * water, (scan.source_to_detector or 0.0) * water
     if scan.beam == "cone":
         rows, columns = scan.sinogram.shape[2:]
-        panel = Panel((rows, columns), detector_spacing, (scan.row_offset * detector_spacing, offset))
+        panel = Panel((rows, columns), detector_spacing, (row_offset, offset))
         depth = max(1, round(rows * scan.detector_spacing * to_axis / to_detector / voxel))
         return ConeBeam(
             angles, (depth, size, size),

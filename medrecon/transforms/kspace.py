@@ -235,25 +235,36 @@ class UndersampleKSpace(Transform):
         self.acs = acs
         self.seed = seed
 
-    def mask(self, kspace: Tensor, case: str | None = None, measured: np.ndarray | None = None) -> Tensor:
+    def mask(self, kspace: Tensor, case: str | None = None) -> Tensor:
         """The mask of a case, bool ``(1 or y, x)``.
 
         Args:
-            kspace: fully sampled k-space ``(slices, coils, y, x)``.
+            kspace: fully sampled k-space ``(slices, coils, y, x)``, zero where nothing was measured.
             case: name of the case; default: name of the file.
-            measured: samples that were measured, bool ``(x,)`` or ``(y, x)``; default: those that are not zero.
         """
         meta = kspace.meta if isinstance(kspace, MetaTensor) else {}
-        name = meta.get("filename_or_obj", "")
+        file = meta.get("filename_or_obj", "")
         array = as_array(kspace)
-        measured = mask_from_zeros(array) if measured is None else measured
-        check_fully_sampled(array, measured, name or "k-space")
-        seed = case_seed(self.seed, case or Path(name).stem)
+        name, measured = file or "k-space", mask_from_zeros(array)
+        return torch.from_numpy(
+            np.atleast_2d(self.mask_of_case(array, measured, case=case or Path(file).stem, name=name))
+        )
+
+    def mask_of_case(self, kspace: np.ndarray, measured: np.ndarray, *, case: str, name: str) -> np.ndarray:
+        """The mask of a case, bool ``(x,)`` or ``(y, x)``.
+
+        Args:
+            kspace: fully sampled k-space ``(slices, coils, y, x)``.
+            measured: samples that were measured, bool ``(x,)`` or ``(y, x)``.
+            case: name of the case.
+            name: name of the k-space, for messages.
+        """
+        check_fully_sampled(kspace, measured, name)
         try:
-            mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, seed)
+            mask = undersampling_mask(kspace.shape[-2:], self.kind, self.accel, self.acs, case_seed(self.seed, case))
         except ValueError as error:
-            raise InputError(f"{name or 'k-space'}: {error}") from error
-        return torch.from_numpy(np.atleast_2d(mask & measured))  # zero padding is not sampled
+            raise InputError(f"{name}: {error}") from error
+        return mask & measured  # zero padding is not sampled
 
     def __call__(self, kspace: Tensor, mask: Tensor | None = None) -> Tensor:
         """K-space, zero where not sampled."""
@@ -329,8 +340,8 @@ class EstimateSensitivityMaps(Transform):
         array = torch.as_tensor(kspace).cpu().numpy()
         name = str(kspace.meta.get("filename_or_obj", name)) if isinstance(kspace, MetaTensor) else name
         mask_array = mask_of(kspace, mask)
-        believed = trusted_noise(noise_std, array, mask_array)
-        found = estimate_maps(array, mask_array, believed, name, self.settings, self.rss)
+        trusted_std = trusted_noise(noise_std, array, mask_array)
+        found = estimate_maps(array, mask_array, trusted_std, name, self.settings, self.rss)
         return MetaTensor(found.maps, meta={"maps_source": found.source, "warnings": list(found.warnings)})
 
 

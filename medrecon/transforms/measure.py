@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from medrecon.data.arguments import as_number, check_count, shown
@@ -169,7 +168,7 @@ class CoarserImaged(_Measure):
             check_count("factor", one, 1, 64)
         if len(factors) != 2:
             raise InputError(f"factor must be one whole number, or two for (y, x); got {shown(factor)}")
-        if kernel not in DOWNSAMPLING:
+        if kernel not in list(DOWNSAMPLING):  # not every argument is hashable
             raise InputError(f"unknown kernel {shown(kernel)}; choose kspace, mean or gaussian")
         self.factors = factors
         self.kernel = kernel
@@ -295,9 +294,7 @@ class FewerLinesd(_Measure):
     def measure(self, scan: CartesianScan) -> tuple[Scan, np.ndarray, dict[str, Any]]:
         """See :class:`_Measure`."""
         kspace = np.asarray(scan.kspace)
-        tensor = MetaTensor(torch.from_numpy(kspace), meta={"filename_or_obj": str(scan.path)})
-        mask = self.undersample.mask(tensor, scan.stem, scan.mask).numpy()
-        mask = mask[0] if len(mask) == 1 else mask
+        mask = self.undersample.mask_of_case(kspace, scan.mask, case=scan.stem, name=str(scan.path))
         return replace(scan, kspace=kspace * mask, mask=mask), combined_reference(kspace), {}
 
 

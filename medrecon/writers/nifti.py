@@ -60,7 +60,6 @@ def nifti_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
     image.set_sform(image.affine, code)
     image.set_qform(image.affine, code)
     if code and np.abs(image.get_qform() - image.affine).max() > 1e-3 * max(x, y, z):
-        image.set_qform(
-            image.affine, 0
-        )  # a quaternion cannot represent a shear, and no position is better than a wrong one
+        # A quaternion cannot represent a shear, and no position is better than a wrong one.
+        image.set_qform(image.affine, 0)
     return gzip.compress(image.to_bytes(), mtime=0)

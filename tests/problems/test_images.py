@@ -124,6 +124,7 @@ def test_rician_magnitudes_lose_their_bias():
         ({"region": 3}, "region"),
         ({"task": "superres", "factor": 2.5}, "whole number"),
         ({"task": "superres", "kernel": "cubic"}, "kernel"),
+        ({"task": "superres", "kernel": ["mean"]}, "kernel"),
         ({"task": "deblur", "blur": "wide"}, "blur"),
         ({"task": "deblur", "blur": 1e6}, "too large for the image"),
         ({"task": "deblur", "solver": "r2d2"}, "does not deblur"),
