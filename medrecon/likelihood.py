@@ -300,18 +300,18 @@ class Poisson(_Counts):
     background: float = 0.0
 
     def _rates(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rate, some = self.counts_per_unit * u + self.background, self.y > 0
-        share = torch.where(
-            some, self.y / torch.where(some, torch.maximum(rate, self.y / 10), 1.0), -10 * rate.clamp(max=0)
+        rate, positive = self.counts_per_unit * u + self.background, self.y > 0
+        ratio = torch.where(
+            positive, self.y / torch.where(positive, torch.maximum(rate, self.y / 10), 1.0), -10 * rate.clamp(max=0)
         )
-        # The curvature of the parabola that touches here and has its minimum where the law has it; near it Newton's.
-        least = torch.where(some, self.y, -0.1)
+        # Curvature of the parabola that touches the likelihood here and has the same minimum; close to the minimum, Newton's.
+        least = torch.where(positive, self.y, -0.1)
         near = (rate - least).abs() < 1e-3 * least.abs()
-        bend = (1 - share) / torch.where(near, 1.0, rate - least)
+        curvature = (1 - ratio) / torch.where(near, 1.0, rate - least)
         return (
             rate,
-            self.counts_per_unit * (1 - share),
-            self.counts_per_unit**2 * torch.where(near, 1 / least.abs(), bend),
+            self.counts_per_unit * (1 - ratio),
+            self.counts_per_unit**2 * torch.where(near, 1 / least.abs(), curvature),
         )
 
     def _energy(self, u: Tensor) -> Tensor:
@@ -355,9 +355,9 @@ class Transmission(_Counts):
         tangent = self.photons * (-thick).exp()
         rate = tangent * (1 + thick - u) + self.background
         # 1 without a background, also where the rate is too small a number to divide by.
-        share = torch.where(rate > 0, tangent / torch.where(rate > 0, rate, 1.0), 1.0)
+        ratio = torch.where(rate > 0, tangent / torch.where(rate > 0, rate, 1.0), 1.0)
         # The expected Hessian (Fisher's), never negative, where a background makes the true one indefinite.
-        return rate, share * self.y - tangent, share * tangent
+        return rate, ratio * self.y - tangent, ratio * tangent
 
     def _energy(self, u: Tensor) -> Tensor:
         u, y = u.double(), self.y.double()
