@@ -201,7 +201,7 @@ def test_one_of_several_contrasts_is_asked_for(tmp_path):
         for s in range(16)
     ]
     path = write(tmp_path / "b.h5", header((16, 16, 1), (160, 160, 5)), lines + later)
-    with pytest.raises(InputError, match=r"2 of contrast \(0, 1\); select one, e.g. contrast=0"):
+    with pytest.raises(InputError, match=r"2 values of contrast \(0, 1\); select one, e.g. contrast=0"):
         load_kspace(path)
     assert np.allclose(load_kspace(path, {"contrast": 1}).kspace, 3 * k)
     out = LoadKSpaced("image", select={"contrast": 0})({"image": path})
