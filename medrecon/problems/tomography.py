@@ -165,7 +165,7 @@ def _checked(scan: Sinogram) -> Sinogram:
     """The scan with its sinogram in float32 and its angles in float64, both in C order.
 
     Raises:
-        InputError: for NaN, Inf, or line integrals that do not occur.
+        InputError: for NaN, Inf, line integrals that do not occur, or a source whose position is unknown.
     """
     sinogram = np.ascontiguousarray(scan.sinogram, dtype=np.float32)
     if not np.isfinite(sinogram).all():
@@ -174,6 +174,12 @@ def _checked(scan: Sinogram) -> Sinogram:
         raise InputError(
             f"{scan.path}: the sinogram reaches {np.abs(sinogram).max():.3g}, but line integrals -log(I / I0) are below "
             f"{_MAX_LINE_INTEGRAL:g}; convert it"
+        )
+    to_axis, to_detector = scan.source_to_axis, scan.source_to_detector
+    if scan.beam != "parallel" and not (to_axis and to_detector and 0 < to_axis <= to_detector < float("inf")):
+        raise InputError(
+            f"{scan.path}: a {scan.beam} beam needs 0 < source_to_axis <= source_to_detector in mm; got {to_axis} and "
+            f"{to_detector}"
         )
     return replace(scan, sinogram=sinogram, angles=np.ascontiguousarray(scan.angles, dtype=np.float64))
 

@@ -261,3 +261,14 @@ def test_a_sinogram_has_no_frames(tmp_path):
     np.savez(tmp_path / "a.npz", sino=np.ones((4, 8)), theta_rad=np.arange(4.0), detector_spacing_mm=1.0)
     with pytest.raises(InputError, match="no frames"):
         load(tmp_path / "a.npz", frames="phase")
+
+
+@pytest.mark.parametrize("distances", [(None, None), (500.0, None), (900.0, 500.0), (0.0, 500.0)])
+@pytest.mark.parametrize(("beam", "shape"), [("fan", (1, 12, 24)), ("cone", (1, 12, 6, 24))])
+def test_a_source_of_unknown_position_is_refused(beam, shape, distances):
+    scan = Sinogram(
+        path=Path("s"), format="f", sinogram=np.ones(shape, np.float32), angles=np.arange(12) / 2, detector_spacing=1.0,
+        beam=beam, source_to_axis=distances[0], source_to_detector=distances[1],
+    )  # fmt: skip
+    with pytest.raises(InputError, match=f"s: a {beam} beam needs 0 < source_to_axis"):
+        plan(scan, solver="tv", image_size=16)
