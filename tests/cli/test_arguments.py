@@ -427,12 +427,16 @@ def test_recipes_of_the_wrong_kind_are_refused(scan, tmp_path, capsys, text, wor
 # Where it runs
 
 
-def unread(*command, **more):
-    """A process whose output nobody reads."""
+def unread(*command, cwd):
+    """A process whose output nobody reads, and which buffers it, as Python does by default."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("PYTHONUNBUFFERED", None)
     ours, theirs = os.pipe()
     os.close(ours)
     with os.fdopen(theirs, "w") as closed:
-        return subprocess.run([sys.executable, *command], stdout=closed, stderr=subprocess.PIPE, **more)
+        return subprocess.run(
+            [sys.executable, *command], stdout=closed, stderr=subprocess.PIPE, cwd=cwd, env=environment
+        )
 
 
 @pytest.mark.parametrize("command", [["--help"], ["info", "scan.h5"]])
@@ -451,9 +455,16 @@ def test_work_goes_on_when_its_reader_goes_away(tmp_path):
         "        print('more than a buffer holds')\n"
         "    open('done', 'w').close()\n"
     )
-    out = unread("-c", code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    out = unread("-c", code, cwd=tmp_path)
     assert (out.returncode, out.stderr) == (0, b"")
     assert (tmp_path / "done").exists()
+
+
+def test_output_that_fits_the_buffer_is_discarded_at_the_end(tmp_path):
+    """Otherwise Python fails to write it when it exits."""
+    code = "from medrecon.cli.streams import robust_streams\nwith robust_streams():\n    print('one line')\n"
+    out = unread("-c", code, cwd=tmp_path)
+    assert (out.returncode, out.stderr) == (0, b"")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are POSIX")
