@@ -225,8 +225,15 @@ def test_patterns_name_subjects_keys_and_cases(tmp_path):
         ("p1", "p1", {"t1": "a/p1_t1.nii.gz", "t2": "a/p1_t2.nii.gz"}),
         ("p2", "p2", {"t1": "b/p2_t1.nii.gz"}),
     ]
-    (told, *_) = files(tmp_path, r"(?:.*/)?(?P<case>p\d)_t\d\.nii\.gz")
-    assert "a second image of p1" in told.error
+    (first, *_) = files(tmp_path, r"(?:.*/)?(?P<case>p\d)_t\d\.nii\.gz")
+    assert "a second image of p1" in first.error
+    # A later file of the case that is fine does not hide the error.
+    for name in ("c/p4_t1.nii.gz", "c/p4_t1x.nii.gz", "c/p4_t2.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    *_, last = files(tmp_path, r"(?:.*/)?(?P<case>p\d)_(?P<key>t\d)x?\.nii\.gz")
+    assert "a second t1 of p4" in last.error
+    assert sorted(last.inputs) == ["t1", "t2"]
     with pytest.raises(InputError, match="not a regular expression"):
         files(tmp_path, "(")
     (tmp_path / "link").symlink_to(tmp_path / "b")
