@@ -85,11 +85,11 @@ medrecon.formats.cartesian._without_padding                3  data/test_sampling
 medrecon.formats.cartesian._without_rounding               3  cli/test_advice.py
 medrecon.formats.centre.peak_offset                        3  formats/test_header.py
 medrecon.formats.contents.bart_advice                      3  cli/test_advice.py
-medrecon.formats.data_exchange._line_integrals             3  problems/test_tomography.py
+medrecon.formats.data_exchange._line_integrals             3  formats/test_data_exchange.py
 medrecon.formats.dicom.decoder._end_after                  3  formats/test_hostile.py
 medrecon.formats.dicom.decoder.check_codestreams           3  formats/test_hostile.py
 medrecon.formats.dicom.series._CLASSIC                     3  writers/test_like.py
-medrecon.formats.dicom.series._evenly_spaced               3  formats/test_dicom.py
+medrecon.formats.dicom.series._evenly_spaced               3  formats/test_dicom.py formats/test_dicom_volumes.py
 medrecon.formats.dicom.series._frames                      3  formats/test_hostile.py
 medrecon.formats.dicom.series._group_attributes            3  formats/test_dicom.py
 medrecon.formats.dicom.series._list_frames                 3  formats/test_dicom_volumes.py
@@ -97,7 +97,7 @@ medrecon.formats.dicom.series._mosaic                      3  formats/test_dicom
 medrecon.formats.dicom.series._read                        3  cli/test_advice.py formats/test_dicom_volumes.py formats/test_registry.py writers/test_like.py
 medrecon.formats.dicom.series._scale                       3  formats/test_dicom.py
 medrecon.formats.dicom.series._select_frames               3  formats/test_hostile.py
-medrecon.formats.dicom.series._sort_frames                 3  formats/test_dicom.py
+medrecon.formats.dicom.series._sort_frames                 3  formats/test_dicom.py formats/test_dicom_volumes.py
 medrecon.formats.dicom.series._values                      3  formats/test_dicom_volumes.py
 medrecon.formats.dicom.stacks.ADVISED                      3  writers/test_like.py
 medrecon.formats.dicom.stacks._ranks                       3  formats/test_dicom_volumes.py

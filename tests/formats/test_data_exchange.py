@@ -38,6 +38,10 @@ def test_data_exchange_files_that_cannot_be_used(tmp_path):
         del file["exchange/theta"]
     with pytest.raises(InputError, match="exchange/theta is missing"):
         load_sinogram(path, 1.0)
+    with h5py.File(path, "r+") as file:
+        file["exchange/theta"] = np.arange(5) * 36.0
+    with pytest.raises(InputError, match=r"with 5 angles; expected \(views, slices, detectors\)"):
+        load_sinogram(path, 1.0)
     (tmp_path / "e.h5").write_bytes(path.read_bytes()[:900])
     with pytest.raises(InputError, match="not a readable HDF5 file"):
         load_sinogram(tmp_path / "e.h5", 1.0)
