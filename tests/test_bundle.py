@@ -76,7 +76,7 @@ def test_every_config_has_the_network_of_the_prior(name, kind):
 
 
 def test_metadata_of_bundles_agree_with_their_priors():
-    """What ``metadata.json`` tells other tools about the network is what ``prior.yaml`` has."""
+    """The network in ``metadata.json``, which other tools read, is that of ``prior.yaml``."""
     for name in NAMES:
         prior, facts = load_prior(name), metadata(find_bundle(name))
         for tensors in facts["network_data_format"].values():

@@ -118,13 +118,13 @@ def test_condition_reaches_the_network_and_is_recorded(scan):
     def run(**more):
         return medrecon.reconstruct(kspace, steps=3, settings={"eta": 0.0}, **more)
 
-    plain, told, ignored = run(), run(condition="T2"), run(condition="T2", guidance=0.0)
+    plain, conditioned, ignored = run(), run(condition="T2"), run(condition="T2", guidance=0.0)
     assert np.array_equal(plain.image, ignored.image)  # guidance 0 is the unconditional prior
-    assert plain.record["condition"] is None and told.record["condition"] == "T2"
-    assert told.record["network_evaluations"] == plain.record["network_evaluations"] == 3
+    assert plain.record["condition"] is None and conditioned.record["condition"] == "T2"
+    assert conditioned.record["network_evaluations"] == plain.record["network_evaluations"] == 3
     strong = run(condition="T2", guidance=3.0)
     assert strong.record["network_evaluations"] == 6
-    assert not np.array_equal(told.image, plain.image) and not np.array_equal(told.image, strong.image)
+    assert not np.array_equal(conditioned.image, plain.image) and not np.array_equal(conditioned.image, strong.image)
     with pytest.raises(InputError, match=r"conditions T1, T1Gd, T2, FLAIR; got 'PD'"):
         run(condition="PD")
     with pytest.raises(InputError, match="give a condition"):

@@ -138,9 +138,9 @@ def child(
             end(code)
     os.close(writing)
     start = time.perf_counter()
-    told = b""
+    output = b""
     if from_writing or count:
-        told = os.read(reading, 8)
+        output = os.read(reading, 8)
         start = time.perf_counter()
     if delay is not None:
         time.sleep(delay)
@@ -149,7 +149,7 @@ def child(
     _, status = os.waitpid(pid, 0)
     took = time.perf_counter() - start
     while block := os.read(reading, 4096):
-        told += block
+        output += block
     os.close(reading)
-    calls = [int(line) for line in told.split() if line.isdigit()]
+    calls = [int(line) for line in output.split() if line.isdigit()]
     return os.waitstatus_to_exitcode(status), calls[-1] if calls else 0, took

@@ -37,9 +37,9 @@ def test_espirit_of_noisy_data_keeps_the_signal_alone():
     cosines = {}
     for noise_std in (0.003, 0.06):
         kspace = simulate_kspace(image, maps, noise_std, np.random.default_rng(0)) * mask
-        for told in (0.0, noise_std):
-            found = espirit_maps(kspace, mask, noise_std=told).numpy()
-            cosines[noise_std, told] = np.median(np.abs((found.conj() * maps).sum(0))[body])
+        for given in (0.0, noise_std):
+            found = espirit_maps(kspace, mask, noise_std=given).numpy()
+            cosines[noise_std, given] = np.median(np.abs((found.conj() * maps).sum(0))[body])
     assert cosines[0.003, 0.003] > 0.999
     assert cosines[0.06, 0.06] > 0.98
     assert cosines[0.06, 0.0] < 0.9  # what the fixed threshold makes of it

@@ -1,4 +1,4 @@
-"""DICOM in and out: where voxels lie, what they are worth, and that bad files are told in one sentence."""
+"""DICOM in and out: where voxels lie, what they are worth, and that bad files are refused in one sentence."""
 
 import json
 import shutil

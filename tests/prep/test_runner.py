@@ -97,12 +97,12 @@ def test_one_bad_file_is_told_and_the_rest_goes_on(tmp_path, capsys):
 def test_the_number_of_workers_changes_nothing(tmp_path):
     source = scans(tmp_path / "in", 5, bad=True)
     recipe = load_recipe("kspace")
-    told = []
-    one = prepare(source, tmp_path / "one", recipe, on_failure=told.append)
-    two = prepare(source, tmp_path / "two", recipe, run=RunOptions(workers=2), on_failure=told.append)
+    failures = []
+    one = prepare(source, tmp_path / "one", recipe, on_failure=failures.append)
+    two = prepare(source, tmp_path / "two", recipe, run=RunOptions(workers=2), on_failure=failures.append)
     assert one == two
     assert (one.prepared, one.skipped, len(one.failed)) == (5, 0, 1)
-    assert told[0] == told[1]
+    assert failures[0] == failures[1]
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
     a, b = arrays(tmp_path / "one"), arrays(tmp_path / "two")
     assert a.keys() == b.keys()
@@ -451,9 +451,9 @@ def make(recipe, folder):
 @pytest.mark.parametrize("recipe", names())
 def test_every_recipe_on_files_as_its_set_has_them(tmp_path, recipe):
     subjects, wanted = make(recipe, tmp_path / "in")
-    told = []
-    report = prepare(tmp_path / "in", tmp_path / "out", load_recipe(recipe), on_failure=told.append)
-    assert told == []
+    failures = []
+    report = prepare(tmp_path / "in", tmp_path / "out", load_recipe(recipe), on_failure=failures.append)
+    assert failures == []
     found = rows(tmp_path / "out")
     assert report.prepared == len(found) > 0
     assert {s if not s.startswith("sub-") else "sub-" for s in (row["subject"] for row in found)} == subjects

@@ -12,7 +12,7 @@ from ..make.priors import AsEDM, gaussian, noisy
 
 
 class Says(nn.Module):
-    """A network that answers what it was told to, once it was shown what it should be."""
+    """A network that expects one input, and returns a fixed answer."""
 
     def __init__(self, inputs, answer):
         super().__init__()

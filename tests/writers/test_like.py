@@ -294,7 +294,7 @@ def test_the_basic_profile_leaves_nothing_of_the_person_and_no_date(tmp_path):
         assert ds.PatientIdentityRemoved == "YES"
         assert ds.LongitudinalTemporalInformationModified == "REMOVED"
         assert ds.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
-        # No day tells when the scan was, not even that of its reconstruction.
+        # No date shows when the scan was made, not even the date of its reconstruction.
         times = {e.keyword: str(e.value) for e in everything(ds) if e.VR in ("DA", "TM", "DT") and e.value}
         assert set(times.items()) <= {("ContentDate", "19000101"), ("ContentTime", "000000")}
     for ds in written:
