@@ -38,7 +38,10 @@ ACS = {4: 24, 6: 18, 8: 14}
 
 
 class Problem(NamedTuple):
-    """Undersampled k-space ``(1, coils, y, x)``, mask ``(x,)``, maps from its ACS, noise, and the reference ``(1, y, x)``."""
+    """Undersampled k-space ``(1, coils, y, x)``, mask ``(x,)``, maps from its ACS, noise, and the reference ``(1, y, x)``.
+
+    ``truth`` is the magnitude ``(1, y, x)`` that was simulated, without noise; ``None`` for measured data.
+    """
 
     name: str
     kspace: np.ndarray
@@ -46,15 +49,18 @@ class Problem(NamedTuple):
     maps: torch.Tensor
     noise_std: float
     reference: np.ndarray
+    truth: np.ndarray | None = None
 
 
-def problem(name: str, kspace: np.ndarray, reference: np.ndarray, accel: int) -> Problem:
+def problem(
+    name: str, kspace: np.ndarray, reference: np.ndarray, accel: int, truth: np.ndarray | None = None
+) -> Problem:
     """Undersample full k-space ``(coils, y, x)`` by columns at ``accel``, and estimate maps and noise as a user would."""
     mask = undersampling_mask(kspace.shape[1:], "gaussian1d", accel, ACS[accel], seed=0)
     kspace = (kspace * mask)[None]
     noise_std = estimate_noise_std(kspace, mask)
     maps = espirit_maps(kspace[0], mask, name=name, noise_std=noise_std)[None]
-    return Problem(name, kspace, mask, maps, noise_std, reference[None])
+    return Problem(name, kspace, mask, maps, noise_std, reference[None], truth)
 
 
 def validation(
@@ -90,7 +96,8 @@ def validation(
                 out.append(single_coil(f"{group}[{index}]", complex_image, accel, noise_std, generator))
                 continue
             kspace = simulate_kspace(complex_image, loop_coils(shape, coils), noise_std, generator)
-            out.append(problem(f"{group}[{index}]", kspace, combined_reference(kspace[None])[0], accel))
+            reference, truth = combined_reference(kspace[None])[0], np.abs(complex_image)[None]
+            out.append(problem(f"{group}[{index}]", kspace, reference, accel, truth))
     return out
 
 
@@ -100,7 +107,8 @@ def single_coil(name: str, image: np.ndarray, accel: int, noise_std: float, gene
     kspace = simulate_kspace(image, np.ones((1, *shape), np.complex64), noise_std, generator)
     mask = undersampling_mask(shape, "gaussian1d", accel, ACS[accel], seed=0)
     maps = torch.ones(1, 1, *shape, dtype=torch.complex64)
-    return Problem(name, (kspace * mask)[None], mask, maps, noise_std, np.abs(image)[None])
+    truth = np.abs(image)[None]
+    return Problem(name, (kspace * mask)[None], mask, maps, noise_std, truth, truth)
 
 
 def slice_a(accel: int) -> Problem:

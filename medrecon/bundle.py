@@ -248,6 +248,7 @@ def load_prior(bundle: str | Path) -> PriorSpec:
         symmetries=prior.symmetries,
         tuned=prior.tuned,
         tuned_by_images=prior.tuned_by_images,
+        posterior=prior.posterior,
         n_steps=prior.steps,
         sigma_min=prior.sigma_min,
     )

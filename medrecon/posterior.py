@@ -70,6 +70,8 @@ class PriorSpec:
         n_steps: default number of network evaluations per sample.
         sigma_min: last noise level before 0.
         tuned_by_images: without a network, such settings by kind of the images, where they differ from ``tuned``.
+        posterior: by name of a solver, settings for posterior samples that differ from its defaults, and ``sigma_max``,
+            ``sigma_min`` and ``steps``.
         condition: one of ``labels``, given to the network; ``None``: the unconditional prior.
         guidance: scale of the condition: 1 follows it, more exaggerates it (two evaluations a step), 0 ignores it.
     """
@@ -88,11 +90,15 @@ class PriorSpec:
     n_steps: int = 50
     sigma_min: float = 0.005
     tuned_by_images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    posterior: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     condition: str | None = None
     guidance: float = 1.0
 
     def suited_to(self, problem: Problem) -> PriorSpec:
-        """The prior with the settings for the images of a problem, and those that suit its operator, which come first."""
+        """The prior with the settings for the images of a problem, and those that suit its operator, which come first.
+
+        Those for posterior samples stay as they are: the others were tuned for the best image.
+        """
         tuned = {**self.tuned, **self.tuned_by_images.get(problem.images[0], {})}
         suited = {name: {**tuned.get(name, {}), **settings} for name, settings in problem.tuned.items()}
         return replace(self, tuned={**tuned, **suited})
@@ -144,6 +150,8 @@ class Sampling:
         start: an estimate to start from; ``None``: noise.
         chunk: items or samples that run as one batch; ``None``: see :func:`batch_size`.
         dtype: autocast type of the network; ``"auto"``: see :func:`fast_dtype`; ``None``: that of its weights.
+        block: source of the settings, for the record: ``"tuned"`` or ``"posterior"`` of the prior, or ``None`` for the solver's
+            defaults.
     """
 
     solver: Solver
@@ -154,6 +162,7 @@ class Sampling:
     start: Start | None = None
     chunk: int | None = None
     dtype: torch.dtype | Literal["auto"] | None = "auto"
+    block: Literal["tuned", "posterior"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,30 +240,56 @@ def _start(settings: SamplingSettings, solver: Solver, prior: PriorSpec) -> Star
     return Start(solver=start, sigma=settings.start_sigma)
 
 
+def _block(settings: SamplingSettings, prior: PriorSpec) -> tuple[Literal["tuned", "posterior"] | None, dict[str, Any]]:
+    """Name of the block of the prior's settings that a run uses, and its content for the solver.
+
+    Raises:
+        InputError: if settings for posterior samples are asked for, but the prior has none for the solver, or the run would start
+            from an estimate.
+    """
+    if not isinstance(settings.posterior, bool):
+        raise InputError(f"posterior must be true or false; got {shown(settings.posterior)}")
+    if not settings.posterior:
+        tuned = prior.tuned.get(settings.solver, {})
+        return "tuned" if tuned else None, dict(tuned)
+    if settings.solver not in prior.posterior:
+        known = ", ".join(prior.posterior)
+        advice = f"choose one of {known}" if known else "leave posterior out, or choose another bundle"
+        raise InputError(
+            f"bundle {prior.name} has no settings for posterior samples of solver {settings.solver!r}; {advice}"
+        )
+    if settings.start is not None:
+        raise InputError("a warm start draws no samples of the posterior; leave out start, or posterior")
+    return "posterior", dict(prior.posterior[settings.solver])
+
+
 def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
-    """The sampling that a user asks for, with the prior's tuned settings as defaults.
+    """The sampling that a user asks for, with the prior's settings (``tuned`` or ``posterior``) as defaults.
 
     Raises:
         InputError: for an unknown solver or setting, or a value out of range.
     """
+    find_solver(settings.solver)
+    block, values = _block(settings, prior)
+    prior = replace(
+        prior, n_steps=values.pop("steps", prior.n_steps), sigma_min=values.pop("sigma_min", prior.sigma_min)
+    )
     steps = prior.n_steps if settings.steps is None else settings.steps
     check_count("steps", steps, 1, 1_000_000)
     check_count("samples", settings.samples, 1, 1_000_000)
     check_count("seed", settings.seed, 0, 2**63 - 1)
     if settings.chunk is not None:
         check_count("chunk", settings.chunk, 1, 1_000_000)
-    find_solver(settings.solver)
     if settings.sigma_min is not None:
         last = as_number("sigma_min", settings.sigma_min, positive=True)
         if not LAST_LEVELS[0] <= last <= LAST_LEVELS[1]:
             raise InputError(f"sigma_min must be from {LAST_LEVELS[0]:g} to {LAST_LEVELS[1]:g}; got {last:g}")
         prior = replace(prior, sigma_min=last)
-    tuned = dict(prior.tuned.get(settings.solver, {}))
-    sigma_max = tuned.pop("sigma_max", 8.0)
+    sigma_max = values.pop("sigma_max", 8.0)
     if settings.sigma_max is not None:
         sigma_max = as_number("sigma_max", settings.sigma_max, positive=True)
     make_solver(settings.solver, settings.settings)  # an error names the setting as it was given
-    solver = make_solver(settings.solver, tuned | dict(settings.settings or {}))
+    solver = make_solver(settings.solver, values | dict(settings.settings or {}))
     learned = solver.requires.prior
     if settings.samples > 1 and not learned:
         raise InputError(
@@ -273,6 +308,7 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
         seed=settings.seed,
         start=start,
         chunk=settings.chunk,
+        block=block,
     )
 
 
@@ -400,6 +436,11 @@ class _Run:
             estimate = sample(plan.start.solver, None, data, torch.tensor([1.0, 0.0]), noise=Noise([0] * len(numbers)))
             start = StartImage(estimate)
         elif begin is not None and solver.requires.prior and solver.takes_start:
+            if plan.block == "posterior":
+                raise InputError(
+                    f"{problem.name}: runs on such data start from the image, so they draw no samples of the posterior; "
+                    "leave out posterior"
+                )
             start = StartImage(begin.x, begin.add_noise)
             sigmas = solver.ladder(begin.sigma, min(float(plan.sigmas[-2]), begin.sigma / 2), plan.steps)
         if bool((scaled.image_scale > 0).any()):  # the ladder of an empty image is not recorded

@@ -17,7 +17,7 @@ from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import parse_plain_yaml, read_plain_yaml
 from medrecon.networks import NETWORKS
 from medrecon.posterior import LAST_LEVELS, ImageKind
-from medrecon.solvers import SOLVERS
+from medrecon.solvers import SOLVERS, is_unconditional
 from medrecon.solvers.settings import setting_fields
 from medrecon.training.objectives import OBJECTIVES
 
@@ -45,6 +45,8 @@ class PriorFile:
         tuned: tuned settings by name of the solver, where they differ from its defaults, and ``sigma_max``, the first noise
             level.
         tuned_by_images: for a bundle without a network, settings by kind of images, where they differ from ``tuned``.
+        posterior: settings for posterior samples by name of the solver, where they differ from its defaults, and ``sigma_max``,
+            ``sigma_min`` and ``steps``.
     """
 
     network: str | None
@@ -59,6 +61,7 @@ class PriorFile:
     sigma_min: float = 0.005
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     tuned_by_images: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    posterior: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def channels(self) -> int:
@@ -167,7 +170,7 @@ def _tuned(value: object) -> dict[str, dict[str, Any]]:
     for name, settings in tuned.items():
         if name not in SOLVERS:
             raise _UnusableError(f"has settings for an unknown solver {shown(name)}; {_nearest(name, tuple(SOLVERS))}")
-        _check_settings(name, settings)
+        _check_settings(name, settings, FIRST_LEVEL)
     return tuned
 
 
@@ -179,6 +182,21 @@ def _tuned_by_images(value: object) -> dict[str, dict[str, dict[str, Any]]]:
                 f"has settings for unknown images {shown(kind)}; {_nearest(kind, get_args(ImageKind))}"
             )
     return {kind: _tuned(one) for kind, one in by_images.items()}
+
+
+def _posterior(value: object) -> dict[str, dict[str, Any]]:
+    posterior = _mapping(value, "settings by name of a solver")
+    samplers = tuple(name for name, solver in SOLVERS.items() if solver.requires.prior and not is_unconditional(solver))
+    for name, settings in posterior.items():
+        if name not in samplers:
+            raise _UnusableError(
+                f"has settings for {shown(name)}, which draws no posterior samples; {_nearest(name, samplers)}"
+            )
+        _check_settings(name, settings, LADDER)
+        ladder = {key: one for key, one in settings.items() if key in ("sigma_max", "sigma_min")}
+        if len(ladder) == 2 and not ladder["sigma_max"] > ladder["sigma_min"]:
+            raise _UnusableError(f"has a 'sigma_max' of {name} that is not above its 'sigma_min'; swap them")
+    return posterior
 
 
 def _network(value: object) -> str | None:
@@ -197,19 +215,18 @@ def _is_same_type(value: object, default: object) -> bool:
     return isinstance(value, int) if isinstance(default, int) else value is not None or default is None
 
 
-def _check_settings(name: str, settings: object) -> None:
-    """Raise :class:`_UnusableError` unless the solver accepts the settings."""
+def _check_settings(name: str, settings: object, ladder: Mapping[str, Callable[[object], Any]]) -> None:
+    """Raise :class:`_UnusableError` unless the solver accepts the settings, and ``ladder`` those of the noise levels."""
     settings = dict(_mapping(settings, f"names and values of settings for {name}"))
     defaults = {key: one.default for key, one in setting_fields(SOLVERS[name]).items()}
-    first = settings.pop("sigma_max", None)
-    if first is not None:
+    for key in [key for key in settings if key in ladder]:
         try:
-            _number(1e-6, 1e6)(first)
+            ladder[key](settings.pop(key))
         except _UnusableError as error:
-            raise _UnusableError(f"has a 'sigma_max' of {name} that {error}") from None
+            raise _UnusableError(f"has a {key!r} of {name} that {error}") from None
     for key, one in settings.items():
         if key not in defaults:
-            known = (*defaults, "sigma_max")
+            known = (*defaults, *ladder)
             raise _UnusableError(f"has an unknown setting {shown(key)} of {name}; {_nearest(key, known)}")
         if not _is_same_type(one, defaults[key]):
             raise _UnusableError(f"has a setting {key!r} of {name} that cannot be used; got {shown(one)}")
@@ -218,6 +235,10 @@ def _check_settings(name: str, settings: object) -> None:
     except (ValueError, TypeError, OverflowError) as error:
         raise _UnusableError(f"has settings of {name} that cannot be used ({one_line(error)})") from error
 
+
+FIRST_LEVEL = MappingProxyType({"sigma_max": _number(1e-6, 1e6)})
+LADDER = MappingProxyType({**FIRST_LEVEL, "sigma_min": _number(*LAST_LEVELS), "steps": _count(1, 1_000_000)})
+"""Checks of the settings of the noise levels, beside those of a solver: in ``tuned``, and in ``posterior``."""
 
 CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
     {
@@ -233,6 +254,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "sigma_min": _number(*LAST_LEVELS),
         "tuned": _tuned,
         "tuned_by_images": _tuned_by_images,
+        "posterior": _posterior,
     }
 )
 """Checks by key of the file: functions that return the value for :class:`PriorFile`, or raise :class:`_UnusableError`."""

@@ -90,6 +90,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         "input": problem.name,
         "modality": problem.modality,
         "solver": {"name": name_of(solver), **_settings(solver), "calibrated": calibrated},
+        "settings_block": sampling.block,
         "steps": int((sigmas.diff() <= 0).sum()),  # a step that raises the noise level needs no evaluation
         "start": None if start is None else name_of(start.solver),
         "sigma_max": round(sigmas[0].item(), 6),

@@ -71,6 +71,8 @@ class SamplingSettings:
     Args:
         solver: name of a solver, as listed by ``medrecon solvers``.
         settings: hyper-parameters of the solver; the others have the values tuned for the prior, or else their defaults.
+        posterior: use the prior's settings for posterior samples (``posterior`` of its ``prior.yaml``) instead of those tuned for
+            the best image.
         steps: network evaluations per sample; ``None``: the prior's default.
         samples: posterior samples per slice.
         seed: random seed.
@@ -83,6 +85,9 @@ class SamplingSettings:
 
     solver: str = option("dds", "name of a solver; list them with 'medrecon solvers' (default: dds)")
     settings: Mapping[str, Any] | None = option(None, "change a setting of the solver; repeatable", flag="--set")
+    posterior: bool = option(
+        False, "use the bundle's settings for posterior samples, not those for the best image", action="store_true"
+    )
     steps: int | None = option(None, "network evaluations per sample (default: the bundle's)", metavar="N", type=int)
     samples: int = option(1, "number of posterior samples (default: 1)", metavar="K", type=int)
     seed: int = option(0, "random seed (default: 0)", metavar="N", type=int)

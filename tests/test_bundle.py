@@ -150,6 +150,10 @@ def test_a_bundle_knows_what_suits_it(name):
     for solver in prior.tuned:
         sampling(SamplingSettings(solver=solver), prior)
     assert "dds" in prior.tuned
+    for solver in prior.posterior:
+        made = sampling(SamplingSettings(solver=solver, posterior=True, samples=2), prior)
+        assert made.block == "posterior" and made.steps == prior.posterior[solver].get("steps", prior.n_steps)
+    assert set(prior.posterior) == {"pnpdm", "daps", "diffpir", "dds", "tmpd", "ald"}
 
 
 # Metrics and writers

@@ -15,6 +15,7 @@ from medrecon.posterior import sampling
 from medrecon.reconstruction import plan
 from medrecon.settings import SamplingSettings
 from medrecon.solvers import DDS
+from tests.make import toys
 from tests.make.priors import toy_prior
 
 
@@ -75,6 +76,86 @@ def test_what_suits_the_prior_gives_way_to_what_the_user_says():
     assert planned(solver="dds").solver == DDS()
     assert planned(start="tv", start_sigma=0.1).start.solver.lam == 0.5
     assert tuned == {"dps": {"zeta": 0.03, "sigma_max": 2.0}, "tv": {"lam": 0.5}}
+
+
+BLOCK = {"ald": {"sigma_max": 3.0, "sigma_min": 0.02, "steps": 30, "step_size": 0.5, "n_inner": 2}}
+
+
+def with_blocks(**more):
+    return sampling(
+        SamplingSettings(solver="ald", **more), toy_prior(tuned={"ald": {"step_size": 0.9}}, posterior=BLOCK)
+    )
+
+
+def test_posterior_settings_replace_those_tuned_for_the_best_image():
+    tuned, posterior = with_blocks(), with_blocks(posterior=True)
+    assert (tuned.block, tuned.solver.step_size, tuned.solver.n_inner, tuned.steps) == ("tuned", 0.9, 3, 50)
+    assert (posterior.block, posterior.solver.step_size, posterior.solver.n_inner) == ("posterior", 0.5, 2)
+    assert (posterior.steps, len(posterior.sigmas)) == (30, 16)  # two evaluations a step
+    assert posterior.sigmas[[0, -2]].tolist() == pytest.approx([3.0, 0.02])
+    assert sampling(SamplingSettings(solver="dds"), toy_prior(posterior=BLOCK)).block is None
+    assert BLOCK["ald"]["steps"] == 30  # the prior is unchanged
+
+
+def test_what_the_user_gives_overrides_posterior_settings():
+    made = with_blocks(
+        posterior=True, steps=8, sigma_min=0.1, sigma_max=1.0, settings={"step_size": 0.25}, samples=3, seed=4
+    )
+    assert (made.block, made.steps, made.solver.step_size, made.solver.n_inner) == ("posterior", 8, 0.25, 2)
+    assert made.sigmas[[0, -2]].tolist() == pytest.approx([1.0, 0.1])
+    assert (len(made.sigmas), made.n_samples, made.seed) == (5, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"solver": "dps"}, "no settings for posterior samples of solver 'dps'; choose one of ald"),
+        ({"solver": "tv"}, "no settings for posterior samples of solver 'tv'; choose one of ald"),
+        ({"start": "tv", "start_sigma": 0.1}, "a warm start draws no samples of the posterior"),
+        ({"posterior": 1}, "must be true or false; got 1"),
+        ({"posterior": "posterior"}, "must be true or false"),
+        ({"settings": {"step_size": 2.0}}, "step_size"),
+        ({"sigma_min": 5.0}, "at least the last level"),
+    ],
+)
+def test_posterior_settings_that_cannot_be_used_are_refused(more, words):
+    with pytest.raises(InputError, match=words) as caught:
+        sampling(SamplingSettings(**{"solver": "ald", "posterior": True, **more}), toy_prior(posterior=BLOCK))
+    assert str(caught.value).isprintable()
+
+
+def test_a_prior_without_posterior_settings_says_so():
+    with pytest.raises(InputError, match=r"bundle toy has no settings for posterior samples .* choose another bundle"):
+        sampling(SamplingSettings(solver="ald", posterior=True), toy_prior())
+
+
+def test_settings_for_the_best_image_of_a_kind_of_scan_leave_posterior_settings_alone():
+    """Denoising has weights of DDS for the best image; they are not mixed with settings for samples."""
+    block = {"dds": {"kernel": "ddim", "sigma_scale": 1.0, "sigma_max": 4.0}}
+    picture = toys.images(toys.picture())
+    made = [
+        plan(
+            picture, bundle=toys.spec("magnitude", posterior=block), posterior=posterior, task="denoise", noise_std=20.0
+        )
+        for posterior in (False, True)
+    ]
+    assert [one.sampling.solver.prior_weight for one in made] == [0.5, DDS().prior_weight]
+    assert [float(one.sampling.sigmas[0]) for one in made] == pytest.approx([1.5, 4.0])
+    assert [one.run().record["settings_block"] for one in made] == ["tuned", "posterior"]
+
+
+def test_runs_that_start_from_the_image_draw_no_posterior_samples():
+    prior = toys.spec("magnitude", posterior={"diffpir": {}})
+    made = plan(
+        toys.images(toys.picture()),
+        bundle=prior,
+        solver="diffpir",
+        posterior=True,
+        noise_model="rician",
+        noise_std=20.0,
+    )
+    with pytest.raises(InputError, match="start from the image"):
+        made.run()
 
 
 def test_slices_without_signal_stay_empty(scan):

@@ -73,6 +73,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "weights": about["weights"].get("file"),
         "sha256": about["weights"].get("sha256"),
         "settings_for": sorted({*spec.tuned, *(name for one in spec.tuned_by_images.values() for name in one)}),
+        "posterior_settings_for": sorted(spec.posterior),
         "configs": sorted(
             path.name for path in (root / "configs").iterdir() if path.suffix in (".yaml", ".yml", ".json")
         ),

@@ -7,6 +7,8 @@ from typing import Any
 
 __all__ = ["add_arguments", "run"]
 
+_LADDER = {"sigma_max": "first noise level", "sigma_min": "last noise level", "steps": "network evaluations"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--settings``, ``--bundle`` and ``--json``."""
@@ -15,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settings", action="store_true", help="also list the settings of every solver, with their defaults"
     )
-    parser.add_argument("--bundle", help="with --settings: list the settings tuned for the prior of this bundle")
+    parser.add_argument(
+        "--bundle", help="with --settings: list the settings of this bundle, tuned and for posterior samples"
+    )
     add_json(parser)
 
 
@@ -30,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     prior = load_prior(arguments.bundle) if arguments.bundle else None
     tuned = {} if prior is None else prior.tuned
     by_images = {} if prior is None else prior.tuned_by_images
+    posterior = {} if prior is None else prior.posterior
     rows = []
     for name, solver in SOLVERS.items():
         tuned_settings, defaults = tuned.get(name, {}), setting_fields(solver)
@@ -39,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
             "settings": {key: tuned_settings.get(key, one.default) for key, one in defaults.items()},
             "sigma_max": tuned_settings.get("sigma_max"),
             "settings_by_images": {kind: dict(of[name]) for kind, of in by_images.items() if name in of},
+            "posterior": dict(posterior[name]) if name in posterior else None,
         })  # fmt: skip
     if arguments.json:
         print(json.dumps(rows, indent=2))
@@ -58,3 +64,8 @@ def _print_settings(row: dict[str, Any]) -> None:
     for kind, settings in row["settings_by_images"].items():
         text = ", ".join(f"solver.{key}={value}" for key, value in settings.items())
         print(f"{'':12}   for {kind} images: {text}")
+    if row["posterior"] is not None:
+        ladder = {key: row["posterior"][key] for key in _LADDER if key in row["posterior"]}
+        texts = [f"solver.{key}={value}" for key, value in row["posterior"].items() if key not in ladder]
+        texts += [f"{_LADDER[key]} {value}" for key, value in ladder.items()]
+        print(f"{'':12}   with --posterior: {', '.join(texts)}")

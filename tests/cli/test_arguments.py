@@ -237,6 +237,7 @@ def test_settings_of_the_wrong_kind_are_refused_in_one_sentence(name):
         "sigma_min": [0, -1, math.nan, "0.01", 9.0, 1e-30, 1e9],
         "condition": ["PD", ["T1"], 3],
         "settings": ["x", [1], 3],
+        "posterior": [1, "yes", 0, [True]],
         "start_sigma": [0, "a"],
     }.items(),
 )

@@ -71,6 +71,44 @@ def test_solvers_settings(capsys):
     assert all(f"solver.{key}={value}\n" in suited for key, value in tuned.items())
 
 
+def test_solvers_settings_show_those_for_posterior_samples(capsys):
+    block = load_prior("brain_mri").posterior
+    _, printed = call("solvers", "--settings", "--bundle", "brain_mri", capsys=capsys)
+    lines = [line for line in printed.out.splitlines() if "with --posterior:" in line]
+    assert len(lines) == len(block) >= 6
+    about_dds = printed.out[printed.out.index("\ndds ") :].split("\ndiffpir")[0]
+    assert "solver.kernel=ddim" in about_dds and f"network evaluations {block['dds']['steps']}" in about_dds
+    _, printed = call("solvers", "--settings", "--bundle", "brain_mri", "--json", capsys=capsys)
+    assert {row["name"]: row["posterior"] for row in json.loads(printed.out) if row["posterior"]} == block
+
+
+def test_recon_with_posterior_settings(scan, tmp_path, capsys):
+    path, _ = scan()
+    block = dict(load_prior("brain_mri").posterior["dds"])
+    runs = {
+        "tuned": (),
+        "posterior": ("--posterior", "--samples", 2, "--set", "solver.n_cg=3"),
+        "none": ("--solver", "tv-pdhg"),
+    }
+    for name, more in runs.items():
+        assert call("recon", path, "-o", tmp_path / name, "--format", "npz", *more, "--steps", 4)[0] == 0
+    records = {name: json.loads((tmp_path / name / "scan.json").read_text()) for name in runs}
+    assert {name: one["settings_block"] for name, one in records.items()} == {
+        "tuned": "tuned", "posterior": "posterior", "none": None,
+    }  # fmt: skip
+    posterior = records["posterior"]
+    assert (posterior["solver"]["kernel"], posterior["solver"]["n_cg"], posterior["steps"]) == ("ddim", 3, 4)
+    assert (posterior["sigma_max"], posterior["samples"]) == (block["sigma_max"], 2)
+    assert posterior["solver"]["calibrated"] is False  # the solver's own statement, whatever the block
+    known = "choose one of " + ", ".join(load_prior("brain_mri").posterior)
+    refused(capsys, "recon", path, "-o", tmp_path / "x", "--posterior", "--solver", "dps", words=["'dps'", known])
+    refused(capsys, "recon", path, "-o", tmp_path / "x", "--posterior", "--start", "tv", "--start-sigma", "0.1",
+            words=["warm start"])  # fmt: skip
+    refused(capsys, "recon", path, "-o", tmp_path / "x", "--posterior", "--solver", "tv", "--bundle", "classical",
+            words=["bundle classical", "no settings for posterior samples"])  # fmt: skip
+    assert not (tmp_path / "x").exists()
+
+
 def test_info(scan, capsys):
     path, _ = scan(slices=2)
     code, printed = call("info", path, "--json", capsys=capsys)

@@ -94,4 +94,4 @@ def test_values_of_a_file_are_read_as_on_the_line(scan, tmp_path, capsys):
 def test_completion(capsys, shell):
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    assert "recon" in script and "map-sets" in script and "cg-sense" not in script[:10]
+    assert "recon" in script and "map-sets" in script and "posterior" in script and "cg-sense" not in script[:10]

@@ -1,0 +1,330 @@
+"""Compare the spread of posterior samples with their error, on simulated scans of held-out subjects.
+
+    python benchmarks/calibration.py search brain_mri --store calibration        # every setting of GRIDS, three samples
+    python benchmarks/calibration.py compare brain_mri --store calibration -k 9  # `tuned` against `posterior` of prior.yaml
+
+Scans: brains with eight coils (R = 4 and 8, another subject each) or chests (23 and 10 views, other patients than in
+benchmarks/solvers.py). Nothing is chosen on slice A, the knee or chest 0. Samples are kept in the store, so a run can be
+interrupted, and more samples (``-k``) reuse those that are there.
+
+What is compared: the magnitude of a sample (CT: its attenuation in units of water) with the simulated image before noise was
+added, pixel by pixel inside the head or body. The reference of the other benchmarks would not do, since it is combined from noisy
+k-space. A magnitude does not depend on the phase of the maps, and the true maps have sum |S|^2 = 1 as the estimated ones do, so
+both have the same scale. Maps and noise are estimated from the data; their errors count as errors of the samples.
+
+Ranks: if the truth is one more draw of the law of the K samples, its rank among them is uniform on 0 ... K. The distance is half
+the sum of |frequency - 1 / (K + 1)|: 0 is uniform, and the truth outside of all samples gives K - 1 over K + 1 and more. Pixels
+are correlated, so there is no p-value.
+Coverage: the j-th smallest to the j-th largest of K samples cover the truth with probability (K + 1 - 2 j) / (K + 1), so
+j = (K + 1) (1 - level) / 2; between two whole j, the two coverages (not the limits) are interpolated, which is exact for uniform
+ranks. Levels with j < 1 need more samples; there the column has Student's interval, mean +- t s sqrt(1 + 1 / K), which is exact
+for normal pixels, marked by ``t``.
+PSNR of the mean: inside the mask, range 0 to the largest value, for infinitely many samples: the mean square error of the mean
+of K is larger by variance / K.
+Spread over error: sqrt((K + 1) / K) times the rms standard deviation of the samples, over the rms error of their mean; 1 if
+calibrated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+warnings.filterwarnings("ignore")
+
+import numpy as np
+from problems import Problem, Tomogram, chest, prior_of, run, validation
+from scipy import ndimage, stats
+
+from medrecon.bundle import load_prior
+from medrecon.data.errors import InputError
+
+LEVELS = (0.5, 0.8, 0.9)
+OUTER = ("sigma_max", "sigma_min", "steps")
+"""Settings of the ladder; all others are the solver's."""
+GUARD = 1.0
+"""Largest loss of PSNR of the mean, in dB, against the best of a solver's settings."""
+SOLVERS = ("dds", "daps", "diffpir", "pnpdm", "ald", "tmpd")
+HIGH = {"sigma_max": 4.0, "steps": 100}
+GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "brain_mri": {
+        "dds": [
+            {**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 1.0},
+            {**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 3.0},
+            {**HIGH, "kernel": "ddim", "sigma_scale": 1.0},
+            {"sigma_max": 1.0, "steps": 100, "kernel": "ddim", "sigma_scale": 1.0},
+        ],
+        "daps": [{**HIGH, "n_ode": 1, "image_std": 0.1}, {**HIGH, "n_ode": 1, "image_std": 0.25}],
+        "diffpir": [{**HIGH, "lam": 1.0, "fresh_noise_fraction": f} for f in (0.3, 0.6)],
+        "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_inner": n} for n in (5, 2)],
+        "ald": [{**HIGH, "n_inner": 1, "step_size": a} for a in (0.5, 0.2)],
+        "tmpd": [{"sigma_max": 4.0, "steps": 110, "n_cg": 5}],
+    },
+    "chest_ct": {
+        "dds": [{**HIGH, "n_cg": 30, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": w} for w in (1.0, 0.2)],
+        "daps": [{**HIGH, "n_cg": 20, "n_ode": 1, "image_std": s} for s in (0.1, 0.25)],
+        "diffpir": [{**HIGH, "n_cg": 20, "lam": 1.0, "fresh_noise_fraction": 0.3}],
+        "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_cg": 20, "n_inner": 5}],
+        "ald": [{**HIGH, "n_inner": 1, "step_size": 0.5}],
+        "tmpd": [{"sigma_max": 4.0, "steps": 110, "n_cg": 5}],
+    },
+}
+GRIDS["brain_mri_magnitude"] = {
+    "dds": [{**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 1.0}],
+    "daps": [{**HIGH, "n_ode": 1, "image_std": 0.1}],
+    "diffpir": [{**HIGH, "lam": 1.0, "fresh_noise_fraction": 0.3}],
+    "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_inner": 5}],
+    "ald": [{**HIGH, "n_inner": 1, "step_size": 0.5}],
+    "tmpd": [{"sigma_max": 4.0, "steps": 110, "n_cg": 5}],
+}
+"""Settings that ``search`` tries: those that give the posterior of a Gaussian prior its spread, and neighbours."""
+
+
+class Draw(NamedTuple):
+    """One sample ``(y, x)`` and the seconds that it took."""
+
+    image: np.ndarray
+    seconds: float
+
+
+class Store:
+    """Samples in a folder: one array each, and a line of JSON that describes it.
+
+    Args:
+        folder: folder of the store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.index = folder, folder / "samples.jsonl"
+        lines = self.index.read_text().splitlines() if self.index.exists() else []
+        self.rows = {row["file"]: row for row in map(json.loads, lines)}
+
+    def get(self, case: Problem | Tomogram, bundle: str, solver: str, choice: Mapping[str, Any], k: int) -> Draw | None:
+        """Sample ``k``, drawn unless it is stored; ``None`` if the solver fails."""
+        what = {"bundle": bundle, "scan": scan_name(case), "solver": solver, "choice": dict(choice), "k": k}
+        text = json.dumps({**what, "weights": load_prior(bundle).weights_sha256}, sort_keys=True)
+        file = hashlib.sha256(text.encode()).hexdigest()[:20]
+        if file not in self.rows:
+            began = time.perf_counter()
+            try:
+                image, failure = draw(case, bundle, solver, choice, k), None
+                np.save(self.folder / f"{file}.npy", image)
+            except InputError as error:
+                failure = str(error)
+            row = {**what, "file": file, "seconds": time.perf_counter() - began, "failure": failure}
+            with open(self.index, "a") as stream:
+                stream.write(json.dumps(row) + "\n")
+            self.rows[file] = row
+        row = self.rows[file]
+        return None if row["failure"] else Draw(np.load(self.folder / f"{file}.npy"), row["seconds"])
+
+
+def scan_name(case: Problem | Tomogram) -> str:
+    """Name of a scan with its sampling."""
+    kept = len(case.angles) if isinstance(case, Tomogram) else int(case.mask.sum())
+    return f"{case.name}, {kept} {'views' if isinstance(case, Tomogram) else 'columns'}"
+
+
+def scans(bundle: str) -> dict[str, Problem | Tomogram]:
+    """Validation scans by name, of different subjects."""
+    if bundle == "chest_ct":
+        return {"23 views": chest(23, 4), "10 views": chest(10, 9)}
+    return {"R=4": validation(4, 1)[0], "R=8": validation(8, 1)[1]}
+
+
+def draw(case: Problem | Tomogram, bundle: str, solver: str, choice: Mapping[str, Any], k: int) -> np.ndarray:
+    """Sample ``k``, ``(y, x)`` float32, with the given settings and otherwise the solver's defaults."""
+    outer = {name: choice[name] for name in OUTER if name in choice}
+    settings = {name: value for name, value in choice.items() if name not in OUTER}
+    prior = replace(prior_of(case, bundle), tuned={})
+    return run(case, prior, solver=solver, settings=settings, seed=k, **outer).image[0].astype(np.float32)
+
+
+def truth_of(case: Problem | Tomogram) -> tuple[np.ndarray, np.ndarray]:
+    """Simulated image without noise ``(y, x)``, and the mask of head or body without its outermost pixels.
+
+    Pixels where estimated maps are 0 are excluded: there, all images are 0.
+    """
+    image = case.reference if isinstance(case, Tomogram) else case.truth
+    assert image is not None
+    image = np.asarray(image, np.float64).squeeze()
+    low = ndimage.gaussian_filter(image, 2.0)
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(low > (0.5 if isinstance(case, Tomogram) else 0.08)))
+    inside = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    inside = ndimage.binary_erosion(inside, iterations=3)
+    if isinstance(case, Problem):
+        inside &= np.abs(case.maps.numpy()[0]).max(0) > 0
+    return image, inside
+
+
+def ranks(truth: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """Frequencies ``(K + 1,)`` of the rank of ``truth`` ``(n,)`` among ``samples`` ``(K, n)``; ties go half below, half above."""
+    n = len(samples) + 1
+    below, up_to = (samples < truth).sum(0), (samples <= truth).sum(0)
+    counts = np.bincount(below, minlength=n) + np.bincount(up_to, minlength=n)
+    return counts / (2 * truth.size)
+
+
+def coverage(frequencies: np.ndarray, level: float) -> float | None:
+    """Coverage of the central interval of expected coverage ``level``; ``None`` if it needs more samples.
+
+    Args:
+        frequencies: of the ranks, ``(K + 1,)``.
+        level: expected coverage for uniform ranks.
+    """
+    n = len(frequencies)
+    j = n * (1 - level) / 2
+    if j < 1 - 1e-9 or j > n / 2:
+        return None
+    low = int(np.floor(j + 1e-9))
+    covered = [float(frequencies[i : n - i].sum()) for i in (low, low + 1)]
+    return covered[0] + (j - low) * (covered[1] - covered[0])
+
+
+def student(truth: np.ndarray, samples: np.ndarray, level: float) -> float:
+    """Coverage of the prediction interval of normal samples ``(K, n)`` at ``level``."""
+    k = len(samples)
+    width = stats.t.ppf((1 + level) / 2, k - 1) * samples.std(0, ddof=1) * (1 + 1 / k) ** 0.5
+    return float((np.abs(truth - samples.mean(0)) <= width).mean())
+
+
+def distance_from_uniform(frequencies: np.ndarray) -> float:
+    """Half the sum of the differences to 1 / (K + 1)."""
+    return float(np.abs(frequencies - 1 / len(frequencies)).sum() / 2)
+
+
+def judge(case: Problem | Tomogram, draws: list[Draw]) -> dict[str, Any]:
+    """Coverage, ranks, spread over error, PSNR of the mean of many samples, and seconds per sample."""
+    image, inside = truth_of(case)
+    samples = np.stack([one.image for one in draws]).astype(np.float64)
+    mean, k = samples.mean(0), len(samples)
+    truth, chosen = image[inside], samples[:, inside]
+    frequencies = ranks(truth, chosen)
+    error = float(((mean - image)[inside] ** 2).mean() ** 0.5)
+    limit = max(error**2 - float(chosen.var(0, ddof=1).mean()) / k, 1e-12) ** 0.5
+    spread = float((chosen.var(0, ddof=1).mean() * (k + 1) / k) ** 0.5)
+    covered = {}
+    for level in LEVELS:
+        value = coverage(frequencies, level)
+        covered[f"{level:.0%}"] = f"{value:.2f}" if value is not None else f"{student(truth, chosen, level):.2f}t"
+    return {
+        **covered,
+        "ranks": [round(float(f), 3) for f in frequencies],
+        "distance": distance_from_uniform(frequencies),
+        "ratio": spread / error,
+        "error": error,
+        "psnr": float(20 * np.log10(image.max() / limit)),
+        "seconds": float(np.mean([one.seconds for one in draws])),
+        "pixels": int(inside.sum()),
+    }
+
+
+HEADER = (
+    "| solver | settings | scan | K | 50 % | 80 % | 90 % | distance of ranks | truth below all, above all | spread / error | "
+    "PSNR of the mean, dB | seconds per sample |\n" + "|---" * 12 + "|"
+)
+
+
+def row_of(solver: str, name: str, scan: str, k: int, found: Mapping[str, Any]) -> str:
+    """A line of the table."""
+    low, high = found["ranks"][0], found["ranks"][-1]
+    return (
+        f"| {solver} | {name} | {scan} | {k} | {found['50%']} | {found['80%']} | {found['90%']} | {found['distance']:.3f} | "
+        f"{low:.2f}, {high:.2f} | {found['ratio']:.2f} | {found['psnr']:.2f} | {found['seconds']:.1f} |"
+    )
+
+
+def judged(
+    store: Store, bundle: str, solver: str, name: str, choice: Mapping[str, Any], k: int, only: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Judgement of every scan, printed; nothing where a sample failed."""
+    for scan, case in scans(bundle).items():
+        if only and scan not in only:
+            continue
+        draws = [store.get(case, bundle, solver, choice, i) for i in range(k)]
+        good = [one for one in draws if one is not None]
+        if len(good) < k:
+            print(f"| {solver} | {name} | {scan} | {k} | {k - len(good)} of {k} samples failed" + " |" * 8, flush=True)
+            continue
+        found = judge(case, good)
+        print(row_of(solver, name, scan, k, found), flush=True)
+        yield found
+
+
+def choose(tried: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> dict[str, Any] | None:
+    """The settings with the smallest mean distance of ranks, of those whose mean image loses at most ``GUARD`` dB.
+
+    Args:
+        tried: settings, and their judgements on every scan; settings that failed have none.
+    """
+    scores = [
+        (choice, np.mean([one["distance"] for one in found]), np.mean([one["psnr"] for one in found]))
+        for choice, found in tried
+        if found
+    ]
+    if not scores:
+        return None
+    best = max(psnr for *_, psnr in scores)
+    return min((s for s in scores if s[2] >= best - GUARD), key=lambda s: s[1])[0]
+
+
+def tuned_of(bundle: str, solver: str) -> dict[str, Any]:
+    """Settings of `tuned` and the ladder of the bundle."""
+    spec = load_prior(bundle)
+    return {"sigma_max": 8.0, "steps": spec.n_steps, "sigma_min": spec.sigma_min, **spec.tuned.get(solver, {})}
+
+
+def search(store: Store, bundle: str, only: list[str], k: int, where: list[str] | None) -> None:
+    """Try `tuned` and all settings of the grid, and print the best of each solver's grid."""
+    chosen = {}
+    for solver in only:
+        tried = []
+        list(judged(store, bundle, solver, "tuned", tuned_of(bundle, solver), k, where))
+        for choice in GRIDS[bundle].get(solver, []):
+            tried.append((choice, list(judged(store, bundle, solver, json.dumps(choice), choice, k, where))))
+        chosen[solver] = choose(tried)
+    print("\nposterior:")
+    for solver, choice in chosen.items():
+        if choice is not None:
+            print(f"  {solver}: {json.dumps(choice)}".replace('"', ""), flush=True)
+
+
+def compare(store: Store, bundle: str, only: list[str], k: int, where: list[str] | None) -> None:
+    """`tuned` against `posterior`."""
+    spec = load_prior(bundle)
+    for solver in only:
+        blocks = {"tuned": tuned_of(bundle, solver)}
+        if solver in spec.posterior:
+            blocks["posterior"] = {"sigma_max": 8.0, "steps": spec.n_steps, "sigma_min": spec.sigma_min}
+            blocks["posterior"] |= spec.posterior[solver]
+        for name, choice in blocks.items():
+            list(judged(store, bundle, solver, name, choice, k, where))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=("search", "compare"))
+    parser.add_argument("bundle", choices=("brain_mri", "brain_mri_magnitude", "chest_ct"))
+    parser.add_argument("--store", type=Path, required=True, help="folder of the samples")
+    parser.add_argument("--only", nargs="*", choices=SOLVERS, default=list(SOLVERS))
+    parser.add_argument("--scans", nargs="*", help="names of scans, e.g. R=4 (default: all)")
+    parser.add_argument("-k", type=int, default=3, help="samples per scan (default: 3)")
+    arguments = parser.parse_args()
+    began, store = time.perf_counter(), Store(arguments.store)
+    print(f"{arguments.bundle}: samples 0 to {arguments.k - 1} (seed = number)\n\n{HEADER}", flush=True)
+    run_mode = search if arguments.mode == "search" else compare
+    run_mode(store, arguments.bundle, arguments.only, arguments.k, arguments.scans)
+    failed = sum(bool(row["failure"]) for row in store.rows.values())
+    print(f"\n{time.perf_counter() - began:.0f} s, {failed} failed samples in the store")
+
+
+if __name__ == "__main__":
+    main()
