@@ -229,6 +229,7 @@ medrecon.priors.combine.equivariant.one                    3  priors/test_combin
 medrecon.priors.combine.guided.prior                       3  priors/test_combine.py priors
 medrecon.priors.combine.multiscale.scaled                  3  priors/test_combine.py priors
 medrecon.priors.combine.slicewise.each                     3  priors/test_combine.py
+medrecon.priors.mixture.MixturePrior.log_prob              3  priors/test_mixture.py
 medrecon.priors.nets.EpsNet.__call__                       3  priors/test_nets.py priors
 medrecon.priors.nets.precondition                          3  priors/test_nets.py priors
 medrecon.problems.base.Fit.unexplained                     3  problems/test_maps.py
@@ -256,6 +257,10 @@ medrecon.solvers.base.limit_step                           3  solvers/test_base.
 medrecon.solvers.base.renoise                              3  solvers/test_base.py solvers
 medrecon.solvers.base.residual_norm_and_grad               3  solvers/test_base.py solvers
 medrecon.solvers.base.variance_kept                        3  solvers/test_base.py solvers
+medrecon.solvers.ccdf._steps                               3  solvers/test_ccdf.py
+medrecon.solvers.ccdf.contraction_bound                    all  solvers/test_ccdf.py
+medrecon.solvers.ccdf.start_level                          3  solvers/test_ccdf.py
+medrecon.solvers.ccdf.uniform_bound                        3  solvers/test_ccdf.py
 medrecon.solvers.classical.L1Wavelet.estimate              3  solvers/test_classical.py solvers
 medrecon.solvers.classical.LowRank.estimate                3  solvers/test_classical.py solvers
 medrecon.solvers.classical._clip                           3  solvers/test_classical.py solvers
@@ -279,6 +284,9 @@ medrecon.solvers.reddiff.REDDiff.step                      3  solvers/test_reddi
 medrecon.solvers.repaint.RePaint.step                      3  solvers/test_noising.py solvers
 medrecon.solvers.scoremri.ScoreMRI.step                    3  solvers/test_scoremri.py solvers
 medrecon.solvers.sitcom.SITCOM.step                        3  solvers/test_sitcom.py solvers/test_solvers.py solvers
+medrecon.solvers.theory.jensen_gap_bound                   3  solvers/test_theory.py
+medrecon.solvers.theory.noise_norm                         3  solvers/test_theory.py
+medrecon.solvers.theory.outside_range                      3  solvers/test_theory.py
 medrecon.solvers.tmpd.TMPD.calibrated                      3  solvers/test_calibration.py solvers
 medrecon.solvers.tomography.SIRT.estimate                  3  solvers/test_tomography.py solvers
 medrecon.torchscript.Denoiser.forward                      3  test_zoo.py

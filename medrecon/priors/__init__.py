@@ -4,6 +4,7 @@ from medrecon.priors.base import Counted, Prior, eps, score, with_vjp
 from medrecon.priors.combine import channelwise, equivariant, guided, multiscale, slicewise
 from medrecon.priors.density import log_density
 from medrecon.priors.gaussian import GaussianPrior
+from medrecon.priors.mixture import MixturePrior
 from medrecon.priors.nets import EDMNet, EpsNet, FlowNet
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "EpsNet",
     "FlowNet",
     "GaussianPrior",
+    "MixturePrior",
     "Prior",
     "channelwise",
     "eps",

@@ -10,7 +10,7 @@ from medrecon.noise import Noise
 from medrecon.operators import LinearOperator, sense
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.priors import GaussianPrior
-from medrecon.priors.base import as_levels
+from medrecon.priors import MixturePrior as Mixture
 from medrecon.sample import sample
 
 __all__ = [
@@ -71,37 +71,6 @@ def measured(batch=1, noise_std=0.05, seed=2, dtype=torch.float64):
     x = prior.mean.flatten() + torch.randn(batch, 6, generator=generator, dtype=torch.float64).to(dtype) @ root.T
     noise = noise_std * torch.randn(batch, 3, generator=generator, dtype=torch.float64).to(dtype)
     return prior, Gaussian(Dense(matrix), x @ matrix.T + noise, noise_std), matrix
-
-
-class Mixture:
-    """A prior of several modes, exact at every noise level: ``x0 ~ sum_k weights_k N(means_k, std^2 I)``.
-
-    Args:
-        weights: ``(K,)``, which sum to 1.
-        means: ``(K, C, *spatial)``.
-        std: standard deviation of every component.
-    """
-
-    def __init__(self, weights, means, std):
-        self.weights, self.means, self.std = weights, means, std
-
-    def shares(self, x, var):
-        """``p(k | x)``, ``(B, K)``, of ``x`` whose components have the variance ``var`` ``(B,)`` or a number."""
-        away = (x[:, None] - self.means).flatten(2).square().sum(2)
-        return (self.weights.log() - away / (2 * torch.as_tensor(var, dtype=x.dtype).reshape(-1, 1))).softmax(1)
-
-    def __call__(self, x, sigma):
-        """``sum_k p(k | x) (m_k + s^2 / (s^2 + sigma^2) (x - m_k))``."""
-        levels = as_levels(sigma, x)
-        kept = (self.std**2 / (self.std**2 + levels**2)).view(-1, *[1] * (x.ndim - 1))
-        means = (self.shares(x, self.std**2 + levels**2) @ self.means.flatten(1)).view_as(x)
-        return means + kept * (x - means)
-
-    def posterior_weights(self, matrix, y, noise_std):
-        """``p(k | y)``, ``(K,)``, of ``y = matrix x0 + noise_std n``."""
-        covariance = self.std**2 * matrix @ matrix.T + noise_std**2 * torch.eye(len(matrix), dtype=matrix.dtype)
-        laws = [torch.distributions.MultivariateNormal(matrix @ m.flatten(), covariance) for m in self.means]
-        return (self.weights.log() + torch.stack([law.log_prob(y) for law in laws])).softmax(0)
 
 
 DOUBLE = torch.float64
