@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,27 @@ def problem(
     return Problem(name, kspace, mask, maps, noise_std, reference[None], truth)
 
 
+def held_out_brains(
+    per_source: int, shape: tuple[int, int], zoom: float
+) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
+    """Name, complex image and random numbers of held-out slices with skull, resampled by ``zoom``, with phase."""
+    with np.load(DATA / "train" / "brain_slices_256_val.npz") as archive:
+        images, subjects, stripped = (archive[key] for key in ("img", "subject", "stripped"))
+    groups = {"omsL_12": subjects == "omsL_12", "torchio": np.char.startswith(subjects, "torchio"),
+              "cheng": np.char.startswith(subjects, "cheng")}  # fmt: skip
+    factor = torch.tensor([zoom])
+    rows, columns = (resampling_matrix(256, n, factor, 128 - n / 2 / factor)[0] for n in shape)
+    for group, chosen in groups.items():
+        candidates = np.flatnonzero(chosen & (stripped == 0))
+        for index in candidates[np.linspace(0, len(candidates) - 1, per_source + 2).astype(int)[1:-1]]:
+            image = rows @ torch.from_numpy(images[index] / np.float32(200)) @ columns.T
+            seed = zlib.crc32(f"{group}:{index}".encode())
+            phase = smooth_phase(shape, np.random.RandomState(seed), linear=2.0, quadratic=1.5)
+            one = torch.ones(1)
+            phase = phase + anatomical_phase(image[None, None], 0.5 * one, 1.0 * one, 5 * one)[0, 0].numpy()
+            yield f"{group}[{index}]", image.numpy() * np.exp(1j * phase), np.random.default_rng(seed)
+
+
 def validation(
     accel: int,
     per_source: int = 2,
@@ -76,28 +98,14 @@ def validation(
     The slices are resampled to coarser pixels by cropping their k-space, so that they are as sharp as an acquisition; no
     prior has seen these subjects.
     """
-    with np.load(DATA / "train" / "brain_slices_256_val.npz") as archive:
-        images, subjects, stripped = (archive[key] for key in ("img", "subject", "stripped"))
-    groups = {"omsL_12": subjects == "omsL_12", "torchio": np.char.startswith(subjects, "torchio"),
-              "cheng": np.char.startswith(subjects, "cheng")}  # fmt: skip
-    factor = torch.tensor([zoom])
-    rows, columns = (resampling_matrix(256, n, factor, 128 - n / 2 / factor)[0] for n in shape)
     out = []
-    for group, chosen in groups.items():
-        candidates = np.flatnonzero(chosen & (stripped == 0))
-        for index in candidates[np.linspace(0, len(candidates) - 1, per_source + 2).astype(int)[1:-1]]:
-            image = rows @ torch.from_numpy(images[index] / np.float32(200)) @ columns.T
-            seed = zlib.crc32(f"{group}:{index}".encode())
-            phase = smooth_phase(shape, np.random.RandomState(seed), linear=2.0, quadratic=1.5)
-            one = torch.ones(1)
-            phase = phase + anatomical_phase(image[None, None], 0.5 * one, 1.0 * one, 5 * one)[0, 0].numpy()
-            complex_image, generator = image.numpy() * np.exp(1j * phase), np.random.default_rng(seed)
-            if coils == 1:
-                out.append(single_coil(f"{group}[{index}]", complex_image, accel, noise_std, generator))
-                continue
-            kspace = simulate_kspace(complex_image, loop_coils(shape, coils), noise_std, generator)
-            reference, truth = combined_reference(kspace[None])[0], np.abs(complex_image)[None]
-            out.append(problem(f"{group}[{index}]", kspace, reference, accel, truth))
+    for name, complex_image, generator in held_out_brains(per_source, shape, zoom):
+        if coils == 1:
+            out.append(single_coil(name, complex_image, accel, noise_std, generator))
+            continue
+        kspace = simulate_kspace(complex_image, loop_coils(shape, coils), noise_std, generator)
+        reference, truth = combined_reference(kspace[None])[0], np.abs(complex_image)[None]
+        out.append(problem(name, kspace, reference, accel, truth))
     return out
 
 

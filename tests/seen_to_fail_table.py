@@ -283,6 +283,10 @@ medrecon.solvers.r2d2.noise_of_images                      3  solvers/test_r2d2.
 medrecon.solvers.reddiff.REDDiff.step                      3  solvers/test_reddiff.py solvers
 medrecon.solvers.repaint.RePaint.step                      3  solvers/test_noising.py solvers
 medrecon.solvers.scoremri.ScoreMRI.step                    3  solvers/test_scoremri.py solvers
+medrecon.solvers.scoreprior.LowRankGaussian.log_prob       3  solvers/test_scoreprior.py
+medrecon.solvers.scoreprior.RealNVP.__init__               3  solvers/test_scoreprior.py
+medrecon.solvers.scoreprior.ScorePrior.fit                 3  solvers/test_scoreprior.py
+medrecon.solvers.scoreprior._Coupling.inverse              all  solvers/test_scoreprior.py
 medrecon.solvers.sitcom.SITCOM.step                        3  solvers/test_sitcom.py solvers/test_solvers.py solvers
 medrecon.solvers.theory.jensen_gap_bound                   3  solvers/test_theory.py
 medrecon.solvers.theory.noise_norm                         3  solvers/test_theory.py
@@ -339,5 +343,17 @@ EQUIVALENT = [
         "medrecon.data.masks.sigpy_mri",
         "atexit.register(shutil.rmtree, folder, ignore_errors=True) -> atexit.register(shutil.rmtree, folder)",
         "differs only if the temporary folder cannot be removed when Python exits",
+    ),
+    (
+        "medrecon.solvers.scoreprior.LowRankGaussian.log_prob",
+        "law = LowRankMultivariateNormal(self.mean, self.root, (2 * self.log_diagonal).exp(), validate_args=False) -> "
+        "law = LowRankMultivariateNormal(self.mean, self.root, (2 * self.log_diagonal).exp())",
+        "differs only in the message for NaN",
+    ),
+    (
+        "medrecon.solvers.scoreprior.RealNVP.__init__",
+        "half = checker if k % 4 == 0 else torch.randperm(n, generator=generator) % 2 == 0 -> "
+        "half = checker if k % 4 == 0 else torch.randperm(n, generator=generator) % 2 != 0",
+        "the other half comes first",
     ),
 ]
