@@ -160,7 +160,7 @@ def test_independent_values_are_below_the_evidence_by_their_divergence():
 
 
 def test_a_flow_is_the_posterior():
-    """4 % of a standard deviation and 10 % of the covariance, of which 20 000 samples leave 1 %; the rest is left by 500 steps."""
+    """4 % of a standard deviation and 10 % of the covariance, of which 20 000 samples leave 1 % and 500 steps the rest."""
     prior, data, mean, covariance, evidence = known()
     family = RealNVP(prior.mean, 0.3, n_couplings=4, width=32)
     fit = ScorePrior(n_steps=500, n_samples=16, lr=0.01, sigma_min=SIGMA_MIN)
@@ -201,7 +201,7 @@ def test_a_flow_has_both_modes_of_a_mixture_and_a_gaussian_one():
 
 
 def test_counts():
-    """Emission counts: the mean of the fit is where the gradient of the posterior vanishes on average over its samples (Stein)."""
+    """Emission counts: the gradient of the posterior vanishes on average over the samples of the fit (Stein)."""
     prior = GaussianPrior(torch.full(SHAPE, 1.0, dtype=DOUBLE), 0.04 * torch.eye(6, dtype=DOUBLE))
     A = SpectralDense(dense().abs(), SHAPE)
     y = torch.poisson(200 * A(prior.mean[None]), generator=torch.Generator().manual_seed(0))
