@@ -12,17 +12,9 @@ added, pixel by pixel inside the head or body. The reference of the other benchm
 k-space. A magnitude does not depend on the phase of the maps, and the true maps have sum |S|^2 = 1 as the estimated ones do, so
 both have the same scale. Maps and noise are estimated from the data; their errors count as errors of the samples.
 
-Ranks: if the truth is one more draw of the law of the K samples, its rank among them is uniform on 0 ... K. The distance is half
-the sum of |frequency - 1 / (K + 1)|: 0 is uniform, and the truth outside of all samples gives K - 1 over K + 1 and more. Pixels
-are correlated, so there is no p-value.
-Coverage: the j-th smallest to the j-th largest of K samples cover the truth with probability (K + 1 - 2 j) / (K + 1), so
-j = (K + 1) (1 - level) / 2; between two whole j, the two coverages (not the limits) are interpolated, which is exact for uniform
-ranks. Levels with j < 1 need more samples; there the column has Student's interval, mean +- t s sqrt(1 + 1 / K), which is exact
-for normal pixels, marked by ``t``.
-PSNR of the mean: inside the mask, range 0 to the largest value, for infinitely many samples: the mean square error of the mean
-of K is larger by variance / K.
-Spread over error: sqrt((K + 1) / K) times the rms standard deviation of the samples, over the rms error of their mean; 1 if
-calibrated.
+Ranks, coverage, spread over error: `medrecon.coverage`. Pixels are correlated, so the distance of the ranks from uniform has no
+p-value. Where K samples are too few for a level, the coverage is that of Student's interval, which is exact for normal pixels,
+marked by ``t``. The PSNR is that of the mean of infinitely many samples, inside the mask, with the range 0 to the largest value.
 """
 
 from __future__ import annotations
@@ -41,9 +33,17 @@ warnings.filterwarnings("ignore")
 
 import numpy as np
 from problems import Problem, Tomogram, chest, prior_of, run, validation
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from medrecon.bundle import load_prior
+from medrecon.coverage import (
+    central_coverage,
+    distance_from_uniform,
+    rank_frequencies,
+    rms_error_of_mean,
+    spread_over_error,
+    student_coverage,
+)
 from medrecon.data.errors import InputError
 
 LEVELS = (0.5, 0.8, 0.9)
@@ -56,8 +56,7 @@ HIGH = {"sigma_max": 4.0, "steps": 100}
 GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "brain_mri": {
         "dds": [
-            {**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 1.0},
-            {**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 3.0},
+            *({**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": w} for w in (10.0, 3.0, 1.0)),
             {**HIGH, "kernel": "ddim", "sigma_scale": 1.0},
             {"sigma_max": 1.0, "steps": 100, "kernel": "ddim", "sigma_scale": 1.0},
         ],
@@ -68,7 +67,7 @@ GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "tmpd": [{"sigma_max": 4.0, "steps": 110, "n_cg": 5}],
     },
     "chest_ct": {
-        "dds": [{**HIGH, "n_cg": 30, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": w} for w in (1.0, 0.2)],
+        "dds": [{**HIGH, "n_cg": 30, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": w} for w in (10.0, 3.0)],
         "daps": [{**HIGH, "n_cg": 20, "n_ode": 1, "image_std": s} for s in (0.1, 0.25)],
         "diffpir": [{**HIGH, "n_cg": 20, "lam": 1.0, "fresh_noise_fraction": 0.3}],
         "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_cg": 20, "n_inner": 5}],
@@ -77,7 +76,7 @@ GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
 }
 GRIDS["brain_mri_magnitude"] = {
-    "dds": [{**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 1.0}],
+    "dds": [{**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": w} for w in (10.0, 3.0)],
     "daps": [{**HIGH, "n_ode": 1, "image_std": 0.1}],
     "diffpir": [{**HIGH, "lam": 1.0, "fresh_noise_fraction": 0.3}],
     "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_inner": 5}],
@@ -165,65 +164,24 @@ def truth_of(case: Problem | Tomogram) -> tuple[np.ndarray, np.ndarray]:
     return image, inside
 
 
-def ranks(truth: np.ndarray, samples: np.ndarray) -> np.ndarray:
-    """Frequencies ``(K + 1,)`` of the rank of ``truth`` ``(n,)`` among ``samples`` ``(K, n)``; ties go half below, half above."""
-    n = len(samples) + 1
-    below, up_to = (samples < truth).sum(0), (samples <= truth).sum(0)
-    counts = np.bincount(below, minlength=n) + np.bincount(up_to, minlength=n)
-    return counts / (2 * truth.size)
-
-
-def coverage(frequencies: np.ndarray, level: float) -> float | None:
-    """Coverage of the central interval of expected coverage ``level``; ``None`` if it needs more samples.
-
-    Args:
-        frequencies: of the ranks, ``(K + 1,)``.
-        level: expected coverage for uniform ranks.
-    """
-    n = len(frequencies)
-    j = n * (1 - level) / 2
-    if j < 1 - 1e-9 or j > n / 2:
-        return None
-    low = int(np.floor(j + 1e-9))
-    covered = [float(frequencies[i : n - i].sum()) for i in (low, low + 1)]
-    return covered[0] + (j - low) * (covered[1] - covered[0])
-
-
-def student(truth: np.ndarray, samples: np.ndarray, level: float) -> float:
-    """Coverage of the prediction interval of normal samples ``(K, n)`` at ``level``."""
-    k = len(samples)
-    width = stats.t.ppf((1 + level) / 2, k - 1) * samples.std(0, ddof=1) * (1 + 1 / k) ** 0.5
-    return float((np.abs(truth - samples.mean(0)) <= width).mean())
-
-
-def distance_from_uniform(frequencies: np.ndarray) -> float:
-    """Half the sum of the differences to 1 / (K + 1)."""
-    return float(np.abs(frequencies - 1 / len(frequencies)).sum() / 2)
-
-
 def judge(case: Problem | Tomogram, draws: list[Draw]) -> dict[str, Any]:
     """Coverage, ranks, spread over error, PSNR of the mean of many samples, and seconds per sample."""
     image, inside = truth_of(case)
-    samples = np.stack([one.image for one in draws]).astype(np.float64)
-    mean, k = samples.mean(0), len(samples)
-    truth, chosen = image[inside], samples[:, inside]
-    frequencies = ranks(truth, chosen)
-    error = float(((mean - image)[inside] ** 2).mean() ** 0.5)
-    limit = max(error**2 - float(chosen.var(0, ddof=1).mean()) / k, 1e-12) ** 0.5
-    spread = float((chosen.var(0, ddof=1).mean() * (k + 1) / k) ** 0.5)
+    samples = np.stack([one.image for one in draws]).astype(np.float64)[:, inside]
+    truth = image[inside]
+    frequencies = rank_frequencies(truth, samples)
     covered = {}
     for level in LEVELS:
-        value = coverage(frequencies, level)
-        covered[f"{level:.0%}"] = f"{value:.2f}" if value is not None else f"{student(truth, chosen, level):.2f}t"
+        value = central_coverage(frequencies, level)
+        text = f"{student_coverage(truth, samples, level):.2f}t" if value is None else f"{value:.2f}"
+        covered[f"{level:.0%}"] = text
     return {
         **covered,
         "ranks": [round(float(f), 3) for f in frequencies],
         "distance": distance_from_uniform(frequencies),
-        "ratio": spread / error,
-        "error": error,
-        "psnr": float(20 * np.log10(image.max() / limit)),
+        "ratio": spread_over_error(truth, samples),
+        "psnr": float(20 * np.log10(image.max() / max(rms_error_of_mean(truth, samples), 1e-6))),
         "seconds": float(np.mean([one.seconds for one in draws])),
-        "pixels": int(inside.sum()),
     }
 
 

@@ -15,7 +15,7 @@ ROOT = Path(medrecon.__file__).parent
 TESTS = Path(__file__).parent
 # By floor, the lowest first, as in the chart of CONTRIBUTING.md. A module may import its own floor and those below.
 ROOMS = [
-    "_version angles data workers noise operators priors settings",
+    "_version angles coverage data workers noise operators priors settings",
     "likelihood formats",
     "solvers training",
     "sample problems",
