@@ -61,27 +61,25 @@ GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
             {"sigma_max": 1.0, "steps": 100, "kernel": "ddim", "sigma_scale": 1.0},
         ],
         "daps": [{**HIGH, "n_ode": 1, "image_std": 0.1}, {**HIGH, "n_ode": 1, "image_std": 0.25}],
-        "diffpir": [{**HIGH, "lam": 1.0, "fresh_noise_fraction": f} for f in (0.3, 0.6)],
-        "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_inner": n} for n in (5, 2)],
-        "ald": [{**HIGH, "n_inner": 1, "step_size": a} for a in (0.5, 0.2)],
-        "tmpd": [{"sigma_max": 4.0, "steps": 110, "n_cg": 5}],
-    },
-    "chest_ct": {
-        "dds": [{**HIGH, "n_cg": 30, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": w} for w in (10.0, 3.0)],
-        "daps": [{**HIGH, "n_cg": 20, "n_ode": 1, "image_std": s} for s in (0.1, 0.25)],
-        "diffpir": [{**HIGH, "n_cg": 20, "lam": 1.0, "fresh_noise_fraction": 0.3}],
-        "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_cg": 20, "n_inner": 5}],
+        "diffpir": [{**HIGH, "lam": 1.0, "fresh_noise_fraction": 0.3}],
+        "pnpdm": [{"sigma_max": 1.5, "steps": 20 * n, "n_inner": n} for n in (5, 10)],
         "ald": [{**HIGH, "n_inner": 1, "step_size": 0.5}],
         "tmpd": [{"sigma_max": 4.0, "steps": 110, "n_cg": 5}],
     },
-}
-GRIDS["brain_mri_magnitude"] = {
-    "dds": [{**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": w} for w in (10.0, 3.0)],
-    "daps": [{**HIGH, "n_ode": 1, "image_std": 0.1}],
-    "diffpir": [{**HIGH, "lam": 1.0, "fresh_noise_fraction": 0.3}],
-    "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_inner": 5}],
-    "ald": [{**HIGH, "n_inner": 1, "step_size": 0.5}],
-    "tmpd": [{"sigma_max": 4.0, "steps": 110, "n_cg": 5}],
+    "brain_mri_magnitude": {
+        "dds": [{**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 10.0}],
+        "daps": [{**HIGH, "n_ode": 1, "image_std": 0.25}],
+        "diffpir": [{**HIGH, "lam": 1.0, "fresh_noise_fraction": 0.3}],
+        "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_inner": 5}],
+        "ald": [{**HIGH, "n_inner": 1, "step_size": 0.5}],
+    },
+    "chest_ct": {
+        "dds": [{**HIGH, "n_cg": 30, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 10.0}],
+        "daps": [{**HIGH, "n_cg": 20, "n_ode": 1, "image_std": s} for s in (0.25, 0.1)],
+        "diffpir": [{**HIGH, "n_cg": 20, "lam": 1.0, "fresh_noise_fraction": 0.3}],
+        "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_cg": 20, "n_inner": 5}],
+        "ald": [{**HIGH, "n_inner": 1, "step_size": 0.5}],
+    },
 }
 """Settings that ``search`` tries: those that give the posterior of a Gaussian prior its spread, and neighbours."""
 

@@ -19,6 +19,9 @@ medrecon.cli.reconstruct._request_digest                   3  cli/test_several.p
 medrecon.cli.reconstruct.clear_caches                      3  formats/test_dicom.py
 medrecon.cli.streams._RobustStream.write                   3  cli/test_arguments.py
 medrecon.cli.streams.robust_streams                        3  cli/test_arguments.py
+medrecon.coverage.central_coverage                         3  test_coverage.py
+medrecon.coverage.rank_frequencies                         3  test_coverage.py
+medrecon.coverage.spread_over_error                        3  test_coverage.py
 medrecon.data.adaptive.adaptive_image                      3  data/test_adaptive.py
 medrecon.data.adaptive.iterative_image                     3  data/test_adaptive.py
 medrecon.data.arguments.as_number                          3  cli/test_arguments.py
@@ -194,6 +197,7 @@ medrecon.operators.spectral.Spectral.solve                 3  operators/test_spe
 medrecon.operators.spectral._svd                           3  operators/test_spectral.py operators
 medrecon.posterior.PriorSpec.suited_to                     3  test_zoo.py
 medrecon.posterior._Run.draw                               3  problems/test_images.py
+medrecon.posterior._block                                  3  test_posterior.py
 medrecon.posterior._check_prior                            3  test_zoo.py
 medrecon.posterior._seeds                                  3  problems/test_cartesian.py
 medrecon.posterior.batch_size                              3  test_zoo.py
@@ -221,6 +225,7 @@ medrecon.prep.worker._arrays                               3  prep/test_jobs.py
 medrecon.prep.worker.error_text                            3  prep/test_jobs.py
 medrecon.prep.worker.write_error                           3  prep/test_jobs.py
 medrecon.prior_file._check_settings                        3  test_prior_file.py
+medrecon.prior_file._posterior                             3  test_prior_file.py
 medrecon.prior_file.replace_values                         3  test_prior_file.py
 medrecon.priors.base.as_levels                             3  test_zoo.py
 medrecon.priors.combine.channelwise.each                   3  priors/test_combine.py priors

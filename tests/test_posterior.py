@@ -125,7 +125,10 @@ def test_posterior_settings_that_cannot_be_used_are_refused(more, words):
 
 
 def test_a_prior_without_posterior_settings_says_so():
-    with pytest.raises(InputError, match=r"bundle toy has no settings for posterior samples .* choose another bundle"):
+    with pytest.raises(
+        InputError,
+        match=r"bundle toy has no settings for posterior samples .*; leave posterior out, or choose another bundle$",
+    ):
         sampling(SamplingSettings(solver="ald", posterior=True), toy_prior())
 
 

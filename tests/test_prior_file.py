@@ -109,6 +109,13 @@ def test_optional_keys_have_defaults(tmp_path):
     assert (prior.multiple, prior.n_steps, prior.sigma_min) == (16, 50, 0.005)
 
 
+def test_posterior_settings_may_leave_out_parts_of_the_ladder(root):
+    path = root / "configs" / "prior.yaml"
+    for left in ("sigma_max: 4.0, ", "sigma_min: 0.02, ", "steps: 80, ", ", n_ode: 1"):
+        path.write_text(PRIOR.replace(left, ""))
+        assert len(load_prior(root).posterior["daps"]) == 3
+
+
 LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))  # noqa: B905
 
 
