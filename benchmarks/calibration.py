@@ -63,7 +63,7 @@ GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "daps": [{**HIGH, "n_ode": 1, "image_std": 0.1}, {**HIGH, "n_ode": 1, "image_std": 0.25}],
         "diffpir": [{**HIGH, "lam": 1.0, "fresh_noise_fraction": 0.3}],
         "pnpdm": [{"sigma_max": 1.5, "steps": 20 * n, "n_inner": n} for n in (5, 10)],
-        "ald": [{**HIGH, "n_inner": 1, "step_size": 0.5}],
+        "ald": [{**HIGH, "n_inner": 1, "step_size": a} for a in (0.5, 0.2)],
         "tmpd": [{"sigma_max": 4.0, "steps": 110, "n_cg": 5}],
     },
     "brain_mri_magnitude": {
@@ -259,8 +259,7 @@ def compare(store: Store, bundle: str, only: list[str], k: int, where: list[str]
     for solver in only:
         blocks = {"tuned": tuned_of(bundle, solver)}
         if solver in spec.posterior:
-            blocks["posterior"] = {"sigma_max": 8.0, "steps": spec.n_steps, "sigma_min": spec.sigma_min}
-            blocks["posterior"] |= spec.posterior[solver]
+            blocks["posterior"] = dict(spec.posterior[solver])
         for name, choice in blocks.items():
             list(judged(store, bundle, solver, name, choice, k, where))
 
