@@ -92,6 +92,7 @@ def validation(
     shape: tuple[int, int] = (216, 176),
     zoom: float = 0.85,
     coils: int = 8,
+    acs: int | None = None,
 ) -> list[Problem]:
     """Simulated scans of held-out slices with skull: full bandwidth, phase with anatomy, noise.
 
@@ -101,7 +102,7 @@ def validation(
     out = []
     for name, complex_image, generator in held_out_brains(per_source, shape, zoom):
         if coils == 1:
-            out.append(single_coil(name, complex_image, accel, noise_std, generator))
+            out.append(single_coil(name, complex_image, accel, noise_std, generator, acs))
             continue
         kspace = simulate_kspace(complex_image, loop_coils(shape, coils), noise_std, generator)
         reference, truth = combined_reference(kspace[None])[0], np.abs(complex_image)[None]
@@ -109,11 +110,23 @@ def validation(
     return out
 
 
-def single_coil(name: str, image: np.ndarray, accel: int, noise_std: float, generator: np.random.Generator) -> Problem:
-    """Single-coil scan of a complex image, undersampled by columns, with noise."""
+def small(accel: int = 4) -> list[Problem]:
+    """Single-coil scans of 64 x 64 pixels of six held-out slices, whole heads, with 6 ACS lines."""
+    return validation(accel, shape=(64, 64), zoom=0.25, coils=1, acs=6)
+
+
+def single_coil(
+    name: str,
+    image: np.ndarray,
+    accel: int,
+    noise_std: float,
+    generator: np.random.Generator,
+    acs: int | None = None,
+) -> Problem:
+    """Single-coil scan of a complex image, undersampled by columns, with noise; as many ACS lines as ``ACS`` has, or ``acs``."""
     shape = image.shape
     kspace = simulate_kspace(image, np.ones((1, *shape), np.complex64), noise_std, generator)
-    mask = undersampling_mask(shape, "gaussian1d", accel, ACS[accel], seed=0)
+    mask = undersampling_mask(shape, "gaussian1d", accel, ACS[accel] if acs is None else acs, seed=0)
     maps = torch.ones(1, 1, *shape, dtype=torch.complex64)
     truth = np.abs(image)[None]
     return Problem(name, (kspace * mask)[None], mask, maps, noise_std, truth, truth)

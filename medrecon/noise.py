@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,12 +18,31 @@ class Noise:
     The same seed gives the same numbers whatever the batch, the device and the global generator.
 
     Args:
-        seeds: one seed per batch item.
+        seeds: one seed per batch item; with particles, one per group of particles.
+        n_particles: particles of every group. The batch then has ``len(seeds) * n_particles`` items, the particles of a group
+            side by side, each with a stream of its own.
     """
 
-    def __init__(self, seeds: int | Sequence[int]) -> None:
+    def __init__(self, seeds: int | Sequence[int], n_particles: int = 1) -> None:
         self.seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-        self._streams = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        self.n_particles = n_particles
+        each = self.seeds if n_particles == 1 else [_derived(s, str(k)) for s in self.seeds for k in range(n_particles)]
+        self._streams = [torch.Generator().manual_seed(seed) for seed in each]
+
+    @cached_property
+    def groups(self) -> Noise:
+        """Numbers that all particles of a group share, from one further stream per group."""
+        return type(self)([_derived(seed, "group") for seed in self.seeds])
+
+    def uniform(self, n: int) -> Tensor:
+        """Uniform numbers in [0, 1), one from every stream, ``(n,)``, float64.
+
+        Raises:
+            ValueError: if there are not ``n`` streams.
+        """
+        if n != len(self._streams):
+            raise ValueError(f"noise has {len(self._streams)} streams (seeds) for {n} numbers")
+        return torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in self._streams])
 
     def __call__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None) -> Tensor:
         """N(0, 1) of ``shape`` ``(B, ...)``, real.
@@ -39,6 +60,11 @@ class Noise:
         if not x.is_complex():
             return self(x.shape, x.dtype, x.device)
         return torch.view_as_complex(self((*x.shape, 2), x.real.dtype, x.device))
+
+
+def _derived(seed: int, name: str) -> int:
+    """The seed of a further stream."""
+    return zlib.crc32(f"{seed}:{name}".encode())
 
 
 def karras(sigma_max: float, sigma_min: float, n_steps: int, power: float = 7.0) -> Tensor:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,17 +17,19 @@ from torch import Tensor, nn
 from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.errors import InputError, warn
 from medrecon.data.scan import Geometry
+from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.projector import Projector
 from medrecon.priors.base import Counted, Prior
 from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
-from medrecon.record import Outcome, record
-from medrecon.sample import StartImage, draw, sample
+from medrecon.record import Outcome, particle_warnings, record
+from medrecon.sample import StartImage, draw, draw_particles, sample
 from medrecon.settings import SamplingSettings
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
+from medrecon.solvers.smc import Particles, ParticleSolver
 from medrecon.training.objectives import EDM, Objective
 
 __all__ = [
@@ -146,6 +148,7 @@ class Sampling:
         sigmas: noise levels, 1-D, the last one 0; any two for a solver without a prior.
         steps: network evaluations per sample that the levels are for.
         n_samples: posterior samples per item.
+        n_particles: particles per item of a particle solver, at least ``n_samples``; they run as one batch.
         seed: random seed.
         start: an estimate to start from; ``None``: noise.
         chunk: items or samples that run as one batch; ``None``: see :func:`batch_size`.
@@ -158,6 +161,7 @@ class Sampling:
     sigmas: Tensor
     steps: int = 50
     n_samples: int = 1
+    n_particles: int = 1
     seed: int = 0
     start: Start | None = None
     chunk: int | None = None
@@ -171,7 +175,7 @@ class Reconstruction:
 
     Args:
         image: ``(slices, y, x)`` or ``(frames, slices, y, x)`` float32: magnitudes in the scale of the coil-combined data, or HU;
-            the mean of the samples.
+            the mean of the samples, or the weighted mean of the particles.
         samples: ``(n, ...)`` float32 of the same kind, or ``None`` for one sample.
         phase: phase of the mean of the complex samples, rad, float32 like ``image``, or ``None`` for real images.
         geometry: geometry of these slices.
@@ -263,6 +267,24 @@ def _block(settings: SamplingSettings, prior: PriorSpec) -> tuple[Literal["tuned
     return "posterior", dict(prior.posterior[settings.solver])
 
 
+def _particles(settings: SamplingSettings, solver: Solver) -> int:
+    """The number of particles, checked against the solver and the number of samples."""
+    if not solver.has_particles:
+        if settings.particles is not None:
+            raise InputError(
+                f"solver {settings.solver!r} has no particles; omit particles, or choose tds, fps, mcgdiff or ddsmc"
+            )
+        return 1
+    if settings.particles is None:
+        return max(8, settings.samples)
+    check_count("particles", settings.particles, 1, 1_000_000)
+    if settings.samples > settings.particles:
+        raise InputError(
+            f"{settings.samples} samples are chosen from as many particles or more; got {settings.particles} particles"
+        )
+    return settings.particles
+
+
 def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
     """The sampling that a user asks for, with the prior's settings (``tuned`` or ``posterior``) as defaults.
 
@@ -305,6 +327,7 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
         sigmas=ladder,
         steps=steps,
         n_samples=settings.samples,
+        n_particles=_particles(settings, solver),
         seed=settings.seed,
         start=start,
         chunk=settings.chunk,
@@ -383,6 +406,27 @@ def batch_size(shape: Sequence[int], device: torch.device | str) -> int:
     return max(1, min(64, room // pixels))
 
 
+class _Drawn(NamedTuple):
+    """Samples of some items, or the particles of one.
+
+    Args:
+        x: samples or particles ``(n, B, C, *spatial)`` at unit scale.
+        scaled: likelihood of the items.
+        particles: weights of the particles.
+        chosen: indices of the particles that are the samples, ``(samples,)``.
+    """
+
+    x: Tensor
+    scaled: Scaled
+    particles: Particles | None = None
+    chosen: Tensor | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the samples, or weighted mean of the particles, ``(B, C, *spatial)``."""
+        return self.x.mean(0) if self.particles is None else self.particles.mean
+
+
 class _Run:
     """The parts of a run that stay the same for all items."""
 
@@ -407,8 +451,15 @@ class _Run:
         return sum(counter.calls for counter in self.counters)
 
     def batches(self) -> list[slice]:
-        """Items that run together: several of one sample, or one with several samples."""
-        return self.problem.batches(self.chunk if self.sampling.n_samples == 1 else 1)
+        """Items that run together: several of one sample, or one with several samples or particles."""
+        alone = self.sampling.n_samples > 1 or self.sampling.solver.has_particles
+        return self.problem.batches(1 if alone else self.chunk)
+
+    @property
+    def runs(self) -> int:
+        """Number of runs down the ladder."""
+        several = self.sampling.n_samples > 1 and not self.sampling.solver.has_particles
+        return len(self.batches()) * (-(-self.sampling.n_samples // self.chunk) if several else 1)
 
     def _prior(self, shape: tuple[int, ...]) -> Prior | None:
         if self.network is None:
@@ -418,8 +469,8 @@ class _Run:
             self.counters += counters
         return self.priors[shape]
 
-    def draw(self, items: slice, step: Callable[..., None]) -> tuple[Tensor, Scaled]:
-        """Samples ``(samples, B, C, *spatial)`` of some items at unit scale, and their likelihood."""
+    def draw(self, items: slice, step: Callable[..., None]) -> _Drawn:
+        """Samples of some items, or the particles of one."""
         problem, plan = self.problem, self.sampling
         scaled = problem.likelihood(items, self.device)
         data = scaled.likelihood
@@ -445,17 +496,19 @@ class _Run:
             sigmas = solver.ladder(begin.sigma, min(float(plan.sigmas[-2]), begin.sigma / 2), plan.steps)
         if bool((scaled.image_scale > 0).any()):  # the ladder of an empty image is not recorded
             self.sigmas = sigmas
-        x = draw(
-            solver,
-            self._prior(tuple(data.shape[1:])),
-            data,
-            sigmas,
-            seeds=_seeds(plan.seed, numbers, plan.n_samples),
-            chunk=self.chunk,
-            start=start,
-            callback=step,
+        prior = self._prior(tuple(data.shape[1:]))
+        if isinstance(solver, ParticleSolver):
+            seed = _seeds(plan.seed, numbers, 1)[0][0]
+            particles = draw_particles(
+                solver, cast(Prior, prior), cast(Gaussian, data), sigmas, seed=seed, n_particles=plan.n_particles,
+                start=start, callback=step,
+            )  # fmt: skip
+            chosen = particles.choose(plan.n_samples, Noise([seed]))[0]
+            return _Drawn(particles.x[:, None], scaled, particles, chosen)
+        seeds = _seeds(plan.seed, numbers, plan.n_samples)
+        return _Drawn(
+            draw(solver, prior, data, sigmas, seeds=seeds, chunk=self.chunk, start=start, callback=step), scaled
         )
-        return x, scaled
 
 
 def _ratio(over_noise: float, measured: int, solver: Solver) -> float | None:
@@ -491,24 +544,24 @@ def run(
     early = problem.warnings
     for text in early:
         warn(text)
-    batches = state.batches()
-    runs = len(batches) * (-(-sampling.n_samples // state.chunk) if sampling.n_samples > 1 else 1)
-    step = _counter(progress, runs)
+    step = _counter(progress, state.runs)
     images: list[Tensor] = []
     fits: list[Fit] = []
+    weighted: list[_Weighted] = []
     residual = energy = over_noise = 0.0
-    for items in batches:
+    for items in state.batches():
         problem.check_source()
-        x, scaled = state.draw(items, step)
-        each, squares, over = fit(scaled.likelihood, x.mean(0), scaled.data_scale)
+        drawn = state.draw(items, step)
+        each, squares, over = fit(drawn.scaled.likelihood, drawn.mean, drawn.scaled.data_scale)
         fits += each
         residual, over_noise = residual + squares, over_noise + over
         energy += sum(one.data for one in each)
-        images.append(problem.to_image(x, items, scaled.image_scale).cpu())
+        images.append(problem.to_image(drawn.x, items, drawn.scaled.image_scale).cpu())
+        weighted += _Weighted.of(drawn, images[-1].shape[1])
         problem.release(items)
     problem.check_source()
-    whole = torch.cat(images, dim=1)
-    texts = problem.review(whole, fits, sampling.solver)
+    whole, particles = torch.cat(images, dim=1), [one.particles for one in weighted]
+    texts = [*problem.review(whole, fits, sampling.solver), *particle_warnings(particles, problem.numbers)]
     outcome = Outcome(
         sigmas=state.sigmas,
         evaluations=state.evaluations,
@@ -518,11 +571,13 @@ def run(
         device=state.device,
         dtype=state.dtype,
         warnings=[*problem.warnings, *texts],
+        particles=particles,
     )
     for text in outcome.warnings:
         if text not in early:
             warn(text)
-    return _reconstruction(problem, whole, record(problem, prior, sampling, outcome), name_of(sampling.solver))
+    facts = record(problem, prior, sampling, outcome)
+    return _reconstruction(problem, whole, weighted, facts, name_of(sampling.solver))
 
 
 def _counter(progress: Callable[[int, int], None] | None, runs: int) -> Callable[[int, int, float, object], None]:
@@ -538,20 +593,61 @@ def _counter(progress: Callable[[int, int], None] | None, runs: int) -> Callable
     return step
 
 
-def _reconstruction(problem: Problem, images: Tensor, facts: Mapping[str, Any], solver: str) -> Reconstruction:
+class _Weighted(NamedTuple):
+    """Weights of the particles of an item, without their images.
+
+    Args:
+        particles: particles of one item.
+        weights: weights of the particles for every slice of the item, ``(P, slices)``.
+        chosen: indices of the particles that are the samples, ``(samples, slices)``.
+    """
+
+    particles: Particles
+    weights: Tensor
+    chosen: Tensor
+
+    @classmethod
+    def of(cls, drawn: _Drawn, slices: int) -> list[_Weighted]:
+        """The weights of an item with a number of slices; empty for a solver without particles."""
+        if drawn.particles is None or drawn.chosen is None:
+            return []
+        weights = drawn.particles.log_weights[0].exp()
+        each = (t.cpu()[:, None].expand(-1, slices) for t in (weights, drawn.chosen))
+        return [cls(drawn.particles._replace(x=drawn.x[:0]), *each)]
+
+
+def _mean_and_samples(images: Tensor, weighted: Sequence[_Weighted]) -> tuple[Tensor, Tensor]:
+    """Mean ``(slices, ...)`` and samples of images ``(samples, slices, ...)``, or of weighted particles ``(P, slices, ...)``."""
+    if not weighted:
+        return images.mean(0), images
+    weights, chosen = (torch.cat(each, dim=1) for each in ([o.weights for o in weighted], [o.chosen for o in weighted]))
+    shape = [*weights.shape, *[1] * (images.ndim - 2)]
+    return (weights.view(shape) * images).sum(0), images[chosen, torch.arange(images.shape[1])]
+
+
+def _reconstruction(
+    problem: Problem, images: Tensor, weighted: Sequence[_Weighted], facts: Mapping[str, Any], solver: str
+) -> Reconstruction:
     """Images to show of ``(samples, slices, y, x)``, or of ``(samples, slices, frames, y, x)``."""
-    images = images.movedim(2, 1) if images.ndim == 5 else images
-    values = (images if problem.real else images.abs()).float().cpu().numpy()
-    if not np.isfinite(values).all():
+    values = (images if problem.real else images.abs()).float()
+    if not values.isfinite().all():
         raise InputError(
             f"{problem.name}: the reconstruction diverged (NaN or Inf); change the settings of solver {solver!r}, or choose "
             "another"
         )
+    image, samples = _mean_and_samples(values, weighted)
+    phase = None if problem.real else _mean_and_samples(images, weighted)[0].angle()
+    if images.ndim == 5:
+        image, samples, phase = (
+            image.movedim(1, 0),
+            samples.movedim(2, 1),
+            None if phase is None else phase.movedim(1, 0),
+        )
     return Reconstruction(
-        image=values.mean(0),
-        samples=values if len(values) > 1 else None,
+        image=image.float().numpy(),
+        samples=samples.numpy() if len(samples) > 1 else None,
         record=facts,
-        phase=None if problem.real else images.mean(0).angle().float().cpu().numpy(),
+        phase=None if phase is None else phase.float().numpy(),
         geometry=problem.geometry,
         modality=problem.modality,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,14 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from medrecon._version import __version__
+from medrecon.data.errors import grouped_texts
 from medrecon.problems.base import Problem
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import name_of
+from medrecon.solvers.smc import Particles
 
 if TYPE_CHECKING:
     from medrecon.posterior import PriorSpec, Sampling
 
-__all__ = ["Outcome", "record", "versions"]
+__all__ = ["LEAST_PARTICLES", "Outcome", "particle_warnings", "record", "versions"]
+
+LEAST_PARTICLES = 2.0
+"""Effective sample size below which one particle decides the image."""
 
 
 class Outcome(NamedTuple):
@@ -33,6 +40,7 @@ class Outcome(NamedTuple):
         device: device of the run.
         dtype: autocast type of the network.
         warnings: sentences on what may make the image wrong.
+        particles: particles of every item, for their weights; empty for solvers without particles.
     """
 
     sigmas: torch.Tensor
@@ -43,6 +51,7 @@ class Outcome(NamedTuple):
     device: torch.device
     dtype: torch.dtype | None
     warnings: list[str]
+    particles: Sequence[Particles] = ()
 
 
 def versions() -> dict[str, str]:
@@ -66,6 +75,39 @@ def _settings(solver: Solver) -> dict[str, Any]:
     """Hyper-parameters of a solver, without operators."""
     values = {one.name: getattr(solver, one.name) for one in fields(solver)}
     return {name: value for name, value in values.items() if not isinstance(value, torch.nn.Module)}
+
+
+def particle_warnings(items: Sequence[Particles], numbers: Sequence[int]) -> list[str]:
+    """Warnings about items, with their indices ``numbers`` in the scan, whose particles degenerated."""
+    texts = [
+        (
+            number,
+            f"the effective sample size fell to {float(one.ess.min()):.1f} of {one.log_weights.shape[1]} particles: about one "
+            "particle decides the image, and samples do not show its uncertainty; use more particles, or, for this many "
+            "measurements, a solver without particles, such as dds",
+        )
+        for number, one in zip(numbers, items, strict=False)
+        if not float(one.ess.min()) >= LEAST_PARTICLES
+    ]
+    return grouped_texts(texts, len(numbers))
+
+
+def _particle_facts(items: Sequence[Particles]) -> dict[str, Any] | None:
+    """Weights of the particles of every item, for the record."""
+    if not items:
+        return None
+
+    def listed(values: torch.Tensor) -> list[float]:
+        return [round(value, 4) for value in values.tolist()]
+
+    evidence = [float(one.log_evidence) for one in items]
+    return {
+        "number": items[0].log_weights.shape[1],
+        "log_weights": [listed(one.log_weights[0]) for one in items],
+        "ess": [listed(one.ess[:, 0]) for one in items],
+        "smallest_ess": round(min(float(one.ess.min()) for one in items), 4),
+        "log_evidence": [round(one, 4) if math.isfinite(one) else None for one in evidence],
+    }
 
 
 def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcome: Outcome) -> dict[str, Any]:
@@ -101,6 +143,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         "symmetries": {} if used is None else dict(used.symmetries),
         "network_evaluations": outcome.evaluations,
         "samples": sampling.n_samples,
+        "particles": _particle_facts(outcome.particles),
         "seed": sampling.seed,
         "slices": list(problem.numbers),
         "relative_residual": outcome.relative_residual,

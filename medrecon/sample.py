@@ -10,14 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Likelihood, NoData
+from medrecon.likelihood import Gaussian, Likelihood, NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver
+from medrecon.solvers.base import D, S, Solver
 from medrecon.solvers.ccdf import noised
 from medrecon.solvers.ddim import DDIM
+from medrecon.solvers.smc import Particles, ParticleSolver
 
-__all__ = ["StartImage", "draw", "generate", "sample"]
+__all__ = ["StartImage", "draw", "draw_particles", "generate", "sample", "sample_particles"]
 
 Callback = Callable[[int, int, float, object], None]
 
@@ -59,14 +60,55 @@ def sample(
         callback: called after every step as ``callback(i, n, sigma_next, state)``.
 
     Returns:
-        the image, ``(B, C, *spatial)``.
+        the image, ``(B, C, *spatial)``; of a particle solver the weighted mean of every group of particles.
 
     Raises:
         TypeError: if the solver cannot work with this operator, likelihood or missing prior.
-        ValueError: for a ladder of fewer than two levels or with a level at which no step can begin, or if the solver does
-            not use the given start.
+        ValueError: for a ladder of fewer than two levels or with a level at which no step can begin, if the solver does
+            not use the given start, or if ``noise`` has groups of particles and the solver has none.
     """
+    return solver.output(_descend(solver, prior, data, sigmas, noise=noise, start=start, callback=callback))
+
+
+@torch.no_grad()
+def sample_particles(
+    solver: ParticleSolver,
+    prior: Prior,
+    data: Gaussian,
+    sigmas: Tensor,
+    *,
+    noise: Noise,
+    start: Tensor | None = None,
+    callback: Callback | None = None,
+) -> Particles:
+    """Run a particle solver down a ladder of noise levels, as :func:`sample`, and return its particles.
+
+    Args:
+        solver: the method.
+        prior: ``prior(x, sigma)``, the clean estimate.
+        data: likelihood of ``B P`` items: every measurement P times, side by side.
+        sigmas: levels, the last one 0.
+        noise: ``Noise(seeds, P)``, one seed per measurement. Two measurements give what two runs give.
+        start: as in :func:`sample`.
+        callback: as in :func:`sample`.
+    """
+    return solver.particles(_descend(solver, prior, data, sigmas, noise=noise, start=start, callback=callback), data)
+
+
+def _descend(
+    solver: Solver[S, D],
+    prior: Prior | None,
+    data: D,
+    sigmas: Tensor,
+    *,
+    noise: Noise,
+    start: Tensor | None,
+    callback: Callback | None,
+) -> S:
+    """The last state of a run; see :func:`sample`."""
     solver.check(data)
+    if noise.n_particles > 1 and not solver.has_particles:
+        raise ValueError(f"{type(solver).__name__} has no particles; give it Noise(seeds)")
     if start is not None and not solver.takes_start:
         raise ValueError(f"{type(solver).__name__} computes its own initial estimate; omit the start")
     if prior is None:
@@ -74,6 +116,8 @@ def sample(
             raise TypeError(f"{type(solver).__name__} needs a prior; got None")
         prior = _no_prior
     levels = _checked(sigmas)
+    if solver.has_particles and levels[-1] > 0:
+        raise ValueError(f"the ladder of {type(solver).__name__} must end in 0, where the last weight is known")
     like = data.y.real
     x = levels[0] * noise(data.shape, like.dtype, like.device) if start is None else start
     state = solver.init(x, levels[0], prior=prior, data=data, noise=noise)
@@ -84,7 +128,7 @@ def sample(
             state = solver.step(state, sigma, sigma_next, prior=prior, data=data, noise=noise)
         if callback is not None:
             callback(i, len(levels) - 1, sigma_next, state)
-    return solver.output(state)
+    return state
 
 
 def _no_prior(x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -148,6 +192,38 @@ def draw(
         part = [row[0] for row in rows[first : first + chunk]]
         out.append(run(data.repeated(len(part)), part))
     return torch.cat(out)[:, None]
+
+
+def draw_particles(
+    solver: ParticleSolver,
+    prior: Prior,
+    data: Gaussian,
+    sigmas: Tensor,
+    *,
+    seed: int,
+    n_particles: int,
+    start: StartImage | None = None,
+    callback: Callback | None = None,
+) -> Particles:
+    """Run ``n_particles`` particles of one item as one batch.
+
+    Args:
+        solver: the method.
+        prior: the prior.
+        data: the likelihood of one item.
+        sigmas: the ladder.
+        seed: random seed.
+        n_particles: number of particles P.
+        start: the image to start from; default: pure noise.
+        callback: as in :func:`sample`.
+    """
+    noise = Noise([seed], n_particles)
+    first = None
+    if start is not None:
+        first = start.image.expand(n_particles, *start.image.shape[1:])
+        first = noised(first, float(sigmas[0]), noise) if start.add_noise else first
+    many = data.repeated(n_particles)
+    return sample_particles(solver, prior, many, sigmas, noise=noise, start=first, callback=callback)
 
 
 def generate(

@@ -75,6 +75,7 @@ class SamplingSettings:
             the best image.
         steps: network evaluations per sample; ``None``: the prior's default.
         samples: posterior samples per slice.
+        particles: particles per slice of a particle solver; ``None``: 8, or as many as ``samples``.
         seed: random seed.
         start: classical solver of the warm start (CCDF); ``None``: start from noise.
         start_sigma: noise level of the warm start, for images of unit scale.
@@ -90,6 +91,9 @@ class SamplingSettings:
     )
     steps: int | None = option(None, "network evaluations per sample (default: the bundle's)", metavar="N", type=int)
     samples: int = option(1, "number of posterior samples (default: 1)", metavar="K", type=int)
+    particles: int | None = option(
+        None, "number of particles of tds, fps, mcgdiff and ddsmc (default: 8)", metavar="P", type=int
+    )
     seed: int = option(0, "random seed (default: 0)", metavar="N", type=int)
     start: str | None = option(None, "warm-start from a classical solver (CCDF), e.g. cg-sense", metavar="SOLVER")
     start_sigma: float | None = option(None, "noise level of the warm start, e.g. 0.1", metavar="S", type=float)

@@ -7,16 +7,20 @@ import pytest
 import torch
 
 import medrecon
+from medrecon import posterior
 from medrecon.data.errors import InputError
 from medrecon.formats import load_kspace
 from medrecon.metrics import scores
 from medrecon.networks import ResidualUNet
 from medrecon.posterior import sampling
+from medrecon.problems import physics_of, problem
 from medrecon.reconstruction import plan
 from medrecon.settings import SamplingSettings
 from medrecon.solvers import DDS
 from tests.make import toys
 from tests.make.priors import toy_prior
+
+from .make.toys import cartesian, columns, solve, spec
 
 
 def test_scaling_the_data_scales_the_image(scan):
@@ -223,3 +227,107 @@ def test_magnitude_prior_reconstructs_channel_by_channel(scan):
     assert result.record["network_evaluations"] == 8
     assert result.record["bundle"]["name"] == "brain_mri_magnitude"
     assert scores(result.image, truth)["psnr"] > 15  # the object, not noise; quality is for the benchmarks
+
+
+def one_coil(slices=2, noise=0.05):
+    """A single-coil scan of 12 x 11 pixels, of which every second column was measured."""
+    scan, *_ = cartesian((12, 11), coils=1, slices=slices, noise=noise, mask=columns((12, 11), acs=3))
+    return scan
+
+
+ONE_COIL = {"maps": np.ones((1, 12, 11), np.complex64), "noise_std": 0.05}
+
+
+@pytest.mark.parametrize("solver", ["tds", "fps", "mcgdiff", "ddsmc"])
+def test_particles_are_weighted_recorded_and_handed_out_with_equal_weights(solver):
+    made = solve(one_coil(), solver, physics=ONE_COIL, particles=6, samples=4, steps=8)
+    facts = made.record["particles"]
+    assert facts["number"] == 6 and made.record["samples"] == 4
+    assert made.record["network_evaluations"] == 2 * 6 * 8
+    weights = np.exp(np.array(facts["log_weights"]))
+    assert weights.shape == (2, 6) and np.allclose(weights.sum(1), 1, atol=1e-3)
+    assert np.shape(facts["ess"]) == (2, 9)  # before every resampling, and at the end
+    assert np.allclose(np.array(facts["ess"])[:, -1], 1 / (weights**2).sum(1), rtol=1e-3)
+    assert facts["smallest_ess"] == np.min(facts["ess"])
+    assert np.isfinite(facts["log_evidence"]).all() and len(facts["log_evidence"]) == 2
+    assert made.samples is not None and made.samples.shape == (4, 2, 12, 11)
+    # All six are the samples if as many are asked for; the image is their weighted mean.
+    every = solve(one_coil(), solver, physics=ONE_COIL, particles=6, samples=6, steps=8)
+    assert np.array_equal(every.image, made.image) and np.array_equal(every.phase, made.phase)
+    for k in range(2):
+        copies = {one.tobytes(): one for one in every.samples[:, k]}
+        assert all(one.tobytes() in copies for one in made.samples[:, k])
+
+
+def test_a_slice_with_particles_does_not_depend_on_its_neighbours():
+    """Exactly, for image, phase, samples, weights and evidence."""
+    both = solve(one_coil(), "ddsmc", physics=ONE_COIL, particles=5, samples=2, steps=6)
+    for k in range(2):
+        one = solve(
+            one_coil(), "ddsmc", physics={**ONE_COIL, "slices": slice(k, k + 1)}, particles=5, samples=2, steps=6
+        )
+        assert np.array_equal(both.image[k], one.image[0])
+        assert np.array_equal(both.samples[:, k], one.samples[:, 0])
+        for key in ("log_weights", "ess", "log_evidence"):
+            assert both.record["particles"][key][k] == one.record["particles"][key][0]
+
+
+def test_the_image_is_the_weighted_mean_of_magnitudes(monkeypatch):
+    """Of particles with unequal weights; the phase is that of the weighted mean of complex images."""
+    seen = []
+    original = posterior._mean_and_samples
+    monkeypatch.setattr(posterior, "_mean_and_samples", lambda *a: seen.append(a) or original(*a))
+    made = solve(one_coil(slices=1), "ddsmc", physics=ONE_COIL, particles=5, steps=6)
+    (values, weighted), (images, _) = seen
+    weights = torch.tensor(made.record["particles"]["log_weights"][0]).exp()
+    assert weights.max() > 1.2 * weights.min()
+    assert np.allclose(made.image[0], (weights[:, None, None] * values[:, 0]).sum(0), atol=1e-4)
+    phase = (weights[:, None, None] * images[:, 0]).sum(0).angle().numpy()
+    assert np.allclose(np.exp(1j * made.phase[0]), np.exp(1j * phase), atol=1e-2)
+    assert made.samples is None and weighted[0].chosen.shape == (1, 1)
+
+
+def test_a_warning_says_that_particles_degenerated(caplog):
+    """Many measurements of little noise and few levels leave one of two particles; many particles and much noise do not."""
+    made = solve(one_coil(slices=1), "tds", physics=ONE_COIL, particles=2, steps=4)
+    (text,) = [text for text in made.record["warnings"] if "effective sample size" in text]
+    assert "fell to 1.0 of 2 particles" in text and "use more particles" in text and text in caplog.text
+    calm = solve(one_coil(slices=1), "ddsmc", physics={**ONE_COIL, "noise_std": 50.0}, particles=8, steps=4)
+    assert calm.record["particles"]["smallest_ess"] > 2
+    assert not [text for text in calm.record["warnings"] if "effective sample size" in text]
+
+
+def test_numbers_of_particles():
+    def planned(solver="tds", **more):
+        return sampling(SamplingSettings(solver=solver, **more), toy_prior())
+
+    assert planned().n_particles == 8
+    assert planned(samples=12).n_particles == 12
+    assert planned(particles=3).n_particles == 3
+    assert planned("dds").n_particles == 1
+    with pytest.raises(InputError, match=r"'dds' has no particles; omit particles, or choose tds, fps"):
+        planned("dds", particles=8)
+    with pytest.raises(InputError, match="9 samples are chosen from as many particles or more; got 8 particles"):
+        planned(samples=9, particles=8)
+    for wrong in (0, -1, 2.5, True):
+        with pytest.raises(InputError, match="particles"):
+            planned(particles=wrong)
+    assert solve(one_coil(slices=1), "dds", physics=ONE_COIL, steps=2).record["particles"] is None
+    assert solve(one_coil(slices=1), "tds", physics=ONE_COIL, steps=2, particles=1).samples is None
+
+
+def test_solvers_with_singular_values_refuse_several_coils():
+    scan, _, maps = cartesian((12, 11), coils=3, slices=1, noise=0.05)
+    with pytest.raises(InputError, match=r"FPS needs a Spectral; got .*, which DDS or DDNM can work with"):
+        solve(scan, "fps", physics={"maps": maps[None], "noise_std": 0.05}, steps=3)
+    made = solve(scan, "tds", physics={"maps": maps[None], "noise_std": 0.05}, steps=3, particles=2)
+    assert np.isfinite(made.image).all()
+
+
+def test_progress_counts_one_run_per_slice():
+    steps = []
+    plan = sampling(SamplingSettings(solver="ddsmc", steps=4, samples=6), spec())
+    posterior.run(
+        problem(one_coil(), physics_of(one_coil(), **ONE_COIL)), spec(), plan, progress=lambda *a: steps.append(a)
+    )
+    assert steps == [(i + 1, 8) for i in range(8)]

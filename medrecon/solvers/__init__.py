@@ -10,15 +10,18 @@ from medrecon.solvers.ddnm import DDNM, DDNMPlus
 from medrecon.solvers.ddpm import DDPM
 from medrecon.solvers.ddrm import DDRM
 from medrecon.solvers.dds import DDS
+from medrecon.solvers.ddsmc import DDSMC
 from medrecon.solvers.diffpir import DiffPIR
 from medrecon.solvers.dpmsolver import DPMSolver
 from medrecon.solvers.dps import DPS
 from medrecon.solvers.dsg import DSG
+from medrecon.solvers.fps import FPS
 from medrecon.solvers.heun import Heun
 from medrecon.solvers.ilvr import ILVR
 from medrecon.solvers.langevin import Langevin
 from medrecon.solvers.lgd import LGD
 from medrecon.solvers.mcg import MCG
+from medrecon.solvers.mcgdiff import MCGDiff
 from medrecon.solvers.mgdm import MGDM
 from medrecon.solvers.pc import PredictorCorrector
 from medrecon.solvers.pigdm import PiGDM
@@ -30,6 +33,7 @@ from medrecon.solvers.scoremed import ScoreMed
 from medrecon.solvers.scoremri import ScoreMRI
 from medrecon.solvers.sitcom import SITCOM
 from medrecon.solvers.smrd import SMRD
+from medrecon.solvers.tds import TDS, TDSIsotropic
 from medrecon.solvers.tmpd import TMPD
 from medrecon.solvers.tomography import FBP, SIRT
 
@@ -78,6 +82,12 @@ SOLVERS: dict[str, type[Solver]] = {
     "pnpdm": PnPDM,
     "sitcom": SITCOM,
     "smrd": SMRD,
+    # Sequential Monte Carlo
+    "tds": TDS,
+    "tds-isotropic": TDSIsotropic,
+    "fps": FPS,
+    "mcgdiff": MCGDiff,
+    "ddsmc": DDSMC,
     # Denoising and super-resolution of images
     "r2d2": R2D2,
 }
@@ -96,9 +106,11 @@ __all__ = [
     "DDPM",
     "DDRM",
     "DDS",
+    "DDSMC",
     "DPS",
     "DSG",
     "FBP",
+    "FPS",
     "ILVR",
     "LGD",
     "MCG",
@@ -108,6 +120,7 @@ __all__ = [
     "SITCOM",
     "SMRD",
     "SOLVERS",
+    "TDS",
     "TMPD",
     "TV",
     "ALDRelative",
@@ -120,6 +133,7 @@ __all__ = [
     "L1Wavelet",
     "Langevin",
     "LowRank",
+    "MCGDiff",
     "PiGDM",
     "PnPDM",
     "PredictorCorrector",
@@ -129,6 +143,7 @@ __all__ = [
     "ScoreMRI",
     "ScoreMed",
     "Solver",
+    "TDSIsotropic",
     "TVFista",
     "TVPrimalDual",
     "ZeroFilled",

@@ -235,6 +235,8 @@ class Solver(Generic[S, D]):
     requires: ClassVar[Requires] = Requires()
     takes_start: ClassVar[bool] = True
     """Whether the solver uses a given ``x`` at the first level."""
+    has_particles: ClassVar[bool] = False
+    """Whether batch items are particles, in the groups of ``Noise(seeds, n_particles)``; the ladder must then end in 0."""
 
     def __post_init__(self) -> None:
         """Check the ranges of the hyper-parameters.

@@ -8,6 +8,7 @@ x = x0 + sigma n.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,20 @@ from medrecon.operators.linalg import batch_broadcast, cg
 from medrecon.priors.base import Prior, with_vjp
 from medrecon.solvers.base import ImageSolver, limit_step, renoise, setting, variance_kept
 
-__all__ = ["TMPD"]
+__all__ = ["TMPD", "weigh_residual"]
+
+
+def weigh_residual(missing: Tensor, data: Gaussian, covariance: Callable[[Tensor], Tensor], n_cg: int) -> Tensor:
+    """``(A C A^H + noise_std^2 I)^-1 (y - A x0)`` by conjugate gradients from 0, for a covariance C of ``x0`` given ``x``.
+
+    Args:
+        missing: the residual ``y - A x0``.
+        data: the likelihood.
+        covariance: ``v -> C v`` of images.
+        n_cg: largest number of iterations.
+    """
+    variance = batch_broadcast(data.noise_std, data.y) ** 2
+    return cg(lambda u: data.A(covariance(data.A.adjoint(u))) + variance * u, missing, None, n_cg, tol=1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +75,7 @@ class TMPD(ImageSolver[Gaussian]):
     ) -> Tensor:
         """One guided denoising, one re-noising."""
         x0, vjp = with_vjp(prior, state, sigma)
-        A, variance, missing = data.A, batch_broadcast(data.noise_std, data.y) ** 2, data.residual(x0)
-        weighed = cg(lambda u: sigma**2 * A(vjp(A.adjoint(u))) + variance * u, missing, None, self.n_cg, tol=1e-6)
-        xe = x0 + limit_step(sigma**2 * vjp(A.adjoint(weighed)), data, missing)
+        missing = data.residual(x0)
+        weighed = weigh_residual(missing, data, lambda v: sigma**2 * vjp(v), self.n_cg)
+        xe = x0 + limit_step(sigma**2 * vjp(data.A.adjoint(weighed)), data, missing)
         return renoise(xe, (state - xe) / sigma, sigma, sigma_next, self.eta, noise)

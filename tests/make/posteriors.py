@@ -23,6 +23,7 @@ __all__ = [
     "gaussian_prior",
     "images_of_prior",
     "measured",
+    "mixture",
     "repeated",
     "single_coil",
     "white",
@@ -76,6 +77,17 @@ def measured(batch=1, noise_std=0.05, seed=2, dtype=torch.float64):
 DOUBLE = torch.float64
 
 
+def mixture():
+    """The prior, the direction of its modes, and a measurement nearly orthogonal to it: ``(prior, direction, matrix, y)``."""
+    direction = torch.full((6,), 6**-0.5, dtype=DOUBLE)
+    others = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    basis, _ = torch.linalg.qr(torch.cat([direction[:, None], others], dim=1))
+    mode = direction.view(SHAPE)
+    prior = Mixture(torch.tensor([0.5, 0.5], dtype=DOUBLE), torch.stack([mode, -mode]), 0.2)
+    matrix = torch.stack([0.3 * direction + 0.91**0.5 * basis[:, 1], 0.7 * basis[:, 2]])
+    return prior, direction, matrix, torch.tensor([0.07, 0.1], dtype=DOUBLE)
+
+
 def white(std, shape=SHAPE, mean=0.2):
     """A prior N(mean, std^2 I)."""
     n = math.prod(shape)
@@ -113,8 +125,19 @@ def single_coil(shape=(6, 7), batch=2, noise_std=0.0):
 class SharedNoise(Noise):
     """One random stream for a whole batch: thousands of draws of one law, without thousands of generators."""
 
+    def __init__(self, seed, n_particles=1):
+        super().__init__(seed)
+        self.n_particles = n_particles
+
     def __call__(self, shape, dtype, device=None):
         return torch.randn(tuple(shape), generator=self._streams[0], dtype=dtype).to(device)
+
+    @property
+    def groups(self):
+        return self
+
+    def uniform(self, n):
+        return torch.rand(n, generator=self._streams[0], dtype=torch.float64)
 
 
 def images_of_prior(prior, shape, sigmas, n, solver):

@@ -45,6 +45,8 @@ ROUND_OFF = Bound(1e-6, "round-off")
 LESS_NOISE = "a move leaves part of the noise that the prior sees, which is a little less than there is"
 FIXED_STEP = "a step of fixed length stops near y, not on it"
 LEAST_NORM = "the least-norm solution is nearer 0 than the prior mean"
+ONE_PARTICLE = "one particle, whose weight has no effect; test_smc.py has the error of many, which is 0"
+UNGUIDED = "the last step takes the clean estimate, or its weight would be infinite"
 BETWEEN = "x0 lies between the modes while the noise is high, where the data do not tell the modes apart"
 
 
@@ -258,6 +260,38 @@ EXPECTED = {
         identity=Bound(1e-2, "the weight learnt so far is never infinite"),
         without_data=Interval(0.8, 1.0, LESS_NOISE),
         mode_error=Bound(-0.191, BETWEEN),
+    ),
+    # Sequential Monte Carlo, here with one particle each, whose weight has no effect; test_smc.py has many
+    "tds": Expected(
+        settings={"n_cg": 5},
+        identity=Bound(0.05, UNGUIDED),
+        without_data=Recursion(),
+        mode_error=Bound(-0.088, ONE_PARTICLE),
+    ),
+    "tds-isotropic": Expected(
+        identity=Bound(0.05, UNGUIDED),
+        without_data=Recursion(),
+        mode_error=Bound(-0.139, ONE_PARTICLE),
+    ),
+    "fps": Expected(
+        operator="spectral",
+        takes_start=False,
+        satisfies_data=True,
+        without_data=Recursion(),
+        mode_error=Bound(-0.188, ONE_PARTICLE),
+    ),
+    "mcgdiff": Expected(
+        operator="spectral",
+        takes_start=False,
+        satisfies_data=True,
+        without_data=Recursion(),
+        mode_error=Bound(-0.183, ONE_PARTICLE),
+    ),
+    "ddsmc": Expected(
+        operator="spectral",
+        without_data=Interval(0.95, 1.3, "exact for white images of the standard deviation 0.5; these have 0.2 to 0.6"),
+        satisfies_data=True,
+        mode_error=Bound(-0.186, ONE_PARTICLE),
     ),
     # Denoising and super-resolution of images
     "r2d2": Expected(

@@ -12,23 +12,12 @@ from medrecon.likelihood import Gaussian
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.sample import sample
 
-from ..make.posteriors import SHAPE, Mixture, SharedNoise, images_of_prior
+from ..make.posteriors import SHAPE, SharedNoise, images_of_prior, mixture
 from .expectations import EXPECTED, LADDER, LEARNED, UNCONDITIONAL, make
 
 DOUBLE = torch.float64
 N = 2000
 NOISE_STD = 0.1
-
-
-def mixture():
-    """The prior, the direction of its modes, and a measurement nearly orthogonal to it: ``(prior, direction, matrix, y)``."""
-    direction = torch.full((6,), 6**-0.5, dtype=DOUBLE)
-    others = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
-    basis, _ = torch.linalg.qr(torch.cat([direction[:, None], others], dim=1))
-    mode = direction.view(SHAPE)
-    prior = Mixture(torch.tensor([0.5, 0.5], dtype=DOUBLE), torch.stack([mode, -mode]), 0.2)
-    matrix = torch.stack([0.3 * direction + 0.91**0.5 * basis[:, 1], 0.7 * basis[:, 2]])
-    return prior, direction, matrix, torch.tensor([0.07, 0.1], dtype=DOUBLE)
 
 
 def share_of_the_first(x, direction):
