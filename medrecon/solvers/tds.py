@@ -45,7 +45,7 @@ class TDS(ParticleSolver):
         the weights. Steps that would increase the residual are shortened, see :func:`medrecon.solvers.base.limit_step`.
     """
 
-    n_cg: int = setting(10, 0, 10_000)
+    n_cg: int = setting(5, 0, 10_000)
 
     def covariance(self, vjp: Callable[[Tensor], Tensor], sigma: float) -> Callable[[Tensor], Tensor]:
         """``v -> C v``, the covariance of ``x0`` given ``x``."""

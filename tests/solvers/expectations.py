@@ -263,7 +263,6 @@ EXPECTED = {
     ),
     # Sequential Monte Carlo, here with one particle each, whose weight has no effect; test_smc.py has many
     "tds": Expected(
-        settings={"n_cg": 5},
         identity=Bound(0.05, UNGUIDED),
         without_data=Recursion(),
         mode_error=Bound(-0.088, ONE_PARTICLE),

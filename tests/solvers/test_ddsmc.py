@@ -36,7 +36,7 @@ def test_weights_stay_equal_for_white_images(steps):
 
 
 def test_fresh_noise_costs_particles():
-    """With eta below 1, x' tells less of the data than x and x' do: the twist is no longer p(y | x', x)."""
+    """With eta below 1, x' does not have all that x has of the data: the twist is no longer p(y | x', x)."""
     data = Gaussian(SpectralDense(dense(), SHAPE), torch.tensor([[0.4, -0.3, 0.2]], dtype=DOUBLE).expand(64, -1), 0.1)
     sizes = [
         float(

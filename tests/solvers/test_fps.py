@@ -5,14 +5,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from medrecon.noise import Noise, karras
+from medrecon.noise import karras
 from medrecon.sample import sample_particles
 from medrecon.solvers import FPS
 
-from ..make.posteriors import dense, repeated
+from ..make.posteriors import SharedNoise, dense, repeated
 
 DOUBLE = torch.float64
-SIGMAS = (60, 200)
 
 
 def variance_of_the_paper(prior, matrix, noise_std, sigmas):
@@ -56,7 +55,7 @@ def test_used_until_their_own_level_they_are_not(steps):
     """
     prior, data, _, covariance = repeated(40 * 250)
     matrix = dense()
-    found = sample_particles(FPS(), prior, data, karras(20.0, 0.01, steps), noise=Noise(range(40), 250))
+    found = sample_particles(FPS(), prior, data, karras(20.0, 0.01, steps), noise=SharedNoise(0, 250))
     measured = (found.x.flatten(1) @ matrix.T).view(40, 250, 3)
     weight = found.log_weights.exp()[..., None]
     centre = (weight * measured).sum(1, keepdim=True)

@@ -1,5 +1,8 @@
 """MCG-diff: data at noise levels of their own; test_smc.py has the laws."""
 
+import math
+
+import pytest
 import torch
 
 from medrecon.likelihood import Gaussian
@@ -74,21 +77,18 @@ def test_levels_of_the_data_are_noise_over_singular_value():
 
 
 def test_data_noisier_than_the_first_level():
-    """Singular values of 1 to 0.01 and a ladder from 2: two levels of data are above it; evidence and mean, R = 200, P = 64."""
+    """Singular values of 1 to 0.01 and a ladder from 2: two levels of data are above it. R = 200, P = 64."""
     prior = gaussian_prior()
     u, _, vh = torch.linalg.svd(dense(), full_matrices=False)
     matrix = u @ torch.diag(torch.tensor([1.0, 0.1, 0.01], dtype=DOUBLE)) @ vh
     y = matrix @ prior.mean.flatten() + torch.tensor([0.2, -0.3, 0.25], dtype=DOUBLE)
     sigmas = karras(2.0, 0.1, 40)
     data = Gaussian(SpectralDense(matrix, SHAPE), y.expand(200 * 64, -1), 0.25)
-    # Data above the first level are noisy values of the first x: the law of the chain given them is not that of bridged_posterior.
-    above = torch.linalg.svd(matrix)[2][1:3]
     for solver in (MCGDiff(), FPS()):
         found = sample_particles(solver, prior, data, sigmas, noise=SharedNoise(0, 64))
-        start = data.A.vh(found.x)[:, 1:3]
-        assert found.log_evidence.isfinite().all() and start.isfinite().all() and above.shape == (2, 6)
+        assert found.log_evidence.isfinite().all()
         # Little is learnt from such data: the chain given the first datum alone is near.
-        mean, covariance, _ = bridged_posterior(prior, sigmas, matrix[:3] * 0 + u[:, :1] @ vh[:1], y, 0.25)
+        mean, covariance, _ = bridged_posterior(prior, sigmas, u[:, :1] @ vh[:1], y, 0.25)
         assert float((found.mean.flatten(1).mean(0) - mean).norm()) < 0.3 * float(covariance.trace().sqrt())
 
 
@@ -105,10 +105,7 @@ def test_evidence_counts_the_singular_values():
     ]  # fmt: skip
     for one, two in (found[:2], found[2:]):
         assert torch.allclose(one.x, two.x, atol=1e-9)
-        assert torch.allclose(
-            one.log_evidence - two.log_evidence,
-            torch.full((1,), 3 * 2.0, dtype=DOUBLE).log() * 0 + 3 * torch.log(torch.tensor(2.0, dtype=DOUBLE)),
-        )
+        assert float(one.log_evidence - two.log_evidence) == pytest.approx(3 * math.log(2), rel=1e-9)
 
 
 def test_bridges_condition_as_the_plain_chain_where_there_is_none():
