@@ -165,6 +165,7 @@ medrecon.networks._SelfAttention.forward                   3  test_networks.py
 medrecon.networks._limited_size.register                   3  test_prior_file.py
 medrecon.networks.check_images                             3  test_prior_file.py
 medrecon.noise.Noise.__call__                              3  test_noise.py solvers
+medrecon.noise.Noise.uniform                               3  solvers/test_smc.py test_noise.py
 medrecon.operators.base.Composed.__init__                  3  solvers
 medrecon.operators.base.Composed.normal                    3  operators
 medrecon.operators.base.Operator.__deepcopy__              3  operators/test_operators.py operators
@@ -197,8 +198,11 @@ medrecon.operators.spectral.Spectral.solve                 3  operators/test_spe
 medrecon.operators.spectral._svd                           3  operators/test_spectral.py operators
 medrecon.posterior.PriorSpec.suited_to                     3  test_zoo.py
 medrecon.posterior._Run.draw                               3  problems/test_images.py
+medrecon.posterior._Weighted.of                            3  test_posterior.py
 medrecon.posterior._block                                  3  test_posterior.py
 medrecon.posterior._check_prior                            3  test_zoo.py
+medrecon.posterior._mean_and_samples                       3  test_posterior.py
+medrecon.posterior._particles                              3  test_posterior.py
 medrecon.posterior._seeds                                  3  problems/test_cartesian.py
 medrecon.posterior.batch_size                              3  test_zoo.py
 medrecon.prep.cases.Case.public_inputs                     3  prep/test_jobs.py
@@ -253,9 +257,10 @@ medrecon.problems.noncartesian.NonCartesian.likelihood     3  problems/test_nonc
 medrecon.problems.tomography.Tomography.likelihood         3  problems/test_tomography.py
 medrecon.problems.tomography.Tomography.to_image           3  problems/test_tomography.py
 medrecon.problems.tomography._projector                    3  problems/test_tomography.py
+medrecon.record.particle_warnings                          3  test_posterior.py
 medrecon.record.record                                     3  solvers/test_calibration.py
 medrecon.sample._checked                                   3  solvers/test_solvers.py
-medrecon.sample.sample                                     3  test_sample.py solvers
+medrecon.sample._descend                                   3  test_sample.py solvers
 medrecon.solvers.base.annealed                             3  solvers/test_ald.py solvers
 medrecon.solvers.base.data_weight                          3  solvers/test_base.py solvers
 medrecon.solvers.base.limit_step                           3  solvers/test_base.py solvers
@@ -276,11 +281,19 @@ medrecon.solvers.ddnm.DDNMPlus.step                        3  solvers/test_ddnm.
 medrecon.solvers.ddrm.DDRM.eta                             3  solvers/test_noising.py solvers
 medrecon.solvers.ddrm.DDRM.step                            3  solvers/test_ddrm.py solvers/test_noising.py solvers
 medrecon.solvers.dds.DDS.step                              3  solvers/test_dds.py solvers
+medrecon.solvers.ddsmc.DDSMC.look                          3  solvers/test_ddsmc.py solvers/test_smc.py
+medrecon.solvers.ddsmc.DDSMC.move                          3  solvers/test_ddsmc.py solvers/test_smc.py
 medrecon.solvers.dps.DPS.step                              3  solvers/test_solvers.py solvers
 medrecon.solvers.dsg.DSG.step                              3  solvers/test_mixture.py solvers
+medrecon.solvers.fps.FPS.path_density                      3  solvers/test_fps.py solvers/test_mcgdiff.py solvers/test_smc.py
+medrecon.solvers.fps._kept                                 3  solvers/test_fps.py solvers/test_smc.py
 medrecon.solvers.ilvr.ILVR.step                            3  solvers/test_noising.py solvers
 medrecon.solvers.lgd.LGD.step                              3  solvers/test_solvers.py solvers
 medrecon.solvers.mcg.MCG.step                              3  solvers/test_noising.py solvers/test_solvers.py solvers
+medrecon.solvers.mcgdiff.MCGDiff.init                      3  solvers/test_mcgdiff.py solvers/test_smc.py
+medrecon.solvers.mcgdiff.MCGDiff.look                      3  solvers/test_mcgdiff.py solvers/test_smc.py
+medrecon.solvers.mcgdiff.MCGDiff.move                      3  solvers/test_mcgdiff.py solvers/test_smc.py
+medrecon.solvers.mcgdiff.condition                         3  solvers/test_mcgdiff.py solvers/test_smc.py
 medrecon.solvers.mgdm.MGDM.step                            3  solvers/test_mgdm.py solvers
 medrecon.solvers.pc.corrector                              3  solvers/test_pc.py solvers
 medrecon.solvers.r2d2.R2D2.step                            3  solvers/test_r2d2.py solvers
@@ -293,6 +306,13 @@ medrecon.solvers.scoreprior.RealNVP.__init__               3  solvers/test_score
 medrecon.solvers.scoreprior.ScorePrior.fit                 3  solvers/test_scoreprior.py
 medrecon.solvers.scoreprior._Coupling.inverse              all  solvers/test_scoreprior.py
 medrecon.solvers.sitcom.SITCOM.step                        3  solvers/test_sitcom.py solvers/test_solvers.py solvers
+medrecon.solvers.smc.ParticleSolver.particles              3  solvers/test_smc.py
+medrecon.solvers.smc.ParticleSolver.step                   3  solvers/test_smc.py
+medrecon.solvers.smc.log_likelihood                        3  solvers/test_smc.py
+medrecon.solvers.smc.log_normal                            3  solvers/test_smc.py
+medrecon.solvers.smc.systematic                            3  solvers/test_smc.py
+medrecon.solvers.tds.TDS.look                              3  solvers/test_tds.py solvers/test_smc.py
+medrecon.solvers.tds.TDS.move                              3  solvers/test_tds.py solvers/test_smc.py
 medrecon.solvers.theory.jensen_gap_bound                   3  solvers/test_theory.py
 medrecon.solvers.theory.noise_norm                         3  solvers/test_theory.py
 medrecon.solvers.theory.outside_range                      3  solvers/test_theory.py
