@@ -257,13 +257,18 @@ class Approximation:
         ``log p(y | x)`` is that of ``data.log_prob``: for Gaussian noise without the constant ``-m / 2 log(2 pi noise_std^2)``.
 
         Args:
-            n: number of images.
+            n: number of images, 2 or more.
             noise: random source of one stream.
             density: ``log p(x)`` at ``sigma_min``, where it is known; ``None``: by the probability-flow ODE, with one random
                 probe per image for its trace, two evaluations and vector-Jacobian products a step.
             sigma_max: last noise level of the ODE.
             n_steps: steps of the ODE.
+
+        Raises:
+            ValueError: if ``n`` is below 2, which has no standard error.
         """
+        if n < 2:
+            raise ValueError(f"a mean with a standard error needs 2 images or more; got {n}")
         x = self.sample(n, noise)
         if density is None:
             probe = noise((1, *x.shape), x.dtype, x.device)[0].sign()
@@ -356,6 +361,7 @@ class ScorePrior:
         if not (torch.as_tensor(data.noise_std) > 0).all():
             raise ValueError("without noise the likelihood has no density; give the standard deviation of the noise")
         counted, many = Counted(prior), data.repeated(self.n_samples)
+        family.requires_grad_(True)  # a second fit continues the first
         optimizer = torch.optim.Adam(family.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.n_steps)
         for k in range(self.n_steps):

@@ -265,4 +265,18 @@ def test_what_is_refused():
         LowRankGaussian(prior.mean, 0.1, rank=7)
     with pytest.raises(ValueError, match="2 values"):
         RealNVP(torch.zeros(1))
-    assert Approximation(family, prior, data, 0.01, 0).log_prob(prior.mean[None]).isfinite().all()
+    made = Approximation(family, prior, data, 0.01, 0)
+    assert made.log_prob(prior.mean[None]).isfinite().all()
+    with pytest.raises(ValueError, match="2 images"):
+        made.elbo(1, Noise(0))
+
+
+def test_a_second_fit_continues_the_first():
+    prior, data, mean, _, _ = known()
+    family, fit = FullGaussian(prior.mean, 0.3), ScorePrior(n_steps=100, n_samples=4, sigma_min=SIGMA_MIN, lr=0.02)
+    away = [float((prior.mean.flatten() - mean).norm())]
+    for _ in range(2):
+        made = fit.fit(family, prior, data, noise=Noise(0))
+        away.append(float((family.mean - mean).norm()))
+        assert not any(p.requires_grad for p in made.family.parameters())
+    assert away[2] < away[1] < away[0]
