@@ -3,9 +3,9 @@
     python benchmarks/exactness.py --store exactness.jsonl [--only dds tmpd] [--blocks default tuned posterior]
     python benchmarks/exactness.py --store exactness.jsonl --table
 
-Blocks: the solver's defaults (50 evaluations from level 8 to 0.005), and ``tuned`` and ``posterior`` of a bundle's prior.yaml
-(default: brain_mri), with their ladders. Solvers without data are compared with the prior itself. Results in the store
-are not computed again.
+Blocks: the solver's defaults (50 evaluations from level 8 to 0.005), ``tuned`` and ``posterior`` of a bundle's prior.yaml
+(default: brain_mri), with their ladders, and if asked for ``long``, the defaults with 400 evaluations. Solvers without
+data are compared with the prior itself. Results in the store are not computed again.
 
 Gaussian: 8 values of standard deviations 0.05 to 0.5 in rotated directions, 4 measurements of singular values 1 to 0.5 with
 noise of 0.05. The error of the mean of the samples is in standard deviations of the posterior, the root mean square over
@@ -38,13 +38,13 @@ from medrecon.noise import Noise
 from medrecon.operators.spectral import Dense
 from medrecon.posterior import PriorSpec, sampling
 from medrecon.priors import GaussianPrior, MixturePrior, Prior
-from medrecon.sample import sample
+from medrecon.sample import sample, sample_particles
 from medrecon.settings import SamplingSettings
 from medrecon.solvers import SOLVERS, Solver, is_unconditional
 from medrecon.solvers.scoreprior import Family, FullGaussian, RealNVP, ScorePrior
 
 N_PARTICLES = 64
-BLOCKS = ("default", "tuned", "posterior")
+BLOCKS = ("default", "tuned", "posterior", "long")
 FAMILIES = ("score prior, Gaussian", "score prior, RealNVP")
 DOUBLE = torch.float64
 
@@ -93,9 +93,9 @@ def mixture() -> tuple[Toy, Tensor]:
 
 def solver_of(name: str, block: str, spec: PriorSpec) -> tuple[Solver, Tensor]:
     """A solver with the settings of a block, and its ladder."""
-    if block == "default":
+    if block in ("default", "long"):
         solver = SOLVERS[name]()
-        return solver, solver.ladder(8.0, 0.005, 50)
+        return solver, solver.ladder(8.0, 0.005, 50 if block == "default" else 400)
     made = sampling(SamplingSettings(solver=name, posterior=block == "posterior"), spec)
     return made.solver, made.sigmas
 
@@ -107,9 +107,7 @@ def draws(solver: Solver, toy: Toy, sigmas: Tensor, n: int, seed: int) -> Tensor
             solver, toy.prior, NoData(torch.empty(0, dtype=DOUBLE), (n, *toy.shape)), sigmas, noise=Shared(seed)
         )
     one = Gaussian(Dense(toy.matrix, toy.shape), toy.y[None], toy.noise_std)
-    if getattr(solver, "has_particles", False):
-        from medrecon.sample import sample_particles
-
+    if solver.has_particles:
         groups = n // N_PARTICLES
         noise = Noise(range(1000 * seed, 1000 * seed + groups), N_PARTICLES)
         many = one.repeated(groups * N_PARTICLES)
@@ -167,7 +165,7 @@ def row(name: str, block: str, spec: PriorSpec, n: int, seed: int) -> dict[str, 
             found = [fitted(name, toy, n, seed) for toy in (gaussian(), two)]
         else:
             solver, sigmas = solver_of(name, block, spec)
-            alone, particles = is_unconditional(solver), getattr(solver, "has_particles", False)
+            alone, particles = is_unconditional(solver), solver.has_particles
             found = [draws(solver, toy, sigmas, n, seed) for toy in (gaussian(), two)]
         for x in found:
             if not x.isfinite().all():
@@ -207,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[*(n for n, s in SOLVERS.items() if s.requires.prior), *FAMILIES])
-    parser.add_argument("--blocks", nargs="*", default=BLOCKS, choices=BLOCKS)
+    parser.add_argument("--blocks", nargs="*", default=BLOCKS[:3], choices=BLOCKS)
     parser.add_argument("--bundle", default="brain_mri")
     parser.add_argument("--samples", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
@@ -218,7 +216,12 @@ def main() -> None:
     held = {(one["solver"], one["block"]) for one in rows}
     for name in () if arguments.table else arguments.only:
         for block in arguments.blocks:
-            known = {"default": True, "tuned": name in spec.tuned, "posterior": name in spec.posterior}[block]
+            known = {
+                "default": True,
+                "long": name in SOLVERS,
+                "tuned": name in spec.tuned,
+                "posterior": name in spec.posterior,
+            }[block]
             if not known or (name, block) in held:
                 continue
             rows.append(row(name, block, spec, arguments.samples, arguments.seed))
