@@ -40,6 +40,7 @@ from medrecon.posterior import fast_dtype
 from medrecon.priors import Prior
 from medrecon.sample import sample
 from medrecon.solvers import DDS, SOLVERS
+from medrecon.solvers.multistep import Multistep
 from medrecon.training.objectives import EDM
 
 STEPS = 50
@@ -89,7 +90,9 @@ def overhead(repeat: int = 15) -> None:
         A = sense(maps, mask)
         data = Gaussian(A, A(x), 0.01)
         noise = Noise([0])
-        calls[name] = lambda data=data, noise=noise: DDS(n_cg=5).step(x, 0.1, 0.09, prior=free, data=data, noise=noise)
+        calls[name] = lambda data=data, noise=noise: DDS(n_cg=5).step(
+            Multistep(x), 0.1, 0.09, prior=free, data=data, noise=noise
+        )
     found = medians(calls, repeat)
     print("| 8 x 256² | ms | " + " | ".join(f"of {name}" for name in networks) + " |\n|---|---|---|---|---|")
     for name, ms in found.items():

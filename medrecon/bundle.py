@@ -250,6 +250,7 @@ def load_prior(bundle: str | Path) -> PriorSpec:
         tuned_by_images=prior.tuned_by_images,
         posterior=prior.posterior,
         n_steps=prior.steps,
+        quality=prior.quality,
         sigma_min=prior.sigma_min,
     )
 

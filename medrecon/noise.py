@@ -110,7 +110,9 @@ def time_travel(sigmas: Tensor, length: int, repeats: int) -> Tensor:
     return sigmas[index]
 
 
-def travelled(sigma_max: float, sigma_min: float, n_steps: int, length: int, repeats: int) -> Tensor:
+def travelled(
+    sigma_max: float, sigma_min: float, n_steps: int, length: int, repeats: int, power: float = 7.0
+) -> Tensor:
     """The finest :func:`karras` ladder that takes at most ``n_steps`` steps down after :func:`time_travel`, repeated that way.
 
     ``n_steps`` levels for ``repeats = 1``; fewer repeats where the budget is too small for four stretches.
@@ -119,5 +121,5 @@ def travelled(sigma_max: float, sigma_min: float, n_steps: int, length: int, rep
     for n in range(n_steps, 1, -1):
         # All stretches but the last are repeated; the last step goes to 0.
         if n + (repeats - 1) * length * ((n - 1) // length) <= n_steps:
-            return time_travel(karras(sigma_max, sigma_min, n), length, repeats)
-    return karras(sigma_max, sigma_min, 1)
+            return time_travel(karras(sigma_max, sigma_min, n, power), length, repeats)
+    return karras(sigma_max, sigma_min, 1, power)

@@ -24,16 +24,19 @@ from medrecon.priors.base import Counted, Prior
 from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
+from medrecon.quality import QualityRow, chosen, default_steps, overridden
 from medrecon.record import Outcome, particle_warnings, record
 from medrecon.sample import StartImage, draw, draw_particles, sample
-from medrecon.settings import SamplingSettings
+from medrecon.settings import QUALITIES, SamplingSettings
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
 from medrecon.solvers.smc import Particles, ParticleSolver
 from medrecon.training.objectives import EDM, Objective
 
 __all__ = [
+    "LADDER_KEYS",
     "LAST_LEVELS",
+    "SPACINGS",
     "ImageKind",
     "PriorSpec",
     "Reconstruction",
@@ -47,8 +50,12 @@ __all__ = [
     "sampling",
 ]
 
+LADDER_KEYS = "sigma_max", "spacing"
+"""Tuned settings that belong to the noise levels, not to the solver."""
 LAST_LEVELS = 1e-6, 1e3
 """Range of the last noise level, which single precision and images of unit scale allow."""
+SPACINGS = 0.1, 1000.0
+"""Range of the spacing of the noise levels; the levels of 1000 are those of a geometric series to three digits."""
 ImageKind = Literal["complex", "magnitude", "attenuation"]
 """Images that a network was trained on: real and imaginary part, magnitude (both of unit scale), or HU / 1000 + 1."""
 
@@ -68,8 +75,10 @@ class PriorSpec:
         labels: meaning of the network's class labels, in their order; empty: it takes none.
         multiple: sides are padded to a multiple of it for the network.
         symmetries: symmetries of the training images, as arguments of :func:`medrecon.priors.equivariant`; empty: none.
-        tuned: by name of a solver, settings that differ from its defaults, and ``sigma_max``.
-        n_steps: default number of network evaluations per sample.
+        tuned: by name of a solver, settings that differ from its defaults, and ``sigma_max`` and ``spacing`` of the noise levels.
+        n_steps: default number of network evaluations per sample, for solvers without ``quality``.
+        quality: by name of a solver, numbers of evaluations and settings by acceleration, which come before ``tuned``.
+        acceleration: acceleration of the problem that the prior is used for; ``None``: it has none, and ``quality`` is not used.
         sigma_min: last noise level before 0.
         tuned_by_images: without a network, such settings by kind of the images, where they differ from ``tuned``.
         posterior: by name of a solver, settings for posterior samples that differ from its defaults, and ``sigma_max``,
@@ -90,6 +99,8 @@ class PriorSpec:
     symmetries: Mapping[str, Any] = field(default_factory=dict)
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     n_steps: int = 50
+    quality: Mapping[str, Sequence[QualityRow]] = field(default_factory=dict)
+    acceleration: float | None = None
     sigma_min: float = 0.005
     tuned_by_images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     posterior: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -97,13 +108,14 @@ class PriorSpec:
     guidance: float = 1.0
 
     def suited_to(self, problem: Problem) -> PriorSpec:
-        """The prior with the settings for the images of a problem, and those that suit its operator, which come first.
+        """The prior with the settings for the images and acceleration of a problem; those that suit its operator come first.
 
         Those for posterior samples stay as they are: the others were tuned for the best image.
         """
         tuned = {**self.tuned, **self.tuned_by_images.get(problem.images[0], {})}
         suited = {name: {**tuned.get(name, {}), **settings} for name, settings in problem.tuned.items()}
-        return replace(self, tuned={**tuned, **suited})
+        quality = overridden(self.quality, problem.tuned)
+        return replace(self, tuned={**tuned, **suited}, quality=quality, acceleration=problem.acceleration)
 
     def conditioned(self, condition: str | None, guidance: float = 1.0) -> PriorSpec:
         """The prior with a condition.
@@ -147,6 +159,8 @@ class Sampling:
         solver: the method.
         sigmas: noise levels, 1-D, the last one 0; any two for a solver without a prior.
         steps: network evaluations per sample that the levels are for.
+        spacing: the levels are evenly spaced in ``sigma^(1 / spacing)``.
+        quality: ``fast``, ``standard`` or ``best``, where it determines the number of evaluations or the settings.
         n_samples: posterior samples per item.
         n_particles: particles per item of a particle solver, at least ``n_samples``; they run as one batch.
         seed: random seed.
@@ -160,6 +174,8 @@ class Sampling:
     solver: Solver
     sigmas: Tensor
     steps: int = 50
+    spacing: float = 7.0
+    quality: str | None = None
     n_samples: int = 1
     n_particles: int = 1
     seed: int = 0
@@ -231,7 +247,7 @@ def _start(settings: SamplingSettings, solver: Solver, prior: PriorSpec) -> Star
         return None
     as_number("start_sigma", settings.start_sigma, positive=True)
     find_solver(settings.start)
-    tuned = {key: value for key, value in prior.tuned.get(settings.start, {}).items() if key != "sigma_max"}
+    tuned = {key: value for key, value in prior.tuned.get(settings.start, {}).items() if key not in LADDER_KEYS}
     start = make_solver(settings.start, tuned)
     if not solver.takes_start:
         raise InputError(f"solver {settings.solver!r} computes its own initial estimate; omit start")
@@ -245,7 +261,7 @@ def _start(settings: SamplingSettings, solver: Solver, prior: PriorSpec) -> Star
 
 
 def _block(settings: SamplingSettings, prior: PriorSpec) -> tuple[Literal["tuned", "posterior"] | None, dict[str, Any]]:
-    """Name of the block of the prior's settings that a run uses, and its content for the solver.
+    """Name of the block of the prior's settings that a run uses, and its content for the solver, ``steps`` included.
 
     Raises:
         InputError: if settings for posterior samples are asked for, but the prior has none for the solver, or the run would start
@@ -254,17 +270,45 @@ def _block(settings: SamplingSettings, prior: PriorSpec) -> tuple[Literal["tuned
     if not isinstance(settings.posterior, bool):
         raise InputError(f"posterior must be true or false; got {shown(settings.posterior)}")
     if not settings.posterior:
-        tuned = prior.tuned.get(settings.solver, {})
-        return "tuned" if tuned else None, dict(tuned)
+        row = chosen(prior.quality.get(settings.solver, ()), prior.acceleration, settings.quality, settings.steps)
+        tuned = {**prior.tuned.get(settings.solver, {}), **({} if row is None else row.settings)}
+        steps = default_steps(prior.n_steps, settings.quality) if row is None else row.steps
+        return "tuned" if tuned else None, {**tuned, "steps": steps}
     if settings.solver not in prior.posterior:
         known = ", ".join(prior.posterior)
         advice = f"choose one of {known}" if known else "leave posterior out, or choose another bundle"
         raise InputError(
             f"bundle {prior.name} has no settings for posterior samples of solver {settings.solver!r}; {advice}"
         )
+    if settings.quality is not None:
+        raise InputError("settings for posterior samples have their own number of evaluations; leave out quality, or posterior")
     if settings.start is not None:
         raise InputError("a warm start draws no samples of the posterior; leave out start, or posterior")
-    return "posterior", dict(prior.posterior[settings.solver])
+    return "posterior", {"steps": prior.n_steps, **prior.posterior[settings.solver]}
+
+
+def _check_counts(settings: SamplingSettings) -> None:
+    """Refuse numbers that are not counts, and an unknown quality."""
+    if settings.steps is not None:
+        check_count("steps", settings.steps, 1, 1_000_000)
+    check_count("samples", settings.samples, 1, 1_000_000)
+    check_count("seed", settings.seed, 0, 2**63 - 1)
+    if settings.chunk is not None:
+        check_count("chunk", settings.chunk, 1, 1_000_000)
+    if settings.quality is not None and settings.quality not in QUALITIES:
+        raise InputError(
+            f"quality must be {', '.join(QUALITIES[:-1])} or {QUALITIES[-1]}; got {shown(settings.quality)}"
+        )
+
+
+def _last_level(settings: SamplingSettings, default: float) -> float:
+    """The last noise level that is not 0."""
+    if settings.sigma_min is None:
+        return default
+    last = as_number("sigma_min", settings.sigma_min, positive=True)
+    if not LAST_LEVELS[0] <= last <= LAST_LEVELS[1]:
+        raise InputError(f"sigma_min must be from {LAST_LEVELS[0]:g} to {LAST_LEVELS[1]:g}; got {last:g}")
+    return last
 
 
 def _particles(settings: SamplingSettings, solver: Solver) -> int:
@@ -288,28 +332,24 @@ def _particles(settings: SamplingSettings, solver: Solver) -> int:
 def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
     """The sampling that a user asks for, with the prior's settings (``tuned`` or ``posterior``) as defaults.
 
+    ``steps`` is the number of evaluations, whatever the quality; ``quality`` then determines the other settings.
+
     Raises:
         InputError: for an unknown solver or setting, or a value out of range.
     """
+    _check_counts(settings)
     find_solver(settings.solver)
     block, values = _block(settings, prior)
-    prior = replace(
-        prior, n_steps=values.pop("steps", prior.n_steps), sigma_min=values.pop("sigma_min", prior.sigma_min)
-    )
-    steps = prior.n_steps if settings.steps is None else settings.steps
-    check_count("steps", steps, 1, 1_000_000)
-    check_count("samples", settings.samples, 1, 1_000_000)
-    check_count("seed", settings.seed, 0, 2**63 - 1)
-    if settings.chunk is not None:
-        check_count("chunk", settings.chunk, 1, 1_000_000)
-    if settings.sigma_min is not None:
-        last = as_number("sigma_min", settings.sigma_min, positive=True)
-        if not LAST_LEVELS[0] <= last <= LAST_LEVELS[1]:
-            raise InputError(f"sigma_min must be from {LAST_LEVELS[0]:g} to {LAST_LEVELS[1]:g}; got {last:g}")
-        prior = replace(prior, sigma_min=last)
-    sigma_max = values.pop("sigma_max", 8.0)
+    default = values.pop("steps")
+    steps = default if settings.steps is None else settings.steps
+    prior = replace(prior, sigma_min=_last_level(settings, values.pop("sigma_min", prior.sigma_min)))
+    sigma_max, spacing = values.pop("sigma_max", 8.0), values.pop("spacing", 7.0)
     if settings.sigma_max is not None:
         sigma_max = as_number("sigma_max", settings.sigma_max, positive=True)
+    if settings.spacing is not None:
+        spacing = as_number("spacing", settings.spacing, positive=True)
+        if not SPACINGS[0] <= spacing <= SPACINGS[1]:
+            raise InputError(f"spacing must be from {SPACINGS[0]:g} to {SPACINGS[1]:g}; got {spacing:g}")
     make_solver(settings.solver, settings.settings)  # an error names the setting as it was given
     solver = make_solver(settings.solver, values | dict(settings.settings or {}))
     learned = solver.requires.prior
@@ -321,11 +361,14 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
     sigma_max = sigma_max if start is None else start.sigma
     if learned and sigma_max < prior.sigma_min:
         raise InputError(f"sigma_max must be at least the last level, {prior.sigma_min}; got {sigma_max}")
-    ladder = solver.ladder(sigma_max, prior.sigma_min, steps) if learned else torch.tensor([1.0, 0.0])
+    ladder = solver.ladder(sigma_max, prior.sigma_min, steps, spacing) if learned else torch.tensor([1.0, 0.0])
+    quality = settings.quality or ("standard" if settings.steps is None and block != "posterior" else None)
     return Sampling(
         solver=solver,
         sigmas=ladder,
         steps=steps,
+        spacing=spacing,
+        quality=quality if learned else None,
         n_samples=settings.samples,
         n_particles=_particles(settings, solver),
         seed=settings.seed,
@@ -493,7 +536,7 @@ class _Run:
                     "leave out posterior"
                 )
             start = StartImage(begin.x, begin.add_noise)
-            sigmas = solver.ladder(begin.sigma, min(float(plan.sigmas[-2]), begin.sigma / 2), plan.steps)
+            sigmas = solver.ladder(begin.sigma, min(float(plan.sigmas[-2]), begin.sigma / 2), plan.steps, plan.spacing)
         if bool((scaled.image_scale > 0).any()):  # the ladder of an empty image is not recorded
             self.sigmas = sigmas
         prior = self._prior(tuple(data.shape[1:]))

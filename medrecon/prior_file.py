@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,9 @@ from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import parse_plain_yaml, read_plain_yaml
 from medrecon.networks import NETWORKS
-from medrecon.posterior import LAST_LEVELS, ImageKind
+from medrecon.posterior import LAST_LEVELS, SPACINGS, ImageKind
+from medrecon.quality import QualityRow
+from medrecon.settings import QUALITIES
 from medrecon.solvers import SOLVERS, is_unconditional
 from medrecon.solvers.settings import setting_fields
 from medrecon.training.objectives import OBJECTIVES
@@ -40,10 +42,11 @@ class PriorFile:
         labels: names of the network's class labels, in order; the last is ``''``, no label. Empty: no labels.
         symmetries: symmetries of the images, arguments of :func:`medrecon.priors.equivariant`.
         multiple: multiple to which sides of images are padded for the network.
-        steps: default number of network evaluations per sample.
+        steps: default number of network evaluations per sample, of solvers without ``quality``.
+        quality: rows of numbers of evaluations and settings by name of the solver; every acceleration has all qualities.
         sigma_min: last noise level before 0.
-        tuned: tuned settings by name of the solver, where they differ from its defaults, and ``sigma_max``, the first noise
-            level.
+        tuned: tuned settings by name of the solver, where they differ from its defaults, and of the noise levels: ``sigma_max``
+            and ``spacing``.
         tuned_by_images: for a bundle without a network, settings by kind of images, where they differ from ``tuned``.
         posterior: settings for posterior samples by name of the solver, where they differ from its defaults, and ``sigma_max``,
             ``sigma_min`` and ``steps``.
@@ -58,6 +61,7 @@ class PriorFile:
     symmetries: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     multiple: int = 16
     steps: int = 50
+    quality: Mapping[str, Sequence[QualityRow]] = field(default_factory=lambda: MappingProxyType({}))
     sigma_min: float = 0.005
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     tuned_by_images: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
@@ -170,8 +174,51 @@ def _tuned(value: object) -> dict[str, dict[str, Any]]:
     for name, settings in tuned.items():
         if name not in SOLVERS:
             raise _UnusableError(f"has settings for an unknown solver {shown(name)}; {_nearest(name, tuple(SOLVERS))}")
-        _check_settings(name, settings, FIRST_LEVEL)
+        _check_settings(name, settings, LEVELS)
     return tuned
+
+
+def _quality(value: object) -> dict[str, tuple[QualityRow, ...]]:
+    by_solver = _mapping(value, "rows by name of a solver")
+    for name, rows in by_solver.items():
+        if name not in SOLVERS or not SOLVERS[name].requires.prior:
+            known = tuple(key for key, solver in SOLVERS.items() if solver.requires.prior)
+            raise _UnusableError(f"has rows for {shown(name)}, not a solver with a prior; {_nearest(name, known)}")
+        if not isinstance(rows, list) or not 0 < len(rows) <= 300:
+            raise _UnusableError(f"must have a list of 1 to 300 rows for {name}; got {shown(rows)}")
+    return {name: _rows(name, [_row(name, one) for one in rows]) for name, rows in by_solver.items()}
+
+
+def _row(name: str, value: object) -> QualityRow:
+    """One row of ``quality``."""
+    row = dict(_mapping(value, f"rows of acceleration, quality, steps and settings for {name}"))
+    found: dict[str, Any] = {}
+    checks = {"acceleration": _number(0.01, 1e4), "quality": _choice(QUALITIES), "steps": _count(1, 1_000_000)}
+    for key, check in checks.items():
+        if key not in row:
+            raise _UnusableError(f"lacks {key!r} in a row of {name}; add it")
+        try:
+            found[key] = check(row.pop(key))
+        except _UnusableError as error:
+            raise _UnusableError(f"has a row of {name} whose {key!r} {error}") from None
+    _check_settings(name, row, LEVELS)
+    return QualityRow(**found, settings=row)
+
+
+def _rows(name: str, rows: list[QualityRow]) -> tuple[QualityRow, ...]:
+    """The rows of a solver, checked to have one row of every quality for every acceleration, with ascending steps."""
+    for acceleration in dict.fromkeys(row.acceleration for row in rows):
+        steps = {row.quality: row.steps for row in rows if row.acceleration == acceleration}
+        count = sum(row.acceleration == acceleration for row in rows)
+        if count != len(QUALITIES) or set(steps) != set(QUALITIES):
+            raise _UnusableError(
+                f"must have one row each of {', '.join(QUALITIES)} for acceleration {acceleration:g} of {name}"
+            )
+        if [steps[key] for key in QUALITIES] != sorted(steps.values()):
+            raise _UnusableError(
+                f"must have steps that rise from fast to best for acceleration {acceleration:g} of {name}"
+            )
+    return tuple(rows)
 
 
 def _tuned_by_images(value: object) -> dict[str, dict[str, dict[str, Any]]]:
@@ -236,8 +283,8 @@ def _check_settings(name: str, settings: object, ladder: Mapping[str, Callable[[
         raise _UnusableError(f"has settings of {name} that cannot be used ({one_line(error)})") from error
 
 
-FIRST_LEVEL = MappingProxyType({"sigma_max": _number(1e-6, 1e6)})
-LADDER = MappingProxyType({**FIRST_LEVEL, "sigma_min": _number(*LAST_LEVELS), "steps": _count(1, 1_000_000)})
+LEVELS = MappingProxyType({"sigma_max": _number(1e-6, 1e6), "spacing": _number(*SPACINGS)})
+LADDER = MappingProxyType({**LEVELS, "sigma_min": _number(*LAST_LEVELS), "steps": _count(1, 1_000_000)})
 """Checks of the settings of the noise levels, beside those of a solver: in ``tuned``, and in ``posterior``."""
 
 CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
@@ -251,6 +298,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "symmetries": _symmetries,
         "multiple": _count(1, 128),
         "steps": _count(1, 1_000_000),
+        "quality": _quality,
         "sigma_min": _number(*LAST_LEVELS),
         "tuned": _tuned,
         "tuned_by_images": _tuned_by_images,

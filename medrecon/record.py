@@ -133,6 +133,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         "modality": problem.modality,
         "solver": {"name": name_of(solver), **_settings(solver), "calibrated": calibrated},
         "settings_block": sampling.block,
+        "quality": sampling.quality,
         "steps": int((sigmas.diff() <= 0).sum()),  # a step that raises the noise level needs no evaluation
         "start": None if start is None else name_of(start.solver),
         "sigma_max": round(sigmas[0].item(), 6),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOISE_MODELS",
+    "QUALITIES",
     "CartesianPhysics",
     "CoilPhysics",
     "DynamicPhysics",
@@ -29,6 +30,8 @@ __all__ = [
 
 NOISE_MODELS = ("gaussian", "poisson", "rician")
 """Noise distributions."""
+QUALITIES = ("fast", "standard", "best")
+"""Numbers of network evaluations that a prior lists by acceleration, ascending."""
 
 
 def option(default: Any, text: str, **argument: Any) -> Any:  # noqa: ANN401 - like dataclasses.field
@@ -73,7 +76,9 @@ class SamplingSettings:
         settings: hyper-parameters of the solver; the others have the values tuned for the prior, or else their defaults.
         posterior: use the prior's settings for posterior samples (``posterior`` of its ``prior.yaml``) instead of those tuned for
             the best image.
-        steps: network evaluations per sample; ``None``: the prior's default.
+        quality: ``fast``, ``standard`` or ``best``: the prior's number of network evaluations, and settings that suit it, for the
+            acceleration of the scan; ``None``: ``standard``, or the settings that suit ``steps``.
+        steps: network evaluations per sample; ``None``: the number that ``quality`` gives.
         samples: posterior samples per slice.
         particles: particles per slice of a particle solver; ``None``: 8, or as many as ``samples``.
         seed: random seed.
@@ -81,6 +86,7 @@ class SamplingSettings:
         start_sigma: noise level of the warm start, for images of unit scale.
         sigma_max: first noise level, for images of unit scale; ``None``: the value tuned for the prior.
         sigma_min: last noise level before 0, for images of unit scale; ``None``: the prior's default.
+        spacing: noise levels are evenly spaced in ``sigma^(1 / spacing)``; ``None``: the value tuned for the prior, or else 7.
         chunk: slices or samples per batch; ``None``: chosen by their size, see :func:`medrecon.posterior.batch_size`.
     """
 
@@ -89,7 +95,12 @@ class SamplingSettings:
     posterior: bool = option(
         False, "use the bundle's settings for posterior samples, not those for the best image", action="store_true"
     )
-    steps: int | None = option(None, "network evaluations per sample (default: the bundle's)", metavar="N", type=int)
+    quality: str | None = option(
+        None, "how many network evaluations, given the acceleration (default: standard)", choices=QUALITIES
+    )
+    steps: int | None = option(
+        None, "network evaluations per sample (default: depends on --quality)", metavar="N", type=int
+    )
     samples: int = option(1, "number of posterior samples (default: 1)", metavar="K", type=int)
     particles: int | None = option(
         None, "number of particles of tds, fps, mcgdiff and ddsmc (default: 8)", metavar="P", type=int
@@ -99,6 +110,7 @@ class SamplingSettings:
     start_sigma: float | None = option(None, "noise level of the warm start, e.g. 0.1", metavar="S", type=float)
     sigma_max: float | None = option(None, "first noise level (default: the bundle's)", flag=None)
     sigma_min: float | None = option(None, "last noise level before 0 (default: the bundle's)", metavar="S", type=float)
+    spacing: float | None = option(None, "spacing of the noise levels (default: the bundle's)", flag=None)
     chunk: int | None = option(None, "slices or samples per batch (default: depends on their size)", flag=None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 __all__ = ["add_arguments", "run"]
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
             "about": (solver.__doc__ or "").strip().splitlines()[0],
             "settings": {key: tuned_settings.get(key, one.default) for key, one in defaults.items()},
             "sigma_max": tuned_settings.get("sigma_max"),
+            "quality": [] if prior is None else [asdict(row) for row in prior.quality.get(name, ())],
             "settings_by_images": {kind: dict(of[name]) for kind, of in by_images.items() if name in of},
             "posterior": dict(posterior[name]) if name in posterior else None,
         })  # fmt: skip
@@ -61,6 +63,12 @@ def _print_settings(row: dict[str, Any]) -> None:
         print(f"{'':12}   solver.{key}={value}")
     if row["sigma_max"] is not None:
         print(f"{'':12}   first noise level {row['sigma_max']}")
+    for one in row["quality"]:
+        changes = ", ".join(f"{key}={value}" for key, value in one["settings"].items())
+        print(
+            f"{'':12}   --quality {one['quality']}, acceleration {one['acceleration']:g}: {one['steps']} network evaluations"
+            f"{', ' * bool(changes)}{changes}"
+        )
     for kind, settings in row["settings_by_images"].items():
         text = ", ".join(f"solver.{key}={value}" for key, value in settings.items())
         print(f"{'':12}   for {kind} images: {text}")

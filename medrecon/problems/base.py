@@ -104,6 +104,14 @@ class Problem:
         return len(self.numbers) if len(self.image_shape) == 3 else self.image_shape[1]
 
     @property
+    def acceleration(self) -> float | None:
+        """Measurements that the image needs without a prior, over those that were made; ``None`` where that has no meaning.
+
+        Numbers of network evaluations, and settings that suit them, depend on it.
+        """
+        return None
+
+    @property
     def has_frames(self) -> bool:
         """Whether images are ``(frames, slices, y, x)``."""
         return False

@@ -130,6 +130,11 @@ class CoilProblem(Problem):
         out.estimated, out.released = {}, {}
         return out
 
+    @property
+    def acceleration(self) -> float | None:
+        """Positions of k-space over sampled positions."""
+        return self._facts.get("acceleration")
+
     def estimate(self, item: int) -> CoilMaps:
         """Maps of one slice, from its data."""
         raise NotImplementedError(f"{type(self).__name__} must define estimate")

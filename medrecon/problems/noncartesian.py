@@ -53,6 +53,14 @@ class NonCartesian(CoilProblem):
     tuned: Mapping[str, Mapping[str, Any]] = {"dds": {"n_cg": 2}}  # enough for weighted samples
 
     @property
+    def acceleration(self) -> float | None:
+        """Positions of the Cartesian grid over those that the first trajectory passes, so that a dense centre counts once."""
+        matrix = np.array(self.scan.matrix)
+        first = np.rint(self.scan.trajectory[0].reshape(-1, len(matrix))).astype(np.int64) + matrix // 2
+        passed = np.unique(first[((first >= 0) & (first < matrix)).all(axis=1)], axis=0)
+        return float(np.prod(matrix)) / max(len(passed), 1)
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Real and imaginary part."""
         return 2, *self.scan.matrix

@@ -69,6 +69,11 @@ class Tomography(Problem):
         self.estimated_std: dict[int, float] = {}  # by item
 
     @property
+    def acceleration(self) -> float | None:
+        """Views that the image size needs (``pi / 2`` per pixel of a side; Kak and Slaney 1988, section 5.1.2) over views."""
+        return float(np.pi / 2 * self.projector.shape[-1] / max(len(self.scan.angles), 1))
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """One channel."""
         return 1, *self.projector.shape

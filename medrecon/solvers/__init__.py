@@ -23,6 +23,7 @@ from medrecon.solvers.lgd import LGD
 from medrecon.solvers.mcg import MCG
 from medrecon.solvers.mcgdiff import MCGDiff
 from medrecon.solvers.mgdm import MGDM
+from medrecon.solvers.multistep import MultistepSolver
 from medrecon.solvers.pc import PredictorCorrector
 from medrecon.solvers.pigdm import PiGDM
 from medrecon.solvers.pnpdm import PnPDM
@@ -134,6 +135,7 @@ __all__ = [
     "Langevin",
     "LowRank",
     "MCGDiff",
+    "MultistepSolver",
     "PiGDM",
     "PnPDM",
     "PredictorCorrector",

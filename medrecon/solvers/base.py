@@ -263,9 +263,12 @@ class Solver(Generic[S, D]):
         """Whether the standard deviation of samples from noise down the ladder ``sigmas`` is a valid uncertainty."""
         return False
 
-    def ladder(self, sigma_max: float, sigma_min: float, budget: int) -> Tensor:
-        """Levels from ``sigma_max`` to ``sigma_min``, then 0, for ``budget`` evaluations of the prior; at least one step."""
-        return karras(sigma_max, sigma_min, max(1, budget // max(1, self.evaluations)))
+    def ladder(self, sigma_max: float, sigma_min: float, budget: int, spacing: float = 7.0) -> Tensor:
+        """Levels from ``sigma_max`` to ``sigma_min``, then 0, for ``budget`` evaluations of the prior; at least one step.
+
+        They are evenly spaced in ``sigma^(1 / spacing)``, see :func:`medrecon.noise.karras`.
+        """
+        return karras(sigma_max, sigma_min, max(1, budget // max(1, self.evaluations)), spacing)
 
     def check(self, data: Likelihood | NoData) -> None:
         """Refuse a problem that the solver cannot work with; the message names both.

@@ -18,12 +18,13 @@ from medrecon.priors.base import Prior
 from medrecon.solvers.base import ImageSolver, Kernel, renoise, setting
 from medrecon.solvers.classical import lipschitz
 from medrecon.solvers.ddrm import DDRM
+from medrecon.solvers.multistep import Multistep, MultistepSolver
 
 __all__ = ["DDNM", "DDNMPlus"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDNM(ImageSolver[Gaussian]):
+class DDNM(MultistepSolver[Gaussian]):
     """Denoising diffusion null-space model: the range of A^H from the data, its null space from the prior.
 
     ``x0 = prior(x);  xe = x0 + A^+ (y - A x0);  x' = xe + sigma' (sqrt(1 - eta^2) (x - x0) / sigma + eta z)``
@@ -35,6 +36,8 @@ class DDNM(ImageSolver[Gaussian]):
         n_cg: iterations of ``A^+`` where it has no closed form; more reproduce the data, and their noise amplified by the
             small singular values of A, so few are better unless the data are noiseless.
         kernel: formula of the added noise, see :func:`medrecon.solvers.base.renoise`.
+        extrapolation: weight of the change since the previous step, see :class:`medrecon.solvers.MultistepSolver`; 0 is the
+            paper.
 
     Cost:
         1 network evaluation and one ``A^+`` a step.
@@ -45,12 +48,14 @@ class DDNM(ImageSolver[Gaussian]):
     kernel: Kernel = "ddnm"
 
     def step(
-        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
-    ) -> Tensor:
+        self, state: Multistep, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
+    ) -> Multistep:
         """One denoising, one projection, one re-noising."""
-        x0 = prior(state, sigma)
+        x0 = prior(state.x, sigma)
         xe = x0 + data.A.pinv(data.residual(x0), self.n_cg)
-        return renoise(xe, (state - x0) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)
+        ahead = self.change(state, xe, sigma, sigma_next)
+        x = renoise(xe + ahead, (state.x - x0 - ahead) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)
+        return Multistep(x, xe, sigma)
 
 
 @dataclass(frozen=True, kw_only=True)

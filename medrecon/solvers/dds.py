@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import ImageSolver, Kernel, data_weight, renoise, setting
+from medrecon.solvers.base import Kernel, data_weight, renoise, setting
+from medrecon.solvers.multistep import Multistep, MultistepSolver
 
 __all__ = ["DDS"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDS(ImageSolver[Gaussian]):
+class DDS(MultistepSolver[Gaussian]):
     """Decomposed diffusion sampler: a few conjugate-gradient steps towards the data after every denoising step.
 
     ``x0 = prior(x, sigma_scale sigma);  xe = CG_K[(A^H A + rho I) z = A^H y + rho x0, from x0]``
@@ -34,6 +33,8 @@ class DDS(ImageSolver[Gaussian]):
         eta: fraction of fresh noise, 0 to 1 (the paper's 0.85; with the weak priors that a CPU trains, 1 was better on
             validation scans).
         kernel: formula of the added noise, see :func:`medrecon.solvers.base.renoise`.
+        extrapolation: weight of the change since the previous step, see :class:`medrecon.solvers.MultistepSolver`; 0 is the
+            paper.
 
     Cost:
         1 network evaluation and ``n_cg + 1`` applications of ``A^H A`` a step.
@@ -51,11 +52,13 @@ class DDS(ImageSolver[Gaussian]):
     kernel: Kernel = "ddnm"
 
     def step(
-        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
-    ) -> Tensor:
+        self, state: Multistep, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
+    ) -> Multistep:
         """One denoising, ``n_cg`` conjugate-gradient steps, one re-noising."""
-        x0 = prior(state, self.sigma_scale * sigma)
+        x0 = prior(state.x, self.sigma_scale * sigma)
         constant = None if self.gamma is None else 1 / self.gamma
         rho = data_weight(constant, self.prior_weight, data.noise_std, sigma)
         xe = data.fit(x0, rho, self.n_cg)
-        return renoise(xe, (state - x0) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)
+        ahead = self.change(state, xe, sigma, sigma_next)
+        x = renoise(xe + ahead, (state.x - x0 - ahead) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)
+        return Multistep(x, xe, sigma)

@@ -8,18 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from medrecon.likelihood import Likelihood
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import ANY, ImageSolver, Requires, renoise, setting
+from medrecon.solvers.base import ANY, Requires, renoise, setting
+from medrecon.solvers.multistep import Multistep, MultistepSolver
 
 __all__ = ["DiffPIR"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffPIR(ImageSolver[Likelihood]):
+class DiffPIR(MultistepSolver[Likelihood]):
     """Half-quadratic splitting: a proximal step on the data after every denoising, and noise seen from the result.
 
     ``x0 = prior(x);  xe = argmin -log p(y | z) + lam |z - x0|^2 / (2 sigma^2)``
@@ -29,6 +28,8 @@ class DiffPIR(ImageSolver[Likelihood]):
         lam: weight of the clean estimate (the paper's lambda, 1 to 8); 1 is Bayes' rule if it erred by sigma.
         fresh_noise_fraction: fraction of the variance of the noise that is drawn anew, 0 to 1 (the paper's zeta).
         n_cg: conjugate-gradient iterations of the proximal step, where it has no closed form.
+        extrapolation: weight of the change since the previous step, see :class:`medrecon.solvers.MultistepSolver`; 0 is the
+            paper.
 
     Cost:
         1 network evaluation and 1 proximal step a step.
@@ -41,8 +42,11 @@ class DiffPIR(ImageSolver[Likelihood]):
     n_cg: int = setting(10, 0, 10_000)
 
     def step(
-        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise
-    ) -> Tensor:
+        self, state: Multistep, sigma: float, sigma_next: float, *, prior: Prior, data: Likelihood, noise: Noise
+    ) -> Multistep:
         """One denoising, one proximal step, one re-noising."""
-        xe = data.prox(prior(state, sigma), sigma**2 / self.lam, self.n_cg)
-        return renoise(xe, (state - xe) / sigma, sigma, sigma_next, self.fresh_noise_fraction**0.5, noise, "ddnm")
+        xe = data.prox(prior(state.x, sigma), sigma**2 / self.lam, self.n_cg)
+        ahead = xe + self.change(state, xe, sigma, sigma_next)
+        eta = self.fresh_noise_fraction**0.5
+        x = renoise(ahead, (state.x - ahead) / sigma, sigma, sigma_next, eta, noise, "ddnm")
+        return Multistep(x, xe, sigma)

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior, with_vjp
-from medrecon.solvers.base import ImageSolver, Kernel, data_weight, renoise, setting
+from medrecon.solvers.base import Kernel, data_weight, renoise, setting
+from medrecon.solvers.multistep import Multistep, MultistepSolver
 
 __all__ = ["MGDM"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MGDM(ImageSolver[Gaussian]):
+class MGDM(MultistepSolver[Gaussian]):
     """Bi-level guidance: a conditional mean inside, a proximal step outside, then the gradient of their discrepancy.
 
     ``x0 = prior(x);  xt0 = x0 + 2 zeta sqrt(1 + sigma^2) J^T A^H (y - A x0)``            (inner)
@@ -39,6 +38,8 @@ class MGDM(ImageSolver[Gaussian]):
         eta: fraction of fresh noise, 0 to 1 (the paper's 0.85; 1 was better on validation scans).
         n_cg: conjugate-gradient iterations of each of the two solves, where they have no closed form.
         kernel: formula of the added noise, see :func:`medrecon.solvers.base.renoise`.
+        extrapolation: weight of the change since the previous step, see :class:`medrecon.solvers.MultistepSolver`; 0 is the
+            paper.
 
     Raises:
         ValueError: for steps that amplify errors, ``zeta >= 1`` or ``2 rho |1 - 2 zeta| >= 1`` (the paper's printed
@@ -71,15 +72,15 @@ class MGDM(ImageSolver[Gaussian]):
             )
 
     def step(
-        self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
-    ) -> Tensor:
+        self, state: Multistep, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
+    ) -> Multistep:
         """Inner mean, outer proximal step, re-noising, refinement."""
         A = data.A
         refine = self.outer and self.rho > 0 and sigma_next > 0
         if self.zeta > 0 or refine:
-            x0, vjp = with_vjp(prior, state, self.sigma_scale * sigma)
+            x0, vjp = with_vjp(prior, state.x, self.sigma_scale * sigma)
         else:
-            x0, vjp = prior(state, self.sigma_scale * sigma), None
+            x0, vjp = prior(state.x, self.sigma_scale * sigma), None
 
         # Inner level
         xt0 = x0
@@ -89,10 +90,11 @@ class MGDM(ImageSolver[Gaussian]):
         # Outer level
         lam = data_weight(self.lam, self.prior_weight, data.noise_std, sigma)
         xe = data.fit(xt0, lam, self.n_cg) if self.outer else xt0
-        x = renoise(xe, (state - x0) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)
+        ahead = self.change(state, xe, sigma, sigma_next)
+        x = renoise(xe + ahead, (state.x - x0 - ahead) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)
 
         # Refinement
         if vjp is not None and refine:
             discrepancy = A.pinv(A(xe - xt0), self.n_cg, lam)  # A^H A commutes with the inverse
             x = x + 2 * self.rho * ((1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * vjp(discrepancy)
-        return x
+        return Multistep(x, xe, sigma)

@@ -46,9 +46,9 @@ class RePaint(ImageSolver[Gaussian]):
     length: int = setting(3, 1, 1_000_000)
     repeats: int = setting(4, 1, 10_000)
 
-    def ladder(self, sigma_max: float, sigma_min: float, budget: int) -> Tensor:
+    def ladder(self, sigma_max: float, sigma_min: float, budget: int, spacing: float = 7.0) -> Tensor:
         """A ladder with repeated stretches, within the budget."""
-        return travelled(sigma_max, sigma_min, budget, self.length, self.repeats)
+        return travelled(sigma_max, sigma_min, budget, self.length, self.repeats, spacing)
 
     def step(
         self, state: Tensor, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise

@@ -6,6 +6,7 @@ import torch
 from medrecon.noise import Noise
 from medrecon.sample import sample
 from medrecon.solvers import DDNM, DDS, MGDM
+from medrecon.solvers.multistep import Multistep
 
 from ..make.posteriors import SHAPE, measured
 from .expectations import LADDER
@@ -33,7 +34,7 @@ def test_mgdm_step_is_the_equation():
     prior, data, matrix = measured()
     x, sigma, after = torch.randn(1, *SHAPE, dtype=torch.float64), 0.8, 0.5
     solver = MGDM(zeta=0.3, rho=0.2, lam=0.05, eta=0.0, n_cg=50)
-    found = solver.step(x, sigma, after, prior=prior, data=data, noise=Noise(0)).flatten()
+    found = solver.step(Multistep(x), sigma, after, prior=prior, data=data, noise=Noise(0)).x.flatten()
     J = prior.modes @ torch.diag(prior.variances / (prior.variances + sigma**2)) @ prior.modes.T
     x0 = prior(x, sigma).flatten()
     inner = torch.linalg.inv(matrix.T @ matrix + 0.05 * torch.eye(6))
