@@ -2,13 +2,14 @@
 
     python benchmarks/tune.py dds prior_weight=1,2,4 eta=0.7,0.85 sigma_max=4,8      # every combination
     python benchmarks/tune.py --all --problems mri --store tuned.jsonl               # every solver, one setting after another
+    python benchmarks/tune.py dds steps=12 extrapolation=0,1 sigma_scale=1.3,1.6 --accelerations 4 --seeds 2 --store fast.jsonl
 
-Problems: ``mri`` (brains, eight coils, R = 4 and 8), ``coil`` (the same with one coil), ``ct`` (chests, 23 and 10
-views, other patients than in benchmarks/solvers.py); brains also with another ``--bundle``. Settings of the inferer
-(sigma_max, sigma_min, n_steps, samples, symmetries) can be varied like those of the solver. Scores are mean PSNR and
-SSIM, best last. ``--all`` goes through every list of GRIDS once, with the best value found so far for each other
-setting. Results in the store are not computed again, so an interrupted run can be resumed. At the end, ``tuned`` of a
-bundle's prior.yaml is printed.
+Problems: ``mri`` (brains, eight coils, R = 4 and 8, or other ``--accelerations``), ``coil`` (the same with one coil),
+``ct`` (chests, 23 and 10 views, other patients than in benchmarks/solvers.py); brains also with another ``--bundle``.
+Settings of the inferer (steps, sigma_max, sigma_min, spacing, samples, symmetries) can be varied like those of the
+solver. Scores are mean PSNR and SSIM, best last. ``--all`` goes through every list of GRIDS once, with the best value
+found so far for each other setting. Results in the store are not computed again, so an interrupted run can be resumed.
+At the end of ``--all``, ``tuned`` of a bundle's prior.yaml is printed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from medrecon.bundle import load_prior
 from medrecon.metrics import scores
 from medrecon.solvers import SOLVERS
 
-INFERER = ("sigma_max", "sigma_min", "n_steps", "samples", "symmetries")
+INFERER = ("steps", "sigma_max", "sigma_min", "spacing", "samples", "symmetries")
 SIGMA_MAX = [0.3, 0.7, 1.5, 4.0]
 GRIDS: dict[str, dict[str, list]] = {
     "cg-sense": {"lam": [0.00001, 0.0001, 0.0005, 0.003, 0.01, 0.03, 0.1], "n_iter": [10, 30, 100]},
@@ -80,19 +81,26 @@ def grid(solver: str, kind: str) -> dict[str, list]:
     return lists
 
 
-def problems(kind: str, per_source: int = 1, noise: float = 0.01, few: bool = False) -> dict[str, list]:
+def problems(
+    kind: str, per_source: int = 1, noise: float = 0.01, few: bool = False, accelerations: Iterable[int] = (4, 8)
+) -> dict[str, list]:
     """Validation scans by name; ``few``: one scan each, of different subjects, for searches."""
     if kind == "ct":
         scans = {f"{views} views": [chest(views, index) for index in (4, 9)] for views in (23, 10)}
     else:
-        scans = {f"R={R}": validation(R, per_source, noise, coils=1 if kind == "coil" else 8) for R in (4, 8)}
+        scans = {f"R={R}": validation(R, per_source, noise, coils=1 if kind == "coil" else 8) for R in accelerations}
     return {name: cases[i : i + 1] for i, (name, cases) in enumerate(scans.items())} if few else scans
 
 
 def score(
-    solver: str, choice: dict, scans: dict[str, list[Problem | Tomogram]], brain: str = "brain_mri", **more: object
+    solver: str,
+    choice: dict,
+    scans: dict[str, list[Problem | Tomogram]],
+    brain: str = "brain_mri",
+    seeds: int = 1,
+    **more: object,
 ) -> dict[str, tuple[float, float]]:
-    """Mean PSNR and SSIM of every group of scans, brains by the bundle ``brain``; ``more`` goes to the inferer."""
+    """Mean PSNR and SSIM of every group of scans and the seeds, brains by the bundle ``brain``; ``more`` goes to the inferer."""
     outer = {k: v for k, v in choice.items() if k in INFERER}
     settings = {k: v for k, v in choice.items() if k not in INFERER}
     result = {}
@@ -100,8 +108,9 @@ def score(
         each = []
         for case in cases:
             prior = prior_of(case, None if isinstance(case, Tomogram) else brain)
-            made = run(case, prior, solver=solver, settings=settings, **outer, **more)
-            each.append(scores(made.image, case.reference))
+            for seed in range(seeds):
+                made = run(case, prior, solver=solver, settings=settings, seed=seed, **outer, **more)
+                each.append(scores(made.image, case.reference))
         result[name] = float(np.mean([e["psnr"] for e in each])), float(np.mean([e["ssim"] for e in each]))
     return result
 
@@ -161,14 +170,26 @@ def _value(text: str) -> object:
         return text
 
 
-def combinations(solver: str, items: Iterable[str], scans: dict, brain: str) -> None:
-    """Evaluate and print all combinations."""
+def combinations(
+    solver: str, items: Iterable[str], scans: dict, brain: str, *, seeds: int = 1, store: Path | None = None
+) -> None:
+    """Evaluate and print all combinations; those in the store are not computed again."""
+    lines = store.read_text().splitlines() if store and store.exists() else []
+    held = {json.dumps(row["key"], sort_keys=True): row["each"] for row in map(json.loads, lines) if "key" in row}
     split = (item.partition("=") for item in items)
     lists = [(name, [_value(v) for v in values.split(",")]) for name, _, values in split]
     rows = []
     for values in itertools.product(*(v for _, v in lists)):
         choice = dict(zip((name for name, _ in lists), values, strict=True))
-        result = score(solver, choice, scans, brain)
+        cases = {name: [case.name for case in group] for name, group in scans.items()}
+        key = {"solver": solver, "choice": choice, "brain": brain, "seeds": seeds, "scans": cases}
+        text = json.dumps(key, sort_keys=True)
+        if text not in held:
+            held[text] = score(solver, choice, scans, brain, seeds)
+            if store is not None:
+                with open(store, "a") as file:
+                    file.write(json.dumps({"key": key, "each": held[text]}) + "\n")
+        result = held[text]
         rows.append((np.mean([p for p, _ in result.values()]), choice, result))
         print(choice, {k: f"{p:.2f} {s:.4f}" for k, (p, s) in result.items()}, flush=True)
     print("\nbest:", *max(rows, key=lambda row: row[0])[1:])
@@ -183,16 +204,26 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=99, help="with --all: number of lists per solver")
     parser.add_argument("--per-source", type=int, default=1, help="brains from each of three sources (default: 1)")
     parser.add_argument("--noise", type=float, default=0.01, help="noise of the k-space of brains")
+    parser.add_argument("--accelerations", type=int, nargs="+", default=(4, 8), help="of brains (default: 4 8)")
+    parser.add_argument("--seeds", type=int, default=1, help="samples of every scan (default: 1)")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(GRIDS), help="with --all: these solvers")
     parser.add_argument("--store", type=Path)
     arguments = parser.parse_args()
     lines = arguments.store.read_text().splitlines() if arguments.store and arguments.store.exists() else []
     wanted = arguments.problems, arguments.bundle
-    held = [r for r in map(json.loads, lines) if (r["problems"], r.get("brain", "brain_mri")) == wanted]
-    scans = problems(arguments.problems, arguments.per_source, arguments.noise, few=arguments.all)
+    held = [r for r in map(json.loads, lines) if (r.get("problems"), r.get("brain", "brain_mri")) == wanted]
+    scans = problems(
+        arguments.problems,
+        arguments.per_source,
+        arguments.noise,
+        few=arguments.all,
+        accelerations=arguments.accelerations,
+    )
     if not arguments.all:
-        combinations(arguments.solver, arguments.grid, scans, arguments.bundle)
+        combinations(
+            arguments.solver, arguments.grid, scans, arguments.bundle, seeds=arguments.seeds, store=arguments.store
+        )
         return
     chosen = {}
     for solver in arguments.only:
