@@ -14,6 +14,7 @@ from medrecon.data.arguments import as_number
 from medrecon.data.coils import compress_samples
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.espirit import SINGLE_COIL, CoilMaps, Espirit, coil_maps
+from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_scan_std, outer_noise_std
 from medrecon.data.sampling import check_samples
 from medrecon.data.scan import NonCartesianScan
@@ -57,8 +58,9 @@ class NonCartesian(CoilProblem):
         """Positions of the Cartesian grid over those that the first trajectory passes, so that a dense centre counts once."""
         matrix = np.array(self.scan.matrix)
         first = np.rint(self.scan.trajectory[0].reshape(-1, len(matrix))).astype(np.int64) + matrix // 2
-        passed = np.unique(first[((first >= 0) & (first < matrix)).all(axis=1)], axis=0)
-        return float(np.prod(matrix)) / max(len(passed), 1)
+        passed = np.zeros(self.scan.matrix, bool)
+        passed[tuple(first[((first >= 0) & (first < matrix)).all(axis=1)].T)] = True
+        return achieved_acceleration(passed)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
