@@ -1,6 +1,6 @@
 """Sparse-view and limited-angle CT of held-out patients: FBP, TV and DDS with the bundle's prior.
 
-    python benchmarks/chest_ct.py --views 23
+    python benchmarks/chest_ct.py --views 23 --quality best
 
 The slices have 256 x 256 pixels. The scan is simulated with a monoenergetic parallel beam and Poisson noise of 100 000
 photons per ray; water is 0.02 / mm. For every slice, FBP uses its best filter, and the weight of TV is tuned on the
@@ -29,6 +29,7 @@ from medrecon.operators import ParallelBeam
 from medrecon.operators.fbp import FILTERS
 from medrecon.reconstruction import plan
 from medrecon.report.montage import montage
+from medrecon.settings import QUALITIES
 from medrecon.training.slices import load_slices
 
 WATER = 0.02  # per mm
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--photons", type=float, default=1e5)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--settings", type=json.loads, help="settings of DDS as JSON (default: the bundle's)")
+    parser.add_argument("--quality", choices=QUALITIES, help="evaluations of DDS (default: standard)")
     parser.add_argument("--every", type=int, default=2, help="use every n-th held-out slice")
     parser.add_argument("--png", type=Path)
     arguments = parser.parse_args()
@@ -84,7 +86,7 @@ def main() -> None:
             key=lambda z: psnr(z, x0),
         )
         begin = time.perf_counter()
-        draws = reconstruct(solver="dds", samples=arguments.samples, **settings)
+        draws = reconstruct(solver="dds", samples=arguments.samples, quality=arguments.quality, **settings)
         seconds.append((time.perf_counter() - begin) / arguments.samples)
         shown = {"FBP": fbp, "TV (tuned on the reference)": best, "DDS, one sample": draws[0],
                  f"DDS, mean of {arguments.samples}": draws.mean(0)}  # fmt: skip

@@ -91,7 +91,7 @@ def main() -> None:
         given = {"maps": maps} if name.startswith("spiral") else {}
         for solver in arguments.solvers:
             try:
-                made = plan(scan, solver=solver, seed=arguments.seed, **given).run(DEVICE)
+                made = plan(scan, solver=solver, steps=50, seed=arguments.seed, **given).run(DEVICE)
             except Exception as error:
                 failures += 1
                 print(f"| {name} | {solver} | failed: {error} |")

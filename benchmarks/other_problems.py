@@ -167,7 +167,7 @@ def made(case: Case) -> np.ndarray:
     """Images ``(n, y, x)`` of a case."""
     if isinstance(case.scan, ImageScan) and not case.options:
         return np.asarray(case.scan.array)
-    image = plan(case.scan, **case.options).run(DEVICE).image
+    image = plan(case.scan, **{"steps": 50, **case.options}).run(DEVICE).image
     return image.reshape(-1, *image.shape[-2:])
 
 

@@ -1,6 +1,6 @@
 """Run all solvers on the real slice A (8 coils, 230 x 180) at R = 4 and 8: PSNR, SSIM, time, network evaluations.
 
-    python benchmarks/slice_a.py
+    python benchmarks/slice_a.py [--quality fast]
 
 Masks, reference and metric are those of README.md. The settings are the defaults, which were chosen on other data
 (benchmarks/tune.py). The last row of a sampler is the mean of eight samples.
@@ -18,7 +18,13 @@ from problems import prior_of, run, samples_of, slice_a
 
 from medrecon.metrics import scores
 from medrecon.operators import MulticoilMRI
+from medrecon.settings import QUALITIES
 from medrecon.solvers import SOLVERS, is_unconditional
+
+
+def counts(evaluations: list[int]) -> str:
+    """One number, or those of R = 4 and R = 8."""
+    return ", ".join(str(n) for n in dict.fromkeys(evaluations))
 
 
 def main() -> None:
@@ -27,6 +33,7 @@ def main() -> None:
     parser.add_argument("--solvers", nargs="*", default=able)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--weights", help="checkpoint of train.yaml (default: the bundle's weights)")
+    parser.add_argument("--quality", choices=QUALITIES, help="number of evaluations (default: standard)")
     parser.add_argument("--condition", help="label that conditions the prior, e.g. T1")
     parser.add_argument("--png", help="also write a montage for R = 4 (needs matplotlib)")
     arguments = parser.parse_args()
@@ -38,7 +45,7 @@ def main() -> None:
         many = SOLVERS[name].requires.prior and arguments.samples > 1
         single, mean, records = {}, {}, []
         for R, case in problems.items():
-            more = {"condition": arguments.condition} if arguments.condition else {}
+            more = {"condition": arguments.condition, "quality": arguments.quality}
             prior = prior_of(case, weights=arguments.weights)
             made = run(case, prior, solver=name, samples=arguments.samples if many else 1, **more)
             records.append(made.record)
@@ -50,14 +57,17 @@ def main() -> None:
                 pictures[name] = size[0, 0]
                 captions[name] = "{:.1f} dB, {:.3f}".format(*single[4])
         n = arguments.samples if many else 1
-        steps = records[0]["network_evaluations"] // n
+        steps = [r["network_evaluations"] // n for r in records]
         seconds = np.mean([r["seconds"] for r in records]) / n
         cells = [f"{p:.1f} / {s:.3f}" for p, s in single.values()]
         label = f"{name} (one sample)" if many else name
-        print(f"| {label} | {steps} | {seconds:.2f} | {cells[0]} | {cells[1]} |", flush=True)
+        print(f"| {label} | {counts(steps)} | {seconds:.2f} | {cells[0]} | {cells[1]} |", flush=True)
         if many:
             cells = [f"{p:.1f} / {s:.3f}" for p, s in mean.values()]
-            print(f"| {name} (mean of {n}) | {n * steps} | {n * seconds:.1f} | {cells[0]} | {cells[1]} |", flush=True)
+            print(
+                f"| {name} (mean of {n}) | {counts([n * k for k in steps])} | {n * seconds:.1f} | {cells[0]} | {cells[1]} |",
+                flush=True,
+            )
     if arguments.png:
         from medrecon.report.montage import montage
 

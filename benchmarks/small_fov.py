@@ -61,7 +61,7 @@ def main() -> None:
             cells = []
             for sets in ("1", "2", "auto"):
                 try:
-                    made = plan(scan, solver=solver, map_sets=sets).run(DEVICE)
+                    made = plan(scan, solver=solver, steps=50, map_sets=sets).run(DEVICE)
                 except Exception as error:
                     failures += 1
                     cells.append(f"failed: {error}")
