@@ -281,7 +281,9 @@ def _block(settings: SamplingSettings, prior: PriorSpec) -> tuple[Literal["tuned
             f"bundle {prior.name} has no settings for posterior samples of solver {settings.solver!r}; {advice}"
         )
     if settings.quality is not None:
-        raise InputError("settings for posterior samples have their own number of evaluations; leave out quality, or posterior")
+        raise InputError(
+            "settings for posterior samples have their own number of evaluations; leave out quality, or posterior"
+        )
     if settings.start is not None:
         raise InputError("a warm start draws no samples of the posterior; leave out start, or posterior")
     return "posterior", {"steps": prior.n_steps, **prior.posterior[settings.solver]}

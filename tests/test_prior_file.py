@@ -86,11 +86,11 @@ def test_what_the_file_says_is_what_is_loaded(root):
     assert prior.symmetries == {"flip": [-1], "shift": 4, "phase": True}
     assert (prior.multiple, prior.n_steps, prior.sigma_min) == (4, 20, 0.01)
     assert prior.tuned == {"dds": {"sigma_max": 0.3}, "cg-sense": {"n_iter": 10}}
-    assert prior.posterior == {"daps": {"sigma_max": 4.0, "sigma_min": 0.02, "steps": 80, "n_ode": 1}}
     assert [(row.acceleration, row.quality, row.steps) for row in prior.quality["dds"]] == [
         (4.0, "fast", 8), (4.0, "standard", 12), (4.0, "best", 50)
     ]  # fmt: skip
     assert [row.settings for row in prior.quality["dds"]] == [{"n_cg": 3, "spacing": 5}, {}, {}]
+    assert prior.posterior == {"daps": {"sigma_max": 4.0, "sigma_min": 0.02, "steps": 80, "n_ode": 1}}
 
 
 def test_every_call_gives_a_network_of_its_own(root):
@@ -111,7 +111,19 @@ def test_every_call_gives_a_network_of_its_own(root):
 
 def test_optional_keys_have_defaults(tmp_path):
     lines = PRIOR.splitlines()
-    keys = ("labels", "symmetries", "multiple", "steps", "sigma_min", "quality", "tuned", "post", "  d", "  cg-sense", "    - ")
+    keys = (
+        "labels",
+        "symmetries",
+        "multiple",
+        "steps",
+        "sigma_min",
+        "quality",
+        "tuned",
+        "post",
+        "  d",
+        "  cg-sense",
+        "    - ",
+    )
     text = "\n".join(line for line in lines if not line.startswith(keys))
     prior = load_prior(bundle(tmp_path, text, ResidualUNet(**ARGUMENTS)))
     assert (prior.labels, dict(prior.symmetries), dict(prior.tuned)) == ((), {}, {})
@@ -162,11 +174,34 @@ LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for
         ("n_iter: 10", "n_iter: -3", ["n_iter", "-3"]),
         ("n_iter: 10", "n_iter: ten", ["'n_iter' of cg-sense", "'ten'"]),
         ("n_iter: 10", "n_iter: 1.5", ["'n_iter' of cg-sense", "1.5"]),
-    keys = ("labels", "symmetries", "multiple", "steps", "sigma_min", "quality", "tuned", "post", "  d", "  cg-sense", "    - ")
-    text = "\n".join(line for line in lines if not line.startswith(keys))
-    prior = load_prior(bundle(tmp_path, text, ResidualUNet(**ARGUMENTS)))
-    assert (prior.labels, dict(prior.symmetries), dict(prior.tuned)) == ((), {}, {})
-    assert (dict(prior.posterior), dict(prior.quality)) == ({}, {})
+        # Settings for posterior samples: also those of the ladder
+        ("posterior:", "posteriors:", ["did you mean 'posterior'"]),
+        ("  daps: {", "  tv: {", ["'tv'", "no posterior samples"]),
+        ("  daps: {", "  ddim: {", ["'ddim'", "no posterior samples"]),
+        ("  daps: {", "  dap: {", ["did you mean 'daps'"]),
+        ("steps: 80", "steps: 0", ["'steps' of daps", "from 1 to"]),
+        ("steps: 80", "steps: 80.5", ["'steps' of daps", "80.5"]),
+        ("sigma_min: 0.02", "sigma_min: .nan", ["'sigma_min' of daps"]),
+        ("sigma_min: 0.02", "sigma_min: 4.0", ["'sigma_max' of daps", "above its 'sigma_min'"]),
+        ("n_ode: 1", "n_odes: 1", ["did you mean 'n_ode'"]),
+        ("n_ode: 1", "n_ode: 0", ["n_ode", "0"]),
+        ("n_iter: 10", "steps: 10", ["unknown setting 'steps' of cg-sense"]),
+        ("  daps: {sigma_max: 4.0, sigma_min: 0.02, steps: 80, n_ode: 1}", "  daps: 4", ["settings for daps"]),
+        # Rows of evaluations
+        ("steps: 8, ", "steps: 0, ", ["'quality' has a row of dds whose 'steps' must be", "got 0"]),
+        ("steps: 8, ", "steps: 8.5, ", ["whose 'steps' must be a whole number"]),
+        ("steps: 8, ", "", ["'quality' lacks 'steps' in a row of dds"]),
+        ("steps: 8, ", "steps: 13, ", ["steps that rise from fast to best for acceleration 4 of dds"]),
+        ("quality: fast", "quality: fats", ["whose 'quality' is 'fats'", "did you mean 'fast'"]),
+        ("quality: fast", "quality: best", ["one row each of fast, standard, best for acceleration 4 of dds"]),
+        ("acceleration: 4, quality: fast", "acceleration: 5, quality: fast", ["for acceleration 5 of dds"]),
+        ("acceleration: 4, quality: fast", "acceleration: -4, quality: fast", ["whose 'acceleration' must be", "-4"]),
+        ("n_cg: 3", "n_cgs: 3", ["unknown setting 'n_cgs' of dds", "did you mean 'n_cg'"]),
+        ("n_cg: 3", "n_cg: -3", ["settings of dds that cannot be used"]),
+        ("spacing: 5", "spacing: 0", ["a 'spacing' of dds that must be"]),
+        ("quality:\n  dds:", "quality:\n  tv:", ["rows for 'tv', not a solver with a prior"]),
+        ("quality:\n  dds:", "quality:\n  ddz:", ["did you mean 'dds'"]),
+        ("    - {acceleration: 4, quality: best, steps: 50}", "    - 5", ["rows of acceleration, quality, steps and settings"]),
         # Names, nesting, missing keys
         ("symmetries:", "symetries:", ["unknown key 'symetries'", "did you mean 'symmetries'"]),
         ("images: complex", "images: compleks", ["did you mean 'complex'"]),

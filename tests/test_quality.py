@@ -103,6 +103,17 @@ def test_what_suits_an_operator_comes_first():
     assert (found.n_cg, found.extrapolation) == (2, 0.5)
 
 
+def test_settings_for_posterior_samples_have_their_own_number():
+    prior = toy_prior(
+        tuned=TUNED, quality={"dds": ROWS}, posterior={"dds": {"steps": 80, "sigma_max": 4.0}}, acceleration=4.0
+    )
+    found = sampling(SamplingSettings(posterior=True), prior)
+    assert (found.steps, found.quality, found.solver) == (80, None, DDS())
+    assert sampling(SamplingSettings(posterior=True, steps=9), prior).steps == 9
+    with pytest.raises(InputError, match="leave out quality, or posterior"):
+        sampling(SamplingSettings(posterior=True, quality="best"), prior)
+
+
 @pytest.mark.parametrize("given", ["", "Fast", "medium", 3, ["fast"], True])
 def test_other_qualities_are_refused(given):
     with pytest.raises(InputError, match="quality must be fast, standard or best"):
