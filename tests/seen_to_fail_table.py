@@ -200,6 +200,7 @@ medrecon.posterior.PriorSpec.suited_to                     3  test_zoo.py
 medrecon.posterior._Run.draw                               3  problems/test_images.py
 medrecon.posterior._Weighted.of                            3  test_posterior.py
 medrecon.posterior._block                                  3  test_posterior.py
+medrecon.posterior._block                                  3  test_quality.py test_posterior.py
 medrecon.posterior._check_prior                            3  test_zoo.py
 medrecon.posterior._mean_and_samples                       3  test_posterior.py
 medrecon.posterior._particles                              3  test_posterior.py
@@ -253,10 +254,13 @@ medrecon.problems.images.finer_geometry                    3  problems/test_imag
 medrecon.problems.maps.CoilProblem.check_source            3  formats/test_mapped.py
 medrecon.problems.maps.CoilProblem.facts                   3  problems/test_maps.py
 medrecon.problems.noncartesian.NonCartesian._transform     3  problems/test_noncartesian.py
+medrecon.problems.noncartesian.NonCartesian.acceleration   3  test_quality.py
 medrecon.problems.noncartesian.NonCartesian.likelihood     3  problems/test_noncartesian.py
 medrecon.problems.tomography.Tomography.likelihood         3  problems/test_tomography.py
 medrecon.problems.tomography.Tomography.to_image           3  problems/test_tomography.py
 medrecon.problems.tomography._projector                    3  problems/test_tomography.py
+medrecon.quality.chosen                                    3  test_quality.py
+medrecon.quality.overridden                                3  test_quality.py
 medrecon.record.particle_warnings                          3  test_posterior.py
 medrecon.record.record                                     3  solvers/test_calibration.py
 medrecon.sample._checked                                   3  solvers/test_solvers.py
@@ -295,6 +299,7 @@ medrecon.solvers.mcgdiff.MCGDiff.look                      3  solvers/test_mcgdi
 medrecon.solvers.mcgdiff.MCGDiff.move                      3  solvers/test_mcgdiff.py solvers/test_smc.py
 medrecon.solvers.mcgdiff.condition                         3  solvers/test_mcgdiff.py solvers/test_smc.py
 medrecon.solvers.mgdm.MGDM.step                            3  solvers/test_mgdm.py solvers
+medrecon.solvers.multistep.MultistepSolver.change          all  solvers/test_multistep.py
 medrecon.solvers.pc.corrector                              3  solvers/test_pc.py solvers
 medrecon.solvers.r2d2.R2D2.step                            3  solvers/test_r2d2.py solvers
 medrecon.solvers.r2d2.noise_of_images                      3  solvers/test_r2d2.py solvers
