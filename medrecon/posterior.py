@@ -24,7 +24,7 @@ from medrecon.priors.base import Counted, Prior
 from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
-from medrecon.quality import QualityRow, chosen, default_steps, overridden
+from medrecon.quality import QualityRow, choose_row, default_steps, overridden
 from medrecon.record import Outcome, particle_warnings, record
 from medrecon.sample import StartImage, draw, draw_particles, sample
 from medrecon.settings import QUALITIES, SamplingSettings
@@ -270,7 +270,7 @@ def _block(settings: SamplingSettings, prior: PriorSpec) -> tuple[Literal["tuned
     if not isinstance(settings.posterior, bool):
         raise InputError(f"posterior must be true or false; got {shown(settings.posterior)}")
     if not settings.posterior:
-        row = chosen(prior.quality.get(settings.solver, ()), prior.acceleration, settings.quality, settings.steps)
+        row = choose_row(prior.quality.get(settings.solver, ()), prior.acceleration, settings.quality, settings.steps)
         tuned = {**prior.tuned.get(settings.solver, {}), **({} if row is None else row.settings)}
         steps = default_steps(prior.n_steps, settings.quality) if row is None else row.steps
         return "tuned" if tuned else None, {**tuned, "steps": steps}

@@ -9,7 +9,7 @@ from typing import Any
 
 from medrecon.settings import QUALITIES
 
-__all__ = ["QualityRow", "chosen", "default_steps", "overridden"]
+__all__ = ["QualityRow", "choose_row", "default_steps", "overridden"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class QualityRow:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def chosen(
+def choose_row(
     rows: Sequence[QualityRow], acceleration: float | None, quality: str | None, steps: int | None
 ) -> QualityRow | None:
     """The row for an acceleration and a quality, or the row whose number of evaluations is nearest to ``steps``.

@@ -259,7 +259,7 @@ medrecon.problems.noncartesian.NonCartesian.likelihood     3  problems/test_nonc
 medrecon.problems.tomography.Tomography.likelihood         3  problems/test_tomography.py
 medrecon.problems.tomography.Tomography.to_image           3  problems/test_tomography.py
 medrecon.problems.tomography._projector                    3  problems/test_tomography.py
-medrecon.quality.chosen                                    3  test_quality.py
+medrecon.quality.choose_row                                3  test_quality.py
 medrecon.quality.overridden                                3  test_quality.py
 medrecon.record.particle_warnings                          3  test_posterior.py
 medrecon.record.record                                     3  solvers/test_calibration.py

@@ -15,7 +15,7 @@ from medrecon.data.scan import CartesianScan, DynamicScan, ImageScan, NonCartesi
 from medrecon.noise import karras
 from medrecon.posterior import LADDER_KEYS, sampling
 from medrecon.problems import physics_of, problem
-from medrecon.quality import QualityRow, chosen, default_steps
+from medrecon.quality import QualityRow, choose_row, default_steps
 from medrecon.settings import QUALITIES, SamplingSettings
 from medrecon.solvers import DDS
 
@@ -53,12 +53,12 @@ def planned(acceleration=4.2, rows=ROWS, **settings):
     ],
 )
 def test_the_row_is_the_nearest(acceleration, quality, steps, expected):
-    row = chosen(ROWS, acceleration, quality, steps)
+    row = choose_row(ROWS, acceleration, quality, steps)
     assert row is not None and (row.acceleration, row.quality) == expected
 
 
 def test_without_rows_or_acceleration_everything_is_as_before():
-    assert chosen([], 4.0, "best", None) is None and chosen(ROWS, None, "best", None) is None
+    assert choose_row([], 4.0, "best", None) is None and choose_row(ROWS, None, "best", None) is None
     for plain in (planned(acceleration=None), planned(rows=[])):
         assert (plain.steps, plain.solver) == (50, DDS(n_cg=7))
         assert torch.equal(plain.sigmas, karras(2.0, 0.005, 50))
@@ -169,7 +169,7 @@ def test_rows_of_the_bundles(name):
     """Evaluations rise with quality; solvers take every setting, at every acceleration."""
     rows = load_prior(name).quality["dds"]
     for one in {row.acceleration for row in rows}:
-        fast, standard, best = (chosen(rows, one, quality, None) for quality in QUALITIES)
+        fast, standard, best = (choose_row(rows, one, quality, None) for quality in QUALITIES)
         assert fast.steps < standard.steps <= best.steps
     everywhere = {row.quality: [r.steps for r in rows if r.quality == row.quality] for row in rows}
     assert all(steps == sorted(steps) for steps in everywhere.values())  # listed by rising acceleration
@@ -179,7 +179,7 @@ def test_quality_of_the_command_line(scan, tmp_path, capsys):
     """The flag chooses the bundle's row for the scan's acceleration (2: the rows of 4), and sidecars record it."""
     path, _ = scan()
     rows = load_prior("brain_mri").quality["dds"]
-    fast = chosen(rows, 2.0, "fast", None)
+    fast = choose_row(rows, 2.0, "fast", None)
     record = {}
     for name, options in {"fast": ["--quality", "fast"], "number": ["--steps", "3"]}.items():
         assert main(["recon", str(path), "-o", str(tmp_path / name), *options]) == 0
