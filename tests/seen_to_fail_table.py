@@ -199,7 +199,6 @@ medrecon.operators.spectral._svd                           3  operators/test_spe
 medrecon.posterior.PriorSpec.suited_to                     3  test_zoo.py
 medrecon.posterior._Run.draw                               3  problems/test_images.py
 medrecon.posterior._Weighted.of                            3  test_posterior.py
-medrecon.posterior._block                                  3  test_posterior.py
 medrecon.posterior._block                                  3  test_quality.py test_posterior.py
 medrecon.posterior._check_prior                            3  test_zoo.py
 medrecon.posterior._mean_and_samples                       3  test_posterior.py

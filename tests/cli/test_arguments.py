@@ -230,6 +230,8 @@ def test_settings_of_the_wrong_kind_are_refused_in_one_sentence(name):
     ("name", "values"),
     {
         "steps": [0, -1, 1.5, "5", True, 10**12],
+        "quality": ["", "Best", 2, True, ["fast"]],
+        "spacing": [0, -1, math.nan, "7", 1e6],
         "samples": [0, "2", 10**12],
         "seed": ["x", -1, 0.5],
         "guidance": [math.nan, math.inf, -1, "1", 1e300],
