@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ ROWS = [
 TUNED = {"dds": {"sigma_max": 2.0, "n_cg": 7}}
 
 
-def planned(acceleration=4.2, rows=ROWS, **settings):
+def planned(acceleration: float | None = 4.2, rows=ROWS, **settings) -> Any:
     prior = toy_prior(tuned=TUNED, quality={"dds": rows}, acceleration=acceleration)
     return sampling(SamplingSettings(**settings), prior)
 
@@ -55,6 +56,12 @@ def planned(acceleration=4.2, rows=ROWS, **settings):
 def test_the_row_is_the_nearest(acceleration, quality, steps, expected):
     row = choose_row(ROWS, acceleration, quality, steps)
     assert row is not None and (row.acceleration, row.quality) == expected
+
+
+def row_of(rows, acceleration, quality):
+    row = choose_row(rows, acceleration, quality, None)
+    assert row is not None
+    return row
 
 
 def test_without_rows_or_acceleration_everything_is_as_before():
@@ -99,7 +106,7 @@ def test_what_suits_an_operator_comes_first():
     one = problem(scan, physics_of(scan, maps=np.ones((4, 16, 16), np.complex64)))
     row = QualityRow(acceleration=4.0, quality="standard", steps=12, settings={"n_cg": 9, "extrapolation": 0.5})
     suited = toy_prior(tuned=TUNED, quality={"dds": [row]}).suited_to(one)
-    found = sampling(SamplingSettings(), suited).solver
+    found: Any = sampling(SamplingSettings(), suited).solver
     assert (found.n_cg, found.extrapolation) == (2, 0.5)
 
 
@@ -131,7 +138,7 @@ def scan_of(mask):
     return CartesianScan(path=Path("a"), format="f", kspace=kspace, mask=mask)
 
 
-def acceleration(scan, **options):
+def acceleration(scan, **options) -> Any:
     return problem(scan, physics_of(scan, **options)).acceleration
 
 
@@ -169,7 +176,7 @@ def test_rows_of_the_bundles(name):
     """Evaluations rise with quality; solvers take every setting, at every acceleration."""
     rows = load_prior(name).quality["dds"]
     for one in {row.acceleration for row in rows}:
-        fast, standard, best = (choose_row(rows, one, quality, None) for quality in QUALITIES)
+        fast, standard, best = (row_of(rows, one, quality) for quality in QUALITIES)
         assert fast.steps < standard.steps <= best.steps
     everywhere = {row.quality: [r.steps for r in rows if r.quality == row.quality] for row in rows}
     assert all(steps == sorted(steps) for steps in everywhere.values())  # listed by rising acceleration
@@ -179,7 +186,7 @@ def test_quality_of_the_command_line(scan, tmp_path, capsys):
     """The flag chooses the bundle's row for the scan's acceleration (2: the rows of 4), and sidecars record it."""
     path, _ = scan()
     rows = load_prior("brain_mri").quality["dds"]
-    fast = choose_row(rows, 2.0, "fast", None)
+    fast = row_of(rows, 2.0, "fast")
     record = {}
     for name, options in {"fast": ["--quality", "fast"], "number": ["--steps", "3"]}.items():
         assert main(["recon", str(path), "-o", str(tmp_path / name), *options]) == 0
