@@ -251,6 +251,11 @@ def _start(settings: SamplingSettings, solver: Solver, prior: PriorSpec) -> Star
     start = make_solver(settings.start, tuned)
     if not solver.takes_start:
         raise InputError(f"solver {settings.solver!r} computes its own initial estimate; omit start")
+    if solver.has_particles:
+        raise InputError(
+            f"solver {settings.solver!r} weighs its particles by the data, which a start from an estimate would count twice; omit "
+            "start"
+        )
     if not solver.requires.prior or start.requires.prior:
         raise InputError(
             f"a run with a prior starts from a solver without one; got {settings.solver!r} from {settings.start!r}"
@@ -545,9 +550,14 @@ class _Run:
         if isinstance(solver, ParticleSolver):
             seed = _seeds(plan.seed, numbers, 1)[0][0]
             particles = draw_particles(
-                solver, cast(Prior, prior), cast(Gaussian, data), sigmas, seed=seed, n_particles=plan.n_particles,
-                start=start, callback=step,
-            )  # fmt: skip
+                solver,
+                cast(Prior, prior),
+                cast(Gaussian, data),
+                sigmas,
+                seed=seed,
+                n_particles=plan.n_particles,
+                callback=step,
+            )
             chosen = particles.choose(plan.n_samples, Noise([seed]))[0]
             return _Drawn(particles.x[:, None], scaled, particles, chosen)
         seeds = _seeds(plan.seed, numbers, plan.n_samples)

@@ -202,7 +202,6 @@ def draw_particles(
     *,
     seed: int,
     n_particles: int,
-    start: StartImage | None = None,
     callback: Callback | None = None,
 ) -> Particles:
     """Run ``n_particles`` particles of one item as one batch.
@@ -214,16 +213,10 @@ def draw_particles(
         sigmas: the ladder.
         seed: random seed.
         n_particles: number of particles P.
-        start: the image to start from; default: pure noise.
         callback: as in :func:`sample`.
     """
-    noise = Noise([seed], n_particles)
-    first = None
-    if start is not None:
-        first = start.image.expand(n_particles, *start.image.shape[1:])
-        first = noised(first, float(sigmas[0]), noise) if start.add_noise else first
-    many = data.repeated(n_particles)
-    return sample_particles(solver, prior, many, sigmas, noise=noise, start=first, callback=callback)
+    noise, many = Noise([seed], n_particles), data.repeated(n_particles)
+    return sample_particles(solver, prior, many, sigmas, noise=noise, callback=callback)
 
 
 def generate(

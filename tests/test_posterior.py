@@ -309,6 +309,10 @@ def test_numbers_of_particles():
         planned("dds", particles=8)
     with pytest.raises(InputError, match="9 samples are chosen from as many particles or more; got 8 particles"):
         planned(samples=9, particles=8)
+    with pytest.raises(InputError, match="a start from an estimate would count twice; omit start"):
+        planned(start="cg-sense", start_sigma=0.5)
+    with pytest.raises(InputError, match="'fps' computes its own initial estimate; omit start"):
+        planned("fps", start="cg-sense", start_sigma=0.5)
     for wrong in (0, -1, 2.5, True):
         with pytest.raises(InputError, match="particles"):
             planned(particles=wrong)

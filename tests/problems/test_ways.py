@@ -61,6 +61,7 @@ WAYS = {
     "image": (image_file, "brain_mri_magnitude", {"region": [5, 40, 3, 30]}, {}),
     "image, finer": (image_file, "brain_mri_magnitude", {"task": "superres", "factor": 2}, {}),
     "frames": (frames_file, "brain_mri", {}, {"frames": "phase"}),
+    "image, particles": (image_file, "brain_mri_magnitude", {}, {"solver": "ddsmc", "particles": 3}),
 }
 
 
@@ -69,7 +70,9 @@ def flags(physics, more):
     for name, value in physics.items():
         text = "{}:{},{}:{}".format(*value) if name == "region" else str(value)
         out += [f"--{name.replace('_', '-')}", text]
-    return [*out, *(["--dynamic", more["frames"]] if more else [])]
+    for name, value in more.items():
+        out += ["--dynamic" if name == "frames" else f"--{name}", str(value)]
+    return out
 
 
 @pytest.mark.parametrize("kind", WAYS)
@@ -89,8 +92,8 @@ def test_every_way_gives_the_same_bytes(kind, tmp_path):
         one.pop("request_sha256", None)  # of the command line alone, which finds by it what is there
     assert sidecars[0] == sidecars[1]  # with the SHA-256 of the images
     assert sidecars[0]["bundle"]["name"] == bundle
-    if not more:
-        python = medrecon.reconstruct(path, bundle=bundle, steps=2, seed=3, samples=2, **physics)
+    if "frames" not in more:
+        python = medrecon.reconstruct(path, bundle=bundle, steps=2, seed=3, samples=2, **physics, **more)
         with h5py.File(tmp_path / "cli" / "scan.h5") as file:
             assert np.array_equal(file["reconstruction"][()], python.image)
             assert np.array_equal(file["samples"][()], python.samples)
