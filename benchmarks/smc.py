@@ -55,7 +55,12 @@ from tests.make.posteriors import SHAPE, SharedNoise, dense, mixture, repeated
 NAMES = [name for name, solver in SOLVERS.items() if solver.has_particles]
 COUNTS = {16: 256, 64: 128, 256: 64, 1024: 32}
 """Runs for every number of particles."""
-RIVALS: list[tuple[str, dict[str, Any]]] = [("dds", {}), ("dds", {"samples": 8}), ("tmpd", {"samples": 8})]
+TEMPERED = {"settings": {"least_ess": 7.0}}
+"""Nearly equal weights of eight particles."""
+JOBS: list[tuple[str, dict[str, Any]]] = [
+    ("dds", {}), ("dds", {"samples": 8}), *((name, {}) for name in NAMES), ("tds", TEMPERED), ("fps", TEMPERED),
+    ("tmpd", {"samples": 8}),
+]  # fmt: skip
 
 
 def runs_of(
@@ -152,10 +157,9 @@ def heads(store: Path, n: int, seeds: int, only: Sequence[str]) -> None:
     """Fill the store, and print its table."""
     rows = [json.loads(line) for line in store.read_text().splitlines()] if store.is_file() else []
     done = {(row["case"], row["solver"], json.dumps(row["options"]), row["seed"]) for row in rows}
-    jobs: list[tuple[str, dict[str, Any]]] = [*RIVALS, *((name, {}) for name in NAMES)]
-    for case in small()[:: 6 // n]:
-        for seed in range(seeds):
-            for solver, options in jobs:
+    for seed in range(seeds):
+        for solver, options in JOBS:
+            for case in small()[:: 6 // n]:
                 if (case.name, solver, json.dumps(options), seed) in done or (only and solver not in only):
                     continue
                 row = {"case": case.name, "solver": solver, "options": options, "seed": seed}
@@ -165,7 +169,7 @@ def heads(store: Path, n: int, seeds: int, only: Sequence[str]) -> None:
     print("| solver | runs | PSNR of the mean, dB | against dds | smallest ESS | median ESS | evaluations | seconds |")
     print("|---" * 8 + "|")
     base = {(r["case"], r["seed"]): r["psnr"] for r in rows if r["solver"] == "dds" and not r["options"]}
-    for solver, options in jobs:
+    for solver, options in JOBS:
         own = [r for r in rows if r["solver"] == solver and r["options"] == options]
         if not own:
             continue
@@ -174,7 +178,9 @@ def heads(store: Path, n: int, seeds: int, only: Sequence[str]) -> None:
             "" if own[0][key] is None else f"{f([r[key] for r in own]):.1f}"
             for key, f in (("smallest_ess", np.min), ("median_ess", np.median))
         )
-        label = solver + (f", mean of {options['samples']}" if options else "")
+        label = solver + (
+            "" if not options else f", mean of {options['samples']}" if "samples" in options else ", least_ess=7"
+        )
         mean = {key: np.mean([r[key] for r in own]) for key in ("psnr", "evaluations", "seconds")}
         print(
             f"| {label} | {len(own)} | {mean['psnr']:.2f} | {np.mean(gain):+.2f} | {least} | {median} | "

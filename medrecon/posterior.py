@@ -253,8 +253,7 @@ def _start(settings: SamplingSettings, solver: Solver, prior: PriorSpec) -> Star
         raise InputError(f"solver {settings.solver!r} computes its own initial estimate; omit start")
     if solver.has_particles:
         raise InputError(
-            f"solver {settings.solver!r} weighs its particles by the data, which a start from an estimate would count twice; omit "
-            "start"
+            f"solver {settings.solver!r} weighs particles by the data, which a start from an estimate would count twice; omit it"
         )
     if not solver.requires.prior or start.requires.prior:
         raise InputError(

@@ -79,16 +79,19 @@ def _settings(solver: Solver) -> dict[str, Any]:
 
 def particle_warnings(items: Sequence[Particles], numbers: Sequence[int]) -> list[str]:
     """Warnings about items, with their indices ``numbers`` in the scan, whose particles degenerated."""
-    texts = [
-        (
-            number,
-            f"the effective sample size fell to {float(one.ess.min()):.1f} of {one.log_weights.shape[1]} particles: about one "
-            "particle decides the image, and samples do not show its uncertainty; use more particles, or, for this many "
-            "measurements, a solver without particles, such as dds",
+    texts = []
+    for number, one in zip(numbers, items, strict=False):
+        least = float(one.ess.min())
+        if least >= LEAST_PARTICLES:
+            continue
+        effect = (
+            "their weights were tempered (least_ess), so neither image nor samples are exact"
+            if bool(one.tempered.any())
+            else "about one particle decides the image, and samples do not show its uncertainty"
         )
-        for number, one in zip(numbers, items, strict=False)
-        if not float(one.ess.min()) >= LEAST_PARTICLES
-    ]
+        advice = "use more particles, or, for this many measurements, a solver without particles, such as dds"
+        n = one.log_weights.shape[1]
+        texts.append((number, f"the effective sample size fell to {least:.1f} of {n} particles: {effect}; {advice}"))
     return grouped_texts(texts, len(numbers))
 
 
@@ -105,6 +108,7 @@ def _particle_facts(items: Sequence[Particles]) -> dict[str, Any] | None:
         "number": items[0].log_weights.shape[1],
         "log_weights": [listed(one.log_weights[0]) for one in items],
         "ess": [listed(one.ess[:, 0]) for one in items],
+        "tempered": [bool(one.tempered.any()) for one in items],
         "smallest_ess": round(min(float(one.ess.min()) for one in items), 4),
         "log_evidence": [round(one, 4) if math.isfinite(one) else None for one in evidence],
     }

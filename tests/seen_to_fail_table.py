@@ -315,6 +315,7 @@ medrecon.solvers.smc.ParticleSolver.step                   3  solvers/test_smc.p
 medrecon.solvers.smc.log_likelihood                        3  solvers/test_smc.py
 medrecon.solvers.smc.log_normal                            3  solvers/test_smc.py
 medrecon.solvers.smc.systematic                            3  solvers/test_smc.py
+medrecon.solvers.smc.tempered                              3  solvers/test_smc.py
 medrecon.solvers.tds.TDS.look                              3  solvers/test_tds.py solvers/test_smc.py
 medrecon.solvers.tds.TDS.move                              3  solvers/test_tds.py solvers/test_smc.py
 medrecon.solvers.theory.jensen_gap_bound                   3  solvers/test_theory.py

@@ -292,6 +292,10 @@ def test_a_warning_says_that_particles_degenerated(caplog):
     made = solve(one_coil(slices=1), "tds", physics=ONE_COIL, particles=2, steps=4)
     (text,) = [text for text in made.record["warnings"] if "effective sample size" in text]
     assert "fell to 1.0 of 2 particles" in text and "use more particles" in text and text in caplog.text
+    kept = solve(one_coil(slices=1), "tds", physics=ONE_COIL, particles=2, steps=4, settings={"least_ess": 2.0})
+    assert kept.record["particles"]["tempered"] == [True] and made.record["particles"]["tempered"] == [False]
+    assert any("weights were tempered (least_ess)" in text for text in kept.record["warnings"])
+    assert np.allclose(kept.record["particles"]["log_weights"], np.log(0.5), atol=1e-3)
     calm = solve(one_coil(slices=1), "ddsmc", physics={**ONE_COIL, "noise_std": 50.0}, particles=8, steps=4)
     assert calm.record["particles"]["smallest_ess"] > 2
     assert not [text for text in calm.record["warnings"] if "effective sample size" in text]
@@ -309,7 +313,7 @@ def test_numbers_of_particles():
         planned("dds", particles=8)
     with pytest.raises(InputError, match="9 samples are chosen from as many particles or more; got 8 particles"):
         planned(samples=9, particles=8)
-    with pytest.raises(InputError, match="a start from an estimate would count twice; omit start"):
+    with pytest.raises(InputError, match="a start from an estimate would count twice; omit it"):
         planned(start="cg-sense", start_sigma=0.5)
     with pytest.raises(InputError, match="'fps' computes its own initial estimate; omit start"):
         planned("fps", start="cg-sense", start_sigma=0.5)

@@ -37,6 +37,8 @@ class DDSMC(ParticleSolver):
         eta: how much of the noise of ``x`` stays (the paper's eta, 0.5): 1 is the ancestral step, 0 draws it anew, as DAPS. With
             less than 1 fewer particles survive, even for white images.
         image_std: standard deviation ``s`` of the images per component.
+        least_ess: smallest effective sample size, kept by tempering the weights; 1: exact weights; see
+            :class:`medrecon.solvers.smc.ParticleSolver`.
 
     Cost:
         1 network evaluation and 4 changes of basis a step and particle.

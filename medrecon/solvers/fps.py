@@ -34,6 +34,10 @@ class FPS(MCGDiff):
 
     The density q of the path is the same for all particles; with it, the evidence is that of the data, not of the path.
 
+    Args:
+        least_ess: smallest effective sample size, kept by tempering the weights; 1: exact weights; see
+            :class:`medrecon.solvers.smc.ParticleSolver`.
+
     Cost:
         1 network evaluation and 5 changes of basis a step and particle.
 

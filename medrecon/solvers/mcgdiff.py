@@ -78,6 +78,10 @@ class MCGDiff(ParticleSolver):
     The particles are exact for the chain whose coefficients are ``y / s`` at their levels t. That law is the posterior given y
     in the limit of many levels.
 
+    Args:
+        least_ess: smallest effective sample size, kept by tempering the weights; 1: exact weights; see
+            :class:`medrecon.solvers.smc.ParticleSolver`.
+
     Cost:
         1 network evaluation and 4 changes of basis a step and particle.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Solver, add_noise
+from medrecon.solvers.base import Solver, add_noise, setting
 
 __all__ = [
     "ParticleSolver",
@@ -26,6 +26,7 @@ __all__ = [
     "effective_sample_size",
     "log_normal",
     "systematic",
+    "tempered",
     "weighted_mean",
 ]
 
@@ -39,12 +40,14 @@ class ParticleState(NamedTuple):
             resampling gives every particle the mean weight.
         ess: effective sample size after every step so far, before resampling, ``(steps, B)``.
         path: noise of the measurements at this level (FPS), or an empty tensor.
+        tempered: items whose weights were tempered, ``(B,)``.
     """
 
     x: Tensor
     log_weights: Tensor
     ess: Tensor
     path: Tensor
+    tempered: Tensor
 
 
 class Particles(NamedTuple):
@@ -55,13 +58,15 @@ class Particles(NamedTuple):
         log_weights: log-weights ``(B, P)``, normalised: their exponentials sum to 1.
         ess: effective sample size of every level and of the result, before resampling, ``(levels, B)``; 1 to P.
         log_evidence: estimate of ``log p(y)`` in nats, ``(B,)``, a density of the real components of the measurements; NaN
-            for data without noise.
+            for data without noise and after tempering.
+        tempered: items whose weights were tempered (``least_ess``), ``(B,)``.
     """
 
     x: Tensor
     log_weights: Tensor
     ess: Tensor
     log_evidence: Tensor
+    tempered: Tensor
 
     @property
     def mean(self) -> Tensor:
@@ -109,6 +114,28 @@ def systematic(log_weights: Tensor, u: Tensor, n: int | None = None) -> Tensor:
     return torch.searchsorted(edges, points, right=True).clamp(max=log_weights.shape[1] - 1)
 
 
+def tempered(log_weights: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """Log-weights ``(B, P)``, multiplied per item by the largest factor up to 1 that leaves an ESS of ``least``.
+
+    The mean weight of an item stays as it was.
+
+    Returns:
+        the log-weights, and where the factor is below 1, ``(B,)``.
+    """
+    n = log_weights.shape[1]
+    short = effective_sample_size(log_weights) < min(least, n) * (1 - 1e-9)
+    if not bool(short.any()):
+        return log_weights, short
+    total = log_weights.logsumexp(1, keepdim=True)
+    low, high = torch.zeros_like(total), torch.ones_like(total)
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = effective_sample_size(middle * (log_weights - total))[:, None] >= min(least, n) * (1 - 1e-9)
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    flat = low * (log_weights - total)
+    return torch.where(short[:, None], flat - flat.logsumexp(1, keepdim=True) + total, log_weights), short
+
+
 def weighted_mean(x: Tensor, log_weights: Tensor) -> Tensor:
     """Weighted mean of particles ``(B P, ...)`` with log-weights ``(B, P)``: ``(B, ...)``."""
     share = log_weights.softmax(1).to(x.real.dtype)
@@ -152,8 +179,15 @@ class ParticleSolver(Solver[ParticleState, Gaussian]):
     A step computes the twist of its particles, resamples those items whose effective sample size is below P / 2, and moves. A
     particle's weight is ``p(x_T) prod p(x' | x) p(y | x_0)`` over the density from which its path was drawn: twists cancel
     out, and decide only how many particles survive.
+
+    Args:
+        least_ess: effective sample size (at most P) below which the weights of a step are tempered, raised to the power below 1
+            that leaves this size. With many particles it is not reached, and weights are exact; 1: never. With few particles
+            and many measurements, weights carry the errors of the twist, and leave one particle; tempered, the result is near
+            that of guidance without weights.
     """
 
+    least_ess: float = setting(1.0, 1.0, 1e6)
     has_particles: ClassVar[bool] = True
 
     def look(self, state: ParticleState, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian) -> Twist:
@@ -191,7 +225,8 @@ class ParticleSolver(Solver[ParticleState, Gaussian]):
         """Particles of equal weight."""
         groups = len(x) // noise.n_particles
         weights = torch.zeros(groups, noise.n_particles, dtype=torch.float64, device=x.device)
-        return ParticleState(x, weights, weights.new_zeros(0, groups), self.start_path(sigma, data, noise))
+        path, none = self.start_path(sigma, data, noise), weights.new_zeros(groups, dtype=torch.bool)
+        return ParticleState(x, weights, weights.new_zeros(0, groups), path, none)
 
     def step(
         self, state: ParticleState, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
@@ -204,7 +239,8 @@ class ParticleSolver(Solver[ParticleState, Gaussian]):
         groups, n = state.log_weights.shape
         weights = state.log_weights + log_psi.double().view(groups, n)
         ess = effective_sample_size(weights)
-        due = ess < n / 2
+        weights, short = tempered(weights, self.least_ess)
+        due = effective_sample_size(weights) < n / 2
         u = noise.groups.uniform(groups).to(weights.device)  # of every item, whether it is due or another is
         if bool(due.any()):
             kept = torch.arange(n, device=weights.device).expand(groups, n)
@@ -213,7 +249,7 @@ class ParticleSolver(Solver[ParticleState, Gaussian]):
             weights = torch.where(due[:, None], weights.logsumexp(1, keepdim=True) - math.log(n), weights)
         x, ratio = self.move(Twist(log_psi, parts), path, sigma, sigma_next, data=data, noise=noise)
         weights = weights + (ratio.double() - log_psi.double()).view(groups, n)
-        return ParticleState(x, weights, torch.cat([state.ess, ess[None]]), path)
+        return ParticleState(x, weights, torch.cat([state.ess, ess[None]]), path, state.tempered | short)
 
     def increase_noise(self, state: ParticleState, sigma: float, sigma_next: float, *, noise: Noise) -> ParticleState:
         """Add the missing noise; weights do not change."""
@@ -221,13 +257,15 @@ class ParticleSolver(Solver[ParticleState, Gaussian]):
 
     def particles(self, state: ParticleState, data: Gaussian) -> Particles:
         """The particles of the last state, with normalised weights."""
-        weights, n = state.log_weights, state.log_weights.shape[1]
+        n = state.log_weights.shape[1]
+        weights, short = tempered(state.log_weights, self.least_ess)
         total = weights.logsumexp(1)
+        short = state.tempered | short
         std = torch.as_tensor(data.noise_std, device=weights.device).expand(weights.numel())[::n]
-        evidence = torch.where(std > 0, total - math.log(n), torch.nan)
-        ess = torch.cat([state.ess, effective_sample_size(weights)[None]])
-        return Particles(state.x, weights - total[:, None], ess, evidence)
+        evidence = torch.where((std > 0) & ~short, total - math.log(n), torch.nan)
+        ess = torch.cat([state.ess, effective_sample_size(state.log_weights)[None]])
+        return Particles(state.x, weights - total[:, None], ess, evidence, short)
 
     def output(self, state: ParticleState) -> Tensor:
         """The weighted mean of every item, ``(B, C, *spatial)``."""
-        return weighted_mean(state.x, state.log_weights)
+        return weighted_mean(state.x, tempered(state.log_weights, self.least_ess)[0])

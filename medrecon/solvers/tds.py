@@ -35,6 +35,8 @@ class TDS(ParticleSolver):
     Args:
         n_cg: conjugate-gradient iterations of ``S^-1 r``. They begin at 0, so psi is a function of x alone, and weights are
             exact for any number; few iterations make a worse twist.
+        least_ess: smallest effective sample size, kept by tempering the weights; 1: exact weights; see
+            :class:`medrecon.solvers.smc.ParticleSolver`.
 
     Cost:
         1 network evaluation and ``n_cg + 1`` vector-Jacobian products a step and particle.
@@ -82,6 +84,8 @@ class TDSIsotropic(TDS):
     Args:
         image_std: standard deviation ``s`` of the images per component.
         n_cg: conjugate-gradient iterations of ``S^-1 r``.
+        least_ess: smallest effective sample size, kept by tempering the weights; 1: exact weights; see
+            :class:`medrecon.solvers.smc.ParticleSolver`.
 
     Cost:
         1 network evaluation and 1 vector-Jacobian product a step and particle.

@@ -23,6 +23,7 @@ from medrecon.solvers.smc import (
     log_likelihood,
     log_normal,
     systematic,
+    tempered,
     weighted_mean,
 )
 
@@ -157,9 +158,9 @@ def test_results_are_symmetric_in_particles_and_weights():
     order = torch.stack([torch.randperm(9, generator=generator) for _ in range(2)])
     flat = (order + torch.tensor([[0], [9]])).flatten()
     data = Gaussian(SpectralDense(dense(), SHAPE), torch.ones(18, 3, dtype=DOUBLE), 0.1)
-    empty = torch.zeros(0, 2, dtype=DOUBLE)
+    empty, never = torch.zeros(0, 2, dtype=DOUBLE), torch.zeros(2, dtype=torch.bool)
     one, other = (
-        TDS().particles(ParticleState(images, w, empty, empty), data)
+        TDS().particles(ParticleState(images, w, empty, empty, never), data)
         for images, w in ((x, weights), (x[flat], weights.gather(1, order)))
     )
     assert torch.allclose(one.mean, other.mean, atol=1e-14)
@@ -344,3 +345,34 @@ def test_weighted_mean_of_a_batch():
     x = torch.arange(4.0).view(4, 1, 1)
     weights = torch.tensor([[0.25, 0.75], [1.0, 0.0]]).log()
     assert torch.allclose(weighted_mean(x, weights).flatten(), torch.tensor([0.75, 2.0]))
+
+
+def test_tempering_leaves_the_least_ess_and_the_order():
+    """Per item: the size asked for, to rounding; the same order, and the same mean weight; items with enough are unchanged."""
+    weights = torch.tensor([[0.0, -3.0, -40.0, -300.0], [0.0, -0.1, 0.1, 0.0]], dtype=DOUBLE)
+    for least in (2.0, 3.0):
+        flat, short = tempered(weights, least)
+        assert short.tolist() == [True, False]
+        assert torch.equal(flat[1], weights[1])
+        assert float(effective_sample_size(flat)[0]) == pytest.approx(least, rel=1e-6)
+        assert torch.equal(flat[0].argsort(), weights[0].argsort())
+        assert float(flat[0].logsumexp(0) - weights[0].logsumexp(0)) == pytest.approx(0, abs=1e-12)
+    flat, _ = tempered(weights, 100.0)  # all of them
+    assert torch.allclose(flat[0], flat[0, :1].expand(4), atol=1e-3)
+    assert tempered(weights, 1.0)[0] is weights
+
+
+def test_tempered_weights_are_exact_with_many_particles():
+    """A least ESS of 4 is not reached with 256 particles: the same bits. With 8 it is, and the evidence is unknown."""
+    prior, data, _, _ = repeated(1, 0.02)
+    for n, reached in ((256, False), (8, True)):
+        plain, kept = (
+            draw_particles(TDS(n_cg=1, least_ess=least), prior, data, FAST, seed=0, n_particles=n)
+            for least in (1.0, 4.0)
+        )
+        assert bool(kept.tempered.all()) == reached and not plain.tempered.any()
+        assert torch.equal(plain.x, kept.x) != reached
+        assert bool(kept.log_evidence.isnan().all()) == reached
+        assert float(effective_sample_size(kept.log_weights)) > 4 - 1e-6
+        if reached:
+            assert float(plain.ess.min()) < 4 and float(kept.ess.min()) < 4  # as before tempering
