@@ -110,17 +110,17 @@ def test_error_of_the_mean_falls_as_one_over_the_root_of_the_particles(name):
 @pytest.mark.parametrize("name", PARTICLE_SOLVERS)
 @pytest.mark.parametrize("n_measured", [1, 3])
 def test_evidence_is_unbiased(name, n_measured):
-    """P = 32, R = 400 (fps, mcgdiff: 1600): the mean of exp(log Z) is the evidence of the chain within three standard errors."""
+    """P = 32, R = 400 (fps, mcgdiff: 800): the mean of exp(log Z) is the evidence of the chain within three standard errors."""
     prior, matrix = gaussian_prior(), dense(n_measured)
     y = matrix @ prior.mean.flatten() + torch.tensor([0.3, -0.2, 0.1], dtype=DOUBLE)[:n_measured]
     data = Gaussian(SpectralDense(matrix, SHAPE), y[None], 0.3)
     heavy = name in ("fps", "mcgdiff")  # the twist is far from the best one at high levels
-    sigmas, runs = (karras(1.0, 0.1, 15), 1600) if heavy else (karras(20.0, 0.05, 30), 400)
+    sigmas, runs = (karras(1.0, 0.1, 15), 800) if heavy else (karras(20.0, 0.05, 30), 400)
     _, _, evidence = target(name, prior, sigmas, matrix, y, 0.3)
     ratio = (many(name, prior, data, sigmas, 32, runs).log_evidence - evidence).exp()
     error = float(ratio.std() / runs**0.5)
     assert abs(float(ratio.mean()) - 1) < 3 * error
-    assert error < (0.1 if heavy else 0.03)
+    assert error < (0.15 if heavy else 0.03)
 
 
 def test_evidence_of_the_chain_is_not_that_of_the_posterior():
@@ -132,7 +132,10 @@ def test_evidence_of_the_chain_is_not_that_of_the_posterior():
     assert float(ratio.mean()) < 1 - 10 * float(ratio.std() / 20)
 
 
-@pytest.mark.parametrize("name", PARTICLE_SOLVERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in ("tds-isotropic", "mcgdiff") else ()) for n in PARTICLE_SOLVERS],
+)
 def test_weights_of_two_modes_are_right(name):
     """P = 250, R = 40, 200 levels: within three standard errors, at most 0.025 (mcgdiff: 0.075).
 

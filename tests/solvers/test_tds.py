@@ -43,12 +43,12 @@ def test_weights_of_tds_by_definition(solver):
 
 
 def test_the_covariance_of_the_prior_keeps_more_particles_than_white_noise():
-    """At 100 levels; for this Gaussian prior the twist of TDS is p(y | x), the best one."""
+    """At 60 levels; for this Gaussian prior the twist of TDS is p(y | x), the best one."""
     prior, data, _, _ = repeated(1)
     sizes = [
         sum(
-            float(draw_particles(solver, prior, data, karras(20.0, 0.01, 100), seed=s, n_particles=64).ess.min())
-            for s in range(8)
+            float(draw_particles(solver, prior, data, karras(20.0, 0.01, 60), seed=s, n_particles=64).ess.min())
+            for s in range(4)
         )
         for solver in (TDS(), TDSIsotropic(image_std=0.2), TDS(n_cg=0))
     ]
