@@ -7,6 +7,7 @@ start at, for ``x = x0 + sigma n``.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -124,7 +125,9 @@ def uniform_bound(
     """
     steps = _steps(sigmas, kind, image_std)
     factor, fresh = max(f for f, _ in steps), max(g for _, g in steps)
-    return 2 * fresh * trace / (1 - factor**2) + factor ** (2 * len(steps)) * error
+    gap = 1 - factor**2
+    noise = 0.0 if fresh * trace == 0 else math.inf if gap == 0 else 2 * fresh * trace / gap
+    return noise + factor ** (2 * len(steps)) * error
 
 
 def start_level(

@@ -40,9 +40,12 @@ def jensen_gap_bound(
     """
     if not noise_std > 0:
         raise ValueError(f"noise_std must be positive; got {noise_std}")
-    peak = (2 * math.pi * noise_std**2) ** (-n_measured / 2)
+    log_peak = -n_measured * (math.log(2 * math.pi) / 2 + math.log(noise_std))
+    peak = math.exp(log_peak) if log_peak < 700 else math.inf  # a density beyond the range of numbers
     share = spread * (math.exp(-0.5) * lipschitz / noise_std)
-    return peak * (share.clamp(max=1.0) if isinstance(share, Tensor) else min(share, 1.0))
+    if isinstance(share, Tensor):
+        return torch.where(share == 0, 0.0, peak * share.clamp(max=1.0))
+    return peak * min(share, 1.0) if share != 0 else 0.0
 
 
 def noise_norm(n: int) -> tuple[float, float]:

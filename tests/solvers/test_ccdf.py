@@ -1,6 +1,7 @@
 """Warm starts (CCDF): forward error, contraction, and what a better start saves."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -139,6 +140,9 @@ def test_the_two_bounds_of_one_step_and_without_noise():
     geometric = torch.logspace(0, -2, 9, dtype=DOUBLE)
     assert contraction_bound(3.0, geometric, 5) == pytest.approx(3.0 * contraction(geometric) ** 2)
     assert uniform_bound(3.0, geometric, 5) == pytest.approx(3.0 * contraction(geometric) ** 2)
+    # Images so spread that a step shrinks nothing.
+    assert uniform_bound(2.0, one, 5, "ddpm", image_std=1e9) == math.inf
+    assert uniform_bound(2.0, one, 5, "ddim", image_std=1e9) == pytest.approx(2.0)
     for bad in ([1.0, 1.0], [0.5, 1.0], [1.0, 0.0, -1.0], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="must fall"):
             contraction_bound(1.0, torch.tensor(bad), 5)

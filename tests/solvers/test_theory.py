@@ -78,6 +78,10 @@ def test_the_slope_of_the_likelihood_is_the_constant_of_the_bound(m):
         jensen_gap_bound(torch.tensor([0.01, 0.02], dtype=DOUBLE), s, 2.0),
         torch.tensor([0.02, 0.04], dtype=DOUBLE) * math.exp(-0.5) / s,
     )
+    assert jensen_gap_bound(1.0, 0.05, 1.0, 100_000) == math.inf
+    assert jensen_gap_bound(1.0, 50.0, 1.0, 100_000) == 0.0
+    assert jensen_gap_bound(0.0, 0.05, 1.0, 100_000) == 0.0
+    assert jensen_gap_bound(torch.zeros(2), 0.05, 1.0, 100_000).tolist() == [0.0, 0.0]
     with pytest.raises(ValueError, match="noise_std"):
         jensen_gap_bound(1.0, 0.0)
 
