@@ -4,8 +4,9 @@
     python benchmarks/exactness.py --store exactness.jsonl --table
 
 Blocks: the solver's defaults (50 evaluations from level 8 to 0.005), ``tuned`` and ``posterior`` of a bundle's prior.yaml
-(default: brain_mri), with their ladders, and if asked for ``long``, the defaults with 400 evaluations. Solvers without
-data are compared with the prior itself. Results in the store are not computed again.
+(default: brain_mri), with their ladders, its ``quality`` settings for R = 4, ``standard`` and ``fast``, and if asked for
+``long``, the defaults with 400 evaluations. Solvers without data are compared with the prior itself. Results in the
+store are not computed again.
 
 Gaussian: 8 values of standard deviations 0.05 to 0.5 in rotated directions, 4 measurements of singular values 1 to 0.5 with
 noise of 0.05. The error of the mean of the samples is in standard deviations of the posterior, the root mean square over
@@ -24,6 +25,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +46,7 @@ from medrecon.solvers import SOLVERS, Solver, is_unconditional
 from medrecon.solvers.scoreprior import Family, FullGaussian, RealNVP, ScorePrior
 
 N_PARTICLES = 64
-BLOCKS = ("default", "tuned", "posterior", "long")
+BLOCKS = ("default", "tuned", "standard", "fast", "posterior", "long")
 FAMILIES = ("score prior, Gaussian", "score prior, RealNVP")
 DOUBLE = torch.float64
 
@@ -96,7 +98,9 @@ def solver_of(name: str, block: str, spec: PriorSpec) -> tuple[Solver, Tensor]:
     if block in ("default", "long"):
         solver = SOLVERS[name]()
         return solver, solver.ladder(8.0, 0.005, 50 if block == "default" else 400)
-    made = sampling(SamplingSettings(solver=name, posterior=block == "posterior"), spec)
+    quality = block if block in ("standard", "fast") else None
+    settings = SamplingSettings(solver=name, posterior=block == "posterior", quality=quality)
+    made = sampling(settings, replace(spec, acceleration=4.0) if quality else spec)
     return made.solver, made.sigmas
 
 
@@ -205,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[*(n for n, s in SOLVERS.items() if s.requires.prior), *FAMILIES])
-    parser.add_argument("--blocks", nargs="*", default=BLOCKS[:3], choices=BLOCKS)
+    parser.add_argument("--blocks", nargs="*", default=BLOCKS[:5], choices=BLOCKS)
     parser.add_argument("--bundle", default="brain_mri")
     parser.add_argument("--samples", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
@@ -219,6 +223,8 @@ def main() -> None:
             known = {
                 "default": True,
                 "long": name in SOLVERS,
+                "standard": name in spec.quality,
+                "fast": name in spec.quality,
                 "tuned": name in spec.tuned,
                 "posterior": name in spec.posterior,
             }[block]
