@@ -171,7 +171,7 @@ def test_acceleration_is_that_of_the_scan():
     assert acceleration(ImageScan(path=Path("i"), format="f", array=lines), noise_std=0.1) is None
 
 
-@pytest.mark.parametrize("name", ["brain_mri"])
+@pytest.mark.parametrize("name", ["brain_mri", "chest_ct"])
 def test_rows_of_the_bundles(name):
     """Evaluations rise with quality; solvers take every setting, at every acceleration."""
     rows = load_prior(name).quality["dds"]
