@@ -381,6 +381,12 @@ EQUIVALENT = [
         "differs only in the message for NaN",
     ),
     (
+        "medrecon.solvers.scoreprior.LowRankGaussian.log_prob",
+        "law: Distribution = Independent(Normal(self.mean, self.log_diagonal.exp(), validate_args=False), 1) -> "
+        "law: Distribution = Independent(Normal(self.mean, self.log_diagonal.exp()), 1)",
+        "differs only in the message for NaN",
+    ),
+    (
         "medrecon.solvers.scoreprior.RealNVP.__init__",
         "half = checker if k % 4 == 0 else torch.randperm(n, generator=generator) % 2 == 0 -> "
         "half = checker if k % 4 == 0 else torch.randperm(n, generator=generator) % 2 != 0",

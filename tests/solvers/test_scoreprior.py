@@ -88,15 +88,16 @@ def test_the_density_is_that_of_the_change_of_variables(name):
 
 
 def test_couplings_use_both_fields_of_the_checkerboard_and_halves():
-    flow = RealNVP(torch.zeros(1, 4, 4), n_couplings=4, width=3)
+    flow = RealNVP(torch.zeros(1, 4, 4), n_couplings=6, width=3)
     masks = [set(c.b.tolist()) for c in flow.couplings]
     assert masks[0] | masks[1] == masks[2] | masks[3] == set(range(16))
     assert not masks[0] & masks[1]
     assert not masks[2] & masks[3]
     assert masks[0] == {i for i in range(16) if (i // 4 + i % 4) % 2 == 1}
     assert masks[2] not in (masks[0], masks[1])
+    assert masks[4:] == masks[:2]
     before = torch.random.get_rng_state()
-    again = RealNVP(torch.zeros(1, 4, 4), n_couplings=4, width=3)
+    again = RealNVP(torch.zeros(1, 4, 4), n_couplings=6, width=3)
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(flow.parameters(), again.parameters(), strict=True))
 
