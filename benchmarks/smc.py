@@ -137,10 +137,10 @@ def modes() -> None:
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def cell(case: Problem, solver: str, options: dict[str, Any], seed: int) -> dict[str, Any]:
+def cell(case: Problem, solver: str, options: dict[str, Any], seed: int, steps: int = 50) -> dict[str, Any]:
     """One reconstruction of a head."""
     began = time.perf_counter()
-    made = run(case, solver=solver, seed=seed, **options)
+    made = run(case, solver=solver, seed=seed, steps=steps, **options)
     particles = made.record["particles"]
     return {
         "psnr": scores(made.image, case.reference)["psnr"],
@@ -244,7 +244,7 @@ def replace_case(case: Problem, kspace: np.ndarray, image: np.ndarray, noise_std
 def large() -> None:
     """Eight coils and 216 x 176 pixels, once: is there a warning?"""
     case = validation(4, per_source=1)[0]
-    row = cell(case, "tds", {"steps": 20}, 0)
+    row = cell(case, "tds", {}, 0, steps=20)
     print(
         f"tds, 216 x 176, 8 coils, R = 4, 20 steps, 8 particles: PSNR {row['psnr']:.1f} dB, smallest ESS "
         f"{row['smallest_ess']:.1f}, median {row['median_ess']:.1f}, warned: {row['warned']}, {row['seconds']:.0f} s"

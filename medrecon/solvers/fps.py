@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
-from medrecon.solvers.mcgdiff import MCGDiff, SpectralData, as_spectral, spectral_data
+from medrecon.solvers.mcgdiff import BridgedSolver, SpectralData, as_spectral, spectral_data
 from medrecon.solvers.smc import log_normal
 
 __all__ = ["FPS"]
@@ -25,7 +25,7 @@ def _kept(level: Tensor, sigma: float, sigma_next: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FPS(MCGDiff):
+class FPS(BridgedSolver):
     """Filtering posterior sampling: the data get the noise of every level, and each step is conditioned on them exactly.
 
     A datum with singular value s is an image coefficient, ``y / s``, at the level ``t = noise_std / s``. Above t its path is

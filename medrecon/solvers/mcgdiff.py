@@ -16,10 +16,10 @@ from medrecon.noise import Noise
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Requires
+from medrecon.solvers.base import Requires, setting
 from medrecon.solvers.smc import ParticleSolver, ParticleState, Twist, log_normal
 
-__all__ = ["MCGDiff", "SpectralData", "as_spectral", "condition", "spectral_data"]
+__all__ = ["BridgedSolver", "MCGDiff", "SpectralData", "as_spectral", "condition", "spectral_data"]
 
 
 class SpectralData(NamedTuple):
@@ -67,27 +67,10 @@ def condition(mean: Tensor, variance: Tensor, observed: Tensor, gain: Tensor, sp
 
 
 @dataclass(frozen=True, kw_only=True)
-class MCGDiff(ParticleSolver):
-    """Monte Carlo guided diffusion: data are image coefficients at noise levels of their own, which the particles pass.
+class BridgedSolver(ParticleSolver):
+    """Base of solvers that take data as image coefficients at noise levels of their own, ``y / s`` at ``t = noise_std / s``.
 
-    A datum with singular value s is the coefficient ``y / s`` at the level ``t = noise_std / s``. For a coefficient c above t
-    ``psi(c) = N(y / s; c, sigma^2 - t^2)``; with the ancestral step ``N(c'; m, v)``
-    ``c' ~ N(c'; m, v) psi'(c'),  w' = w N(y / s; m, v + sigma'^2 - t^2) / psi(c)``
-    The step that passes t goes through ``c = y / s`` at t, weighted by its density there; below t the prior is alone.
-
-    The particles are exact for the chain whose coefficients are ``y / s`` at their levels t. That law is the posterior given y
-    in the limit of many levels.
-
-    Args:
-        least_ess: smallest effective sample size, kept by tempering the weights; 1: exact weights; see
-            :class:`medrecon.solvers.smc.ParticleSolver`.
-
-    Cost:
-        1 network evaluation and 4 changes of basis a step and particle.
-
-    Deviation:
-        the levels t need not be on the ladder: an ancestral step is a bridge, which is conditioned at t. A ladder that
-        rises again (time travel) counts data twice whose level it passes twice.
+    A step that passes t goes through ``y / s`` there: an ancestral step is a bridge, which is conditioned in its middle.
     """
 
     requires: ClassVar[Requires] = Requires(operator=Spectral)
@@ -95,7 +78,7 @@ class MCGDiff(ParticleSolver):
 
     def target_at(self, of: SpectralData, path: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """Values that coefficients at ``sigma`` are compared with, and the variance of the comparison, where ``t < sigma``."""
-        return of.value, (sigma**2 - of.level**2).clamp(min=0)
+        raise NotImplementedError(f"{type(self).__name__} must define target_at")
 
     def path_density(self, of: SpectralData, path: Tensor, sigma: float | None, sigma_next: float) -> Tensor | float:
         """Log-density by which the path of the data at ``sigma_next`` was drawn (FPS), ``(B P,)``."""
@@ -147,6 +130,39 @@ class MCGDiff(ParticleSolver):
         var = torch.where(passing, sigma_next**2 * (1 - part).clamp(min=0), var)
         c = centre + var.sqrt() * z
         return A.v(c), twist.log_psi - log_normal(value - c, spread)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCGDiff(BridgedSolver):
+    """Monte Carlo guided diffusion: data are image coefficients at noise levels of their own, which the particles pass.
+
+    A datum with singular value s is the coefficient ``y / s`` at the level ``t = noise_std / s``. For a coefficient c above t
+    ``psi(c) = N(y / s; c, k (sigma^2 - t^2))``; with the ancestral step ``N(c'; m, v)``
+    ``c' ~ N(c'; m, v) psi'(c'),  w' = w N(y / s; m, v + k (sigma'^2 - t^2)) / psi(c)``
+    The step that passes t goes through ``c = y / s`` at t, weighted by its density there; below t the prior is alone.
+
+    The particles are exact for the chain whose coefficients are ``y / s`` at their levels t. That law is the posterior given y
+    in the limit of many levels.
+
+    Args:
+        widening: the factor k. With 1 as in the paper, particles at high levels have half the variance of their posterior, so
+            that the asymptotic variance of the result is infinite; it is finite for any k above 1.
+        least_ess: smallest effective sample size, kept by tempering the weights; 1: exact weights; see
+            :class:`medrecon.solvers.smc.ParticleSolver`.
+
+    Cost:
+        1 network evaluation and 4 changes of basis a step and particle.
+
+    Deviation:
+        the factor k. The levels t need not be on the ladder, since an ancestral step is a bridge, which is conditioned at t.
+        A ladder that rises again (time travel) counts data twice whose level it passes twice.
+    """
+
+    widening: float = setting(2.0, 1.0, 1e3)
+
+    def target_at(self, of: SpectralData, path: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """The data, which differ from the coefficients by the noise between the levels, and more."""
+        return of.value, self.widening * (sigma**2 - of.level**2).clamp(min=0)
 
 
 def _log_volume(A: Spectral, of: SpectralData) -> Tensor:
