@@ -68,14 +68,14 @@ GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "brain_mri_magnitude": {
         "dds": [{**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 10.0}],
-        "daps": [{**HIGH, "n_ode": 1, "image_std": 0.25}],
+        "daps": [{**HIGH, "n_ode": 1, "image_std": 0.1}],
         "diffpir": [{**HIGH, "lam": 1.0, "fresh_noise_fraction": 0.3}],
         "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_inner": 5}],
         "ald": [{**HIGH, "n_inner": 1, "step_size": 0.5}],
     },
     "chest_ct": {
         "dds": [{**HIGH, "n_cg": 30, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": 10.0}],
-        "daps": [{**HIGH, "n_cg": 20, "n_ode": 1, "image_std": s} for s in (0.25, 0.1)],
+        "daps": [{**HIGH, "n_cg": 20, "n_ode": 1, "image_std": 0.1}],
         "diffpir": [{**HIGH, "n_cg": 20, "lam": 1.0, "fresh_noise_fraction": 0.3}],
         "pnpdm": [{"sigma_max": 1.5, "steps": 100, "n_cg": 20, "n_inner": 5}],
         "ald": [{**HIGH, "n_inner": 1, "step_size": 0.5}],
