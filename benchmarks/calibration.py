@@ -49,7 +49,7 @@ from medrecon.coverage import (
 from medrecon.data.errors import InputError
 
 LEVELS = (0.5, 0.8, 0.9)
-OUTER = ("sigma_max", "sigma_min", "steps")
+OUTER = ("sigma_max", "sigma_min", "spacing", "steps")
 """Settings of the ladder; all others are the solver's."""
 GUARD = 1.0
 """Largest loss of PSNR of the mean, in dB, against the best of a solver's settings."""
@@ -144,7 +144,7 @@ def draw(case: Problem | Tomogram, bundle: str, solver: str, choice: Mapping[str
     """Sample ``k``, ``(y, x)`` float32, with the given settings and otherwise the solver's defaults."""
     outer = {name: choice[name] for name in OUTER if name in choice}
     settings = {name: value for name, value in choice.items() if name not in OUTER}
-    prior = replace(prior_of(case, bundle), tuned={})
+    prior = replace(prior_of(case, bundle), tuned={}, quality={})
     return run(case, prior, solver=solver, settings=settings, seed=k, **outer).image[0].astype(np.float32)
 
 

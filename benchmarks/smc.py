@@ -12,7 +12,7 @@ with its standard error.
 
 ``heads``: heads of held-out subjects at a quarter of the side (``problems.small``), prior brain_mri, 50 evaluations per
 particle or sample, 8 particles. PSNR of the (weighted) mean of magnitudes in dB, range 0 to the largest value; the least ESS of
-a run and the median over its steps; seconds with one thread. Results in the store are not computed again.
+a run and the median over its steps; seconds with one thread. Results in the store, failures among them, are not computed again.
 
 ``gaussian``: complex images with the mean power spectrum of those heads, drawn from the prior that is given to the solver.
 """
@@ -163,9 +163,14 @@ def heads(store: Path, n: int, seeds: int, only: Sequence[str]) -> None:
                 if (case.name, solver, json.dumps(options), seed) in done or (only and solver not in only):
                     continue
                 row = {"case": case.name, "solver": solver, "options": options, "seed": seed}
-                rows.append({**row, **cell(case, solver, options, seed)})
+                try:
+                    rows.append({**row, **cell(case, solver, options, seed)})
+                except ValueError as error:  # InputError among them
+                    rows.append({**row, "failure": str(error)})
                 with store.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
+    failures = [row for row in rows if "failure" in row]
+    rows = [row for row in rows if "failure" not in row]
     print("| solver | runs | PSNR of the mean, dB | against dds | smallest ESS | median ESS | evaluations | seconds |")
     print("|---" * 8 + "|")
     base = {(r["case"], r["seed"]): r["psnr"] for r in rows if r["solver"] == "dds" and not r["options"]}
@@ -186,7 +191,11 @@ def heads(store: Path, n: int, seeds: int, only: Sequence[str]) -> None:
             f"| {label} | {len(own)} | {mean['psnr']:.2f} | {np.mean(gain):+.2f} | {least} | {median} | "
             f"{mean['evaluations']:.0f} | {mean['seconds']:.0f} |"
         )
-    print(f"\n{len({r['case'] for r in rows})} slices, seeds {sorted({r['seed'] for r in rows})}, failures 0")
+    print(
+        f"\n{len({r['case'] for r in rows})} slices, seeds {sorted({r['seed'] for r in rows})}, {len(failures)} failures"
+    )
+    for row in failures:
+        print(f"{row['solver']} {row['options'] or ''}, {row['case']}, seed {row['seed']}: {row['failure']}")
 
 
 class Stationary(EDM):

@@ -82,7 +82,7 @@ class PriorSpec:
         sigma_min: last noise level before 0.
         tuned_by_images: without a network, such settings by kind of the images, where they differ from ``tuned``.
         posterior: by name of a solver, settings for posterior samples that differ from its defaults, and ``sigma_max``,
-            ``sigma_min`` and ``steps``.
+            ``sigma_min``, ``spacing`` and ``steps``.
         condition: one of ``labels``, given to the network; ``None``: the unconditional prior.
         guidance: scale of the condition: 1 follows it, more exaggerates it (two evaluations a step), 0 ignores it.
     """
@@ -293,6 +293,14 @@ def _block(settings: SamplingSettings, prior: PriorSpec) -> tuple[Literal["tuned
     return "posterior", {"steps": prior.n_steps, **prior.posterior[settings.solver]}
 
 
+def _quality(settings: SamplingSettings, prior: PriorSpec) -> str | None:
+    """The quality that determined the number of evaluations or, given that number, the settings; ``None``: none did."""
+    if settings.steps is None:
+        return None if settings.posterior else settings.quality or "standard"
+    has_row = choose_row(prior.quality.get(settings.solver, ()), prior.acceleration, None, settings.steps) is not None
+    return settings.quality if has_row else None
+
+
 def _check_counts(settings: SamplingSettings) -> None:
     """Refuse numbers that are not counts, and an unknown quality."""
     if settings.steps is not None:
@@ -368,13 +376,12 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
     if learned and sigma_max < prior.sigma_min:
         raise InputError(f"sigma_max must be at least the last level, {prior.sigma_min}; got {sigma_max}")
     ladder = solver.ladder(sigma_max, prior.sigma_min, steps, spacing) if learned else torch.tensor([1.0, 0.0])
-    quality = settings.quality or ("standard" if settings.steps is None and block != "posterior" else None)
     return Sampling(
         solver=solver,
         sigmas=ladder,
         steps=steps,
         spacing=spacing,
-        quality=quality if learned else None,
+        quality=_quality(settings, prior) if learned else None,
         n_samples=settings.samples,
         n_particles=_particles(settings, solver),
         seed=settings.seed,
@@ -547,7 +554,7 @@ class _Run:
             self.sigmas = sigmas
         prior = self._prior(tuple(data.shape[1:]))
         if isinstance(solver, ParticleSolver):
-            seed = _seeds(plan.seed, numbers, 1)[0][0]
+            seed, last = (row[0] for row in _seeds(plan.seed, numbers, 2))
             particles = draw_particles(
                 solver,
                 cast(Prior, prior),
@@ -557,7 +564,7 @@ class _Run:
                 n_particles=plan.n_particles,
                 callback=step,
             )
-            chosen = particles.choose(plan.n_samples, Noise([seed]))[0]
+            chosen = particles.choose(plan.n_samples, Noise([last]))[0]  # by a number that the run has not used
             return _Drawn(particles.x[:, None], scaled, particles, chosen)
         seeds = _seeds(plan.seed, numbers, plan.n_samples)
         return _Drawn(

@@ -49,7 +49,7 @@ class PriorFile:
             and ``spacing``.
         tuned_by_images: for a bundle without a network, settings by kind of images, where they differ from ``tuned``.
         posterior: settings for posterior samples by name of the solver, where they differ from its defaults, and ``sigma_max``,
-            ``sigma_min`` and ``steps``.
+            ``sigma_min``, ``spacing`` and ``steps``.
     """
 
     network: str | None

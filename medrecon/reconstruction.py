@@ -123,9 +123,9 @@ def reconstruct(
         name: name of an array in messages.
         progress: called with (steps done, total steps).
         **options: any other field of :class:`medrecon.settings.PriorSettings` (``condition``, ``guidance``),
-            :class:`medrecon.settings.SamplingSettings` (``steps``, ``samples``, ``seed``, ``settings``, ``start``,
-            ``start_sigma``) and of the physics of the scan (``slices``, ``noise_std``, and for k-space see
-            :class:`medrecon.settings.CartesianPhysics`).
+            :class:`medrecon.settings.SamplingSettings` (``quality``, ``steps``, ``samples``, ``posterior``, ``particles``,
+            ``seed``, ``settings``, ``start``, ``start_sigma``) and of the physics of the scan (``slices``, ``noise_std``,
+            and for k-space see :class:`medrecon.settings.CartesianPhysics`).
 
     Returns:
         Images, samples and the record.

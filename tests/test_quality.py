@@ -93,6 +93,8 @@ def test_steps_override_the_number_and_a_quality_the_settings():
     said = planned(settings={"extrapolation": 0.25}, sigma_max=0.9, spacing=3.0)
     assert said.solver.extrapolation == 0.25
     assert torch.equal(said.sigmas, karras(0.9, 0.005, 12, 3.0))
+    for plain in (planned(None, steps=9, quality="best"), planned(rows=[], steps=9, quality="best")):
+        assert (plain.steps, plain.quality, plain.solver) == (9, None, DDS(n_cg=7))  # the quality changed nothing
     classical = planned(solver="tv", quality="best")
     assert classical.quality is None and classical.solver == sampling(SamplingSettings(solver="tv"), toy_prior()).solver
 

@@ -8,7 +8,12 @@ from typing import Any
 
 __all__ = ["add_arguments", "run"]
 
-_LADDER = {"sigma_max": "first noise level", "sigma_min": "last noise level", "steps": "network evaluations"}
+_LADDER = {
+    "sigma_max": "first noise level",
+    "sigma_min": "last noise level",
+    "spacing": "spacing of the noise levels",
+    "steps": "network evaluations",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -129,8 +129,8 @@ class _Coupling(nn.Module):
 
     def __init__(self, chosen: Tensor, width: int, like: Tensor) -> None:
         super().__init__()
-        self.register_buffer("a", chosen.nonzero()[:, 0])
-        self.register_buffer("b", (~chosen).nonzero()[:, 0])
+        self.register_buffer("a", chosen.nonzero()[:, 0].to(like.device))
+        self.register_buffer("b", (~chosen).nonzero()[:, 0].to(like.device))
         n_a, n_b = int(chosen.sum()), int((~chosen).sum())
         layers = nn.Linear(n_a, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2 * n_b)
         nn.init.zeros_(layers[-1].weight)

@@ -77,7 +77,7 @@ def outside_range(
 ) -> Tensor:
     """The part of ``v`` outside the range of ``J^T``, J the Jacobian of the prior at ``x``; of the shape of ``v``.
 
-    Gradients of guidance, ``J^T A^H r``, have none: they move along the images that the prior knows at this noise level. A
+    Gradients of guidance, ``J^T A^H r``, have none: they move along the images that the prior describes at this noise level. A
     projection on the data, or ``A^H r`` alone, has.
 
     Reference: Chung et al., MCG, NeurIPS 2022, theorem 1; DPS, ICLR 2023, section 3.
