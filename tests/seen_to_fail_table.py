@@ -293,9 +293,9 @@ medrecon.solvers.fps._kept                                 3  solvers/test_fps.p
 medrecon.solvers.ilvr.ILVR.step                            3  solvers/test_noising.py solvers
 medrecon.solvers.lgd.LGD.step                              3  solvers/test_solvers.py solvers
 medrecon.solvers.mcg.MCG.step                              3  solvers/test_noising.py solvers/test_solvers.py solvers
-medrecon.solvers.mcgdiff.MCGDiff.init                      3  solvers/test_mcgdiff.py solvers/test_smc.py
-medrecon.solvers.mcgdiff.MCGDiff.look                      3  solvers/test_mcgdiff.py solvers/test_smc.py
-medrecon.solvers.mcgdiff.MCGDiff.move                      3  solvers/test_mcgdiff.py solvers/test_smc.py
+medrecon.solvers.mcgdiff.BridgedSolver.init                3  solvers/test_mcgdiff.py solvers/test_smc.py
+medrecon.solvers.mcgdiff.BridgedSolver.look                3  solvers/test_mcgdiff.py solvers/test_smc.py
+medrecon.solvers.mcgdiff.BridgedSolver.move                3  solvers/test_mcgdiff.py solvers/test_smc.py
 medrecon.solvers.mcgdiff.condition                         3  solvers/test_mcgdiff.py solvers/test_smc.py
 medrecon.solvers.mgdm.MGDM.step                            3  solvers/test_mgdm.py solvers
 medrecon.solvers.multistep.MultistepSolver.change          all  solvers/test_multistep.py
