@@ -622,7 +622,7 @@ def run(
         problem.release(items)
     problem.check_source()
     whole, particles = torch.cat(images, dim=1), [one.particles for one in weighted]
-    texts = [*problem.review(whole, fits, sampling.solver), *particle_warnings(particles, problem.numbers)]
+    texts = [*problem.review(whole, fits, sampling.solver), *_particle_warnings(weighted, problem.numbers)]
     outcome = Outcome(
         sigmas=state.sigmas,
         evaluations=state.evaluations,
@@ -661,20 +661,29 @@ class _Weighted(NamedTuple):
         particles: particles of one item.
         weights: weights of the particles for every slice of the item, ``(P, slices)``.
         chosen: indices of the particles that are the samples, ``(samples, slices)``.
+        has_signal: whether the item has data other than 0.
     """
 
     particles: Particles
     weights: Tensor
     chosen: Tensor
+    has_signal: bool
 
-    @classmethod
-    def of(cls, drawn: _Drawn, slices: int) -> list[_Weighted]:
+    @staticmethod
+    def of(drawn: _Drawn, slices: int) -> list[_Weighted]:
         """The weights of an item with a number of slices; empty for a solver without particles."""
         if drawn.particles is None or drawn.chosen is None:
             return []
-        weights = drawn.particles.log_weights[0].exp()
-        each = (t.cpu()[:, None].expand(-1, slices) for t in (weights, drawn.chosen))
-        return [cls(drawn.particles._replace(x=drawn.x[:0]), *each)]
+        each = drawn.particles.log_weights[0].exp(), drawn.chosen
+        weights, chosen = (values.cpu()[:, None].expand(-1, slices) for values in each)
+        has_signal = bool((drawn.scaled.image_scale > 0).any())
+        return [_Weighted(drawn.particles._replace(x=drawn.x[:0]), weights, chosen, has_signal)]
+
+
+def _particle_warnings(weighted: Sequence[_Weighted], numbers: Sequence[int]) -> list[str]:
+    """Warnings about degenerated particles; the image of an empty item is empty, whatever its particles."""
+    both = zip(numbers, weighted, strict=False)
+    return particle_warnings([(number, one.particles) for number, one in both if one.has_signal], len(weighted))
 
 
 def _mean_and_samples(images: Tensor, weighted: Sequence[_Weighted]) -> tuple[Tensor, Tensor]:

@@ -77,10 +77,10 @@ def _settings(solver: Solver) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not isinstance(value, torch.nn.Module)}
 
 
-def particle_warnings(items: Sequence[Particles], numbers: Sequence[int]) -> list[str]:
-    """Warnings about items, with their indices ``numbers`` in the scan, whose particles degenerated."""
+def particle_warnings(items: Sequence[tuple[int, Particles]], n_items: int) -> list[str]:
+    """Warnings about items, of ``n_items`` and with their indices in the scan, whose particles degenerated."""
     texts = []
-    for number, one in zip(numbers, items, strict=False):
+    for number, one in items:
         least = float(one.ess.min())
         if least >= LEAST_PARTICLES:
             continue
@@ -92,7 +92,7 @@ def particle_warnings(items: Sequence[Particles], numbers: Sequence[int]) -> lis
         advice = "use more particles, or, for this many measurements, a solver without particles, such as dds"
         n = one.log_weights.shape[1]
         texts.append((number, f"the effective sample size fell to {least:.1f} of {n} particles: {effect}; {advice}"))
-    return grouped_texts(texts, len(numbers))
+    return grouped_texts(texts, n_items)
 
 
 def _particle_facts(items: Sequence[Particles]) -> dict[str, Any] | None:

@@ -299,6 +299,10 @@ def test_a_warning_says_that_particles_degenerated(caplog):
     assert kept.record["particles"]["tempered"] == [True] and made.record["particles"]["tempered"] == [False]
     assert any("weights were tempered (least_ess)" in text for text in kept.record["warnings"])
     assert np.allclose(kept.record["particles"]["log_weights"], np.log(0.5), atol=1e-3)
+    scan = one_coil()
+    scan.kspace[1] = 0
+    [text] = solve(scan, "tds", physics=ONE_COIL, particles=2, steps=4).record["warnings"]
+    assert text.endswith("such as dds (slice 0)")  # the other is empty
     calm = solve(one_coil(slices=1), "ddsmc", physics={**ONE_COIL, "noise_std": 50.0}, particles=8, steps=4)
     assert calm.record["particles"]["smallest_ess"] > 2
     assert not [text for text in calm.record["warnings"] if "effective sample size" in text]
