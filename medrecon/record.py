@@ -82,7 +82,7 @@ def particle_warnings(items: Sequence[tuple[int, Particles]], n_items: int) -> l
     texts = []
     for number, one in items:
         least = float(one.ess.min())
-        if least >= LEAST_PARTICLES:
+        if not least < LEAST_PARTICLES:  # NaN after a run that diverged, which is an error of its own
             continue
         effect = (
             "their weights were tempered (least_ess), so neither image nor samples are exact"

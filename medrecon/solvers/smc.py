@@ -264,7 +264,7 @@ class ParticleSolver(Solver[ParticleState, Gaussian]):
         std = torch.as_tensor(data.noise_std, device=weights.device).expand(weights.numel())[::n]
         evidence = torch.where((std > 0) & ~short, total - math.log(n), torch.nan)
         ess = torch.cat([state.ess, effective_sample_size(state.log_weights)[None]])
-        return Particles(state.x, weights - total[:, None], ess, evidence, short)
+        return Particles(state.x, weights.log_softmax(1), ess, evidence, short)
 
     def output(self, state: ParticleState) -> Tensor:
         """The weighted mean of every item, ``(B, C, *spatial)``."""

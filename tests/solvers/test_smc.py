@@ -333,6 +333,16 @@ def test_extreme_noise_and_empty_data(name, noise_std):
             assert float(found.ess.min()) > 7.99
 
 
+@pytest.mark.parametrize("name", PARTICLE_SOLVERS)
+@pytest.mark.parametrize("noise_std", [1e-10, 1e-12])
+def test_weights_sum_to_one_however_small_the_evidence(name, noise_std):
+    """A log-evidence of -1e18 has no room for log P; the image would be several times too bright."""
+    prior, data, _, _ = repeated(1)
+    data = replace(data, noise_std=noise_std)
+    found = draw_particles(SOLVERS[name](), prior, data, FAST[[0, 10, -1]], seed=0, n_particles=8)
+    assert found.log_weights.exp().sum(1).tolist() == pytest.approx([1.0])
+
+
 def test_nan_is_not_averaged_away():
     """One diverged particle makes the image NaN, which posterior.run refuses."""
     prior, data, _, _ = repeated(1)
