@@ -272,7 +272,8 @@ def _block(settings: SamplingSettings, prior: PriorSpec) -> tuple[Literal["tuned
             from an estimate.
     """
     if not isinstance(settings.posterior, bool):
-        raise InputError(f"posterior must be true or false; got {shown(settings.posterior)}")
+        text = ", not text (python -m monai.bundle: --posterior True)" if isinstance(settings.posterior, str) else ""
+        raise InputError(f"posterior must be true or false{text}; got {shown(settings.posterior)}")
     if not settings.posterior:
         row = choose_row(prior.quality.get(settings.solver, ()), prior.acceleration, settings.quality, settings.steps)
         tuned = {**prior.tuned.get(settings.solver, {}), **({} if row is None else row.settings)}

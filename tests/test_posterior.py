@@ -117,7 +117,7 @@ def test_what_the_user_gives_overrides_posterior_settings():
         ({"solver": "tv"}, "no settings for posterior samples of solver 'tv'; choose one of ald"),
         ({"start": "tv", "start_sigma": 0.1}, "a warm start draws no samples of the posterior"),
         ({"posterior": 1}, "must be true or false; got 1"),
-        ({"posterior": "posterior"}, "must be true or false"),
+        ({"posterior": "true"}, "must be true or false, not text .*--posterior True.; got 'true'"),
         ({"settings": {"step_size": 2.0}}, "step_size"),
         ({"sigma_min": 5.0}, "at least the last level"),
     ],

@@ -279,17 +279,17 @@ class Solver(Generic[S, D]):
         name = type(self).__name__
         if self.requires.likelihood is NoData and not isinstance(data, NoData):
             raise TypeError(f"{name} draws images of the prior alone; choose a solver that takes data, such as DDS")
-        if not isinstance(data.A, self.requires.operator):
-            needs = "any operator" if self.requires.operator is Operator else f"a {self.requires.operator.__name__}"
-            others = "DDS or DDNM" if isinstance(data.A, LinearOperator) else "DPS"
-            hint = f", which {others} can work with" if isinstance(data.A, Operator) else ""
-            raise TypeError(f"{name} needs {needs}; got {type(data.A).__name__}{hint}")
         if not isinstance(data, self.requires.likelihood):
             kinds = self.requires.likelihood
             needs = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
             raise TypeError(
                 f"{name} needs a {needs} likelihood; got {type(data).__name__}, which DPS or DiffPIR can work with"
             )
+        if not isinstance(data.A, self.requires.operator):
+            needs = "any operator" if self.requires.operator is Operator else f"a {self.requires.operator.__name__}"
+            others = "DDS or DDNM" if isinstance(data.A, LinearOperator) else "DPS"
+            hint = f", which {others} can work with" if isinstance(data.A, Operator) else ""
+            raise TypeError(f"{name} needs {needs}; got {type(data.A).__name__}{hint}")
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior, data: D, noise: Noise) -> S:
         """The first state, of an image ``x`` at level ``sigma``."""

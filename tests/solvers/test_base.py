@@ -10,7 +10,7 @@ from medrecon.likelihood import Gaussian, Poisson, Rician, Transmission
 from medrecon.noise import Noise, karras, time_travel
 from medrecon.operators import Weights, sense
 from medrecon.priors import GaussianPrior
-from medrecon.solvers import DDIM, MCG, PiGDM, ScoreMed, renoise
+from medrecon.solvers import DDIM, FPS, MCG, PiGDM, ScoreMed, renoise
 from medrecon.solvers.base import (
     data_weight,
     limit_step,
@@ -153,3 +153,12 @@ def test_the_variance_that_ancestral_steps_keep():
         x = images_of_prior(prior, (1, 3), sigmas, 4000, DDIM(eta=1.0)).flatten(1)
         kept = variance_kept(sigmas, torch.tensor([0.05, 0.3, 1.0]))
         assert torch.allclose(x.var(0) / prior.covariance.diagonal(), kept, rtol=0.1)  # standard error 0.022
+
+
+def test_a_likelihood_of_the_wrong_kind_is_named_before_the_operator():
+    """No solver for Gaussian noise can work with it, whatever the operator."""
+    data = Rician(Dense(torch.eye(5, dtype=DOUBLE)), torch.ones(1, 5, dtype=DOUBLE), 0.1)
+    with pytest.raises(
+        TypeError, match="FPS needs a Gaussian likelihood; got Rician, which DPS or DiffPIR can work with"
+    ):
+        FPS().check(data)
