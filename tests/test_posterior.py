@@ -333,7 +333,9 @@ def test_numbers_of_particles():
 
 def test_solvers_with_singular_values_refuse_several_coils():
     scan, _, maps = cartesian((12, 11), coils=3, slices=1, noise=0.05)
-    with pytest.raises(InputError, match=r"FPS needs a Spectral; got .*, which DDS or DDNM can work with"):
+    with pytest.raises(
+        InputError, match=r"FPS needs a Spectral operator \(.*\); got .*, which DDS or DDNM can work with"
+    ):
         solve(scan, "fps", physics={"maps": maps[None], "noise_std": 0.05}, steps=3)
     made = solve(scan, "tds", physics={"maps": maps[None], "noise_std": 0.05}, steps=3, particles=2)
     assert np.isfinite(made.image).all()

@@ -69,7 +69,7 @@ class Tomography(Problem):
         self.estimated_std: dict[int, float] = {}  # by item
 
     @property
-    def acceleration(self) -> float | None:
+    def acceleration(self) -> float:
         """Views that the image size needs (``pi / 2`` per pixel of a side; Kak and Slaney 1988, section 5.1.2) over views."""
         return float(np.pi / 2 * self.projector.shape[-1] / max(len(self.scan.angles), 1))
 
@@ -125,6 +125,7 @@ class Tomography(Problem):
         """Geometry, noise and attenuation of water."""
         scan, physics = self.scan, self.physics
         facts = {
+            "acceleration": round(self.acceleration, 4),
             "views": len(scan.angles),
             "detectors": scan.sinogram.shape[-1],
             "detector_spacing_mm": scan.detector_spacing,

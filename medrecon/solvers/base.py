@@ -14,6 +14,7 @@ from medrecon.likelihood import Gaussian, Likelihood, NoData, Poisson, Rician, T
 from medrecon.noise import Noise, karras
 from medrecon.operators.base import LinearOperator, Operator
 from medrecon.operators.linalg import batch_broadcast, dot
+from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
 
 __all__ = [
@@ -287,6 +288,8 @@ class Solver(Generic[S, D]):
             )
         if not isinstance(data.A, self.requires.operator):
             needs = "any operator" if self.requires.operator is Operator else f"a {self.requires.operator.__name__}"
+            if self.requires.operator is Spectral:
+                needs += " operator (with known singular values, such as one coil's)"
             others = "DDS or DDNM" if isinstance(data.A, LinearOperator) else "DPS"
             hint = f", which {others} can work with" if isinstance(data.A, Operator) else ""
             raise TypeError(f"{name} needs {needs}; got {type(data.A).__name__}{hint}")
