@@ -28,6 +28,7 @@ from medrecon.quality import QualityRow, choose_row, default_steps, overridden
 from medrecon.record import Outcome, particle_warnings, record
 from medrecon.sample import StartImage, draw, draw_particles, sample
 from medrecon.settings import QUALITIES, SamplingSettings
+from medrecon.solvers import SOLVERS
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
 from medrecon.solvers.smc import Particles, ParticleSolver
@@ -330,9 +331,8 @@ def _particles(settings: SamplingSettings, solver: Solver) -> int:
     """The number of particles, checked against the solver and the number of samples."""
     if not solver.has_particles:
         if settings.particles is not None:
-            raise InputError(
-                f"solver {settings.solver!r} has no particles; omit particles, or choose tds, fps, mcgdiff or ddsmc"
-            )
+            known = ", ".join(name for name, one in SOLVERS.items() if one.has_particles)
+            raise InputError(f"solver {settings.solver!r} has no particles; omit particles, or choose one of {known}")
         return 1
     if settings.particles is None:
         return max(8, settings.samples)

@@ -316,7 +316,9 @@ def test_numbers_of_particles():
     assert planned(samples=12).n_particles == 12
     assert planned(particles=3).n_particles == 3
     assert planned("dds").n_particles == 1
-    with pytest.raises(InputError, match=r"'dds' has no particles; omit particles, or choose tds, fps"):
+    with pytest.raises(
+        InputError, match=r"'dds' has no particles; omit particles, or choose one of tds, tds-isotropic, fps"
+    ):
         planned("dds", particles=8)
     with pytest.raises(InputError, match="9 samples are chosen from as many particles or more; got 8 particles"):
         planned(samples=9, particles=8)
