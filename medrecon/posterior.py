@@ -33,6 +33,7 @@ from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
 from medrecon.solvers.smc import Particles, ParticleSolver
 from medrecon.training.objectives import EDM, Objective
+from medrecon.uncertainty import Uncertainty
 
 __all__ = [
     "LADDER_KEYS",
@@ -198,6 +199,7 @@ class Reconstruction:
         geometry: geometry of these slices.
         modality: DICOM modality, ``MR`` or ``CT``.
         record: processing record, as stored in the sidecar.
+        uncertainty: maps of several samples; ``None`` for one sample.
     """
 
     image: np.ndarray
@@ -206,6 +208,7 @@ class Reconstruction:
     phase: np.ndarray | None = None
     geometry: Geometry = Geometry()
     modality: str = "MR"
+    uncertainty: Uncertainty | None = None
 
 
 def fast_dtype(device: torch.device | str) -> torch.dtype | None:

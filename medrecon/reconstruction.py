@@ -18,6 +18,7 @@ from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, r
 from medrecon.problems import Problem, physics_of, problem
 from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
 from medrecon.solvers.settings import name_of
+from medrecon.uncertainty import map_names
 
 __all__ = ["Plan", "Reconstruction", "plan", "reconstruct"]
 
@@ -40,6 +41,14 @@ class Plan:
     def solver(self) -> str:
         """Name of the solver."""
         return name_of(self.sampling.solver)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps of a run with several samples, see :data:`medrecon.uncertainty.MAPS`; empty for one sample."""
+        sampling = self.sampling
+        if sampling.n_samples == 1:
+            return ()
+        return map_names(sampling.start is None and sampling.solver.calibrated(sampling.sigmas))
 
     def run(
         self, device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None

@@ -18,7 +18,7 @@ ROOMS = [
     "_version angles coverage data workers noise operators priors settings",
     "likelihood formats",
     "solvers training",
-    "sample problems quality",
+    "sample problems quality uncertainty",
     "posterior record networks weights prior_file",
     "writers volumes bundle",
     "reconstruction",
