@@ -67,7 +67,10 @@ def problem(
 def held_out_brains(
     per_source: int, shape: tuple[int, int], zoom: float
 ) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
-    """Name, complex image and random numbers of held-out slices with skull, resampled by ``zoom``, with phase."""
+    """Name, complex image and random numbers of held-out slices with skull, resampled by ``zoom``, with phase.
+
+    At most ``per_source`` of each source, evenly spaced.
+    """
     with np.load(DATA / "train" / "brain_slices_256_val.npz") as archive:
         images, subjects, stripped = (archive[key] for key in ("img", "subject", "stripped"))
     groups = {"omsL_12": subjects == "omsL_12", "torchio": np.char.startswith(subjects, "torchio"),
@@ -76,7 +79,7 @@ def held_out_brains(
     rows, columns = (resampling_matrix(256, n, factor, 128 - n / 2 / factor)[0] for n in shape)
     for group, chosen in groups.items():
         candidates = np.flatnonzero(chosen & (stripped == 0))
-        for index in candidates[np.linspace(0, len(candidates) - 1, per_source + 2).astype(int)[1:-1]]:
+        for index in candidates[np.unique(np.linspace(0, len(candidates) - 1, per_source + 2).astype(int)[1:-1])]:
             image = rows @ torch.from_numpy(images[index] / np.float32(200)) @ columns.T
             seed = zlib.crc32(f"{group}:{index}".encode())
             phase = smooth_phase(shape, np.random.RandomState(seed), linear=2.0, quadratic=1.5)

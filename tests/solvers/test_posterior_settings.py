@@ -58,8 +58,8 @@ def reached(bundle, solver, problem, posterior):
 
 SHARES = {
     # variance of `tuned`, variance of `posterior`, error of the mean of `posterior` in posterior standard deviations
-    ("dds", "narrow"): (0.28, 0.94, 0.03),
-    ("dds", "wide"): (0.31, 1.05, 0.16),
+    ("dds", "narrow"): (0.28, 0.90, 0.07),
+    ("dds", "wide"): (0.31, 1.10, 0.36),
     ("daps", "narrow"): (0.79, 0.82, 0.05),
     ("daps", "wide"): (1.08, 1.03, 0.28),
     ("diffpir", "narrow"): (0.48, 0.96, 0.14),
