@@ -15,7 +15,7 @@ both have the same scale. Maps and noise are estimated from the data; their erro
 
 Ranks, coverage, spread over error: `medrecon.coverage`. Pixels are correlated, so the distance of the ranks from uniform has no
 p-value. Where K samples are too few for a level, the coverage is that of Student's interval, which is exact for normal pixels,
-marked by ``t``. The PSNR is that of the mean of infinitely many samples, inside the mask, with the range 0 to the largest value.
+marked by ``t``. Sharpness is the rms standard deviation of the samples over the largest value. The PSNR is that of the mean of infinitely many samples, inside the mask, with the range 0 to the largest value.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from medrecon.coverage import (
 )
 from medrecon.data.errors import InputError
 
-LEVELS = (0.5, 0.8, 0.9)
+LEVELS = (0.5, 0.8, 0.9, 0.95)
 OUTER = ("sigma_max", "sigma_min", "spacing", "steps")
 """Settings of the ladder; all others are the solver's."""
 GUARD = 1.0
@@ -181,14 +181,15 @@ def judge(case: Problem | Tomogram, draws: list[Draw]) -> dict[str, Any]:
         "ranks": [round(float(f), 3) for f in frequencies],
         "distance": distance_from_uniform(frequencies),
         "ratio": spread_over_error(truth, samples),
+        "sharpness": float(samples.var(0, ddof=1).mean() ** 0.5 / image.max()),
         "psnr": float(20 * np.log10(image.max() / max(rms_error_of_mean(truth, samples), 1e-6))),
         "seconds": float(np.mean([one.seconds for one in draws])),
     }
 
 
 HEADER = (
-    "| solver | settings | scan | K | 50 % | 80 % | 90 % | distance of ranks | truth below all, above all | spread / error | "
-    "PSNR of the mean, dB | seconds per sample |\n" + "|---" * 12 + "|"
+    "| solver | settings | scan | K | 50 % | 80 % | 90 % | 95 % | distance of ranks | truth below all, above all | spread / error | "
+    "sharpness | PSNR of the mean, dB | seconds per sample |\n" + "|---" * 14 + "|"
 )
 
 
@@ -196,8 +197,9 @@ def row_of(solver: str, name: str, scan: str, k: int, found: Mapping[str, Any]) 
     """A line of the table."""
     low, high = found["ranks"][0], found["ranks"][-1]
     return (
-        f"| {solver} | {name} | {scan} | {k} | {found['50%']} | {found['80%']} | {found['90%']} | {found['distance']:.3f} | "
-        f"{low:.2f}, {high:.2f} | {found['ratio']:.2f} | {found['psnr']:.2f} | {found['seconds']:.1f} |"
+        f"| {solver} | {name} | {scan} | {k} | {found['50%']} | {found['80%']} | {found['90%']} | {found['95%']} | {found['distance']:.3f} | "
+        f"{low:.2f}, {high:.2f} | {found['ratio']:.2f} | {100 * found['sharpness']:.1f} % | {found['psnr']:.2f} | "
+        f"{found['seconds']:.1f} |"
     )
 
 
@@ -211,7 +213,7 @@ def judged(
         draws = [store.get(case, bundle, solver, choice, i) for i in range(k)]
         good = [one for one in draws if one is not None]
         if len(good) < k:
-            print(f"| {solver} | {name} | {scan} | {k} | {k - len(good)} of {k} samples failed" + " |" * 8, flush=True)
+            print(f"| {solver} | {name} | {scan} | {k} | {k - len(good)} of {k} samples failed" + " |" * 10, flush=True)
             continue
         found = judge(case, good)
         print(row_of(solver, name, scan, k, found), flush=True)
