@@ -15,7 +15,8 @@ both have the same scale. Maps and noise are estimated from the data; their erro
 
 Ranks, coverage, spread over error: `medrecon.coverage`. Pixels are correlated, so the distance of the ranks from uniform has no
 p-value. Where K samples are too few for a level, the coverage is that of Student's interval, which is exact for normal pixels,
-marked by ``t``. Sharpness is the rms standard deviation of the samples over the largest value. The PSNR is that of the mean of infinitely many samples, inside the mask, with the range 0 to the largest value.
+marked by ``t``. Sharpness is the rms standard deviation of the samples over the largest value. The PSNR is that of the mean of
+infinitely many samples, inside the mask, with the range 0 to the largest value.
 """
 
 from __future__ import annotations
@@ -188,18 +189,18 @@ def judge(case: Problem | Tomogram, draws: list[Draw]) -> dict[str, Any]:
 
 
 HEADER = (
-    "| solver | settings | scan | K | 50 % | 80 % | 90 % | 95 % | distance of ranks | truth below all, above all | spread / error | "
-    "sharpness | PSNR of the mean, dB | seconds per sample |\n" + "|---" * 14 + "|"
+    "| solver | settings | scan | K | 50 % | 80 % | 90 % | 95 % | distance of ranks | truth below all, above all | "
+    "spread / error | sharpness | PSNR of the mean, dB | seconds per sample |\n" + "|---" * 14 + "|"
 )
 
 
 def row_of(solver: str, name: str, scan: str, k: int, found: Mapping[str, Any]) -> str:
     """A line of the table."""
     low, high = found["ranks"][0], found["ranks"][-1]
+    covered = " | ".join(found[f"{level:.0%}"] for level in LEVELS)
     return (
-        f"| {solver} | {name} | {scan} | {k} | {found['50%']} | {found['80%']} | {found['90%']} | {found['95%']} | {found['distance']:.3f} | "
-        f"{low:.2f}, {high:.2f} | {found['ratio']:.2f} | {100 * found['sharpness']:.1f} % | {found['psnr']:.2f} | "
-        f"{found['seconds']:.1f} |"
+        f"| {solver} | {name} | {scan} | {k} | {covered} | {found['distance']:.3f} | {low:.2f}, {high:.2f} | "
+        f"{found['ratio']:.2f} | {100 * found['sharpness']:.1f} % | {found['psnr']:.2f} | {found['seconds']:.1f} |"
     )
 
 
