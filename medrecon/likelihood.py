@@ -9,10 +9,11 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from medrecon.operators.base import LinearOperator, Operator
+from medrecon.operators.base import Composed, LinearOperator, Operator
 from medrecon.operators.linalg import batch_broadcast, cg, dot, operator_norm
+from medrecon.operators.weights import Weights
 
-__all__ = ["Gaussian", "Likelihood", "NoData", "Poisson", "Rician", "Transmission"]
+__all__ = ["Gaussian", "Likelihood", "NoData", "Poisson", "Rician", "Transmission", "linear_gaussian"]
 
 
 L = TypeVar("L", bound="Likelihood")
@@ -281,6 +282,15 @@ class _Counts:
         """Of ``-log p`` in ``u`` where the expected counts equal the measured ones, or one."""
         raise NotImplementedError(f"{type(self).__name__} must define _ray_curvature")
 
+    def _most_likely(self) -> Tensor:
+        """``u`` for which the expected counts equal the measured ones, or one."""
+        raise NotImplementedError(f"{type(self).__name__} must define _most_likely")
+
+    def linear_gaussian(self) -> Gaussian:
+        """The second-order expansion of ``-log p`` in every ray, as a Gaussian likelihood of noise level 1."""
+        root = self._ray_curvature().expand_as(self.y).sqrt()
+        return Gaussian(Composed(Weights(root), self.A), root * self._most_likely(), 1.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Poisson(_Counts):
@@ -322,6 +332,9 @@ class Poisson(_Counts):
 
     def _ray_curvature(self) -> Tensor:
         return self.counts_per_unit**2 / self.y.clamp(min=1)
+
+    def _most_likely(self) -> Tensor:
+        return (self.y - self.background) / self.counts_per_unit
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Minus infinity where a rate is negative, or 0 with a count."""
@@ -369,6 +382,9 @@ class Transmission(_Counts):
 
     def _ray_curvature(self) -> Tensor:
         return self.y.clamp(min=1)
+
+    def _most_likely(self) -> Tensor:
+        return -((self.y - self.background).clamp(min=1) / self.photons).log()
 
 
 @dataclass(frozen=True, eq=False)
@@ -445,3 +461,18 @@ class Rician:
             else:
                 z = x + self.A.solve(self.A.adjoint(missing), rho, z - x, 30)
         return z
+
+
+def linear_gaussian(data: Likelihood) -> Gaussian:
+    """The linear Gaussian model that stands for a likelihood where only its precision matters: what was measured, how well.
+
+    Counts get the weights of their curvature. Magnitudes with Rician noise get Gaussian noise of the same level, which is their
+    law where the signal is well above the noise; the phase of the data is 0.
+    """
+    if isinstance(data, Gaussian):
+        return data
+    if isinstance(data, _Counts):
+        return data.linear_gaussian()
+    if isinstance(data, Rician):
+        return Gaussian(data.A, torch.complex(data.y, torch.zeros_like(data.y)), data.noise_std)
+    raise TypeError(f"no linear model is known for a {type(data).__name__} likelihood")

@@ -25,7 +25,7 @@ from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
 from medrecon.quality import QualityRow, choose_row, default_steps, overridden
-from medrecon.record import Outcome, particle_warnings, record
+from medrecon.record import Outcome, calibrated, particle_warnings, record
 from medrecon.sample import StartImage, draw, draw_particles, sample
 from medrecon.settings import QUALITIES, SamplingSettings
 from medrecon.solvers import SOLVERS
@@ -33,7 +33,7 @@ from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
 from medrecon.solvers.smc import Particles, ParticleSolver
 from medrecon.training.objectives import EDM, Objective
-from medrecon.uncertainty import Uncertainty
+from medrecon.uncertainty import NullSpace, Uncertainty, null_space, pixel_statistics
 
 __all__ = [
     "LADDER_KEYS",
@@ -575,6 +575,13 @@ class _Run:
             draw(solver, prior, data, sigmas, seeds=seeds, chunk=self.chunk, start=start, callback=step), scaled
         )
 
+    def unmeasured(self, items: slice, drawn: _Drawn) -> list[NullSpace]:
+        """What was not measured of the item; empty for runs of one sample."""
+        if self.sampling.n_samples == 1:
+            return []
+        weights = None if drawn.particles is None else drawn.particles.log_weights[0].exp()
+        return [null_space(self.problem, drawn.scaled, items, drawn.x, weights, self.chunk)]
+
 
 def _ratio(over_noise: float, measured: int, solver: Solver) -> float | None:
     """Root of the squared residual over the noise; ``None`` without noise, and for a solver that does not use the noise level."""
@@ -613,6 +620,7 @@ def run(
     images: list[Tensor] = []
     fits: list[Fit] = []
     weighted: list[_Weighted] = []
+    unmeasured: list[NullSpace] = []
     residual = energy = over_noise = 0.0
     for items in state.batches():
         problem.check_source()
@@ -623,6 +631,7 @@ def run(
         energy += sum(one.data for one in each)
         images.append(problem.to_image(drawn.x, items, drawn.scaled.image_scale).cpu())
         weighted += _Weighted.of(drawn, images[-1].shape[1])
+        unmeasured += state.unmeasured(items, drawn)
         problem.release(items)
     problem.check_source()
     whole, particles = torch.cat(images, dim=1), [one.particles for one in weighted]
@@ -637,12 +646,18 @@ def run(
         dtype=state.dtype,
         warnings=[*problem.warnings, *texts],
         particles=particles,
+        unmeasured=unmeasured,
     )
     for text in outcome.warnings:
         if text not in early:
             warn(text)
     facts = record(problem, prior, sampling, outcome)
-    return _reconstruction(problem, whole, weighted, facts, name_of(sampling.solver))
+    made = _reconstruction(problem, whole, weighted, facts, name_of(sampling.solver))
+    if not unmeasured:
+        return made
+    return replace(
+        made, uncertainty=_uncertainty(problem, whole, weighted, unmeasured, calibrated(sampling, state.sigmas))
+    )
 
 
 def _counter(progress: Callable[[int, int], None] | None, runs: int) -> Callable[[int, int, float, object], None]:
@@ -703,7 +718,7 @@ def _reconstruction(
     problem: Problem, images: Tensor, weighted: Sequence[_Weighted], facts: Mapping[str, Any], solver: str
 ) -> Reconstruction:
     """Images to show of ``(samples, slices, y, x)``, or of ``(samples, slices, frames, y, x)``."""
-    values = (images if problem.real else images.abs()).float()
+    values = _values(problem, images)
     if not values.isfinite().all():
         raise InputError(
             f"{problem.name}: the reconstruction diverged (NaN or Inf); change the settings of solver {solver!r}, or choose "
@@ -725,3 +740,29 @@ def _reconstruction(
         geometry=problem.geometry,
         modality=problem.modality,
     )
+
+
+def _values(problem: Problem, images: Tensor) -> Tensor:
+    """Magnitudes, or HU, float32."""
+    return (images if problem.real else images.abs()).float()
+
+
+def _uncertainty(
+    problem: Problem, images: Tensor, weighted: Sequence[_Weighted], unmeasured: Sequence[NullSpace], calibrated: bool
+) -> Uncertainty:
+    """Maps of images ``(samples, slices, y, x)`` or ``(samples, slices, frames, y, x)``, or of weighted particles."""
+    weights = torch.cat([one.weights for one in weighted], dim=1) if weighted else None
+    each = []
+    for i, values in enumerate(_values(problem, images).unbind(1)):  # slice by slice: sorting takes memory
+        one = None if weights is None else weights[:, i].view(-1, *[1] * (values.ndim - 1))
+        each.append(torch.stack(pixel_statistics(values, one)))
+    parts = [torch.cat([getattr(one, name) for one in unmeasured]).cpu() for name in ("null", "spread", "flags")]
+    maps = [*torch.stack(each, dim=1), *parts]
+    names = ("spread", "p05", "p95", "null", "null_spread", "flags")
+    if images.ndim == 5:
+        maps = [one.movedim(1, 0) for one in maps]
+    arrays = {
+        name: one.numpy().astype(np.uint8 if name == "flags" else np.float32)
+        for name, one in zip(names, maps, strict=True)
+    }
+    return Uncertainty(**arrays, calibrated=calibrated)

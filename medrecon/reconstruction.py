@@ -16,6 +16,7 @@ from medrecon.data.scan import CartesianScan, Scan
 from medrecon.formats import load as load_scan
 from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, run, sampling
 from medrecon.problems import Problem, physics_of, problem
+from medrecon.record import calibrated
 from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
 from medrecon.solvers.settings import name_of
 from medrecon.uncertainty import map_names
@@ -48,7 +49,7 @@ class Plan:
         sampling = self.sampling
         if sampling.n_samples == 1:
             return ()
-        return map_names(sampling.start is None and sampling.solver.calibrated(sampling.sigmas))
+        return map_names(calibrated(sampling, sampling.sigmas))
 
     def run(
         self, device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None

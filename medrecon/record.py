@@ -17,11 +17,12 @@ from medrecon.problems.base import Problem
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import name_of
 from medrecon.solvers.smc import Particles
+from medrecon.uncertainty import NullSpace, effective_number, uncertainty_facts
 
 if TYPE_CHECKING:
     from medrecon.posterior import PriorSpec, Sampling
 
-__all__ = ["LEAST_PARTICLES", "Outcome", "particle_warnings", "record", "versions"]
+__all__ = ["LEAST_PARTICLES", "Outcome", "calibrated", "particle_warnings", "record", "versions"]
 
 LEAST_PARTICLES = 2.0
 """Effective sample size below which one particle decides the image."""
@@ -41,6 +42,7 @@ class Outcome(NamedTuple):
         dtype: autocast type of the network.
         warnings: sentences on what may make the image wrong.
         particles: particles of every item, for their weights; empty for solvers without particles.
+        unmeasured: what was not measured of every item; empty for one sample.
     """
 
     sigmas: torch.Tensor
@@ -52,6 +54,19 @@ class Outcome(NamedTuple):
     dtype: torch.dtype | None
     warnings: list[str]
     particles: Sequence[Particles] = ()
+    unmeasured: Sequence[NullSpace] = ()
+
+
+def calibrated(sampling: Sampling, sigmas: torch.Tensor) -> bool:
+    """Whether the standard deviation of samples is that of the posterior, so that it may be called an uncertainty.
+
+    After a warm start it is not, whatever the solver.
+
+    Args:
+        sampling: solver and start.
+        sigmas: noise levels of the run.
+    """
+    return sampling.start is None and sampling.solver.calibrated(sigmas)
 
 
 def versions() -> dict[str, str]:
@@ -114,6 +129,14 @@ def _particle_facts(items: Sequence[Particles]) -> dict[str, Any] | None:
     }
 
 
+def _uncertainty(sampling: Sampling, outcome: Outcome) -> dict[str, Any]:
+    """The entry on the maps of several samples; empty for one sample."""
+    if not outcome.unmeasured:
+        return {}
+    ess = [float(effective_number(one.log_weights[0].exp())) for one in outcome.particles]
+    return {"uncertainty": uncertainty_facts(outcome.unmeasured, min(ess, default=sampling.n_samples))}
+
+
 def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcome: Outcome) -> dict[str, Any]:
     """The record of a run, which can be written as JSON.
 
@@ -124,8 +147,6 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         outcome: measurements of the run.
     """
     sigmas, solver, start = outcome.sigmas, sampling.solver, sampling.start
-    # After a warm start, the spread of the samples is not the spread of the posterior.
-    calibrated = start is None and solver.calibrated(sigmas)
     used = prior if outcome.evaluations else None
     return {
         "versions": versions(),
@@ -135,7 +156,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         **problem.facts(),
         "input": problem.name,
         "modality": problem.modality,
-        "solver": {"name": name_of(solver), **_settings(solver), "calibrated": calibrated},
+        "solver": {"name": name_of(solver), **_settings(solver), "calibrated": calibrated(sampling, sigmas)},
         "settings_block": sampling.block,
         "quality": sampling.quality,
         "steps": int((sigmas.diff() <= 0).sum()),  # a step that raises the noise level needs no evaluation
@@ -153,6 +174,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         "slices": list(problem.numbers),
         "relative_residual": outcome.relative_residual,
         "residual_over_noise": outcome.residual_over_noise,
+        **_uncertainty(sampling, outcome),
         "warnings": outcome.warnings,
         "seconds": round(outcome.seconds, 3),
         "device": str(outcome.device),

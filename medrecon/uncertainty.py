@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-__all__ = ["MAPS", "Uncertainty", "map_names", "pixel_statistics"]
+from medrecon.likelihood import Gaussian, Rician, linear_gaussian
+from medrecon.noise import Noise
+from medrecon.operators.linalg import batch_broadcast, dot
+from medrecon.problems.base import Problem, Scaled
+
+__all__ = [
+    "FLAG_THRESHOLD",
+    "LEAST_NOISE",
+    "LEAST_SCATTER",
+    "MAPS",
+    "MOST_SCATTER",
+    "TOLERANCE",
+    "NullSpace",
+    "SelfTest",
+    "Uncertainty",
+    "effective_number",
+    "flagged",
+    "interval_coverage",
+    "map_names",
+    "measured_part",
+    "noise_of_measured",
+    "null_space",
+    "pixel_statistics",
+    "self_test_facts",
+    "uncertainty_facts",
+]
+
+FLAG_THRESHOLD = 3.0
+"""Spread of what was not measured, over the noise in the image, above which a pixel is flagged."""
+LEAST_NOISE = 1e-3
+"""Least noise level for flags, of images of unit scale: a thousandth of the image, less than a display shows."""
+TOLERANCE = 0.2
+"""Relative error of the residual over the noise that counts as agreement: noise levels are estimates."""
+MOST_SCATTER = 1.1
+"""Largest spread of samples in measured directions, over the noise; the noise itself bounds it."""
+LEAST_SCATTER = 0.1
+"""Least such spread: only a prior ten times narrower than the noise has less."""
+N_CG = 30
+"""Conjugate-gradient iterations of the pseudo-inverse."""
 
 MAPS: Mapping[str, str] = {
     "std": "standard deviation of the posterior",
@@ -62,15 +103,296 @@ class Uncertainty:
         }
 
 
+def effective_number(weights: Tensor) -> Tensor:
+    """Number of equal weights with the same sum of squares, ``1 / sum w^2`` over the first axis, of weights that sum to 1."""
+    return 1 / weights.square().sum(0)
+
+
+def interval_coverage(n: float) -> float:
+    """Probability that a further value of the law of ``n`` samples lies between their 5 % and their 95 % quantile.
+
+    0.9 from 19 samples on. The smallest and the largest of fewer samples enclose it with probability ``(n - 1) / (n + 1)``.
+    """
+    return min(0.9, (n - 1) / (n + 1))
+
+
 def pixel_statistics(images: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Standard deviation, 5 % and 95 % quantile of every pixel of samples ``(n, ...)``.
 
     The standard deviation has the divisor ``n - 1`` (with weights ``1 - sum w^2``). Quantiles interpolate order statistics at
     ``p (n + 1)``, so that a value of the samples' own law lies outside with probability 0.1; below 19 samples they are the
-    smallest and the largest.
+    smallest and the largest. With weights, n is ``1 / sum w^2``, and a sample counts by its weight.
 
     Args:
         images: samples ``(n, ...)``.
         weights: weights of the samples, which sum to 1, ``(n, ...)`` or broadcastable; ``None``: equal.
     """
-    raise NotImplementedError
+    n = len(images)
+    if weights is None:
+        weights = torch.full((n, *[1] * (images.ndim - 1)), 1 / n, dtype=torch.float64, device=images.device)
+    weights = weights.double()
+    mean = (weights * images).sum(0)
+    variance = (weights * (images - mean).square()).sum(0) / _divisor(weights)
+    ordered, order = images.sort(0)
+    # Edges of the steps of the empirical distribution function.
+    edges = weights.expand(*weights.shape[:1], *images.shape[1:]).gather(0, order).cumsum(0)
+    lower = torch.cat([torch.zeros_like(edges[:1]), edges[:-1]])
+    quantiles = [_quantile(ordered, lower, edges, effective_number(weights), p) for p in (0.05, 0.95)]
+    return variance.sqrt().to(images.dtype), quantiles[0], quantiles[1]
+
+
+def _divisor(weights: Tensor) -> Tensor:
+    """``1 - sum w^2``; infinite for a single sample, whose spread is then 0."""
+    left = 1 - weights.square().sum(0)
+    return torch.where(left > 1e-12, left, torch.inf)
+
+
+def _quantile(ordered: Tensor, lower: Tensor, upper: Tensor, n: Tensor, p: float) -> Tensor:
+    """Mean of the empirical quantile function over the ``n``-th part of it that ends at ``p (n + 1)``.
+
+    For equal weights this interpolates order statistics. A sample without weight has no effect.
+
+    Reference: Akinshin, arXiv 2304.07265 (weighted quantiles), for ``p (n + 1)``.
+
+    Args:
+        ordered: samples in ascending order, ``(n, ...)``.
+        lower: sum of the weights of the smaller samples.
+        upper: the same with the weight of the sample itself.
+        n: effective number of samples.
+        p: probability.
+    """
+    end = (p * (n + 1)).clamp(min=1.0).minimum(n) / n
+    width = (upper.minimum(end) - lower.maximum(end - 1 / n)).clamp(min=0)
+    return ((width * ordered).sum(0) / width.sum(0)).to(ordered.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """Comparison of samples with the noise where data were measured. All numbers are sums over items.
+
+    If samples follow the posterior, a sample and the data have the joint law of truth and data: the expected square of the
+    residual ``y - A x`` of a single sample is that of the noise. The variance of ``A x`` is at most that of the noise in every
+    measured direction, and less where the prior is narrower than the noise.
+
+    Args:
+        squares: mean of ``|y - A x|^2`` over the samples, divided by the variance of the noise; NaN if not defined.
+        n: number of measured real components.
+        scatter: variance of ``A x`` over the samples, summed over components, divided by the variance of the noise.
+        directions: number of measured directions, the trace of ``A^+ A``.
+    """
+
+    squares: float
+    n: int
+    scatter: float
+    directions: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NullSpace:
+    """What was not measured of an item; maps are ``(slices, ...)`` like ``Problem.to_image``, in the unit of the image.
+
+    Args:
+        null: magnitude of the part of the mean that was not measured.
+        spread: standard deviation of that part, over all components.
+        flags: whether the spread is large in noise units.
+        shown: whether the pixel can differ between samples.
+        noise: standard deviation of measured directions in the image.
+        energy: squared norm of the mean.
+        null_energy: squared norm of its part that was not measured.
+        test: comparison of the samples with the noise; ``None`` without noise.
+    """
+
+    null: Tensor
+    spread: Tensor
+    flags: Tensor
+    shown: Tensor
+    noise: float
+    energy: float
+    null_energy: float
+    test: SelfTest | None
+
+
+def measured_part(data: Gaussian, x: Tensor, n_iter: int = N_CG) -> Tensor:
+    """``A^+ A x``, with ``A^+`` regularised at the noise level.
+
+    A direction with the singular value s is kept in the proportion ``s^2 / (s^2 + noise_std^2)``: the part of its variance that
+    data explain if the variance of the prior is 1, as for images of unit scale. Without noise ``A^+`` is the pseudo-inverse.
+    """
+    return data.A.pinv(data.A(x), n_iter, data.noise_std**2)
+
+
+def noise_of_measured(data: Gaussian) -> tuple[Tensor, float]:
+    """Noise of the data as it enters the image, and the number of measured directions.
+
+    Both from white noise e of the data: ``noise_std A^+ e``, and the mean of ``<e, A A^+ e>``, the trace of ``A^+ A``
+    (Hutchinson, Commun. Stat. 18, 1989). One e is enough for images of ten thousand pixels; smaller images take several.
+
+    Args:
+        data: likelihood of a single item.
+
+    Returns:
+        images ``(n, C, *spatial)``, and the number of directions.
+    """
+    n = max(1, min(16, 2**15 // math.prod(data.shape)))
+    noise = Noise(range(n)).like(data.y.expand(n, *data.y.shape[1:]))
+    image = data.A.pinv(noise, N_CG, data.noise_std**2)
+    return batch_broadcast(data.noise_std, image) * image, float(dot(noise, data.A(image)).mean())
+
+
+class _Sums(NamedTuple):
+    """Sums over samples, weighted.
+
+    Args:
+        variance: squared deviations of what was not measured, in the image.
+        squares: squared residuals ``|y - A x|^2`` where there are data.
+        scatter: squared deviations ``|A (x - mean)|^2``.
+    """
+
+    variance: Tensor
+    squares: float
+    scatter: float
+
+
+def null_space(
+    problem: Problem, scaled: Scaled, items: slice, x: Tensor, weights: Tensor | None, chunk: int
+) -> NullSpace:
+    """The part of samples that was not measured, ``(I - A^+ A) x``, and a comparison of the samples with the noise.
+
+    Args:
+        problem: problem of the scan.
+        scaled: likelihood of the item.
+        items: the item.
+        x: samples or particles ``(n, 1, C, *spatial)`` at unit scale.
+        weights: weights of particles, which sum to 1, ``(n,)``; ``None``: equal.
+        chunk: number of samples that are projected together.
+    """
+
+    def in_image(d: Tensor) -> Tensor:
+        return problem.difference_image(d[:, None], items, scaled.image_scale)
+
+    data = linear_gaussian(scaled.likelihood)
+    w = x.new_full((len(x),), 1 / len(x)) if weights is None else weights.to(x)
+    mean = (batch_broadcast(w, x) * x).sum(0)
+    unmeasured = mean - measured_part(data, mean)
+    image, null, one = in_image(torch.cat([mean, unmeasured, torch.ones_like(mean)]))
+    sums, divisor = _sums(data, x[:, 0], mean, w, in_image, chunk), _divisor(w)
+    noise, directions = noise_of_measured(data)
+    shown, spread = one > 0, (sums.variance / divisor).sqrt()
+    level = _noise_level(in_image(noise), directions, int((noise != 0).sum()) / len(noise))
+    least = LEAST_NOISE * float(one[shown].mean()) if shown.any() else 0.0
+    return NullSpace(
+        null=null,
+        spread=spread,
+        flags=flagged(spread, shown, max(level, least)),
+        shown=shown,
+        noise=level,
+        energy=float(image.double().square().sum()),
+        null_energy=float(null.double().square().sum()),
+        test=_self_test(scaled, data, sums._replace(scatter=sums.scatter / float(divisor)), directions),
+    )
+
+
+def _sums(
+    data: Gaussian, x: Tensor, mean: Tensor, weights: Tensor, in_image: Callable[[Tensor], Tensor], chunk: int
+) -> _Sums:
+    """Sums over samples ``(n, C, *spatial)``, of which ``chunk`` are projected together, so that memory stays bounded."""
+    rest, variance, squares, scatter = data.residual(mean), torch.zeros_like(in_image(mean)[0]), 0.0, 0.0
+    for away, part in zip((x - mean).split(chunk), weights.split(chunk), strict=True):
+        measured = data.A(away)
+        left = torch.where(data.y != 0, rest - measured, 0.0)
+        squares += float((part * dot(left, left)).sum())
+        scatter += float((part * dot(measured, measured)).sum())
+        # Of deviations, not of samples: their rounding errors are smaller.
+        unmeasured = in_image(away - data.A.pinv(measured, N_CG, data.noise_std**2))
+        variance = variance + (batch_broadcast(part, unmeasured) * unmeasured.square()).sum(0)
+    return _Sums(variance, squares, scatter)
+
+
+def _noise_level(noise: Tensor, directions: float, components: float) -> float:
+    """Standard deviation of noise images ``(n, ...)`` in measured directions, of which there are fewer than components."""
+    seen = noise[noise > 0]
+    if not seen.numel() or not directions > 0:
+        return 0.0
+    return float(seen.square().mean().sqrt()) * (components / directions) ** 0.5
+
+
+def _self_test(scaled: Scaled, data: Gaussian, sums: _Sums, directions: float) -> SelfTest | None:
+    """Sums in units of the noise; ``None`` without noise or signal, and for magnitudes, whose residual has another law."""
+    variance = float(torch.as_tensor(data.noise_std).square().mean())
+    if isinstance(scaled.likelihood, Rician) or not variance > 0 or not bool((scaled.image_scale > 0).all()):
+        return None
+    n = int(data.n_measured.sum())
+    return SelfTest(squares=sums.squares / variance, n=n, scatter=sums.scatter / variance, directions=directions)
+
+
+def flagged(spread: Tensor, shown: Tensor, noise: float) -> Tensor:
+    """Where the spread of what was not measured exceeds the noise in the image :data:`FLAG_THRESHOLD` times.
+
+    Variances are averaged over 3 x 3 pixels: from eight samples, a single one is uncertain by half, and no structure that the
+    data leave open is one pixel wide.
+
+    Args:
+        spread: standard deviation ``(slices, ..., y, x)``.
+        shown: pixels that count.
+        noise: standard deviation of the noise in the image.
+    """
+    shape = spread.shape
+    both = torch.stack([spread.square() * shown, shown.to(spread)]).reshape(2, -1, *shape[-2:])
+    variance, fraction = (avg_pool2d(one, 3, 1, 1) for one in both)
+    return shown & (variance > (FLAG_THRESHOLD * noise) ** 2 * fraction).reshape(shape)
+
+
+def self_test_facts(tests: Sequence[SelfTest], n: float) -> dict[str, Any] | None:
+    """The comparison of ``n`` samples of several items with the noise, for the record; ``None`` if there is none.
+
+    Bounds: noise levels are estimates, and operators models, so a fifth is tolerated, and a tenth for the spread, whose bound is
+    reached by no prior; four standard errors are added.
+    """
+    if not tests:
+        return None
+    measured, directions = sum(one.n for one in tests), sum(one.directions for one in tests)
+    residual = math.sqrt(sum(one.squares for one in tests) / max(measured, 1))
+    scatter = math.sqrt(sum(one.scatter for one in tests) / max(directions, 1e-30))
+    error = 4 / math.sqrt(2 * max(measured, 1))
+    spread_error = 4 / math.sqrt(2 * max(directions * (n - 1), 1e-30))
+    if scatter > MOST_SCATTER + spread_error:
+        result = (
+            f"samples scatter {scatter:.2g} times as much as the noise allows: they do not follow the data; use more steps, "
+            "--posterior or another solver"
+        )
+    elif residual > 1 + TOLERANCE + error:
+        result = (
+            f"the residual of samples is {residual:.2g} times the noise: they do not follow the data; use more steps, "
+            "--posterior or another solver"
+        )
+    elif residual < 1 - TOLERANCE - error or scatter < LEAST_SCATTER:
+        result = (
+            f"samples do not scatter within the noise (spread {scatter:.2g}, residual {residual:.2g} of the noise): the spread "
+            "of what was measured is too small; use --posterior or another solver"
+        )
+    else:
+        result = None
+    return {
+        "residual_over_noise": round(residual, 4),
+        "spread_over_noise": round(scatter, 4),
+        "agrees": result is None,
+        "text": result or f"samples agree with the noise (residual {residual:.2g}, spread {scatter:.2g} of the noise)",
+    }
+
+
+def uncertainty_facts(parts: Sequence[NullSpace], n: float) -> dict[str, Any]:
+    """Entries of the record on the maps of several samples.
+
+    Args:
+        parts: what was not measured of every item.
+        n: number of samples, or effective number of particles.
+    """
+    energy, shown = sum(one.energy for one in parts), sum(int(one.shown.sum()) for one in parts)
+    return {
+        "interval_coverage": round(interval_coverage(n), 4),
+        "null_energy": sum(one.null_energy for one in parts) / energy if energy > 0 else 0.0,
+        "flagged_fraction": sum(int(one.flags.sum()) for one in parts) / max(shown, 1),
+        "flag_threshold": FLAG_THRESHOLD,
+        "noise_in_image": [float(f"{one.noise:.6g}") for one in parts],
+        "self_test": self_test_facts([one.test for one in parts if one.test is not None], n),
+    }

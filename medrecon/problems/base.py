@@ -158,6 +158,16 @@ class Problem:
         """
         raise NotImplementedError(f"{type(self).__name__} must define to_image")
 
+    def difference_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
+        """Magnitude of a difference of samples, in the units of the scan; 0 where :meth:`to_image` does not show the sample.
+
+        Args: as for :meth:`to_image`.
+
+        Returns:
+            real, of the shape of :meth:`to_image`.
+        """
+        return (self.to_image(x, items, scale) - self.to_image(torch.zeros_like(x[:1]), items, scale)).abs()
+
     def release(self, items: slice) -> None:
         """Free intermediate results of finished items, so that memory does not grow with their number."""
         return
