@@ -23,6 +23,7 @@ __all__ = [
     "LEAST_SCATTER",
     "MAPS",
     "MOST_SCATTER",
+    "PRIOR_VARIANCE",
     "TOLERANCE",
     "NullSpace",
     "SelfTest",
@@ -49,8 +50,10 @@ MOST_SCATTER = 1.1
 """Largest spread of samples in measured directions, over the noise; the noise itself bounds it."""
 LEAST_SCATTER = 0.1
 """Least such spread: only a prior ten times narrower than the noise has less."""
-N_CG = 30
-"""Conjugate-gradient iterations of the pseudo-inverse."""
+PRIOR_VARIANCE = 0.1
+"""Variance of a component of an image of unit scale (0.14 for a head), which decides what counts as measured."""
+N_CG = 50
+"""Conjugate-gradient iterations of the pseudo-inverse; for eight coils at R = 4 the unmeasured part is accurate to 0.6 %."""
 
 MAPS: Mapping[str, str] = {
     "std": "standard deviation of the posterior",
@@ -212,31 +215,43 @@ class NullSpace:
     test: SelfTest | None
 
 
-def measured_part(data: Gaussian, x: Tensor, n_iter: int = N_CG) -> Tensor:
-    """``A^+ A x``, with ``A^+`` regularised at the noise level.
+def _weight(data: Gaussian) -> float | Tensor:
+    """Weight of the regularisation of ``A^+``, ``noise_std^2 / PRIOR_VARIANCE``."""
+    return data.noise_std**2 / PRIOR_VARIANCE
 
-    A direction with the singular value s is kept in the proportion ``s^2 / (s^2 + noise_std^2)``: the part of its variance that
-    data explain if the variance of the prior is 1, as for images of unit scale. Without noise ``A^+`` is the pseudo-inverse.
+
+def measured_part(data: Gaussian, x: Tensor) -> Tensor:
+    """``A^+ A x``, with ``A^+`` regularised at the noise level: for a singular value s it is ``s / (s^2 + w)``.
+
+    A direction is kept in the proportion ``s^2 / (s^2 + w)``, ``w = noise_std^2 / PRIOR_VARIANCE``: the part of its variance
+    that the data explain. Without noise ``A^+`` is the pseudo-inverse.
     """
-    return data.A.pinv(data.A(x), n_iter, data.noise_std**2)
+    return data.A.pinv(data.A(x), N_CG, _weight(data))
 
 
 def noise_of_measured(data: Gaussian) -> tuple[Tensor, float]:
-    """Noise of the data as it enters the image, and the number of measured directions.
+    """Noise in the image, and the number of measured directions.
 
-    Both from white noise e of the data: ``noise_std A^+ e``, and the mean of ``<e, A A^+ e>``, the trace of ``A^+ A``
-    (Hutchinson, Commun. Stat. 18, 1989). One e is enough for images of ten thousand pixels; smaller images take several.
+    In a measured direction the data have the precision ``s^2 / noise_std^2``; the noise has the mean precision of these
+    directions. The noise of ``A^+ y`` itself would be that of the worst directions, which are hardly measured. For one coil and a
+    Cartesian mask it is the noise of k-space.
+
+    Traces are estimated from white noise in the space of the data (Hutchinson, Commun. Stat. 18, 1989). One vector is enough for
+    ten thousand pixels; smaller images take several.
 
     Args:
         data: likelihood of a single item.
 
     Returns:
-        images ``(n, C, *spatial)``, and the number of directions.
+        images ``(n, C, *spatial)`` whose root mean square is the noise; and the trace of ``A^+ A``.
     """
     n = max(1, min(16, 2**15 // math.prod(data.shape)))
-    noise = Noise(range(n)).like(data.y.expand(n, *data.y.shape[1:]))
-    image = data.A.pinv(noise, N_CG, data.noise_std**2)
-    return batch_broadcast(data.noise_std, image) * image, float(dot(noise, data.A(image)).mean())
+    white = Noise(range(n)).like(data.y.expand(n, *data.y.shape[1:]))
+    back, seen = data.A.adjoint(white), data.A(data.A.pinv(white, N_CG, _weight(data)))
+    directions = float(dot(white, seen).sum()) / n
+    precision = float(dot(back, data.A.adjoint(seen)).sum()) / n / max(directions, 1e-30)
+    size = float(back[back != 0].square().mean().sqrt()) if bool((back != 0).any()) else 1.0
+    return batch_broadcast(data.noise_std, back) * back / (size * max(precision, 1e-30) ** 0.5), directions
 
 
 class _Sums(NamedTuple):
@@ -271,15 +286,18 @@ def null_space(
         return problem.difference_image(d[:, None], items, scaled.image_scale)
 
     data = linear_gaussian(scaled.likelihood)
-    w = x.new_full((len(x),), 1 / len(x)) if weights is None else weights.to(x)
+    w = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights.double().cpu()
+    divisor, w = float(_divisor(w)), w.to(x)
     mean = (batch_broadcast(w, x) * x).sum(0)
     unmeasured = mean - measured_part(data, mean)
     image, null, one = in_image(torch.cat([mean, unmeasured, torch.ones_like(mean)]))
-    sums, divisor = _sums(data, x[:, 0], mean, w, in_image, chunk), _divisor(w)
+    sums = _sums(data, x[:, 0], mean, w, in_image, chunk)
     noise, directions = noise_of_measured(data)
     shown, spread = one > 0, (sums.variance / divisor).sqrt()
-    level = _noise_level(in_image(noise), directions, int((noise != 0).sum()) / len(noise))
-    least = LEAST_NOISE * float(one[shown].mean()) if shown.any() else 0.0
+    level, least = (
+        float(each[shown.expand_as(each)].square().mean().sqrt()) if shown.any() else 0.0
+        for each in (in_image(noise), LEAST_NOISE * one)
+    )
     return NullSpace(
         null=null,
         spread=spread,
@@ -288,7 +306,7 @@ def null_space(
         noise=level,
         energy=float(image.double().square().sum()),
         null_energy=float(null.double().square().sum()),
-        test=_self_test(scaled, data, sums._replace(scatter=sums.scatter / float(divisor)), directions),
+        test=_self_test(scaled, data, sums._replace(scatter=sums.scatter / divisor), directions),
     )
 
 
@@ -303,17 +321,9 @@ def _sums(
         squares += float((part * dot(left, left)).sum())
         scatter += float((part * dot(measured, measured)).sum())
         # Of deviations, not of samples: their rounding errors are smaller.
-        unmeasured = in_image(away - data.A.pinv(measured, N_CG, data.noise_std**2))
+        unmeasured = in_image(away - data.A.pinv(measured, N_CG, _weight(data)))
         variance = variance + (batch_broadcast(part, unmeasured) * unmeasured.square()).sum(0)
     return _Sums(variance, squares, scatter)
-
-
-def _noise_level(noise: Tensor, directions: float, components: float) -> float:
-    """Standard deviation of noise images ``(n, ...)`` in measured directions, of which there are fewer than components."""
-    seen = noise[noise > 0]
-    if not seen.numel() or not directions > 0:
-        return 0.0
-    return float(seen.square().mean().sqrt()) * (components / directions) ** 0.5
 
 
 def _self_test(scaled: Scaled, data: Gaussian, sums: _Sums, directions: float) -> SelfTest | None:
