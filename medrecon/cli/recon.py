@@ -7,7 +7,14 @@ import json
 from pathlib import Path
 
 from medrecon.cli.cases import Case, several_cases
-from medrecon.cli.reconstruct import COMPANIONS, SETTINGS, clear_caches, reconstruct_case, summary_of_run
+from medrecon.cli.reconstruct import (
+    COMPANIONS,
+    SETTINGS,
+    clear_caches,
+    reconstruct_case,
+    summary_of_run,
+    summary_of_samples,
+)
 from medrecon.cli.several import reconstruct_all
 from medrecon.data.errors import InputError
 
@@ -101,4 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{entry['files'][0]}: would be reconstructed by {entry['solver']}")
     else:
         print(f"{entry['files'][0]}: {summary_of_run(entry)}")
+        samples = summary_of_samples(entry)
+        if samples and not arguments.quiet:
+            print(samples)
     return 0

@@ -34,6 +34,7 @@ __all__ = [
     "reconstruct_case",
     "stem_of_images",
     "summary_of_run",
+    "summary_of_samples",
 ]
 
 _LOGGER = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ def _record_line(record: Mapping[str, Any]) -> str:
 
 def _run_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of the record that ``run.json`` repeats."""
-    names = ("network_evaluations", "acceleration", "residual_over_noise", "seconds", "warnings")
+    names = ("network_evaluations", "acceleration", "residual_over_noise", "seconds", "uncertainty", "warnings")
     bundle = record.get("bundle")
     return {
         "solver": record["solver"]["name"],
@@ -244,3 +245,13 @@ def summary_of_run(entry: Mapping[str, Any]) -> str:
     return (
         f"{entry['solver']}, {entry['network_evaluations']} network evaluations, {acceleration}{entry['seconds']:.1f} s"
     )
+
+
+def summary_of_samples(entry: Mapping[str, Any]) -> str | None:
+    """One line on the samples of a finished case: self-test, flags, and what was not measured; ``None`` for one sample."""
+    facts = entry.get("uncertainty")
+    if facts is None:
+        return None
+    test = facts["self_test"]
+    text = "no self-test, because the noise level is 0 or unknown" if test is None else f"self-test: {test['text']}"
+    return f"{text}; flagged {facts['flagged_fraction']:.1%}, not measured {facts['null_energy']:.1%} of the energy"

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from medrecon.cli.cases import Case, CaseReport, check_names
-from medrecon.cli.reconstruct import SETTINGS, output_options, reconstruct_case, stem_of_images, summary_of_run
+from medrecon.cli.reconstruct import (
+    SETTINGS,
+    output_options,
+    reconstruct_case,
+    stem_of_images,
+    summary_of_run,
+    summary_of_samples,
+)
 from medrecon.data.errors import InputError, one_line, os_error_advice
 from medrecon.workers import Pool, Task, warm_up
 
@@ -156,7 +163,7 @@ def _progress_line(report: CaseReport, number: int, total: int) -> str:
     """Line of the log on a finished case."""
     text = report.facts["error"] if report.status == "failed" else ""
     if report.status == "done":
-        text = summary_of_run(report.facts)
+        text = "; ".join(filter(None, [summary_of_run(report.facts), summary_of_samples(report.facts)]))
     return f"{number} of {total}: {report.name}: {STATUSES[report.status]}{f': {text}' if text else ''}"
 
 
