@@ -26,7 +26,7 @@ from medrecon.handlers import start_from
 from medrecon.operators import ParallelBeam
 from medrecon.posterior import PriorSpec, Reconstruction, as_device, fast_dtype
 from medrecon.priors import Prior
-from medrecon.reconstruction import plan
+from medrecon.reconstruction import Plan, plan
 from medrecon.training.augment import anatomical_phase, resampling_matrix
 from medrecon.training.slices import load_slices
 
@@ -192,19 +192,26 @@ def prior_of(case: Problem | Tomogram, bundle: str | None = None, weights: str |
     return replace(spec, network=lambda: network(name))
 
 
-def run(case: Problem | Tomogram, prior: PriorSpec | None = None, **options: object) -> Reconstruction:
-    """Reconstruct a case; ``options`` as for :func:`medrecon.reconstruct`. CT images are in units of water."""
+def planned(case: Problem | Tomogram, prior: PriorSpec | None = None, **options: object) -> Plan:
+    """The reconstruction of a case before its run; ``options`` as for :func:`medrecon.reconstruct`."""
     given: dict[str, object] = {"bundle": prior or prior_of(case), **options}
     if isinstance(case, Tomogram):
         scan = Sinogram(
             path=Path(case.name), format="simulated", sinogram=case.sinogram[0].numpy(), angles=case.angles.numpy(),
             detector_spacing=case.spacing, photons=PHOTONS,
         )  # fmt: skip
-        made = plan(scan, image_size=256, voxel=case.spacing, **given).run(DEVICE)
-        samples = None if made.samples is None else made.samples / 1000 + 1
-        return replace(made, image=made.image / 1000 + 1, samples=samples)
+        return plan(scan, image_size=256, voxel=case.spacing, **given)
     scan = CartesianScan(path=Path(case.name), format="simulated", kspace=case.kspace, mask=case.mask)
-    return plan(scan, maps=case.maps.numpy(), noise_std=case.noise_std, **given).run(DEVICE)
+    return plan(scan, maps=case.maps.numpy(), noise_std=case.noise_std, **given)
+
+
+def run(case: Problem | Tomogram, prior: PriorSpec | None = None, **options: object) -> Reconstruction:
+    """Reconstruct a case; ``options`` as for :func:`medrecon.reconstruct`. CT images are in units of water."""
+    made = planned(case, prior, **options).run(DEVICE)
+    if not isinstance(case, Tomogram):
+        return made
+    samples = None if made.samples is None else made.samples / 1000 + 1
+    return replace(made, image=made.image / 1000 + 1, samples=samples)
 
 
 def samples_of(made: Reconstruction) -> np.ndarray:

@@ -29,8 +29,8 @@ __all__ = [
     "SelfTest",
     "Uncertainty",
     "effective_number",
-    "flagged",
     "interval_coverage",
+    "local_spread",
     "map_names",
     "measured_part",
     "noise_of_measured",
@@ -301,7 +301,7 @@ def null_space(
     return NullSpace(
         null=null,
         spread=spread,
-        flags=flagged(spread, shown, max(level, least)),
+        flags=local_spread(spread, shown) > FLAG_THRESHOLD * max(level, least),
         shown=shown,
         noise=level,
         energy=float(image.double().square().sum()),
@@ -335,21 +335,18 @@ def _self_test(scaled: Scaled, data: Gaussian, sums: _Sums, directions: float) -
     return SelfTest(squares=sums.squares / variance, n=n, scatter=sums.scatter / variance, directions=directions)
 
 
-def flagged(spread: Tensor, shown: Tensor, noise: float) -> Tensor:
-    """Where the spread of what was not measured exceeds the noise in the image :data:`FLAG_THRESHOLD` times.
+def local_spread(spread: Tensor, shown: Tensor) -> Tensor:
+    """Root mean square of a standard deviation over 3 x 3 pixels, of which only those that are shown count; 0 elsewhere.
 
-    Variances are averaged over 3 x 3 pixels: from eight samples, a single one is uncertain by half, and no structure that the
-    data leave open is one pixel wide.
+    From eight samples, the variance of a single pixel is uncertain by half, and structures are larger than a pixel.
 
     Args:
         spread: standard deviation ``(slices, ..., y, x)``.
         shown: pixels that count.
-        noise: standard deviation of the noise in the image.
     """
-    shape = spread.shape
-    both = torch.stack([spread.square() * shown, shown.to(spread)]).reshape(2, -1, *shape[-2:])
+    both = torch.stack([spread.square() * shown, shown.to(spread)]).reshape(2, -1, *spread.shape[-2:])
     variance, fraction = (avg_pool2d(one, 3, 1, 1) for one in both)
-    return shown & (variance > (FLAG_THRESHOLD * noise) ** 2 * fraction).reshape(shape)
+    return (variance / fraction.clamp(min=0.1)).sqrt().reshape(spread.shape) * shown
 
 
 def self_test_facts(tests: Sequence[SelfTest], n: float) -> dict[str, Any] | None:

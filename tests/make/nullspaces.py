@@ -62,7 +62,7 @@ def white_posterior(data, means, std, n, seed=1):
     return mean + noise - (1 - (var / (std**2 + var)) ** 0.5) * data.A.normal(noise)
 
 
-def two_components(measured, amplitude=0.5, size=4.0, shape=(32, 31), noise_std=0.05, std=0.02):
+def two_components(measured, amplitude=0.8, size=4.0, shape=(32, 31), noise_std=0.05, std=0.02):
     """A smooth object with and without a textured patch, whose energy lies in lines that are not sampled, or that are.
 
     Returns:
