@@ -25,7 +25,7 @@ from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
 from medrecon.quality import QualityRow, choose_row, default_steps, overridden
-from medrecon.record import Outcome, calibrated, particle_warnings, record
+from medrecon.record import Outcome, particle_warnings, record
 from medrecon.sample import StartImage, draw, draw_particles, sample
 from medrecon.settings import QUALITIES, SamplingSettings
 from medrecon.solvers import SOLVERS
@@ -652,12 +652,7 @@ def run(
         if text not in early:
             warn(text)
     facts = record(problem, prior, sampling, outcome)
-    made = _reconstruction(problem, whole, weighted, facts, name_of(sampling.solver))
-    if not unmeasured:
-        return made
-    return replace(
-        made, uncertainty=_uncertainty(problem, whole, weighted, unmeasured, calibrated(sampling, state.sigmas))
-    )
+    return _reconstruction(problem, whole, weighted, unmeasured, facts)
 
 
 def _counter(progress: Callable[[int, int], None] | None, runs: int) -> Callable[[int, int, float, object], None]:
@@ -715,14 +710,18 @@ def _mean_and_samples(images: Tensor, weighted: Sequence[_Weighted]) -> tuple[Te
 
 
 def _reconstruction(
-    problem: Problem, images: Tensor, weighted: Sequence[_Weighted], facts: Mapping[str, Any], solver: str
+    problem: Problem,
+    images: Tensor,
+    weighted: Sequence[_Weighted],
+    unmeasured: Sequence[NullSpace],
+    facts: Mapping[str, Any],
 ) -> Reconstruction:
     """Images to show of ``(samples, slices, y, x)``, or of ``(samples, slices, frames, y, x)``."""
     values = _values(problem, images)
     if not values.isfinite().all():
         raise InputError(
-            f"{problem.name}: the reconstruction diverged (NaN or Inf); change the settings of solver {solver!r}, or choose "
-            "another"
+            f"{problem.name}: the reconstruction diverged (NaN or Inf); change the settings of solver "
+            f"{facts['solver']['name']!r}, or choose another"
         )
     image, samples = _mean_and_samples(values, weighted)
     phase = None if problem.real else _mean_and_samples(images, weighted)[0].angle()
@@ -739,6 +738,9 @@ def _reconstruction(
         phase=None if phase is None else phase.float().numpy(),
         geometry=problem.geometry,
         modality=problem.modality,
+        uncertainty=_uncertainty(problem, images, weighted, unmeasured, facts["solver"]["calibrated"])
+        if unmeasured
+        else None,
     )
 
 
