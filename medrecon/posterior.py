@@ -583,6 +583,41 @@ class _Run:
         return [null_space(self.problem, drawn.scaled, items, drawn.x, weights, self.chunk)]
 
 
+@dataclass
+class _Items:
+    """Results of the items so far.
+
+    Args:
+        images: images of the scan, by batch of items.
+        fits: fit of every item.
+        weighted: weights of the particles of every item, if any.
+        unmeasured: what was not measured of every item, for several samples.
+        residual: squared norm of the residual.
+        energy: squared norm of the data.
+        over_noise: squared norm of the residual, divided by the variance of the noise.
+    """
+
+    images: list[Tensor] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)
+    weighted: list[_Weighted] = field(default_factory=list)
+    unmeasured: list[NullSpace] = field(default_factory=list)
+    residual: float = 0.0
+    energy: float = 0.0
+    over_noise: float = 0.0
+
+    def add(self, state: _Run, items: slice, drawn: _Drawn) -> None:
+        """Add the samples of some items."""
+        scaled = drawn.scaled
+        each, squares, over = fit(scaled.likelihood, drawn.mean, scaled.data_scale)
+        self.fits += each
+        self.residual += squares
+        self.over_noise += over
+        self.energy += sum(one.data for one in each)
+        self.images.append(state.problem.to_image(drawn.x, items, scaled.image_scale).cpu())
+        self.weighted += _Weighted.of(drawn, self.images[-1].shape[1])
+        self.unmeasured += state.unmeasured(items, drawn)
+
+
 def _ratio(over_noise: float, measured: int, solver: Solver) -> float | None:
     """Root of the squared residual over the noise; ``None`` without noise, and for a solver that does not use the noise level."""
     known = measured and np.isfinite(over_noise) and not issubclass(solver.requires.operator, Projector)
@@ -617,42 +652,31 @@ def run(
     for text in early:
         warn(text)
     step = _counter(progress, state.runs)
-    images: list[Tensor] = []
-    fits: list[Fit] = []
-    weighted: list[_Weighted] = []
-    unmeasured: list[NullSpace] = []
-    residual = energy = over_noise = 0.0
+    made = _Items()
     for items in state.batches():
         problem.check_source()
-        drawn = state.draw(items, step)
-        each, squares, over = fit(drawn.scaled.likelihood, drawn.mean, drawn.scaled.data_scale)
-        fits += each
-        residual, over_noise = residual + squares, over_noise + over
-        energy += sum(one.data for one in each)
-        images.append(problem.to_image(drawn.x, items, drawn.scaled.image_scale).cpu())
-        weighted += _Weighted.of(drawn, images[-1].shape[1])
-        unmeasured += state.unmeasured(items, drawn)
+        made.add(state, items, state.draw(items, step))
         problem.release(items)
     problem.check_source()
-    whole, particles = torch.cat(images, dim=1), [one.particles for one in weighted]
-    texts = [*problem.review(whole, fits, sampling.solver), *_particle_warnings(weighted, problem.numbers)]
+    whole = torch.cat(made.images, dim=1)
+    texts = [*problem.review(whole, made.fits, sampling.solver), *_particle_warnings(made.weighted, problem.numbers)]
     outcome = Outcome(
         sigmas=state.sigmas,
         evaluations=state.evaluations,
-        relative_residual=(residual / energy) ** 0.5 if energy > 0 else 0.0,
-        residual_over_noise=_ratio(over_noise, sum(one.n for one in fits), sampling.solver),
+        relative_residual=(made.residual / made.energy) ** 0.5 if made.energy > 0 else 0.0,
+        residual_over_noise=_ratio(made.over_noise, sum(one.n for one in made.fits), sampling.solver),
         seconds=time.perf_counter() - began,
         device=state.device,
         dtype=state.dtype,
         warnings=[*problem.warnings, *texts],
-        particles=particles,
-        unmeasured=unmeasured,
+        particles=[one.particles for one in made.weighted],
+        unmeasured=made.unmeasured,
     )
     for text in outcome.warnings:
         if text not in early:
             warn(text)
     facts = record(problem, prior, sampling, outcome)
-    return _reconstruction(problem, whole, weighted, unmeasured, facts)
+    return _reconstruction(problem, whole, made.weighted, made.unmeasured, facts)
 
 
 def _counter(progress: Callable[[int, int], None] | None, runs: int) -> Callable[[int, int, float, object], None]:
@@ -758,7 +782,7 @@ def _uncertainty(
     for i, values in enumerate(_values(problem, images).unbind(1)):  # slice by slice: sorting takes memory
         one = None if weights is None else weights[:, i].view(-1, *[1] * (values.ndim - 1))
         each.append(torch.stack(pixel_statistics(values, one)))
-    parts = [torch.cat([getattr(one, name) for one in unmeasured]).cpu() for name in ("null", "spread", "flags")]
+    parts = [torch.cat([getattr(one, name) for one in unmeasured]) for name in ("null", "spread", "flags")]
     maps = [*torch.stack(each, dim=1), *parts]
     names = ("spread", "p05", "p95", "null", "null_spread", "flags")
     if images.ndim == 5:

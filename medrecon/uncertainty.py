@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 FLAG_THRESHOLD = 3.0
-"""Spread of what was not measured, over the noise in the image, above which a pixel is flagged: nine tenths of the variance of the
-two together. On the real slice A, 0.04 % of the pixels exceed it at R = 4, and 24 % at R = 8 (benchmarks/null_space.py)."""
+"""Spread of what was not measured, over the noise in the image, above which a pixel is flagged: nine tenths of the variance of
+the two together. On the real slice A 0.03 % of the pixels exceed it at R = 4, and 24 % at R = 8 (benchmarks/null_space.py)."""
 LEAST_NOISE = 1e-3
 """Least noise level for flags, of images of unit scale: a thousandth of the image, less than a display shows."""
 TOLERANCE = 0.2
@@ -300,10 +300,10 @@ def null_space(
         for each in (in_image(noise), LEAST_NOISE * one)
     )
     return NullSpace(
-        null=null,
-        spread=spread,
-        flags=local_spread(spread, shown) > FLAG_THRESHOLD * max(level, least),
-        shown=shown,
+        null=null.cpu(),
+        spread=spread.cpu(),
+        flags=(local_spread(spread, shown) > FLAG_THRESHOLD * max(level, least)).cpu(),
+        shown=shown.cpu(),
         noise=level,
         energy=float(image.double().square().sum()),
         null_energy=float(null.double().square().sum()),

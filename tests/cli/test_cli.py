@@ -109,6 +109,23 @@ def test_recon_with_posterior_settings(scan, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+def test_recon_of_several_samples_prints_their_self_test_unless_quiet(scan, tmp_path, capsys):
+    path, _ = scan()
+    plain = ("recon", path, "--format", "npz", "--steps", 3)
+    _, printed = call(*plain, "--samples", 3, "-o", tmp_path / "several", capsys=capsys)
+    facts = json.loads((tmp_path / "several" / "scan.json").read_text())["uncertainty"]
+    line = printed.out.splitlines()[1]
+    assert line.startswith(f"self-test: {facts['self_test']['text']}; flagged {facts['flagged_fraction']:.1%}, ")
+    assert line.endswith(f"not measured {facts['null_energy']:.1%} of the energy")
+    _, printed = call(*plain, "--samples", 3, "-q", "-o", tmp_path / "quiet", capsys=capsys)
+    assert len(printed.out.splitlines()) == 1
+    _, printed = call(*plain, "-o", tmp_path / "one", capsys=capsys)
+    assert len(printed.out.splitlines()) == 1
+    assert "uncertainty" not in json.loads((tmp_path / "one" / "scan.json").read_text())
+    _, printed = call(*plain, "--samples", 2, "--noise-std", 0, "-o", tmp_path / "noiseless", capsys=capsys)
+    assert printed.out.splitlines()[1].startswith("no self-test, because the noise level is 0")
+
+
 def test_info(scan, capsys):
     path, _ = scan(slices=2)
     code, printed = call("info", path, "--json", capsys=capsys)
