@@ -284,7 +284,8 @@ def null_space(
     """
 
     def in_image(d: Tensor) -> Tensor:
-        return problem.difference_image(d[:, None], items, scaled.image_scale)
+        # In double precision, because squares of very large or small units overflow single precision.
+        return problem.difference_image(d[:, None], items, scaled.image_scale).double()
 
     data = linear_gaussian(scaled.likelihood)
     w = torch.full((len(x),), 1 / len(x), dtype=torch.float64) if weights is None else weights.double().cpu()
@@ -300,13 +301,13 @@ def null_space(
         for each in (in_image(noise), LEAST_NOISE * one)
     )
     return NullSpace(
-        null=null.cpu(),
-        spread=spread.cpu(),
+        null=null.to(x.dtype).cpu(),
+        spread=spread.to(x.dtype).cpu(),
         flags=(local_spread(spread, shown) > FLAG_THRESHOLD * max(level, least)).cpu(),
         shown=shown.cpu(),
         noise=level,
-        energy=float(image.double().square().sum()),
-        null_energy=float(null.double().square().sum()),
+        energy=float(image.square().sum()),
+        null_energy=float(null.square().sum()),
         test=_self_test(scaled, data, sums._replace(scatter=sums.scatter / divisor), directions),
     )
 

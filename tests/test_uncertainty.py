@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from medrecon import posterior
 from medrecon.likelihood import Gaussian, Poisson, Rician, Transmission, linear_gaussian
 from medrecon.noise import karras
 from medrecon.operators import AsComplex, RealAsComplex, sense
 from medrecon.operators.linalg import dot
 from medrecon.operators.spectral import Dense
-from medrecon.posterior import sampling
+from medrecon.posterior import Start, sampling
 from medrecon.problems import physics_of, problem
 from medrecon.reconstruction import Plan
 from medrecon.record import calibrated
 from medrecon.sample import draw_particles
 from medrecon.settings import SamplingSettings
-from medrecon.solvers import SOLVERS
+from medrecon.solvers import SOLVERS, CGSense
 from medrecon.uncertainty import (
     PRIOR_VARIANCE,
     interval_coverage,
@@ -91,15 +92,20 @@ def test_equal_weights_change_nothing_and_samples_without_weight_have_no_effect(
         assert torch.allclose(a, b)
 
 
-def test_weighted_quantiles_are_those_of_repeated_samples():
-    """Weights 2 : 1 : 1 : ... with as many effective samples as equal ones: the smallest value counts twice."""
-    values = torch.arange(1.0, 41.0, dtype=DOUBLE)[:, None]
-    weights = torch.ones(40, 1, dtype=DOUBLE)
-    weights[-1] = 41.0  # half of the weight is on the largest value
-    _, low, high = pixel_statistics(values, weights / weights.sum())
-    assert float(high) == 40.0
-    n = 81**2 / (40 + 41**2 - 1)  # effective number: about 3.8, so the lowest n-th part of the weight is averaged
-    assert float(low) == pytest.approx(np.interp(81 / n / 2, np.arange(41), np.arange(41)) + 0.5, abs=0.5)
+def test_weighted_quantiles_average_the_last_part_of_the_weight():
+    """Weights 0.4, 0.3, 0.2, 0.1: n = 1 / 0.3, so the upper quantile is the mean over the uppermost 0.3 of the weight."""
+    values, weights = torch.tensor([[2.0], [4.0], [3.0], [1.0]]), torch.tensor([[0.3], [0.1], [0.2], [0.4]])
+    _, low, high = pixel_statistics(values, weights)
+    assert float(low) == pytest.approx(1.0)
+    assert float(high) == pytest.approx((0.1 * 4 + 0.2 * 3) / 0.3)
+
+
+def test_weighted_samples_have_the_quantiles_of_the_law_they_stand_for():
+    """N(0, 1), weighted to N(0.5, 1): 4000 samples count as 3100; five standard errors of a 5 % quantile are 0.19."""
+    x = normal(4000, 1, seed=7)
+    weights = (0.5 * x - 0.125).exp()
+    _, low, high = pixel_statistics(x, weights / weights.sum())
+    assert float(low) == pytest.approx(0.5 - 1.645, abs=0.19) and float(high) == pytest.approx(0.5 + 1.645, abs=0.19)
 
 
 def test_a_single_particle_has_no_spread():
@@ -346,6 +352,13 @@ def test_particles_flag_texture_where_it_was_not_sampled_and_nowhere_else(solver
         assert self_test_facts([made.test], float(1 / weights.square().sum()))["agrees"]
 
 
+def test_without_noise_a_thousandth_of_the_image_is_the_unit_of_the_flags():
+    data, _ = columns_problem()
+    data, x = replace(data, noise_std=0.0), normal(6, 2, 21, 18)
+    assert of(data, 1 + 0.05 * x, scale=5.0).flags.all()
+    assert not of(data, 1 + 1e-4 * x, scale=5.0).flags.any()
+
+
 # Runs
 
 
@@ -382,14 +395,19 @@ def test_frames_have_the_axes_of_the_image():
 
 
 @pytest.mark.parametrize("solver", ["tds", "fps"])
-def test_weights_of_particles_reach_the_maps(solver):
+def test_weights_of_particles_reach_the_maps(solver, monkeypatch):
+    seen = []
+    for name, at in (("null_space", 4), ("pixel_statistics", 1)):
+        original = getattr(posterior, name)
+        monkeypatch.setattr(posterior, name, lambda *a, f=original, i=at: (seen.append(a[i].flatten()), f(*a))[1])
     scan, _, _ = toys.cartesian((8, 7), coils=1, slices=1, noise=0.3)
     made = toys.solve(scan, solver, samples=2, particles=6, steps=6)
     particles = made.record["particles"]
     weights = np.exp(particles["log_weights"][0])
     n = 1 / (weights**2).sum()
     assert made.record["uncertainty"]["interval_coverage"] == pytest.approx(min(0.9, (n - 1) / (n + 1)), abs=1e-3)
-    assert (made.uncertainty.spread >= 0).all() and made.uncertainty.spread.max() > 0
+    assert made.uncertainty.spread.max() > 0
+    assert len(seen) == 2 and all(np.allclose(one, weights, atol=1e-4) for one in seen)
 
 
 def test_slices_without_signal_have_empty_maps():
@@ -398,7 +416,55 @@ def test_slices_without_signal_have_empty_maps():
     kspace[0] = 0
     made = toys.solve(replace(scan, kspace=kspace), "dds", samples=2, steps=3)
     assert not any(values[0].any() for values in made.uncertainty.maps().values())
-    assert made.uncertainty.spread[1].any() and made.record["uncertainty"]["self_test"] is not None
+    alone = toys.solve(replace(scan, kspace=kspace), "dds", physics={"slices": slice(1, 2)}, samples=2, steps=3)
+    assert made.uncertainty.spread[1].any()
+    assert made.record["uncertainty"]["self_test"] == alone.record["uncertainty"]["self_test"]
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_very_large_or_small_units_change_the_unit_only(unit):
+    scan, _, _ = toys.cartesian(mask=toys.columns(), slices=1, noise=0.02)
+    plain = toys.solve(scan, "dds", samples=3, steps=4).uncertainty
+    made = toys.solve(replace(scan, kspace=scan.kspace * np.float32(unit)), "dds", samples=3, steps=4).uncertainty
+    for name, values in made.maps().items():
+        expected = plain.maps()[name] * (1 if name == "flags" else unit)
+        assert np.allclose(values, expected, rtol=1e-3, atol=1e-3 * expected.max()), name
+
+
+KINDS = {
+    "two sets of maps": ("dds", "complex", {"map_sets": "2"}),
+    "coil images": ("dds", "complex", {"coil_images": "ssos"}),
+    "hybrid": ("scoremri", "complex", {"coil_images": "hybrid"}),
+    "non-Cartesian": ("dds", "complex", {}),
+    "fan beam": ("dds", "attenuation", {"image_size": 32}),
+    "counts": ("dps", "attenuation", {"image_size": 32, "photons": 1e4, "noise_model": "poisson"}),
+    "region": ("dds", "magnitude", {"task": "denoise", "region": (4, 20, 4, 20)}),
+    "super-resolution": ("dds", "magnitude", {"task": "superres", "factor": 2}),
+    "Rician": ("dps", "magnitude", {"task": "denoise", "noise_model": "rician", "noise_std": 20.0}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_scan_has_maps_in_its_unit(kind):
+    """The noise in the image is that of the scan: of the order of the noise of the data, whose operators have a norm near 1."""
+    solver, images, physics = KINDS[kind]
+    scan, _, _ = toys.cartesian(mask=toys.columns(), slices=2, noise=0.02)
+    if kind == "non-Cartesian":
+        scan = toys.noncartesian(scan)
+    elif images == "attenuation":
+        scan = toys.sinogram("fan" if kind == "fan beam" else "parallel")
+    elif images == "magnitude":
+        scan = toys.images(toys.picture(noise=20.0))
+    made = toys.solve(scan, solver, toys.spec(images), physics, samples=3, steps=4)
+    for name, values in made.uncertainty.maps().items():
+        assert (
+            values.shape == made.image.shape and np.isfinite(values).all() and (name[0] == "p" or (values >= 0).all())
+        )
+    size = {"complex": (0.02, 0.2), "attenuation": (1.0, 50.0), "magnitude": (15.0, 60.0)}[images]
+    assert all(size[0] < noise < size[1] for noise in made.record["uncertainty"]["noise_in_image"])
+    if kind == "region":  # outside, the input is shown
+        assert not made.uncertainty.null_spread[0, 20:].any() and made.uncertainty.null_spread[0, 4:20, 4:20].all()
+    assert (made.record["uncertainty"]["self_test"] is None) == (kind == "Rician")
 
 
 def test_only_calibrated_runs_may_say_standard_deviation():
@@ -414,5 +480,5 @@ def test_only_calibrated_runs_may_say_standard_deviation():
     assert not calibrated(rough.sampling, rough.sampling.sigmas) and calibrated(fine.sampling, fine.sampling.sigmas)
     made = rough.run()
     assert tuple(made.uncertainty.maps()) == rough.maps and not made.record["solver"]["calibrated"]
-    warm = planned(solver="dds", start="cg-sense", start_sigma=0.5, steps=3)
-    assert "spread" in warm.maps
+    warm = replace(fine.sampling, start=Start(solver=CGSense(), sigma=0.5))  # no longer samples of the posterior
+    assert not calibrated(warm, warm.sigmas)
