@@ -26,6 +26,7 @@ from medrecon.formats.ismrmrd import is_ismrmrd
 from medrecon.formats.limits import reading
 from medrecon.formats.nifti import is_nifti
 from medrecon.formats.probe import first_bytes
+from medrecon.uncertainty import MAPS
 
 __all__ = ["Volume", "check_pair", "load_reference", "load_volume"]
 
@@ -75,6 +76,7 @@ def load_volume(path: str | Path, select: Mapping[str, Any] | None = None) -> Vo
 
 def _volume(path: Path, select: Mapping[str, Any] | None) -> Volume:
     """See :func:`load_volume`."""
+    _refuse_map(path)
     sidecar = _sidecar(path)
     record, warnings = _record(sidecar), tuple(_other_content(path, sidecar))
     affine, attributes = None, {}
@@ -174,6 +176,23 @@ def _record(sidecar: Path) -> dict[str, Any]:
         return {}
 
 
+def _refuse_map(path: Path) -> None:
+    """Refuse a map of several samples, which has the name of its image and an ending.
+
+    Raises:
+        InputError: if the sidecar of another file lists the path as a map.
+    """
+    stem = re.sub(r"(\.nii)?\.[^.]+$", "", path.name)
+    for name in MAPS:
+        if stem.endswith(f"_{name}"):
+            record = _record(path.with_name(f"{stem.removesuffix(f'_{name}')}.json"))
+            maps = record.get("maps")
+            entry = maps.get(name) if isinstance(maps, dict) else None
+            files = entry.get("files") if isinstance(entry, dict) else None
+            if isinstance(files, list) and path.name in files:
+                raise InputError(f"{path}: is a map of the samples ({MAPS[name]}); give their mean, the image beside it")
+
+
 def _other_content(path: Path, sidecar: Path) -> Iterator[str]:
     """A warning if the sidecar describes other content than that of the file, or of a file in the folder."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -236,7 +255,7 @@ def _groups(file: h5py.Group, deepest: int = 3) -> list[str]:
 
 
 def _mrd_group(path: Path) -> str | None:
-    """The group of MRD images in a file that is not in fastMRI layout, or ``None``.
+    """The group of MRD images in a file that is not in fastMRI layout, or ``None``; beside maps, that of the image.
 
     Raises:
         InputError: if there are several.
@@ -245,9 +264,20 @@ def _mrd_group(path: Path) -> str | None:
         return None
     with open_hdf5(path) as file:
         groups = [] if "reconstruction" in file else _groups(file)
+        groups = _without_maps(groups)
     if len(groups) > 1:
         raise InputError(f"{path}: contains several series of images ({', '.join(groups)}); give a file with one")
     return groups[0] if groups else None
+
+
+def _without_maps(groups: list[str]) -> list[str]:
+    """The group ``reconstruction`` alone if all other groups are maps beside it; otherwise all groups."""
+    for group in groups:
+        home, _, name = group.rpartition("/")
+        beside = {f"{home}/{one}".lstrip("/") for one in MAPS}
+        if name == "reconstruction" and set(groups) - {group} <= beside:
+            return [group]
+    return groups
 
 
 def _mrd(path: Path, name: str) -> tuple[np.ndarray, np.ndarray | None]:

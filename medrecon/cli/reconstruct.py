@@ -167,6 +167,7 @@ def reconstruct_case(
         geometry=geometry,
         phase=not problem.real,
         frames=problem.has_frames,
+        maps=planned.maps,
     )
     if arguments.dry_run:
         return {"status": "planned", "files": [str(path) for path in paths], "solver": planned.solver}

@@ -11,14 +11,24 @@ if TYPE_CHECKING:
     from medrecon.posterior import Reconstruction
     from medrecon.writers.output import Output
 
-__all__ = ["Contents", "Writer", "image_of_part", "nonzero_slices"]
+__all__ = ["MAP_NAMES", "Contents", "Writer", "image_of_part", "maps_of", "nonzero_slices", "unit_of_map"]
+
+MAP_NAMES = ("std", "spread", "p05", "p95", "null", "null_spread", "flags")
+"""Names in :data:`medrecon.uncertainty.MAPS`, which is not imported here, since it imports numpy."""
 
 
 class Contents(NamedTuple):
-    """Bytes of the files, in the order of :meth:`Writer.names`, and facts added to the sidecar."""
+    """Bytes of the files, in the order of :meth:`Writer.names`, and facts added to the sidecar.
+
+    Args:
+        files: bytes of the files.
+        facts: entries of the sidecar.
+        maps: by the name of a map, the positions in ``files`` of the files that contain it.
+    """
 
     files: Sequence[bytes]
     facts: Mapping[str, Any] = {}
+    maps: Mapping[str, Sequence[int]] = {}
 
 
 class Writer:
@@ -44,14 +54,15 @@ class Writer:
     takes_bids: ClassVar[bool] = False
     """Whether files can be named as BIDS derivatives."""
 
-    def names(self, stem: str, *, slices: int, samples: bool, part: str) -> list[str]:
-        """File names, relative to the output folder: first the image, then other parts, then samples.
+    def names(self, stem: str, *, slices: int, samples: bool, part: str, maps: Sequence[str] = ()) -> list[str]:
+        """File names, relative to the output folder: first the image, then other parts, then maps, then samples.
 
         Args:
             stem: file name without suffix.
             slices: number of slices.
             samples: whether there are several samples.
             part: one of ``parts``.
+            maps: names of the maps of several samples, see :data:`medrecon.uncertainty.MAPS`.
         """
         raise NotImplementedError
 
@@ -67,6 +78,18 @@ def image_of_part(reconstruction: Reconstruction, part: str) -> np.ndarray:
     if part != "complex" or reconstruction.phase is None:
         return reconstruction.image
     return reconstruction.image * np.exp(1j * reconstruction.phase)
+
+
+def maps_of(reconstruction: Reconstruction) -> dict[str, np.ndarray]:
+    """Maps of several samples by name, float32 or uint8 (flags); empty for one sample."""
+    return {} if reconstruction.uncertainty is None else reconstruction.uncertainty.maps()
+
+
+def unit_of_map(name: str, modality: str) -> str | None:
+    """Unit of a map: ``HU``, ``image`` for the (arbitrary) unit of a magnitude image, or ``None`` for flags."""
+    if name == "flags":
+        return None
+    return "HU" if modality == "CT" else "image"
 
 
 def nonzero_slices(volume: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from medrecon._version import __version__
 from medrecon.data.errors import InputError
@@ -44,14 +45,17 @@ def _parsed(name: str) -> tuple[dict[str, str], str]:
     return entities, suffix
 
 
-def bids_files(name: str, label: str, *, samples: bool, part: str) -> list[str]:
-    """File names, relative to the derivatives folder: images, samples, and the sidecar last.
+def bids_files(name: str, label: str, *, samples: bool, part: str, maps: Sequence[str] = ()) -> list[str]:
+    """File names, relative to the derivatives folder: images, maps, samples, and the sidecar last.
+
+    BIDS has no entity for statistics of MR images, so that maps and samples differ from the image in the label of ``desc-``.
 
     Args:
         name: entities and suffix, e.g. ``sub-01_ses-a_acq-mprage_T1w``.
         label: label of the ``rec-`` entity, if ``name`` has none.
         samples: whether there is a file of samples.
         part: ``mag``, ``mag-phase`` or ``complex``.
+        maps: names of maps; a label has only letters and digits, so that ``null_spread`` is ``nullspread``.
 
     Raises:
         InputError: for entities or suffixes that BIDS does not define.
@@ -68,7 +72,8 @@ def bids_files(name: str, label: str, *, samples: bool, part: str) -> list[str]:
         return f"{folder}/{'_'.join([*ordered, suffix])}{end}"
 
     images = [path(".nii.gz", part=p) for p in ("mag", "phase")] if part == "mag-phase" else [path(".nii.gz")]
-    more = [path(".nii.gz", desc=f"{entities['desc']}samples")] if samples else []
+    others = [*(name.replace("_", "") for name in maps), *["samples"] * samples]
+    more = [path(".nii.gz", desc=f"{entities['desc']}{name}") for name in others]
     sidecar = path(".json", part="mag") if part == "mag-phase" else path(".json")
     return [*images, *more, sidecar]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from medrecon.data.errors import warn
 from medrecon.data.files import has_sha256, sha256
+from medrecon.writers.base import MAP_NAMES
 from medrecon.writers.bids import bids_files
 from medrecon.writers.registry import WRITERS, all_parts
 
@@ -65,7 +66,10 @@ def _endings() -> list[str]:
 
 
 def other_sidecar(output: Output, path: Path) -> Path | None:
-    """The sidecar of another stem that lists ``path``: slice 1 of ``P1`` has the same name as the scan ``P1_001``."""
+    """The sidecar of another stem that lists ``path``: slice 1 of ``P1`` has the same name as the scan ``P1_001``.
+
+    So has a map of ``P1`` and the scan ``P1_std``. Every ending is tried, since ``_spread`` also ends ``_null_spread``.
+    """
     folder = Path(output.folder)
     name = path.relative_to(folder).as_posix()
     for ending in _endings():
@@ -81,7 +85,7 @@ def _names(output: Output) -> tuple[list[Path], Callable[[str], object]]:
     if output.bids is None:
         pattern = re.compile(rf"{re.escape(output.stem)}(?:{'|'.join(_endings())})")
         return [folder / f"{output.stem}.json"], pattern.fullmatch
-    runs = [bids_files(output.bids, output.label, samples=True, part=part) for part in all_parts()]
+    runs = [bids_files(output.bids, output.label, samples=True, part=part, maps=MAP_NAMES) for part in all_parts()]
     known = {name for files in runs for name in files[:-1]}
     return [folder / files[-1] for files in runs], known.__contains__
 

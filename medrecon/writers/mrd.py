@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medrecon.writers.base import Contents, Writer, image_of_part
+from medrecon.writers.base import Contents, Writer, image_of_part, maps_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,20 +26,26 @@ _GROUP = "reconstruction"
 
 
 class Mrd(Writer):
-    """``<stem>.mrd``; the format's header must record a voxel size."""
+    """``<stem>.mrd``; the format's header must record a voxel size.
+
+    The maps of several samples are groups (series) of their own after the image's, with a description in the attributes; flags
+    are uint16, since MRD has no smaller integer.
+    """
 
     title = "MRD"
     endings = (r"\.mrd",)
     parts = ("mag", "complex")
     needs_spacing = True
 
-    def names(self, stem: str, *, slices: int, samples: bool, part: str) -> list[str]:
+    def names(self, stem: str, *, slices: int, samples: bool, part: str, maps: Sequence[str] = ()) -> list[str]:
         """See :meth:`Writer.names`."""
         return [f"{stem}.mrd"]
 
     def contents(self, reconstruction: Reconstruction, output: Output) -> Contents:
         """See :meth:`Writer.contents`."""
-        return Contents([mrd_bytes(image_of_part(reconstruction, output.part), reconstruction.geometry)])
+        maps = maps_of(reconstruction)
+        image = image_of_part(reconstruction, output.part)
+        return Contents([mrd_bytes(image, reconstruction.geometry, maps)], maps=dict.fromkeys(maps, (0,)))
 
 
 def _header(shape: tuple[int, ...], field: tuple[float, ...]) -> bytes:
@@ -74,7 +81,8 @@ def _image(plane: np.ndarray, k: int, *, field: tuple[float, ...], lps: np.ndarr
     import numpy as np
 
     is_complex = np.iscomplexobj(plane)
-    image = ismrmrd.Image.from_array(plane.astype(np.complex64 if is_complex else np.float32), transpose=False)
+    kind = np.complex64 if is_complex else np.uint16 if plane.dtype == np.uint8 else np.float32
+    image = ismrmrd.Image.from_array(plane.astype(kind), transpose=False)
     image.image_type = ismrmrd.IMTYPE_COMPLEX if is_complex else ismrmrd.IMTYPE_MAGNITUDE
     image.image_index = k + 1
     image.slice = k
@@ -86,8 +94,30 @@ def _image(plane: np.ndarray, k: int, *, field: tuple[float, ...], lps: np.ndarr
     return image
 
 
-def mrd_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
-    """MRD file of a magnitude or complex volume ``(slices, y, x)``; without an affine, the axes are the patient's."""
+def _attributes(name: str) -> str:
+    """Meta attributes of a map, as XML."""
+    import ismrmrd
+
+    from medrecon.uncertainty import MAPS
+
+    meta = {
+        "DataRole": "Image",
+        "ImageProcessingHistory": "medrecon",
+        "SequenceDescriptionAdditional": name,
+        "ImageComment": MAPS[name],
+        "Keep_image_geometry": "1",
+    }
+    return ismrmrd.Meta(meta).serialize()
+
+
+def mrd_bytes(volume: np.ndarray, geometry: Geometry, maps: Mapping[str, np.ndarray] | None = None) -> bytes:
+    """MRD file of a magnitude or complex volume ``(slices, y, x)``; without an affine, the axes are the patient's.
+
+    Args:
+        volume: image.
+        geometry: geometry of the slices.
+        maps: maps like the image, by name; each is a series of its own.
+    """
     import ismrmrd
     import numpy as np
 
@@ -104,4 +134,10 @@ def mrd_bytes(volume: np.ndarray, geometry: Geometry) -> bytes:
             dataset.write_xml_header(_header(volume.shape, field))
             for k, plane in enumerate(volume):
                 dataset.append_image(_GROUP, _image(plane, k, field=field, lps=lps))
+            for number, (name, values) in enumerate((maps or {}).items(), 1):
+                for k, plane in enumerate(values):
+                    image = _image(plane, k, field=field, lps=lps)
+                    image.image_series_index = number
+                    image.attribute_string = _attributes(name)
+                    dataset.append_image(name, image)
         return path.read_bytes()

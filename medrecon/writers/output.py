@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medrecon.data.errors import InputError
 from medrecon.data.files import check_writable, write_atomically
+from medrecon.writers.base import maps_of, unit_of_map
 from medrecon.writers.bids import bids_files, dataset_description
 from medrecon.writers.earlier import earlier_files, other_sidecar
 from medrecon.writers.registry import WRITERS, all_parts
@@ -96,7 +97,14 @@ class Output:
 
 
 def check(
-    output: Output, *, slices: int, samples: bool, geometry: Geometry, phase: bool = True, frames: bool = False
+    output: Output,
+    *,
+    slices: int,
+    samples: bool,
+    geometry: Geometry,
+    phase: bool = True,
+    frames: bool = False,
+    maps: Sequence[str] = (),
 ) -> list[Path]:
     """Check, before the computation, that an output can be written; creates nothing.
 
@@ -107,6 +115,7 @@ def check(
         geometry: geometry of these slices, see :func:`medrecon.writers.output_geometry`.
         phase: whether the image is complex.
         frames: whether every slice has frames.
+        maps: names of the maps of several samples, see :attr:`medrecon.reconstruction.Plan.maps`.
 
     Returns:
         paths of the files that :func:`write` writes: image first, sidecar last.
@@ -115,7 +124,7 @@ def check(
         InputError: if the format needs a geometry that is unknown, or a file exists (without ``overwrite``), cannot be written,
             is an input, or belongs to a reconstruction with another name.
     """
-    paths = _paths(output, slices, samples)
+    paths = _paths(output, slices=slices, samples=samples, maps=maps)
     _check_geometry(output, geometry)
     if frames and not WRITERS[output.format].takes_frames:
         title = WRITERS[output.format].title
@@ -142,8 +151,9 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
     folder, geometry = Path(output.folder), reconstruction.geometry
     samples, phase = reconstruction.samples is not None, reconstruction.phase is not None
     slices, frames = reconstruction.image.shape[-3], reconstruction.image.ndim == 4
-    paths = check(output, slices=slices, samples=samples, geometry=geometry, phase=phase, frames=frames)
-    files, facts = WRITERS[output.format].contents(reconstruction, output)
+    maps = tuple(maps_of(reconstruction))
+    paths = check(output, slices=slices, samples=samples, geometry=geometry, phase=phase, frames=frames, maps=maps)
+    files, facts, places = WRITERS[output.format].contents(reconstruction, output)
     names = [path.relative_to(folder).as_posix() for path in paths[:-1]]
     sidecar = {
         **_without_folders(reconstruction.record),
@@ -151,6 +161,7 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
         "affine_known": geometry.affine is not None,
         "affine": _plain(geometry.affine),
         **facts,
+        **_maps_entry(places, names, reconstruction.modality),
         **({} if output.request is None else {"request_sha256": output.request}),
         "sha256": {name: hashlib.sha256(one).hexdigest() for name, one in zip(names, files, strict=True)},
     }
@@ -163,13 +174,26 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
     return paths
 
 
-def _paths(output: Output, slices: int, samples: bool) -> list[Path]:
+def _maps_entry(places: Mapping[str, Sequence[int]], names: Sequence[str], modality: str) -> dict[str, Any]:
+    """Entry ``maps`` of the sidecar: files, description and unit of every map; nothing without maps."""
+    if not places:
+        return {}
+    from medrecon.uncertainty import MAPS
+
+    entry = {
+        name: {"files": [names[k] for k in at], "description": MAPS[name], "unit": unit_of_map(name, modality)}
+        for name, at in places.items()
+    }
+    return {"maps": entry}
+
+
+def _paths(output: Output, *, slices: int, samples: bool, maps: Sequence[str]) -> list[Path]:
     """Paths of all files: images first, sidecar last."""
     if output.bids is not None:
-        names = bids_files(output.bids, output.label, samples=samples, part=output.part)
+        names = bids_files(output.bids, output.label, samples=samples, part=output.part, maps=maps)
     else:
         writer = WRITERS[output.format]
-        names = writer.names(output.stem, slices=slices, samples=samples, part=output.part)
+        names = writer.names(output.stem, slices=slices, samples=samples, part=output.part, maps=maps)
         names = [*names, f"{output.stem}.json"]
     return [Path(output.folder) / name for name in names]
 
