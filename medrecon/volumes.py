@@ -190,7 +190,9 @@ def _refuse_map(path: Path) -> None:
             entry = maps.get(name) if isinstance(maps, dict) else None
             files = entry.get("files") if isinstance(entry, dict) else None
             if isinstance(files, list) and path.name in files:
-                raise InputError(f"{path}: is a map of the samples ({MAPS[name]}); give their mean, the image beside it")
+                raise InputError(
+                    f"{path}: is a map of the samples ({MAPS[name]}); give their mean, the image beside it"
+                )
 
 
 def _other_content(path: Path, sidecar: Path) -> Iterator[str]:

@@ -353,9 +353,10 @@ medrecon.writers.dicom.common._add_series                  3  writers/test_like.
 medrecon.writers.dicom.common._is_valid                    3  writers/test_like.py
 medrecon.writers.dicom.identity.declare_deidentified       3  writers/test_like.py
 medrecon.writers.dicom.identity.deidentified               3  formats/test_dicom.py
+medrecon.writers.dicom.maps._segmentation                  3  writers/test_maps.py
+medrecon.writers.dicom.maps.dicom_map                      3  writers/test_like.py writers/test_maps.py
 medrecon.writers.dicom.series._nearest                     3  writers/test_like.py
 medrecon.writers.dicom.series.derived_series               3  formats/test_dicom.py
-medrecon.writers.dicom.spread.spread_map                   3  writers/test_like.py
 medrecon.writers.earlier._names                            3  data/test_files.py
 medrecon.writers.earlier.earlier_files                     3  data/test_files.py
 medrecon.writers.earlier.is_finished                       3  cli/test_several.py

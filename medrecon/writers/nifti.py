@@ -21,8 +21,8 @@ __all__ = ["Nifti", "nifti_bytes"]
 class Nifti(Writer):
     """``<stem>.nii.gz``, or ``<stem>_part-mag.nii.gz`` and ``<stem>_part-phase.nii.gz``.
 
-    The maps of several samples are ``<stem>_<map>.nii.gz``, with the description of :data:`medrecon.uncertainty.MAPS` and an intent
-    in the header; the samples are one file of four axes, ``<stem>_samples.nii.gz``.
+    The maps of several samples are ``<stem>_<map>.nii.gz``, with their description in :data:`medrecon.uncertainty.MAPS` and an
+    intent in the header; the samples are one file of four axes, ``<stem>_samples.nii.gz``.
     """
 
     title = "NIfTI"

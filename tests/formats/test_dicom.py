@@ -303,6 +303,11 @@ def test_a_written_series_is_where_and_what_it_was(tmp_path):
         "0004.dcm",
         "0005.dcm",
         "x_spread.dcm",
+        "x_p05.dcm",
+        "x_p95.dcm",
+        "x_null.dcm",
+        "x_null_spread.dcm",
+        "x_flags.dcm",
         "x.json",
     ]
     image = load_image(tmp_path / "x")
@@ -329,7 +334,8 @@ def test_the_verifier_of_information_objects_finds_no_errors(tmp_path, modality)
     samples = np.stack([volume, volume * 1.1])
     write_volume(tmp_path, "x", volume, RECORD, samples, (3.3, 1.1, 0.9), "dicom", affine=oblique(), modality=modality)
     assert verified(tmp_path / "x" / "0001.dcm") == []
-    assert verified(tmp_path / "x_spread.dcm") == []
+    for path in tmp_path.glob("x_*.dcm"):
+        assert verified(path) == []
 
 
 def test_hounsfield_units_come_back_exactly(tmp_path):
