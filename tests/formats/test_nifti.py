@@ -199,7 +199,7 @@ def test_bids_names_and_description(tmp_path):
     phase = np.zeros_like(magnitudes())
     samples = np.stack([magnitudes()] * 2)
     several = write_volume(tmp_path, "x", magnitudes(), RECORD, samples, bids="sub-04_T1w")
-    assert several[1].name.endswith("desc-medreconsamples_T1w.nii.gz")
+    assert several[-2].name.endswith("desc-medreconsamples_T1w.nii.gz")
     write(tmp_path, bids="sub-04_T1w", overwrite=True)
     assert not several[1].exists()  # of the earlier run
     parts = write(tmp_path, bids="sub-03_T1w", part="mag-phase", phase=phase)
