@@ -64,7 +64,9 @@ class Toy(NamedTuple):
         """``n`` exact samples given each of the data ``y``, ``(n, len(y), unknowns)``."""
         if isinstance(self.prior, GaussianPrior):
             return torch.stack([given(self.prior, self, one, n, generator) for one in y], dim=1)
-        parts = [GaussianPrior(mean, self.prior.std**2 * torch.eye(mean.numel(), dtype=DOUBLE)) for mean in self.prior.means]
+        parts = [
+            GaussianPrior(mean, self.prior.std**2 * torch.eye(mean.numel(), dtype=DOUBLE)) for mean in self.prior.means
+        ]
         out = []
         for one in y:
             weights = self.prior.posterior_weights(self.matrix, one, self.noise_std)
@@ -141,13 +143,16 @@ class Shared(Noise):
         self.n_particles = n_particles
 
     def __call__(self, shape, dtype, device=None):
+        """See the base class."""
         return torch.randn(tuple(shape), generator=self._streams[0], dtype=dtype)
 
     @property
     def groups(self):
+        """See the base class."""
         return self
 
     def uniform(self, n):
+        """See the base class."""
         return torch.rand(n, generator=self._streams[0], dtype=DOUBLE)
 
 
@@ -157,12 +162,10 @@ class Sampler(NamedTuple):
     Args:
         draw: ``draw(toy, y, seed) -> samples (K, len(y), unknowns)``.
         calibrated: what the solver says of itself; ``None`` for controls.
-        only: the only problem for which the sampler is meant, if there is one.
     """
 
     draw: Callable[[Toy, Tensor, int], Tensor]
     calibrated: bool | None = None
-    only: str | None = None
 
 
 def exact(factor: float = 1.0) -> Sampler:
@@ -212,11 +215,13 @@ def samplers() -> dict[str, Sampler]:
         "prior (ignores the data)": Sampler(of_prior),
         "tmpd, n_cg 20, 50 steps": row(TMPD(n_cg=20), 50),
         "tmpd, n_cg 20, 110 steps": row(TMPD(n_cg=20), 110),
+        "tmpd, n_cg 20, 200 steps": row(TMPD(n_cg=20), 200),
         "tmpd, n_cg 20, 400 steps": row(TMPD(n_cg=20), 400),
         "tmpd, n_cg 5, 110 steps": row(TMPD(), 110),
         "pigdm, 110 steps": row(PiGDM(), 110),
         "pigdm, 400 steps": row(PiGDM(), 400),
-        "tds, 32 particles, 50 steps": row(TDS(n_cg=20), 50, n_particles=32),
+        "tds, 4 particles, 50 steps": row(TDS(n_cg=20), 50, n_particles=4),
+        "tds, 4 particles, 200 steps": row(TDS(n_cg=20), 200, n_particles=4),
         "dds posterior, 100 steps": row(DDS(kernel="ddim", sigma_scale=1.0, prior_weight=10.0), 100, 4.0),
         "dds posterior, 400 steps": row(DDS(kernel="ddim", sigma_scale=1.0, prior_weight=10.0), 400, 4.0),
         "pnpdm posterior, 20 steps of 10": row(PnPDM(n_inner=10), 20, 1.5),
@@ -246,6 +251,7 @@ class Verdict(NamedTuple):
 
     @property
     def word(self) -> str:
+        """The verdict in one word."""
         return "pass" if self.p >= LEVEL else "fail"
 
 
@@ -281,11 +287,15 @@ def main() -> None:
     n_draws = min(arguments.draws, 100) if arguments.quick else arguments.draws
     torch.set_num_threads(1)
     began, failures, count = time.time(), 0, 0
-    print("| sampler | says calibrated | problem | verdict | smallest adjusted p | worst function | seconds |\n" + "|---" * 7 + "|")
+    print(
+        "| sampler | says calibrated | problem | verdict | smallest adjusted p | worst function | seconds |\n"
+        + "|---" * 7
+        + "|"
+    )
     for name, sampler in samplers().items():
         if arguments.only and not name.startswith(tuple(arguments.only)):
             continue
-        if arguments.quick and any(word in name for word in ("400", "particles", "of 40")):
+        if arguments.quick and any(word in name for word in ("200", "400", "particles", "of 40")):
             continue
         says = {None: "-", True: "yes", False: "no"}[sampler.calibrated]
         for label, toy in problems().items():
@@ -296,7 +306,10 @@ def main() -> None:
                 failures += 1
                 print(f"| {name} | {says} | {label} | error: {error} | | | |", flush=True)
                 continue
-            print(f"| {name} | {says} | {label} | {found.word} | {found.p:.2g} | {found.worst} | {found.seconds:.0f} |", flush=True)
+            print(
+                f"| {name} | {says} | {label} | {found.word} | {found.p:.2g} | {found.worst} | {found.seconds:.0f} |",
+                flush=True,
+            )
             if arguments.histograms:
                 for k, one in found.tests.items():
                     print(f"    {k:15s} {' '.join(f'{c:3d}' for c in one.counts)}")

@@ -2,8 +2,9 @@
 
 Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration", arXiv 1804.06788: if truth and samples
 have one law, the rank of the truth among the samples is uniform on 0 ... K. That holds for any function of truth and data. Only
-functions of the data as well (the likelihood) notice a sampler that ignores the data: Modrak et al., "Simulation-based calibration
-checking for Bayesian computation: the choice of test quantities shapes sensitivity", Bayesian Analysis, 2023, arXiv 2211.02383.
+functions of the data as well (the likelihood) notice a sampler that ignores the data: Modrak et al., "Simulation-based
+calibration checking for Bayesian computation: the choice of test quantities shapes sensitivity", Bayesian Analysis, 2023, arXiv
+2211.02383.
 """
 
 from __future__ import annotations
@@ -146,8 +147,8 @@ class Uniformity(NamedTuple):
 def uniformity(ranks: np.ndarray, n_samples: int, n_bins: int | None = None) -> Uniformity:
     """Test whether ranks are uniform on 0 ... K.
 
-    The tests of mean and spread use the normal approximation of the mean of n ranks, with its exact variance; for n of 100 and more
-    it is close. Use ``n / n_bins`` of at least 5 for the chi-square approximation.
+    The tests of mean and spread use the normal approximation of the mean of n ranks, with its exact variance; it is close for n
+    of 100 and more. Use ``n / n_bins`` of at least 5 for the chi-square approximation.
 
     Args:
         ranks: ranks ``(n,)``, see :func:`truth_ranks`.

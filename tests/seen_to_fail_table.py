@@ -20,8 +20,11 @@ medrecon.cli.reconstruct.clear_caches                      3  formats/test_dicom
 medrecon.cli.streams._RobustStream.write                   3  cli/test_arguments.py
 medrecon.cli.streams.robust_streams                        3  cli/test_arguments.py
 medrecon.coverage.central_coverage                         3  test_coverage.py
+medrecon.coverage.holm                                     3  solvers/test_sbc.py
 medrecon.coverage.rank_frequencies                         3  test_coverage.py
 medrecon.coverage.spread_over_error                        3  test_coverage.py
+medrecon.coverage.truth_ranks                              3  solvers/test_sbc.py
+medrecon.coverage.uniformity                               3  solvers/test_sbc.py
 medrecon.data.adaptive.adaptive_image                      3  data/test_adaptive.py
 medrecon.data.adaptive.iterative_image                     3  data/test_adaptive.py
 medrecon.data.arguments.as_number                          3  cli/test_arguments.py
@@ -361,11 +364,17 @@ medrecon.writers.earlier._names                            3  data/test_files.py
 medrecon.writers.earlier.earlier_files                     3  data/test_files.py
 medrecon.writers.earlier.is_finished                       3  cli/test_several.py
 medrecon.writers.earlier.other_sidecar                     3  data/test_files.py
+medrecon.writers.h5.Hdf5.contents                          3  writers/test_maps.py
 medrecon.writers.mrd._image                                3  formats/test_nifti.py
+medrecon.writers.mrd.mrd_bytes                             3  writers/test_maps.py
+medrecon.writers.nifti.Nifti.contents                      3  writers/test_maps.py
+medrecon.writers.nifti.nifti_bytes                         3  formats/test_nifti.py writers/test_maps.py
 medrecon.writers.output._check_geometry                    3  writers/test_writers.py
 medrecon.writers.output._check_inputs                      3  writers/test_writers.py
+medrecon.writers.output._maps_entry                        3  writers/test_maps.py
 medrecon.writers.output.write                              3  data/test_files.py writers/test_writers.py
 medrecon.writers.place.output_geometry                     3  writers/test_writers.py
+medrecon.writers.png.Png.contents                          3  writers/test_maps.py
 """  # noqa: E501
 
 # Mutants that cannot be seen, since they compute the same: function, mutant (as printed), reason.

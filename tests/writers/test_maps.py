@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import highdicom
@@ -16,6 +18,7 @@ from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
 from medrecon.posterior import Reconstruction
+from medrecon.transforms import SaveReconstructiond
 from medrecon.uncertainty import MAPS, map_names
 from medrecon.volumes import load_volume
 from medrecon.writers import WRITERS, Output, check, write
@@ -285,6 +288,43 @@ def test_nothing_is_written_if_a_map_exists(tmp_path):
     with pytest.raises(InputError, match=r"x_p95\.nii\.gz"):
         write(made(), Output(folder=tmp_path, stem="x"))
     assert [path.name for path in tmp_path.iterdir()] == ["x_p95.nii.gz"]
+
+
+# Runs
+
+
+@pytest.mark.parametrize("format", ["nifti", "h5", "npz", "png"])
+def test_the_command_line_writes_the_files_it_planned(tmp_path, scan, capsys, format):
+    """Maps of the run, and a run without maps removes them."""
+    path, _ = scan((40, 36), slices=2)
+    command = ["recon", str(path), "-o", str(tmp_path / "o"), "--steps", "2", "--format", format, "--json"]
+    assert main([*command, "--samples", "3", "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out)["files"]
+    assert main([*command, "--samples", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == plan
+    assert sorted(str(one) for one in (tmp_path / "o").iterdir()) == sorted(plan)
+    maps = json.loads((tmp_path / "o" / "scan.json").read_text())["maps"]
+    assert list(maps) == (["spread", "flags"] if format == "png" else list(map_names(False)))
+    if format == "npz":
+        with np.load(tmp_path / "o" / "scan.npz") as held:
+            assert np.abs(held["spread"] - held["samples"].std(0, ddof=1)).max() < 1e-6
+            assert np.array_equal(held["p95"], held["samples"].max(0))  # of three samples
+    assert main([*command, "--overwrite"]) == 0
+    assert sorted(str(one) for one in (tmp_path / "o").iterdir()) == sorted(
+        json.loads(capsys.readouterr().out)["files"]
+    )
+
+
+def test_transforms_write_the_maps(tmp_path):
+    """As a bundle does."""
+    path = tmp_path / "scan.h5"
+    path.write_bytes(b"")
+    scan = SimpleNamespace(stem="scan", path=path)
+    reconstruction = replace(made(), record={**RECORD, "solver": {"name": "dds"}, "warnings": []})
+    SaveReconstructiond("pred", str(tmp_path / "o"))({"scan": scan, "pred": reconstruction})
+    assert np.array_equal(
+        np.asarray(nib.load(tmp_path / "o" / "scan_flags.nii.gz").dataobj).T, reconstruction.uncertainty.flags
+    )
 
 
 # Evaluation

@@ -36,6 +36,8 @@ class Dicom(Writer):
 
         series = derived_series(reconstruction, output.headers, output.deidentify)
         maps = maps_of(reconstruction)
-        files = [dicom_map(name, values, series, number=number) for number, (name, values) in enumerate(maps.items(), 1)]
+        files = [
+            dicom_map(name, values, series, number=number) for number, (name, values) in enumerate(maps.items(), 1)
+        ]
         places = {name: (len(series) + k,) for k, name in enumerate(maps)}
         return Contents([*(one.content for one in series), *files], maps=places)
