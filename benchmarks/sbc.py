@@ -204,7 +204,7 @@ def of_solver(solver: Solver, sigmas: Tensor, n_particles: int = 1) -> Sampler:
 
 
 def samplers() -> dict[str, Sampler]:
-    """All rows: controls, solvers that say they are calibrated, and others."""
+    """All rows: controls, solvers that say they are calibrated, and others; `posterior` are the settings of brain_mri."""
 
     def row(solver: Solver, steps: int, sigma_max: float = 8.0, n_particles: int = 1) -> Sampler:
         return of_solver(solver, solver.ladder(sigma_max, 0.005, steps * solver.evaluations), n_particles)
@@ -222,8 +222,7 @@ def samplers() -> dict[str, Sampler]:
         "pigdm, 400 steps": row(PiGDM(), 400),
         "tds, 4 particles, 50 steps": row(TDS(n_cg=20), 50, n_particles=4),
         "tds, 4 particles, 200 steps": row(TDS(n_cg=20), 200, n_particles=4),
-        "dds posterior, 100 steps": row(DDS(kernel="ddim", sigma_scale=1.0, prior_weight=10.0), 100, 4.0),
-        "dds posterior, 400 steps": row(DDS(kernel="ddim", sigma_scale=1.0, prior_weight=10.0), 400, 4.0),
+        "dds posterior, 50 steps": row(DDS(kernel="ddim", sigma_scale=1.0, prior_weight=7.0), 50, 4.0),
         "pnpdm posterior, 20 steps of 10": row(PnPDM(n_inner=10), 20, 1.5),
         "pnpdm, 100 steps of 40": row(PnPDM(n_inner=40), 100, 8.0),
         "daps posterior, 100 steps": row(DAPS(n_ode=1, image_std=0.1), 100, 4.0),
