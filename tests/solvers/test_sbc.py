@@ -131,3 +131,9 @@ def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.2]) == pytest.approx([0.9, 0.4])
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+
+
+def test_ranks_without_truths_are_counted_as_well():
+    found = uniformity(np.zeros(100, int), 3)
+    assert list(found.counts) == [100, 0, 0, 0]
+    assert found.chi_square < 1e-60  # 300 with 3 degrees of freedom
