@@ -17,13 +17,14 @@ from PIL import Image as Picture
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
+from medrecon.formats import load_like
 from medrecon.posterior import Reconstruction
 from medrecon.transforms import SaveReconstructiond
 from medrecon.uncertainty import MAPS, map_names
 from medrecon.volumes import load_volume
 from medrecon.writers import WRITERS, Output, check, write
 from medrecon.writers.base import MAP_NAMES
-from tests.make.dicom import RECORD, oblique, verified_or_none
+from tests.make.dicom import RECORD, numbers, oblique, verified_or_none, write_series
 from tests.make.outputs import made_up_maps
 
 GEOMETRY = Geometry((3.3, 1.1, 0.9), oblique())
@@ -216,6 +217,16 @@ def test_dicom_maps_refer_to_their_series(tmp_path):
     flags = pydicom.dcmread(tmp_path / "x_flags.dcm")
     assert flags.SOPClassUID == pydicom.uid.SegmentationStorage and flags.BitsAllocated == 1
     assert flags.SegmentSequence[0].SegmentLabel == "samples disagree"
+    kind = flags.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    assert (kind.CodeValue, kind.CodingSchemeDesignator) == ("FLAGS", "99MEDRECON")
+
+
+def test_dicom_maps_name_the_body_part_of_their_series(tmp_path):
+    write_series(tmp_path / "s", oblique(), numbers((3, 7, 6)), BodyPartExamined="KNEE", Laterality="L")
+    write(made(), Output(folder=tmp_path, stem="x", format="dicom", like=load_like(tmp_path / "s")))
+    for name in map_names(False):
+        found = pydicom.dcmread(tmp_path / f"x_{name}.dcm")
+        assert (found.BodyPartExamined, found.Laterality) == ("KNEE", "L")
 
 
 def test_a_map_without_flags_still_has_every_slice(tmp_path):

@@ -116,7 +116,7 @@ def _segmentation(values: np.ndarray, common: dict[str, Any]) -> Dataset:
         ),
     )
     return highdicom.seg.Segmentation(
-        pixel_array=np.ascontiguousarray(values, dtype=np.uint8),
+        pixel_array=values,
         segmentation_type="BINARY",
         segment_descriptions=[segment],
         omit_empty_frames=False,
