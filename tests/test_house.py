@@ -15,12 +15,12 @@ ROOT = Path(medrecon.__file__).parent
 TESTS = Path(__file__).parent
 # By floor, the lowest first, as in the chart of CONTRIBUTING.md. A module may import its own floor and those below.
 ROOMS = [
-    "_version angles coverage data workers noise operators priors settings",
+    "_version angles calibration_file conformal coverage data workers noise operators priors settings",
     "likelihood formats",
     "solvers training",
     "sample problems quality uncertainty",
     "posterior record networks weights prior_file",
-    "writers volumes bundle",
+    "writers volumes bundle calibrate",
     "reconstruction",
     "metrics inferers engines monai_bundle transforms torchscript bundle_checks",
     "report prep",
