@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medrecon.calibration_file import read_calibrations
 from medrecon.data.errors import InputError, one_line, warn
 from medrecon.data.files import write_atomically
 from medrecon.networks import check_images, network_class, network_on_meta_device
@@ -26,6 +27,7 @@ from medrecon.weights import difference, encode_weights, read_weights
 __all__ = [
     "build_network",
     "bundle_to_train",
+    "calibration_path",
     "current_bundle_or",
     "find_bundle",
     "known_bundles",
@@ -177,6 +179,11 @@ def metadata(root: str | Path) -> dict[str, Any]:
     return facts
 
 
+def calibration_path(root: str | Path) -> Path:
+    """The calibrations of a bundle, which it may lack."""
+    return Path(root) / "configs" / "calibration.json"
+
+
 def _prior_path(root: str | Path) -> Path:
     return Path(root) / "configs" / "prior.yaml"
 
@@ -249,6 +256,7 @@ def load_prior(bundle: str | Path) -> PriorSpec:
         tuned=prior.tuned,
         tuned_by_images=prior.tuned_by_images,
         posterior=prior.posterior,
+        calibrations=read_calibrations(calibrations) if (calibrations := calibration_path(root)).exists() else (),
         n_steps=prior.steps,
         quality=prior.quality,
         sigma_min=prior.sigma_min,

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jsonschema
 from monai.bundle.properties import InferProperties, TrainProperties
 
-from medrecon.bundle import find_bundle, load_prior, read_prior, read_small_text
+from medrecon.bundle import calibration_path, find_bundle, load_prior, read_prior, read_small_text
+from medrecon.calibration_file import read_calibrations
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import read_plain_yaml
@@ -59,6 +60,7 @@ def check_bundle(bundle: str | Path) -> list[Check]:
         "metadata.json": _metadata,
         "licence and model card": _documents,
         "prior.yaml and weights": _prior,
+        "calibration.json": _calibration,
         "network_data_format": _network,
         "inference config": _inference,
         "training config": _training,
@@ -137,6 +139,16 @@ def _prior(root: Path) -> Iterator[str]:
     if prior.images is not None:
         prior.network()
     return iter(())
+
+
+def _calibration(root: Path) -> Iterator[str]:
+    """Calibrations of other weights or another bundle, which no run would use; a bundle may have none."""
+    path, facts = calibration_path(root), _facts(root)
+    for one in read_calibrations(path) if path.exists() else []:
+        if one.settings["weights_sha256"] != (facts.get("weights") or {}).get("sha256"):
+            yield f"holds a calibration of other weights ({one.settings['solver']['name']}); calibrate the bundle again"
+        elif one.settings["bundle"] != facts.get("name"):
+            yield f"holds a calibration of the bundle {shown(one.settings['bundle'])}; calibrate this one"
 
 
 def _network(root: Path) -> Iterator[str]:

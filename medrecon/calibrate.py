@@ -290,10 +290,10 @@ def _spread(case: Case, samples: np.ndarray) -> np.ndarray:
 
 
 def head_mask(reference: np.ndarray, in_hu: bool = False) -> np.ndarray:
-    """Pixels inside the head or body ``(slices, y, x)``: no air around it, and not its outermost 3 pixels.
+    """Pixels inside the head or body ``(slices, y, x)``, without the air around it.
 
     In every slice: the largest connected part, holes filled, of what is above 8 % of the 99.5 % quantile of the volume (CT: above
-    -500 HU) after smoothing with a Gaussian of 2 pixels.
+    -500 HU) after smoothing with a Gaussian of 2 pixels; then eroded by 3 pixels, by about which the smoothing widens it.
 
     Args:
         reference: volume ``(slices, y, x)``.

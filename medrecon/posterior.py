@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medrecon.calibration_file import Calibration
 from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.errors import InputError, warn
 from medrecon.data.scan import Geometry
@@ -33,7 +34,7 @@ from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
 from medrecon.solvers.smc import Particles, ParticleSolver
 from medrecon.training.objectives import EDM, Objective
-from medrecon.uncertainty import NullSpace, Uncertainty, null_space, pixel_statistics
+from medrecon.uncertainty import NullSpace, Uncertainty, calibrated_maps, null_space, pixel_statistics
 
 __all__ = [
     "LADDER_KEYS",
@@ -85,6 +86,7 @@ class PriorSpec:
         tuned_by_images: without a network, such settings by kind of the images, where they differ from ``tuned``.
         posterior: by name of a solver, settings for posterior samples that differ from its defaults, and ``sigma_max``,
             ``sigma_min``, ``spacing`` and ``steps``.
+        calibrations: factors of the spread of samples, for the settings that they were measured with.
         condition: one of ``labels``, given to the network; ``None``: the unconditional prior.
         guidance: scale of the condition: 1 follows it, more exaggerates it (two evaluations a step), 0 ignores it.
     """
@@ -106,6 +108,7 @@ class PriorSpec:
     sigma_min: float = 0.005
     tuned_by_images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     posterior: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calibrations: Sequence[Calibration] = ()
     condition: str | None = None
     guidance: float = 1.0
 
@@ -171,6 +174,7 @@ class Sampling:
         dtype: autocast type of the network; ``"auto"``: see :func:`fast_dtype`; ``None``: that of its weights.
         block: source of the settings, for the record: ``"tuned"`` or ``"posterior"`` of the prior, or ``None`` for the solver's
             defaults.
+        calibration: factors of the spread of samples, measured with these settings; ``None``: the spread stays as it is.
     """
 
     solver: Solver
@@ -185,6 +189,7 @@ class Sampling:
     chunk: int | None = None
     dtype: torch.dtype | Literal["auto"] | None = "auto"
     block: Literal["tuned", "posterior"] | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -676,7 +681,15 @@ def run(
         if text not in early:
             warn(text)
     facts = record(problem, prior, sampling, outcome)
-    return _reconstruction(problem, whole, made.weighted, made.unmeasured, facts)
+    found = _reconstruction(problem, whole, made.weighted, made.unmeasured, facts)
+    return _with_calibration(found, sampling.calibration, magnitude=not problem.real)
+
+
+def _with_calibration(made: Reconstruction, calibration: Calibration | None, magnitude: bool) -> Reconstruction:
+    """The reconstruction with the maps of a calibration, if there is one."""
+    if calibration is None or made.uncertainty is None:
+        return made
+    return replace(made, uncertainty=calibrated_maps(made.uncertainty, made.image, calibration, magnitude))
 
 
 def _counter(progress: Callable[[int, int], None] | None, runs: int) -> Callable[[int, int, float, object], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 import torch
 
 from medrecon.bundle import load_prior
+from medrecon.calibration_file import Calibration, choose, matching
+from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
 from medrecon.data.sampling import mask_from_zeros
 from medrecon.data.scan import CartesianScan, Scan
 from medrecon.formats import load as load_scan
 from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, run, sampling
 from medrecon.problems import Problem, physics_of, problem
-from medrecon.record import calibrated
+from medrecon.record import calibrated, planned_settings
 from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
 from medrecon.solvers.settings import name_of
 from medrecon.uncertainty import map_names
@@ -87,7 +90,30 @@ def plan(scan: Scan, *, load: Callable[[str | Path], PriorSpec] = load_prior, **
     prior = bundle if isinstance(bundle, PriorSpec) else load(bundle)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
     prior = prior.suited_to(solved)
-    return Plan(solved, prior, sampling(sampling_settings, prior))
+    made = Plan(solved, prior, sampling(sampling_settings, prior))
+    made.sampling = replace(made.sampling, calibration=_calibration(made, sampling_settings.calibration))
+    return made
+
+
+def _calibration(plan: Plan, given: object) -> Calibration | None:
+    """The calibration of a run: that of a given file, or else that of the prior for the same settings.
+
+    Raises:
+        InputError: if a given file cannot be used, or is not for this run.
+    """
+    if given == "none":
+        return None
+    if not isinstance(given, str | Path | None):
+        raise InputError(f"calibration must be a file of 'medrecon calibrate' or none; got {shown(given)}")
+    several = plan.sampling.n_samples > 1
+    if given is None:
+        calibrations = plan.prior.calibrations if several else ()
+        return (
+            matching(calibrations, *planned_settings(plan.problem, plan.prior, plan.sampling)) if calibrations else None
+        )
+    if not several:
+        raise InputError(f"{given}: a calibration is for several samples; ask for them (--samples K), or leave it out")
+    return choose(given, *planned_settings(plan.problem, plan.prior, plan.sampling))
 
 
 def _as_scan(scan: np.ndarray | str | Path | Scan, mask: object, name: str) -> Scan:

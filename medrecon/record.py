@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from medrecon._version import __version__
+from medrecon.calibration_file import INTERVAL, settings_of, settings_sha256
 from medrecon.data.errors import grouped_texts
 from medrecon.problems.base import Problem
 from medrecon.solvers.base import Solver
@@ -22,7 +23,7 @@ from medrecon.uncertainty import NullSpace, effective_number, uncertainty_facts
 if TYPE_CHECKING:
     from medrecon.posterior import PriorSpec, Sampling
 
-__all__ = ["LEAST_PARTICLES", "Outcome", "calibrated", "particle_warnings", "record", "versions"]
+__all__ = ["LEAST_PARTICLES", "Outcome", "calibrated", "particle_warnings", "planned_settings", "record", "versions"]
 
 LEAST_PARTICLES = 2.0
 """Effective sample size below which one particle decides the image."""
@@ -58,14 +59,17 @@ class Outcome(NamedTuple):
 
 
 def calibrated(sampling: Sampling, sigmas: torch.Tensor) -> bool:
-    """Whether the standard deviation of samples is that of the posterior, so that it may be called an uncertainty.
-
-    After a warm start it is not, whatever the solver.
+    """Whether the spread of samples may be called an uncertainty: by a calibration, or as the solver promises.
 
     Args:
-        sampling: solver and start.
+        sampling: solver, start and calibration.
         sigmas: noise levels of the run.
     """
+    return sampling.calibration is not None or _solver_is_calibrated(sampling, sigmas)
+
+
+def _solver_is_calibrated(sampling: Sampling, sigmas: torch.Tensor) -> bool:
+    """Whether the solver gives samples the spread of the posterior; after a warm start it does not."""
     return sampling.start is None and sampling.solver.calibrated(sigmas)
 
 
@@ -134,7 +138,49 @@ def _uncertainty(sampling: Sampling, outcome: Outcome) -> dict[str, Any]:
     if not outcome.unmeasured:
         return {}
     ess = [float(effective_number(one.log_weights[0].exp())) for one in outcome.particles]
-    return {"uncertainty": uncertainty_facts(outcome.unmeasured, min(ess, default=sampling.n_samples))}
+    facts = uncertainty_facts(outcome.unmeasured, min(ess, default=sampling.n_samples))
+    if sampling.calibration is not None:
+        facts["interval_coverage"] = INTERVAL
+    return {"uncertainty": facts}
+
+
+def _spread_settings(
+    problem: Problem, prior: PriorSpec | None, sampling: Sampling, sigmas: torch.Tensor
+) -> dict[str, Any]:
+    """Entries of the record that :func:`medrecon.calibration_file.settings_of` takes, without the particles."""
+    solver, start = sampling.solver, sampling.start
+    own = _solver_is_calibrated(sampling, sigmas)
+    return {
+        "bundle": None
+        if prior is None
+        else {"name": prior.name, "version": prior.version, "weights_sha256": prior.weights_sha256},
+        **problem.facts(),
+        "input": problem.name,
+        "modality": problem.modality,
+        "solver": {"name": name_of(solver), **_settings(solver), "calibrated": own},
+        "settings_block": sampling.block,
+        "quality": sampling.quality,
+        "steps": int((sigmas.diff() <= 0).sum()),  # a step that raises the noise level needs no evaluation
+        "start": None if start is None else name_of(start.solver),
+        "sigma_max": round(sigmas[0].item(), 6),
+        "sigma_min": round(sigmas[-2].item(), 6),
+        "condition": None if prior is None else prior.condition,
+        "guidance": prior.guidance if prior is not None and prior.condition else None,
+        "symmetries": {} if prior is None else dict(prior.symmetries),
+        "samples": sampling.n_samples,
+    }
+
+
+def planned_settings(problem: Problem, prior: PriorSpec, sampling: Sampling) -> tuple[dict[str, Any], float | None]:
+    """Settings that determine the spread of the samples of a run, and the acceleration, before the run.
+
+    They are those of the record after it, except for runs on images, whose noise levels depend on the image; these have no
+    calibration.
+    """
+    solver = sampling.solver
+    entries = _spread_settings(problem, prior if solver.requires.prior else None, sampling, sampling.sigmas)
+    particles = {"number": sampling.n_particles} if solver.has_particles else None
+    return settings_of({**entries, "particles": particles}), entries.get("acceleration")
 
 
 def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcome: Outcome) -> dict[str, Any]:
@@ -146,30 +192,17 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         sampling: solver and noise levels.
         outcome: measurements of the run.
     """
-    sigmas, solver, start = outcome.sigmas, sampling.solver, sampling.start
-    used = prior if outcome.evaluations else None
-    return {
+    made = {
         "versions": versions(),
-        "bundle": None
-        if used is None
-        else {"name": used.name, "version": used.version, "weights_sha256": used.weights_sha256},
-        **problem.facts(),
-        "input": problem.name,
-        "modality": problem.modality,
-        "solver": {"name": name_of(solver), **_settings(solver), "calibrated": calibrated(sampling, sigmas)},
-        "settings_block": sampling.block,
-        "quality": sampling.quality,
-        "steps": int((sigmas.diff() <= 0).sum()),  # a step that raises the noise level needs no evaluation
-        "start": None if start is None else name_of(start.solver),
-        "sigma_max": round(sigmas[0].item(), 6),
-        "sigma_min": round(sigmas[-2].item(), 6),
+        **_spread_settings(problem, prior if outcome.evaluations else None, sampling, outcome.sigmas),
         "network_dtype": str(outcome.dtype or torch.float32).removeprefix("torch."),
-        "condition": None if used is None else used.condition,
-        "guidance": used.guidance if used is not None and used.condition else None,
-        "symmetries": {} if used is None else dict(used.symmetries),
         "network_evaluations": outcome.evaluations,
-        "samples": sampling.n_samples,
         "particles": _particle_facts(outcome.particles),
+    }
+    return {
+        **made,
+        "settings_sha256": settings_sha256(settings_of(made)),
+        "calibration": None if sampling.calibration is None else sampling.calibration.record(),
         "seed": sampling.seed,
         "slices": list(problem.numbers),
         "relative_residual": outcome.relative_residual,

@@ -81,6 +81,8 @@ class SamplingSettings:
         steps: network evaluations per sample; ``None``: the number that ``quality`` gives.
         samples: posterior samples per slice.
         particles: particles per slice of a particle solver; ``None``: 8, or as many as ``samples``.
+        calibration: file of ``medrecon calibrate`` for these settings and this acceleration, so that the spread of samples
+            becomes an uncertainty; ``"none"``: none; ``None``: that of the bundle, where it has one.
         seed: random seed.
         start: classical solver of the warm start (CCDF); ``None``: start from noise.
         start_sigma: noise level of the warm start, for images of unit scale.
@@ -104,6 +106,11 @@ class SamplingSettings:
     samples: int = option(1, "number of posterior samples (default: 1)", metavar="K", type=int)
     particles: int | None = option(
         None, "number of particles of tds, fps, mcgdiff and ddsmc (default: 8)", metavar="P", type=int
+    )
+    calibration: str | Path | None = option(
+        None,
+        "file of 'medrecon calibrate' for these settings, or none (default: the bundle's, where it has one)",
+        metavar="FILE",
     )
     seed: int = option(0, "random seed (default: 0)", metavar="N", type=int)
     start: str | None = option(None, "warm-start from a classical solver (CCDF), e.g. cg-sense", metavar="SOLVER")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from medrecon.calibration_file import INTERVAL, SIGMA, Calibration
 from medrecon.likelihood import Gaussian, Rician, linear_gaussian
 from medrecon.noise import Noise
 from medrecon.operators.linalg import batch_broadcast, dot
@@ -28,6 +29,7 @@ __all__ = [
     "NullSpace",
     "SelfTest",
     "Uncertainty",
+    "calibrated_maps",
     "effective_number",
     "interval_coverage",
     "local_spread",
@@ -105,6 +107,30 @@ class Uncertainty:
             name: self.spread if name in ("std", "spread") else getattr(self, name)
             for name in map_names(self.calibrated)
         }
+
+
+def calibrated_maps(
+    maps: Uncertainty, image: np.ndarray, calibration: Calibration, magnitude: bool = True
+) -> Uncertainty:
+    """Maps with the factors of a calibration: the standard deviation, and the limits of the interval around the image.
+
+    Flags and what was not measured stay as they are: they compare samples with the noise.
+
+    Args:
+        maps: maps of the samples, not calibrated.
+        image: mean of the samples.
+        calibration: factors of the spread by coverage.
+        magnitude: whether values are magnitudes, so that no limit is below 0.
+    """
+    away = (calibration.factors[INTERVAL] * maps.spread).astype(np.float32)
+    low = image - away
+    return replace(
+        maps,
+        spread=(calibration.factors[SIGMA] * maps.spread).astype(np.float32),
+        p05=np.maximum(low, 0) if magnitude else low,
+        p95=image + away,
+        calibrated=True,
+    )
 
 
 def effective_number(weights: Tensor) -> Tensor:

@@ -40,13 +40,13 @@ def mean_coverage(n, level, trials, spread=1.0, control=risk_control):
 
 @pytest.mark.parametrize(("n", "level"), [(9, 0.9), (19, 0.9), (19, 0.95), (11, 0.5), (25, 0.8)])
 def test_coverage_of_a_new_image_is_that_of_the_level(n, level):
-    """Theorems 1 and 2 of conformal risk control: from ``level`` to ``level + 2 / (n + 1)``; three standard errors of 1500 draws."""
+    """Theorems 1 and 2 of conformal risk control: ``level`` to ``level + 2 / (n + 1)``, up to three standard errors."""
     found, error = mean_coverage(n, level, 1500)
     assert level - 3 * error <= found <= level + 2 / (n + 1) + 3 * error
 
 
 def test_without_the_correction_for_n_plus_1_images_the_coverage_is_too_low():
-    """Images differ in scale, so that the empirical quantile of 9 images covers about 0.85, not 0.9: 3 standard errors and more."""
+    """Images differ in scale, so that the empirical quantile of 9 images covers less than 0.9, by 3 standard errors and more."""
 
     def empirical(errors, levels):
         n = len(errors)

@@ -74,6 +74,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "sha256": about["weights"].get("sha256"),
         "settings_for": sorted({*spec.tuned, *(name for one in spec.tuned_by_images.values() for name in one)}),
         "posterior_settings_for": sorted(spec.posterior),
+        "calibrations": [_calibration_text(one) for one in spec.calibrations],
         "configs": sorted(
             path.name for path in (root / "configs").iterdir() if path.suffix in (".yaml", ".yml", ".json")
         ),
@@ -81,6 +82,12 @@ def _info(arguments: argparse.Namespace) -> int:
     lines = [f"{key.replace('_', ' ')}: {printable(_text(value))}" for key, value in facts.items()]
     _print(facts, arguments.json, lines)
     return 0
+
+
+def _calibration_text(one: Any) -> str:  # noqa: ANN401 - medrecon.calibration_file.Calibration
+    """Solver, samples, acceleration and images of a calibration."""
+    speed = "" if one.acceleration is None else f", acceleration {one.acceleration:g}"
+    return f"{one.settings['solver']['name']} with {one.settings['samples']} samples{speed} ({one.images} images)"
 
 
 def _text(value: object) -> str:
