@@ -28,7 +28,7 @@ def write_case(folder, stem, format="h5", record=RECORD, seed=0, shape=SHAPE, va
     return image, samples
 
 
-def write_cases(folder, stems, format="h5"):
+def write_cases(folder, stems, format="h5", **more):
     """Write cases of different noise."""
     for k, stem in enumerate(stems):
-        write_case(folder, stem, format, seed=k)
+        write_case(folder, stem, format, seed=k, **more)
