@@ -108,7 +108,7 @@ def _options(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - medrecon.c
     from medrecon.data.arguments import check_count
     from medrecon.data.errors import InputError
 
-    check_count("--splits", arguments.splits, 0, 10_000)
+    check_count("--splits", arguments.splits, least=0, most=10_000)
     try:
         radii = [float(part) for part in arguments.radii.split(",")]
     except ValueError:
