@@ -12,6 +12,11 @@ medrecon.bundle.read_prior                                 3  test_prior_file.py
 medrecon.bundle.save_weights                               3  test_prior_file.py
 medrecon.bundle_checks._missing                            3  test_zoo.py
 medrecon.bundle_checks._network                            3  test_zoo.py
+medrecon.calibrate._held_out                               3  test_calibrate.py
+medrecon.calibrate.check_by_subjects                       3  test_calibrate.py
+medrecon.calibrate.head_mask                               3  test_calibrate.py
+medrecon.calibration_file._factors                         3  test_calibration_file.py
+medrecon.calibration_file.settings_of                      3  test_calibration_file.py
 medrecon.cli.cases.CaseReport.entry                        3  cli/test_several.py
 medrecon.cli.config.expand_config                          3  cli/test_log.py
 medrecon.cli.options.set_threads                           3  cli/test_several.py
@@ -19,6 +24,12 @@ medrecon.cli.reconstruct._request_digest                   3  cli/test_several.p
 medrecon.cli.reconstruct.clear_caches                      3  formats/test_dicom.py
 medrecon.cli.streams._RobustStream.write                   3  cli/test_arguments.py
 medrecon.cli.streams.robust_streams                        3  cli/test_arguments.py
+medrecon.conformal.mean_interval                           3  test_conformal.py
+medrecon.conformal.normalised_errors                       3  test_conformal.py
+medrecon.conformal.random_disc                             3  test_conformal.py
+medrecon.conformal.region_score                            3  test_conformal.py test_calibrate.py
+medrecon.conformal.risk_control                            3  test_conformal.py
+medrecon.conformal.split_conformal                         3  test_conformal.py
 medrecon.coverage.central_coverage                         3  test_coverage.py
 medrecon.coverage.holm                                     3  solvers/test_sbc.py
 medrecon.coverage.rank_frequencies                         3  test_coverage.py
@@ -263,6 +274,7 @@ medrecon.problems.tomography.Tomography.to_image           3  problems/test_tomo
 medrecon.problems.tomography._projector                    3  problems/test_tomography.py
 medrecon.quality.choose_row                                3  test_quality.py
 medrecon.quality.overridden                                3  test_quality.py
+medrecon.reconstruction._calibration                       3  cli/test_calibrate.py
 medrecon.record.particle_warnings                          3  test_posterior.py
 medrecon.record.record                                     3  solvers/test_calibration.py
 medrecon.sample._checked                                   3  solvers/test_solvers.py
@@ -337,6 +349,7 @@ medrecon.transforms.coils.cropped_like                     3  transforms/test_si
 medrecon.transforms.measure.NoisyImaged.measure            3  test_zoo.py
 medrecon.transforms.measure.SinogramOfImaged.measure       3  test_zoo.py
 medrecon.transforms.measure._coarse_geometry               3  test_zoo.py
+medrecon.uncertainty.calibrated_maps                       3  cli/test_calibrate.py
 medrecon.volumes._mrd_affine                               3  cli/test_evaluate.py
 medrecon.volumes._volume                                   3  cli/test_evaluate.py
 medrecon.volumes.check_pair                                3  cli/test_evaluate.py

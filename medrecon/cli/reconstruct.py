@@ -232,6 +232,7 @@ def _record_line(record: Mapping[str, Any]) -> str:
 def _run_entry(record: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of the record that ``run.json`` repeats."""
     names = ("network_evaluations", "acceleration", "residual_over_noise", "seconds", "uncertainty", "warnings")
+    names += ("calibration",) if record.get("calibration") else ()
     bundle = record.get("bundle")
     return {
         "solver": record["solver"]["name"],
@@ -255,4 +256,6 @@ def summary_of_samples(entry: Mapping[str, Any]) -> str | None:
         return None
     test = facts["self_test"]
     text = "no self-test, because the noise level is 0 or unknown" if test is None else f"self-test: {test['text']}"
-    return f"{text}; flagged {facts['flagged_fraction']:.1%}, not measured {facts['null_energy']:.1%} of the energy"
+    by = entry.get("calibration")
+    source = "" if by is None else f"; uncertainty calibrated by {by['source']} ({by['images']} images)"
+    return f"{text}; flagged {facts['flagged_fraction']:.1%}, not measured {facts['null_energy']:.1%} of the energy{source}"
