@@ -27,7 +27,6 @@ medrecon.cli.streams.robust_streams                        3  cli/test_arguments
 medrecon.conformal.mean_interval                           3  test_conformal.py
 medrecon.conformal.normalised_errors                       3  test_conformal.py
 medrecon.conformal.random_disc                             3  test_conformal.py
-medrecon.conformal.region_score                            3  test_conformal.py test_calibrate.py
 medrecon.conformal.risk_control                            3  test_conformal.py
 medrecon.conformal.split_conformal                         3  test_conformal.py
 medrecon.coverage.central_coverage                         3  test_coverage.py

@@ -159,6 +159,12 @@ def test_the_interval_of_a_mean_contains_what_its_score_says():
     )
 
 
+def test_means_without_spread_are_missed_unless_they_are_right():
+    region, zero = np.ones((4, 4), bool), np.zeros((4, 4))
+    assert region_score(zero, zero, np.zeros((3, 4, 4)), region) == 0
+    assert region_score(zero + 1, zero, np.zeros((3, 4, 4)), region) == math.inf
+
+
 def test_discs_lie_inside_and_everywhere():
     inside = np.zeros((20, 17), bool)
     inside[2:, 1:16] = True  # touches the lower border

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from medrecon.calibrate import appended, calibration_of, check_same_settings, find_cases
-    from medrecon.calibration_file import encode
+    from medrecon.calibration_file import encode, read_calibrations
     from medrecon.cli.options import set_threads
     from medrecon.data.files import check_writable, write_atomically
 
@@ -84,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     cases = find_cases(arguments.cases)
     check_same_settings(cases)
     check_writable([output], arguments.overwrite or arguments.append)
+    if arguments.append and output.exists():
+        read_calibrations(output)  # refused before the cases are read
     images = _scores(cases, options, arguments.subjects)
     calibration = calibration_of(cases, images, {})
     calibration = calibration_of(cases, images, _check(images, arguments))

@@ -6,15 +6,18 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import medrecon
 from medrecon import posterior, reconstruction
 from medrecon.bundle import find_bundle, load_prior
 from medrecon.bundle_checks import check_bundle
-from medrecon.calibration_file import INTERVAL, SIGMA, read_calibrations
+from medrecon.calibration_file import INTERVAL, SIGMA, Calibration, read_calibrations
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.formats import save_fastmri
+from medrecon.monai_bundle import load_config
+from medrecon.uncertainty import Uncertainty, calibrated_maps
 
 from ..make.calibration import RECORD, write_case, write_cases
 from ..make.toys import SHAPE, cartesian, columns
@@ -157,6 +160,36 @@ def test_the_maps_of_a_plan_are_named_by_its_calibration(made, bundle):
     assert medrecon.reconstruction.plan(scan, bundle=bundle, steps=2).maps == ()
 
 
+def test_the_config_of_a_bundle_takes_a_calibration(made, tmp_path):
+    """As ``--calibration``: the same sidecar."""
+    config = load_config(
+        find_bundle("brain_mri"), scan=str(made / "s1_scan.h5"), output_dir=str(tmp_path / "monai"), output_format="h5",
+        n_steps=2, samples=3, calibration=str(made / "cal.json"), device=torch.device("cpu"),
+    )  # fmt: skip
+    config.get_parsed_content("run")
+    out = ["-o", str(tmp_path / "cli"), *RUN, "--calibration", str(made / "cal.json")]
+    assert main(["recon", str(made / "s1_scan.h5"), *out]) == 0
+    monai, cli = (json.loads((tmp_path / way / "s1_scan.json").read_text()) for way in ("monai", "cli"))
+    assert monai["calibration"] == cli["calibration"]
+    assert monai["calibration"]["source"] == "cal.json"
+    assert monai["sha256"] == cli["sha256"]
+
+
+def test_limits_of_hounsfield_units_may_be_below_zero():
+    """Water at 0 HU with a spread of 2 and factors 1.5 and 3."""
+    image, spread = np.zeros((1, 2, 2), np.float32), np.full((1, 2, 2), 2.0, np.float32)
+    other = np.zeros((1, 2, 2), np.float32)
+    maps = Uncertainty(spread=spread, p05=other, p95=other, null=other, null_spread=other, flags=other.astype(np.uint8))
+    calibration = Calibration(settings={}, acceleration=None, images=20, factors={SIGMA: 1.5, INTERVAL: 3.0})
+    for magnitude, low in ((False, -6.0), (True, 0.0)):
+        made = calibrated_maps(maps, image, calibration, magnitude=magnitude)
+        assert made.calibrated
+        assert (made.spread == 3).all()
+        assert (made.p05 == low).all()
+        assert (made.p95 == 6).all()
+        assert {one.dtype for one in (made.spread, made.p05, made.p95)} == {np.dtype(np.float32)}
+
+
 def problem_of(bundle):
     return next(one.problem for one in check_bundle(bundle) if one.name == "calibration.json")
 
@@ -227,6 +260,9 @@ def test_an_existing_file_is_kept_replaced_or_extended(tmp_path, capsys):
     assert main(["calibrate", *arguments]) == 0
     content = (tmp_path / "cal.json").read_bytes()
     assert "already exists" in refused(capsys, "calibrate", *arguments)
+    (tmp_path / "bad.json").write_text("[]")
+    bad = refused(capsys, "calibrate", *arguments[:3], "-o", tmp_path / "bad.json", "--append")
+    assert "is not a list of 1 to 1000 calibrations" in bad
     assert (tmp_path / "cal.json").read_bytes() == content
     assert main(["calibrate", *arguments, "--append"]) == 0
     assert (tmp_path / "cal.json").read_bytes() == content
