@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from medrecon.bundle import known_bundles, load_prior
 from medrecon.calibrate import (
     ImageScores,
     Options,
@@ -19,10 +20,13 @@ from medrecon.calibrate import (
     scores_of,
     subjects_of,
 )
-from medrecon.calibration_file import encode
+from medrecon.calibration_file import encode, same_settings
 from medrecon.data.errors import InputError
+from medrecon.reconstruction import plan
+from medrecon.record import planned_settings
 
 from .make.calibration import RECORD, write_case, write_cases
+from .make.toys import cartesian, columns
 
 
 def images(n, seed=0, subjects=4, spread=1 / 3, pixels=300):
@@ -279,3 +283,19 @@ def test_a_new_calibration_replaces_that_of_the_same_runs(tmp_path):
     assert [one.acceleration for one in appended(tmp_path / "cal.json", other)] == [8.0, 4.0]
     again = appended(tmp_path / "cal.json", calibration_of(cases, images(30), {}))
     assert [one.images for one in again] == [30]
+
+
+# Calibrations of the bundles
+
+
+@pytest.mark.parametrize("root", known_bundles(), ids=lambda root: root.name)
+def test_calibrations_that_come_with_a_bundle_are_those_of_runs_of_today(root):
+    """A new setting of a solver, or other settings in prior.yaml, would leave them unused."""
+    calibrations = load_prior(root).calibrations
+    if not calibrations:
+        pytest.skip(f"{root.name} has no calibration.json")
+    scan, *_ = cartesian(mask=columns(), noise=0.01)
+    for one in calibrations:
+        options = {"solver": one.settings["solver"]["name"], "samples": one.settings["samples"]}
+        found = [plan(scan, bundle=root, posterior=block, **options) for block in (True, False)]
+        assert any(same_settings(one.settings, planned_settings(p.problem, p.prior, p.sampling)[0]) for p in found)
