@@ -5,7 +5,7 @@
     python benchmarks/conformal.py out/R8 out/R4 --reference cases/reference
 
 One table of pixels and one of discs per folder. Pixels inside the head, ``mean +- factor * spread``: "before" has the factor of a
-normal distribution; "after" has that of conformal risk control from a random half of the images, on the other half. Discs: the
+normal distribution; "after" has that of conformal risk control from a random half of the images (``--fraction``), on the others. Discs: the
 mean of a disc at a random place in every image, by split-conformal prediction; "by pixels" uses the factor of the pixels for the
 spread of the mean, which is no interval of a mean. "Subjects": a single split in which no subject is in both parts, reported as
 it is. Width: mean width of the interval after calibration, in % of the 99 % quantile of the reference.
@@ -52,13 +52,10 @@ def split_cells(found: dict | None, number: int) -> str:
     return f"{spread} | {percent(found['least'])} to {percent(found['largest'])} | {found['failures']}"
 
 
-def tables(calibration: Calibration, images: Sequence[ImageScores], number: int, seed: int) -> None:
+def tables(calibration: Calibration, images: Sequence[ImageScores], number: int, seed: int, fraction: float) -> None:
     """Print the tables of one folder."""
-    before, splits, subjects = (
-        scores_before(images),
-        check_by_splits(images, number, seed),
-        check_by_subjects(images, seed),
-    )
+    before, subjects = scores_before(images), check_by_subjects(images, seed)
+    splits = check_by_splits(images, number, seed, fraction)
     width = float(np.mean([one.width for one in images]))
     print(
         "| pixels, % | factor | before | after, mean ± std | range | failures | subjects | width |\n" + "|---" * 8 + "|"
@@ -92,7 +89,7 @@ def tables(calibration: Calibration, images: Sequence[ImageScores], number: int,
             ]
             print(f"| {' | '.join(cells)} |")
     halves, parts = splits["images"], list(zip(subjects["subjects"], subjects["images"], strict=True))
-    print(f"\n{number} random halves of {halves[0]} and {halves[1]} images, seed {seed}")
+    print(f"\n{number} random splits: {halves[0]} images to calibrate, {halves[1]} to test, seed {seed}")
     print(f"subjects: {parts[0][0]} with {parts[0][1]} images to calibrate, {parts[1][0]} with {parts[1][1]} to test")
 
 
@@ -113,6 +110,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="folders of reconstructions, one acceleration each")
     parser.add_argument("--reference", type=Path, required=True, help="folder of references with the same names")
     parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--fraction", type=float, default=0.5, help="part of the images that calibrates (default: 0.5)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     for folder in arguments.folders:
@@ -124,7 +122,7 @@ def main() -> None:
             f"\n## {settings['bundle']}, {settings['solver']['name']}, {settings['samples']} samples, {settings['steps']} steps, "
             f"R = {calibration.acceleration:g}: {len(cases)} cases, {len(images)} images, {failures} cases without a head\n"
         )
-        tables(calibration, images, arguments.splits, arguments.seed)
+        tables(calibration, images, arguments.splits, arguments.seed, arguments.fraction)
         print(f"{time.perf_counter() - began:.0f} s")
 
 

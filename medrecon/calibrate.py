@@ -525,20 +525,20 @@ def _held_out(train: Sequence[ImageScores], test: Sequence[ImageScores]) -> dict
     return {"pixels": pixels, "discs": regions("discs"), "regions": regions("regions")}
 
 
-def check_by_splits(images: Sequence[ImageScores], number: int, seed: int = 0) -> dict[str, Any]:
-    """Coverage of the other half by a calibration from a random half of the images: mean and range over splits.
+def check_by_splits(images: Sequence[ImageScores], number: int, seed: int = 0, fraction: float = 0.5) -> dict[str, Any]:
+    """Coverage of the other images by a calibration from a random part of them: mean and range over splits.
 
     Args:
         images: scores of all images.
         number: number of splits.
         seed: seed of the splits.
+        fraction: part of the images that calibrates.
     """
-    rng = np.random.default_rng(seed)
+    rng, n = np.random.default_rng(seed), round(fraction * len(images))
     found: list[dict[str, Any]] = []
     for _ in range(number):
         order = rng.permutation(len(images))
-        halves = order[: len(order) // 2], order[len(order) // 2 :]
-        found.append(_held_out(*([images[k] for k in half] for half in halves)))
+        found.append(_held_out(*([images[k] for k in part] for part in (order[:n], order[n:]))))
 
     def summary(values: Sequence[float]) -> dict[str, Any]:
         return {
@@ -560,7 +560,7 @@ def check_by_splits(images: Sequence[ImageScores], number: int, seed: int = 0) -
     return {
         "number": number,
         "seed": seed,
-        "images": [len(images) // 2, len(images) - len(images) // 2],
+        "images": [n, len(images) - n],
         "pixels": by_level([one["pixels"] for one in found]),
         "discs": by_name("discs"),
         "regions": by_name("regions"),

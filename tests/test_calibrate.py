@@ -222,6 +222,9 @@ def test_halves_of_exchangeable_images_are_covered_as_claimed():
     assert check["discs"]["3"]["0.9"]["mean"] == pytest.approx(0.9, abs=0.06)
     assert check_by_splits(found, 20) == check
     assert check_by_splits(found, 20, seed=1) != check
+    more = check_by_splits(found, 20, fraction=0.8)
+    assert more["images"] == [48, 12]
+    assert more["pixels"]["0.9"]["mean"] < check["pixels"]["0.9"]["mean"]  # more images, so less beyond the level
 
 
 def test_halves_that_are_too_small_count_as_failures():
@@ -238,6 +241,7 @@ def test_subjects_are_not_split():
     assert all(n % 8 == 0 for n in check["images"])
     assert check["images"][0] in (16, 24)  # nearest to a half
     assert 0.8 < check["pixels"]["0.9"] < 1
+    assert 0.6 < check["discs"]["3"]["0.9"] <= 1
     with pytest.raises(InputError, match="one subject"):
         check_by_subjects(images(10, subjects=1))
 

@@ -51,7 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=20,
         metavar="N",
-        help="random halves of the images that test the calibration (default: 20)",
+        help="random splits of the images that test the calibration (default: 20)",
+    )
+    parser.add_argument(
+        "--fraction",
+        type=float,
+        default=0.5,
+        metavar="F",
+        help="part of the images that calibrates in a split (default: 0.5)",
     )
     parser.add_argument(
         "--subjects",
@@ -111,6 +118,8 @@ def _options(arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - medrecon.c
     from medrecon.data.errors import InputError
 
     check_count("--splits", arguments.splits, least=0, most=10_000)
+    if not 0.05 <= arguments.fraction <= 0.95:
+        raise InputError(f"--fraction must be from 0.05 to 0.95; got {arguments.fraction:g}")
     try:
         radii = [float(part) for part in arguments.radii.split(",")]
     except ValueError:
@@ -151,7 +160,7 @@ def _check(images: list[ImageScores], arguments: argparse.Namespace) -> dict[str
 
     check = {"before": scores_before(images)}
     if arguments.splits:
-        check["splits"] = check_by_splits(images, arguments.splits, arguments.seed)
+        check["splits"] = check_by_splits(images, arguments.splits, arguments.seed, fraction=arguments.fraction)
     if arguments.subjects is not None:
         check["subjects"] = check_by_subjects(images, arguments.seed)
     return check
@@ -201,7 +210,7 @@ def _report(output: str, calibration: Calibration) -> list[str]:
     lines.append("before: mean +- z spread, as if samples were normal and exact")
     if split is not None:
         lines.append(
-            f"other images: mean +- standard deviation over {split['number']} random halves (seed {split['seed']}; "
+            f"other images: mean +- standard deviation over {split['number']} random splits (seed {split['seed']}; "
             f"{split['images'][0]} images to calibrate, {split['images'][1]} to test)"
         )
     if other is not None:

@@ -233,7 +233,7 @@ def test_the_command_prints_coverage_before_and_after(tmp_path, capsys):
         "| mean of a disc, radius 3 pixels | 90 | ",
     ):
         assert line in text
-    assert "20 random halves (seed 0; 10 images to calibrate, 10 to test)" in text
+    assert "20 random splits (seed 0; 10 images to calibrate, 10 to test)" in text
     assert "one random split (seed 0): " in text
     assert main(["calibrate", *cases(tmp_path / "again"), "--json", "--splits", "0"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -279,6 +279,8 @@ def test_an_existing_file_is_kept_replaced_or_extended(tmp_path, capsys):
         (["--radii", "0"], "expected numbers of pixels"),
         (["--radii", "a"], "expected numbers of pixels"),
         (["--radii", "nan"], "expected numbers of pixels"),
+        (["--fraction", "1"], "--fraction must be from 0.05 to 0.95"),
+        (["--fraction", "nan"], "--fraction must be from 0.05 to 0.95"),
         (["--splits", "-1"], "--splits must be a whole number"),
         (["--mask", "missing"], "missing: does not exist"),
         (["--regions", "missing"], "missing: does not exist"),
