@@ -4,11 +4,14 @@
     medrecon recon cases/R8 -o out/R8 --posterior --samples 8 --format h5
     python benchmarks/conformal.py out/R8 out/R4 --reference cases/reference
 
-One table of pixels and one of discs per folder. Pixels inside the head, ``mean +- factor * spread``: "before" has the factor of a
-normal distribution; "after" has that of conformal risk control from a random half of the images (``--fraction``), on the others. Discs:
-the mean of a disc at a random place in every image, by split-conformal prediction; "by pixels" uses the factor of the pixels for the
-spread of the mean, which is no interval of a mean. "Subjects": a single split in which no subject is in both parts, reported as
-it is. Width: mean width of the interval after calibration, in % of the 99 % quantile of the reference.
+One table of pixels and one of discs per folder.
+
+* Pixels inside the head, ``mean +- factor * spread``: "before" has the factor of a normal distribution; "after" has that of
+  conformal risk control from a random half of the images (``--fraction``), on the others.
+* Discs: the mean of a disc at a random place in every image, by split-conformal prediction; "by pixels" uses the factor of the
+  pixels for the spread of the mean, which is no interval of a mean.
+* "Subjects": a single split in which no subject is in both parts, reported as it is.
+* Width: mean width of the interval after calibration, in % of the 99 % quantile of the reference.
 """
 
 from __future__ import annotations
