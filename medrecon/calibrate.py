@@ -276,7 +276,7 @@ def _spread(case: Case, samples: np.ndarray) -> np.ndarray:
         return samples.std(axis=0, ddof=1, dtype=np.float64)
     calibration = case.record.get("calibration")
     factor = 1.0 if calibration is None else float(calibration["factors"][f"{SIGMA:g}"])
-    for name in ("spread", "std"):
+    for name in ("std",) if calibration is not None else ("spread", "std"):
         try:
             first = case.files[0]
             found = [one for one in case.files if one.name.endswith(f"_{name}.nii.gz")]

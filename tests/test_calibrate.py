@@ -25,7 +25,7 @@ from medrecon.data.errors import InputError
 from medrecon.reconstruction import plan
 from medrecon.record import planned_settings
 
-from .make.calibration import RECORD, write_case, write_cases
+from .make.calibration import RECORD, change_h5, write_case, write_cases
 from .make.toys import cartesian, columns
 
 
@@ -152,6 +152,7 @@ def test_formats_without_samples_and_particles_without_maps_are_refused(tmp_path
     with pytest.raises(InputError, match="holds no samples"):
         scores_of(find_cases([tmp_path / "mrd"])[0], Options(reference=tmp_path / "ref"))
     write_case(tmp_path / "p", "a", record={**RECORD, "particles": {"number": 8}})
+    change_h5(tmp_path / "p", "a", spread=None, std=None)
     with pytest.raises(InputError, match="particles have weights"):
         scores_of(find_cases([tmp_path / "p"])[0], Options(reference=tmp_path / "ref"))
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -19,7 +18,7 @@ from medrecon.formats import save_fastmri
 from medrecon.monai_bundle import load_config
 from medrecon.uncertainty import Uncertainty, calibrated_maps
 
-from ..make.calibration import RECORD, write_case, write_cases
+from ..make.calibration import RECORD, change_h5, write_case, write_cases
 from ..make.toys import SHAPE, cartesian, columns
 
 RUN = ["--steps", "2", "--samples", "3", "--format", "h5"]
@@ -308,11 +307,7 @@ def test_stored_maps_of_the_spread_are_undone_for_particles(tmp_path):
     record = {**RECORD, "particles": {"number": 8}, "calibration": {"factors": {"0.6827": 2.0}}}
     image, _ = write_case(tmp_path, "a", record=record)
     truth, _ = write_case(tmp_path / "ref", "a", seed=1)
-    with h5py.File(tmp_path / "a.h5", "a") as file:
-        file["std"] = np.full(image.shape, 0.5, np.float32)
-    sidecar = json.loads((tmp_path / "a.json").read_text())
-    del sidecar["sha256"]
-    (tmp_path / "a.json").write_text(json.dumps(sidecar))
+    change_h5(tmp_path, "a", spread=None, std=np.full(image.shape, 0.5, np.float32))
     write_case(tmp_path / "mask", "a", value=1)
     options = Options(reference=tmp_path / "ref" / "a.h5", mask=tmp_path / "mask")
     first = scores_of(find_cases([tmp_path / "a.h5"])[0], options, alone=True)[0]

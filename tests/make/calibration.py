@@ -1,10 +1,13 @@
 """Reconstructions with samples, and references of the same form."""
 
+import json
+
+import h5py
 import numpy as np
 
 from .outputs import write_volume
 
-__all__ = ["RECORD", "SHAPE", "write_case", "write_cases"]
+__all__ = ["RECORD", "SHAPE", "change_h5", "write_case", "write_cases"]
 
 SHAPE = (2, 36, 40)
 RECORD = {
@@ -32,3 +35,15 @@ def write_cases(folder, stems, format="h5", **more):
     """Write cases of different noise."""
     for k, stem in enumerate(stems):
         write_case(folder, stem, format, seed=k, **more)
+
+
+def change_h5(folder, stem, **arrays):
+    """Replace datasets of a case, or remove them (``None``); its sidecar then records no SHA-256."""
+    with h5py.File(folder / f"{stem}.h5", "a") as file:
+        for name, values in arrays.items():
+            file.pop(name, None)
+            if values is not None:
+                file[name] = values
+    sidecar = json.loads((folder / f"{stem}.json").read_text())
+    del sidecar["sha256"]
+    (folder / f"{stem}.json").write_text(json.dumps(sidecar))
