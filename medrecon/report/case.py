@@ -118,11 +118,12 @@ class Case:
     @property
     def window(self) -> tuple[float, float]:
         """Values shown as black and as white in every image of the page: those of the reconstruction, whatever is compared."""
-        if self.modality == "CT":
-            return -1000.0, 1000.0
         signal = self.image[self.image.reshape(len(self.image), -1).any(axis=1)]
-        top = float(np.percentile(signal, 99.8)) if signal.size else 1.0
-        return 0.0, top or 1.0
+        if not signal.size:
+            return 0.0, 1.0
+        low, high = np.percentile(signal[:, :: 1 + signal.shape[1] // 512], (0.5, 99.8)).tolist()
+        low = low if self.modality == "CT" else min(0.0, low)
+        return low, high if high > low else low + 1.0
 
 
 def shown_planes(n: int, most: int = MOST_SHOWN) -> list[int]:
