@@ -22,18 +22,20 @@ VOLUME_SLICES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What went into a reconstruction, for the first shown slice. A member that does not apply is ``None``.
+    """What went into a reconstruction, for one plane. A member that does not apply is ``None``.
 
     Args:
+        plane: index of the plane.
         kspace: logarithm of the magnitude of the measured k-space, root of the sum of squares over coils, ``(y, x)``, from 0 to 1.
         mask: sampling mask ``(y, x)``, bool.
         acs: calibration region, ``(y0, y1, x0, x1)``.
         coil_maps: magnitudes of the coil sensitivities ``(coils, y, x)``.
-        trajectory: points of the k-space trajectory ``(n, 2)``, (ky, kx), cycles per field of view.
+        trajectory: points of the k-space trajectory as a picture ``(n, n)``, uint8.
         sinogram: line integrals ``(views, detectors)``.
         image: image that was processed, ``(y, x)``, for denoising, super-resolution and deblurring.
     """
 
+    plane: int = 0
     kspace: np.ndarray | None = None
     mask: np.ndarray | None = None
     acs: tuple[int, int, int, int] | None = None
@@ -109,6 +111,12 @@ class Case:
     def is_calibrated(self) -> bool:
         """Whether the spread of the samples may be called an uncertainty."""
         return "std" in self.maps
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Entries of the record on several samples; empty for one sample."""
+        found = self.record.get("uncertainty")
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def unit(self) -> str:

@@ -28,11 +28,11 @@ def joined(parts: Iterable[object]) -> Html:
     )
 
 
-def el(name: str, *children: object, **attributes: Any) -> Html:  # noqa: ANN401 - text, numbers, booleans
+def el(tag: str, /, *children: object, **attributes: Any) -> Html:  # noqa: ANN401 - text, numbers, booleans
     """An element.
 
     Args:
-        name: name of the element.
+        tag: name of the element.
         children: text, which is escaped, or elements; ``None`` is left out.
         **attributes: attributes; ``class_`` is ``class``, other underscores are hyphens, ``True`` is an attribute without value,
             and ``None`` and ``False`` are left out.
@@ -43,9 +43,9 @@ def el(name: str, *children: object, **attributes: Any) -> Html:  # noqa: ANN401
             continue
         label = key.rstrip("_").replace("_", "-")
         text += f" {label}" if value is True else f' {label}="{html.escape(str(value))}"'
-    if name in _VOID:
-        return Html(f"<{name}{text}>")
-    return Html(f"<{name}{text}>{joined(children)}</{name}>")
+    if tag in _VOID:
+        return Html(f"<{tag}{text}>")
+    return Html(f"<{tag}{text}>{joined(children)}</{tag}>")
 
 
 def link(text: str, address: str) -> Html:

@@ -17,7 +17,16 @@ from medrecon.report.pictures import Plane, Scales, figure, spread_word, thumbna
 from medrecon.report.plots import residual_plot
 
 __all__ = [
-    "data", "images", "inputs", "metrics", "methods_section", "provenance", "summary", "uncertainty", "volume", "warnings",
+    "data",
+    "images",
+    "inputs",
+    "methods_section",
+    "metrics",
+    "provenance",
+    "summary",
+    "uncertainty",
+    "volume",
+    "warnings",
 ]  # fmt: skip
 
 _LARGE_NULL = 0.1
@@ -63,8 +72,8 @@ def summary(case: Case) -> Html:
     facts.append(
         _fact("Samples", number(record.get("samples", 1)), spread_word(case) + " shown below" if case.maps else None)
     )
-    if isinstance(record.get("null_energy"), int | float):
-        facts.append(_fact("Not measured", f"{100 * record['null_energy']:.3g} %", "of the energy of the image"))
+    if isinstance(case.facts.get("null_energy"), int | float):
+        facts.append(_fact("Not measured", f"{100 * case.facts['null_energy']:.3g} %", "of the energy of the image"))
     shape = " × ".join(map(str, case.image.shape[::-1]))
     spacing = case.geometry.spacing
     size = None if spacing is None else " × ".join(f"{one:.3g}" for one in spacing[::-1]) + " mm"
@@ -151,7 +160,7 @@ def _how_to_add(what: str) -> str:
 
 def _null_text(case: Case) -> Html:
     """What the samples cannot show, prominently where much of the image was not measured."""
-    energy = case.record.get("null_energy")
+    energy = case.facts.get("null_energy")
     known = isinstance(energy, int | float)
     sentence = (
         "What all samples share and the data never measured is the prior's word: the samples agree there whether it is right or "
@@ -197,7 +206,7 @@ def uncertainty(case: Case, planes: Sequence[Plane], ends: Scales) -> Html | Non
                 f"Flags (white) mark where samples disagree on what was not measured: {100 * share:.2g} % of all pixels.",
             )
         )
-    if "null" in case.maps or "null_energy" in case.record:
+    if "null" in case.maps or "null_energy" in case.facts:
         parts.append(_null_text(case))
     if any(plane.of("sample") for plane in planes):
         total = case.record.get("samples", 0)
@@ -287,7 +296,7 @@ def inputs(case: Case) -> Html:
     """What went in."""
     record = case.record
     pictures = _inputs(case)
-    plane = case.labels[case.shown[0]] if case.shown else ""
+    plane = case.labels[case.inputs.plane] if case.inputs is not None else ""
     content = (
         el("div", *pictures, class_="pictures")
         if pictures
