@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from medrecon._version import __version__
-from medrecon.cli import bundle, completion, demo, evaluate, info, prep, recon, solvers, undersample
+from medrecon.cli import bundle, completion, demo, evaluate, info, prep, recon, report, solvers, undersample
 from medrecon.cli.config import expand_config
 
 __all__ = ["COMMANDS", "build_parser", "parse_arguments"]
@@ -17,6 +17,7 @@ COMMANDS = {
     "undersample": undersample,
     "recon": recon,
     "evaluate": evaluate,
+    "report": report,
     "solvers": solvers,
     "bundle": bundle,
     "completion": completion,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from medrecon.problems.noncartesian import NonCartesian
 from medrecon.problems.tomography import Tomography
 from medrecon.report.case import Classical, Inputs
 from medrecon.sample import sample
-from medrecon.settings import option_names
 from medrecon.solvers.settings import make_solver
 
 __all__ = ["classical", "inputs_of", "zero_filled"]
@@ -77,8 +77,7 @@ def _tried(problem: Problem, names: Sequence[str], shown: Sequence[int]) -> Clas
         except (InputError, TypeError):  # the solver cannot work with this kind of data
             continue
         solver = make_solver(name, {**problem.tuned.get(name, {}), **settings})
-        shown_settings = {key: getattr(solver, key) for key in type(solver).__dataclass_fields__}
-        return Classical(name, shown_settings, image)
+        return Classical(name, {one.name: getattr(solver, one.name) for one in fields(solver)}, image)
     return None
 
 
@@ -158,14 +157,22 @@ def inputs_of(problem: Problem, plane: int) -> Inputs | None:
         kspace = problem.kspace[item] * problem.mask
         mask = np.broadcast_to(np.atleast_2d(problem.mask), kspace.shape[-2:])
         return Inputs(
-            plane=plane, kspace=_log_magnitude(kspace), mask=mask, acs=_calibration(mask), coil_maps=_maps(problem, item)
+            plane=plane,
+            kspace=_log_magnitude(kspace),
+            mask=mask,
+            acs=_calibration(mask),
+            coil_maps=_maps(problem, item),
         )
     if isinstance(problem, Dynamic):
         frame = plane // problem.n_items
         mask = problem.scan.mask[frame]
         kspace = problem.scan.kspace[frame, item] * mask
         return Inputs(
-            plane=plane, kspace=_log_magnitude(kspace), mask=mask, acs=_calibration(mask), coil_maps=_maps(problem, item)
+            plane=plane,
+            kspace=_log_magnitude(kspace),
+            mask=mask,
+            acs=_calibration(mask),
+            coil_maps=_maps(problem, item),
         )
     if isinstance(problem, NonCartesian):
         return Inputs(plane=plane, trajectory=_points(problem.scan.trajectory[item]), coil_maps=_maps(problem, item))
@@ -173,5 +180,7 @@ def inputs_of(problem: Problem, plane: int) -> Inputs | None:
         lines = problem.scan.sinogram[item]
         return Inputs(plane=plane, sinogram=lines if lines.ndim == 2 else lines[:, lines.shape[1] // 2])
     if isinstance(problem, Images):
-        return Inputs(plane=plane, image=np.abs(problem.scan.array[item]) if problem.is_complex else problem.scan.array[item])
+        return Inputs(
+            plane=plane, image=np.abs(problem.scan.array[item]) if problem.is_complex else problem.scan.array[item]
+        )
     return None

@@ -12,7 +12,8 @@ from typing import Any
 __all__ = ["Html", "document", "el", "joined", "link", "table"]
 
 _VOID = {"br", "img", "input", "link", "meta"}
-_SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+"""Scripts that run; those with a type are data."""
 
 
 class Html(str):
@@ -64,7 +65,7 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]], caption: str
     return el("div", el("table", *parts), class_="scroll", tabindex=0, role="region", aria_label=caption or "table")
 
 
-def document(title: str, body: Html, style: str, script: str) -> bytes:
+def document(title: str, body: Html, style: str, script: str, also: Iterable[bytes] = ()) -> bytes:
     """A document that loads nothing: its policy allows images inside the file, and the scripts it contains, by their hashes.
 
     Args:
@@ -72,10 +73,11 @@ def document(title: str, body: Html, style: str, script: str) -> bytes:
         body: content; it may contain further scripts.
         style: style sheet.
         script: script at the end of the body.
+        also: SHA-256 of scripts that those of the body add.
     """
     body = joined([body, Html(f"<script>{script}</script>")])
-    digests = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in _SCRIPT.findall(body)]
-    scripts = " ".join(f"'sha256-{digest}'" for digest in digests)
+    digests = [*(hashlib.sha256(one.encode()).digest() for one in _SCRIPT.findall(body)), *also]
+    scripts = " ".join(f"'sha256-{base64.b64encode(one).decode()}'" for one in digests)
     policy = (
         "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
         f"script-src {scripts} 'wasm-unsafe-eval'; connect-src data: blob:; worker-src blob:; "

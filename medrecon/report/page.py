@@ -8,7 +8,7 @@ from medrecon.report import sections
 from medrecon.report.case import Case
 from medrecon.report.controls import rules
 from medrecon.report.html import Html, document, el, joined, link
-from medrecon.report.pictures import planes, scales
+from medrecon.report.pictures import pixel_ratio, planes, scales
 
 __all__ = ["page"]
 
@@ -17,13 +17,19 @@ def _resource(name: str) -> str:
     return resources.files("medrecon.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _viewer(case: Case) -> str:
-    """The view of a volume, where it is installed."""
+def _viewer(case: Case) -> tuple[str, list[bytes]]:
+    """The view of a volume, where there is one, and SHA-256 of the script that it adds."""
     if not case.is_volume or util.find_spec("medrecon.report.viewer") is None:
-        return ""
-    from medrecon.report.viewer import volume_view
+        return "", []
+    from medrecon.report.viewer import SHA256, volume_view
 
-    return volume_view(case)
+    return volume_view(case), [bytes.fromhex(SHA256)]
+
+
+def _ratio(case: Case) -> str:
+    """Style rule with width over height of the images."""
+    height, width = case.image.shape[1:]
+    return f":root{{--ratio:{width * pixel_ratio(case) / height:.4g}}}"
 
 
 def _header(case: Case, titles: dict[str, str]) -> Html:
@@ -49,12 +55,13 @@ def page(case: Case) -> bytes:
     """The page of a case, UTF-8: at most 3 MB without a view of a volume."""
     ends = scales(case)
     shown = planes(case, ends)
+    view, hashes = _viewer(case)
     parts = {
         "Warnings": sections.warnings(case),
         "Summary": sections.summary(case),
         "Images": sections.images(case, shown, ends),
         "Uncertainty" if case.is_calibrated else "Spread": sections.uncertainty(case, shown, ends),
-        "Volume": sections.volume(case, ends, _viewer(case)),
+        "Volume": sections.volume(case, ends, view),
         "What went in": sections.inputs(case),
         "Agreement with the data": sections.data(case),
         "Metrics": sections.metrics(case),
@@ -73,4 +80,10 @@ def page(case: Case) -> bytes:
         titles["volume-section"] = "All frames" if case.has_frames else "All slices"
     end = el("footer", "Written by ", link("medrecon", "https://github.com/medrecon/medrecon"), ". Not for diagnosis.")
     body = joined([_header(case, titles), el("main", *present.values()), end])
-    return document(f"{case.name}: medrecon report", body, _resource("page.css") + rules(shown), _resource("page.js"))
+    return document(
+        f"{case.name}: medrecon report",
+        body,
+        _resource("page.css") + rules(shown) + _ratio(case),
+        _resource("page.js"),
+        hashes,
+    )

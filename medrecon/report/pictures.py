@@ -12,7 +12,19 @@ from medrecon.report.html import Html, el
 from medrecon.report.images import encoded, faded, grey, marked, mosaic, thumbnail
 from medrecon.report.orientation import edges
 
-__all__ = ["BUDGET", "Picture", "Plane", "Scales", "figure", "planes", "scales", "thumbnails"]
+__all__ = [
+    "BUDGET",
+    "Picture",
+    "Plane",
+    "Scales",
+    "figure",
+    "name_of_image",
+    "pixel_ratio",
+    "planes",
+    "scales",
+    "spread_word",
+    "thumbnails",
+]
 
 BUDGET = 2_700_000
 """Bytes of all pictures but those of the viewer; the rest of 3 MB is text."""

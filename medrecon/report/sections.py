@@ -13,7 +13,7 @@ from medrecon.report.controls import comparison_controls, sample_controls
 from medrecon.report.html import Html, el, joined, table
 from medrecon.report.images import encoded, grey, mosaic, thumbnail
 from medrecon.report.methods import methods, number
-from medrecon.report.pictures import Plane, Scales, figure, spread_word, thumbnails
+from medrecon.report.pictures import Plane, Scales, figure, name_of_image, spread_word, thumbnails
 from medrecon.report.plots import residual_plot
 
 __all__ = [
@@ -236,8 +236,8 @@ def volume(case: Case, ends: Scales, view: str = "") -> Html | None:
         "figcaption",
         f"All {len(case.image)} {what}, row by row, from {first} to {last} (reduced, compressed with loss).",
     )
-    place = el("div", el("figure", picture, caption, class_="mosaic"), id="volume")
-    return section("volume-section", "Volume" if case.is_volume else f"All {what}", place, Html(view))
+    place = el("div", el("figure", picture, caption, class_="mosaic", id="volume-static"), Html(view), id="volume")
+    return section("volume-section", "Volume" if case.is_volume else f"All {what}", place)
 
 
 # Inputs
@@ -313,6 +313,26 @@ def inputs(case: Case) -> Html:
     return section("inputs", "What went in", content, note, details)
 
 
+def _self_test(case: Case) -> list[Html]:
+    """Whether the samples scatter in the measured data as the noise does."""
+    test = case.facts.get("self_test")
+    if not isinstance(test, Mapping):
+        return []
+    text = el("p", f"Self-test: {test.get('text', 'no result')}.")
+    notable = test.get("agrees") is False
+    rows = [
+        (key.replace("_", " "), number(test[key]))
+        for key in ("residual_over_noise", "spread_over_noise")
+        if key in test
+    ]
+    names = ("samples in the measured data", "value")
+    return [
+        el("h3", "Self-test"),
+        el("div", text, class_="note") if notable else text,
+        table(names, rows) if rows else Html(),
+    ]
+
+
 def data(case: Case) -> Html:
     """Residual per noise level against the noise, and the self-test."""
     record = case.record
@@ -335,15 +355,7 @@ def data(case: Case) -> Html:
         parts.append(
             el("p", "The residual per noise level is not recorded; runs with --report record it.", class_="soft")
         )
-    test = record.get("self_test")
-    if test is not None:
-        flat = test if isinstance(test, Mapping) else {"result": test}
-        rows = [(str(name).replace("_", " "), number(value)) for name, value in flat.items()]
-        parts.append(
-            table(
-                ("self-test", "value"), rows, "Self-test: spread of the samples in the measured data against the noise"
-            )
-        )
+    parts += _self_test(case)
     return section("data", "Agreement with the data", *parts)
 
 
@@ -360,7 +372,7 @@ def metrics(case: Case) -> Html | None:
     keys = [key for key in names if any(key in scores for scores in case.metrics.values())]
     rows = []
     for title, scores in case.metrics.items():
-        label = "image, all planes" if title == "image" else title
+        label = name_of_image(case) if title == "image" else title
         rows.append((label, *(f"{scores[key]:.4g}" if key in scores else "" for key in keys)))
     return section(
         "metrics", "Metrics", table(("image", *(names[key] for key in keys)), rows, "Scores against the reference")
