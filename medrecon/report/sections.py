@@ -29,8 +29,8 @@ __all__ = [
     "warnings",
 ]  # fmt: skip
 
-_LARGE_NULL = 0.1
-"""Fraction of the energy of the image that was not measured from which a page says so prominently."""
+_LARGE_NULL = 0.01
+"""Fraction of the energy of the image that was not measured from which a page says so prominently: a tenth of the amplitude."""
 
 
 def section(identifier: str, title: str, *children: object) -> Html:
