@@ -581,7 +581,7 @@ class _Run:
         )
 
     def _traced(self, prior: Prior | None, data: Likelihood) -> Prior | None:
-        """The prior; with ``trace``, it measures the residual over the noise of the first sample of the first items with signal."""
+        """The prior; with ``trace``, it measures the residual of the first sample of the first items with signal."""
         if not self.sampling.trace or prior is None or self.levels or not bool((data.y != 0).any()):
             return prior
 

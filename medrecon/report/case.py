@@ -26,7 +26,7 @@ class Inputs:
 
     Args:
         plane: index of the plane.
-        kspace: logarithm of the magnitude of the measured k-space, root of the sum of squares over coils, ``(y, x)``, from 0 to 1.
+        kspace: logarithm of the magnitude of k-space ``(y, x)``, root of the sum of squares over coils, from 0 to 1.
         mask: sampling mask ``(y, x)``, bool.
         acs: calibration region, ``(y0, y1, x0, x1)``.
         coil_maps: magnitudes of the coil sensitivities ``(coils, y, x)``.
@@ -130,7 +130,10 @@ class Case:
         if not signal.size:
             return 0.0, 1.0
         low, high = np.percentile(signal[:, :: 1 + signal.shape[1] // 512], (0.5, 99.8)).tolist()
-        low = low if self.modality == "CT" else min(0.0, low)
+        if self.modality == "CT":
+            low, high = 10 * np.floor(low / 10), 10 * np.ceil(high / 10)
+        else:
+            low = min(0.0, low)
         return low, high if high > low else low + 1.0
 
 

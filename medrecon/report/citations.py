@@ -73,7 +73,8 @@ PAPERS: Mapping[str, Paper] = {
         "10.1002/mrm.24751",
     ),
     "nufft": _doi(
-        "Fessler and Sutton, Nonuniform fast Fourier transforms using min-max interpolation, IEEE Trans. Signal Process. 51, 2003",
+        "Fessler and Sutton, Nonuniform fast Fourier transforms using min-max interpolation, "
+        "IEEE Trans. Signal Process. 51, 2003",
         "10.1109/TSP.2002.807005",
     ),
     # The prior alone

@@ -109,11 +109,14 @@ def _affine(record: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _spacing(record: Mapping[str, Any], affine: np.ndarray | None) -> tuple[float, float, float] | None:
-    """Voxel size ``(z, y, x)``."""
-    if affine is None:
+    """Voxel size ``(z, y, x)``; of CT without a position that of the record, for slices of any thickness."""
+    if affine is not None:
+        x, y, z = (float(one) for one in np.linalg.norm(affine[:3, :3], axis=0))
+        return z, y, x
+    voxel = record.get("spacing_mm")
+    if not isinstance(voxel, int | float):
         return None
-    x, y, z = (float(one) for one in np.linalg.norm(affine[:3, :3], axis=0))
-    return z, y, x
+    return float(voxel) if record.get("beam") == "cone" else 1.0, float(voxel), float(voxel)
 
 
 def _map(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -19,7 +19,7 @@ def grey(image: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def faded(image: np.ndarray, spread: np.ndarray, limit: float) -> np.ndarray:
-    """A grey image ``(y, x)`` uint8 with an opacity, ``(y, x, 2)``: opaque where ``spread`` is 0, transparent from ``limit`` on."""
+    """A grey image ``(y, x)`` with an opacity, ``(y, x, 2)`` uint8: opaque where ``spread`` is 0, transparent from ``limit``."""
     return np.stack([image, 255 - grey(spread, 0.0, limit)], axis=-1)
 
 

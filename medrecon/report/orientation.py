@@ -14,7 +14,10 @@ _OBLIQUE = 0.3
 
 
 class Edges(NamedTuple):
-    """Directions that the edges of an image face: R and L (right, left), A and P (anterior, posterior), S and I (superior, inferior)."""
+    """Directions in the patient that the edges of an image face.
+
+    R and L are right and left, A and P anterior and posterior, S and I superior and inferior.
+    """
 
     left: str
     right: str
