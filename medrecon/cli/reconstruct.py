@@ -183,12 +183,12 @@ def reconstruct_case(
 
 
 def _reading(arguments: argparse.Namespace, case: Case) -> dict[str, Any]:
-    """Options with which the scan is read, and the format that is written, as plain data for the record."""
+    """Options with which the scan is read and its images are written, as plain data for the record."""
     given = {name: getattr(arguments, name) for name in (*COMPANIONS, "bids", "like")}
     names = {name: value.rpartition("/")[2] if isinstance(value, str) else value for name, value in given.items()}
-    return {name: value for name, value in names.items() if value is not None} | (
-        {"select": dict(case.select)} if case.select else {}
-    )
+    names |= {"select": dict(case.select) or None, "like_select": dict(arguments.like_select) or None}
+    names |= {"part": None if arguments.part == "mag" else arguments.part, "deidentify": arguments.deidentify or None}
+    return {name: value for name, value in names.items() if value is not None}
 
 
 def _reference(arguments: argparse.Namespace, planned: Any, geometry: Geometry) -> Any:  # noqa: ANN401 - a plan, a volume

@@ -25,7 +25,7 @@ _SETTINGS = (
 )  # fmt: skip
 _ALSO = (
     "dynamic", "trajectory", "matrix", "phase", "imaginary", "detector_spacing", "centre", "axis_convention", "format", "part",
-    "bids", "like", "name",
+    "bids", "report", "like", "name",
 )  # fmt: skip
 """Options that belong to reading and writing."""
 
@@ -74,9 +74,19 @@ def command(record: Mapping[str, Any]) -> str | None:
         return None
     known = {**_flags(), "select": "--select", "like_select": "--like-select", "deidentify": "--deidentify"}
     words = ["medrecon", "recon", f"./{scan}" if scan.startswith("-") else scan, "-o", "out"]
-    for name, value in options.items():
+    for name, value in {**options, **_from_files(record)}.items():
         flag = known.get(name)
         if flag is None or (isinstance(value, str) and value.startswith("array ")):
             return None
         words += _words(name, flag, value)
     return shlex.join(words)
+
+
+def _from_files(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that follow from other entries: the axis of frames, the format, and whether there is a page."""
+    files = [name for name in record.get("files") or [] if isinstance(name, str)]
+    suffix = files[0].rpartition(".")[2] if files else "gz"
+    formats = {"h5": "h5", "dcm": "dicom", "mrd": "mrd", "npz": "npz", "png": "png"}
+    found = {"dynamic": record.get("frame_axis"), "format": formats.get(suffix)}
+    found["report"] = True if any(name.endswith(".html") for name in files) else None
+    return {name: value for name, value in found.items() if value is not None}

@@ -52,12 +52,12 @@ def encoded(image: np.ndarray, quality: int | None = None) -> str:
 
 
 def thumbnail(image: np.ndarray, size: int) -> np.ndarray:
-    """An image whose longer side is at most ``size``: means of blocks."""
-    factor = -(-max(image.shape) // size)
+    """An image ``(y, x)`` or ``(y, x, 2)`` whose longer side is at most ``size``: means of blocks."""
+    factor = -(-max(image.shape[:2]) // size)
     if factor <= 1:
         return image
-    rows, columns = (n // factor * factor for n in image.shape)
-    blocks = image[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor)
+    rows, columns = (n // factor for n in image.shape[:2])
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor, *image.shape[2:])
     return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
 
 

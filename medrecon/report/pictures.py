@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +26,18 @@ __all__ = [
     "thumbnails",
 ]
 
-BUDGET = 2_700_000
-"""Bytes of all pictures but those of the viewer; the rest of 3 MB is text."""
-_LOSSY = 92
-"""Quality of WebP where a single slice without loss would exceed the budget."""
+BUDGET = 1_900_000
+"""Bytes of the pictures of planes; the rest of 3 MB are thumbnails, pictures of the data and text."""
+_GROUPS = "compare", "error", "map", "sample"
+_LOSSES: Sequence[Mapping[str, tuple[int, int | None]]] = (
+    {"sample": (92, None)},
+    {"sample": (85, 384)},
+    {"sample": (80, 256), "error": (92, None), "map": (92, None)},
+    {**dict.fromkeys(_GROUPS, (92, None)), "sample": (80, 256)},
+    {**dict.fromkeys(_GROUPS, (90, 640)), "sample": (80, 256)},
+    {**dict.fromkeys(_GROUPS, (80, 384)), "sample": (60, 192)},
+)
+"""Where a single slice exceeds the budget: by group, quality of WebP with loss and largest side; the first that fits is used."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,12 @@ class Plane:
     Args:
         label: name, e.g. ``slice 12``.
         pictures: pictures.
-        is_exact: whether the pictures are compressed without loss.
+        lossy: groups whose pictures are compressed with loss.
     """
 
     label: str
     pictures: Sequence[Picture]
-    is_exact: bool = True
+    lossy: tuple[str, ...] = ()
 
     def of(self, group: str) -> list[Picture]:
         """The pictures of a group."""
@@ -161,13 +169,14 @@ def _arrays(case: Case, k: int, ends: Scales) -> Iterator[tuple[str, str, str, n
         yield f"s{n}", "sample", f"sample {n + 1}", grey(sample[k], *ends.window)
 
 
-def _plane(case: Case, k: int, ends: Scales, quality: int | None = None, size: int | None = None) -> Plane:
+def _plane(case: Case, k: int, ends: Scales, loss: Mapping[str, tuple[int, int | None]] = {}) -> Plane:
+    """The pictures of shown plane ``k``; ``loss`` gives the quality and the largest side of groups compressed with loss."""
     pictures = []
     for key, group, title, array in _arrays(case, k, ends):
-        small = thumbnail(array, size) if size is not None and group == "sample" and array.ndim == 2 else array
-        exact = key in ("flags", "faded") and quality is not None and array.ndim == 2
-        pictures.append(Picture(key, group, title, encoded(small, None if exact else quality)))
-    return Plane(case.labels[case.shown[k]], pictures, is_exact=quality is None)
+        quality, size = loss.get(group, (None, None))
+        small = array if size is None else thumbnail(array, size)
+        pictures.append(Picture(key, group, title, encoded(small, None if key == "flags" else quality)))
+    return Plane(case.labels[case.shown[k]], pictures, tuple(loss))
 
 
 def _size(plane: Plane) -> int:
@@ -189,14 +198,14 @@ def planes(case: Case, ends: Scales, budget: int = BUDGET) -> list[Plane]:
         chosen = [exact(k) for k in shown_planes(n, count)]
         if sum(map(_size, chosen)) <= budget:
             return chosen
-    for quality, size in ((_LOSSY, None), (80, None), (80, 256), (60, 128)):
-        plane = _plane(case, n // 2, ends, quality, size)
+    for loss in _LOSSES:
+        plane = _plane(case, n // 2, ends, loss)
         if _size(plane) <= budget:
-            return [plane]
+            break
     return [plane]
 
 
-def thumbnails(case: Case, ends: Scales, budget: int = 400_000) -> tuple[str, int, int] | None:
+def thumbnails(case: Case, ends: Scales, budget: int = 300_000) -> tuple[str, int, int] | None:
     """All planes as thumbnails in one picture (with loss): data URI, width and height; ``None`` for a single plane."""
     n = len(case.image)
     if n == 1:

@@ -129,14 +129,9 @@ def images(case: Case, planes: Sequence[Plane], ends: Scales) -> Html:
     """Zero-filled, classical and posterior images and the reference in one window, and error maps."""
     low, high = (_text(value, case.unit) for value in ends.window)
     shown = "" if len(planes) == len(case.image) else f" Shown are {len(planes)} of {len(case.image)} planes."
-    kind = (
-        "8-bit images, compressed without loss"
-        if planes[0].is_exact
-        else "images compressed with loss (WebP), since they are large"
-    )
     parts: list[object] = [comparison_controls(planes), _grids(case, planes, "compare", "compare")]
     parts.append(el("div", legend("Window of all images", low, high), class_="legends"))
-    parts.append(el("p", f"{_orientation(case)} {kind[0].upper()}{kind[1:]}.{shown}", class_="soft"))
+    parts.append(el("p", f"{_orientation(case)} {_compression(planes[0])}{shown}", class_="soft"))
     if case.zero_filled is None and case.classical is None:
         parts.append(el("p", _how_to_add("zero-filled and classical images"), class_="soft"))
     elif case.classical is not None:
@@ -152,6 +147,17 @@ def images(case: Case, planes: Sequence[Plane], ends: Scales) -> Html:
             el("p", "There is no reference, so that errors are unknown. Add one with --reference.", class_="soft")
         )
     return section("images", "Images", *parts)
+
+
+def _compression(plane: Plane) -> str:
+    """How the pictures are compressed."""
+    if not plane.lossy:
+        return "Pictures have 8 bits and are compressed without loss (WebP)."
+    if "compare" in plane.lossy:
+        return "Pictures have 8 bits and, since they are large, are compressed with loss (WebP)."
+    names = {"sample": "samples", "error": "errors", "map": "maps"}
+    lossy = " and ".join(names[group] for group in plane.lossy)
+    return f"Pictures have 8 bits; these are compressed without loss (WebP), {lossy} with loss."
 
 
 def _how_to_add(what: str) -> str:

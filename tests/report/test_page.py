@@ -14,7 +14,6 @@ from PIL import Image
 from medrecon.report.case import Case
 from medrecon.report.page import page
 from medrecon.report.pictures import planes, scales
-from medrecon.uncertainty import MAPS
 
 from ..make.reports import case, record
 
@@ -233,30 +232,27 @@ def test_pixels_that_are_not_square_are_shown_so():
 # Size
 
 WORST = [
-    ((1, 256, 256), 8, 3.0),
-    ((12, 256, 256), 8, 3.0),
-    ((1, 512, 512), 8, 3.0),
-    ((1, 1024, 768), 8, 3.0),
-    ((169, 238, 176), 1, 3.0),  # without the view of the volume, which may take 9 MB more
+    # shape, samples, noise, whether images are compressed with loss; noise 1 fills the window, and real noise is below 0.1
+    ((1, 256, 256), 8, 1.0, False),
+    ((12, 256, 256), 8, 1.0, False),
+    ((1, 512, 512), 8, 0.1, False),
+    ((1, 512, 512), 8, 1.0, True),
+    ((1, 1024, 768), 8, 1.0, True),
+    ((169, 238, 176), 1, 1.0, False),  # without the view of the volume, which may take 9 MB more
 ]
 
 
-@pytest.mark.parametrize(("shape", "samples", "most"), WORST)
-def test_a_page_fits_into_its_budget_even_of_noise(shape, samples, most):
-    one = case(shape=shape, samples=samples, geometry=case(shape=(1, 8, 8)).geometry)
+@pytest.mark.parametrize(("shape", "samples", "noise", "lossy"), WORST)
+def test_a_page_fits_into_its_budget_even_of_noise(shape, samples, noise, lossy):
+    one = case(shape=shape, samples=samples, noise=noise)
     content = page(one)
-    assert len(content) <= most * 1e6
+    assert len(content) <= 3e6
     shown = planes(one, scales(one))
     assert 1 <= len(shown) <= 8
-    if max(shape[1:]) <= 512:
-        assert shown[0].is_exact
-    else:
-        assert "compressed with loss" in Page(content).text
+    assert ("compare" in shown[0].lossy) == lossy
+    assert ("with loss" in Page(content).text) == (bool(shown[0].lossy) or shape[0] > 1)
 
 
 def test_small_slices_are_all_shown():
-    assert len(planes(case(shape=(8, 64, 64)), scales(case(shape=(8, 64, 64))))) == 8
-
-
-def test_every_map_has_a_description_that_the_page_can_rely_on():
-    assert {"std", "spread", "null", "flags"} <= set(MAPS)
+    one = case(shape=(8, 64, 64))
+    assert [plane.label for plane in planes(one, scales(one))] == list(one.labels)
