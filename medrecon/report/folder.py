@@ -83,7 +83,8 @@ def _is_changed(image: Path, sidecar: Path) -> str | None:
 
 def _volumes(path: Path, n: int) -> np.ndarray:
     """Volumes of a file with four axes, such as samples or frames, ``(n, slices, y, x)``."""
-    return np.stack([np.abs(load_image(path, {"volume": k}).array).astype(np.float32) for k in range(n)])
+    arrays = (load_image(path, {"volume": k}).array for k in range(n))
+    return np.stack([(np.abs(one) if np.iscomplexobj(one) else one).astype(np.float32) for one in arrays])
 
 
 def _image(path: Path, record: Mapping[str, Any]) -> tuple[np.ndarray, Geometry]:
@@ -166,7 +167,7 @@ def case_of_files(sidecar: Path) -> Case:
     holder = next(
         (path for path in paths if "samples.nii" in path.name), paths[0] if paths[0].suffix in _ARRAYS else None
     )
-    if holder is not None and isinstance(n, int) and n > 1 and image.ndim == 3:
+    if holder is not None and isinstance(n, int) and n > 1 and (image.ndim == 3 or holder.suffix in _ARRAYS):
         samples = _map(holder, "samples", (n, *image.shape))
     return case_of_images(
         sidecar.stem, record, image=image, samples=samples, maps=_maps(files, record, image.shape), geometry=geometry

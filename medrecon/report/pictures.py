@@ -33,6 +33,7 @@ _LOSSES: Sequence[Mapping[str, tuple[int, int | None]]] = (
     {"sample": (92, None)},
     {"sample": (85, 384)},
     {"sample": (80, 256), "error": (92, None), "map": (92, None)},
+    {"sample": (80, 256), "error": (80, 384), "map": (80, 384)},
     {**dict.fromkeys(_GROUPS, (92, None)), "sample": (80, 256)},
     {**dict.fromkeys(_GROUPS, (90, 640)), "sample": (80, 256)},
     {**dict.fromkeys(_GROUPS, (80, 384)), "sample": (60, 192)},
