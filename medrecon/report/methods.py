@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medrecon.report.citations import PAPERS, SOLVER_PAPERS
@@ -51,7 +51,7 @@ class _References:
         return el("ol", *items, class_="papers")
 
 
-def _between(parts: list[Html]) -> list[object]:
+def _between(parts: list[Html]) -> Sequence[object]:
     return [one for part in parts for one in (", ", part)][1:]
 
 
