@@ -164,9 +164,8 @@ def case_of_files(sidecar: Path) -> Case:
     image, geometry = _image(paths[0], record)
     files = dict(zip([str(name) for name in record["files"]], paths, strict=False))
     samples, n = None, record.get("samples", 1)
-    holder = next(
-        (path for path in paths if "samples.nii" in path.name), paths[0] if paths[0].suffix in _ARRAYS else None
-    )
+    # Samples are the last file, or an array of the only one.
+    holder = paths[-1] if paths[-1].suffix in _ARRAYS or "samples" in paths[-1].name else None
     if holder is not None and isinstance(n, int) and n > 1 and (image.ndim == 3 or holder.suffix in _ARRAYS):
         samples = _map(holder, "samples", (n, *image.shape))
     return case_of_images(
