@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from medrecon.data.errors import InputError, SelectionError, warn
+from medrecon.data.errors import InputError, SelectionError, one_line, warn
 from medrecon.data.files import sidecar_mismatch, write_atomically
 from medrecon.data.scan import Geometry
 from medrecon.formats import Companions, load, load_array, load_image
 from medrecon.problems import PROBLEMS, Problem, problem
 from medrecon.report.case import Case
+from medrecon.report.command import command
 from medrecon.report.gather import case_of_images, find_beside, reference_of, with_problem, with_reference
 from medrecon.report.page import page
 from medrecon.settings import PriorSettings, SamplingSettings, option_names
@@ -224,38 +225,50 @@ def write_page(
     Raises:
         InputError: if the image, the scan or the reference cannot be used, or another file has the page's name.
     """
-    record = _record(sidecar)
-    target = sidecar.with_suffix(".html")
-    case = case_of_files(sidecar)
-    assert record is not None
-    relative = _name_in_list(sidecar, record)
-    if target.exists() and relative not in record["files"] and not overwrite:
-        raise InputError(f"{target}: exists and is not a page of this image; pass --overwrite to replace it")
-    name = str(record.get("input") or "")
-    if scan is not None:
-        case = with_problem(case, problem_of_record(record, find_beside(Path(scan), name)))
-    if reference is not None:
-        numbers = record.get("slices") or []
-        volume = reference_of(
-            find_beside(Path(reference), name),
-            case.image.shape,
-            geometry=case.geometry,
-            numbers=numbers if isinstance(numbers, list) else [],
-            is_ct=case.modality == "CT",
-        )
-        case = with_reference(case, volume)
-    shown = {key: value for key, value in record.items() if key != "sha256"}
-    digests = {key: value for key, value in (record.get("sha256") or {}).items() if key != relative}
-    content = page(replace(case, record={**shown, "sha256": digests}))
-    files = [*(one for one in record["files"] if one != relative), relative]
-    digests[relative] = hashlib.sha256(content).hexdigest()
-    text = json.dumps({**record, "files": files, "sha256": digests}, indent=2) + "\n"
-    write_atomically({target: content, sidecar: text.encode()}, True, home=sidecar.parent)
+    try:
+        case, relative = _complete_case(sidecar, scan, reference), _name_in_list(sidecar)
+        record, target = dict(case.record), sidecar.with_suffix(".html")
+        if target.exists() and relative not in record["files"] and not overwrite:
+            raise InputError(f"{target}: exists and is not a page of this image; pass --overwrite to replace it")
+        # The page cannot contain its own checksum; it is the last of the files.
+        digests = {key: value for key, value in (record.get("sha256") or {}).items() if key != relative}
+        files = [*(one for one in record["files"] if one != relative), relative]
+        shown = {**record, "files": files, "sha256": digests}
+        content = page(replace(case, record=shown, command=command(shown)))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{sidecar}: has entries that medrecon does not write ({one_line(error)}); reconstruct again"
+        ) from error
+    shown["sha256"] = {**digests, relative: hashlib.sha256(content).hexdigest()}
+    write_atomically(
+        {target: content, sidecar: (json.dumps(shown, indent=2) + "\n").encode()}, True, home=sidecar.parent
+    )
     return target
 
 
-def _name_in_list(sidecar: Path, record: Mapping[str, Any]) -> str:
-    """Name of the page as a sidecar lists it: relative to the folder of the first file."""
+def _complete_case(sidecar: Path, scan: str | Path | None, reference: str | Path | None) -> Case:
+    """The case of an image, with the data of its scan and a reference where they are given."""
+    case = case_of_files(sidecar)
+    name = str(case.record.get("input") or "")
+    if scan is not None:
+        case = with_problem(case, problem_of_record(case.record, find_beside(Path(scan), name)))
+    if reference is None:
+        return case
+    volume = reference_of(
+        find_beside(Path(reference), name),
+        case.image.shape,
+        geometry=case.geometry,
+        numbers=case.record.get("slices") or [],
+        is_ct=case.modality == "CT",
+    )
+    return with_reference(case, volume)
+
+
+def _name_in_list(sidecar: Path) -> str:
+    """Name of the page as the sidecar lists it: relative to the folder that the names of the images are relative to."""
+    record = _record(sidecar) or {"files": [""]}
     first = str(record["files"][0])
-    folder = first.rpartition("/")[0] if (sidecar.parent / first).exists() is False else ""
+    folder = "" if (sidecar.parent / first).exists() else first.rpartition("/")[0]
     return f"{folder}/{sidecar.stem}.html" if folder else f"{sidecar.stem}.html"

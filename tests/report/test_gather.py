@@ -239,6 +239,26 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(fault, tmp_pat
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"residual_over_noise": "much"}, {"acceleration": [1]}, {"seconds": None}, {"solver": {"name": 3}}, {"warnings": 5},
+        {"slices": "all"}, {"slices": [0.5, "x"]}, {"affine": "?"}, {"bundle": "name"}, {"versions": []}, {"sha256": {"a": 1}},
+        {"options": {"slices": "a:b"}}, {"options": 5}, {"uncertainty": {"null_energy": "x", "self_test": 4}},
+        {"residual_by_level": [[1], "ab", [None, 2]]}, {"samples": "many"}, {"particles": 3}, {"maps": {"std": {"files": [7]}}},
+        {"frames": -3}, {"modality": {}}, {"symmetries": 1},
+    ],
+)  # fmt: skip
+def test_a_changed_sidecar_is_shown_or_refused_in_a_sentence(entries, tmp_path, capsys):
+    path, out = kspace_file(tmp_path), tmp_path / "out"
+    assert main(["recon", str(path), "-o", str(out), "--solver", "zero-filled"]) == 0
+    record = json.loads((out / "scan.json").read_text())
+    (out / "scan.json").write_text(json.dumps({**record, **entries}))
+    code = main(["report", str(out), "--scan", str(path)])
+    assert code in (0, 1) and (out / "scan.html").exists() == (code == 0)
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_file_is_found_by_the_name_of_the_scan(tmp_path):
     (
         (tmp_path / "a.h5").touch(),
