@@ -170,7 +170,7 @@ def plain_options(*settings: Any) -> dict[str, Any]:  # noqa: ANN401 - dataclass
         for item in fields(one):
             default = item.default if item.default_factory is MISSING else item.default_factory()
             plain = _plain(getattr(one, item.name))
-            if plain != _plain(default) and plain != {}:
+            if plain != _plain(default) and plain not in ("", {}):  # empty settings and conditions are none
                 found[item.name] = plain
     return found
 

@@ -52,7 +52,7 @@ def test_the_command_gives_the_same_options(name):
 
 def test_defaults_are_not_recorded():
     assert plan(cartesian(mask=columns())[0]).sampling.options == {}
-    given = plan(cartesian(mask=columns())[0], solver="dds", samples=1, seed=0, settings={}, chunk=None)
+    given = plan(cartesian(mask=columns())[0], solver="dds", samples=1, seed=0, settings={}, condition="", chunk=None)
     assert given.sampling.options == {}
 
 
