@@ -18,10 +18,10 @@ from medrecon.calibration_file import Calibration
 from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.errors import InputError, warn
 from medrecon.data.scan import Geometry
-from medrecon.likelihood import Gaussian
+from medrecon.likelihood import Gaussian, Likelihood
 from medrecon.noise import Noise
 from medrecon.operators.projector import Projector
-from medrecon.priors.base import Counted, Prior
+from medrecon.priors.base import Counted, Observed, Prior
 from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
@@ -175,6 +175,8 @@ class Sampling:
         block: source of the settings, for the record: ``"tuned"`` or ``"posterior"`` of the prior, or ``None`` for the solver's
             defaults.
         calibration: factors of the spread of samples, measured with these settings; ``None``: the spread stays as it is.
+        options: options that the user gave, as plain data for the record.
+        trace: whether to measure the residual of the clean estimates at every noise level, for the record.
     """
 
     solver: Solver
@@ -190,6 +192,8 @@ class Sampling:
     dtype: torch.dtype | Literal["auto"] | None = "auto"
     block: Literal["tuned", "posterior"] | None = None
     calibration: Calibration | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trace: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -508,6 +512,7 @@ class _Run:
             self.network = prior.network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.priors: dict[tuple[int, ...], Prior] = {}
         self.counters: list[Counted] = []
+        self.levels: dict[float, float] = {}
         self.sigmas = sampling.sigmas
 
     @property
@@ -561,7 +566,7 @@ class _Run:
             sigmas = solver.ladder(begin.sigma, min(float(plan.sigmas[-2]), begin.sigma / 2), plan.steps, plan.spacing)
         if bool((scaled.image_scale > 0).any()):  # the ladder of an empty image is not recorded
             self.sigmas = sigmas
-        prior = self._prior(tuple(data.shape[1:]))
+        prior = self._traced(self._prior(tuple(data.shape[1:])), data)
         if isinstance(solver, ParticleSolver):
             seed, last = (row[0] for row in _seeds(plan.seed, numbers, 2))
             particles = draw_particles(
@@ -579,6 +584,21 @@ class _Run:
         return _Drawn(
             draw(solver, prior, data, sigmas, seeds=seeds, chunk=self.chunk, start=start, callback=step), scaled
         )
+
+    def _traced(self, prior: Prior | None, data: Likelihood) -> Prior | None:
+        """The prior; with ``trace``, it measures the residual of the first sample of the first items with signal."""
+        if not self.sampling.trace or prior is None or self.levels or not bool((data.y != 0).any()):
+            return prior
+
+        @torch.no_grad()
+        def observe(x0: Tensor, sigma: float | Tensor) -> None:
+            level = float(torch.as_tensor(sigma).max())
+            if level not in self.levels:  # the first estimate at every level
+                one = x0[: data.shape[0]]
+                each, _, over = fit(data, one, torch.ones(len(one), device=one.device))
+                self.levels[level] = (over / max(sum(part.n for part in each), 1)) ** 0.5
+
+        return Observed(prior, observe)
 
     def unmeasured(self, items: slice, drawn: _Drawn) -> list[NullSpace]:
         """What was not measured of the item; empty for runs of one sample."""
@@ -676,6 +696,7 @@ def run(
         warnings=[*problem.warnings, *texts],
         particles=[one.particles for one in made.weighted],
         unmeasured=made.unmeasured,
+        levels=state.levels,
     )
     for text in outcome.warnings:
         if text not in early:

@@ -19,7 +19,7 @@ from medrecon.data.scan import CartesianScan, Scan
 from medrecon.formats import load as load_scan
 from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, run, sampling
 from medrecon.problems import Problem, physics_of, problem
-from medrecon.record import calibrated, planned_settings
+from medrecon.record import calibrated, plain_options, planned_settings
 from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
 from medrecon.solvers.settings import name_of
 from medrecon.uncertainty import map_names
@@ -55,10 +55,13 @@ class Plan:
         return map_names(calibrated(sampling, sampling.sigmas))
 
     def run(
-        self, device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None
+        self,
+        device: torch.device | str = "cpu",
+        progress: Callable[[int, int], None] | None = None,
+        trace: bool = False,
     ) -> Reconstruction:
-        """See :func:`medrecon.posterior.run`."""
-        return run(self.problem, self.prior, self.sampling, device=device, progress=progress)
+        """See :func:`medrecon.posterior.run`; with ``trace``, the record has the residual at every noise level."""
+        return run(self.problem, self.prior, replace(self.sampling, trace=trace), device=device, progress=progress)
 
 
 def _split(scan: Scan, options: Mapping[str, Any]) -> tuple[PriorSettings, SamplingSettings, Physics]:
@@ -72,12 +75,19 @@ def _split(scan: Scan, options: Mapping[str, Any]) -> tuple[PriorSettings, Sampl
     return parts[0], parts[1], physics_of(scan, other_names, **rest)
 
 
-def plan(scan: Scan, *, load: Callable[[str | Path], PriorSpec] = load_prior, **options: Any) -> Plan:  # noqa: ANN401
+def plan(
+    scan: Scan,
+    *,
+    load: Callable[[str | Path], PriorSpec] = load_prior,
+    reading: Mapping[str, Any] | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Plan:
     """Plan the reconstruction of a scan: its problem, its prior and the sampling.
 
     Args:
         scan: scan of any kind that :func:`medrecon.formats.load` reads.
         load: function that loads the prior of a bundle.
+        reading: options with which the scan was read, as plain data for the record.
         **options: fields of :class:`medrecon.settings.PriorSettings`, :class:`medrecon.settings.SamplingSettings` and the
             physics of the kind of scan (:mod:`medrecon.settings`); ``None`` is the default.
 
@@ -90,7 +100,8 @@ def plan(scan: Scan, *, load: Callable[[str | Path], PriorSpec] = load_prior, **
     prior = bundle if isinstance(bundle, PriorSpec) else load(bundle)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
     prior = prior.suited_to(solved)
-    made = Plan(solved, prior, sampling(sampling_settings, prior))
+    given = {**plain_options(prior_settings, sampling_settings, physics), **(reading or {})}
+    made = Plan(solved, prior, replace(sampling(sampling_settings, prior), options=given))
     made.sampling = replace(made.sampling, calibration=_calibration(made, sampling_settings.calibration))
     return made
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
-from dataclasses import fields
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -23,7 +25,16 @@ from medrecon.uncertainty import NullSpace, effective_number, uncertainty_facts
 if TYPE_CHECKING:
     from medrecon.posterior import PriorSpec, Sampling
 
-__all__ = ["LEAST_PARTICLES", "Outcome", "calibrated", "particle_warnings", "planned_settings", "record", "versions"]
+__all__ = [
+    "LEAST_PARTICLES",
+    "Outcome",
+    "calibrated",
+    "particle_warnings",
+    "plain_options",
+    "planned_settings",
+    "record",
+    "versions",
+]
 
 LEAST_PARTICLES = 2.0
 """Effective sample size below which one particle decides the image."""
@@ -44,6 +55,7 @@ class Outcome(NamedTuple):
         warnings: sentences on what may make the image wrong.
         particles: particles of every item, for their weights; empty for solvers without particles.
         unmeasured: what was not measured of every item; empty for one sample.
+        levels: residual of the clean estimate over the noise, by noise level; empty if not traced.
     """
 
     sigmas: torch.Tensor
@@ -56,6 +68,7 @@ class Outcome(NamedTuple):
     warnings: list[str]
     particles: Sequence[Particles] = ()
     unmeasured: Sequence[NullSpace] = ()
+    levels: Mapping[float, float] = {}
 
 
 def calibrated(sampling: Sampling, sigmas: torch.Tensor) -> bool:
@@ -183,6 +196,47 @@ def planned_settings(problem: Problem, prior: PriorSpec, sampling: Sampling) -> 
     return settings_of({**entries, "particles": particles}), entries.get("acceleration")
 
 
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any option
+    """An option as plain data; of a path only the file name, since names of folders may be names of patients."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, slice):
+        ends = [value.start, value.stop, *([] if value.step in (None, 1) else [value.step])]
+        return ":".join("" if end is None else str(end) for end in ends)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, str | Path):
+        return re.split(r"[\\/]", str(value).rstrip("/"))[-1]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if hasattr(value, "shape"):
+        return f"array {tuple(value.shape)}" if value.shape else value.item()
+    return str(getattr(value, "name", type(value).__name__))  # a prior
+
+
+def plain_options(*settings: Any) -> dict[str, Any]:  # noqa: ANN401 - dataclasses
+    """Options that differ from their defaults, as plain data.
+
+    Args:
+        *settings: dataclasses of :mod:`medrecon.settings`.
+    """
+    found = {}
+    for one in settings:
+        for item in fields(one):
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            plain = _plain(getattr(one, item.name))
+            if plain != _plain(default) and plain not in ("", {}):  # empty settings and conditions are none
+                found[item.name] = plain
+    return found
+
+
+def _levels(outcome: Outcome) -> dict[str, Any]:
+    """The entry on the residual by noise level; empty if it was not traced, or the noise level is unknown."""
+    pairs = [[float(f"{sigma:.6g}"), float(f"{ratio:.4g}")] for sigma, ratio in outcome.levels.items()]
+    pairs = [pair for pair in pairs if math.isfinite(pair[1])]
+    return {"residual_by_level": pairs} if pairs else {}
+
+
 def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcome: Outcome) -> dict[str, Any]:
     """The record of a run, which can be written as JSON.
 
@@ -195,6 +249,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
     made = {
         "versions": versions(),
         **_spread_settings(problem, prior if outcome.evaluations else None, sampling, outcome.sigmas),
+        "options": dict(sampling.options),
         "network_dtype": str(outcome.dtype or torch.float32).removeprefix("torch."),
         "network_evaluations": outcome.evaluations,
         "particles": _particle_facts(outcome.particles),
@@ -207,6 +262,7 @@ def record(problem: Problem, prior: PriorSpec | None, sampling: Sampling, outcom
         "slices": list(problem.numbers),
         "relative_residual": outcome.relative_residual,
         "residual_over_noise": outcome.residual_over_noise,
+        **_levels(outcome),
         **_uncertainty(sampling, outcome),
         "warnings": outcome.warnings,
         "seconds": round(outcome.seconds, 3),

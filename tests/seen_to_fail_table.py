@@ -276,6 +276,13 @@ medrecon.quality.overridden                                3  test_quality.py
 medrecon.reconstruction._calibration                       3  cli/test_calibrate.py
 medrecon.record.particle_warnings                          3  test_posterior.py
 medrecon.record.record                                     3  solvers/test_calibration.py
+medrecon.report.baselines._log_magnitude                   3  report/test_gather.py
+medrecon.report.command._words                             3  report/test_command.py
+medrecon.report.gather.reference_of                        2  report/test_gather.py
+medrecon.report.images.faded                               2  report/test_page.py
+medrecon.report.images.grey                                3  report/test_page.py
+medrecon.report.orientation._letters                       3  report/test_orientation.py
+medrecon.report.orientation.edges                          3  report/test_orientation.py
 medrecon.sample._checked                                   3  solvers/test_solvers.py
 medrecon.sample._descend                                   3  test_sample.py solvers
 medrecon.solvers.base.annealed                             3  solvers/test_ald.py solvers

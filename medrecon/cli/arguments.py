@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 
 from medrecon._version import __version__
-from medrecon.cli import bundle, calibrate, completion, demo, evaluate, info, prep, recon, solvers, undersample
+from medrecon.cli import (
+    bundle,
+    calibrate,
+    completion,
+    demo,
+    evaluate,
+    info,
+    prep,
+    recon,
+    report,
+    solvers,
+    undersample,
+)
 from medrecon.cli.config import expand_config
 
 __all__ = ["COMMANDS", "build_parser", "parse_arguments"]
@@ -18,6 +30,7 @@ COMMANDS = {
     "recon": recon,
     "evaluate": evaluate,
     "calibrate": calibrate,
+    "report": report,
     "solvers": solvers,
     "bundle": bundle,
     "completion": completion,

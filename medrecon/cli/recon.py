@@ -83,6 +83,11 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         "--overwrite", action="store_true", help="replace existing outputs and the files listed in their sidecar"
     )
     group.add_argument("--dry-run", action="store_true", help="check everything and print the plan, but write nothing")
+    group.add_argument("--report", action="store_true", help="also write a page with pictures, NAME.html")
+    group.add_argument(
+        "--reference", metavar="REF",
+        help="for --report: fully sampled k-space or a volume of the same slices, or a folder with files of the scans' names",
+    )  # fmt: skip
     add_json(group)
 
 

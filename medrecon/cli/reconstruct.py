@@ -60,7 +60,7 @@ COMPANIONS = {
 """Options that complete what the scan's file records: metavar, type, help."""
 _IRRELEVANT = {
     "argv", "command", "config", "dask", "debug", "dry_run", "input", "json", "name", "output", "overwrite", "parser", "quiet",
-    "select", "threads", "verbose", "workers",
+    "report", "select", "threads", "verbose", "workers",
 }  # fmt: skip
 """Arguments that do not change the image (``select`` is in the case). All others, also new ones, are part of the digest."""
 
@@ -90,6 +90,7 @@ def output_options(arguments: argparse.Namespace, options: Mapping[str, Any]) ->
         deidentify=arguments.deidentify,
         bids=arguments.bids,
         label=options.get("solver", "dds"),
+        report=arguments.report,
     )
 
 
@@ -156,7 +157,7 @@ def reconstruct_case(
         stem = stem_of_images(arguments, options, replace(case, stem=scan.stem))
     files = [options[name] for name in ("maps", "mask") if name in options]
     output = replace(output, stem=stem, sources=[scan.path, *files])
-    planned = plan(scan, load=_prior, **options)
+    planned = plan(scan, load=_prior, reading=_reading(arguments, case), **options)
     _LOGGER.debug("%s: %s", case.path, _plan_line(scan, planned))
     problem = planned.problem
     geometry = _geometry(problem, scan, output=output, options=options)
@@ -169,15 +170,57 @@ def reconstruct_case(
         frames=problem.has_frames,
         maps=planned.maps,
     )
+    reference = _reference(arguments, planned, geometry)
     if arguments.dry_run:
         return {"status": "planned", "files": [str(path) for path in paths], "solver": planned.solver}
-    result = replace(planned.run(device, progress), geometry=geometry)
+    result = replace(planned.run(device, progress, trace=arguments.report), geometry=geometry)
     if output.like is not None and output.like.warnings:
         warnings = [*result.record["warnings"], *output.like.warnings]
         result = replace(result, record={**result.record, "warnings": warnings})
-    write(result, output)
+    write(result, output, _page(result, planned, paths[-1].stem, reference=reference) if arguments.report else None)
     _LOGGER.debug("%s: %s", case.path, _record_line(result.record))
     return {"status": "done", "files": [str(path) for path in paths], **_run_entry(result.record)}
+
+
+def _reading(arguments: argparse.Namespace, case: Case) -> dict[str, Any]:
+    """Options with which the scan is read and its images are written, as plain data for the record."""
+    given = {name: getattr(arguments, name) for name in (*COMPANIONS, "bids", "like")}
+    names = {name: value.rpartition("/")[2] if isinstance(value, str) else value for name, value in given.items()}
+    names |= {"select": dict(case.select) or None, "like_select": dict(arguments.like_select) or None}
+    names |= {"part": None if arguments.part == "mag" else arguments.part, "deidentify": arguments.deidentify or None}
+    return {name: value for name, value in names.items() if value is not None}
+
+
+def _reference(arguments: argparse.Namespace, planned: Any, geometry: Geometry) -> Any:  # noqa: ANN401 - a plan, a volume
+    """The reference of ``--reference``, checked before the computation; ``None`` without one.
+
+    Raises:
+        InputError: if it is given without ``--report``, cannot be found or read, or does not fit the scan.
+    """
+    from medrecon.data.errors import InputError
+
+    if arguments.reference is None:
+        return None
+    if not arguments.report:
+        raise InputError("--reference is for --report; to compute scores alone, run medrecon evaluate")
+    from medrecon.report.gather import find_beside, reference_of
+
+    problem = planned.problem
+    path = find_beside(Path(arguments.reference), Path(problem.name).name)
+    shape = (problem.n_slices, *problem.image_shape[-2:])
+    return reference_of(path, shape, geometry=geometry, numbers=problem.numbers, is_ct=problem.modality == "CT")
+
+
+def _page(result: Any, planned: Any, name: str, reference: Any) -> Callable[[Mapping[str, Any]], bytes]:  # noqa: ANN401
+    """Function that makes the page of a report from the sidecar."""
+
+    def page(sidecar: Mapping[str, Any]) -> bytes:
+        from medrecon.report.gather import case_of_run
+        from medrecon.report.page import page as page_of
+
+        return page_of(case_of_run(result, sidecar, name, problem=planned.problem, reference=reference))
+
+    return page
 
 
 def _geometry(problem: Any, scan: Any, output: Output, options: Mapping[str, Any]) -> Geometry:  # noqa: ANN401

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medrecon.operators.linalg import batch_broadcast
 
-__all__ = ["Counted", "Prior", "as_levels", "eps", "score", "with_vjp"]
+__all__ = ["Counted", "Observed", "Prior", "as_levels", "eps", "score", "with_vjp"]
 
 
 class Prior(Protocol):
@@ -62,3 +62,17 @@ class Counted:
         """The clean estimate of the prior."""
         self.calls += len(x)
         return self.prior(x, sigma)
+
+
+class Observed:
+    """A prior that also passes its clean estimates and their noise levels to a function."""
+
+    def __init__(self, prior: Prior, observe: Callable[[Tensor, float | Tensor], None]) -> None:
+        self.prior = prior
+        self.observe = observe
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The clean estimate of the prior."""
+        x0 = self.prior(x, sigma)
+        self.observe(x0.detach(), sigma)
+        return x0

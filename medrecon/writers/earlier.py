@@ -52,17 +52,19 @@ def _listed(sidecar: Path) -> _Listed:
 
 
 def is_finished(output: Output) -> bool:
-    """Whether the images of an output exist, are unchanged, and were made with the same options and inputs."""
+    """Whether the images of an output, and the page if one is requested, exist unchanged, of the same options and inputs."""
     folder = Path(output.folder)
     images = _listed(folder / f"{output.stem}.json")
     if not images.files or output.request is None or images.request != output.request:
+        return False
+    if output.report and f"{output.stem}.html" not in images.files:
         return False
     return all(has_sha256(folder / name, images.digests.get(name, "")) for name in images.files)
 
 
 def _endings() -> list[str]:
     """Regular expressions of the text after the stem in all file names of this package."""
-    return [ending for writer in WRITERS.values() for ending in writer.endings]
+    return [r"\.html", *(ending for writer in WRITERS.values() for ending in writer.endings)]
 
 
 def other_sidecar(output: Output, path: Path) -> Path | None:
@@ -86,7 +88,7 @@ def _names(output: Output) -> tuple[list[Path], Callable[[str], object]]:
         pattern = re.compile(rf"{re.escape(output.stem)}(?:{'|'.join(_endings())})")
         return [folder / f"{output.stem}.json"], pattern.fullmatch
     runs = [bids_files(output.bids, output.label, samples=True, part=part, maps=MAP_NAMES) for part in all_parts()]
-    known = {name for files in runs for name in files[:-1]}
+    known = {name for files in runs for name in (*files[:-1], files[-1].removesuffix(".json") + ".html")}
     return [folder / files[-1] for files in runs], known.__contains__
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ class Output:
         bids: entities and suffix of a BIDS name, e.g. ``sub-01_acq-mprage_T1w``; replaces ``stem``.
         label: label of BIDS' ``rec-`` entity, if ``bids`` has none.
         request: SHA-256 of options and inputs, so that a later run can skip finished images.
+        report: whether a page, ``<stem>.html``, belongs to the files.
         sources: input files, which are never replaced; errors name the first one. Files of ``like`` are inputs as well.
 
     Raises:
@@ -63,6 +64,7 @@ class Output:
     bids: str | None = None
     label: str = "medrecon"
     request: str | None = None
+    report: bool = False
     sources: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
@@ -136,11 +138,19 @@ def check(
     return paths
 
 
-def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
+def write(
+    reconstruction: Reconstruction, output: Output, page: Callable[[Mapping[str, Any]], bytes] | None = None
+) -> list[Path]:
     """Write a reconstruction and its sidecar atomically; the sidecar is written last and holds the images' SHA-256.
 
     The sidecar is the reconstruction's record. In ``input`` and ``warnings``, paths are replaced by file names, since names of
     folders may be names of patients.
+
+    Args:
+        reconstruction: result of the run.
+        output: requested output.
+        page: makes the page of the report from the sidecar, in which only the page's own checksum is missing; required by
+            ``report``.
 
     Returns:
         the paths: image first, sidecar last.
@@ -154,6 +164,7 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
     maps = tuple(maps_of(reconstruction))
     paths = check(output, slices=slices, samples=samples, geometry=geometry, phase=phase, frames=frames, maps=maps)
     files, facts, places = WRITERS[output.format].contents(reconstruction, output)
+    files = list(files)
     names = [path.relative_to(folder).as_posix() for path in paths[:-1]]
     sidecar = {
         **_without_folders(reconstruction.record),
@@ -163,8 +174,13 @@ def write(reconstruction: Reconstruction, output: Output) -> list[Path]:
         **facts,
         **_maps_entry(places, names, reconstruction.modality),
         **({} if output.request is None else {"request_sha256": output.request}),
-        "sha256": {name: hashlib.sha256(one).hexdigest() for name, one in zip(names, files, strict=True)},
+        "sha256": {name: hashlib.sha256(one).hexdigest() for name, one in zip(names, files, strict=not output.report)},
     }
+    if output.report:
+        if page is None:
+            raise ValueError("an output with a report needs its page")
+        files.append(page(sidecar))
+        sidecar["sha256"][names[-1]] = hashlib.sha256(files[-1]).hexdigest()
     contents = [*files, (json.dumps(sidecar, indent=2) + "\n").encode()]
     shared = {} if output.bids is None else {folder / "dataset_description.json": dataset_description()}
     leftovers = (lambda: earlier_files(output, paths)) if output.overwrite else None
@@ -195,6 +211,8 @@ def _paths(output: Output, *, slices: int, samples: bool, maps: Sequence[str]) -
         writer = WRITERS[output.format]
         names = writer.names(output.stem, slices=slices, samples=samples, part=output.part, maps=maps)
         names = [*names, f"{output.stem}.json"]
+    if output.report:
+        names.insert(-1, f"{names[-1].removesuffix('.json')}.html")
     return [Path(output.folder) / name for name in names]
 
 
