@@ -41,36 +41,34 @@
 
   const show = (works) => {
     root.hidden = !works;
+    if (!works) get("vv-canvas")?.remove(); // NiiVue draws no canvas without a size
     if (still) still.hidden = works;
   };
 
-  const ramp = ([red, green, blue], first) =>
-    ({ R: [red, red], G: [green, green], B: [blue, blue], A: [first, 255], I: [0, 255] });
+  const ramp = ([red, green, blue]) =>
+    ({ R: [red, red], G: [green, green], B: [blue, blue], A: [0, 255], I: [0, 255] });
+
+  // NIfTI in the page to a volume of NiiVue, with its window and colours.
+  const volumeOf = async (nv, one) => {
+    const volume = await globalThis.niivue.NVImage.loadFromUrl({ url: `${one.id}.nii`, buffer: await unpack(one.id) });
+    if (one.colour) nv.addColormap(one.id, ramp(one.colour));
+    volume.colormap = one.colour ? one.id : "gray";
+    [volume.cal_min, volume.cal_max] = [one.low, one.high];
+    return volume;
+  };
 
   const start = async () => {
-    const { Niivue, NVImage } = await library();
+    const { Niivue } = await library();
     const nv = new Niivue({
-      backColor: [0, 0, 0, 1], crosshairColor: [0.35, 0.7, 0.9, 1], crosshairWidth: 1, dragAndDropEnabled: false,
-      isRadiologicalConvention: true, isOrientationTextVisible: facts.oriented, logLevel: "fatal", loadingText: "",
-      multiplanarShowRender: 0, showAllOrientationMarkers: true, viewModeHotKey: "", clipPlaneHotKey: "",
-      cycleClipPlaneHotKey: "", isAntiAlias: false,
+      backColor: [0, 0, 0, 1], crosshairColor: [0.35, 0.7, 0.9, 0.6], crosshairWidth: 1, crosshairGap: Math.max(...facts.size) / 25,
+      dragAndDropEnabled: false, fontColor: [1, 0.85, 0.4, 1], fontMinPx: 17, isRadiologicalConvention: true,
+      isOrientationTextVisible: facts.oriented, logLevel: "fatal", loadingText: "", multiplanarShowRender: 0,
+      showAllOrientationMarkers: true, tileMargin: 12, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
     });
-    const volumes = [];
-    for (const one of facts.volumes) {
-      const volume = await NVImage.loadFromUrl({ url: `${one.id}.nii`, buffer: await unpack(one.id) });
-      volumes.push(volume);
-    }
+    const image = await volumeOf(nv, facts.volumes[0]);
     root.hidden = false; // a canvas without a size cannot be attached
     await nv.attachToCanvas(get("vv-canvas"), false);
-    facts.volumes.forEach((one, k) => {
-      const volume = volumes[k];
-      if (one.colour) nv.addColormap(one.id, ramp(one.colour, one.flags ? 255 : 0));
-      volume.colormap = one.colour ? one.id : "gray";
-      volume.cal_min = one.low;
-      volume.cal_max = one.high;
-      volume.opacity = k ? 0 : 1;
-      nv.addVolume(volume);
-    });
+    nv.addVolume(image);
     await new Promise((resolve) => requestAnimationFrame(resolve));
     nv.drawScene();
     return nv;
@@ -80,7 +78,8 @@
 
   // The position of the cross-hair in words, and the values there.
   const place = (location) => {
-    const values = facts.volumes.map((one, k) => {
+    const shown = facts.volumes.filter((one, k) => !k || one.id === get("vv-overlay")?.value);
+    const values = shown.map((one, k) => {
       const value = location.values[k]?.value;
       return value === undefined || one.flags ? "" : `${one.short} ${number(value)}${facts.unit && ` ${facts.unit}`}`;
     }).filter(Boolean).join(", ");
@@ -151,20 +150,29 @@
     });
 
     const overlay = get("vv-overlay");
-    const choose = () => {
-      facts.volumes.forEach((one, k) => {
-        if (!k) return;
-        const chosen = overlay.value === one.id;
-        nv.setOpacity(k, chosen ? Number(get("vv-opacity").value) / 100 : 0);
-        get(`${one.id}-legend`).hidden = !chosen;
-      });
-      get("vv-opacity-text").textContent = `${get("vv-opacity").value} %`;
+    const opacity = get("vv-opacity");
+    const loaded = {};
+    const choose = async () => {
+      const one = facts.volumes.find((other) => other.id === overlay.value);
+      for (const other of facts.volumes.slice(1)) get(`${other.id}-legend`).hidden = other !== one;
+      if (one && !loaded[one.id]) loaded[one.id] = volumeOf(nv, one);
+      const volume = one && await loaded[one.id];
+      if ((one?.id ?? "") !== overlay.value) return; // chosen anew meanwhile
+      for (const other of nv.volumes.slice(1)) nv.removeVolume(other);
+      if (volume) {
+        // The opacity of a spread is proportional to it.
+        [volume.modulationImage, volume.modulateAlpha] = one.flags ? [null, 0] : [1, 1];
+        volume.opacity = Number(opacity.value) / 100;
+        nv.addVolume(volume);
+      }
+      nv.createOnLocationChange();
+      root.dataset.overlay = overlay.value;
     };
-    if (overlay) {
-      overlay.addEventListener("change", choose);
-      get("vv-opacity").addEventListener("input", choose);
-      choose();
-    }
+    overlay?.addEventListener("change", choose);
+    opacity?.addEventListener("input", () => {
+      get("vv-opacity-text").textContent = `${opacity.value} %`;
+      if (nv.volumes.length > 1) nv.setOpacity(1, Number(opacity.value) / 100);
+    });
 
     const convention = get("vv-radiological");
     convention?.addEventListener("change", () => {

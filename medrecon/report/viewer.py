@@ -180,7 +180,6 @@ def _facts(key: str, volume: Quantised, name: str | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"id": key, "low": volume.low, "high": volume.high, "short": "value"}
     if name is not None:
         facts |= {"colour": _COLOURS[name], "short": _SHORT[name], "flags": name == "flags"}
-        facts["low"] = 0.5 if name == "flags" else 0.0
     return facts
 
 
