@@ -3,7 +3,7 @@
   "use strict";
   const get = (id) => document.getElementById(id);
   const root = get("volume-view");
-  const still = get("volume-static");
+  const still = get("volume");
   const facts = JSON.parse(get("vv-facts").textContent);
 
   const hasWebGL = () => {
@@ -48,6 +48,8 @@
   const ramp = ([red, green, blue]) =>
     ({ R: [red, red], G: [green, green], B: [blue, blue], A: [0, 255], I: [0, 255] });
 
+  const chosen = () => root.querySelector("input[name=vv-overlay]:checked")?.id.replace("vv-overlay-", "") ?? "none";
+
   // NIfTI in the page to a volume of NiiVue, with its window and colours.
   const volumeOf = async (nv, one) => {
     const volume = await globalThis.niivue.NVImage.loadFromUrl({ url: `${one.id}.nii`, buffer: await unpack(one.id) });
@@ -67,7 +69,10 @@
     });
     const image = await volumeOf(nv, facts.volumes[0]);
     root.hidden = false; // a canvas without a size cannot be attached
-    await nv.attachToCanvas(get("vv-canvas"), false);
+    const canvas = get("vv-canvas");
+    await nv.attachToCanvas(canvas, false);
+    const draw = nv.drawScene.bind(nv);
+    nv.drawScene = () => (canvas.clientWidth && canvas.clientHeight ? draw() : undefined);
     nv.addVolume(image);
     await new Promise((resolve) => requestAnimationFrame(resolve));
     nv.drawScene();
@@ -78,7 +83,7 @@
 
   // The position of the cross-hair in words, and the values there.
   const place = (location) => {
-    const shown = facts.volumes.filter((one, k) => !k || one.id === get("vv-overlay")?.value);
+    const shown = facts.volumes.filter((one, k) => !k || one.id === chosen());
     const values = shown.map((one, k) => {
       const value = location.values[k]?.value;
       return value === undefined || one.flags ? "" : `${one.short} ${number(value)}${facts.unit && ` ${facts.unit}`}`;
@@ -117,7 +122,7 @@
     const type = nv.sliceTypeMultiplanar;
     const types = { all: type, axial: nv.sliceTypeAxial, coronal: nv.sliceTypeCoronal, sagittal: nv.sliceTypeSagittal };
     for (const radio of root.querySelectorAll("input[name=vv-type]")) {
-      radio.addEventListener("change", () => nv.setSliceType(types[radio.value]));
+      radio.addEventListener("change", () => nv.setSliceType(types[radio.id.replace("vv-type-", "")]));
     }
 
     const [low, high] = [get("vv-low"), get("vv-high")];
@@ -149,15 +154,14 @@
       nv.setPan2Dxyzmm([0, 0, 0, 1]);
     });
 
-    const overlay = get("vv-overlay");
     const opacity = get("vv-opacity");
     const loaded = {};
     const choose = async () => {
-      const one = facts.volumes.find((other) => other.id === overlay.value);
+      const one = facts.volumes.find((other) => other.id === chosen());
       for (const other of facts.volumes.slice(1)) get(`${other.id}-legend`).hidden = other !== one;
       if (one && !loaded[one.id]) loaded[one.id] = volumeOf(nv, one);
       const volume = one && await loaded[one.id];
-      if ((one?.id ?? "") !== overlay.value) return; // chosen anew meanwhile
+      if ((one?.id ?? "none") !== chosen()) return; // chosen anew meanwhile
       for (const other of nv.volumes.slice(1)) nv.removeVolume(other);
       if (volume) {
         // The opacity of a spread is proportional to it.
@@ -166,9 +170,9 @@
         nv.addVolume(volume);
       }
       nv.createOnLocationChange();
-      root.dataset.overlay = overlay.value;
+      root.dataset.overlay = chosen();
     };
-    overlay?.addEventListener("change", choose);
+    for (const radio of root.querySelectorAll("input[name=vv-overlay]")) radio.addEventListener("change", choose);
     opacity?.addEventListener("input", () => {
       get("vv-opacity-text").textContent = `${opacity.value} %`;
       if (nv.volumes.length > 1) nv.setOpacity(1, Number(opacity.value) / 100);

@@ -13,8 +13,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterator
-from html import escape
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,9 @@ import nibabel as nib
 import numpy as np
 
 from medrecon.report.case import Case
+from medrecon.report.controls import choice
+from medrecon.report.html import Html, el, joined
+from medrecon.report.methods import number
 from medrecon.uncertainty import MAPS
 
 __all__ = ["SHA256", "STATIC_ID", "VERSION", "library", "quantised", "volume_view"]
@@ -30,7 +32,7 @@ VERSION = "0.69.0"
 """Version of NiiVue."""
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 """SHA-256 of ``dist/niivue.umd.js`` in the npm package of that version."""
-STATIC_ID = "volume-static"
+STATIC_ID = "volume"
 """The ``id`` of the element with the still pictures, which the view replaces."""
 
 _FOLDER = Path(__file__).parent
@@ -94,14 +96,14 @@ def quantised(
         factor += 1
 
 
-def volume_view(case: Case) -> str:
-    """The view of a volume, its data and its script, as HTML; empty if the case is not a volume.
+def volume_view(case: Case) -> Html:
+    """The view of a volume, its data and its script; empty if the case is not a volume.
 
     The view is hidden. Its script shows it, and hides the element with the ``id`` :data:`STATIC_ID`, once WebGL 2 has drawn the
     volume.
     """
     if not case.is_volume:
-        return ""
+        return Html()
     affine = _affine(case)
     volumes = {"vv-image": quantised(case.image, affine, case.window, _IMAGE_BYTES)}
     overlays = {f"vv-{name}": name for name in ("std", "spread", "flags") if name in case.maps}
@@ -115,13 +117,13 @@ def volume_view(case: Case) -> str:
         "volumes": [_facts(key, one, overlays.get(key)) for key, one in volumes.items()],
     }
     data = [_block(key, one.text) for key, one in volumes.items()]
-    return "\n".join(
+    return joined(
         [
             _html(case, image, {key: (name, volumes[key]) for key, name in overlays.items()}),
-            f'<script type="application/json" id="vv-facts">{_json(facts)}</script>',
+            Html(f'<script type="application/json" id="vv-facts">{_json(facts)}</script>'),
             *data,
             _block("vv-library", base64.b64encode(library()).decode()),
-            f"<script>{(_FOLDER / 'viewer.js').read_text()}</script>",
+            Html(f"<script>{(_FOLDER / 'viewer.js').read_text()}</script>"),
         ]
     )
 
@@ -188,97 +190,107 @@ def _json(facts: dict[str, Any]) -> str:
     return json.dumps(facts).replace("<", "\\u003c")
 
 
-def _block(key: str, text: str) -> str:
+def _block(key: str, text: str) -> Html:
     """Data in the page; the type keeps browsers from running it."""
-    return f'<script type="application/gzip;base64" id="{key}">{text}</script>'
+    return Html(f'<script type="application/gzip;base64" id="{key}">{text}</script>')
 
 
-# The page's part
+# What the page contains
 
 
-def _html(case: Case, image: Quantised, overlays: dict[str, tuple[str, Quantised]]) -> str:
-    """The stage and its controls."""
-    low, high = image.low, image.high
-    step = (high - low) / image.steps
+def _html(case: Case, image: Quantised, overlays: Mapping[str, tuple[str, Quantised]]) -> Html:
+    """The stage and its controls, which stay hidden without the script."""
+    help_text = "Slices through the volume. Arrow keys, page up and page down move the cross-hair."
     licences = (_FOLDER / "vendor" / "NIIVUE_LICENSES.txt").read_text()
-    return f"""<style>{_STYLE}</style>
-<section id="volume-view" class="vv" aria-label="View of the volume" hidden>
-<div id="vv-stage"><canvas id="vv-canvas" aria-label="Slices through the volume. Arrow keys, page up and page down move the
-cross-hair."></canvas></div>
-<p id="vv-where" class="vv-note" aria-live="off"></p>
-<p class="vv-note">{_convention(case)}</p>
-<div class="vv-controls">
-<fieldset><legend>Slices</legend>{"".join(_radios())}</fieldset>
-<fieldset><legend>Position</legend>
-{_slider("vv-x", "left to right" if case.geometry.affine is not None else "first axis")}
-{_slider("vv-y", "back to front" if case.geometry.affine is not None else "second axis")}
-{_slider("vv-z", "feet to head" if case.geometry.affine is not None else "third axis")}</fieldset>
-<fieldset><legend>Window{f", {escape(case.unit)}" if case.unit else ""}</legend>
-{_slider("vv-low", "black", (low, high, step, low))}
-{_slider("vv-high", "white", (low, high, step, high))}
-<button type="button" id="vv-reset">Reset window and zoom</button></fieldset>
-{_overlay_controls(case, overlays)}
-</div>
-<p class="vv-note"><button type="button" id="vv-stills" aria-pressed="false">Still pictures</button></p>
-<p class="vv-note">{_resolution(image, overlays)} Shown by NiiVue {VERSION}.</p>
-<details class="vv-note"><summary>Licences of the viewer</summary><pre>{escape(licences)}</pre></details>
-</section>"""
+    types = [(name, name) for name in ("axial", "coronal", "sagittal")]
+    return el(
+        "div",
+        Html(f"<style>{_STYLE}</style>"),
+        el("div", el("canvas", id="vv-canvas", aria_label=help_text), id="vv-stage", style=_aspect(case)),
+        el("p", id="vv-where", class_="vv-where"),
+        el("div", choice("vv-type", "Slices", [("all", "all three"), *types], "all"), *_overlay_controls(case, overlays)),
+        el("p", *_convention(case)),
+        el("div", *_sliders(case, image), class_="vv-controls"),
+        el("p", _resolution(image, overlays), f" Shown by NiiVue {VERSION}.", class_="soft"),
+        el("details", el("summary", "Licences of the viewer"), el("pre", licences)),
+        id="volume-view",
+        role="group",
+        aria_label="View of the volume",
+        hidden=True,
+    )
 
 
-def _convention(case: Case) -> str:
+def _aspect(case: Case) -> str:
+    """Width and height of axial, coronal and sagittal slices in one row."""
+    affine = _affine(case)
+    sizes = np.linalg.norm(affine[:3, :3], axis=0) * case.image.shape[::-1]
+    axes = nib.io_orientation(affine)[:, 0]
+    if np.isnan(axes).any():
+        return "--row:2"
+    x, y, z = sizes[np.argsort(axes)]
+    return f"--row:{(2 * x + y) / max(y, z) / 1.03:.3f}"
+
+
+def _convention(case: Case) -> Iterator[object]:
     if case.geometry.affine is None:
-        return "The scan does not record its orientation: axes are those of the file, and left and right are unknown."
-    return (
-        '<label><input type="checkbox" id="vv-radiological" checked> Radiological convention</label>: the patient’s left is on '
-        'the <strong id="vv-side">right</strong> of axial and coronal slices. Letters name the side of the patient: left, right, '
-        "anterior, posterior, superior, inferior; of oblique slices, the nearest one."
-    )
+        yield "The scan does not record its orientation: axes are those of the file, and left and right are unknown."
+        return
+    box = el("input", type="checkbox", id="vv-radiological", checked=True)
+    yield el("label", box, " Radiological convention")
+    yield joined([": the patient’s left is on the ", el("strong", "right", id="vv-side"), " of axial and coronal slices. "])
+    yield "Letters name sides of the patient; of oblique slices, the nearest side."
 
 
-def _radios() -> Iterator[str]:
-    for value, text in {"all": "all three", "axial": "axial", "coronal": "coronal", "sagittal": "sagittal"}.items():
-        checked = " checked" if value == "all" else ""
-        yield f'<label><input type="radio" name="vv-type" value="{value}"{checked}> {text}</label> '
-
-
-def _slider(key: str, text: str, values: tuple[float, float, float, float] = (0, 1, 1, 0)) -> str:
+def _slider(key: str, text: str, values: tuple[float, float, float, float], shown: str | None = None) -> Html:
+    """A slider: least and largest value, step, and value."""
     low, high, step, value = values
-    shown = f' <output id="{key}-text" for="{key}">{value:.4g}</output>' if key in ("vv-low", "vv-high") else ""
-    return (
-        f'<label for="{key}">{escape(text)}{shown}</label>'
-        f'<input type="range" id="{key}" min="{low!r}" max="{high!r}" step="{step!r}" value="{value!r}">'
-    )
+    output = None if shown is None else el("output", shown, id=f"{key}-text", for_=key)
+    label = el("label", text, " ", output, for_=key, class_="soft")
+    return el("div", label, el("input", type="range", id=key, min=low, max=high, step=step, value=value), class_="range")
 
 
-def _overlay_controls(case: Case, overlays: dict[str, tuple[str, Quantised]]) -> str:
+def _sliders(case: Case, image: Quantised) -> Iterator[Html]:
+    """Position and window, and the buttons."""
+    known = ("Left to right", "Back to front", "Feet to head")
+    names = known if case.geometry.affine is not None else ("First axis", "Second axis", "Third axis")
+    for key, name in zip("xyz", names, strict=True):
+        yield _slider(f"vv-{key}", name, (0, 1, 1, 0))
+    low, high = image.low, image.high
+    unit = f", {case.unit}" if case.unit else ""
+    for key, name, value in (("vv-low", f"Black{unit}", low), ("vv-high", f"White{unit}", high)):
+        yield _slider(key, name, (low, high, (high - low) / image.steps, value), f"{value:.4g}")
+    reset = el("button", "Reset window and zoom", type="button", id="vv-reset")
+    stills = el("button", "Show thumbnails", type="button", id="vv-stills", aria_pressed="false")
+    yield el("div", reset, " ", stills)
+
+
+def _overlay_controls(case: Case, overlays: Mapping[str, tuple[str, Quantised]]) -> Iterator[Html]:
     """Choice and opacity of the overlay, with a legend of each."""
     if not overlays:
-        return ""
-    options = "".join(f'<option value="{key}">{escape(MAPS[name])}</option>' for key, (name, _) in overlays.items())
-    legends = []
+        return
+    names = [(key, _SHORT[name]) for key, (name, _) in overlays.items()]
+    yield choice("vv-overlay", "Overlay", [("none", "none"), *names], "none")
+    yield _slider("vv-opacity", "Opacity of the overlay", (0, 100, 5, 70), "70 %")
     for key, (name, one) in overlays.items():
         colour = "rgb({},{},{})".format(*_COLOURS[name])
         if name == "flags":
-            legend = f'<span class="vv-swatch" style="background:{colour}"></span> flagged'
+            legend = [el("span", style=f"background:{colour}", class_="vv-swatch"), f" {MAPS[name]}"]
         else:
-            unit = f" {escape(case.unit)}" if case.unit else ""
             ramp = f"background:linear-gradient(to right,transparent,{colour}) #000"
-            legend = f'0 <span class="vv-ramp" style="{ramp}"></span> {one.high:.3g}{unit} or more'
-        legends.append(f'<p class="vv-note" id="{key}-legend" hidden>{legend}</p>')
-    return f"""<fieldset><legend>Overlay</legend><label for="vv-overlay">map</label>
-<select id="vv-overlay"><option value="">none</option>{options}</select>
-<label for="vv-opacity">opacity <output id="vv-opacity-text" for="vv-opacity">70 %</output></label>
-<input type="range" id="vv-opacity" min="0" max="100" step="5" value="70">
-{"".join(legends)}</fieldset>"""
+            top = f" {number(one.high)}{f' {case.unit}' if case.unit else ''} or more"
+            legend = ["0 ", el("span", style=ramp, class_="vv-ramp"), top, f": {MAPS[name]}, as opacity"]
+        yield el("p", *legend, id=f"{key}-legend", hidden=True)
 
 
-def _resolution(image: Quantised, overlays: dict[str, tuple[str, Quantised]]) -> str:
+def _resolution(image: Quantised, overlays: Mapping[str, tuple[str, Quantised]]) -> str:
     """What the view leaves out."""
     step = (image.high - image.low) / image.steps
-    texts = [f"The view has {image.steps + 1} grey levels, {step:.2g} apart, from {image.low:.4g} to {image.high:.4g}."]
+    texts = [
+        f"The view has {image.steps + 1} grey levels, {number(step)} apart, from {number(image.low)} to {number(image.high)}."
+    ]
     parts = {"the image": image, **{f"the map “{MAPS[name]}”": one for name, one in overlays.values()}}
     texts += [
-        f"To keep the page small, {escape(text)} has voxels {one.factor} times as large along every axis."
+        f"To keep the page small, {text} has voxels {one.factor} times as large along every axis."
         for text, one in parts.items()
         if one.factor > 1
     ]
@@ -286,18 +298,16 @@ def _resolution(image: Quantised, overlays: dict[str, tuple[str, Quantised]]) ->
 
 
 _STYLE = """
-.vv{margin:1em 0}
-.vv[hidden],.vv [hidden]{display:none}
-#vv-stage{height:min(70vh,34rem);background:#000;position:relative;overflow:hidden;border-radius:4px}
+#volume-view[hidden],#volume-view [hidden],#volume[hidden]{display:none}
+#vv-stage{aspect-ratio:var(--row);max-height:80vh;width:100%;background:#000;position:relative;overflow:hidden;border-radius:4px}
 #vv-canvas{display:block;outline-offset:-3px}
-#vv-canvas:focus-visible{outline:3px solid #56b4e9}
-.vv-controls{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr));gap:.8em;margin:.8em 0}
-.vv fieldset{min-width:0;border:1px solid currentColor;border-radius:4px;padding:.4em .8em .7em}
-.vv input[type=range],.vv select{display:block;width:100%;box-sizing:border-box;margin:.2em 0 .6em}
-.vv-note{margin:.4em 0;min-height:1.2em;overflow-wrap:anywhere}
-.vv pre{white-space:pre-wrap;font-size:.75em}
+.vv-where{min-height:1.6em;font-variant-numeric:tabular-nums}
+.vv-controls{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr));gap:.8rem 1.4rem;margin:.8rem 0}
+#volume-view button{font:inherit;font-size:.88rem;color:inherit;background:var(--back);border:1px solid var(--line);
+border-radius:5px;padding:.22rem .65rem;min-height:2.2rem;cursor:pointer}
+#volume-view button[aria-pressed=true]{background:var(--accent);border-color:var(--accent);color:var(--on-accent)}
 .vv-ramp,.vv-swatch{display:inline-block;height:.9em;width:8em;vertical-align:middle;border:1px solid currentColor}
 .vv-swatch{width:1.4em}
-@media (max-width:40rem){#vv-stage{height:75vh}}
-@media print{.vv{display:none!important}#volume-static{display:block!important}}
+@media (max-width:40rem){#vv-stage{aspect-ratio:9/10}}
+@media print{#volume-view{display:none!important}#volume{display:block!important}}
 """
