@@ -79,9 +79,8 @@ def document(title: str, body: Html, style: str, script: str, also: Iterable[byt
     digests = [*(hashlib.sha256(one.encode()).digest() for one in _SCRIPT.findall(body)), *also]
     scripts = " ".join(f"'sha256-{base64.b64encode(one).decode()}'" for one in digests)
     policy = (
-        "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-        f"script-src {scripts} 'wasm-unsafe-eval'; connect-src data: blob:; worker-src blob:; "
-        "base-uri 'none'; form-action 'none'"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src {scripts}; base-uri 'none'; form-action 'none'"
     )
     head = el(
         "head",

@@ -3,7 +3,7 @@
   "use strict";
   const get = (id) => document.getElementById(id);
   const root = get("volume-view");
-  const still = get("volume");
+  const still = get("volume-static");
   const facts = JSON.parse(get("vv-facts").textContent);
 
   const hasWebGL = () => {

@@ -32,7 +32,7 @@ VERSION = "0.69.0"
 """Version of NiiVue."""
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 """SHA-256 of ``dist/niivue.umd.js`` in the npm package of that version."""
-STATIC_ID = "volume"
+STATIC_ID = "volume-static"
 """The ``id`` of the element with the still pictures, which the view replaces."""
 
 _FOLDER = Path(__file__).parent
@@ -298,7 +298,7 @@ def _resolution(image: Quantised, overlays: Mapping[str, tuple[str, Quantised]])
 
 
 _STYLE = """
-#volume-view[hidden],#volume-view [hidden],#volume[hidden]{display:none}
+#volume-view[hidden],#volume-view [hidden],#volume-static[hidden]{display:none}
 #vv-stage{aspect-ratio:var(--row);max-height:80vh;width:100%;background:#000;position:relative;overflow:hidden;border-radius:4px}
 #vv-canvas{display:block;outline-offset:-3px}
 .vv-where{min-height:1.6em;font-variant-numeric:tabular-nums}
@@ -309,5 +309,5 @@ border-radius:5px;padding:.22rem .65rem;min-height:2.2rem;cursor:pointer}
 .vv-ramp,.vv-swatch{display:inline-block;height:.9em;width:8em;vertical-align:middle;border:1px solid currentColor}
 .vv-swatch{width:1.4em}
 @media (max-width:40rem){#vv-stage{aspect-ratio:9/10}}
-@media print{#volume-view{display:none!important}#volume{display:block!important}}
+@media print{#volume-view{display:none!important}#volume-static{display:block!important}}
 """
