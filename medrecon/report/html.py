@@ -93,4 +93,4 @@ def document(title: str, body: Html, style: str, script: str, also: Iterable[byt
         el("title", title),
         Html(f"<style>{style}</style>"),
     )
-    return f"<!DOCTYPE html>\n{el('html', head, el('body', body), lang='en')}\n".encode()
+    return f"<!DOCTYPE html>\n{el('html', head, el('body', body), lang='en')}\n".encode("utf-8", "replace")
