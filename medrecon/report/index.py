@@ -233,7 +233,9 @@ def index_page(title: str, rows: Sequence[Row], skipped: Sequence[str] = ()) -> 
         el("tbody", *(_row(row, columns) for row in rows)),
         id="cases",
     )
-    main = el("main", _filters(rows, columns), el("p", id="shown", role="status", class_="soft"), table, _skipped(skipped))
+    main = el(
+        "main", _filters(rows, columns), el("p", id="shown", role="status", class_="soft"), table, _skipped(skipped)
+    )
     end = el("footer", "Written by medrecon. Not for diagnosis.")
     read = resources.files("medrecon.report").joinpath
     style = read("page.css").read_text(encoding="utf-8") + read("index.css").read_text(encoding="utf-8")

@@ -90,7 +90,9 @@ def quantised(
     while True:
         scaled = np.nan_to_num(np.clip((_pooled(volume, factor, largest) - low) / (high - low), 0, 1))
         for steps in _STEPS:
-            content = _nifti(np.rint(steps * scaled).astype(np.uint8), _pooled_affine(affine, factor), (low, high, steps))
+            content = _nifti(
+                np.rint(steps * scaled).astype(np.uint8), _pooled_affine(affine, factor), (low, high, steps)
+            )
             if len(content) * 4 / 3 <= most or factor >= limit:
                 return Quantised(content, factor, steps, low, high)
         factor += 1
@@ -208,7 +210,13 @@ def _html(case: Case, image: Quantised, overlays: Mapping[str, tuple[str, Quanti
         Html(f"<style>{_STYLE}</style>"),
         el("div", el("canvas", id="vv-canvas", aria_label=help_text), id="vv-stage", style=_aspect(case)),
         el("p", id="vv-where", class_="vv-where"),
-        el("div", choice("vv-type", "Slices", [("all", "all three"), *types], "all"), *_overlay_controls(case, overlays)),
+        el(
+            "div",
+            choice("vv-type", "Slices", [("all", "all three"), *types], "all"),
+            *_overlay_controls(overlays),
+            class_="controls",
+        ),
+        *_legends(case, overlays),
         el("p", *_convention(case)),
         el("div", *_sliders(case, image), class_="vv-controls"),
         el("p", _resolution(image, overlays), f" Shown by NiiVue {VERSION}.", class_="soft"),
@@ -237,7 +245,9 @@ def _convention(case: Case) -> Iterator[object]:
         return
     box = el("input", type="checkbox", id="vv-radiological", checked=True)
     yield el("label", box, " Radiological convention")
-    yield joined([": the patient’s left is on the ", el("strong", "right", id="vv-side"), " of axial and coronal slices. "])
+    yield joined(
+        [": the patient’s left is on the ", el("strong", "right", id="vv-side"), " of axial and coronal slices. "]
+    )
     yield "Letters name sides of the patient; of oblique slices, the nearest side."
 
 
@@ -246,7 +256,9 @@ def _slider(key: str, text: str, values: tuple[float, float, float, float], show
     low, high, step, value = values
     output = None if shown is None else el("output", shown, id=f"{key}-text", for_=key)
     label = el("label", text, " ", output, for_=key, class_="soft")
-    return el("div", label, el("input", type="range", id=key, min=low, max=high, step=step, value=value), class_="range")
+    return el(
+        "div", label, el("input", type="range", id=key, min=low, max=high, step=step, value=value), class_="range"
+    )
 
 
 def _sliders(case: Case, image: Quantised) -> Iterator[Html]:
@@ -264,13 +276,16 @@ def _sliders(case: Case, image: Quantised) -> Iterator[Html]:
     yield el("div", reset, " ", stills)
 
 
-def _overlay_controls(case: Case, overlays: Mapping[str, tuple[str, Quantised]]) -> Iterator[Html]:
-    """Choice and opacity of the overlay, with a legend of each."""
-    if not overlays:
-        return
-    names = [(key, _SHORT[name]) for key, (name, _) in overlays.items()]
-    yield choice("vv-overlay", "Overlay", [("none", "none"), *names], "none")
-    yield _slider("vv-opacity", "Opacity of the overlay", (0, 100, 5, 70), "70 %")
+def _overlay_controls(overlays: Mapping[str, tuple[str, Quantised]]) -> Iterator[Html]:
+    """Choice and opacity of the overlay."""
+    if overlays:
+        names = [(key, _SHORT[name]) for key, (name, _) in overlays.items()]
+        yield choice("vv-overlay", "Overlay", [("none", "none"), *names], "none")
+        yield _slider("vv-opacity", "Opacity of the overlay", (0, 100, 5, 70), "70 %")
+
+
+def _legends(case: Case, overlays: Mapping[str, tuple[str, Quantised]]) -> Iterator[Html]:
+    """The legend of each overlay, of which the script shows one."""
     for key, (name, one) in overlays.items():
         colour = "rgb({},{},{})".format(*_COLOURS[name])
         if name == "flags":

@@ -13,7 +13,16 @@ from medrecon.writers.nifti import nifti_bytes
 from .images import blobs
 from .outputs import made_up_maps, write_volume
 
-__all__ = ["HOSTILE", "block_in_octant", "case_of_dicom", "ct_case", "record", "slice_case", "volume_case", "write_many"]
+__all__ = [
+    "HOSTILE",
+    "block_in_octant",
+    "case_of_dicom",
+    "ct_case",
+    "record",
+    "slice_case",
+    "volume_case",
+    "write_many",
+]
 
 HOSTILE = "\"'><img src=x onerror=alert(1)><script>alert(2)</script>&amp;"
 """Text that would run a script if it were not escaped."""
@@ -92,7 +101,10 @@ def ct_case(side=128):
     image = np.where(np.hypot(x, y) < side / 2.5, 40.0, -1000.0).astype(np.float32)
     image[side // 3 : side // 2, side // 3 : side // 2] = 700
     return case_of_images(
-        "chest", record(modality="CT", samples=1, warnings=[], water_per_mm=0.02), image=image[None], geometry=Geometry()
+        "chest",
+        record(modality="CT", samples=1, warnings=[], water_per_mm=0.02),
+        image=image[None],
+        geometry=Geometry(),
     )
 
 

@@ -172,9 +172,12 @@ def test_the_overview_sorts_and_filters_by_keyboard(chromium, opened, contents):
     view = found.page
 
     def column(key):
-        place = view.evaluate("key => [...document.querySelectorAll('thead th')].findIndex(h => h.dataset.key === key)", key)
+        place = view.evaluate(
+            "key => [...document.querySelectorAll('thead th')].findIndex(h => h.dataset.key === key)", key
+        )
         return view.evaluate(
-            "k => [...document.querySelectorAll('tbody tr:not([hidden])')].map(row => row.cells[k].dataset.value)", place
+            "k => [...document.querySelectorAll('tbody tr:not([hidden])')].map(row => row.cells[k].dataset.value)",
+            place,
         )
 
     view.focus("th[data-key=residual] button")
@@ -327,7 +330,16 @@ def test_the_view_of_a_volume_by_keyboard(chromium, opened, contents):
     for _ in range(16):
         view.keyboard.press("Tab")
         reached.add(view.evaluate("document.activeElement.id"))
-    assert {"vv-type-all", "vv-overlay-none", "vv-opacity", "vv-radiological", "vv-x", "vv-low", "vv-high", "vv-reset"} <= reached
+    assert {
+        "vv-type-all",
+        "vv-overlay-none",
+        "vv-opacity",
+        "vv-radiological",
+        "vv-x",
+        "vv-low",
+        "vv-high",
+        "vv-reset",
+    } <= reached
     # The window: half of the range makes a voxel of 20 brighter.
     choose(view, "vv-type-axial")
 
