@@ -178,7 +178,9 @@ def _nifti(levels: np.ndarray, affine: np.ndarray, scale: tuple[float, float, in
     header.set_slope_inter((high - low) / steps, low)
     header.set_xyzt_units("mm")
     header["cal_min"], header["cal_max"], header["vox_offset"] = low, high, 352
-    return gzip.compress(header.binaryblock + bytes(4) + levels.tobytes(), _EFFORT, mtime=0)  # x runs fastest in both orders
+    return gzip.compress(
+        header.binaryblock + bytes(4) + levels.tobytes(), _EFFORT, mtime=0
+    )  # x runs fastest in both orders
 
 
 def _facts(key: str, volume: Quantised, name: str | None) -> dict[str, Any]:
