@@ -115,7 +115,7 @@ def volume_view(case: Case) -> Html:
         volumes[key] = _overlay(name, case.maps[name], affine)
     image = volumes["vv-image"]
     facts = {
-        "oriented": case.geometry.affine is not None,
+        "oriented": _is_oriented(case),
         "unit": case.unit,
         "size": [-(-n // image.factor) for n in case.image.shape],
         "volumes": [_facts(key, one, overlays.get(key)) for key, one in volumes.items()],
@@ -132,9 +132,15 @@ def volume_view(case: Case) -> Html:
     )
 
 
+def _is_oriented(case: Case) -> bool:
+    """Whether the position in the patient is recorded, by an affine that has an inverse."""
+    affine = case.geometry.affine
+    return affine is not None and bool(np.isfinite(affine).all()) and bool(np.linalg.matrix_rank(affine[:3, :3]) == 3)
+
+
 def _affine(case: Case) -> np.ndarray:
     """The affine; if it is not recorded, one that shows axial slices as they are stored, in the radiological convention."""
-    if case.geometry.affine is not None:
+    if _is_oriented(case):
         return np.asarray(case.geometry.affine, dtype=float)
     z, y, x = case.geometry.spacing or (1.0, 1.0, 1.0)
     return np.diag([-x, -y, z, 1.0])
@@ -237,14 +243,12 @@ def _aspect(case: Case) -> str:
     affine = _affine(case)
     sizes = np.linalg.norm(affine[:3, :3], axis=0) * case.image.shape[::-1]
     axes = nib.io_orientation(affine)[:, 0]
-    if np.isnan(axes).any():
-        return "--row:2"
     x, y, z = sizes[np.argsort(axes)]
     return f"--row:{(2 * x + y) / max(y, z) / 1.03:.3f}"
 
 
 def _convention(case: Case) -> Iterator[object]:
-    if case.geometry.affine is None:
+    if not _is_oriented(case):
         yield "The scan does not record its orientation: axes are those of the file, and left and right are unknown."
         return
     box = el("input", type="checkbox", id="vv-radiological", checked=True)
@@ -268,7 +272,7 @@ def _slider(key: str, text: str, values: tuple[float, float, float, float], show
 def _sliders(case: Case, image: Quantised) -> Iterator[Html]:
     """Position and window, and the buttons."""
     known = ("Left to right", "Back to front", "Feet to head")
-    names = known if case.geometry.affine is not None else ("First axis", "Second axis", "Third axis")
+    names = known if _is_oriented(case) else ("First axis", "Second axis", "Third axis")
     for key, name in zip("xyz", names, strict=True):
         yield _slider(f"vv-{key}", name, (0, 1, 1, 0))
     low, high = image.low, image.high

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -73,7 +74,7 @@ def test_constant_and_not_finite_values_are_shown(window):
 
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("shape", [(12, 18, 24), (13, 17, 25)])
-def test_larger_voxels_keep_the_position_of_what_they_show(monkeypatch, factor, shape):
+def test_larger_voxels_keep_the_position_of_what_they_show(factor, shape):
     """The centre of mass of a blob in mm, from the reduced volume and its affine, is that of the full one."""
     z, y, x = (np.arange(n) - 0.4 * n for n in shape)
     blob = np.exp(-(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2) / (2 * 2.0**2))
@@ -107,7 +108,7 @@ def test_noise_costs_grey_levels_first_and_voxels_next():
         assert len(one.text) <= part * len(full.text) + 4  # base64 pads to 4 characters
 
 
-def test_a_whole_page_of_a_noisy_head_is_below_12_megabytes(monkeypatch):
+def test_a_whole_page_of_a_noisy_head_is_below_12_megabytes():
     """Uniform noise cannot be compressed: the worst volume of the size of a head at 1 mm."""
     rng = np.random.default_rng(0)
     noise = rng.random((169, 238, 176), np.float32)
@@ -158,6 +159,23 @@ def test_an_unknown_orientation_is_stated_and_slices_are_shown_as_stored():
     assert np.array_equal(affine, np.diag([-1.5, -2.0, 3.0, 1.0]))
     assert '"oriented": false' in html and "left and right are unknown" in html
     assert "vv-radiological" not in html.split('id="vv-facts"')[0]
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_an_affine_without_inverse_is_no_orientation(value):
+    affine = np.diag([1.0, 1.0, value, 1.0])
+    html = volume_view(replace(volume_case(), geometry=Geometry(None, affine)))
+    _, stored, _ = read(base64.b64decode(blocks(html)["vv-image"]))
+    assert np.isfinite(stored).all() and np.linalg.det(stored) > 0
+    assert '"oriented": false' in html
+
+
+@pytest.mark.parametrize("shape", [(16, 1, 1), (17, 3, 1), (300, 2, 5)])
+def test_odd_sizes_are_stored_as_they_are(shape):
+    volume = np.random.default_rng(0).random(shape).astype(np.float32)
+    html = volume_view(case_of_images("a", record(), image=volume, geometry=Geometry((1, 1, 1), np.eye(4))))
+    values, _, _ = read(base64.b64decode(blocks(html)["vv-image"]))
+    assert values.shape == shape
 
 
 def test_the_policy_of_a_page_names_the_library_and_its_script():
