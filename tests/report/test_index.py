@@ -160,3 +160,15 @@ def test_the_command(tmp_path, capsys):
     assert "--scan is for pages" in capsys.readouterr().err
     assert main(["report", "--index", str(tmp_path / "none")]) == 2
     assert sorted(path.name for path in Path(tmp_path).glob("*.html")) == ["case 0001.html", "case 0002.html", NAME]
+
+
+def test_scores_of_pages_with_a_reference_are_in_the_overview(tmp_path):
+    """The image is the reference plus 0.1 everywhere: the PSNR is 20 dB for a largest value of 1."""
+    truth = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
+    truth[0, 0, 0] = 1.0
+    write_volume(tmp_path / "ref", "truth", truth, record())
+    write_volume(tmp_path / "out", "a", truth + np.float32(0.1), record(samples=1))
+    reference = str(tmp_path / "ref" / "truth.nii.gz")
+    assert main(["report", str(tmp_path / "out"), "--reference", reference]) == 0
+    (row,) = cells(write_index(tmp_path / "out").read_bytes())
+    assert '<a href="a.html">a</a>' in row and "20.00" in row
