@@ -270,7 +270,6 @@ medrecon.report.command._words                             3  report/test_comman
 medrecon.report.gather.reference_of                        2  report/test_gather.py
 medrecon.report.images.faded                               2  report/test_page.py
 medrecon.report.images.grey                                3  report/test_page.py
-medrecon.report.index._is_index                            1  report/test_index.py
 medrecon.report.index._middle                              3  report/test_index.py
 medrecon.report.index._number                              2  report/test_index.py
 medrecon.report.index.row_of                               3  report/test_index.py

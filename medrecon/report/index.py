@@ -202,9 +202,11 @@ def _middle(sidecar: Path, record: Mapping[str, Any]) -> np.ndarray | None:
     path = None if name is None else sidecar.parent / name
     if path is None or not path.resolve().is_relative_to(sidecar.parent.resolve()) or not path.is_file():
         return None
-    path = path.parent if path.suffix == ".dcm" and path.parent != sidecar.parent else path
+    if path.suffix == ".dcm" and path.parent != sidecar.parent:
+        path = path.parent  # a series
     volume = load_image(path, {"volume": 0}).array if "frames" in record else load_volume(path).array
-    return np.abs(volume[len(volume) // 2]).astype(np.float32) if np.iscomplexobj(volume) else volume[len(volume) // 2]
+    middle = volume[len(volume) // 2]
+    return np.abs(middle) if np.iscomplexobj(middle) else middle
 
 
 # Page

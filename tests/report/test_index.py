@@ -99,7 +99,8 @@ def test_broken_and_foreign_files_are_left_out_by_name(tmp_path):
     assert "dataset_description" not in left
 
 
-def test_the_thumbnail_is_the_middle_slice(tmp_path):
+@pytest.mark.parametrize("fmt", ["nifti", "dicom", "h5", "frames"])
+def test_the_thumbnail_is_the_middle_slice(tmp_path, fmt):
     import base64
     import io
 
@@ -107,7 +108,10 @@ def test_the_thumbnail_is_the_middle_slice(tmp_path):
 
     volume = np.zeros((5, 40, 30), np.float32)
     volume[2, 5:20, 10:20] = 1.0  # only here
-    write_volume(tmp_path, "a", volume, record(), spacing=(1.0, 1.0, 1.0))
+    if fmt == "frames":
+        write_volume(tmp_path, "a", np.stack([volume, 0 * volume]), record(frames=2), spacing=(1.0, 1.0, 1.0))
+    else:
+        write_volume(tmp_path, "a", volume, record(), spacing=(1.0, 1.0, 1.0), fmt=fmt, affine=np.eye(4))
     row = row_of(tmp_path / "a.json", tmp_path, 3000)
     assert row.picture[1:] == (30, 40)
     seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(row.picture[0].split(",")[1]))).convert("L"))
