@@ -281,8 +281,16 @@ medrecon.report.command._words                             3  report/test_comman
 medrecon.report.gather.reference_of                        2  report/test_gather.py
 medrecon.report.images.faded                               2  report/test_page.py
 medrecon.report.images.grey                                3  report/test_page.py
+medrecon.report.index._middle                              3  report/test_index.py
+medrecon.report.index._number                              2  report/test_index.py
+medrecon.report.index.row_of                               3  report/test_index.py
 medrecon.report.orientation._letters                       3  report/test_orientation.py
 medrecon.report.orientation.edges                          3  report/test_orientation.py
+medrecon.report.viewer._is_oriented                        2  report/test_viewer.py
+medrecon.report.viewer._nifti                              3  report/test_viewer.py
+medrecon.report.viewer._pooled                             3  report/test_viewer.py
+medrecon.report.viewer._pooled_affine                      2  report/test_viewer.py
+medrecon.report.viewer.quantised                           3  report/test_viewer.py
 medrecon.sample._checked                                   3  solvers/test_solvers.py
 medrecon.sample._descend                                   3  test_sample.py solvers
 medrecon.solvers.base.annealed                             3  solvers/test_ald.py solvers

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``DIR``, ``--scan``, ``--reference``, ``--overwrite`` and ``--json``."""
+    """Add ``DIR``, ``--index``, ``--scan``, ``--reference``, ``--overwrite`` and ``--json``."""
     from medrecon.cli.options import add_json
 
     parser.add_argument(
         "folder", metavar="DIR", help="folder of images that 'medrecon recon' wrote, with their sidecars"
+    )
+    parser.add_argument(
+        "--index",
+        action="store_true",
+        help="write one table of all images instead, DIR/index.html, which sorts and filters and links to their pages",
     )
     parser.add_argument(
         "--scan",
@@ -32,12 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the pages; images that cannot be shown are reported, and the others are still shown."""
     import json
     import logging
-    from pathlib import Path
 
     from medrecon.data.errors import InputError
     from medrecon.report.folder import sidecars_in, write_page
 
     folder = Path(arguments.folder)
+    if arguments.index:
+        return _index(arguments, folder)
     entries = []
     for sidecar in sidecars_in(folder):
         name = sidecar.relative_to(folder).as_posix().removesuffix(".json")
@@ -53,3 +60,23 @@ def run(arguments: argparse.Namespace) -> int:
     failed = f", {len(entries) - done} failed" if done < len(entries) else ""
     print(json.dumps(entries, indent=2) if arguments.json else f"{folder}: {done} written{failed}")
     return 0 if done == len(entries) else 1
+
+
+def _index(arguments: argparse.Namespace, folder: Path) -> int:
+    """Write the overview.
+
+    Raises:
+        InputError: for options of pages, see also :func:`medrecon.report.index.write_index`.
+    """
+    import json
+
+    from medrecon.data.errors import InputError
+    from medrecon.report.index import write_index
+
+    given = [f"--{name}" for name in ("scan", "reference") if getattr(arguments, name) is not None]
+    if given:
+        raise InputError(f"{given[0]} is for pages, not for --index; run medrecon report twice")
+    path = write_index(folder, arguments.overwrite)
+    entry = {"name": path.stem, "status": "done", "file": path.name}
+    print(json.dumps([entry], indent=2) if arguments.json else f"{path}: written")
+    return 0

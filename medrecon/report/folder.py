@@ -233,7 +233,8 @@ def write_page(
         # The page cannot contain its own checksum; it is the last of the files.
         digests = {key: value for key, value in (record.get("sha256") or {}).items() if key != relative}
         files = [*(one for one in record["files"] if one != relative), relative]
-        shown = {**record, "files": files, "sha256": digests}
+        scores = {"metrics": dict(case.metrics["image"])} if "image" in case.metrics else {}
+        shown = {**record, **scores, "files": files, "sha256": digests}
         content = page(replace(case, record=shown, command=command(shown)))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, InputError):

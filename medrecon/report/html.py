@@ -79,9 +79,8 @@ def document(title: str, body: Html, style: str, script: str, also: Iterable[byt
     digests = [*(hashlib.sha256(one.encode()).digest() for one in _SCRIPT.findall(body)), *also]
     scripts = " ".join(f"'sha256-{base64.b64encode(one).decode()}'" for one in digests)
     policy = (
-        "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-        f"script-src {scripts} 'wasm-unsafe-eval'; connect-src data: blob:; worker-src blob:; "
-        "base-uri 'none'; form-action 'none'"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src {scripts}; base-uri 'none'; form-action 'none'"
     )
     head = el(
         "head",
@@ -94,4 +93,4 @@ def document(title: str, body: Html, style: str, script: str, also: Iterable[byt
         el("title", title),
         Html(f"<style>{style}</style>"),
     )
-    return f"<!DOCTYPE html>\n{el('html', head, el('body', body), lang='en')}\n".encode()
+    return f"<!DOCTYPE html>\n{el('html', head, el('body', body), lang='en')}\n".encode("utf-8", "replace")
