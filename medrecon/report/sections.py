@@ -164,6 +164,15 @@ def _how_to_add(what: str) -> str:
     return f"To add {what}, run medrecon report with --scan and the file of the scan."
 
 
+def _flags_text(case: Case) -> str:
+    """What flags mark, and their fraction: that of the record, of pixels in which samples can differ, if it is there."""
+    share = case.facts.get("flagged_fraction")
+    where = "the pixels in which samples can differ"
+    if not isinstance(share, int | float):
+        share, where = float(np.mean(np.asarray(case.maps["flags"]) > 0)), "all pixels"
+    return f"Flags (white) mark where samples disagree on what was not measured: {100 * share:.2g} % of {where}."
+
+
 def _null_text(case: Case) -> Html:
     """What the samples cannot show, prominently where much of the image was not measured."""
     energy = case.facts.get("null_energy")
@@ -205,13 +214,7 @@ def uncertainty(case: Case, planes: Sequence[Plane], ends: Scales) -> Html | Non
         bars.append(legend("Part that was not measured", _text(0, case.unit), f"≥ {_text(ends.null, case.unit)}"))
     parts.append(el("div", *bars, class_="legends") if bars else None)
     if "flags" in case.maps:
-        share = float(np.mean(np.asarray(case.maps["flags"]) > 0))
-        parts.append(
-            el(
-                "p",
-                f"Flags (white) mark where samples disagree on what was not measured: {100 * share:.2g} % of all pixels.",
-            )
-        )
+        parts.append(el("p", _flags_text(case)))
     if "null" in case.maps or "null_energy" in case.facts:
         parts.append(_null_text(case))
     if any(plane.of("sample") for plane in planes):
