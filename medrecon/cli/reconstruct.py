@@ -177,6 +177,8 @@ def reconstruct_case(
     if output.like is not None and output.like.warnings:
         warnings = [*result.record["warnings"], *output.like.warnings]
         result = replace(result, record={**result.record, "warnings": warnings})
+    if reference is not None:
+        result = _with_scores(result, reference)
     write(result, output, _page(result, planned, paths[-1].stem, reference=reference) if arguments.report else None)
     _LOGGER.debug("%s: %s", case.path, _record_line(result.record))
     return {"status": "done", "files": [str(path) for path in paths], **_run_entry(result.record)}
@@ -207,8 +209,17 @@ def _reference(arguments: argparse.Namespace, planned: Any, geometry: Geometry) 
 
     problem = planned.problem
     path = find_beside(Path(arguments.reference), Path(problem.name).name)
-    shape = (problem.n_slices, *problem.image_shape[-2:])
+    frames = problem.image_shape[0] // 2 if problem.has_frames else 1
+    shape = (frames * problem.n_slices, *problem.image_shape[-2:])
     return reference_of(path, shape, geometry=geometry, numbers=problem.numbers, is_ct=problem.modality == "CT")
+
+
+def _with_scores(result: Any, reference: Any) -> Any:  # noqa: ANN401
+    """The reconstruction with its scores against the reference in the record."""
+    from medrecon.report.gather import entry_of_scores, scores_of
+
+    scores = scores_of(result.image, reference, is_ct=result.modality == "CT")
+    return replace(result, record={**result.record, **entry_of_scores(scores)})
 
 
 def _page(result: Any, planned: Any, name: str, reference: Any) -> Callable[[Mapping[str, Any]], bytes]:  # noqa: ANN401

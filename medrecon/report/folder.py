@@ -19,7 +19,14 @@ from medrecon.formats import Companions, load, load_array, load_image
 from medrecon.problems import PROBLEMS, Problem, problem
 from medrecon.report.case import Case
 from medrecon.report.command import command
-from medrecon.report.gather import case_of_images, find_beside, reference_of, with_problem, with_reference
+from medrecon.report.gather import (
+    case_of_images,
+    entry_of_scores,
+    find_beside,
+    reference_of,
+    with_problem,
+    with_reference,
+)
 from medrecon.report.page import page
 from medrecon.settings import PriorSettings, SamplingSettings, option_names
 from medrecon.uncertainty import MAPS
@@ -233,8 +240,7 @@ def write_page(
         # The page cannot contain its own checksum; it is the last of the files.
         digests = {key: value for key, value in (record.get("sha256") or {}).items() if key != relative}
         files = [*(one for one in record["files"] if one != relative), relative]
-        scores = {"metrics": dict(case.metrics["image"])} if "image" in case.metrics else {}
-        shown = {**record, **scores, "files": files, "sha256": digests}
+        shown = {**record, **entry_of_scores(case.metrics.get("image", {})), "files": files, "sha256": digests}
         content = page(replace(case, record=shown, command=command(shown)))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, InputError):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medrecon.posterior import Reconstruction
     from medrecon.problems.base import Problem
 
-__all__ = ["case_of_images", "case_of_run", "find_beside", "reference_of", "with_problem", "with_reference"]
+__all__ = ["case_of_images", "case_of_run", "entry_of_scores", "find_beside", "reference_of", "scores_of", "with_problem", "with_reference"]
 
 
 def _planes(array: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ def reference_of(
 
     Args:
         path: file of the reference: a volume, or fully sampled k-space.
-        shape: shape of the image, ``(slices, y, x)``.
+        shape: shape of the planes of the image, ``(planes, y, x)``.
         geometry: geometry of the image.
         numbers: indices of the slices of the image in the scan; used where the reference has more slices.
         is_ct: whether the image is CT.
@@ -164,19 +164,38 @@ def with_reference(case: Case, reference: Volume) -> Case:
     """The case with a reference, and with scores of its images against it."""
     for text in reference.warnings:
         warn(text)
-    in_hu = case.modality == "CT" or reference.is_ct
-    case = replace(case, reference=reference.array, reference_name=Path(reference.path).name)
-    return replace(case, metrics=_metrics(case, in_hu))
+    name = Path(reference.path).name
+    return replace(case, reference=reference.array, reference_name=name, metrics=_metrics(case, reference))
 
 
-def _metrics(case: Case, in_hu: bool) -> dict[str, Any]:
-    """Scores of all compared images on the shown planes, and of the whole image; empty for images that are too small."""
+def scores_of(image: np.ndarray, reference: Volume, is_ct: bool) -> dict[str, Any]:
+    """Scores of an image against its reference; empty for images that are too small.
+
+    Args:
+        image: image ``(slices, y, x)`` or ``(frames, slices, y, x)``.
+        reference: reference on the same planes.
+        is_ct: whether the image is CT.
+    """
+    try:
+        return _scores(is_ct or reference.is_ct)(_planes(image), reference.array)
+    except InputError:
+        return {}
+
+
+def entry_of_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of the sidecar on scores, of which JSON has no infinite ones; empty without scores."""
+    return {"metrics": {name: one for name, one in scores.items() if np.isfinite(one)}} if scores else {}
+
+
+def _scores(in_hu: bool) -> Callable[[np.ndarray, np.ndarray], dict[str, Any]]:
     from medrecon.metrics import hounsfield_scores, magnitude_scores
 
-    scores = hounsfield_scores if in_hu else magnitude_scores
-    reference, shown = case.reference, list(case.shown)
-    if reference is None:
-        return {}
+    return hounsfield_scores if in_hu else magnitude_scores
+
+
+def _metrics(case: Case, volume: Volume) -> dict[str, Any]:
+    """Scores of all compared images on the shown planes, and of the whole image; empty for images that are too small."""
+    scores, reference, shown = _scores(case.modality == "CT" or volume.is_ct), volume.array, list(case.shown)
     images = {one.name: one.image for one in (case.zero_filled, case.classical) if one is not None}
     where = "" if len(shown) == len(case.image) else ", shown planes"
     pairs = {f"{name}{where}": (image, reference[shown]) for name, image in images.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import resources, util
+from importlib import resources
 
 from medrecon.report import sections
 from medrecon.report.case import Case
 from medrecon.report.controls import rules
 from medrecon.report.html import Html, document, el, joined, link
 from medrecon.report.pictures import pixel_ratio, planes, scales
+from medrecon.report.viewer import SHA256, volume_view
 
 __all__ = ["page"]
 
@@ -19,10 +20,8 @@ def _resource(name: str) -> str:
 
 def _viewer(case: Case) -> tuple[str, list[bytes]]:
     """The view of a volume, where there is one, and SHA-256 of the script that it adds."""
-    if not case.is_volume or util.find_spec("medrecon.report.viewer") is None:
+    if not case.is_volume:
         return "", []
-    from medrecon.report.viewer import SHA256, volume_view
-
     return volume_view(case), [bytes.fromhex(SHA256)]
 
 

@@ -12,10 +12,11 @@ import pytest
 from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
-from medrecon.formats import load, save_fastmri
+from medrecon.formats import load, load_array, save_fastmri
 from medrecon.reconstruction import plan
 from medrecon.report.baselines import classical, inputs_of, zero_filled
-from medrecon.report.gather import find_beside, reference_of
+from medrecon.report.gather import entry_of_scores, find_beside, reference_of, scores_of
+from medrecon.volumes import Volume
 from medrecon.writers.nifti import nifti_bytes
 
 from ..make.toys import White, cartesian, columns, noncartesian, picture, sinogram, spec
@@ -189,6 +190,34 @@ def test_scores_are_those_of_evaluate(tmp_path, capsys):
     main(["evaluate", str(out / "scan.nii.gz"), "--reference", str(full), "--json"])
     psnr = json.loads(capsys.readouterr().out)["psnr"]
     assert f"{psnr:.2f} dB" in (out / "scan.html").read_text()
+    sidecar = (out / "scan.json").read_text()
+    assert json.loads(sidecar)["metrics"]["psnr"] == psnr
+    page = (out / "scan.html").read_text()
+    assert main(["report", str(out), "--scan", str(path), "--reference", str(full)]) == 0
+    assert ((out / "scan.json").read_text(), (out / "scan.html").read_text()) == (sidecar, page)
+
+
+def test_a_perfect_image_has_valid_json(tmp_path):
+    """The PSNR of equal images is infinite, which JSON cannot express."""
+    image = picture()[None].astype(np.float32)
+    scores = scores_of(image, Volume(path=tmp_path, array=image), is_ct=False)
+    assert scores["psnr"] == np.inf
+    assert json.dumps(entry_of_scores(scores), allow_nan=False)
+    assert entry_of_scores(scores)["metrics"]["ssim"] == pytest.approx(1)
+
+
+def test_references_of_frames_have_one_plane_per_frame(tmp_path, capsys):
+    path, out, frames = frames_file(tmp_path), tmp_path / "out", tmp_path / "frames.nii.gz"
+    full = np.random.default_rng(0).random((36, 31)).astype(np.float32)
+    options = ["--dynamic", "phase", "--format", "h5", "--reference", str(frames)]
+    frames.write_bytes(nifti_bytes(full[None], Geometry()))
+    assert recon(path, out, *options) == 2
+    assert "frames.nii.gz" in capsys.readouterr().err and not out.exists()
+    frames.write_bytes(nifti_bytes(np.stack([full, 2 * full]), Geometry()))
+    assert recon(path, out, *options) == 0
+    image = load_array(out / "scan.h5", "reconstruction")[:, 0]
+    error = np.sqrt(np.mean((image.astype(float) - np.stack([full, 2 * full])) ** 2))
+    assert json.loads((out / "scan.json").read_text())["metrics"]["rmse"] == pytest.approx(error, rel=1e-6)
 
 
 @pytest.mark.parametrize("problem", ["missing", "other shape", "without report"])
