@@ -532,9 +532,9 @@ def check_by_splits(images: Sequence[ImageScores], number: int, seed: int = 0, f
         images: scores of all images.
         number: number of splits.
         seed: seed of the splits.
-        fraction: part of the images that calibrates.
+        fraction: part of the images that calibrates; at least one image is left for each part.
     """
-    rng, n = np.random.default_rng(seed), round(fraction * len(images))
+    rng, n = np.random.default_rng(seed), min(max(round(fraction * len(images)), 1), len(images) - 1)
     found: list[dict[str, Any]] = []
     for _ in range(number):
         order = rng.permutation(len(images))

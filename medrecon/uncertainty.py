@@ -59,10 +59,10 @@ N_CG = 50
 """Conjugate-gradient iterations of the pseudo-inverse; for eight coils at R = 4 the unmeasured part is accurate to 0.6 %."""
 
 MAPS: Mapping[str, str] = {
-    "std": "standard deviation of the posterior",
+    "std": "standard deviation, calibrated",
     "spread": "standard deviation of the samples, not calibrated",
-    "p05": "5 % quantile",
-    "p95": "95 % quantile",
+    "p05": "5 % quantile; calibrated: lower limit of 90 %",
+    "p95": "95 % quantile; calibrated: upper limit of 90 %",
     "null": "part of the mean that was not measured",
     "null_spread": "standard deviation of the part that was not measured",
     "flags": "1 where the samples disagree on what was not measured",
@@ -90,7 +90,7 @@ class Uncertainty:
         null: magnitude of the part of the mean that was not measured, ``(I - A^+ A) x``, float32.
         null_spread: standard deviation of that part (root of the sum over real and imaginary part), float32.
         flags: uint8, 1 where ``null_spread`` is large in noise units.
-        calibrated: whether ``spread`` is the standard deviation of the posterior.
+        calibrated: whether ``spread`` may be called an uncertainty: by a calibration, or as the solver promises.
     """
 
     spread: np.ndarray

@@ -223,6 +223,8 @@ def test_halves_of_exchangeable_images_are_covered_as_claimed():
     assert check["discs"]["3"]["0.9"]["mean"] == pytest.approx(0.9, abs=0.06)
     assert check_by_splits(found, 20) == check
     assert check_by_splits(found, 20, seed=1) != check
+    for part in (0.001, 0.999):  # no split without images on one side
+        assert 1 in check_by_splits(found, 2, fraction=part)["images"]
     more = check_by_splits(found, 20, fraction=0.8)
     assert more["images"] == [48, 12]
     assert more["pixels"]["0.9"]["mean"] < check["pixels"]["0.9"]["mean"]  # more images, so less beyond the level

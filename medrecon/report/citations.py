@@ -195,6 +195,10 @@ PAPERS: Mapping[str, Paper] = {
         "Chung, Sim, Ye, Come-closer-diffuse-faster: accelerating conditional diffusion models for inverse problems, CVPR 2022",
         "2112.05146",
     ),
+    # Uncertainty
+    "risk-control": _arxiv(
+        "Angelopoulos, Bates, Fisch, Lei, Schuster, Conformal risk control, ICLR 2024", "2208.02814"
+    ),
     # Software
     "monai": _arxiv(
         "Cardoso et al., MONAI: an open-source framework for deep learning in healthcare, 2022", "2211.02701"

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from medrecon.posterior import Reconstruction
     from medrecon.problems.base import Problem
 
-__all__ = ["case_of_images", "case_of_run", "entry_of_scores", "find_beside", "reference_of", "scores_of", "with_problem", "with_reference"]
+__all__ = [
+    "case_of_images",
+    "case_of_run",
+    "entry_of_scores",
+    "find_beside",
+    "reference_of",
+    "scores_of",
+    "with_problem",
+    "with_reference",
+]
 
 
 def _planes(array: np.ndarray) -> np.ndarray:

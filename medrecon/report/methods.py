@@ -128,6 +128,16 @@ def _solver(record: Mapping[str, Any], cite: _References) -> list[object]:
         out += [f" {record['samples']} samples were drawn; the image is their mean."]
         if calibrated:
             out += [" With its noise levels, the solver draws from the posterior of an exact Gaussian prior."]
+    calibration = record.get("calibration")
+    if isinstance(calibration, Mapping):
+        out += [
+            " The standard deviation and the limits of the interval are the spread of the samples times factors from"
+        ]
+        out += [
+            f" {number(calibration.get('images'))} images with references (conformal risk control",
+            cite.cite("risk-control"),
+        ]
+        out += [f"; {number(calibration.get('source'))}, factors {number(calibration.get('factors'))} by coverage)."]
     return out
 
 

@@ -188,21 +188,33 @@ def _null_text(case: Case) -> Html:
     return el("p", sentence + share)
 
 
+def _meaning(case: Case) -> str:
+    """What the standard deviation means."""
+    calibration = case.record.get("calibration")
+    if not case.is_calibrated:
+        return (
+            "The standard deviation of the samples is not calibrated for these settings: it shows where samples differ, not how "
+            "wrong the image may be."
+        )
+    if isinstance(calibration, Mapping):
+        images, source = number(calibration.get("images")), number(calibration.get("source"))
+        return (
+            f"The standard deviation is an uncertainty: that of the samples, times a factor from {images} images with references "
+            f"({source}). For new images like these, image ± standard deviation contains 68 % of the pixels on average. It says "
+            "less about a single pixel, and nothing about other kinds of images."
+        )
+    return (
+        "The standard deviation is an uncertainty as far as the prior is right: with these settings, the solver gives samples "
+        "the spread of the posterior. It has not been compared with errors."
+    )
+
+
 def uncertainty(case: Case, planes: Sequence[Plane], ends: Scales) -> Html | None:
     """Spread of the samples as transparency, flags, the part that was not measured, and the samples."""
     if not case.maps and case.samples is None:
         return None
     word = spread_word(case)
-    if case.is_calibrated:
-        meaning = (
-            "The standard deviation of the samples is calibrated for these settings, so that it is an uncertainty."
-        )
-    else:
-        meaning = (
-            "The standard deviation of the samples is not calibrated for these settings: it shows where samples differ, not how "
-            "wrong the image may be."
-        )
-    parts: list[object] = [el("p", meaning)]
+    parts: list[object] = [el("p", _meaning(case))]
     if any(plane.of("map") for plane in planes):
         parts.append(_grids(case, planes, "map", "maps"))
     bars = []

@@ -187,6 +187,22 @@ def test_only_calibrated_runs_say_uncertainty(calibrated):
     assert ("not calibrated" in text) == (not calibrated)
 
 
+def test_the_page_names_the_calibration():
+    facts = {"source": "cal.json", "images": 41, "factors": {"0.6827": 1.75, "0.9": 3.25}}
+    found = parsed(case(calibrated=True, record={"calibration": facts})).text
+    assert "times a factor from 41 images with references (cal.json)" in found
+    assert "conformal risk control [" in found and "0.6827 1.75, 0.9 3.25 by coverage" in found
+    own = parsed(case(calibrated=True)).text
+    assert "has not been compared with errors" in own and "cal.json" not in own
+
+
+def test_the_flagged_fraction_is_that_of_the_record():
+    uncertainty = {"null_energy": 0.1, "flagged_fraction": 0.1234}
+    assert "12 % of the pixels in which samples can differ" in parsed(case(record={"uncertainty": uncertainty})).text
+    made = case(record={"uncertainty": {}})
+    assert f"{100 * (made.maps['flags'] > 0).mean():.2g} % of all pixels" in parsed(made).text
+
+
 def test_that_there_are_no_warnings_is_stated():
     assert "Warnings None." in parsed(case()).text
     found = parsed(case(record={"warnings": ["coil maps are poor", "too smooth"]}))

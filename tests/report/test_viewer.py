@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -44,6 +45,11 @@ def test_niivue_is_the_published_file():
 def test_the_licences_name_the_version_and_stay_with_the_library_in_the_page():
     text = (viewer._FOLDER / "vendor" / "NIIVUE_LICENSES.txt").read_text()
     assert f"@niivue/niivue {VERSION}" in text
+    declared = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    declared = re.search(r'^license = "(.*)"$', declared, re.M)[1].split(" AND ")
+    headings = {"BSD 2-Clause": "BSD-2-Clause", "BSD 3-Clause": "BSD-3-Clause", "MIT": "MIT", "ISC": "ISC"}
+    found = re.findall(r"^(.*) License$", text, re.M)
+    assert sorted(declared) == sorted(["Apache-2.0", *(headings[name] for name in found)])
     html = volume_view(volume_case())
     assert "Copyright (c) 2021, Niivue" in html
     assert base64.b64decode(blocks(html)["vv-library"]) == library()
