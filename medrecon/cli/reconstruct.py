@@ -177,8 +177,7 @@ def reconstruct_case(
     if output.like is not None and output.like.warnings:
         warnings = [*result.record["warnings"], *output.like.warnings]
         result = replace(result, record={**result.record, "warnings": warnings})
-    if reference is not None:
-        result = _with_scores(result, reference)
+    result = result if reference is None else _with_scores(result, reference)
     write(result, output, _page(result, planned, paths[-1].stem, reference=reference) if arguments.report else None)
     _LOGGER.debug("%s: %s", case.path, _record_line(result.record))
     return {"status": "done", "files": [str(path) for path in paths], **_run_entry(result.record)}
