@@ -270,6 +270,7 @@ def test_a_file_is_found_by_the_name_of_the_scan(tmp_path):
     assert find_beside(tmp_path, "a.h5") == tmp_path / "a.h5"
     assert find_beside(tmp_path, "b.h5") == tmp_path / "b.nii.gz"
     assert find_beside(tmp_path / "a.h5", "x.h5") == tmp_path / "a.h5"
+    assert find_beside(tmp_path, tmp_path.name) == tmp_path  # a folder of DICOM
     for name in ("c.mrd", "d.h5"):
         with pytest.raises(InputError, match=name[0]):
             find_beside(tmp_path, name)
