@@ -17,6 +17,7 @@ import torch
 
 from medrecon.calibration_file import (
     INTERVAL,
+    LARGEST_FACTOR,
     SIGMA,
     Calibration,
     differences,
@@ -39,7 +40,7 @@ from medrecon.data.errors import InputError, warn
 from medrecon.data.files import sidecar_mismatch
 from medrecon.formats import load_array, load_image
 from medrecon.uncertainty import MAPS, pixel_statistics
-from medrecon.volumes import check_pair, load_reference, load_volume
+from medrecon.volumes import Volume, check_pair, load_reference, load_volume
 
 __all__ = [
     "RADII",
@@ -50,6 +51,7 @@ __all__ = [
     "calibration_of",
     "check_by_splits",
     "check_by_subjects",
+    "check_different",
     "check_same_settings",
     "find_cases",
     "head_mask",
@@ -61,6 +63,10 @@ __all__ = [
 
 RADII = (3.0, 6.0, 12.0)
 """Radii of discs, pixels."""
+_MOST_RATIO = 1.5
+"""Root mean squares of image and reference that differ more than this are of different units."""
+_LEAST_COSINE = 0.9
+"""Least cosine of the angle between image and reference; 0.95 is an error of 30 %, as of a zero-filled image."""
 _MAP_ENDING = re.compile(rf"_(?:samples|part-mag|part-phase|{'|'.join(MAPS)})$")
 
 
@@ -219,6 +225,10 @@ def check_same_settings(cases: Sequence[Case]) -> None:
                 f"{case.sidecar}: describes a run on images, whose noise levels depend on the image, so it cannot be calibrated; "
                 "leave it out"
             )
+        samples = record["samples"]
+        named = isinstance(record["solver"].get("name"), str)
+        if not isinstance(samples, int) or samples < 1 or not named or not _is_finite(case.settings):
+            raise InputError(f"{case.sidecar}: has entries that medrecon does not write; reconstruct again")
         alike = same_acceleration(first.acceleration, case.acceleration)
         if not alike or not same_settings(first.settings, case.settings):
             calibration = Calibration(settings=first.settings, acceleration=first.acceleration, images=1, factors={})
@@ -226,6 +236,31 @@ def check_same_settings(cases: Sequence[Case]) -> None:
             raise InputError(
                 f"{case.sidecar}: differs from {first.sidecar} ({texts}); calibrate runs with the same settings"
             )
+
+
+def _is_finite(settings: Mapping[str, Any]) -> bool:
+    """Whether settings can be written as JSON: without NaN and infinite numbers."""
+    try:
+        json.dumps(settings, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def check_different(cases: Sequence[Case]) -> None:
+    """Refuse an image that comes twice: images count as independent, and splits would test on what they calibrated with.
+
+    Raises:
+        InputError: naming both sidecars.
+    """
+    found: dict[str, Case] = {}
+    for case in cases:
+        digests = case.record.get("sha256")
+        digest = digests.get(str(case.record["files"][0])) if isinstance(digests, Mapping) else None
+        if isinstance(digest, str):
+            other = found.setdefault(digest, case)
+            if other is not case:
+                raise InputError(f"{case.sidecar}: holds the same image as {other.sidecar}; give every image once")
 
 
 def _companion(folder: Path, case: Case, what: str, alone: bool) -> Path:
@@ -324,6 +359,33 @@ def _labels(path: Path, shape: tuple[int, ...], case: Case) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def _check_content(image: Volume, reference: Volume, in_hu: bool) -> None:
+    """Refuse an image as its own reference, and warn about a reference of another unit or position.
+
+    Factors of the spread would be 0, or far too large.
+
+    Raises:
+        InputError: if all values are equal.
+    """
+    if image.array.any() and np.array_equal(image.array, reference.array):
+        raise InputError(f"{reference.path}: is the image {image.path} itself; give the fully sampled reference")
+    x, y = (one.array.astype(np.float64).ravel() for one in (image, reference))
+    squares = float(x @ x), float(y @ y)
+    if in_hu or not min(squares) > 0:
+        return
+    size, cosine = (squares[1] / squares[0]) ** 0.5, float(x @ y) / (squares[0] * squares[1]) ** 0.5
+    if not 1 / _MOST_RATIO < size < _MOST_RATIO:
+        warn(
+            f"{reference.path}: is {size:.3g} times as bright as {image.path}, so that factors are wrong unless that is an error "
+            "of the reconstruction; give references in the unit of the images"
+        )
+    elif cosine < _LEAST_COSINE:
+        warn(
+            f"{reference.path}: hardly resembles {image.path} (cosine {cosine:.2f}); check that it is the reference of "
+            "this case, with the same axes"
+        )
+
+
 def scores_of(case: Case, options: Options, alone: bool = False) -> list[ImageScores]:
     """Scores of the slices of a case that have pixels inside the head.
 
@@ -355,6 +417,7 @@ def scores_of(case: Case, options: Options, alone: bool = False) -> list[ImageSc
     spread, unit = _spread(case, samples), float(np.quantile(np.abs(reference.array), 0.99)) or 1.0
     low, high = (one.numpy() for one in pixel_statistics(torch.from_numpy(samples))[1:])
     within = (low <= reference.array) & (reference.array <= high)
+    _check_content(image, reference, in_hu)
     slices = [
         _Slice(
             truth=reference.array[k],
@@ -417,7 +480,8 @@ def _discs(one: _Slice, options: Options) -> dict[float, float]:
 
 
 def _finite(levels: Sequence[float], factors: Sequence[float]) -> dict[float, float]:
-    return {level: one for level, one in zip(levels, factors, strict=True) if np.isfinite(one)}
+    """Factors by level, without those that no calibration file may hold."""
+    return {level: one for level, one in zip(levels, factors, strict=True) if one <= LARGEST_FACTOR}
 
 
 def _by_name(images: Sequence[ImageScores], kind: str) -> dict[float, list[float]]:
@@ -455,7 +519,7 @@ def calibration_of(cases: Sequence[Case], images: Sequence[ImageScores], check: 
             f"least {needed}, those of {LEVELS[-1]:.0%} need {images_needed(LEVELS[-1])}; give more cases"
         )
     if INTERVAL not in factors or SIGMA not in factors:
-        equal = float(np.mean([np.isinf(one.errors).mean() for one in images]))
+        equal = float(np.mean([(one.errors > LARGEST_FACTOR).mean() for one in images]))
         raise InputError(
             f"{cases[0].sidecar.parent}: at {equal:.1%} of the pixels all samples are equal, but not to the reference, so no "
             f"factor reaches {INTERVAL:.0%}; give masks without these pixels (--mask), or other settings"

@@ -18,6 +18,7 @@ from medrecon.data.errors import InputError, one_line
 __all__ = [
     "ACCELERATION_TOLERANCE",
     "INTERVAL",
+    "LARGEST_FACTOR",
     "SIGMA",
     "Calibration",
     "choose",
@@ -36,7 +37,8 @@ SIGMA, INTERVAL = 0.6827, 0.9
 ACCELERATION_TOLERANCE = 0.05
 """Largest relative difference of accelerations that a calibration holds for."""
 _LIMIT = 2**20
-_LARGEST = 1e6
+LARGEST_FACTOR = 1e6
+"""Largest factor of a calibration."""
 _PLAIN = (
     "steps", "sigma_max", "sigma_min", "start", "condition", "guidance", "symmetries", "samples", "coil_images", "noise_model",
     "modality", "beam", "task", "frame_axis",
@@ -105,12 +107,13 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """A value whose JSON does not depend on its origin: whole numbers as numbers, tuples as lists."""
+    """A value whose JSON does not depend on its origin: whole numbers (that are exact) as numbers, tuples as lists."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_canonical(one) for one in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53
+    return float(value) if whole else value
 
 
 def settings_sha256(settings: Mapping[str, Any]) -> str:
@@ -226,10 +229,12 @@ def _factors(value: object, what: str, needed: Sequence[float] = ()) -> dict[flo
             raise _UnusableError(f"has the level {shown(key)} of {what}; levels are {', '.join(map(str, LEVELS))}")
         if level in found:
             raise _UnusableError(f"has the level {level:g} of {what} twice")
-        found[level] = _number(factor, f"a factor of {what} at level {key} of", 0, _LARGEST)
+        found[level] = _number(factor, f"a factor of {what} at level {key} of", 0, LARGEST_FACTOR)
     missing = [f"{level:g}" for level in needed if level not in found]
     if missing:
         raise _UnusableError(f"lacks the level {' and '.join(missing)} of {what}")
+    if any(not found[level] for level in needed):
+        raise _UnusableError(f"has a factor of {what} of 0, so that intervals would be empty")
     found = {level: found[level] for level in sorted(found)}
     if list(found.values()) != sorted(found.values()):
         raise _UnusableError(f"has factors of {what} that fall with the level")

@@ -1,6 +1,7 @@
 """Cases with references: which are used, what is counted, and the coverage that is reported."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from medrecon.calibrate import (
     calibration_of,
     check_by_splits,
     check_by_subjects,
+    check_different,
     check_same_settings,
     find_cases,
     head_mask,
@@ -60,12 +62,14 @@ def test_cases_are_found_by_image_map_sidecar_and_folder(tmp_path, format):
     assert [one.name for one in find_cases([tmp_path / "b_1.json", tmp_path])] == ["a_1", "b_1"]
     # Every format holds the same samples.
     reference = tmp_path / "ref"
-    write_case(reference, "a_1", "h5")
+    write_case(reference, "a_1", "h5", seed=9)
     score = scores_of(found[0], Options(reference=reference), alone=False)
     assert len(score) == 2
     write_case(tmp_path / "again", "a_1", "h5")
     again = scores_of(find_cases([tmp_path / "again"])[0], Options(reference=reference))
-    assert all(np.allclose(one.errors, other.errors, rtol=1e-5) for one, other in zip(score, again, strict=True))
+    assert all(
+        np.allclose(one.errors, other.errors, rtol=1e-5, atol=1e-5) for one, other in zip(score, again, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,9 @@ def test_cases_are_found_by_image_map_sidecar_and_folder(tmp_path, format):
         ({"samples": 1}, "with one sample"),
         ({"frames": 4, "frame_axis": "phase"}, "frames of a dynamic series"),
         ({"task": "denoise"}, "a run on images"),
+        ({"steps": float("nan")}, "entries that medrecon does not write"),
+        ({"samples": "6"}, "entries that medrecon does not write"),
+        ({"solver": {}}, "entries that medrecon does not write"),
     ],
 )
 def test_runs_that_cannot_be_calibrated_are_refused(tmp_path, record, text):
@@ -144,6 +151,32 @@ def test_what_does_not_belong_to_a_case_is_refused(tmp_path):
     write_case(tmp_path, "b", seed=1)
     (tmp_path / "a.h5").write_bytes((tmp_path / "b.h5").read_bytes())
     refused(tmp_path, "its SHA-256 differs")
+
+
+def test_an_image_is_neither_its_own_reference_nor_counted_twice(tmp_path):
+    """The factor of the spread would be 0, and splits would test on images that they calibrated with."""
+    cases, copies = tmp_path / "cases", tmp_path / "copies"
+    write_cases(cases, ["a", "b"])
+    with pytest.raises(InputError, match=r"a\.h5: is the image .* itself"):
+        scores_of(find_cases([cases])[0], Options(reference=cases))
+    shutil.copytree(cases, copies)
+    with pytest.raises(InputError, match=r"copies.a\.json: holds the same image as .*cases.a\.json"):
+        check_different(find_cases([cases, copies]))
+    check_different(find_cases([cases]))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [(lambda a: 10 * a, "10 times as bright"), (lambda a: np.roll(a, 15, -1), "hardly resembles")]
+)
+def test_references_of_another_unit_or_place_are_named(tmp_path, caplog, change, text):
+    image, _ = write_case(tmp_path / "cases", "a")
+    for k, values in enumerate((change(image), image + 0.01)):
+        write_case(tmp_path / f"full{k}", "a", values=values)
+    (case,) = find_cases([tmp_path / "cases"])
+    scores_of(case, Options(reference=tmp_path / "full1"))
+    assert not caplog.records
+    scores_of(case, Options(reference=tmp_path / "full0"))
+    assert text in caplog.text
 
 
 def test_formats_without_samples_and_particles_without_maps_are_refused(tmp_path):
@@ -276,6 +309,10 @@ def test_a_calibration_needs_images_and_spread(tmp_path):
     equal = images(30)
     for one in equal:
         one.errors[:60] = np.inf
+    with pytest.raises(InputError, match=r"at 20.0% of the pixels all samples are equal"):
+        calibration_of(cases, equal, {})
+    for one in equal:
+        one.errors[:60] = 1e7  # more than a file may hold, so that it could not be read
     with pytest.raises(InputError, match=r"at 20.0% of the pixels all samples are equal"):
         calibration_of(cases, equal, {})
 

@@ -59,6 +59,7 @@ def digest(**changes):
         {"guidance": 2.0},
         {"symmetries": {}},
         {"samples": 9},
+        {"samples": 10**400},  # JSON has such numbers
         {"particles": {"number": 8, "ess": []}},
         {"modality": "CT"},
         {"coil_images": "ssos"},
@@ -192,6 +193,8 @@ HOSTILE = {
     "infinite": (changed(["factors", "0.9"], float("inf")), "Infinity is not a number"),
     "overflow": (changed(["factors", "0.9"], 0).replace('"0.9": 0', '"0.9": 1e999', 1), "1e999 is too large"),
     "negative": (changed(["factors", "0.5"], -1.0), "must be a number from 0"),
+    "zero": (changed(["factors"], {"0.6827": 0, "0.9": 0.0}), "of 0, so that intervals would be empty"),
+    "huge integer": (changed(["settings", "steps"], 10**400), "differ from their SHA-256"),
     "huge": (changed(["factors", "0.95"], 10**9), "must be a number from 0"),
     "digits": (changed(["images"], 0).replace('"images": 0', '"images": ' + "9" * 5000), "is not a calibration file"),
     "text": (changed(["factors", "0.9"], "3"), "must be a number from 0"),

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from medrecon.calibrate import appended, calibration_of, check_same_settings, find_cases
+    from medrecon.calibrate import appended, calibration_of, check_different, check_same_settings, find_cases
     from medrecon.calibration_file import encode, read_calibrations
     from medrecon.cli.options import set_threads
     from medrecon.data.files import check_writable, write_atomically
@@ -90,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
     cases = find_cases(arguments.cases)
     check_same_settings(cases)
+    check_different(cases)
     check_writable([output], arguments.overwrite or arguments.append)
     if arguments.append and output.exists():
         read_calibrations(output)  # refused before the cases are read

@@ -187,6 +187,8 @@ def _reading(arguments: argparse.Namespace, case: Case) -> dict[str, Any]:
     """Options with which the scan is read and its images are written, as plain data for the record."""
     given = {name: getattr(arguments, name) for name in (*COMPANIONS, "bids", "like")}
     names = {name: value.rpartition("/")[2] if isinstance(value, str) else value for name, value in given.items()}
+    if arguments.like is not None and Path(arguments.like).is_dir():
+        names["like"] = "SERIES"  # names of folders may be names of patients
     names |= {"select": dict(case.select) or None, "like_select": dict(arguments.like_select) or None}
     names |= {"part": None if arguments.part == "mag" else arguments.part, "deidentify": arguments.deidentify or None}
     return {name: value for name, value in names.items() if value is not None}

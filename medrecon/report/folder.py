@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -76,7 +77,8 @@ def _listed(sidecar: Path, record: Mapping[str, Any]) -> list[Path]:
             home = folder
             break
     paths = [home / name for name in names]
-    outside = [path for path in paths if not path.resolve().is_relative_to(home.resolve())]
+    # Whatever folder the names are relative to, a sidecar lies beside its files, or beside their folder.
+    outside = [path for path in paths if not path.resolve().is_relative_to(sidecar.parent.resolve())]
     if not paths or outside:
         raise InputError(f"{sidecar}: lists files outside its folder; reconstruct again")
     missing = next((path for path in paths if not path.exists() and path.suffix != ".html"), None)
@@ -160,15 +162,15 @@ def case_of_files(sidecar: Path) -> Case:
     """The case of an image and its sidecar, with its maps and samples.
 
     Raises:
-        InputError: if the image cannot be read, or has changed.
+        InputError: if the image cannot be read, or if it, its maps or its samples have changed.
     """
     record = _record(sidecar)
     if record is None:
         raise InputError(f"{sidecar}: is not a sidecar of medrecon; reconstruct again")
     paths = [path for path in _listed(sidecar, record) if path.suffix != ".html"]
-    problem_ = _is_changed(paths[0], sidecar)
-    if problem_ is not None:
-        raise InputError(problem_)
+    changed = next((text for path in paths if (text := _is_changed(path, sidecar)) is not None), None)
+    if changed is not None:
+        raise InputError(changed)
     image, geometry = _image(paths[0], record)
     files = dict(zip([str(name) for name in record["files"]], paths, strict=False))
     samples, n = None, record.get("samples", 1)
@@ -242,7 +244,7 @@ def write_page(
         files = [*(one for one in record["files"] if one != relative), relative]
         shown = {**record, **entry_of_scores(case.metrics.get("image", {})), "files": files, "sha256": digests}
         content = page(replace(case, record=shown, command=command(shown)))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -260,7 +262,10 @@ def _complete_case(sidecar: Path, scan: str | Path | None, reference: str | Path
     case = case_of_files(sidecar)
     name = str(case.record.get("input") or "")
     if scan is not None:
-        case = with_problem(case, problem_of_record(case.record, find_beside(Path(scan), name)))
+        path = find_beside(Path(scan), name)
+        found = problem_of_record(case.record, path)
+        _check_scan(path, found, case)
+        case = with_problem(case, found)
     if reference is None:
         return case
     volume = reference_of(
@@ -271,6 +276,33 @@ def _complete_case(sidecar: Path, scan: str | Path | None, reference: str | Path
         is_ct=case.modality == "CT",
     )
     return with_reference(case, volume)
+
+
+def _check_scan(path: Path, found: Problem, case: Case) -> None:
+    """Refuse a scan of another matrix, acceleration or noise than that of an image, so that no page shows the data of another.
+
+    Noise is estimated from the data in the same way, so that another scan has another level unless ``--noise-std`` was given.
+
+    Raises:
+        InputError: naming the scan, and what differs.
+    """
+    here, there = found.image_shape[-2:], case.image.shape[-2:]
+    texts = [] if here == there else [f"matrix {here} instead of {there}"]
+    facts = found.facts()
+    for name, title in (("acceleration", "acceleration"), ("noise_std", "noise")):
+        one, other = (_number(source.get(name)) for source in (facts, case.record))
+        if one is not None and other is not None and not math.isclose(one, other, rel_tol=0.01):
+            texts.append(f"{title} {one:.4g} instead of {other:.4g}")
+    if texts:
+        raise InputError(
+            f"{path}: is not the scan of {case.name} ({', '.join(texts)}); give the file that was reconstructed"
+        )
+
+
+def _number(value: object) -> float | None:
+    """A number, or the first of several: of the first slice."""
+    value = value[0] if isinstance(value, list) and value else value
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _name_in_list(sidecar: Path) -> str:

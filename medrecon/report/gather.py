@@ -228,6 +228,8 @@ def find_beside(path: Path, name: str) -> Path:
         return path
     if (path / name).exists():
         return path / name
+    if path.resolve().name == name:  # the folder itself is the scan, e.g. of DICOM
+        return path
     stem = name.partition(".")[0]
     found = sorted(one for one in path.iterdir() if one.name.partition(".")[0] == stem)
     if len(found) != 1:

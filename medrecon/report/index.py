@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from medrecon.data.errors import InputError, SelectionError
-from medrecon.data.files import write_atomically
+from medrecon.data.files import sidecar_mismatch, write_atomically
 from medrecon.formats import load_image
 from medrecon.report.folder import sidecars_in
 from medrecon.report.gather import case_of_images
@@ -119,7 +119,7 @@ def write_index(folder: Path, overwrite: bool = False) -> Path:
     others = sorted({path for path in folder.rglob("*.json") if path.name not in _FOREIGN} - set(sidecars))
     most = _THUMBNAILS // len(sidecars)
     rows = [row for sidecar in sidecars if (row := row_of(sidecar, folder, most)) is not None]
-    content = index_page(folder.resolve().name, rows, [path.relative_to(folder).as_posix() for path in others])
+    content = index_page("Reconstructions", rows, [path.relative_to(folder).as_posix() for path in others])
     write_atomically({target: content}, True, home=folder)
     return target
 
@@ -148,7 +148,8 @@ def row_of(sidecar: Path, folder: Path, most: int) -> Row | None:
     page = sidecar.with_suffix(".html")
     scores = _mapping(record.get("metrics"))
     scores = _mapping(scores.get("image")) or scores
-    warnings = record.get("warnings")
+    warnings, changed = record.get("warnings"), _is_changed(sidecar, record)
+    texts = [f"the image is not the one that {sidecar.name} describes (its SHA-256 differs)"] * changed
     return Row(
         name=sidecar.relative_to(folder).as_posix().removesuffix(".json"),
         page=page.relative_to(folder).as_posix() if page.is_file() else None,
@@ -159,9 +160,9 @@ def row_of(sidecar: Path, folder: Path, most: int) -> Row | None:
         ssim=_number(scores.get("ssim")),
         nmse=_number(scores.get("nmse")),
         flagged=_number(_mapping(record.get("uncertainty")).get("flagged_fraction")),
-        warnings=[str(text) for text in warnings] if isinstance(warnings, list) else [],
+        warnings=[*texts, *(map(str, warnings) if isinstance(warnings, list) else ())],
         written=written,
-        picture=_picture(sidecar, record, most),
+        picture=None if changed else _picture(sidecar, record, most),
     )
 
 
@@ -196,11 +197,26 @@ def _picture(sidecar: Path, record: Mapping[str, Any], most: int) -> tuple[str, 
     return None
 
 
-def _middle(sidecar: Path, record: Mapping[str, Any]) -> np.ndarray | None:
-    """The middle slice ``(y, x)`` of the image that a sidecar lists, or ``None`` if it is not beside it."""
+def _image(sidecar: Path, record: Mapping[str, Any]) -> Path | None:
+    """The image that a sidecar lists, or ``None`` if it is not beside it."""
     name = next((one for one in record["files"] if isinstance(one, str)), None)
     path = None if name is None else sidecar.parent / name
-    if path is None or not path.resolve().is_relative_to(sidecar.parent.resolve()) or not path.is_file():
+    try:
+        beside = path is not None and path.resolve().is_relative_to(sidecar.parent.resolve()) and path.is_file()
+    except (OSError, ValueError):
+        return None
+    return path if beside else None
+
+
+def _is_changed(sidecar: Path, record: Mapping[str, Any]) -> bool:
+    path = _image(sidecar, record)
+    return path is not None and sidecar_mismatch(path, sidecar) is not None
+
+
+def _middle(sidecar: Path, record: Mapping[str, Any]) -> np.ndarray | None:
+    """The middle slice ``(y, x)`` of the image that a sidecar lists, or ``None`` if it is not beside it."""
+    path = _image(sidecar, record)
+    if path is None:
         return None
     if path.suffix == ".dcm" and path.parent != sidecar.parent:
         path = path.parent  # a series
@@ -216,7 +232,7 @@ def index_page(title: str, rows: Sequence[Row], skipped: Sequence[str] = ()) -> 
     """The overview, UTF-8.
 
     Args:
-        title: name of the folder.
+        title: heading; not the name of the folder, which may be the name of a patient.
         rows: reconstructions.
         skipped: names of JSON files that are not sidecars.
     """

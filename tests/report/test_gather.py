@@ -271,7 +271,8 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(fault, tmp_pat
 @pytest.mark.parametrize(
     "entries",
     [
-        {"residual_over_noise": "much"}, {"acceleration": [1]}, {"seconds": None}, {"solver": {"name": 3}}, {"warnings": 5},
+        {"residual_over_noise": "much"}, {"acceleration": [1]}, {"steps": 10**400}, {"affine": [[10**400] * 4] * 4},
+        {"seconds": None}, {"solver": {"name": 3}}, {"warnings": 5},
         {"slices": "all"}, {"slices": [0.5, "x"]}, {"affine": "?"}, {"bundle": "name"}, {"versions": []}, {"sha256": {"a": 1}},
         {"options": {"slices": "a:b"}}, {"options": 5}, {"uncertainty": {"null_energy": "x", "self_test": 4}},
         {"residual_by_level": [[1], "ab", [None, 2]]}, {"samples": "many"}, {"particles": 3}, {"maps": {"std": {"files": [7]}}},
@@ -298,6 +299,7 @@ def test_a_file_is_found_by_the_name_of_the_scan(tmp_path):
     assert find_beside(tmp_path, "a.h5") == tmp_path / "a.h5"
     assert find_beside(tmp_path, "b.h5") == tmp_path / "b.nii.gz"
     assert find_beside(tmp_path / "a.h5", "x.h5") == tmp_path / "a.h5"
+    assert find_beside(tmp_path, tmp_path.name) == tmp_path  # a folder of DICOM
     for name in ("c.mrd", "d.h5"):
         with pytest.raises(InputError, match=name[0]):
             find_beside(tmp_path, name)
@@ -379,3 +381,44 @@ def test_without_a_report_nothing_is_traced_and_nothing_changes():
     assert "residual_by_level" not in plain.record and "residual_by_level" in traced.record
     assert np.array_equal(plain.image, traced.image) and np.array_equal(plain.samples, traced.samples)
     assert plain.record["network_evaluations"] == traced.record["network_evaluations"]
+
+
+def test_files_of_another_folder_are_not_shown(tmp_path, capsys):
+    """Whatever a sidecar lists: names relative to a folder above it, where BIDS has its files, lead nowhere else."""
+    path, out = kspace_file(tmp_path), tmp_path / "below" / "out"
+    assert recon(path, out) == 0
+    other = tmp_path / "private"
+    shutil.copytree(out, other)
+    page = (out / "scan.html").read_bytes()
+    record = json.loads((out / "scan.json").read_text())
+    for name in ("private/scan.nii.gz", "../../private/scan.nii.gz", str(other / "scan.nii.gz")):
+        (out / "scan.json").write_text(json.dumps({**record, "files": [name], "sha256": {}}))
+        assert main(["report", str(out), "--overwrite"]) == 1
+        assert "lists files outside its folder" in capsys.readouterr().err
+        assert (out / "scan.html").read_bytes() == page
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan_flags.nii.gz", "scan_samples.nii.gz"])
+def test_a_changed_file_is_not_shown(name, tmp_path, capsys):
+    path, out = kspace_file(tmp_path), tmp_path / "out"
+    assert recon(path, out) == 0
+    page = (out / "scan.html").read_bytes()
+    (out / name).write_bytes((out / "scan_null.nii.gz").read_bytes())
+    assert main(["report", str(out)]) == 1
+    assert f"{name}: is not the image that scan.json describes" in capsys.readouterr().err
+    assert (out / "scan.html").read_bytes() == page
+
+
+def test_another_scan_is_refused(tmp_path, capsys):
+    """Its noise or its matrix differs; the page would show data that the image was not made from."""
+    path, out = kspace_file(tmp_path), tmp_path / "out"
+    assert recon(path, out) == 0
+    page = (out / "scan.html").read_bytes()
+    noisy, wide = tmp_path / "noisy.h5", tmp_path / "wide.h5"
+    save_fastmri(noisy, cartesian(mask=columns(), noise=0.02)[0])
+    save_fastmri(wide, cartesian((64, 56), noise=0.01)[0])
+    for other, text in ((noisy, "noise"), (wide, "matrix")):
+        assert main(["report", str(out), "--scan", str(other)]) == 1
+        error = capsys.readouterr().err
+        assert f"{other}: is not the scan of scan (" in error and text in error
+        assert (out / "scan.html").read_bytes() == page

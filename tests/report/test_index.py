@@ -12,6 +12,7 @@ from medrecon.cli import main
 from medrecon.data.errors import InputError
 from medrecon.report.index import NAME, index_page, row_of, write_index
 
+from ..make.calibration import write_case
 from ..make.cases import HOSTILE, record, write_many
 from ..make.outputs import write_volume
 
@@ -52,6 +53,19 @@ def test_every_reconstruction_has_a_row_with_its_numbers(tmp_path):
     assert first[8] == "1.2" and first[10] == "1971-01-01 00:00"
     assert "<summary>2</summary>" in first[9] and "<li>two</li>" in first[9]
     assert second[1:] == ["inner folder/b", "ddnm", "", "", "", "", "", "", "0", second[-1]]
+
+
+def test_an_image_that_changed_is_named_and_not_shown(tmp_path):
+    """Its numbers are those of another image. The heading is not the folder's name, which may be a patient's."""
+    out = tmp_path / "DOE^JANE"
+    write_case(out, "a", "nifti")
+    image = cells(write_index(out).read_bytes())[0]
+    assert "<img" in image[0] and image[-2] == "0"
+    (out / "a.nii.gz").write_bytes((out / "a_p95.nii.gz").read_bytes())
+    content = write_index(out).read_bytes()
+    changed = cells(content)[0]
+    assert not changed[0] and "its SHA-256 differs" in changed[-2]
+    assert b"DOE^JANE" not in content
 
 
 def test_links_and_names_are_escaped(tmp_path):

@@ -185,6 +185,8 @@ def test_one_of_several_series_is_selected(scan, tmp_path, capsys, way):
         assert main(["recon", *map(str, options[:5]), "--like-select", "SeriesNumber=9"]) == 2
         assert "give --like as well" in capsys.readouterr().err
         folder = tmp_path / "o" / "scan"
+        options = json.loads((tmp_path / "o" / "scan.json").read_text())["options"]
+        assert options["like"] == "SERIES"  # names of folders may be names of patients
     else:
         data = LoadScand("scan")({"scan": path})
         data["pred"] = medrecon.reconstruct(data["scan"], solver="zero-filled")
