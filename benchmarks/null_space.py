@@ -5,7 +5,8 @@
 Samples are drawn with the bundle's settings for posterior samples. The error is ``(I - A^+ A)(mean - reference)``, inside the
 body. AUC is the probability that the score of the flags (spread of what was not measured, over 3 x 3 pixels) is larger at a
 pixel whose error exceeds the threshold of the flags than at another. The reference of slice A is measured too, so its noise is
-part of the error. A case that fails is counted, and the others go on.
+part of the error. "p05 to p95 covers" is the fraction of the body in which the magnitude or HU of the reference lies between
+these maps. A case that fails is counted, and the others go on.
 """
 
 from __future__ import annotations
@@ -76,6 +77,14 @@ def errors(case: Problem | Tomogram, posed: physics.Problem, made: Reconstructio
     return error[0, 0].numpy(), both[1].norm(dim=0).numpy() > BODY
 
 
+def covered(case: Problem | Tomogram, made: Reconstruction, body: np.ndarray) -> float:
+    """Fraction of the body in which the reference (magnitude or HU) lies between the maps ``p05`` and ``p95``."""
+    reference = case.reference[0] if isinstance(case, Problem) else 1000 * (case.reference.squeeze() - 1)
+    maps = made.uncertainty
+    assert maps is not None
+    return float(((maps.p05[0] <= reference) & (reference <= maps.p95[0]))[body].mean())
+
+
 def row(name: str, samples: int, seed: int) -> str:
     """Row of the table for a case."""
     case, began = CASES[name](), time.perf_counter()
@@ -86,11 +95,12 @@ def row(name: str, samples: int, seed: int) -> str:
     noise = facts["noise_in_image"][0]
     wrong = error[body] > FLAG_THRESHOLD * noise
     score = local_spread(torch.from_numpy(maps.null_spread), torch.from_numpy(maps.null_spread > 0))[0].numpy()
-    test = facts["self_test"]
+    test, by = facts["self_test"], "calibrated" if made.record["calibration"] else "quantiles"
     return (
         f"| {name} | {auc(score[body], wrong):.3f} | {wrong.mean():.1%} | {maps.flags[0][body].mean():.1%} | "
         f"{wrong[maps.flags[0][body] > 0].mean():.1%} | {facts['null_energy']:.1%} | {noise:.3g} | "
-        f"{test['residual_over_noise']:.2f} / {test['spread_over_noise']:.2f} | {seconds:.0f} |"
+        f"{test['residual_over_noise']:.2f} / {test['spread_over_noise']:.2f} | "
+        f"{covered(case, made, body):.1%} ({by}) | {seconds:.0f} |"
     )
 
 
@@ -102,9 +112,9 @@ def main() -> None:
     arguments = parser.parse_args()
     print(
         "| case | AUC | error above the threshold | flagged | of these, error above it | null energy | noise in the image | "
-        "self-test: residual / spread | seconds |"
+        "self-test: residual / spread | p05 to p95 covers | seconds |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---" * 10 + "|")
     failures, began = 0, time.perf_counter()
     for name in arguments.cases:
         try:
