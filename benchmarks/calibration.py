@@ -61,6 +61,7 @@ GRIDS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "dds": [
             *({**HIGH, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": w} for w in (10.0, 3.0, 1.0)),
             {**HIGH, "kernel": "ddim", "sigma_scale": 1.0},
+            *({**HIGH, "steps": 50, "kernel": "ddim", "sigma_scale": 1.0, "prior_weight": w} for w in (10.0, 7.0, 5.0)),
             {"sigma_max": 1.0, "steps": 100, "kernel": "ddim", "sigma_scale": 1.0},
         ],
         "daps": [{**HIGH, "n_ode": 1, "image_std": 0.1}, {**HIGH, "n_ode": 1, "image_std": 0.25}],
