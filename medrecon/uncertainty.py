@@ -44,7 +44,8 @@ __all__ = [
 
 FLAG_THRESHOLD = 3.0
 """Spread of what was not measured, over the noise in the image, above which a pixel is flagged: nine tenths of the variance of
-the two together. With dds and --posterior, nothing of slice A exceeds it at R = 4, and 21 % at R = 8 (benchmarks/null_space.py)."""
+the two together. With dds and --posterior nothing of slice A exceeds it at R = 4, 21 % of the head at R = 8
+(benchmarks/null_space.py)."""
 LEAST_NOISE = 1e-3
 """Least noise level for flags, of images of unit scale: a thousandth of the image, less than a display shows."""
 TOLERANCE = 0.2
