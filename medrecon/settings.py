@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOISE_MODELS",
+    "OPTION_GROUPS",
     "QUALITIES",
     "CartesianPhysics",
     "CoilPhysics",
@@ -245,3 +246,15 @@ class ImagePhysics(Physics):
     region: Sequence[int] | None = option(
         None, "region of the image to denoise, Y0:Y1,X0:X1 (default: all)", metavar="ROI"
     )
+
+
+OPTION_GROUPS: Mapping[str, type] = {
+    "prior": PriorSettings,
+    "sampling": SamplingSettings,
+    "k-space": CartesianPhysics,
+    "non-Cartesian k-space": NonCartesianPhysics,
+    "dynamic series": DynamicPhysics,
+    "sinograms": TomographyPhysics,
+    "images": ImagePhysics,
+}
+"""Dataclasses of options by the title of their group in the help."""

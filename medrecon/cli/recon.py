@@ -9,7 +9,6 @@ from pathlib import Path
 from medrecon.cli.cases import Case, several_cases
 from medrecon.cli.reconstruct import (
     COMPANIONS,
-    SETTINGS,
     clear_caches,
     reconstruct_case,
     summary_of_run,
@@ -17,6 +16,7 @@ from medrecon.cli.reconstruct import (
 )
 from medrecon.cli.several import reconstruct_all
 from medrecon.data.errors import InputError
+from medrecon.settings import OPTION_GROUPS
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the images and their sidecars")
     parser.add_argument("--config", metavar="FILE", help="YAML file with these options as keys, e.g. steps: 50")
-    add_settings(parser, SETTINGS)
+    add_settings(parser, OPTION_GROUPS)
     reading = parser.add_argument_group("reading")
     add_select(reading)
     reading.add_argument(

@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medrecon.cli.cases import Case, image_stem, request_digest
-from medrecon.settings import (
-    CartesianPhysics,
-    DynamicPhysics,
-    ImagePhysics,
-    NonCartesianPhysics,
-    PriorSettings,
-    SamplingSettings,
-    TomographyPhysics,
-)
+from medrecon.settings import OPTION_GROUPS
 
 if TYPE_CHECKING:
     from medrecon.data.scan import Geometry, ImageScan
@@ -28,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPANIONS",
-    "SETTINGS",
     "clear_caches",
     "output_options",
     "reconstruct_case",
@@ -38,16 +29,6 @@ __all__ = [
 ]
 
 _LOGGER = logging.getLogger(__name__)
-SETTINGS = {
-    "prior": PriorSettings,
-    "sampling": SamplingSettings,
-    "k-space": CartesianPhysics,
-    "non-Cartesian k-space": NonCartesianPhysics,
-    "dynamic series": DynamicPhysics,
-    "sinograms": TomographyPhysics,
-    "images": ImagePhysics,
-}
-"""Dataclasses of options by the title of their group in the help."""
 COMPANIONS = {
     "trajectory": ("FILE", str, "k-space trajectory (.npy or BART pair), if the scan's file has none"),
     "matrix": ("Y,X", str, "matrix of the image for non-Cartesian k-space (default: the file's)"),
@@ -147,7 +128,7 @@ def reconstruct_case(
     from medrecon.writers import check, is_finished, write
 
     device = as_device(arguments.device)
-    options = settings_from(arguments, SETTINGS)
+    options = settings_from(arguments, OPTION_GROUPS)
     request = _request_digest(arguments, case) if case.path.exists() else None
     output = replace(output_options(arguments, options), stem=stem or "", request=request)
     if stem is not None and not arguments.overwrite and is_finished(output):

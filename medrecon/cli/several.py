@@ -15,7 +15,6 @@ from typing import Any
 
 from medrecon.cli.cases import Case, CaseReport, check_names
 from medrecon.cli.reconstruct import (
-    SETTINGS,
     output_options,
     reconstruct_case,
     stem_of_images,
@@ -23,6 +22,7 @@ from medrecon.cli.reconstruct import (
     summary_of_samples,
 )
 from medrecon.data.errors import InputError, one_line, os_error_advice
+from medrecon.settings import OPTION_GROUPS
 from medrecon.workers import Pool, Task, warm_up
 
 __all__ = ["peak_memory", "reconstruct_all", "try_case"]
@@ -75,7 +75,7 @@ def _check_options(arguments: argparse.Namespace, cases: Sequence[Case]) -> list
 
     set_threads(arguments)
     as_device(arguments.device)
-    options = settings_from(arguments, SETTINGS)
+    options = settings_from(arguments, OPTION_GROUPS)
     make_solver(options.get("solver", "dds"), options.get("settings"))
     output_options(arguments, options)
     names = [stem_of_images(arguments, options, case) for case in cases]
@@ -185,7 +185,7 @@ def _summary(arguments: argparse.Namespace, reports: Sequence[CaseReport], secon
     entries = [report.entry() for report in sorted(reports, key=lambda one: one.name)]
     for entry in entries:
         entry.setdefault("files", [])
-    options = settings_from(arguments, SETTINGS)
+    options = settings_from(arguments, OPTION_GROUPS)
     return {
         "versions": versions(),
         "options": {name: _without_folder(value) for name, value in options.items()},

@@ -153,23 +153,17 @@ def inputs_of(problem: Problem, plane: int) -> Inputs | None:
         plane: index of the plane in the image.
     """
     item = 0 if _is_volume(problem) else plane % problem.n_items
-    if isinstance(problem, Cartesian):
-        kspace = problem.kspace[item] * problem.mask
-        mask = np.broadcast_to(np.atleast_2d(problem.mask), kspace.shape[-2:])
-        return Inputs(
-            plane=plane,
-            kspace=_log_magnitude(kspace),
-            mask=mask,
-            acs=_calibration(mask),
-            coil_maps=_maps(problem, item),
-        )
-    if isinstance(problem, Dynamic):
+    if isinstance(problem, Cartesian | Dynamic):
         frame = plane // problem.n_items
-        mask = problem.scan.mask[frame]
-        kspace = problem.scan.kspace[frame, item] * mask
+        kspace, mask = (
+            (problem.kspace[item], problem.mask)
+            if isinstance(problem, Cartesian)
+            else (problem.scan.kspace[frame, item], problem.scan.mask[frame])
+        )
+        mask = np.broadcast_to(np.atleast_2d(mask), kspace.shape[-2:])
         return Inputs(
             plane=plane,
-            kspace=_log_magnitude(kspace),
+            kspace=_log_magnitude(kspace * mask),
             mask=mask,
             acs=_calibration(mask),
             coil_maps=_maps(problem, item),

@@ -8,21 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from medrecon.settings import (
-    CartesianPhysics,
-    DynamicPhysics,
-    ImagePhysics,
-    NonCartesianPhysics,
-    PriorSettings,
-    SamplingSettings,
-    TomographyPhysics,
-)
+from medrecon.settings import OPTION_GROUPS
 
 __all__ = ["command"]
 
-_SETTINGS = (
-    PriorSettings, SamplingSettings, CartesianPhysics, NonCartesianPhysics, DynamicPhysics, TomographyPhysics, ImagePhysics
-)  # fmt: skip
 _ALSO = (
     "dynamic", "trajectory", "matrix", "phase", "imaginary", "detector_spacing", "centre", "axis_convention", "format", "part",
     "bids", "report", "like", "name",
@@ -33,7 +22,7 @@ _ALSO = (
 def _flags() -> dict[str, str | None]:
     """Flags by the name of the option; ``None``: an option of Python alone."""
     found: dict[str, str | None] = {name: f"--{name.replace('_', '-')}" for name in _ALSO}
-    for kind in _SETTINGS:
+    for kind in OPTION_GROUPS.values():
         for one in fields(kind):
             found[one.name] = one.metadata.get("flag", f"--{one.name.replace('_', '-')}")
     return found

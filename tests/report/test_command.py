@@ -10,11 +10,10 @@ import torch
 from medrecon.bundle import load_prior
 from medrecon.cli.arguments import build_parser
 from medrecon.cli.options import settings_from
-from medrecon.cli.reconstruct import SETTINGS
 from medrecon.reconstruction import plan
 from medrecon.record import plain_options
 from medrecon.report.command import _flags, command
-from medrecon.settings import CartesianPhysics, ImagePhysics, SamplingSettings, TomographyPhysics
+from medrecon.settings import OPTION_GROUPS, CartesianPhysics, ImagePhysics, SamplingSettings, TomographyPhysics
 
 from ..make.toys import cartesian, columns, sinogram, spec
 
@@ -42,7 +41,7 @@ def test_the_command_gives_the_same_options(name):
     text = command({"options": recorded, "input": "scan 1.h5"})
     words = shlex.split(text)
     assert words[:5] == ["medrecon", "recon", "scan 1.h5", "-o", "out"]
-    parsed = settings_from(build_parser().parse_args(words[1:]), SETTINGS)
+    parsed = settings_from(build_parser().parse_args(words[1:]), OPTION_GROUPS)
     again = plan(make(), **parsed)
     assert dict(again.sampling.options) == recorded
     assert torch.equal(again.sampling.sigmas, planned.sampling.sigmas)
@@ -82,7 +81,7 @@ def test_a_prior_is_recorded_by_its_name():
 def test_forms_of_the_command_line(physics, words):
     text = command({"options": plain_options(physics), "input": "a"})
     assert shlex.split(text)[5:] == words
-    parsed = settings_from(build_parser().parse_args(shlex.split(text)[1:]), SETTINGS)
+    parsed = settings_from(build_parser().parse_args(shlex.split(text)[1:]), OPTION_GROUPS)
     assert plain_options(type(physics)(**parsed)) == plain_options(physics)
 
 
@@ -130,7 +129,7 @@ def test_the_format_follows_from_the_files(files, words):
 
 def test_sampling_settings_of_every_kind_have_a_flag_or_none():
     """No option of the settings is forgotten by the command."""
-    names = {one.name for kind in SETTINGS.values() for one in fields(kind)} | {
+    names = {one.name for kind in OPTION_GROUPS.values() for one in fields(kind)} | {
         one.name for one in fields(SamplingSettings)
     }
     assert names <= set(_flags())
