@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -13,11 +14,13 @@ from medrecon.operators.base import Composed, LinearOperator, Operator
 from medrecon.operators.linalg import batch_broadcast, cg, dot, operator_norm
 from medrecon.operators.weights import Weights
 
-__all__ = ["Gaussian", "Likelihood", "NoData", "Poisson", "Rician", "Transmission", "linear_gaussian"]
+__all__ = ["BlindGaussian", "Gaussian", "Likelihood", "NoData", "Poisson", "Rician", "Transmission", "linear_gaussian"]
 
 
 L = TypeVar("L", bound="Likelihood")
 C = TypeVar("C", bound="_Counts")
+G = TypeVar("G", bound="Gaussian")
+B = TypeVar("B", bound="BlindGaussian")
 
 
 class Likelihood(Protocol):
@@ -113,7 +116,7 @@ class Gaussian:
         """``|A|^2``, the largest eigenvalue of ``A^H A``, ``(B,)``, which bounds step sizes."""
         return _lipschitz(self._linear("lipschitz"), self.shape, self.y)
 
-    def repeated(self, n: int) -> Gaussian:
+    def repeated(self: G, n: int) -> G:
         """The likelihood of a single item as a batch of ``n`` copies."""
         shape = None if self.image_shape is None else (n, *self.image_shape[1:])
         return replace(self, y=self.y.expand(n, *self.y.shape[1:]), image_shape=shape)
@@ -153,6 +156,34 @@ class Gaussian:
     def prox(self, x: Tensor, var: float | Tensor, n_iter: int = 30) -> Tensor:
         """``(A^H A + rho I)^-1 (A^H y + rho x)`` with ``rho = noise_std^2 / var``; the projection for no noise."""
         return self.fit(x, self.noise_std**2 / var, n_iter)
+
+
+@dataclass(frozen=True, eq=False)
+class BlindGaussian(Gaussian):
+    """A Gaussian likelihood whose operator has unknown parameters, such as coil maps, motion or a blur kernel.
+
+    ``A`` is the operator with the current parameters. :func:`medrecon.sample.sample_blind` estimates them again between the noise
+    levels, so that a solver sees an ordinary Gaussian likelihood at every step. Subclasses define the three methods below, and
+    ``repeated`` where parameters are fields.
+    """
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Current parameters by name, one entry per item, ``(B, ...)``."""
+        raise NotImplementedError(f"{type(self).__name__} must define parameters")
+
+    def with_parameters(self: B, parameters: Mapping[str, Tensor]) -> B:
+        """The likelihood with other parameters, ``(B, ...)`` each."""
+        raise NotImplementedError(f"{type(self).__name__} must define with_parameters")
+
+    def updated(self: B, x0: Tensor, sigma: float) -> B:
+        """The likelihood with parameters estimated again, item by item.
+
+        Args:
+            x0: the prior's last clean estimate ``(B, C, *spatial)``.
+            sigma: noise level at which the next step begins.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define updated")
 
 
 @dataclass(frozen=True, eq=False)

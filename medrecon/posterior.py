@@ -18,7 +18,7 @@ from medrecon.calibration_file import Calibration
 from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.errors import InputError, warn
 from medrecon.data.scan import Geometry
-from medrecon.likelihood import Gaussian, Likelihood
+from medrecon.likelihood import BlindGaussian, Gaussian, Likelihood
 from medrecon.noise import Noise
 from medrecon.operators.projector import Projector
 from medrecon.priors.base import Counted, Observed, Prior
@@ -27,7 +27,7 @@ from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
 from medrecon.quality import QualityRow, choose_row, default_steps, overridden
 from medrecon.record import Outcome, particle_warnings, record
-from medrecon.sample import StartImage, draw, draw_particles, sample
+from medrecon.sample import StartImage, draw, draw_blind, draw_particles, sample
 from medrecon.settings import QUALITIES, SamplingSettings
 from medrecon.solvers import SOLVERS
 from medrecon.solvers.base import Solver
@@ -209,6 +209,7 @@ class Reconstruction:
         modality: DICOM modality, ``MR`` or ``CT``.
         record: processing record, as stored in the sidecar.
         uncertainty: maps of several samples; ``None`` for one sample.
+        parameters: estimated parameters of the physics by name, ``(items, ...)``, such as coil maps; empty if all were known.
     """
 
     image: np.ndarray
@@ -218,6 +219,7 @@ class Reconstruction:
     geometry: Geometry = Geometry()
     modality: str = "MR"
     uncertainty: Uncertainty | None = None
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def fast_dtype(device: torch.device | str) -> torch.dtype | None:
@@ -529,7 +531,8 @@ class _Run:
     def runs(self) -> int:
         """Number of runs down the ladder."""
         several = self.sampling.n_samples > 1 and not self.sampling.solver.has_particles
-        return len(self.batches()) * (-(-self.sampling.n_samples // self.chunk) if several else 1)
+        each = 1 if self.problem.is_blind else self.chunk
+        return len(self.batches()) * (-(-self.sampling.n_samples // each) if several else 1)
 
     def _prior(self, shape: tuple[int, ...]) -> Prior | None:
         if self.network is None:
@@ -581,6 +584,10 @@ class _Run:
             chosen = particles.choose(plan.n_samples, Noise([last]))[0]  # by a number that the run has not used
             return _Drawn(particles.x[:, None], scaled, particles, chosen)
         seeds = _seeds(plan.seed, numbers, plan.n_samples)
+        if isinstance(data, BlindGaussian):
+            made = draw_blind(solver, prior, data, sigmas, seeds=seeds, start=start, callback=step)
+            problem.keep(items, made.data)
+            return _Drawn(made.x, scaled._replace(likelihood=made.data))
         return _Drawn(
             draw(solver, prior, data, sigmas, seeds=seeds, chunk=self.chunk, start=start, callback=step), scaled
         )
@@ -614,6 +621,7 @@ class _Items:
 
     Args:
         images: images of the scan, by batch of items.
+        parameters: estimated parameters, by batch of items; empty if all are known.
         fits: fit of every item.
         weighted: weights of the particles of every item, if any.
         unmeasured: what was not measured of every item, for several samples.
@@ -623,6 +631,7 @@ class _Items:
     """
 
     images: list[Tensor] = field(default_factory=list)
+    parameters: list[Mapping[str, Tensor]] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
     weighted: list[_Weighted] = field(default_factory=list)
     unmeasured: list[NullSpace] = field(default_factory=list)
@@ -639,6 +648,8 @@ class _Items:
         self.over_noise += over
         self.energy += sum(one.data for one in each)
         self.images.append(state.problem.to_image(drawn.x, items, scaled.image_scale).cpu())
+        if isinstance(scaled.likelihood, BlindGaussian):
+            self.parameters.append({name: value.cpu() for name, value in scaled.likelihood.parameters.items()})
         self.weighted += _Weighted.of(drawn, self.images[-1].shape[1])
         self.unmeasured += state.unmeasured(items, drawn)
 
@@ -703,6 +714,10 @@ def run(
             warn(text)
     facts = record(problem, prior, sampling, outcome)
     found = _reconstruction(problem, whole, made.weighted, made.unmeasured, facts)
+    names = made.parameters[0] if made.parameters else ()
+    found = replace(
+        found, parameters={name: torch.cat([one[name] for one in made.parameters]).numpy() for name in names}
+    )
     return _with_calibration(found, sampling.calibration, magnitude=not problem.real)
 
 

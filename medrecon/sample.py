@@ -10,15 +10,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Gaussian, Likelihood, NoData
+from medrecon.likelihood import BlindGaussian, Gaussian, Likelihood, NoData
 from medrecon.noise import Noise
-from medrecon.priors.base import Prior
+from medrecon.priors.base import Observed, Prior
 from medrecon.solvers.base import D, S, Solver
 from medrecon.solvers.ccdf import noised
 from medrecon.solvers.ddim import DDIM
 from medrecon.solvers.smc import Particles, ParticleSolver
 
-__all__ = ["StartImage", "draw", "draw_particles", "generate", "sample", "sample_particles"]
+__all__ = [
+    "BlindResult",
+    "StartImage",
+    "draw",
+    "draw_blind",
+    "draw_particles",
+    "generate",
+    "sample",
+    "sample_blind",
+    "sample_particles",
+]
 
 Callback = Callable[[int, int, float, object], None]
 
@@ -34,6 +44,18 @@ class StartImage(NamedTuple):
 
     image: Tensor
     add_noise: bool = True
+
+
+class BlindResult(NamedTuple):
+    """Images and the parameters that were estimated with them.
+
+    Args:
+        x: images ``(B, C, *spatial)``, or samples ``(n, B, C, *spatial)``.
+        data: likelihood with the final parameters; of several samples their mean.
+    """
+
+    x: Tensor
+    data: BlindGaussian
 
 
 @torch.no_grad()
@@ -67,7 +89,34 @@ def sample(
         ValueError: for a ladder of fewer than two levels or with a level at which no step can begin, if the solver does
             not use the given start, or if ``noise`` has groups of particles and the solver has none.
     """
-    return solver.output(_descend(solver, prior, data, sigmas, noise=noise, start=start, callback=callback))
+    return solver.output(_descend(solver, prior, data, sigmas, noise=noise, start=start, callback=callback)[0])
+
+
+@torch.no_grad()
+def sample_blind(
+    solver: Solver,
+    prior: Prior | None,
+    data: BlindGaussian,
+    sigmas: Tensor,
+    *,
+    noise: Noise,
+    start: Tensor | None = None,
+    callback: Callback | None = None,
+) -> BlindResult:
+    """Run ``solver`` down a ladder of noise levels, as :func:`sample`, and return the estimated parameters too.
+
+    Args:
+        solver: the method. Before each of its steps but the first, the parameters are estimated again from the prior's last
+            clean estimate, unless the solver estimates them itself.
+        prior: as in :func:`sample`.
+        data: likelihood with the first parameters.
+        sigmas: the ladder.
+        noise: one random stream per batch item.
+        start: as in :func:`sample`.
+        callback: as in :func:`sample`.
+    """
+    state, data = _descend(solver, prior, data, sigmas, noise=noise, start=start, callback=callback)
+    return BlindResult(solver.output(state), solver.final_data(state, data))
 
 
 @torch.no_grad()
@@ -92,7 +141,8 @@ def sample_particles(
         start: as in :func:`sample`.
         callback: as in :func:`sample`.
     """
-    return solver.particles(_descend(solver, prior, data, sigmas, noise=noise, start=start, callback=callback), data)
+    state, _ = _descend(solver, prior, data, sigmas, noise=noise, start=start, callback=callback)
+    return solver.particles(state, data)
 
 
 def _descend(
@@ -104,8 +154,8 @@ def _descend(
     noise: Noise,
     start: Tensor | None,
     callback: Callback | None,
-) -> S:
-    """The last state of a run; see :func:`sample`."""
+) -> tuple[S, D]:
+    """The last state of a run, and the likelihood of its last step; see :func:`sample` and :func:`sample_blind`."""
     solver.check(data)
     if noise.n_particles > 1 and not solver.has_particles:
         raise ValueError(f"{type(solver).__name__} has no particles; give it Noise(seeds)")
@@ -120,15 +170,28 @@ def _descend(
         raise ValueError(f"the ladder of {type(solver).__name__} must end in 0, where the last weight is known")
     like = data.y.real
     x = levels[0] * noise(data.shape, like.dtype, like.device) if start is None else start
+    prior, estimates = _observed(prior) if isinstance(data, BlindGaussian) else (prior, {})
     state = solver.init(x, levels[0], prior=prior, data=data, noise=noise)
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        if isinstance(data, BlindGaussian) and i > 0 and estimates and not solver.estimates_parameters:
+            data = data.updated(estimates["last"], sigma)
         if sigma_next > sigma:
             state = solver.increase_noise(state, sigma, sigma_next, noise=noise)
         else:
             state = solver.step(state, sigma, sigma_next, prior=prior, data=data, noise=noise)
         if callback is not None:
             callback(i, len(levels) - 1, sigma_next, state)
-    return state
+    return state, data
+
+
+def _observed(prior: Prior) -> tuple[Prior, dict[str, Tensor]]:
+    """The prior, and a dictionary whose entry ``last`` is its last clean estimate."""
+    estimates: dict[str, Tensor] = {}
+
+    def observe(x0: Tensor, sigma: float | Tensor) -> None:
+        estimates["last"] = x0
+
+    return Observed(prior, observe), estimates
 
 
 def _no_prior(x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -175,15 +238,13 @@ def draw(
         start: the image to start from; default: pure noise.
         callback: as in :func:`sample`, called for every chunk.
     """
-    rows = [[seed] if isinstance(seed, int) else list(seed) for seed in seeds]
+    rows = _seed_rows(seeds)
 
     def run(problem: Likelihood, streams: Sequence[int]) -> Tensor:
         noise = Noise(streams)
-        first = None
-        if start is not None:
-            first = start.image.expand(len(streams), *start.image.shape[1:])
-            first = noised(first, float(sigmas[0]), noise) if start.add_noise else first
-        return sample(solver, prior, problem, sigmas, noise=noise, start=first, callback=callback)
+        return sample(
+            solver, prior, problem, sigmas, noise=noise, start=_first(start, float(sigmas[0]), noise), callback=callback
+        )
 
     if data.shape[0] > 1:
         return torch.stack([run(data, row) for row in rows])
@@ -192,6 +253,54 @@ def draw(
         part = [row[0] for row in rows[first : first + chunk]]
         out.append(run(data.repeated(len(part)), part))
     return torch.cat(out)[:, None]
+
+
+def _seed_rows(seeds: Sequence[int] | Sequence[Sequence[int]]) -> list[list[int]]:
+    """One row per sample, one seed per item."""
+    return [[seed] if isinstance(seed, int) else list(seed) for seed in seeds]
+
+
+def _first(start: StartImage | None, sigma: float, noise: Noise) -> Tensor | None:
+    """The image at the first level, for the streams of ``noise``; ``None``: pure noise."""
+    if start is None:
+        return None
+    x = start.image.expand(len(noise.seeds), *start.image.shape[1:])
+    return noised(x, sigma, noise) if start.add_noise else x
+
+
+def draw_blind(
+    solver: Solver,
+    prior: Prior | None,
+    data: BlindGaussian,
+    sigmas: Tensor,
+    *,
+    seeds: Sequence[int] | Sequence[Sequence[int]],
+    start: StartImage | None = None,
+    callback: Callback | None = None,
+) -> BlindResult:
+    """Draw ``n = len(seeds)`` samples as :func:`draw`, each with parameters of its own.
+
+    Args:
+        solver: the method.
+        prior: the prior, or ``None`` for solvers that use none.
+        data: the likelihood of ``B`` items.
+        sigmas: the ladder.
+        seeds: as in :func:`draw`.
+        start: as in :func:`draw`.
+        callback: as in :func:`draw`; samples run one after the other.
+
+    Returns:
+        samples ``(n, B, C, *spatial)``, and the likelihood with the mean of their parameters.
+    """
+    made = []
+    for row in _seed_rows(seeds):
+        noise = Noise(row)
+        first = _first(start, float(sigmas[0]), noise)
+        made.append(sample_blind(solver, prior, data, sigmas, noise=noise, start=first, callback=callback))
+    parameters = [one.data.parameters for one in made]
+    means = {name: torch.stack([one[name] for one in parameters]).mean(0) for name in parameters[0]}
+    final = made[0].data if len(made) == 1 else made[0].data.with_parameters(means)
+    return BlindResult(torch.stack([one.x for one in made]), final)
 
 
 def draw_particles(

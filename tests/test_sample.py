@@ -8,8 +8,9 @@ import torch
 from medrecon.likelihood import Gaussian, NoData
 from medrecon.noise import Noise
 from medrecon.operators import Operator
-from medrecon.sample import draw, sample
+from medrecon.sample import draw, draw_blind, sample, sample_blind
 from medrecon.solvers import (
+    DAPS,
     DDIM,
     DDPM,
     DDRM,
@@ -23,7 +24,9 @@ from medrecon.solvers import (
     REDDiff,
     ZeroFilled,
 )
+from medrecon.solvers.tds import TDS
 
+from .make.blind import unknown_gain
 from .make.posteriors import SHAPE, gaussian_prior, measured
 from .solvers.expectations import LADDER, SINGLE_LEVEL
 
@@ -92,3 +95,59 @@ def test_callback_sees_every_step():
     assert [row[0] for row in seen] == list(range(60))
     assert {row[1] for row in seen} == {60}
     assert [row[2] for row in seen] == LADDER[1:].tolist()
+
+
+GAINS = torch.tensor([1.3, 0.8, 1.0], dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("solver", [DDS(eta=0.5), DPS(), DAPS()])
+def test_unknown_parameters_are_estimated_between_the_levels(solver):
+    prior, data, _ = unknown_gain(GAINS)
+    made = sample_blind(solver, prior, data, LADDER, noise=Noise([0, 1, 2]))
+    assert made.data.updates == len(LADDER) - 2  # before every step but the first
+    # The gain fits the prior's last estimate by least squares; the image moves little in the last step.
+    again = made.data.updated(made.x, 0.0).parameters["gain"]
+    assert (again / made.data.parameters["gain"] - 1).abs().max() < 0.1
+    if isinstance(solver, DDS):
+        kept = sample(solver, prior, replace(data, y=data.y.clone()), LADDER, noise=Noise([0, 1, 2]))
+        assert torch.equal(kept, made.x)  # both functions are one loop
+
+
+def test_parameters_of_an_item_do_not_depend_on_the_others():
+    prior, data, _ = unknown_gain(GAINS)
+    made = sample_blind(DDS(), prior, data, LADDER, noise=Noise([5, 6, 7]))
+    _, alone, _ = unknown_gain(GAINS)
+    gain = alone.A.gain[1:2]
+    one = replace(alone.with_parameters({"gain": gain}), y=alone.y[1:2])
+    single = sample_blind(DDS(), prior, one, LADDER, noise=Noise([6]))
+    assert (single.x - made.x[1:2]).abs().max() < 1e-12
+    assert (single.data.parameters["gain"] - made.data.parameters["gain"][1]).abs() < 1e-12
+
+
+def test_samples_have_parameters_of_their_own_and_their_mean_is_returned():
+    prior, data, _ = unknown_gain(GAINS[:1])
+    two = draw_blind(DDS(), prior, data, LADDER, seeds=[3, 4])
+    each = [sample_blind(DDS(), prior, data, LADDER, noise=Noise([seed])) for seed in (3, 4)]
+    assert torch.equal(two.x, torch.stack([one.x for one in each]))
+    gains = [one.data.parameters["gain"] for one in each]
+    assert not torch.equal(*gains)
+    assert torch.allclose(two.data.parameters["gain"], (gains[0] + gains[1]) / 2, rtol=0, atol=1e-15)
+
+
+def test_a_solver_that_estimates_parameters_itself_is_left_alone():
+    class Own(DDS):
+        estimates_parameters = True
+
+        def final_data(self, state, data):
+            return data.with_parameters({"gain": data.parameters["gain"] + 41})
+
+    prior, data, _ = unknown_gain(GAINS)
+    made = sample_blind(Own(), prior, data, LADDER, noise=Noise([0, 1, 2]))
+    assert made.data.updates == 0
+    assert torch.equal(made.data.parameters["gain"], torch.full((3,), 42.0, dtype=DOUBLE))
+
+
+def test_particles_refuse_unknown_parameters():
+    prior, data, _ = unknown_gain(GAINS[:1])
+    with pytest.raises(TypeError, match="TDS weighs particles by one likelihood, and Gain has unknown parameters"):
+        sample(TDS(), prior, data, LADDER, noise=Noise([0]))

@@ -11,7 +11,7 @@ from torch import Tensor
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
-from medrecon.likelihood import Gaussian, Likelihood
+from medrecon.likelihood import BlindGaussian, Gaussian, Likelihood
 from medrecon.operators.linalg import dot
 from medrecon.solvers.base import Solver
 
@@ -87,6 +87,8 @@ class Problem:
     """Modality of DICOM output."""
     real: bool = False
     """Whether images are real (HU, magnitudes), not complex."""
+    is_blind: bool = False
+    """Whether :meth:`likelihood` returns a :class:`medrecon.likelihood.BlindGaussian`, whose parameters are estimated."""
 
     def __init__(self, name: str, numbers: Sequence[int], geometry: Geometry) -> None:
         self.name = name
@@ -167,6 +169,15 @@ class Problem:
             real, of the shape of :meth:`to_image`.
         """
         return (self.to_image(x, items, scale) - self.to_image(torch.zeros_like(x[:1]), items, scale)).abs()
+
+    def keep(self, items: slice, data: BlindGaussian) -> None:
+        """Keep the estimated parameters of some items, for :meth:`to_image` and :meth:`facts`.
+
+        Args:
+            items: the items.
+            data: likelihood with their final parameters; of several samples the mean.
+        """
+        return
 
     def release(self, items: slice) -> None:
         """Free intermediate results of finished items, so that memory does not grow with their number."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args, ge
 import torch
 from torch import Tensor
 
-from medrecon.likelihood import Gaussian, Likelihood, NoData, Poisson, Rician, Transmission
+from medrecon.likelihood import BlindGaussian, Gaussian, Likelihood, NoData, Poisson, Rician, Transmission
 from medrecon.noise import Noise, karras
 from medrecon.operators.base import LinearOperator, Operator
 from medrecon.operators.linalg import batch_broadcast, dot
@@ -238,6 +238,8 @@ class Solver(Generic[S, D]):
     """Whether the solver uses a given ``x`` at the first level."""
     has_particles: ClassVar[bool] = False
     """Whether batch items are particles, in the groups of ``Noise(seeds, n_particles)``; the ladder must then end in 0."""
+    estimates_parameters: ClassVar[bool] = False
+    """Whether the solver itself estimates the parameters of a ``BlindGaussian``, see :meth:`final_data`."""
 
     def __post_init__(self) -> None:
         """Check the ranges of the hyper-parameters.
@@ -293,6 +295,10 @@ class Solver(Generic[S, D]):
             others = "DDS or DDNM" if isinstance(data.A, LinearOperator) else "DPS"
             hint = f", which {others} can work with" if isinstance(data.A, Operator) else ""
             raise TypeError(f"{name} needs {needs}; got {type(data.A).__name__}{hint}")
+        if self.has_particles and isinstance(data, BlindGaussian):
+            raise TypeError(
+                f"{name} weighs particles by one likelihood, and {type(data).__name__} has unknown parameters; choose DDS"
+            )
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior, data: D, noise: Noise) -> S:
         """The first state, of an image ``x`` at level ``sigma``."""
@@ -309,6 +315,10 @@ class Solver(Generic[S, D]):
     def output(self, state: S) -> Tensor:
         """The image in the last state."""
         raise NotImplementedError(f"{type(self).__name__} must define output")
+
+    def final_data(self, state: S, data: BlindGaussian) -> BlindGaussian:
+        """The likelihood with the parameters of the last state, for solvers that estimate them; otherwise unchanged."""
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
