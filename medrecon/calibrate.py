@@ -37,7 +37,7 @@ from medrecon.conformal import (
     split_conformal,
 )
 from medrecon.data.errors import InputError, warn
-from medrecon.data.files import sidecar_mismatch
+from medrecon.data.files import read_sidecar, sidecar_mismatch
 from medrecon.formats import load_array, load_image
 from medrecon.uncertainty import MAPS, pixel_statistics
 from medrecon.volumes import Volume, check_pair, load_reference, load_volume
@@ -166,15 +166,9 @@ def _sidecar_of(path: Path) -> Path:
 
 
 def _read_sidecar(path: Path) -> dict[str, Any] | None:
-    """The content of a sidecar; ``None`` for other JSON."""
-    try:
-        if path.stat().st_size > 1 << 26:
-            return None
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    usable = isinstance(content, dict) and isinstance(content.get("files"), list) and content["files"]
-    return content if usable and isinstance(content.get("solver"), dict) else None
+    """The content of a sidecar that names its files and its solver; ``None`` for other files."""
+    record = read_sidecar(path)
+    return record if record and record["files"] and isinstance(record.get("solver"), dict) else None
 
 
 def find_cases(paths: Iterable[str | Path]) -> list[Case]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import combined_reference
-from medrecon.data.files import sidecar_mismatch
+from medrecon.data.files import read_sidecar, sidecar_mismatch
 from medrecon.data.geometry import lps_to_ras
 from medrecon.data.sampling import one_sided_warnings, undersampled
 from medrecon.data.scan import ImageScan
@@ -78,7 +77,7 @@ def _volume(path: Path, select: Mapping[str, Any] | None) -> Volume:
     """See :func:`load_volume`."""
     _refuse_map(path)
     sidecar = _sidecar(path)
-    record, warnings = _record(sidecar), tuple(_other_content(path, sidecar))
+    record, warnings = read_sidecar(sidecar) or {}, tuple(_other_content(path, sidecar))
     affine, attributes = None, {}
     if _holds_images(path):
         image = load_image(path, select)
@@ -165,17 +164,6 @@ def _sidecar(path: Path) -> Path:
     return beside
 
 
-def _record(sidecar: Path) -> dict[str, Any]:
-    """The content of a sidecar of this package; empty for any other file."""
-    try:
-        if sidecar.stat().st_size > 1 << 26:
-            return {}
-        content = json.loads(sidecar.read_bytes())
-        return content if isinstance(content, dict) and isinstance(content.get("files"), list) else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
 def _refuse_map(path: Path) -> None:
     """Refuse a map of several samples, which has the name of its image and an ending.
 
@@ -185,8 +173,8 @@ def _refuse_map(path: Path) -> None:
     stem = re.sub(r"(\.nii)?\.[^.]+$", "", path.name)
     for name in MAPS:
         if stem.endswith(f"_{name}"):
-            record = _record(path.with_name(f"{stem.removesuffix(f'_{name}')}.json"))
-            maps = record.get("maps")
+            record = read_sidecar(path.with_name(f"{stem.removesuffix(f'_{name}')}.json"))
+            maps = (record or {}).get("maps")
             entry = maps.get(name) if isinstance(maps, dict) else None
             files = entry.get("files") if isinstance(entry, dict) else None
             if isinstance(files, list) and path.name in files:

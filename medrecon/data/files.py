@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import lock_descriptor, unlock_descriptor
 
@@ -43,6 +44,7 @@ __all__ = [
     "folder_lock",
     "has_sha256",
     "new_file",
+    "read_sidecar",
     "recover",
     "run_lock",
     "sha256",
@@ -54,6 +56,7 @@ _HIDDEN = re.compile(r"(\.medrecon-([0-9a-f]{16})-[0-9a-f]{16})(?:\.run|-\d+\.(?
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _FOREIGN_SECONDS = 86400.0
 _WAIT_SECONDS = 60.0
+_LARGEST_SIDECAR = 1 << 26
 _IS_WINDOWS = os.name == "nt"
 """Nothing is locked on Windows, since other handles of the same process could not read a locked journal."""
 
@@ -74,6 +77,17 @@ def has_sha256(path: Path, digest: str) -> bool:
         return stat.S_ISREG(path.lstat().st_mode) and sha256(path) == digest
     except OSError:
         return False
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Content of a sidecar; ``None`` for any other file, one that cannot be read, or one of more than 64 MB."""
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_SIDECAR:
+            return None
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and isinstance(content.get("files"), list) else None
 
 
 def sidecar_mismatch(image: Path, sidecar: Path) -> str | None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medrecon.data.errors import InputError, SelectionError, one_line, warn
-from medrecon.data.files import sidecar_mismatch, write_atomically
+from medrecon.data.files import read_sidecar, sidecar_mismatch, write_atomically
 from medrecon.data.scan import Geometry
 from medrecon.formats import Companions, load, load_array, load_image
 from medrecon.problems import PROBLEMS, Problem, problem
@@ -35,23 +34,13 @@ from medrecon.volumes import load_volume
 
 __all__ = ["case_of_files", "problem_of_record", "sidecars_in", "write_page"]
 
-_LARGEST = 1 << 26
-"""Bytes of the largest sidecar that is read."""
 _ARRAYS = (".h5", ".npz")
 
 
 def _record(path: Path) -> dict[str, Any] | None:
-    """Content of a sidecar; ``None`` for any other file."""
-    with suppress(OSError, ValueError, RecursionError):
-        if path.is_file() and path.stat().st_size <= _LARGEST:
-            record = json.loads(path.read_bytes())
-            if (
-                isinstance(record, dict)
-                and isinstance(record.get("files"), list)
-                and isinstance(record.get("solver"), dict)
-            ):
-                return record
-    return None
+    """Content of a sidecar that names its solver; ``None`` for any other file."""
+    record = read_sidecar(path)
+    return record if record is not None and isinstance(record.get("solver"), dict) else None
 
 
 def sidecars_in(folder: Path) -> list[Path]:

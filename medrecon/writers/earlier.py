@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from medrecon.data.errors import warn
-from medrecon.data.files import has_sha256, sha256
+from medrecon.data.files import has_sha256, read_sidecar, sha256
 from medrecon.writers.base import MAP_NAMES
 from medrecon.writers.bids import bids_files
 from medrecon.writers.registry import WRITERS, all_parts
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from medrecon.writers.output import Output
 
 __all__ = ["earlier_files", "is_finished", "other_sidecar"]
-
-_LARGEST = 1 << 26
 
 
 class _Listed(NamedTuple):
@@ -39,16 +36,14 @@ class _Listed(NamedTuple):
 
 def _listed(sidecar: Path) -> _Listed:
     """Images that a sidecar lists; none if this package did not write it."""
-    try:
-        if sidecar.is_symlink() or not sidecar.is_file() or sidecar.stat().st_size > _LARGEST:
-            return _Listed([], {})
-        record = json.loads(sidecar.read_bytes())
-        files = [name for name in record["files"] if isinstance(name, str)]
-        digests = record.get("sha256", {})
-        digests = {name: digests[name] for name in files if isinstance(digests.get(name), str)}
-        return _Listed(files, digests, record.get("request_sha256"))
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    record = None if sidecar.is_symlink() else read_sidecar(sidecar)
+    if record is None:
         return _Listed([], {})
+    files = [name for name in record["files"] if isinstance(name, str)]
+    digests = record.get("sha256")
+    digests = digests if isinstance(digests, dict) else {}
+    digests = {name: digests[name] for name in files if isinstance(digests.get(name), str)}
+    return _Listed(files, digests, record.get("request_sha256"))
 
 
 def is_finished(output: Output) -> bool:

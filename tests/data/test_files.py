@@ -18,7 +18,7 @@ import pytest
 import medrecon.data.files as files
 from medrecon.cli import main
 from medrecon.data.errors import InputError
-from medrecon.data.files import check_writable, new_file, recover, write_atomically
+from medrecon.data.files import check_writable, new_file, read_sidecar, recover, write_atomically
 from medrecon.data.scan import Geometry
 from medrecon.formats import load_image
 from medrecon.writers import Output, check
@@ -572,3 +572,21 @@ def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_atomically({tmp_path / "file" / "a.bin": b"1"})
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b'{"files": "a"}', b'{"file": []}', b"\xff\xfe", b"[" * 100_000, b"9" * 5000, None]
+)
+def test_other_files_are_no_sidecars(tmp_path, content):
+    path = tmp_path / "a.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    assert read_sidecar(path) is None
+
+
+def test_a_sidecar_is_read(tmp_path):
+    (tmp_path / "a.json").write_text('{"files": ["a.nii.gz"], "x": 1}')
+    assert read_sidecar(tmp_path / "a.json") == {"files": ["a.nii.gz"], "x": 1}
+    assert read_sidecar(tmp_path / "b.json") is None
