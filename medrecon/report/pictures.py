@@ -126,7 +126,7 @@ def spread_word(case: Case) -> str:
 def name_of_image(case: Case) -> str:
     """Caption of the reconstruction."""
     solver = str((case.record.get("solver") or {}).get("name", "reconstruction"))
-    return f"posterior mean ({solver})" if case.record.get("samples", 1) != 1 else solver
+    return f"mean of the samples ({solver})" if case.record.get("samples", 1) != 1 else solver
 
 
 def _compared(case: Case, k: int) -> Iterator[tuple[str, str, np.ndarray]]:

@@ -40,8 +40,11 @@ def section(identifier: str, title: str, *children: object) -> Html:
 
 
 def warnings(case: Case) -> Html:
-    """Warnings of the run; that there are none is stated as well."""
+    """Warnings of the run, a failed self-test among them; that there are none is stated as well."""
     texts = [str(text) for text in case.record.get("warnings") or []]
+    test = case.facts.get("self_test")
+    if isinstance(test, Mapping) and test.get("agrees") is False:
+        texts.append(f"Self-test: {test.get('text', 'no result')}.")
     if not texts:
         return section("warnings", "Warnings", el("p", "None.", class_="fine"))
     return section("warnings", "Warnings", el("div", el("ul", *(el("li", text) for text in texts)), class_="note"))

@@ -209,6 +209,15 @@ def test_that_there_are_no_warnings_is_stated():
     assert "Warnings None." not in found.text and "coil maps are poor" in found.text and "too smooth" in found.text
 
 
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_failed_self_test_stands_among_the_warnings(agrees):
+    facts = {"self_test": {"agrees": agrees, "text": "samples do not scatter as the noise does"}}
+    content = page(case(record={"warnings": [], "uncertainty": facts})).decode()
+    warnings = re.search(r'<section[^>]*id="warnings".*?</section>', content, re.DOTALL)[0]
+    assert ("None." in warnings) == agrees
+    assert ("scatter" in warnings) != agrees
+
+
 @pytest.mark.parametrize(("energy", "prominent"), [(0.2, True), (0.0004, False)])
 def test_what_was_never_measured_is_the_priors_word(energy, prominent):
     found = parsed(case(record={"uncertainty": {"null_energy": energy}}))
