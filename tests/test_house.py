@@ -263,7 +263,6 @@ SHARED_SUITES = {
     "handlers": "training/test_training.py",
     "monai_bundle": "cli/test_arguments.py",
     "operators/base": "operators/test_operators.py",
-    "operators/blocks": "operators/test_operators.py",
     "operators/bridge": "operators/test_operators.py",
     "operators/density": "operators/test_nufft.py",
     "operators/fbp": "operators/test_ct.py",

@@ -1,7 +1,7 @@
 """Forward models: units are mm, rad and cycles per field of view; k-space is centred at index ``n // 2``."""
 
 from medrecon.operators.base import Composed, LinearOperator, Operator, check_adjoint, implicit_solve
-from medrecon.operators.blocks import Channels, Stack, Sum
+from medrecon.operators.blocks import Channels, Slices, Stack, Sum
 from medrecon.operators.bridge import AsComplex, OnChannels, RealAsComplex
 from medrecon.operators.ct import ConeBeam, Detector, FanBeam, Panel, ParallelBeam
 from medrecon.operators.density import pipe_menon_dcf, voronoi_dcf
@@ -55,6 +55,7 @@ __all__ = [
     "RealAsComplex",
     "Saturation",
     "Separable",
+    "Slices",
     "SoftSense",
     "SparseGridding",
     "Spectral",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medrecon.operators.base import LinearOperator
 
-__all__ = ["Channels", "Stack", "Sum"]
+__all__ = ["Channels", "Slices", "Stack", "Sum"]
 
 
 class Stack(LinearOperator):
@@ -98,3 +98,76 @@ class Channels(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         """``(A_1^H y, A_2^H y, ...)``."""
         return torch.cat([A.adjoint(y) for A in self.operators], dim=1)  # type: ignore[operator]
+
+
+class Slices(LinearOperator):
+    """An operator of slices on volumes: ``(B, C, z, y, x)`` to ``(B, z, ...)``, the measurements of every slice.
+
+    Solutions and pseudo-inverses are those of the slices, one by one, so that conjugate gradients take as many steps as a slice
+    needs, and what the operator does not see of a slice is unchanged.
+
+    Args:
+        A: operator on a batch of slices, ``(z, C, y, x)``; its buffers may have one entry per slice (maps, masks).
+        n: number of slices.
+    """
+
+    def __init__(self, A: LinearOperator, n: int) -> None:
+        super().__init__()
+        self.A = A
+        self.n = n
+        self.isometry, self.cheap_normal = A.isometry, A.cheap_normal
+        self.closed_form, self.nonnegative = A.closed_form, A.nonnegative
+
+    def _slices(self, x: Tensor) -> list[Tensor]:
+        """Slices ``(z, C, y, x)`` of every volume of a batch."""
+        if x.ndim < 4 or x.shape[2] != self.n:
+            raise ValueError(f"this operator takes volumes (B, C, {self.n}, y, x); got {tuple(x.shape)}")
+        return [one.movedim(1, 0) for one in x]
+
+    def _data(self, y: Tensor) -> list[Tensor]:
+        """Measurements ``(z, ...)`` of every volume of a batch."""
+        if y.ndim < 2 or y.shape[1] != self.n:
+            raise ValueError(f"measurements of {self.n} slices have the shape (B, {self.n}, ...); got {tuple(y.shape)}")
+        return list(y)
+
+    @staticmethod
+    def _volumes(slices: list[Tensor]) -> Tensor:
+        """Volumes ``(B, C, z, y, x)`` of slices ``(z, C, y, x)``."""
+        return torch.stack(slices).movedim(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``A`` of every slice."""
+        return torch.stack([self.A(one) for one in self._slices(x)])
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A^H`` of the measurements of every slice."""
+        return self._volumes([self.A.adjoint(one) for one in self._data(y)])
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^H A`` of every slice."""
+        return self._volumes([self.A.normal(one) for one in self._slices(x)])
+
+    def norm_squared(self, x: Tensor) -> Tensor:
+        """``|A x|^2`` of every volume, ``(B,)``."""
+        return torch.stack([self.A.norm_squared(one).sum() for one in self._slices(x)])
+
+    def solve(
+        self, b: Tensor, rho: float | Tensor, x: Tensor | None = None, n_iter: int = 30, tol: float = 0.0
+    ) -> Tensor:
+        """See :meth:`LinearOperator.solve`, slice by slice."""
+        sides = self._slices(b)
+        starts = [None] * len(sides) if x is None else self._slices(x)
+        each = zip(sides, _weights(rho, len(sides)), starts, strict=True)
+        return self._volumes([self.A.solve(one, weight, start, n_iter, tol) for one, weight, start in each])
+
+    def pinv(self, y: Tensor, n_iter: int = 30, rho: float | Tensor = 0.0) -> Tensor:
+        """See :meth:`LinearOperator.pinv`, slice by slice."""
+        data = self._data(y)
+        return self._volumes(
+            [self.A.pinv(one, n_iter, weight) for one, weight in zip(data, _weights(rho, len(data)), strict=True)]
+        )
+
+
+def _weights(rho: float | Tensor, n: int) -> list[float | Tensor]:
+    """The weight of every item of a batch."""
+    return list(rho.expand(n)) if isinstance(rho, Tensor) else [rho] * n

@@ -32,6 +32,7 @@ from medrecon.operators import (
     ParallelBeam,
     RealAsComplex,
     Separable,
+    Slices,
     SparseGridding,
     Stack,
     Sum,
@@ -197,6 +198,13 @@ def _channels():
     return Channels(inner, [2, 2]), random_tensor(3, 4, 5, 6, dtype=torch.float64)
 
 
+def _slices(n, coils=3, batch=2):
+    """Slices with maps and masks of their own; for one coil, with a mask of their own."""
+    masks = torch.stack([column_mask(9, s) for s in range(n)])[:, None, None]
+    A = sense(coil_maps(n, coils, 8, 9) if coils > 1 else None, masks, (8, 9), torch.complex128)
+    return Slices(A, n), random_tensor(batch, 2, n, 8, 9, dtype=torch.float64)
+
+
 def _blurs_per_item():
     kernels = random_tensor(3, 1, 3, 4, dtype=torch.float64).abs() + 0.1
     return Blur(kernels, (7, 8)), random_tensor(3, 2, 7, 8, dtype=torch.float64)
@@ -266,6 +274,9 @@ CASES = [
     Case("Warp", lambda: _warp(6, 7)),
     Case("Warp, one field for all", lambda: _warp(5, 6, batch=1)),
     Case("moving_sense", lambda: _moving(6, 9)),
+    Case("Slices, maps and masks per slice", lambda: _slices(4)),
+    Case("Slices, one coil", lambda: _slices(3, coils=1)),
+    Case("Slices, a single one", lambda: _slices(1, batch=3)),
     Case("Stack", lambda: _stack(6, 7)),
     Case("Sum", lambda: _real(Sum([gaussian_blur((5, 6), 0.8, DOUBLE), crop((5, 6), (5, 6), DOUBLE)]), 5, 6)),
     Case("Channels", _channels),

@@ -7,7 +7,7 @@ import torch
 
 from medrecon.data.phantom import loop_coils
 from medrecon.likelihood import Gaussian, Rician
-from medrecon.operators import Blur, CartesianMRI, Spectral, sense
+from medrecon.operators import Blur, CartesianMRI, Slices, Spectral, sense
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.linalg import dot
 
@@ -27,7 +27,7 @@ def seen(operator):
     """Singular values that are not 0."""
     inner = operator
     while not isinstance(inner, Spectral | Blur):
-        inner = inner.outer
+        inner = inner.A if isinstance(inner, Slices) else inner.outer
     values = inner.spectrum.abs() if isinstance(inner, Blur) else inner.singular
     return values[values > 0]
 
