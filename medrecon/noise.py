@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Noise", "from_betas", "karras", "time_travel", "travelled", "truncate_ladder"]
+__all__ = ["Noise", "VolumeSeeds", "from_betas", "karras", "time_travel", "travelled", "truncate_ladder"]
+
+
+def slice_weights(z_correlation: float) -> list[float]:
+    """Weights of the white noise of neighbouring slices, whose sum has variance 1 and correlation ``exp(-d^2 / (2 L^2))``.
+
+    A Gaussian with a standard deviation of ``L / sqrt(2)`` slices, cut at four of them, with a sum of squares of 1; its
+    autocorrelation is a Gaussian with a standard deviation of ``L``.
+
+    Args:
+        z_correlation: correlation length ``L``, slices.
+    """
+    std = z_correlation / math.sqrt(2)
+    reach = math.ceil(4 * std)
+    line = [math.exp(-0.5 * (d / std) ** 2) if d else 1.0 for d in range(-reach, reach + 1)]
+    size = math.sqrt(sum(w * w for w in line))
+    return [w / size for w in line]
 
 
 class Noise:
@@ -17,17 +35,36 @@ class Noise:
 
     The same seed gives the same numbers whatever the batch, the device and the global generator.
 
+    With ``z_correlation``, images are volumes ``(C, z, y, x)``, and neighbouring slices have correlated numbers: slice ``i`` is
+    ``sum_j w_(j - i) n_j``, where ``n_j`` are independent numbers of the slice with index ``j`` (also beyond the ends of the
+    volume), and ``w`` a Gaussian, see :func:`slice_weights`. Every slice alone is N(0, I). Since ``n_j`` depends on the seed
+    and ``j`` alone, a part of a volume has the numbers that it has in the whole volume.
+
     Args:
         seeds: one seed per batch item; with particles, one per group of particles.
         n_particles: particles of every group. The batch then has ``len(seeds) * n_particles`` items, the particles of a group
             side by side, each with a stream of its own.
+        z_correlation: correlation length between slices, in slices (0: independent); ``None``: images have one stream for all
+            axes.
+        slices: indices of the slices in the whole volume, ascending or descending; ``None``: all, counted from 0.
     """
 
-    def __init__(self, seeds: int | Sequence[int], n_particles: int = 1) -> None:
+    def __init__(
+        self,
+        seeds: int | Sequence[int],
+        n_particles: int = 1,
+        z_correlation: float | None = None,
+        slices: Sequence[int] | None = None,
+    ) -> None:
         self.seeds = [seeds] if isinstance(seeds, int) else list(seeds)
         self.n_particles = n_particles
-        each = self.seeds if n_particles == 1 else [_derived(s, str(k)) for s in self.seeds for k in range(n_particles)]
-        self._streams = [torch.Generator().manual_seed(seed) for seed in each]
+        self.z_correlation = z_correlation
+        self.slices = None if slices is None else list(slices)
+        self._each = (
+            self.seeds if n_particles == 1 else [_derived(s, str(k)) for s in self.seeds for k in range(n_particles)]
+        )
+        self._streams = [torch.Generator().manual_seed(seed) for seed in self._each]
+        self._slice_streams: dict[tuple[int, int], torch.Generator] = {}
 
     @cached_property
     def groups(self) -> Noise:
@@ -45,21 +82,89 @@ class Noise:
         return torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in self._streams])
 
     def __call__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None) -> Tensor:
-        """N(0, 1) of ``shape`` ``(B, ...)``, real.
+        """N(0, 1) of images of ``shape`` ``(B, ...)``, real; correlated along ``z`` if the images are volumes.
 
         Raises:
             ValueError: if there is not one stream per item.
         """
+        slices = self._slices_of(shape)
+        if slices is None:
+            return self._white(shape, dtype, device)
+        self._check_batch(shape)
+        size = (shape[1], *shape[3:])
+        return torch.stack([self._volume(item, slices, size, dtype) for item in range(shape[0])]).to(device)
+
+    def like(self, x: Tensor) -> Tensor:
+        """Numbers for an image: N(0, 1) per real component, of the shape, type and device of ``x``.
+
+        Complex ``x`` gets variance 2.
+        """
+        return self.white(x) if x.is_complex() else self(x.shape, x.dtype, x.device)
+
+    def white(self, x: Tensor) -> Tensor:
+        """As :meth:`like`, but without correlation between slices: for measurements, and for probes of a matrix."""
+        draw = self if self.z_correlation is None else self._white
+        if not x.is_complex():
+            return draw(x.shape, x.dtype, x.device)
+        return torch.view_as_complex(draw((*x.shape, 2), x.real.dtype, x.device))
+
+    def _check_batch(self, shape: Sequence[int]) -> None:
         if shape[0] != len(self._streams):
             raise ValueError(f"noise has {len(self._streams)} streams (seeds) for a batch of {shape[0]}")
+
+    def _white(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None) -> Tensor:
+        self._check_batch(shape)
         items = [torch.randn(shape[1:], generator=g, dtype=dtype) for g in self._streams]
         return torch.stack(items).to(device)
 
-    def like(self, x: Tensor) -> Tensor:
-        """N(0, 1) per real component, of the shape, type and device of ``x``; complex ``x`` gets variance 2."""
-        if not x.is_complex():
-            return self(x.shape, x.dtype, x.device)
-        return torch.view_as_complex(self((*x.shape, 2), x.real.dtype, x.device))
+    def _slices_of(self, shape: Sequence[int]) -> list[int] | None:
+        """Indices of the slices of images of this shape; ``None`` for other images than volumes, and without coupling."""
+        if self.z_correlation is None or len(shape) != 5:
+            return None
+        slices = list(range(shape[2])) if self.slices is None else self.slices
+        return slices if len(slices) == shape[2] else None
+
+    def _volume(self, item: int, slices: Sequence[int], size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Correlated numbers ``(C, z, y, x)`` of one item."""
+        weights = slice_weights(self.z_correlation or 0.0)
+        reach = len(weights) // 2
+        out = torch.zeros(size[0], len(slices), *size[1:], dtype=dtype)
+        for j in self._sources(slices, reach):
+            white = torch.randn(list(size), generator=self._slice_stream(item, j), dtype=dtype)
+            for k, i in enumerate(slices):
+                if abs(j - i) <= reach:
+                    # A product and a sum, not one fused operation: equal bits wherever the slice stands in the volume.
+                    out[:, k] += white * weights[j - i + reach]
+        return out
+
+    @staticmethod
+    def _sources(slices: Sequence[int], reach: int) -> Iterator[int]:
+        """Indices of all slices whose numbers the given ones take, ascending."""
+        yield from sorted({j for i in slices for j in range(i - reach, i + reach + 1)})
+
+    def _slice_stream(self, item: int, j: int) -> torch.Generator:
+        if (item, j) not in self._slice_streams:
+            seed = _derived(self._each[item], f"slice {j}")
+            self._slice_streams[item, j] = torch.Generator().manual_seed(seed)
+        return self._slice_streams[item, j]
+
+
+class VolumeSeeds(NamedTuple):
+    """Seeds of samples of volumes whose slices have correlated noise.
+
+    Args:
+        rows: per sample one seed for every item of the batch.
+        z_correlation: as for :class:`Noise`.
+        slices: as for :class:`Noise`.
+    """
+
+    rows: Sequence[Sequence[int]]
+    z_correlation: float
+    slices: Sequence[int]
+
+    def noise(self, row: Sequence[int]) -> Noise:
+        """The numbers of some samples, by their seeds."""
+        return Noise(row, z_correlation=self.z_correlation, slices=self.slices)
 
 
 def _derived(seed: int, name: str) -> int:

@@ -185,7 +185,7 @@ def sample_prox(x: Tensor, data: Gaussian, var: float | Tensor, n_cg: int, noise
     Reference: Papandreou and Yuille, "Gaussian sampling by local perturbations", NeurIPS 2010.
     """
     z = x + batch_broadcast(var, x) ** 0.5 * noise.like(x)
-    y = data.y + batch_broadcast(data.noise_std, data.y) * noise.like(data.y)
+    y = data.y + batch_broadcast(data.noise_std, data.y) * noise.white(data.y)
     return replace(data, y=y).prox(z, var, n_cg)
 
 

@@ -60,5 +60,5 @@ class RePaint(ImageSolver[Gaussian]):
         seen = A.singular > 0
         known = A.uh(data.y) / torch.where(seen, A.singular, 1.0)
         if sigma_next > 0:
-            known = known + sigma_next * noise.like(known)
+            known = known + sigma_next * noise.white(known)
         return A.v(torch.where(seen, known, drawn))

@@ -94,7 +94,7 @@ class SMRD(Solver[_State, Gaussian]):
 
     def _solve_data(self, state: _State, x: Tensor, data: Gaussian, noise: Noise) -> _State:
         """Solve for the data and update the weight."""
-        probe = noise.like(x)
+        probe = noise.white(x)
         with torch.enable_grad():
             log_lam = state.log_lam.detach().requires_grad_()
             risk, z = sure(data, x, log_lam.exp(), probe, self.n_cg)
