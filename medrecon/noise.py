@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple

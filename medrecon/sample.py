@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from medrecon.likelihood import BlindGaussian, Gaussian, Likelihood, NoData
-from medrecon.noise import Noise
+from medrecon.noise import Noise, VolumeSeeds
 from medrecon.priors.base import Observed, Prior
 from medrecon.solvers.base import D, S, Solver
 from medrecon.solvers.ccdf import noised
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Callback = Callable[[int, int, float, object], None]
+Seeds: TypeAlias = "Sequence[int] | Sequence[Sequence[int]] | VolumeSeeds"
 
 
 class StartImage(NamedTuple):
@@ -219,7 +220,7 @@ def draw(
     data: Likelihood,
     sigmas: Tensor,
     *,
-    seeds: Sequence[int] | Sequence[Sequence[int]],
+    seeds: Seeds,
     chunk: int = 4,
     start: StartImage | None = None,
     callback: Callback | None = None,
@@ -233,15 +234,15 @@ def draw(
         prior: the prior, or ``None`` for solvers that use none.
         data: the likelihood of ``B`` items.
         sigmas: the ladder.
-        seeds: per sample one seed for every item of the batch; a single number where ``B = 1``.
+        seeds: per sample one seed for every item of the batch; a single number where ``B = 1``; or the seeds of volumes.
         chunk: number of samples that run as one batch (only where ``B = 1``).
         start: the image to start from; default: pure noise.
         callback: as in :func:`sample`, called for every chunk.
     """
-    rows = _seed_rows(seeds)
+    rows, noise_of = _rows(seeds)
 
     def run(problem: Likelihood, streams: Sequence[int]) -> Tensor:
-        noise = Noise(streams)
+        noise = noise_of(streams)
         return sample(
             solver, prior, problem, sigmas, noise=noise, start=_first(start, float(sigmas[0]), noise), callback=callback
         )
@@ -255,9 +256,11 @@ def draw(
     return torch.cat(out)[:, None]
 
 
-def _seed_rows(seeds: Sequence[int] | Sequence[Sequence[int]]) -> list[list[int]]:
-    """One row per sample, one seed per item."""
-    return [[seed] if isinstance(seed, int) else list(seed) for seed in seeds]
+def _rows(seeds: Seeds) -> tuple[list[list[int]], Callable[[Sequence[int]], Noise]]:
+    """One row per sample with a seed for every item, and the function from some seeds to their numbers."""
+    if isinstance(seeds, VolumeSeeds):
+        return [list(row) for row in seeds.rows], seeds.noise
+    return [[seed] if isinstance(seed, int) else list(seed) for seed in seeds], Noise
 
 
 def _first(start: StartImage | None, sigma: float, noise: Noise) -> Tensor | None:
@@ -274,7 +277,7 @@ def draw_blind(
     data: BlindGaussian,
     sigmas: Tensor,
     *,
-    seeds: Sequence[int] | Sequence[Sequence[int]],
+    seeds: Seeds,
     start: StartImage | None = None,
     callback: Callback | None = None,
 ) -> BlindResult:
@@ -293,8 +296,9 @@ def draw_blind(
         samples ``(n, B, C, *spatial)``, and the likelihood with the mean of their parameters.
     """
     made = []
-    for row in _seed_rows(seeds):
-        noise = Noise(row)
+    rows, noise_of = _rows(seeds)
+    for row in rows:
+        noise = noise_of(row)
         first = _first(start, float(sigmas[0]), noise)
         made.append(sample_blind(solver, prior, data, sigmas, noise=noise, start=first, callback=callback))
     parameters = [one.data.parameters for one in made]
