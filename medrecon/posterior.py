@@ -19,7 +19,7 @@ from medrecon.data.arguments import as_number, check_count, shown
 from medrecon.data.errors import InputError, warn
 from medrecon.data.scan import Geometry
 from medrecon.likelihood import BlindGaussian, Gaussian, Likelihood
-from medrecon.noise import Noise
+from medrecon.noise import Noise, VolumeSeeds
 from medrecon.operators.projector import Projector
 from medrecon.priors.base import Counted, Observed, Prior
 from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
@@ -47,6 +47,7 @@ __all__ = [
     "Start",
     "as_device",
     "batch_size",
+    "check_volume",
     "fast_dtype",
     "network_prior",
     "run",
@@ -59,6 +60,8 @@ LAST_LEVELS = 1e-6, 1e3
 """Range of the last noise level, which single precision and images of unit scale allow."""
 SPACINGS = 0.1, 1000.0
 """Range of the spacing of the noise levels; the levels of 1000 are those of a geometric series to three digits."""
+MAX_Z_CORRELATION = 100.0
+"""Largest correlation length of the noise between slices, in slices."""
 ImageKind = Literal["complex", "magnitude", "attenuation"]
 """Images that a network was trained on: real and imaginary part, magnitude (both of unit scale), or HU / 1000 + 1."""
 
@@ -169,6 +172,7 @@ class Sampling:
         n_samples: posterior samples per item.
         n_particles: particles per item of a particle solver, at least ``n_samples``; they run as one batch.
         seed: random seed.
+        z_correlation: correlation of the noise between slices of a volume, in slices; ``None``: the default of the problem.
         start: an estimate to start from; ``None``: noise.
         chunk: items or samples that run as one batch; ``None``: see :func:`batch_size`.
         dtype: autocast type of the network; ``"auto"``: see :func:`fast_dtype`; ``None``: that of its weights.
@@ -187,6 +191,7 @@ class Sampling:
     n_samples: int = 1
     n_particles: int = 1
     seed: int = 0
+    z_correlation: float | None = None
     start: Start | None = None
     chunk: int | None = None
     dtype: torch.dtype | Literal["auto"] | None = "auto"
@@ -358,6 +363,29 @@ def _particles(settings: SamplingSettings, solver: Solver) -> int:
     return settings.particles
 
 
+def _z_correlation(settings: SamplingSettings) -> float | None:
+    """The correlation length of the noise between slices, checked."""
+    if settings.z_correlation is None:
+        return None
+    length = as_number("z_correlation", settings.z_correlation)
+    if length > MAX_Z_CORRELATION:
+        raise InputError(f"z_correlation must be from 0 to {MAX_Z_CORRELATION:g} slices; got {length:g}")
+    return length
+
+
+def check_volume(problem: Problem, sampling: Sampling) -> None:
+    """Refuse options of volumes for other problems.
+
+    Raises:
+        InputError: for a correlation between slices that are reconstructed one by one.
+    """
+    if sampling.z_correlation is not None and len(problem.image_shape) != 4:
+        raise InputError(
+            f"{problem.name}: z_correlation couples the slices of a volume, but slices are reconstructed one by one; leave it "
+            "out, or reconstruct a volume (--volume)"
+        )
+
+
 def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
     """The sampling that a user asks for, with the prior's settings (``tuned`` or ``posterior``) as defaults.
 
@@ -400,6 +428,7 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
         n_samples=settings.samples,
         n_particles=_particles(settings, solver),
         seed=settings.seed,
+        z_correlation=_z_correlation(settings),
         start=start,
         chunk=settings.chunk,
         block=block,
@@ -437,7 +466,10 @@ def network_prior(
         prior = equivariant(prior, **symmetries)
     if shape[0] > channels:
         prior = channelwise(prior, channels)
-    return (slicewise(prior) if len(shape) == 4 else prior), counters
+    if len(shape) == 4:
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        prior = slicewise(prior, batch_size((shape[0], *shape[2:]), device))
+    return prior, counters
 
 
 def _seeds(seed: int, numbers: Sequence[int], n_samples: int) -> list[list[int]]:
@@ -554,7 +586,7 @@ class _Run:
                 plan.start.solver.check(data)
         except TypeError as error:
             raise InputError(str(error)) from error
-        numbers = problem.numbers[items]
+        numbers = problem.seed_numbers(items)
         sigmas, start, begin = plan.sigmas, None, problem.start(items, self.device)
         if plan.start is not None:
             estimate = sample(plan.start.solver, None, data, torch.tensor([1.0, 0.0]), noise=Noise([0] * len(numbers)))
@@ -583,7 +615,7 @@ class _Run:
             )
             chosen = particles.choose(plan.n_samples, Noise([last]))[0]  # by a number that the run has not used
             return _Drawn(particles.x[:, None], scaled, particles, chosen)
-        seeds = _seeds(plan.seed, numbers, plan.n_samples)
+        seeds = self._sample_seeds(items)
         if isinstance(data, BlindGaussian):
             made = draw_blind(solver, prior, data, sigmas, seeds=seeds, start=start, callback=step)
             problem.keep(items, made.data)
@@ -591,6 +623,14 @@ class _Run:
         return _Drawn(
             draw(solver, prior, data, sigmas, seeds=seeds, chunk=self.chunk, start=start, callback=step), scaled
         )
+
+    def _sample_seeds(self, items: slice) -> list[list[int]] | VolumeSeeds:
+        """Seeds of the samples of some items; of a volume with coupled slices, or with slabs, the seeds of its slices."""
+        problem, plan = self.problem, self.sampling
+        rows = _seeds(plan.seed, problem.seed_numbers(items), plan.n_samples)
+        slices = problem.slices_of(items)
+        length = problem.z_correlation if plan.z_correlation is None else plan.z_correlation
+        return rows if slices is None or length is None else VolumeSeeds(rows, length, slices)
 
     def _traced(self, prior: Prior | None, data: Likelihood) -> Prior | None:
         """The prior; with ``trace``, it measures the residual of the first sample of the first items with signal."""
@@ -612,7 +652,8 @@ class _Run:
         if self.sampling.n_samples == 1:
             return []
         weights = None if drawn.particles is None else drawn.particles.log_weights[0].exp()
-        return [null_space(self.problem, drawn.scaled, items, drawn.x, weights, self.chunk)]
+        found = null_space(self.problem, drawn.scaled, items, drawn.x, weights, self.chunk)
+        return [found.of_slices(self.problem.own(items))]
 
 
 @dataclass
@@ -642,7 +683,7 @@ class _Items:
     def add(self, state: _Run, items: slice, drawn: _Drawn) -> None:
         """Add the samples of some items."""
         scaled = drawn.scaled
-        each, squares, over = fit(scaled.likelihood, drawn.mean, scaled.data_scale)
+        each, squares, over = state.problem.fits(scaled, drawn.mean, items)
         self.fits += each
         self.residual += squares
         self.over_noise += over
@@ -683,6 +724,7 @@ def run(
     """
     began = time.perf_counter()
     problem = problem.suited_to(sampling.solver)
+    check_volume(problem, sampling)
     state = _Run(problem, prior, sampling, torch.device(device))
     early = problem.warnings
     for text in early:
@@ -694,7 +736,7 @@ def run(
         made.add(state, items, state.draw(items, step))
         problem.release(items)
     problem.check_source()
-    whole = torch.cat(made.images, dim=1)
+    whole = problem.join(made.images)
     texts = [*problem.review(whole, made.fits, sampling.solver), *_particle_warnings(made.weighted, problem.numbers)]
     outcome = Outcome(
         sigmas=state.sigmas,

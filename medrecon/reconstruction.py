@@ -17,7 +17,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.sampling import mask_from_zeros
 from medrecon.data.scan import CartesianScan, Scan
 from medrecon.formats import load as load_scan
-from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, run, sampling
+from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, check_volume, run, sampling
 from medrecon.problems import Problem, physics_of, problem
 from medrecon.record import calibrated, plain_options, planned_settings
 from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
@@ -38,6 +38,7 @@ class Plan:
 
     def __init__(self, problem: Problem, prior: PriorSpec, sampling: Sampling) -> None:
         self.problem = problem.suited_to(sampling.solver)
+        check_volume(self.problem, sampling)
         self.prior = prior
         self.sampling = sampling
 

@@ -34,6 +34,8 @@ NOISE_MODELS = ("gaussian", "poisson", "rician")
 QUALITIES = ("fast", "standard", "best")
 """Numbers of network evaluations that a prior lists by acceleration, ascending."""
 
+VOLUME_HELP = "reconstruct all slices as one volume, not one by one"
+
 
 def option(default: Any, text: str, **argument: Any) -> Any:  # noqa: ANN401 - like dataclasses.field
     """A field with the help text of its flag, and the other arguments of argparse's ``add_argument``."""
@@ -87,6 +89,8 @@ class SamplingSettings:
         seed: random seed.
         start: classical solver of the warm start (CCDF); ``None``: start from noise.
         start_sigma: noise level of the warm start, for images of unit scale.
+        z_correlation: correlation length of the noise between the slices of a volume, in slices; 0: independent; ``None``: the
+            default of the problem.
         sigma_max: first noise level, for images of unit scale; ``None``: the value tuned for the prior.
         sigma_min: last noise level before 0, for images of unit scale; ``None``: the prior's default.
         spacing: noise levels are evenly spaced in ``sigma^(1 / spacing)``; ``None``: the value tuned for the prior, or else 7.
@@ -116,6 +120,9 @@ class SamplingSettings:
     seed: int = option(0, "random seed (default: 0)", metavar="N", type=int)
     start: str | None = option(None, "warm-start from a classical solver (CCDF), e.g. cg-sense", metavar="SOLVER")
     start_sigma: float | None = option(None, "noise level of the warm start, e.g. 0.1", metavar="S", type=float)
+    z_correlation: float | None = option(
+        None, "correlation of the noise between slices of a volume, in slices (default: 0)", metavar="L", type=float
+    )
     sigma_max: float | None = option(None, "first noise level (default: the bundle's)", flag=None)
     sigma_min: float | None = option(None, "last noise level before 0 (default: the bundle's)", metavar="S", type=float)
     spacing: float | None = option(None, "spacing of the noise levels (default: the bundle's)", flag=None)
@@ -169,6 +176,7 @@ class CartesianPhysics(CoilPhysics):
     Args:
         mask: sampling mask, true where sampled, ``(x,)`` or ``(y, x)``, or its file; ``None``: the mask of the scan.
         map_sets: number of sets of ESPIRiT maps, ``1``, ``2`` or ``auto`` (2 if the object is larger than the field of view).
+        volume: reconstruct all slices as one volume, with one scale; see docs/volumes.md.
         coil_images: ``sense`` (one image seen by all coils), ``ssos`` (one image per coil without maps, combined by the root
             sum of squares) or ``hybrid`` (Score-MRI's mixture of both).
     """
@@ -183,6 +191,7 @@ class CartesianPhysics(CoilPhysics):
         "number of sets of ESPIRiT maps; auto: 2 if the object exceeds the field of view (default: auto)",
         choices=("auto", "1", "2"),
     )
+    volume: bool = option(False, VOLUME_HELP, action="store_true")
     coil_images: str = option(
         "sense",
         "reconstruct one image (sense), one image per coil (ssos), or Score-MRI's hybrid of both (default: sense)",
@@ -209,6 +218,7 @@ class TomographyPhysics(Physics):
         voxel: pixel size of the images, mm; ``None``: the image is as wide as the detector at the rotation axis.
         photons: photons emitted per ray; ``None``: the number in the file; 0: unknown.
         water: attenuation of water, 1/mm (0.02 at about 65 keV).
+        volume: reconstruct all slices as one volume; the volume of a cone beam always is.
     """
 
     image_size: int = option(256, "pixels per axis of the square images (default: 256)", metavar="N", type=int)
@@ -217,6 +227,7 @@ class TomographyPhysics(Physics):
     )
     photons: float | None = option(None, "photons per ray (default: the file's)", metavar="N", type=float)
     water: float = option(0.02, "attenuation of water in 1/mm (default: 0.02)", metavar="MU", type=float)
+    volume: bool = option(False, VOLUME_HELP, action="store_true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +242,7 @@ class ImagePhysics(Physics):
         blur: standard deviation of the Gaussian blur to undo, pixels.
         strength: noise level that R2D2+ removes, relative to the noise level of the image; more than 1 smooths more.
         region: part of the image that is denoised, ``(y0, y1, x0, x1)``; the rest is unchanged; ``None``: the whole image.
+        volume: reconstruct all slices as one volume, with one scale and one noise level.
     """
 
     task: str = option("denoise", "task for images (default: denoise)", choices=("denoise", "superres", "deblur"))
@@ -246,6 +258,7 @@ class ImagePhysics(Physics):
     region: Sequence[int] | None = option(
         None, "region of the image to denoise, Y0:Y1,X0:X1 (default: all)", metavar="ROI"
     )
+    volume: bool = option(False, VOLUME_HELP, action="store_true")
 
 
 OPTION_GROUPS: Mapping[str, type] = {

@@ -242,6 +242,11 @@ class NullSpace:
     null_energy: float
     test: SelfTest | None
 
+    def of_slices(self, index: slice) -> NullSpace:
+        """The maps of some slices; numbers stay those of all."""
+        maps = {name: getattr(self, name)[index] for name in ("null", "spread", "flags", "shown")}
+        return replace(self, **maps)
+
 
 def _weight(data: Gaussian) -> float | Tensor:
     """Weight of the regularisation of ``A^+``, ``noise_std^2 / PRIOR_VARIANCE``."""

@@ -60,15 +60,22 @@ def channelwise(prior: Prior, width: int = 1) -> Prior:
     return each
 
 
-def slicewise(prior: Prior) -> Prior:
-    """A prior of slices ``(B, C, y, x)`` on volumes ``(B, C, z, y, x)``; slices go through it as one batch.
+def slicewise(prior: Prior, chunk: int | None = None) -> Prior:
+    """A prior of slices ``(B, C, y, x)`` on volumes ``(B, C, z, y, x)``.
 
     Relations between slices are not modelled.
+
+    Args:
+        prior: prior of slices.
+        chunk: number of slices that go through it as one batch, which limits its memory; ``None``: all.
     """
 
     def each(x: Tensor, sigma: float | Tensor) -> Tensor:
         levels = as_levels(sigma, x).repeat_interleave(x.shape[2])
-        flat = prior(x.movedim(2, 1).flatten(0, 1), levels)
+        slices = x.movedim(2, 1).flatten(0, 1)
+        size = chunk or len(slices)
+        parts = zip(slices.split(size), levels.split(size), strict=True)
+        flat = torch.cat([prior(part, level) for part, level in parts])
         return flat.view(len(x), x.shape[2], *flat.shape[1:]).movedim(1, 2)
 
     return each

@@ -14,6 +14,7 @@ from medrecon.problems.coil_images import cartesian_problem
 from medrecon.problems.dynamic import dynamic_problem
 from medrecon.problems.images import images_problem
 from medrecon.problems.noncartesian import noncartesian_problem
+from medrecon.problems.stack import Stack
 from medrecon.problems.tomography import tomography_problem
 from medrecon.settings import (
     NOISE_MODELS,
@@ -92,4 +93,22 @@ def problem(scan: Scan, physics: Physics | None = None) -> Problem:
     physics = kind.physics() if physics is None else physics
     if physics.noise_model not in NOISE_MODELS:
         raise InputError(f"unknown noise model {shown(physics.noise_model)}; choose one of {', '.join(NOISE_MODELS)}")
-    return kind.problem(scan, physics)
+    solved = kind.problem(scan, physics)
+    return _as_volume(solved, physics) if getattr(physics, "volume", False) else solved
+
+
+def _as_volume(solved: Problem, physics: Any) -> Problem:  # noqa: ANN401 - physics with the option volume
+    """All slices as one unknown; a cone beam, whose rays cross slices, is a volume already.
+
+    Raises:
+        InputError: for options that volumes do not have.
+    """
+    if not isinstance(physics.volume, bool):
+        raise InputError(f"volume must be true or false; got {shown(physics.volume)}")
+    if len(solved.image_shape) == 4:
+        return solved
+    if physics.noise_model == "rician":
+        raise InputError(f"{solved.name}: the noise model rician is for single slices; leave volume out (--volume)")
+    if getattr(physics, "coil_images", "sense") == "hybrid":
+        raise InputError(f"{solved.name}: hybrid coil images are reconstructed slice by slice; leave volume out")
+    return Stack(solved)

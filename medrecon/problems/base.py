@@ -87,6 +87,10 @@ class Problem:
     """Modality of DICOM output."""
     real: bool = False
     """Whether images are real (HU, magnitudes), not complex."""
+    unit_fraction: float = 0.99
+    """Quantile of the magnitudes that is 1 at unit scale."""
+    z_correlation: float | None = None
+    """Default correlation of the noise between slices; ``None``: items have one stream of numbers."""
     is_blind: bool = False
     """Whether :meth:`likelihood` returns a :class:`medrecon.likelihood.BlindGaussian`, whose parameters are estimated."""
 
@@ -122,6 +126,23 @@ class Problem:
     def image_shape(self) -> tuple[int, ...]:
         """``(C, *spatial)`` as the prior sees an item."""
         raise NotImplementedError(f"{type(self).__name__} must define image_shape")
+
+    @property
+    def slicewise(self) -> Problem:
+        """The problem with slices as items, where the slices of a volume have measurements of their own."""
+        return self
+
+    def slices_of(self, items: slice) -> list[int] | None:
+        """Indices of the slices of an item that is a volume; ``None`` for other items."""
+        return list(range(self.image_shape[1])) if len(self.image_shape) == 4 else None
+
+    def seed_numbers(self, items: slice) -> list[int]:
+        """Numbers of some items from which their seeds are made."""
+        return self.numbers[items]
+
+    def magnitudes(self, scaled: Scaled) -> Tensor | None:
+        """Magnitudes in units of the scan that determine the unit scale of some items; ``None`` if the scale is fixed."""
+        return None
 
     def batches(self, size: int) -> list[slice]:
         """Slices of items that run as one batch, of at most ``size`` items."""
@@ -170,6 +191,18 @@ class Problem:
         """
         return (self.to_image(x, items, scale) - self.to_image(torch.zeros_like(x[:1]), items, scale)).abs()
 
+    def fits(self, scaled: Scaled, x: Tensor, items: slice) -> tuple[list[Fit], float, float]:
+        """How images ``(B, C, *spatial)`` fit the data of some items; see :func:`fit`."""
+        return fit(scaled.likelihood, x, scaled.data_scale)
+
+    def own(self, items: slice) -> slice:
+        """The slices of the images of some items that belong to no other items as well."""
+        return slice(None)
+
+    def join(self, images: Sequence[Tensor]) -> Tensor:
+        """Images ``(samples, slices, ...)`` of all items, from those of batches of items."""
+        return torch.cat(list(images), dim=1)
+
     def keep(self, items: slice, data: BlindGaussian) -> None:
         """Keep the estimated parameters of some items, for :meth:`to_image` and :meth:`facts`.
 
@@ -214,24 +247,24 @@ class Problem:
         return []
 
 
-def fit(likelihood: Likelihood, x: Tensor, scale: Tensor) -> tuple[list[Fit], float, float]:
-    """How images ``(B, C, *spatial)`` fit their data, whose scale is ``scale`` ``(B,)``.
+def fit(likelihood: Likelihood, x: Tensor, scale: Tensor, items: slice = slice(None)) -> tuple[list[Fit], float, float]:
+    """How images ``(B, C, *spatial)`` fit their data, whose scale is ``scale`` ``(B,)``; of ``items`` only.
 
     Returns:
         a :class:`Fit` per item, the squared residual over all positions (unsampled ones included), and the squared residual
         divided by the noise variance (infinite if the variance is unknown).
     """
-    r, y = likelihood.residual(x), likelihood.y
-    scale = scale.double()  # squares of very large or small numbers overflow single precision
+    r, y = likelihood.residual(x)[items], likelihood.y[items]
+    scale = scale.double()[items]  # squares of very large or small numbers overflow single precision
     squares = dot(r, r) * scale**2
     if not isinstance(likelihood, Gaussian):
         count = torch.full((len(r),), r[0].numel())
         each = zip(squares.tolist(), (dot(y, y) * scale**2).tolist(), count.tolist(), strict=True)
         return [Fit(*one) for one in each], float(squares.sum()), float("inf")
-    std = torch.as_tensor(likelihood.noise_std).to(x).expand(len(r))
+    std = torch.as_tensor(likelihood.noise_std).to(x).expand(len(x))[items]
     measured = torch.where(y != 0, r, 0.0)
     over = float((dot(measured, measured) / std**2).sum()) if bool((std > 0).all()) else float("inf")
-    parts = (dot(measured, measured) * scale**2, dot(y, y) * scale**2, likelihood.n_measured)
+    parts = (dot(measured, measured) * scale**2, dot(y, y) * scale**2, likelihood.n_measured[items])
     fits = [Fit(float(a), float(b), int(n)) for a, b, n in zip(*parts, strict=True)]
     return fits, float(squares.sum()), over
 

@@ -83,9 +83,15 @@ class Cartesian(CoilProblem):
         mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
         kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
         A = self._operator(items, mask[None, None])
-        scale, unit = unit_scale(A.adjoint(kspace))
+        scale, unit = unit_scale(A.adjoint(kspace), self.unit_fraction)
         data = Gaussian(A, kspace / unit.view(-1, 1, 1, 1), self.noise_std / self.unit / unit)
         return Scaled(data, scale, scale)
+
+    def magnitudes(self, scaled: Scaled) -> Tensor:
+        """Those of the zero-filled images."""
+        unit = torch.where(scaled.image_scale > 0, scaled.image_scale, 1.0)
+        zero_filled: Tensor = scaled.likelihood.adjoint_y  # type: ignore[attr-defined]
+        return zero_filled.norm(dim=1) * unit.view(-1, 1, 1)
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
         """For several sets of maps, the root sum of squares of their images, with the phase of the first."""

@@ -45,6 +45,8 @@ class Images(Problem):
         is_ct: whether values are HU.
     """
 
+    unit_fraction: float = 0.995
+
     def __init__(
         self,
         scan: ImageScan,
@@ -115,7 +117,7 @@ class Images(Problem):
             y = AsComplex().adjoint(torch.from_numpy(array.astype(np.complex64))[:, None]).to(device)
         else:
             y = torch.from_numpy(array.astype(np.float32))[:, None].to(device)
-        scale, unit = unit_scale(y, 0.995)
+        scale, unit = unit_scale(y, self.unit_fraction)
         return y / unit.view(-1, 1, 1, 1), scale
 
     def _operator(self) -> LinearOperator:
@@ -141,6 +143,12 @@ class Images(Problem):
         if self.physics.noise_model == "rician":
             return Scaled(Rician(RealAsComplex() @ A, y, std), scale, data_scale)
         return Scaled(Gaussian(A, y, std), scale, data_scale)
+
+    def magnitudes(self, scaled: Scaled) -> Tensor | None:
+        """Those of the images themselves; ``None`` for CT."""
+        if self.is_ct:
+            return None
+        return scaled.likelihood.y.norm(dim=1) * scaled.data_scale.view(-1, 1, 1)
 
     def batches(self, size: int) -> list[slice]:
         """Single slices where the ladder starts at the noise level of the slice."""
