@@ -171,7 +171,7 @@ class Stack(Problem):
                     magnitudes.append(found.flatten().cpu().numpy())
             unit, data, std = (torch.cat(each) for each in zip(*parts, strict=True))
             scale = _quantile(magnitudes, self.inner.unit_fraction) if magnitudes else 1.0
-            self._units = _units_of_volume(unit, data, std, scale)
+            self._units = _units_of_volume(unit, data, std, scale=scale)
         return self._units
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class Stack(Problem):
         """A fit per slice, for the slices that belong to the slab."""
         own = self.own(items)
         slices = replace(scaled.likelihood, A=scaled.likelihood.A.A, y=scaled.likelihood.y[0])  # type: ignore[type-var, union-attr]
-        return fit(slices, x[0].movedim(1, 0), scaled.data_scale.expand(len(self._slab(items))), own)
+        return fit(slices, x[0].movedim(1, 0), scaled.data_scale.expand(len(self._slab(items))), items=own)
 
     def join(self, images: Sequence[Tensor]) -> Tensor:
         """The volume of its slabs ``(samples, z, ...)``; where two overlap, one fades linearly into the other."""

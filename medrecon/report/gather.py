@@ -119,6 +119,7 @@ def with_problem(case: Case, problem: Problem) -> Case:
 
     What cannot be made is left out with a warning: hours of computation must not be lost for a picture.
     """
+    problem = problem.slicewise  # classical images and pictures of the data are those of the slices
     solver = str((case.record.get("solver") or {}).get("name", ""))
     shown = list(case.shown)
     makers: dict[str, Callable[[], Any]] = {
