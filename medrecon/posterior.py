@@ -29,6 +29,7 @@ from medrecon.quality import QualityRow, choose_row, default_steps, overridden
 from medrecon.record import Outcome, particle_warnings, record
 from medrecon.sample import StartImage, draw, draw_blind, draw_particles, sample
 from medrecon.settings import QUALITIES, SamplingSettings
+from medrecon.slabs import Part, Parts
 from medrecon.solvers import SOLVERS
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
@@ -669,6 +670,8 @@ class _Items:
         residual: squared norm of the residual.
         energy: squared norm of the data.
         over_noise: squared norm of the residual, divided by the variance of the noise.
+        earlier: network evaluations of parts of an earlier run.
+        seconds: duration of these parts.
     """
 
     images: list[Tensor] = field(default_factory=list)
@@ -679,6 +682,28 @@ class _Items:
     residual: float = 0.0
     energy: float = 0.0
     over_noise: float = 0.0
+    earlier: int = 0
+    seconds: float = 0.0
+
+    def part(self, evaluations: int, seconds: float, levels: Mapping[float, float]) -> Part:
+        """The results as a part that can be kept."""
+        sums = self.residual, self.energy, self.over_noise
+        return Part(torch.cat(self.images, 1), self.fits, self.unmeasured, sums, evaluations, seconds, levels)
+
+    @classmethod
+    def of(cls, part: Part) -> _Items:
+        """The results of a part of an earlier run."""
+        made = cls([part.images], fits=part.fits, unmeasured=part.unmeasured)
+        made.residual, made.energy, made.over_noise = part.sums
+        made.earlier, made.seconds = part.evaluations, part.seconds
+        return made
+
+    def extend(self, other: _Items) -> None:
+        """Add the results of further items."""
+        for name in ("images", "parameters", "fits", "weighted", "unmeasured"):
+            getattr(self, name).extend(getattr(other, name))
+        for name in ("residual", "energy", "over_noise", "earlier", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def add(self, state: _Run, items: slice, drawn: _Drawn) -> None:
         """Add the samples of some items."""
@@ -709,6 +734,7 @@ def run(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    parts: Parts | None = None,
 ) -> Reconstruction:
     """Draw posterior samples, or a classical estimate, of every item of a problem.
 
@@ -718,6 +744,7 @@ def run(
         sampling: solver, noise levels, samples.
         device: device of the computation.
         progress: called with (steps done, steps in all) after every step.
+        parts: where finished slabs of a volume are kept, and found after a run that was stopped.
 
     Raises:
         InputError: if the solver cannot work with the problem or the prior, or the images cannot be used.
@@ -729,21 +756,16 @@ def run(
     early = problem.warnings
     for text in early:
         warn(text)
-    step = _counter(progress, state.runs)
-    made = _Items()
-    for items in state.batches():
-        problem.check_source()
-        made.add(state, items, state.draw(items, step))
-        problem.release(items)
+    made = _all_items(state, _Steps(progress, state.runs), parts)
     problem.check_source()
     whole = problem.join(made.images)
     texts = [*problem.review(whole, made.fits, sampling.solver), *_particle_warnings(made.weighted, problem.numbers)]
     outcome = Outcome(
         sigmas=state.sigmas,
-        evaluations=state.evaluations,
+        evaluations=state.evaluations + made.earlier,
         relative_residual=(made.residual / made.energy) ** 0.5 if made.energy > 0 else 0.0,
         residual_over_noise=_ratio(made.over_noise, sum(one.n for one in made.fits), sampling.solver),
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - began + made.seconds,
         device=state.device,
         dtype=state.dtype,
         warnings=[*problem.warnings, *texts],
@@ -770,17 +792,52 @@ def _with_calibration(made: Reconstruction, calibration: Calibration | None, mag
     return replace(made, uncertainty=calibrated_maps(made.uncertainty, made.image, calibration, magnitude))
 
 
-def _counter(progress: Callable[[int, int], None] | None, runs: int) -> Callable[[int, int, float, object], None]:
-    """A callback of :func:`medrecon.sample.sample` that counts the steps of all ``runs``."""
-    done = 0
+class _Steps:
+    """A callback of :func:`medrecon.sample.sample` that counts the steps of all runs down the ladder.
 
-    def step(i: int, n: int, sigma_next: float, state: object) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, n * runs)
+    Args:
+        progress: called with (steps done, steps in all).
+        runs: number of runs.
+    """
 
-    return step
+    def __init__(self, progress: Callable[[int, int], None] | None, runs: int) -> None:
+        self.progress = progress
+        self.runs = runs
+        self.done = self.skipped = 0
+
+    def __call__(self, i: int, n: int, sigma_next: float, state: object) -> None:
+        """Count a step of a run of ``n``."""
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done + self.skipped * n, n * self.runs)
+
+    def skip(self, runs: int) -> None:
+        """Count whole runs that were done earlier."""
+        self.skipped += runs
+
+
+def _all_items(state: _Run, step: _Steps, parts: Parts | None) -> _Items:
+    """The results of all items; slabs that are kept from an earlier run are not computed again."""
+    problem, made, batches = state.problem, _Items(), state.batches()
+    parts = parts if problem.n_items > 1 and len(problem.image_shape) == 4 else None  # only slabs
+    problem.prepare(state.device)
+    for index, items in enumerate(batches):
+        kept = None if parts is None else parts.load(index)
+        stored = None if kept is None else Part.from_bytes(kept)
+        if stored is not None:
+            step.skip(state.runs // len(batches))
+            state.levels = {**stored.levels, **state.levels}
+            made.extend(_Items.of(stored))
+        else:
+            began, before, one = time.perf_counter(), state.evaluations, _Items()
+            problem.check_source()
+            one.add(state, items, state.draw(items, step))
+            if parts is not None:
+                seconds = time.perf_counter() - began
+                parts.save(index, one.part(state.evaluations - before, seconds, state.levels).to_bytes())
+            made.extend(one)
+        problem.release(items)
+    return made
 
 
 class _Weighted(NamedTuple):

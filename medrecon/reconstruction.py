@@ -21,6 +21,7 @@ from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, c
 from medrecon.problems import Problem, physics_of, problem
 from medrecon.record import calibrated, plain_options, planned_settings
 from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
+from medrecon.slabs import Parts, cut
 from medrecon.solvers.settings import name_of
 from medrecon.uncertainty import map_names
 
@@ -60,9 +61,11 @@ class Plan:
         device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] | None = None,
         trace: bool = False,
+        parts: Parts | None = None,
     ) -> Reconstruction:
         """See :func:`medrecon.posterior.run`; with ``trace``, the record has the residual at every noise level."""
-        return run(self.problem, self.prior, replace(self.sampling, trace=trace), device=device, progress=progress)
+        sampling = replace(self.sampling, trace=trace)
+        return run(self.problem, self.prior, sampling, device=device, progress=progress, parts=parts)
 
 
 def _split(scan: Scan, options: Mapping[str, Any]) -> tuple[PriorSettings, SamplingSettings, Physics]:
@@ -102,7 +105,11 @@ def plan(
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
     prior = prior.suited_to(solved)
     given = {**plain_options(prior_settings, sampling_settings, physics), **(reading or {})}
-    made = Plan(solved, prior, replace(sampling(sampling_settings, prior), options=given))
+    chosen = replace(sampling(sampling_settings, prior), options=given)
+    if sampling_settings.max_memory is not None:
+        length, chosen = chosen.z_correlation or 0.0, replace(chosen, chunk=1)  # samples one after the other
+        solved = cut(solved, sampling_settings.max_memory, chosen.n_samples, length)
+    made = Plan(solved, prior, chosen)
     made.sampling = replace(made.sampling, calibration=_calibration(made, sampling_settings.calibration))
     return made
 

@@ -94,6 +94,8 @@ class SamplingSettings:
         sigma_max: first noise level, for images of unit scale; ``None``: the value tuned for the prior.
         sigma_min: last noise level before 0, for images of unit scale; ``None``: the prior's default.
         spacing: noise levels are evenly spaced in ``sigma^(1 / spacing)``; ``None``: the value tuned for the prior, or else 7.
+        max_memory: memory that the reconstruction of a volume may take, GB; where the whole does not fit, slabs of slices are
+            reconstructed one after the other and blended. ``None``: no limit.
         chunk: slices or samples per batch; ``None``: chosen by their size, see :func:`medrecon.posterior.batch_size`.
     """
 
@@ -126,6 +128,12 @@ class SamplingSettings:
     sigma_max: float | None = option(None, "first noise level (default: the bundle's)", flag=None)
     sigma_min: float | None = option(None, "last noise level before 0 (default: the bundle's)", metavar="S", type=float)
     spacing: float | None = option(None, "spacing of the noise levels (default: the bundle's)", flag=None)
+    max_memory: float | None = option(
+        None,
+        "memory that a volume may take; a larger one is cut into slabs (default: no limit)",
+        metavar="GB",
+        type=float,
+    )
     chunk: int | None = option(None, "slices or samples per batch (default: depends on their size)", flag=None)
 
 

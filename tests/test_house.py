@@ -18,7 +18,7 @@ ROOMS = [
     "_version angles calibration_file conformal coverage data workers noise operators priors settings",
     "likelihood formats",
     "solvers training",
-    "sample problems quality uncertainty",
+    "sample problems quality uncertainty slabs",
     "posterior record networks weights prior_file",
     "writers volumes bundle calibrate",
     "reconstruction",

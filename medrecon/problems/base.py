@@ -156,6 +156,10 @@ class Problem:
         """
         return self
 
+    def prepare(self, device: torch.device) -> None:
+        """Compute what all items need, before the first one."""
+        return
+
     def solver_for(self, items: slice, solver: Solver, device: torch.device) -> Solver:
         """The solver adapted to some items; by default unchanged."""
         return solver

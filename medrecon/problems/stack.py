@@ -65,6 +65,12 @@ class Stack(Problem):
         self.slabs = [range(len(inner.numbers))]
         self._units: _Units | None = None
 
+    def with_slabs(self, slabs: Sequence[range]) -> Stack:
+        """A copy that is cut into slabs, in ascending order, which together contain all slices."""
+        out = copy.copy(self)
+        out.slabs = list(slabs)
+        return out
+
     @property
     def n_items(self) -> int:
         """Number of slabs."""
@@ -158,6 +164,10 @@ class Stack(Problem):
         y = one.y * data.to(one.y.real.dtype).view(-1, *[1] * (one.y.ndim - 1))
         return scaled._replace(likelihood=Gaussian(Slices(A, len(slab)), y[None], units.noise_std * like))
 
+    def prepare(self, device: torch.device) -> None:
+        """Find scale and noise level of the whole volume, and its coil maps."""
+        self._prepared(device)
+
     def _prepared(self, device: torch.device) -> _Units:
         """Scales of the whole volume, from all slices; coil maps that are estimated for them are kept."""
         if self._units is None:
@@ -196,14 +206,16 @@ class Stack(Problem):
         return whole
 
     def _weights(self) -> list[Tensor]:
-        """Weights of the slices of every slab, which sum to 1."""
-        weights = [torch.ones(len(slab)) for slab in self.slabs]
-        for k, (one, after) in enumerate(zip(self.slabs, self.slabs[1:], strict=False)):
-            n = one.stop - after.start
-            if n:
-                ramp = torch.arange(1, n + 1) / (n + 1)
-                weights[k][-n:], weights[k + 1][:n] = 1 - ramp, ramp
-        return weights
+        """Weights of the slices of every slab, which sum to 1 over the slabs: linear ramps where they overlap."""
+        n = len(self.numbers)
+        raw = torch.zeros(self.n_items, n)
+        for k, slab in enumerate(self.slabs):
+            at = torch.arange(slab.start, slab.stop)
+            below = at - slab.start + 1 if slab.start else torch.full_like(at, n)
+            above = slab.stop - at if slab.stop < n else torch.full_like(at, n)
+            raw[k, slab.start : slab.stop] = torch.minimum(below, above).float()
+        weights = raw / raw.sum(0)
+        return [weights[k, slab.start : slab.stop] for k, slab in enumerate(self.slabs)]
 
     def release(self, items: slice) -> None:
         """Free what no further slab needs."""
