@@ -23,7 +23,7 @@ from medrecon.uncertainty import NullSpace, SelfTest
 
 __all__ = ["Memory", "Part", "Parts", "cut", "memory_of"]
 
-_PROGRAM = 0.9e9
+_PROGRAM = 0.5e9
 """Python, torch, a network of a bundle and a batch of slices in it, bytes."""
 _IMAGES, _DATA = 18, 10
 """Copies of the image and of the data that a solver holds at its peak: estimates, noise, conjugate gradients, transforms."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,7 @@ def reconstruct_case(
     from medrecon.cli.options import settings_from
     from medrecon.posterior import as_device
     from medrecon.reconstruction import plan
-    from medrecon.writers import check, is_finished, write
+    from medrecon.writers import check, is_finished
 
     device = as_device(arguments.device)
     options = settings_from(arguments, OPTION_GROUPS)
@@ -154,14 +155,48 @@ def reconstruct_case(
     reference = _reference(arguments, planned, geometry)
     if arguments.dry_run:
         return {"status": "planned", "files": [str(path) for path in paths], "solver": planned.solver}
-    result = replace(planned.run(device, progress, trace=arguments.report), geometry=geometry)
+    with _parts(planned, output, lambda: _request_digest(arguments, case)) as parts:
+        made = planned.run(device, progress, trace=arguments.report, parts=parts)
+        result = replace(made, geometry=geometry)
+        page = functools.partial(_page, planned=planned, name=paths[-1].stem, reference=reference)
+        record = _write(result, output, page if arguments.report else None, reference=reference)
+    _LOGGER.debug("%s: %s", case.path, _record_line(record))
+    return {"status": "done", "files": [str(path) for path in paths], **_run_entry(record)}
+
+
+def _write(result: Any, output: Output, page: Callable[[Any], Any] | None, reference: Any) -> Mapping[str, Any]:  # noqa: ANN401
+    """Write the images, their scores against the reference, and their page, made from the result; return the record."""
+    from medrecon.writers import write
+
     if output.like is not None and output.like.warnings:
         warnings = [*result.record["warnings"], *output.like.warnings]
         result = replace(result, record={**result.record, "warnings": warnings})
     result = result if reference is None else _with_scores(result, reference)
-    write(result, output, _page(result, planned, paths[-1].stem, reference=reference) if arguments.report else None)
-    _LOGGER.debug("%s: %s", case.path, _record_line(result.record))
-    return {"status": "done", "files": [str(path) for path in paths], **_run_entry(result.record)}
+    write(result, output, None if page is None else page(result))
+    return result.record
+
+
+@contextmanager
+def _parts(planned: Any, output: Output, digest: Callable[[], str]) -> Iterator[Any]:  # noqa: ANN401 - a plan
+    """Where finished slabs are kept beside the output until the image is written; ``None`` for images without slabs.
+
+    Raises:
+        InputError: if the scan was changed since the run began, or another run makes the same image.
+    """
+    from medrecon.data.errors import InputError
+    from medrecon.data.parts import kept_parts
+
+    slabs = getattr(planned.problem, "slabs", ())
+    if len(slabs) < 2 or output.request is None:
+        yield None
+        return
+    if digest() != output.request:
+        raise InputError(
+            f"{planned.problem.name}: was changed while it was read; run again when it is no longer written to"
+        )
+    request = f"{output.request} {planned.prior.weights_sha256} {slabs}"
+    with kept_parts(Path(output.folder), output.stem, request) as parts:
+        yield parts
 
 
 def _reading(arguments: argparse.Namespace, case: Case) -> dict[str, Any]:
