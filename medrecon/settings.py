@@ -244,7 +244,8 @@ class ImagePhysics(Physics):
 
     Args:
         task: ``denoise``, ``superres`` or ``deblur``.
-        factor: super-resolution factor, ``(y, x)`` or one number for both.
+        factor: super-resolution factor, ``(y, x)`` or one number for both; ``(z, y, x)`` makes thin slices of thick ones, as one
+            volume.
         kernel: model of the low resolution: ``kspace`` (smaller k-space), ``mean`` (larger pixels) or ``gaussian`` (slice
             profile).
         blur: standard deviation of the Gaussian blur to undo, pixels.
@@ -254,7 +255,9 @@ class ImagePhysics(Physics):
     """
 
     task: str = option("denoise", "task for images (default: denoise)", choices=("denoise", "superres", "deblur"))
-    factor: int | Sequence[int] = option(2, "super-resolution factor (default: 2)", metavar="F", type=int)
+    factor: int | Sequence[int] = option(
+        2, "super-resolution factor F, FY,FX or, for thick slices, FZ,FY,FX (default: 2)", metavar="F", type=int
+    )
     kernel: Literal["kspace", "mean", "gaussian"] = option(
         "kspace", "low-resolution model: smaller k-space, larger pixels or Gaussian slice profile (default: kspace)",
         choices=("kspace", "mean", "gaussian"),

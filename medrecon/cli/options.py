@@ -116,7 +116,7 @@ def _factor(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not F or FY,FX") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not F, FY,FX or FZ,FY,FX") from None
 
 
 def parse_integers(name: str, text: str) -> list[int]:

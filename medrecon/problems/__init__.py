@@ -12,9 +12,9 @@ from medrecon.data.scan import CartesianScan, DynamicScan, ImageScan, NonCartesi
 from medrecon.problems.base import Fit, Problem, Scaled
 from medrecon.problems.coil_images import cartesian_problem
 from medrecon.problems.dynamic import dynamic_problem
-from medrecon.problems.images import images_problem
 from medrecon.problems.noncartesian import noncartesian_problem
 from medrecon.problems.stack import Stack
+from medrecon.problems.thick import image_problem
 from medrecon.problems.tomography import tomography_problem
 from medrecon.settings import (
     NOISE_MODELS,
@@ -48,7 +48,7 @@ PROBLEMS: dict[type, Kind] = {
     CartesianScan: Kind("Cartesian k-space", CartesianPhysics, cartesian_problem),
     DynamicScan: Kind("a dynamic scan", DynamicPhysics, dynamic_problem),
     NonCartesianScan: Kind("non-Cartesian k-space", NonCartesianPhysics, noncartesian_problem),
-    ImageScan: Kind("an image", ImagePhysics, images_problem),
+    ImageScan: Kind("an image", ImagePhysics, image_problem),
     Sinogram: Kind("a sinogram", TomographyPhysics, tomography_problem),
 }
 

@@ -88,7 +88,7 @@ class Images(Problem):
         """One channel, or two for complex images."""
         return 2 if self.is_complex else 1, *(n * f for n, f in zip(self.scan.matrix, self._factors(), strict=True))
 
-    def _factors(self) -> tuple[int, int]:
+    def _factors(self) -> tuple[int, ...]:
         return _factors(self.physics) if self.physics.task == "superres" else (1, 1)
 
     def suited_to(self, solver: Solver) -> Problem:
@@ -231,28 +231,29 @@ def _check_values(scan: ImageScan, std: np.ndarray, is_ct: bool) -> None:
         )
 
 
-def _factors(physics: ImagePhysics) -> tuple[int, int]:
-    """Super-resolution factors ``(y, x)``.
+def _factors(physics: ImagePhysics) -> tuple[int, ...]:
+    """Super-resolution factors ``(y, x)``, or ``(z, y, x)`` for thick slices.
 
     Raises:
-        InputError: if they are not one or two whole numbers from 1 to 64.
+        InputError: if they are not one to three whole numbers from 1 to 64.
     """
     given = physics.factor if isinstance(physics.factor, Sequence | np.ndarray) else [physics.factor] * 2
     whole = all(isinstance(f, Integral) and not isinstance(f, bool) and 1 <= f <= 64 for f in given)
-    if len(given) != 2 or not whole:
+    if len(given) not in (2, 3) or not whole:
         raise InputError(
-            f"the super-resolution factor is a whole number from 1 to 64, or two for (y, x); got {shown(physics.factor)}"
+            "the super-resolution factor is a whole number from 1 to 64, two for (y, x), or three for (z, y, x); got "
+            f"{shown(physics.factor)}"
         )
-    return int(given[0]), int(given[1])
+    return tuple(int(f) for f in given)
 
 
-def finer_geometry(geometry: Geometry, factors: tuple[int, int], matrix: tuple[int, ...], kernel: str) -> Geometry:
-    """The geometry of an image with smaller pixels and the same field of view.
+def finer_geometry(geometry: Geometry, factors: tuple[int, ...], matrix: tuple[int, ...], kernel: str) -> Geometry:
+    """The geometry of an image with smaller pixels, or thinner slices, and the same field of view.
 
     Args:
         geometry: geometry of the coarse image.
-        factors: super-resolution factors ``(y, x)``.
-        matrix: shape of the coarse image.
+        factors: super-resolution factors ``(y, x)`` or ``(z, y, x)``.
+        matrix: shape of the coarse image, along the same axes.
         kernel: model of the low resolution, which determines where pixel centres coincide: ``kspace`` at index ``n // 2``,
             ``gaussian`` at every ``f``-th pixel from ``f // 2``, ``mean`` in the middle of every block.
     """
@@ -261,6 +262,12 @@ def finer_geometry(geometry: Geometry, factors: tuple[int, int], matrix: tuple[i
         for m, f in zip(matrix, factors, strict=True)
     ]
     return geometry.resampled([1 / f for f in factors], first)
+
+
+def _finer(geometry: Geometry, scan: ImageScan, physics: ImagePhysics) -> Geometry:
+    """The geometry after super-resolution, in the plane or of the volume."""
+    factors = _factors(physics)
+    return finer_geometry(geometry, factors, scan.array.shape[-len(factors) :], kernel=physics.kernel)
 
 
 def _noise(scan: ImageScan, physics: ImagePhysics, numbers: Sequence[int], is_ct: bool) -> np.ndarray:
@@ -292,8 +299,13 @@ def _check_region(region: Sequence[int], matrix: tuple[int, ...], name: str) -> 
         )
 
 
-def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
+def images_problem(scan: ImageScan, physics: ImagePhysics, kind: type[Images] = Images) -> Images:
     """The problem of images that are already reconstructed: denoising, super-resolution or deblurring.
+
+    Args:
+        scan: the images.
+        physics: options.
+        kind: class of the problem; with factors ``(z, y, x)`` one of volumes.
 
     Raises:
         InputError: for data or options that cannot be used.
@@ -324,11 +336,11 @@ def images_problem(scan: ImageScan, physics: ImagePhysics) -> Images:
     scan = scan.select_slices(physics.slices)
     geometry = scan.geometry
     if physics.task == "superres":
-        geometry = finer_geometry(geometry, _factors(physics), scan.matrix, kernel=physics.kernel)
+        geometry = _finer(geometry, scan, physics)
     std = _noise(scan, physics, numbers, is_ct=is_ct)
     _check_values(scan, std, is_ct)
     physics = replace(physics, slices=slice(None))
-    problem = Images(scan, numbers, physics, noise_std=std, geometry=geometry, is_ct=is_ct)
+    problem = kind(scan, numbers, physics, noise_std=std, geometry=geometry, is_ct=is_ct)
     try:
         problem._operator()
     except ValueError as error:

@@ -174,7 +174,6 @@ def inputs_of(problem: Problem, plane: int) -> Inputs | None:
         lines = problem.scan.sinogram[item]
         return Inputs(plane=plane, sinogram=lines if lines.ndim == 2 else lines[:, lines.shape[1] // 2])
     if isinstance(problem, Images):
-        return Inputs(
-            plane=plane, image=np.abs(problem.scan.array[item]) if problem.is_complex else problem.scan.array[item]
-        )
+        image = problem.scan.array[plane * len(problem.scan.array) // problem.n_slices]  # of thin slices, the thick one
+        return Inputs(plane=plane, image=np.abs(image) if problem.is_complex else image)
     return None
