@@ -182,7 +182,8 @@ class CartesianPhysics(CoilPhysics):
     """Options of Cartesian k-space.
 
     Args:
-        mask: sampling mask, true where sampled, ``(x,)`` or ``(y, x)``, or its file; ``None``: the mask of the scan.
+        mask: sampling mask, true where sampled, ``(x,)`` or ``(y, x)``, or one per slice ``(slices, y or 1, x)``, or its file;
+            ``None``: the mask of the scan.
         map_sets: number of sets of ESPIRiT maps, ``1``, ``2`` or ``auto`` (2 if the object is larger than the field of view).
         volume: reconstruct all slices as one volume, with one scale; see docs/volumes.md.
         coil_images: ``sense`` (one image seen by all coils), ``ssos`` (one image per coil without maps, combined by the root

@@ -196,6 +196,6 @@ _NUMBERS = ("noise", "energy", "null_energy")
 
 
 def _null_space(k: int, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> NullSpace:
-    maps = {name: torch.from_numpy(arrays[f"{name}_{k}"]) for name in _MAPS}
-    test = about["test"] and SelfTest(**about["test"])
-    return NullSpace(**maps, **{name: float(about[name]) for name in _NUMBERS}, test=test)
+    values: dict[str, Any] = {name: torch.from_numpy(arrays[f"{name}_{k}"]) for name in _MAPS}
+    values |= {name: float(about[name]) for name in _NUMBERS}
+    return NullSpace(**values, test=about["test"] and SelfTest(**about["test"]))

@@ -19,6 +19,7 @@ __all__ = [
     "check_stored_mask",
     "mask_from_zeros",
     "mask_of_slices",
+    "masks_of_slices",
     "noise_scan_warnings",
     "one_sided_warnings",
     "rounding_warnings",
@@ -196,6 +197,40 @@ def mask_of_slices(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space") 
     if differs:
         raise InputError(f"{name}: {differs}")
     return mask
+
+
+def masks_of_slices(kspace: np.ndarray, mask: np.ndarray, name: str = "k-space") -> np.ndarray:
+    """The mask of selected slices, see :func:`mask_of_slices`; if their sampling differs, a mask per slice, ``(slices, y, x)``.
+
+    A slice has a mask of its own only where its zeros can mean nothing else: its coils agree, whole columns of a column mask are
+    missing, and the data are not whole numbers, whose weak samples may have been rounded to 0.
+
+    Args:
+        kspace: k-space ``(slices, coils, y, x)``.
+        mask: positions that were measured in some slice, ``(x,)`` or ``(y, x)``.
+        name: name of the k-space, for errors.
+
+    Raises:
+        InputError: if the sampling differs and cannot be seen from the zeros.
+    """
+    try:
+        return mask_of_slices(kspace, mask, name)
+    except InputError:
+        masks = np.stack([_mask_of_slice(one, mask) for one in kspace])
+        for one, its in zip(kspace, masks, strict=True):
+            if _whole_numbers(one) or sampling_difference(one[None], its) is not None:
+                raise
+        return masks
+
+
+def _mask_of_slice(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The part of ``mask`` that one slice ``(coils, y, x)`` has samples in, ``(y, x)``; all of it for an empty slice."""
+    claimed, nonzero = np.broadcast_to(mask, kspace.shape[-2:]), nonzero_positions(kspace[None])
+    if not nonzero.any():
+        return claimed
+    if mask.ndim == 1:  # a column counts if any of its samples was measured, and is checked as a whole
+        return claimed & (nonzero & claimed).any(axis=0)
+    return claimed & nonzero
 
 
 def noise_scan_warnings(path: Path, scan: np.ndarray, outermost: float) -> tuple[str, ...]:

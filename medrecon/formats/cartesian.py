@@ -15,6 +15,7 @@ from medrecon.data.sampling import (
     check_samples,
     check_stored_mask,
     mask_from_zeros,
+    masks_of_slices,
     noise_scan_warnings,
     rounding_warnings,
     sampling_difference,
@@ -25,6 +26,15 @@ from medrecon.formats.mapped import backing_of
 from medrecon.formats.stored import Stored
 
 __all__ = ["cartesian_scan"]
+
+
+def _what_to_do(difference: str, kspace: np.ndarray, mask: np.ndarray) -> str:
+    """A difference of the sampling of slices, and what follows: every slice has its own mask where its zeros show it."""
+    try:
+        masks_of_slices(kspace, mask)
+    except InputError:
+        return difference
+    return f"{difference.partition(';')[0]}; every slice is reconstructed with its own mask"
 
 
 def _real_advice(array: np.ndarray) -> str:
@@ -68,7 +78,7 @@ def cartesian_scan(
     warnings += rounding_warnings(path, kspace)
     difference = sampling_difference(kspace, mask)
     if difference:
-        warnings += (f"{path}: {difference}",)
+        warnings += (f"{path}: {_what_to_do(difference, kspace, mask)}",)
     scan, new_warnings = check_noise_scan(
         stored.noise, kspace.shape[1], alive=np.any(kspace, axis=(0, 2, 3)), path=path
     )

@@ -17,7 +17,7 @@ from medrecon.data.espirit import CoilMaps, Espirit, choose_sets, coil_maps, has
 from medrecon.data.masks import achieved_acceleration
 from medrecon.data.noise import noise_level
 from medrecon.data.passes import apply_mask
-from medrecon.data.sampling import check_samples, mask_of_slices, rounding_warnings, sampling_mask
+from medrecon.data.sampling import check_samples, mask_from_zeros, masks_of_slices, rounding_warnings, sampling_mask
 from medrecon.data.scan import CartesianScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.base import LinearOperator
@@ -38,7 +38,7 @@ class Cartesian(CoilProblem):
     result is multiplied by it again.
 
     Args: as for :class:`CoilProblem`, and
-        mask: sampling mask, bool ``(x,)`` or ``(y, x)``, true where sampled.
+        mask: sampling mask, bool ``(x,)`` or ``(y, x)``, or one per slice ``(slices, y, x)``; true where sampled.
         sets: number of sets of maps to estimate; 2 where the object is larger than the field of view.
     """
 
@@ -65,24 +65,38 @@ class Cartesian(CoilProblem):
         """Real and imaginary part of the image of every set of maps."""
         return 2 * self.sets, *self.kspace.shape[2:]
 
+    def mask_of(self, item: int) -> np.ndarray:
+        """The sampling mask of a slice, ``(x,)`` or ``(y, x)``."""
+        return self.mask[item] if self.mask.ndim == 3 else self.mask
+
+    def _measured(self) -> list[np.ndarray]:
+        """Measured k-space of every slice."""
+        return [k * self.mask_of(i) for i, k in enumerate(self.kspace)]
+
     def estimate(self, item: int) -> CoilMaps:
         """Maps by ESPIRiT, or its fallbacks; see :func:`medrecon.data.espirit.coil_maps`."""
-        kspace = self.kspace[item] * self.mask
+        mask = self.mask_of(item)
         return coil_maps(
-            kspace, self.mask, self.trusted_std, name=self.name, settings=Espirit(sets=self.sets), rss=self.zero_filled
+            self.kspace[item] * mask,
+            mask,
+            self.trusted_std,
+            name=self.name,
+            settings=Espirit(sets=self.sets),
+            rss=self.zero_filled,
         )
 
     def _operator(self, items: slice, mask: Tensor) -> LinearOperator:
-        """SENSE, or a masked Fourier transform for a single coil; ``mask`` is ``(1, 1, y or 1, x)``, on the device."""
+        """SENSE, or a masked Fourier transform for a single coil; ``mask`` is ``(B or 1, 1, y or 1, x)``, on the device."""
         maps = self.maps(items).to(mask.device)
         single = maps.shape[1] == 1 and bool((maps == 1).all())
         return sense(None if single else maps, mask, tuple(self.kspace.shape[2:]))
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """Gaussian likelihood of masked k-space."""
-        mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
+        masks = self.mask[items] if self.mask.ndim == 3 else np.atleast_2d(self.mask)[None]
+        mask = torch.from_numpy(masks[:, None].copy()).to(device)
         kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
-        A = self._operator(items, mask[None, None])
+        A = self._operator(items, mask)
         scale, unit = unit_scale(A.adjoint(kspace), self.unit_fraction)
         data = Gaussian(A, kspace / unit.view(-1, 1, 1, 1), self.noise_std / self.unit / unit)
         return Scaled(data, scale, scale)
@@ -108,8 +122,8 @@ class Cartesian(CoilProblem):
         Raises:
             InputError: if an image is empty although its k-space has signal.
         """
-        for number, k, image in zip(self.numbers, self.kspace, images.movedim(1, 0), strict=True):
-            if not image.any() and has_signal(k * self.mask, self.trusted_std):
+        for number, k, image in zip(self.numbers, self._measured(), images.movedim(1, 0), strict=True):
+            if not image.any() and has_signal(k, self.trusted_std):
                 raise InputError(
                     f"the image of slice {number} is empty although its k-space has signal; give other coil maps, or a noise "
                     "level that fits the data"
@@ -135,12 +149,12 @@ class Cartesian(CoilProblem):
         """Warnings about contrast or whole slices that are missing because they were not measured."""
         texts, shape = [], self.kspace.shape[-2:]
         middle = tuple(slice(max(n // 2 - 1, 0), n // 2 + 2) for n in shape)
-        if not np.broadcast_to(self.mask, shape)[middle].any():
+        if not all(np.broadcast_to(self.mask_of(i), shape)[middle].any() for i in range(len(self.kspace))):
             texts.append(
                 "the centre of k-space was not measured, so the contrast of large areas is lost; check the mask"
             )
-        each = zip(self.numbers, self.kspace, images.movedim(1, 0), strict=True)
-        empty = ", ".join(str(number) for number, k, image in each if (k * self.mask).any() and not image.any())
+        each = zip(self.numbers, self._measured(), images.movedim(1, 0), strict=True)
+        empty = ", ".join(str(number) for number, k, image in each if k.any() and not image.any())
         if not images.any():
             texts.append("k-space has no signal above its noise, so the image is empty; check the input")
         elif empty:
@@ -168,12 +182,35 @@ def _with_mask(scan: CartesianScan, physics: CartesianPhysics) -> CartesianScan:
     if physics.mask is None:
         return replace(scan, mask=sampling_mask(scan.kspace, scan.mask, name=name, same_sampling=False))
     array, file = array_or_file(physics.mask, "mask")
+    if array.ndim > 2 and array.shape[0] == scan.n_slices > 1 and (array != array[:1]).any():
+        return _with_masks(scan, array, file or name)
     # The given mask may exclude the samples that the warning about rounding refers to.
     before = rounding_warnings(scan.path, scan.kspace)
     mask = sampling_mask(scan.kspace, array, name=name, mask_name=file, same_sampling=False)
     kspace = apply_mask(scan.kspace, mask)
     kept = tuple(text for text in scan.warnings if text not in before)
     return replace(scan, kspace=kspace, mask=mask, warnings=kept + rounding_warnings(scan.path, kspace))
+
+
+def _with_masks(scan: CartesianScan, masks: np.ndarray, file: str) -> CartesianScan:
+    """The scan with a given mask per slice ``(slices, y or 1, x)``, each checked against the samples of its slice."""
+    kspace = scan.kspace.copy()
+    for number, (one, mask) in enumerate(zip(scan.kspace, masks, strict=True)):
+        if one.any():
+            what = f"{file} (slice {number})"
+            kspace[number] *= sampling_mask(one[None], mask, name=str(scan.path), mask_name=what, same_sampling=False)
+    return replace(scan, kspace=kspace, mask=mask_from_zeros(kspace))
+
+
+def _noise(scan: CartesianScan, kspace: np.ndarray, mask: np.ndarray) -> tuple[float, str, float]:
+    """Noise level, its source, and the noise in the outermost k-space of the selected slices (0 if unknown)."""
+    if mask.ndim < 3:
+        # 0 if too few samples were measured
+        return *noise_level(scan.kspace, scan.mask, scan.noise_scan), trusted_noise(float("inf"), kspace, mask)
+    each = [(one[None], its) for one, its in zip(kspace, mask, strict=True) if one.any()]
+    outer = float(np.median([trusted_noise(float("inf"), one, its) for one, its in each]))
+    found = [noise_level(one, its, scan.noise_scan) for one, its in each]
+    return float(np.median([std for std, _ in found])), found[0][1], outer
 
 
 def _map_sets(
@@ -205,27 +242,30 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
     given = None if physics.noise_std is None else as_number("noise_std", physics.noise_std)
     scan = _with_mask(_checked(scan), physics)
-    mask = mask_of_slices(scan.kspace[physics.slices], scan.mask, name)
+    mask = masks_of_slices(scan.kspace[physics.slices], scan.mask, name)
+    common = np.asarray(mask.all(axis=0)) if mask.ndim == 3 else mask  # measured in every slice
     total = scan.n_slices
     coils = prepare_coils(
         scan.kspace, scan.noise_scan, physics,
-        name=name, compress=lambda kspace, n: compress_coils(kspace, mask, n, name=name),
+        name=name, compress=lambda kspace, n: compress_coils(kspace, common, n, name=name),
     )  # fmt: skip
     scan, white, facts = replace(scan, kspace=coils.samples, noise_scan=coils.noise_scan), coils.noise_std, coils.facts
+    measured, measured_source, outer = _noise(
+        scan, scan.kspace[physics.slices] if mask.ndim == 3 else scan.kspace, mask
+    )
     if given is not None:
         std, source = given, physics.noise_source
     elif white is not None:
         std, source = white, "noise scan"
     else:
-        std, source = noise_level(scan.kspace, scan.mask, scan.noise_scan)
-    outer = trusted_noise(float("inf"), scan.kspace, mask)  # 0 if too few samples were measured
+        std, source = measured, measured_source
     scan = scan.select_slices(physics.slices)
     maps = physics.maps
     if maps is not None:
         if str(physics.map_sets) == "2":
             raise InputError(f"{name}: given maps are a single set; leave out --map-sets or the maps")
         maps = checked_maps(maps, scan.kspace, scan.matrix, slices=numbers, total=total, name=name)
-    sets, more = (1, ()) if maps is not None else _map_sets(scan, mask, outer, physics=physics)
+    sets, more = (1, ()) if maps is not None else _map_sets(scan, common, outer, physics=physics)
     scan = replace(scan, warnings=scan.warnings + more)
     facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source, "map_sets": sets}
     return {

@@ -156,7 +156,7 @@ def inputs_of(problem: Problem, plane: int) -> Inputs | None:
     if isinstance(problem, Cartesian | Dynamic):
         frame = plane // problem.n_items
         kspace, mask = (
-            (problem.kspace[item], problem.mask)
+            (problem.kspace[item], problem.mask_of(item))
             if isinstance(problem, Cartesian)
             else (problem.scan.kspace[frame, item], problem.scan.mask[frame])
         )

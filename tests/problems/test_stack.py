@@ -208,3 +208,58 @@ def test_counts_of_photons():
     x = torch.rand(1, 1, 2, 64, 64)
     assert isinstance(data.A, Slices)
     assert data.log_prob(x)[0] == pytest.approx(float(alone.log_prob(x[0].movedim(1, 0)).sum()), rel=1e-6)
+
+
+def masks_by_slice(n=3):
+    """A mask of columns per slice, with a common centre."""
+    base = columns()
+    masks = np.stack([np.roll(base, k, axis=1) for k in range(n)])
+    masks[:, :, 10:21] = True
+    return masks
+
+
+@pytest.mark.parametrize("volume", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_every_slice_may_have_its_own_mask(volume, given):
+    """The image of a slice is that of the slice alone with its mask; and a volume has them all."""
+    masks = masks_by_slice()
+    scan, _, maps = cartesian(slices=3, noise=0.01)
+    whole = replace(scan, kspace=scan.kspace * masks[:, None], mask=masks.any(0)[0])
+    physics = {"maps": maps, "volume": volume, "noise_std": 0.01}
+    found = solve(scan if given else whole, physics={**physics, **({"mask": masks[:, :1]} if given else {})})
+    for k in range(3):
+        one = replace(scan, kspace=(scan.kspace * masks[k])[k : k + 1], mask=masks[k][0])
+        alone = solve(one, physics={"maps": maps, "noise_std": 0.01})
+        assert relative_error(found.image[k], alone.image[0]) < 1e-5
+    assert found.record["acceleration"] == pytest.approx(masks.size / masks.sum(), rel=1e-3)
+    assert found.record["residual_over_noise"] < 1.2
+
+
+def test_the_noise_of_slices_with_their_own_masks_is_measured():
+    masks = masks_by_slice()
+    scan, *_ = cartesian(slices=3, noise=0.05)
+    scan = replace(scan, kspace=scan.kspace * masks[:, None], mask=masks.any(0)[0])
+    found = solve(scan, "dds", physics={"volume": True}, steps=3)
+    assert found.record["noise_std"] == pytest.approx(0.05, rel=0.15)
+    assert found.record["maps_source"].startswith("ESPIRiT")
+
+
+def test_masks_that_the_samples_do_not_show_are_refused():
+    masks = masks_by_slice()
+    scan, _, maps = cartesian(slices=3, noise=0.01)
+    kspace = scan.kspace * masks[:, None]
+    claimed = masks.copy()
+    claimed[1] = True  # slice 1 was not measured everywhere
+    with pytest.raises(InputError, match=r"\(slice 1\): the mask has \d+ samples that are zero"):
+        stack_of(replace(scan, kspace=kspace, mask=masks.any(0)[0]), mask=claimed, maps=maps)
+    torn = scan.kspace * columns()
+    torn[1, :, :18, 5] = 0  # half a column was lost
+    with pytest.raises(InputError, match="slice 1 lacks 18 of"):
+        stack_of(replace(scan, kspace=torn, mask=columns()[0]), maps=maps)
+    one_coil = kspace.copy()
+    one_coil[1, 2, :, 14] = 0
+    with pytest.raises(InputError, match="lacks"):
+        stack_of(replace(scan, kspace=one_coil, mask=masks.any(0)[0]), maps=maps)
+    whole_numbers = np.rint(kspace * 1000).astype(np.complex64)
+    with pytest.raises(InputError, match="floating-point data"):
+        stack_of(replace(scan, kspace=whole_numbers, mask=masks.any(0)[0]), maps=maps)

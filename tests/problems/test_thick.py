@@ -1,6 +1,5 @@
 """Thin slices from thick ones: the truth, the geometry, the law of the samples."""
 
-
 import numpy as np
 import pytest
 import torch
