@@ -56,6 +56,13 @@ WAYS = {
     "k-space": (kspace_file, "brain_mri", {}, {}),
     "k-space, magnitude prior": (kspace_file, "brain_mri_magnitude", {}, {}),
     "k-space, prewhitened and compressed": (kspace_file, "brain_mri", {"compress": 3}, {}),
+    "k-space, volume": (kspace_file, "brain_mri", {"volume": True}, {"z_correlation": 1.5}),
+    "images, thin slices": (
+        image_file,
+        "brain_mri_magnitude",
+        {"task": "superres", "factor": [3, 1, 2]},
+        {"z_correlation": 1.0},
+    ),
     "trajectory": (radial_file, "brain_mri", {}, {}),
     "sinogram": (sinogram_file, "chest_ct", {"image_size": 64, "voxel": 1.5}, {}),
     "image": (image_file, "brain_mri_magnitude", {"region": [5, 40, 3, 30]}, {}),
@@ -68,10 +75,10 @@ WAYS = {
 def flags(physics, more):
     out = []
     for name, value in physics.items():
-        text = "{}:{},{}:{}".format(*value) if name == "region" else str(value)
-        out += [f"--{name.replace('_', '-')}", text]
+        text = "{}:{},{}:{}".format(*value) if name == "region" else str(value).strip("[]").replace(" ", "")
+        out += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
     for name, value in more.items():
-        out += ["--dynamic" if name == "frames" else f"--{name}", str(value)]
+        out += ["--dynamic" if name == "frames" else f"--{name.replace('_', '-')}", str(value)]
     return out
 
 
