@@ -103,6 +103,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "particles": inner("particles").get("number"),
         "non_cartesian": "shots" in record,
         **{name: record.get(name) for name in _PLAIN},
+        **({"volume": True} if record.get("volume") else {}),  # one scale for all slices
     }
 
 

@@ -69,10 +69,13 @@ medrecon.data.masks.centred                                3  data/test_masks.py
 medrecon.data.masks.sigpy_mri                              3  cli/test_arguments.py
 medrecon.data.noise.noise_scan_std                         3  data/test_noise.py
 medrecon.data.noise.outermost_std                          3  data/test_noise.py
+medrecon.data.parts.KeptParts.load                         2  data/test_parts.py
 medrecon.data.passes.apply_mask                            3  formats/test_mapped.py
 medrecon.data.passes.largest_part                          3  formats/test_mapped.py
+medrecon.data.sampling._mask_of_slice                      3  problems/test_stack.py
 medrecon.data.sampling._rounded_to_zero                    3  cli/test_advice.py
 medrecon.data.sampling.check_stored_mask                   3  data/test_sampling.py
+medrecon.data.sampling.masks_of_slices                     3  problems/test_stack.py
 medrecon.data.sampling.one_sided_warnings                  3  cli/test_advice.py
 medrecon.data.sampling.sampling_difference                 3  data/test_sampling.py
 medrecon.data.trajectories.echo_planar                     3  data/test_trajectories.py
@@ -178,12 +181,16 @@ medrecon.networks._SelfAttention.forward                   3  test_networks.py
 medrecon.networks._limited_size.register                   3  test_prior_file.py
 medrecon.networks.check_images                             3  test_prior_file.py
 medrecon.noise.Noise.__call__                              3  test_noise.py solvers
+medrecon.noise.Noise._slices_of                            3  test_noise.py
+medrecon.noise.Noise._volume                               3  test_noise.py
 medrecon.noise.Noise.uniform                               3  solvers/test_smc.py test_noise.py
+medrecon.noise.slice_weights                               3  test_noise.py
 medrecon.operators.base.Composed.__init__                  3  solvers
 medrecon.operators.base.Composed.normal                    3  operators
 medrecon.operators.base.Operator.__deepcopy__              3  operators/test_operators.py operators
 medrecon.operators.base.Operator._apply.convert            3  operators/test_operators.py operators
 medrecon.operators.base._Implicit.backward                 3  operators/test_motion.py operators
+medrecon.operators.blocks.Slices.pinv                      3  operators/test_blocks.py
 medrecon.operators.ct.ConeBeam._entries                    3  operators/test_ct.py operators
 medrecon.operators.ct.FanBeam.__init__                     3  operators/test_ct.py operators
 medrecon.operators.density.pipe_menon_dcf                  3  operators/test_nufft.py operators
@@ -268,6 +275,12 @@ medrecon.problems.maps.CoilProblem.facts                   3  problems/test_maps
 medrecon.problems.noncartesian.NonCartesian._transform     3  problems/test_noncartesian.py
 medrecon.problems.noncartesian.NonCartesian.acceleration   3  test_quality.py
 medrecon.problems.noncartesian.NonCartesian.likelihood     3  problems/test_noncartesian.py
+medrecon.problems.stack.Stack._weights                     3  test_slabs.py
+medrecon.problems.stack.Stack.likelihood                   3  problems/test_stack.py
+medrecon.problems.stack.Stack.own                          3  test_slabs.py
+medrecon.problems.stack.Stack.to_image                     2  problems/test_stack.py
+medrecon.problems.stack._units_of_volume                   3  problems/test_stack.py
+medrecon.problems.thick.ThickSlices.likelihood             3  problems/test_thick.py
 medrecon.problems.tomography.Tomography.likelihood         3  problems/test_tomography.py
 medrecon.problems.tomography.Tomography.to_image           3  problems/test_tomography.py
 medrecon.problems.tomography._projector                    3  problems/test_tomography.py
@@ -293,6 +306,8 @@ medrecon.report.viewer._pooled_affine                      2  report/test_viewer
 medrecon.report.viewer.quantised                           3  report/test_viewer.py
 medrecon.sample._checked                                   3  solvers/test_solvers.py
 medrecon.sample._descend                                   3  test_sample.py solvers
+medrecon.slabs._slabs                                      3  test_slabs.py
+medrecon.slabs.cut                                         3  test_slabs.py
 medrecon.solvers.base.annealed                             3  solvers/test_ald.py solvers
 medrecon.solvers.base.data_weight                          3  solvers/test_base.py solvers
 medrecon.solvers.base.limit_step                           3  solvers/test_base.py solvers

@@ -263,3 +263,12 @@ def test_masks_that_the_samples_do_not_show_are_refused():
     whole_numbers = np.rint(kspace * 1000).astype(np.complex64)
     with pytest.raises(InputError, match="floating-point data"):
         stack_of(replace(scan, kspace=whole_numbers, mask=masks.any(0)[0]), maps=maps)
+
+
+def test_a_calibration_of_single_slices_is_not_one_of_volumes():
+    scan, _, maps = cartesian(slices=2, mask=columns(), noise=0.01)
+    made = [
+        solve(scan, "dds", physics={"maps": maps, "volume": v}, steps=2, samples=2).record["settings_sha256"]
+        for v in (False, True)
+    ]
+    assert made[0] != made[1]
