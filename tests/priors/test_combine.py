@@ -135,5 +135,14 @@ def test_groups_of_channels_and_slices_go_through_the_prior_one_by_one():
     for i, s in enumerate(sigma):
         for z in range(3):
             assert torch.equal(found[i, :, z], prior(volume[i : i + 1, :, z], s)[0])
+    sizes = []
+
+    def counted(x, sigma):
+        sizes.append(len(x))
+        return prior(x, sigma)
+
+    assert torch.equal(slicewise(counted, chunk=4)(volume, sigma), found)
+    assert max(sizes) == 4
+    assert sum(sizes) == 3 * len(volume)
     with pytest.raises(ValueError, match="does not fit"):
         channelwise(prior, 2)(torch.zeros(1, 3, 4, 4), 0.1)
