@@ -43,7 +43,7 @@ class Memory:
     fixed: float
     per_slice: float
 
-    def of(self, slices: int) -> float:
+    def of(self, slices: float) -> float:
         """Memory of a run with slabs of some slices."""
         return self.fixed + slices * self.per_slice
 

@@ -155,12 +155,12 @@ def test_memory_decides_on_slabs():
     one = volume(slices=40)
     need = memory_of(one, 1)
     assert cut(one, need.of(40) / 1e9 + 1e-6, 1, 0.0) is one
-    found = cut(one, need.of(15) / 1e9, 1, 0.0)
+    found = cut(one, need.of(15.5) / 1e9, 1, 0.0)
     assert max(map(len, found.slabs)) <= 15
     assert found.slabs[0].start == 0 and found.slabs[-1].stop == 40
     shared = [one.stop - after.start for one, after in zip(found.slabs, found.slabs[1:], strict=False)]
     assert min(shared) >= 4
-    coupled = cut(one, need.of(25) / 1e9, 1, 4.0)
+    coupled = cut(one, need.of(25.5) / 1e9, 1, 4.0)
     assert coupled.slabs[0].stop - coupled.slabs[1].start >= 8
     assert memory_of(one, 10).of(40) > need.of(40)
     with pytest.raises(InputError, match=r"slabs of 9 slices need about .* allow more \(--max-memory"):
@@ -173,7 +173,7 @@ def test_memory_decides_on_slabs():
 @pytest.mark.parametrize("size", [9, 10, 13, 30])
 def test_slabs_of_every_length_cover_the_volume(n, size):
     one = volume(slices=n)
-    found = cut(one, memory_of(one, 1).of(size) / 1e9, 1, 0.0)
+    found = cut(one, memory_of(one, 1).of(size + 0.5) / 1e9, 1, 0.0)
     covered = [i for slab in found.slabs for i in slab]
     assert sorted(set(covered)) == list(range(n))
     assert all(len(slab) <= max(size, 9) for slab in found.slabs) or len(found.slabs) == 1
