@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from medrecon.operators.image import downsample_kspace
 from medrecon.operators.spectral import Separable
 from medrecon.priors.base import Prior, as_levels
 
-__all__ = ["channelwise", "equivariant", "guided", "multiscale", "slicewise"]
+__all__ = ["channelwise", "equivariant", "guided", "multiscale", "perpendicular", "product", "slicewise"]
 
 
 def guided(conditional: Prior, unconditional: Prior, scale: float = 1.0) -> Prior:
@@ -60,25 +60,81 @@ def channelwise(prior: Prior, width: int = 1) -> Prior:
     return each
 
 
-def slicewise(prior: Prior, chunk: int | None = None) -> Prior:
-    """A prior of slices ``(B, C, y, x)`` on volumes ``(B, C, z, y, x)``.
+def slicewise(prior: Prior, chunk: int | None = None, axis: int = 2) -> Prior:
+    """A prior of slices ``(B, C, rows, columns)`` on volumes ``(B, C, z, y, x)``.
 
     Relations between slices are not modelled.
 
     Args:
         prior: prior of slices.
         chunk: number of slices that go through it as one batch, which limits its memory; ``None``: all.
+        axis: the axis across which the volume is cut: 2 gives slices ``(y, x)``, 3 planes ``(z, x)``, 4 planes ``(z, y)``.
     """
 
     def each(x: Tensor, sigma: float | Tensor) -> Tensor:
-        levels = as_levels(sigma, x).repeat_interleave(x.shape[2])
-        slices = x.movedim(2, 1).flatten(0, 1)
+        levels = as_levels(sigma, x).repeat_interleave(x.shape[axis])
+        slices = x.movedim(axis, 1).flatten(0, 1)
         size = chunk or len(slices)
         parts = zip(slices.split(size), levels.split(size), strict=True)
         flat = torch.cat([prior(part, level) for part, level in parts])
-        return flat.view(len(x), x.shape[2], *flat.shape[1:]).movedim(1, 2)
+        return flat.view(len(x), x.shape[axis], *flat.shape[1:]).movedim(1, axis)
 
     return each
+
+
+def perpendicular(*planes: Prior, weights: Sequence[float] | None = None) -> Prior:
+    """A product of priors of the same volumes, ``p = p_1^w1 p_2^w2 ...``, of which one is evaluated at every noise level.
+
+    The score of the product is ``sum_i w_i score_i``, and so is its clean estimate. Each level takes one prior alone, with
+    probability ``w_i``: over the levels of a sampler the mean is that of the product, at the cost of one prior. The choice is a
+    deterministic function of the level, so an item's estimate depends only on its ``x`` and ``sigma``. Every solver keeps its
+    step towards the data at every level.
+
+    Args:
+        planes: priors of volumes, e.g. ``slicewise(prior, 2)`` (axial) and ``slicewise(prior, 3)`` (coronal).
+        weights: a positive weight per prior, their sum 1; default: equal weights. The paper's integer K is ``(1 - 1 / K, 1 / K)``.
+
+    Raises:
+        ValueError: for no prior, or weights that do not fit.
+
+    Reference: Lee et al., "Improving 3D imaging with pre-trained perpendicular 2D diffusion models" (TPDM), ICCV 2023, algorithm
+    2; there the data step is left out where the second prior is chosen.
+    """
+    shares = [1 / len(planes)] * len(planes) if weights is None and planes else list(weights or ())
+    if not planes or len(shares) != len(planes) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"{len(planes)} priors need as many positive weights of sum 1; got {shares}")
+
+    def one(x: Tensor, sigma: float | Tensor, level: float) -> Tensor:
+        return _seeded(level, "plane").choices(planes, shares)[0](x, sigma)
+
+    return _by_level(one)
+
+
+def product(*priors: Prior, weights: Sequence[float]) -> Prior:
+    """The product of priors whose choice :func:`perpendicular` makes level by level: ``sum_i w_i prior_i(x, sigma)``."""
+
+    def mean(x: Tensor, sigma: float | Tensor) -> Tensor:
+        return torch.stack([w * prior(x, sigma) for w, prior in zip(weights, priors, strict=True)]).sum(0)
+
+    return mean
+
+
+def _by_level(one: Callable[[Tensor, float | Tensor, float], Tensor]) -> Prior:
+    """A prior that depends on the level itself: ``one(x, sigma, level)``, item by item where the levels of a batch differ."""
+
+    def prior(x: Tensor, sigma: float | Tensor) -> Tensor:
+        values = as_levels(sigma, x).tolist() if isinstance(sigma, Tensor) else [sigma]
+        if len(set(values)) == 1:
+            return one(x, sigma, values[0])
+        return torch.cat([one(x[i : i + 1], value, value) for i, value in enumerate(values)])
+
+    return prior
+
+
+def _seeded(level: float, name: str = "") -> random.Random:
+    """Random numbers that are a function of the level."""
+    # float32 has the same bits wherever the level is computed.
+    return random.Random(struct.pack("<f", level) + name.encode())
 
 
 def equivariant(prior: Prior, *, flip: Sequence[int] = (), shift: int = 0, phase: bool = False) -> Prior:
@@ -102,8 +158,7 @@ def equivariant(prior: Prior, *, flip: Sequence[int] = (), shift: int = 0, phase
     """
 
     def one(x: Tensor, sigma: float | Tensor, level: float) -> Tensor:
-        # float32 has the same bits wherever the level is computed.
-        chance = random.Random(struct.pack("<f", level))
+        chance = _seeded(level)
         axes = [axis for axis in flip if chance.random() < 0.5]
         spatial = list(range(2, x.ndim))
         shifts = [chance.randrange(shift) for _ in spatial] if shift > 1 else [0] * len(spatial)
@@ -113,13 +168,12 @@ def equivariant(prior: Prior, *, flip: Sequence[int] = (), shift: int = 0, phase
         out = out if turn is None else _mix(turn.mT, out)
         return out.roll([-n for n in shifts], spatial).flip(axes)
 
+    each = _by_level(one)
+
     def equivariant_prior(x: Tensor, sigma: float | Tensor) -> Tensor:
         if phase and x.shape[1] != 2:
             raise ValueError(f"a phase needs two channels, real and imaginary; got {x.shape[1]}")
-        values = as_levels(sigma, x).tolist() if isinstance(sigma, Tensor) else [sigma]
-        if len(set(values)) == 1:
-            return one(x, sigma, values[0])
-        return torch.cat([one(x[i : i + 1], value, value) for i, value in enumerate(values)])
+        return each(x, sigma)
 
     return equivariant_prior
 

@@ -10,6 +10,7 @@ from medrecon.solvers.ddnm import DDNM, DDNMPlus
 from medrecon.solvers.ddpm import DDPM
 from medrecon.solvers.ddrm import DDRM
 from medrecon.solvers.dds import DDS
+from medrecon.solvers.dds3d import DDS3D
 from medrecon.solvers.ddsmc import DDSMC
 from medrecon.solvers.diffpir import DiffPIR
 from medrecon.solvers.dpmsolver import DPMSolver
@@ -20,6 +21,7 @@ from medrecon.solvers.heun import Heun
 from medrecon.solvers.ilvr import ILVR
 from medrecon.solvers.langevin import Langevin
 from medrecon.solvers.lgd import LGD
+from medrecon.solvers.mbir import MBIR
 from medrecon.solvers.mcg import MCG
 from medrecon.solvers.mcgdiff import MCGDiff
 from medrecon.solvers.mgdm import MGDM
@@ -83,6 +85,9 @@ SOLVERS: dict[str, type[Solver]] = {
     "pnpdm": PnPDM,
     "sitcom": SITCOM,
     "smrd": SMRD,
+    # Volumes
+    "dds-3d": DDS3D,
+    "mbir": MBIR,
     # Sequential Monte Carlo
     "tds": TDS,
     "tds-isotropic": TDSIsotropic,
@@ -107,6 +112,7 @@ __all__ = [
     "DDPM",
     "DDRM",
     "DDS",
+    "DDS3D",
     "DDSMC",
     "DPS",
     "DSG",
@@ -114,6 +120,7 @@ __all__ = [
     "FPS",
     "ILVR",
     "LGD",
+    "MBIR",
     "MCG",
     "MGDM",
     "R2D2",

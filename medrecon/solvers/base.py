@@ -241,6 +241,9 @@ class Solver(Generic[S, D]):
     estimates_parameters: ClassVar[bool] = False
     """Whether the solver itself estimates the parameters of a ``BlindGaussian``, see :meth:`final_data`."""
 
+    needs_volume: ClassVar[bool] = False
+    """Whether the method relates neighbouring slices, so that items must be volumes ``(B, C, z, y, x)``."""
+
     def __post_init__(self) -> None:
         """Check the ranges of the hyper-parameters.
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
+from medrecon.solvers.admm import Splitting
 from medrecon.solvers.base import Kernel, data_weight, renoise, setting
 from medrecon.solvers.multistep import Multistep, MultistepSolver
 
@@ -58,7 +61,13 @@ class DDS(MultistepSolver[Gaussian]):
         x0 = prior(state.x, self.sigma_scale * sigma)
         constant = None if self.gamma is None else 1 / self.gamma
         rho = data_weight(constant, self.prior_weight, data.noise_std, sigma)
-        xe = data.fit(x0, rho, self.n_cg)
+        xe, variables = self.correct(x0, data, rho, state.variables)
         ahead = self.change(state, xe, sigma, sigma_next)
         x = renoise(xe + ahead, (state.x - x0 - ahead) / sigma, sigma, sigma_next, self.eta, noise, self.kernel)
-        return Multistep(x, xe, sigma)
+        return Multistep(x, xe, sigma, variables)
+
+    def correct(
+        self, x0: Tensor, data: Gaussian, rho: float | Tensor, before: Splitting | None
+    ) -> tuple[Tensor, Splitting | None]:
+        """The clean estimate moved towards the data, and variables for the next step."""
+        return data.fit(x0, rho, self.n_cg), None

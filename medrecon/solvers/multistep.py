@@ -16,6 +16,7 @@ from torch import Tensor
 from medrecon.likelihood import Likelihood
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
+from medrecon.solvers.admm import Splitting
 from medrecon.solvers.base import Solver, add_noise, setting
 
 __all__ = ["Multistep", "MultistepSolver"]
@@ -30,11 +31,13 @@ class Multistep(NamedTuple):
         x: image.
         estimate: corrected clean estimate of the previous step; ``None`` before the first step and after the noise was raised.
         sigma: noise level of the previous step.
+        variables: variables of ADMM, of solvers that use it.
     """
 
     x: Tensor
     estimate: Tensor | None = None
     sigma: float = 0.0
+    variables: Splitting | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class MultistepSolver(Solver[Multistep, D]):
 
     def increase_noise(self, state: Multistep, sigma: float, sigma_next: float, *, noise: Noise) -> Multistep:
         """Add noise; the previous estimate belongs to another path and is dropped."""
-        return Multistep(add_noise(state.x, sigma, sigma_next, noise))
+        return Multistep(add_noise(state.x, sigma, sigma_next, noise), variables=state.variables)
 
     def output(self, state: Multistep) -> Tensor:
         """The image."""
