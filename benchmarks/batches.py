@@ -1,6 +1,6 @@
 """Reconstruct the slices of a volume one by one and in batches: time, memory (Linux) and difference of the images.
 
-    python benchmarks/volumes.py [--sides 64 128 256] [--slices 16]
+    python benchmarks/batches.py [--sides 64 128 256] [--slices 16]
 
 The data are axial slices of the head in the data folder with coarser pixels and eight simulated coils, undersampled by
 columns at R = 4. The settings are those of the prior. Every result comes from a separate process; the peak counts the
