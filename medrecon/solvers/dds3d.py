@@ -52,7 +52,7 @@ class DDS3D(DDS):
 
     needs_volume: ClassVar[bool] = True
 
-    strength: float = setting(0.3, 0.0, 100.0)
+    strength: float = setting(0.03, 0.0, 100.0)
     threshold: float = setting(0.03, 1e-6, 10.0)
 
     def correct(

@@ -11,7 +11,7 @@ import torch
 
 from medrecon.noise import karras
 from medrecon.operators.spectral import Dense as SpectralDense
-from medrecon.solvers import DDNM, DDRM, DDS, MGDM, SOLVERS, DDNMPlus, DiffPIR
+from medrecon.solvers import DDNM, DDRM, DDS, DDS3D, MGDM, SOLVERS, DDNMPlus, DiffPIR
 
 LADDER = karras(20.0, 0.01, 60)
 SINGLE_LEVEL = torch.tensor([1.0, 0.0])
@@ -72,6 +72,8 @@ class Expected:
         counts: settings with which it explains counts (Poisson and transmission data) from a start of noise; None: not tested.
         mode_error: error of the probability of the first of two modes (true value 0.70), and what is particular about it.
         rounding: why single precision differs from double precision; empty: it must not.
+        along_z: whether the first spatial axis is z, along which it relates slices; with one spatial axis, halves of an image
+            then influence each other.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class Expected:
     counts: dict[str, Any] | None = None
     mode_error: Bound | None = None
     rounding: str = ""
+    along_z: bool = False
 
 
 EXPECTED = {
@@ -260,6 +263,19 @@ EXPECTED = {
         identity=Bound(1e-2, "the weight learnt so far is never infinite"),
         without_data=Interval(0.8, 1.0, LESS_NOISE),
         mode_error=Bound(-0.191, BETWEEN),
+    ),
+    # Volumes: the first spatial axis, of any image, is z; see DDS3D.needs_volume
+    "dds-3d": Expected(
+        identity=Bound(0.05, "flattens along z by lam"),
+        without_data=Recursion(DDS3D().kernel, DDS3D().eta, DDS3D().sigma_scale),
+        mode_error=Bound(-0.167, BETWEEN),
+        along_z=True,
+    ),
+    "mbir": Expected(
+        identity=Bound(0.05, "flattens along z by lam"),
+        without_data=Interval(0.9, 1.05, LESS_NOISE),
+        mode_error=Bound(-0.198, BETWEEN),
+        along_z=True,
     ),
     # Sequential Monte Carlo, here with one particle each, whose weight has no effect; test_smc.py has many
     "tds": Expected(
