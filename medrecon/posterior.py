@@ -378,8 +378,13 @@ def check_volume(problem: Problem, sampling: Sampling) -> None:
     """Refuse options of volumes for other problems.
 
     Raises:
-        InputError: for a correlation between slices that are reconstructed one by one.
+        InputError: for a correlation between slices that are reconstructed one by one, or a solver that relates them.
     """
+    if sampling.solver.needs_volume and len(problem.image_shape) != 4:
+        raise InputError(
+            f"{problem.name}: solver {name_of(sampling.solver)!r} relates neighbouring slices; reconstruct a volume (--volume), or "
+            "choose another solver, e.g. dds"
+        )
     if sampling.z_correlation is not None and len(problem.image_shape) != 4:
         raise InputError(
             f"{problem.name}: z_correlation couples the slices of a volume, but slices are reconstructed one by one; leave it "
@@ -478,19 +483,6 @@ def _seeds(seed: int, numbers: Sequence[int], n_samples: int) -> list[list[int]]
     return [[zlib.crc32(f"{seed}:{index}:{k}".encode()) for index in numbers] for k in range(n_samples)]
 
 
-def _check_volume(problem: Problem, solver: Solver) -> None:
-    """Refuse slices for a solver of volumes.
-
-    Raises:
-        InputError: if the items of the problem are slices.
-    """
-    if solver.needs_volume and len(problem.image_shape) != 4:
-        raise InputError(
-            f"{problem.name}: solver {name_of(solver)!r} relates neighbouring slices; reconstruct the scan as a volume, or choose "
-            "another solver, e.g. dds"
-        )
-
-
 def _check_prior(problem: Problem, prior: PriorSpec, solver: Solver) -> None:
     """Refuse a missing prior, or one of other images than the problem's.
 
@@ -555,7 +547,6 @@ class _Run:
         self.dtype = fast_dtype(device) if sampling.dtype == "auto" else sampling.dtype
         self.chunk = sampling.chunk or batch_size(problem.image_shape, device)
         self.network: nn.Module | None = None
-        _check_volume(problem, sampling.solver)
         if sampling.solver.requires.prior:
             _check_prior(problem, prior, sampling.solver)
             self.network = prior.network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -10,7 +10,7 @@ from torch import Tensor
 from medrecon.likelihood import Gaussian
 from medrecon.operators.image import FiniteDifferences
 from medrecon.operators.linalg import batch_broadcast, cg, dot
-from medrecon.solvers.classical import noise_weight, shrink
+from medrecon.solvers.classical import shrink
 
 __all__ = ["Z", "Splitting", "z_objective", "z_step"]
 
@@ -45,7 +45,9 @@ def z_step(
     ``z = CG[(A^H A + rho I + eta D^H D) z = A^H y + rho x + eta D^H (d - u), from x]``
     ``d = shrink(D z + u, threshold);  u <- u + D z - d`` with ``eta = lam / threshold``
 
-    The magnitude over the channels is thresholded, so a complex image is treated as one. With ``strength`` 0 it is
+    ``lam = strength noise_std^2``: for images whose differences between slices have a Laplace density of rate ``strength``, this
+    is the negative log-posterior times ``noise_std^2``, as with the ``rho`` of :func:`medrecon.solvers.base.data_weight`. The
+    magnitude over the channels is thresholded, so a complex image is treated as one. With ``strength`` 0 or without noise it is
     :meth:`medrecon.likelihood.Gaussian.fit`.
 
     Args:
@@ -53,14 +55,14 @@ def z_step(
         data: data of the volume.
         rho: weight of the penalty, a number or one per item.
         before: variables of the last iteration; ``None``: zeros.
-        strength: ``lam`` over the noise of ``A^H y``, see :func:`medrecon.solvers.classical.noise_weight`.
+        strength: weight of the variation along z, over the variance of the noise, for images of unit scale.
         threshold: soft threshold of differences between slices, for images of unit scale.
         n_cg: conjugate-gradient iterations.
     """
-    if strength == 0:
+    each = _lam(data, strength) / threshold
+    if not each.any():
         return data.fit(x, rho, n_cg), None
     A, weight = data.A, batch_broadcast(rho, x)
-    each = noise_weight(None, strength, data) / threshold
     eta = batch_broadcast(each, x)
     d, u = before or Splitting(torch.zeros_like(Z(x)), torch.zeros_like(Z(x)))
 
@@ -81,4 +83,9 @@ def z_objective(z: Tensor, x: Tensor, data: Gaussian, rho: float | Tensor, stren
     """What :func:`z_step` minimises, ``(B,)``."""
     r, away = data.residual(z), z - x
     variation = Z(z).norm(dim=2).flatten(1).sum(1)
-    return dot(r, r) / 2 + rho * dot(away, away) / 2 + noise_weight(None, strength, data) * variation
+    return dot(r, r) / 2 + rho * dot(away, away) / 2 + _lam(data, strength) * variation
+
+
+def _lam(data: Gaussian, strength: float) -> Tensor:
+    """Weight of the variation along z, ``(B,)`` or a single number."""
+    return strength * torch.as_tensor(data.noise_std, dtype=data.y.real.dtype, device=data.y.device) ** 2

@@ -32,7 +32,6 @@ __all__ = [
     "TotalVariation",
     "ZeroFilled",
     "lipschitz",
-    "noise_weight",
     "shrink",
 ]
 
@@ -67,7 +66,7 @@ def lipschitz(data: Gaussian) -> Tensor:
     return torch.where(data.lipschitz > 0, data.lipschitz, 1.0)
 
 
-def noise_weight(lam: float | None, strength: float, data: Gaussian) -> Tensor:
+def _weight(lam: float | None, strength: float, data: Gaussian) -> Tensor:
     """``lam``, or without it ``strength`` times the noise of ``A^H y``, per item, ``(B,)``.
 
     Noise below 0.003 (of images of unit scale) counts as 0.003, so that data without noise are regularised too.
@@ -171,7 +170,7 @@ class L1Wavelet(Classical):
         step = batch_broadcast(1 / size, data.adjoint_y)
         x = z = step * data.adjoint_y
         t = torch.ones(len(x), dtype=x.dtype, device=x.device)
-        threshold = (noise_weight(self.lam, self.strength, data) / size).view(-1, *[1] * x.ndim)
+        threshold = (_weight(self.lam, self.strength, data) / size).view(-1, *[1] * x.ndim)
         axes = list(range(2, x.ndim))
         chance = random.Random(0)  # the same shifts for every item, whatever the batch
         for _ in range(self.n_iter):
@@ -236,7 +235,7 @@ class TV(TotalVariation):
         x = data.A.pinv(data.y, 2 * self.n_inner, 1e-3 * lipschitz(data))
         threshold = 0.1 * _magnitude(x, 1).flatten(1).amax(1)
         threshold = torch.where(threshold > 0, threshold, 1.0)
-        rho = batch_broadcast(noise_weight(self.lam, self.strength, data) / threshold, x)
+        rho = batch_broadcast(_weight(self.lam, self.strength, data) / threshold, x)
         z = u = torch.zeros_like(D(x))
         for _ in range(self.n_iter):
             right = data.adjoint_y + rho * D.adjoint(z - u)
@@ -273,7 +272,7 @@ class TVFista(TotalVariation):
         bound = 4.0 * (len(data.shape) - 2)  # of |D|^2
         x = z = data.adjoint_y / size
         p = torch.zeros_like(D(x))
-        limit = batch_broadcast(noise_weight(self.lam, self.strength, data) / lipschitz(data), p)
+        limit = batch_broadcast(_weight(self.lam, self.strength, data) / lipschitz(data), p)
         t = torch.ones(len(x), dtype=x.dtype, device=x.device)
         for _ in range(self.n_iter):
             v = z - (data.A.normal(z) - data.adjoint_y) / size
@@ -312,7 +311,7 @@ class TVPrimalDual(TotalVariation):
         x = data.adjoint_y / size
         p = torch.zeros_like(D(x))
         s = batch_broadcast(lipschitz(data), p) / (4.0 * (len(data.shape) - 2))
-        limit = batch_broadcast(noise_weight(self.lam, self.strength, data), p)
+        limit = batch_broadcast(_weight(self.lam, self.strength, data), p)
         for _ in range(self.n_iter):
             x_next = x - 2 / 3 / size * (data.A.normal(x) - data.adjoint_y + D.adjoint(p))
             p = _clip(p + s * D(2 * x_next - x), limit)

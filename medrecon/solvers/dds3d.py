@@ -37,7 +37,8 @@ class DDS3D(DDS):
         eta: see :class:`medrecon.solvers.DDS`.
         kernel: see :class:`medrecon.solvers.DDS`.
         extrapolation: see :class:`medrecon.solvers.DDS`.
-        strength: weight of the variation along z over the noise of ``A^H y`` (``lam`` of the paper); 0 is DDS.
+        strength: weight of the variation along z, ``lam = strength noise_std^2`` (the paper's lambda); 0 is DDS. For images of
+            unit scale.
         threshold: soft threshold of differences between slices, for images of unit scale (the paper's lambda / rho: 0.004
             for sparse-view CT, 0.04 for limited angles). It determines how fast ADMM converges, not to what.
 
@@ -52,8 +53,8 @@ class DDS3D(DDS):
 
     needs_volume: ClassVar[bool] = True
 
-    strength: float = setting(0.03, 0.0, 100.0)
-    threshold: float = setting(0.03, 1e-6, 10.0)
+    strength: float = setting(3.0, 0.0, 1e6)
+    threshold: float = setting(0.1, 1e-6, 10.0)
 
     def correct(
         self, x0: Tensor, data: Gaussian, rho: float | Tensor, before: Splitting | None

@@ -41,7 +41,8 @@ class MBIR(Solver[_State, Gaussian]):
         n_corrector: Langevin moves at every level.
         prior_weight: weight of the prior, ``rho = prior_weight noise_std^2 / min(sigma, 1)^2``; 0 is the paper.
         n_cg: conjugate-gradient iterations (1 in the paper).
-        strength: weight of the variation along z over the noise of ``A^H y`` (the paper's lambda).
+        strength: weight of the variation along z, ``lam = strength noise_std^2`` (the paper's lambda), for images of unit
+            scale.
         threshold: soft threshold of differences between slices, for images of unit scale (the paper's lambda / rho).
 
     Cost:
@@ -61,8 +62,8 @@ class MBIR(Solver[_State, Gaussian]):
     n_corrector: int = setting(1, 0, 10_000)
     prior_weight: float = setting(0.2, 0.0, 1e12)
     n_cg: int = setting(10, 1, 10_000)
-    strength: float = setting(0.03, 0.0, 100.0)
-    threshold: float = setting(0.03, 1e-6, 10.0)
+    strength: float = setting(3.0, 0.0, 1e6)
+    threshold: float = setting(0.1, 1e-6, 10.0)
 
     @property
     def evaluations(self) -> int:

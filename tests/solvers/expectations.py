@@ -47,6 +47,10 @@ FIXED_STEP = "a step of fixed length stops near y, not on it"
 LEAST_NORM = "the least-norm solution is nearer 0 than the prior mean"
 ONE_PARTICLE = "one particle, whose weight has no effect; test_smc.py has the error of many, which is 0"
 UNGUIDED = "the last step takes the clean estimate, or its weight would be infinite"
+SHARED_SYSTEM = (
+    "data and differences along z have one system, without a closed form: conjugate gradients that have not converged amplify "
+    "rounding in what neither determines"
+)
 BETWEEN = "x0 lies between the modes while the noise is high, where the data do not tell the modes apart"
 
 
@@ -266,15 +270,17 @@ EXPECTED = {
     ),
     # Volumes: the first spatial axis, of any image, is z; see DDS3D.needs_volume
     "dds-3d": Expected(
-        identity=Bound(0.05, "flattens along z by lam"),
+        settings={"strength": 0.005},  # total variation is unrelated to this Gaussian
         without_data=Recursion(DDS3D().kernel, DDS3D().eta, DDS3D().sigma_scale),
         mode_error=Bound(-0.167, BETWEEN),
+        rounding=SHARED_SYSTEM,
         along_z=True,
     ),
     "mbir": Expected(
-        identity=Bound(0.05, "flattens along z by lam"),
+        settings={"strength": 0.005},  # total variation is unrelated to this Gaussian
         without_data=Interval(0.9, 1.05, LESS_NOISE),
         mode_error=Bound(-0.198, BETWEEN),
+        rounding=SHARED_SYSTEM,
         along_z=True,
     ),
     # Sequential Monte Carlo, here with one particle each, whose weight has no effect; test_smc.py has many

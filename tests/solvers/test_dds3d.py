@@ -46,7 +46,7 @@ def test_slices_that_see_different_pixels_inform_each_other():
     prior, data, truth = complementary()
     levels = karras(2.0, 0.01, 30)
     alone = sample(DDS(n_cg=40), prior, data, levels, noise=Noise([1]))
-    joint = sample(DDS3D(n_cg=80, strength=100.0), prior, data, levels, noise=Noise([1]))
+    joint = sample(DDS3D(n_cg=80, strength=1e4), prior, data, levels, noise=Noise([1]))
     assert (alone - truth).abs().max() > 0.3
     assert (joint - truth).abs().max() < 0.03
     assert joint.std(2).max() < 0.01
@@ -58,16 +58,16 @@ def test_volume_of_a_gaussian_has_its_exact_optimum():
     A = Dense(dense(30, 72, seed=3), SHAPE)
     x = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     data = Gaussian(A, A(0.5 * x), 0.05)
-    solver = DDS3D(sigma_scale=1.3, n_cg=7, strength=0.5, threshold=0.05, eta=1.0)
+    solver = DDS3D(sigma_scale=1.3, n_cg=7, strength=10.0, threshold=0.05, eta=1.0)
     state = Multistep(x)
     for sigma, after in ((1.0, 0.3), (0.3, 0.0)):
         before = state
         state = solver.step(before, sigma, after, prior=prior, data=data, noise=Noise([0]))
     x0 = prior(before.x, 1.3 * 0.3)
     rho = 0.2 * 0.05**2 / 0.3**2
-    expected, _ = z_step(x0, data, rho, before.variables, strength=0.5, threshold=0.05, n_cg=7)
+    expected, _ = z_step(x0, data, rho, before.variables, strength=10.0, threshold=0.05, n_cg=7)
     assert torch.equal(state.x, expected)
-    cold, _ = z_step(x0, data, rho, None, strength=0.5, threshold=0.05, n_cg=7)
+    cold, _ = z_step(x0, data, rho, None, strength=10.0, threshold=0.05, n_cg=7)
     assert not torch.allclose(cold, expected, atol=1e-4)
 
 
@@ -76,8 +76,8 @@ def test_the_first_and_the_last_slice_are_not_neighbours():
     prior = slicewise(GaussianPrior(torch.zeros(1, 2, 2, dtype=DOUBLE), 4 * torch.eye(4, dtype=DOUBLE)))
     ramp = torch.linspace(-1, 1, 6, dtype=DOUBLE).view(1, 1, 6, 1, 1).expand(1, 1, 6, 2, 2)
     A = Dense(torch.eye(24, dtype=DOUBLE), (1, 6, 2, 2))
-    x = sample(DDS3D(strength=1.0), prior, Gaussian(A, A(ramp), 0.01), karras(2.0, 0.01, 30), noise=Noise([0]))
-    # The ends move towards the middle by lam = 0.01, as in the closed form; a periodic difference would let them move back.
+    x = sample(DDS3D(strength=100.0), prior, Gaussian(A, A(ramp), 0.01), karras(2.0, 0.01, 30), noise=Noise([0]))
+    # The ends move towards the middle by lam = 100 * 0.01^2, as in the closed form; a periodic difference would let them move back.
     assert torch.allclose(x[:, :, 0], ramp[:, :, 0] + 0.01, atol=3e-3)
     assert torch.allclose(x[:, :, -1], ramp[:, :, -1] - 0.01, atol=3e-3)
 
