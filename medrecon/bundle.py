@@ -253,6 +253,7 @@ def load_prior(bundle: str | Path) -> PriorSpec:
         labels=prior.labels,
         multiple=prior.multiple,
         symmetries=prior.symmetries,
+        trained_planes=prior.trained_planes,
         tuned=prior.tuned,
         tuned_by_images=prior.tuned_by_images,
         posterior=prior.posterior,

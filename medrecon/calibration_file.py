@@ -44,6 +44,8 @@ _PLAIN = (
     "modality", "beam", "task", "frame_axis",
 )  # fmt: skip
 """Fields of the record that are compared as they are."""
+_VOLUME = ("volume", "z_correlation", "planes")
+"""Such fields, which only records of volumes have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "particles": inner("particles").get("number"),
         "non_cartesian": "shots" in record,
         **{name: record.get(name) for name in _PLAIN},
-        **({"volume": True} if record.get("volume") else {}),  # one scale for all slices
+        **{name: record[name] for name in _VOLUME if record.get(name)},  # volume: one scale for all slices
     }
 
 

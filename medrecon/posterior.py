@@ -22,7 +22,7 @@ from medrecon.likelihood import BlindGaussian, Gaussian, Likelihood
 from medrecon.noise import Noise, VolumeSeeds
 from medrecon.operators.projector import Projector
 from medrecon.priors.base import Counted, Observed, Prior
-from medrecon.priors.combine import channelwise, equivariant, guided, slicewise
+from medrecon.priors.combine import channelwise, equivariant, guided, perpendicular, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
 from medrecon.quality import QualityRow, choose_row, default_steps, overridden
@@ -40,6 +40,7 @@ from medrecon.uncertainty import NullSpace, Uncertainty, calibrated_maps, null_s
 __all__ = [
     "LADDER_KEYS",
     "LAST_LEVELS",
+    "PLANES",
     "SPACINGS",
     "ImageKind",
     "PriorSpec",
@@ -48,6 +49,7 @@ __all__ = [
     "Start",
     "as_device",
     "batch_size",
+    "check_planes",
     "check_volume",
     "fast_dtype",
     "network_prior",
@@ -63,6 +65,10 @@ SPACINGS = 0.1, 1000.0
 """Range of the spacing of the noise levels; the levels of 1000 are those of a geometric series to three digits."""
 MAX_Z_CORRELATION = 100.0
 """Largest correlation length of the noise between slices, in slices."""
+PLANES = {"axial": 2, "coronal": 3, "sagittal": 4}
+"""Planes of a volume ``(B, C, z, y, x)``, and the axis across which they cut it."""
+LARGEST_ANISOTROPY = 1.5
+"""Largest ratio of the sides of voxels for which planes across the slices are like the training images."""
 ImageKind = Literal["complex", "magnitude", "attenuation"]
 """Images that a network was trained on: real and imaginary part, magnitude (both of unit scale), or HU / 1000 + 1."""
 
@@ -93,6 +99,8 @@ class PriorSpec:
         calibrations: factors of the spread of samples, for the settings that they were measured with.
         condition: one of ``labels``, given to the network; ``None``: the unconditional prior.
         guidance: scale of the condition: 1 follows it, more exaggerates it (two evaluations a step), 0 ignores it.
+        trained_planes: planes of the training images.
+        planes: planes in which volumes go through the network, one at every noise level.
     """
 
     name: str
@@ -115,6 +123,8 @@ class PriorSpec:
     calibrations: Sequence[Calibration] = ()
     condition: str | None = None
     guidance: float = 1.0
+    trained_planes: Sequence[str] = ("axial",)
+    planes: Sequence[str] = ("axial",)
 
     def suited_to(self, problem: Problem) -> PriorSpec:
         """The prior with the settings for the images and acceleration of a problem; those that suit its operator come first.
@@ -145,6 +155,26 @@ class PriorSpec:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"this prior takes the conditions {', '.join(known)}; got {shown(condition)}{hint}")
         return replace(self, condition=condition, guidance=guidance)
+
+    def in_planes(self, names: str) -> PriorSpec:
+        """The prior with planes, of which a noise level takes one, for volumes.
+
+        Args:
+            names: planes, separated by commas.
+
+        Raises:
+            InputError: for a plane that is unknown, named twice, or not among the training images.
+        """
+        planes = [one.strip() for one in names.split(",")] if isinstance(names, str) else []
+        if not planes or not set(planes) <= set(PLANES) or len(set(planes)) < len(planes):
+            raise InputError(f"planes must be some of {', '.join(PLANES)}, separated by commas; got {shown(names)}")
+        unknown = [one for one in planes if one not in self.trained_planes]
+        if unknown and self.images is not None:
+            raise InputError(
+                f"the prior of bundle {self.name} was trained on {' and '.join(self.trained_planes)} images, not on {unknown[0]} "
+                f"ones; use the planes {','.join(self.trained_planes)}"
+            )
+        return replace(self, planes=planes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +377,28 @@ def _last_level(settings: SamplingSettings, default: float) -> float:
     return last
 
 
+def check_planes(problem: Problem, prior: PriorSpec) -> None:
+    """Refuse planes across slices that are not there, or too thick to look like training images.
+
+    Raises:
+        InputError: for slices one by one, or voxels that are far from cubes.
+    """
+    if list(prior.planes) == ["axial"]:
+        return
+    if len(problem.image_shape) != 4:
+        raise InputError(
+            f"{problem.name}: the planes {','.join(prior.planes)} are those of a volume, but slices are reconstructed one by one; "
+            "leave planes out, or reconstruct a volume (--volume)"
+        )
+    spacing = problem.geometry.spacing
+    if spacing is not None and max(spacing) > LARGEST_ANISOTROPY * min(spacing):
+        size = " x ".join(f"{one:.3g}" for one in spacing)
+        raise InputError(
+            f"{problem.name}: voxels of {size} mm (z, y, x) make planes across the slices unlike the training images, whose pixels "
+            f"are square; leave planes out, or use dds-3d or a correlation along z (sides may differ by a factor of {LARGEST_ANISOTROPY:g})"
+        )
+
+
 def _particles(settings: SamplingSettings, solver: Solver) -> int:
     """The number of particles, checked against the solver and the number of samples."""
     if not solver.has_particles:
@@ -474,8 +526,14 @@ def network_prior(
         prior = channelwise(prior, channels)
     if len(shape) == 4:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        prior = slicewise(prior, batch_size((shape[0], *shape[2:]), device))
+        prior = perpendicular(*(_plane(prior, PLANES[name], shape, device) for name in spec.planes))
     return prior, counters
+
+
+def _plane(prior: Prior, axis: int, shape: Sequence[int], device: torch.device) -> Prior:
+    """A prior of images for the planes of volumes ``shape`` ``(C, z, y, x)`` across an axis."""
+    one = [n for k, n in enumerate(shape) if k != axis - 1]
+    return slicewise(prior, batch_size(one, device), axis)
 
 
 def _seeds(seed: int, numbers: Sequence[int], n_samples: int) -> list[list[int]]:
@@ -757,6 +815,7 @@ def run(
     began = time.perf_counter()
     problem = problem.suited_to(sampling.solver)
     check_volume(problem, sampling)
+    check_planes(problem, prior)
     state = _Run(problem, prior, sampling, torch.device(device))
     early = problem.warnings
     for text in early:

@@ -16,7 +16,7 @@ from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import parse_plain_yaml, read_plain_yaml
 from medrecon.networks import NETWORKS
-from medrecon.posterior import LAST_LEVELS, SPACINGS, ImageKind
+from medrecon.posterior import LAST_LEVELS, PLANES, SPACINGS, ImageKind
 from medrecon.quality import QualityRow
 from medrecon.settings import QUALITIES
 from medrecon.solvers import SOLVERS, is_unconditional
@@ -41,6 +41,7 @@ class PriorFile:
         sigma_data: standard deviation of the training images per channel. ``None``: not in the file.
         labels: names of the network's class labels, in order; the last is ``''``, no label. Empty: no labels.
         symmetries: symmetries of the images, arguments of :func:`medrecon.priors.equivariant`.
+        trained_planes: planes of the training images: ``axial``, ``coronal``, ``sagittal``.
         multiple: multiple to which sides of images are padded for the network.
         steps: default number of network evaluations per sample, of solvers without ``quality``.
         quality: rows of numbers of evaluations and settings by name of the solver; every acceleration has all qualities.
@@ -59,6 +60,7 @@ class PriorFile:
     sigma_data: float | None = None
     labels: tuple[str, ...] = ()
     symmetries: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    trained_planes: tuple[str, ...] = ("axial",)
     multiple: int = 16
     steps: int = 50
     quality: Mapping[str, Sequence[QualityRow]] = field(default_factory=lambda: MappingProxyType({}))
@@ -167,6 +169,12 @@ def _symmetries(value: object) -> dict[str, Any]:
         if key == "phase" and not isinstance(one, bool):
             raise _UnusableError(f"must have true or false as 'phase'; got {shown(one)}")
     return symmetries
+
+
+def _planes(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
+        raise _UnusableError(f"must be a list of different planes ({', '.join(PLANES)}); got {shown(value)}")
+    return tuple(_choice(tuple(PLANES))(one) for one in value)
 
 
 def _tuned(value: object) -> dict[str, dict[str, Any]]:
@@ -296,6 +304,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "sigma_data": _number(1e-6, 1e6),
         "labels": _labels,
         "symmetries": _symmetries,
+        "trained_planes": _planes,
         "multiple": _count(1, 128),
         "steps": _count(1, 1_000_000),
         "quality": _quality,

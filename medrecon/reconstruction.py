@@ -17,7 +17,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.sampling import mask_from_zeros
 from medrecon.data.scan import CartesianScan, Scan
 from medrecon.formats import load as load_scan
-from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, check_volume, run, sampling
+from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, check_planes, check_volume, run, sampling
 from medrecon.problems import Problem, physics_of, problem
 from medrecon.record import calibrated, plain_options, planned_settings
 from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
@@ -40,6 +40,7 @@ class Plan:
     def __init__(self, problem: Problem, prior: PriorSpec, sampling: Sampling) -> None:
         self.problem = problem.suited_to(sampling.solver)
         check_volume(self.problem, sampling)
+        check_planes(self.problem, prior)
         self.prior = prior
         self.sampling = sampling
 
@@ -103,7 +104,7 @@ def plan(
     bundle = prior_settings.bundle or solved.bundle
     prior = bundle if isinstance(bundle, PriorSpec) else load(bundle)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
-    prior = prior.suited_to(solved)
+    prior = prior.in_planes(prior_settings.planes).suited_to(solved)
     given = {**plain_options(prior_settings, sampling_settings, physics), **(reading or {})}
     chosen = replace(sampling(sampling_settings, prior), options=given)
     if sampling_settings.max_memory is not None:

@@ -180,6 +180,7 @@ def _spread_settings(
         "condition": None if prior is None else prior.condition,
         "guidance": prior.guidance if prior is not None and prior.condition else None,
         "symmetries": {} if prior is None else dict(prior.symmetries),
+        **({} if prior is None or len(problem.image_shape) != 4 else {"planes": list(prior.planes)}),
         "samples": sampling.n_samples,
     }
 

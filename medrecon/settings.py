@@ -59,6 +59,8 @@ class PriorSettings:
             kind of scan.
         condition: label on which the prior is conditioned, e.g. the image contrast; ``None`` or empty: unconditional.
         guidance: classifier-free guidance scale.
+        planes: planes of a volume that go through the prior, one at every noise level, separated by commas: ``axial`` (the slices,
+            y and x), ``coronal`` (z and x) and ``sagittal`` (z and y).
     """
 
     bundle: str | Path | Any = option(
@@ -68,6 +70,11 @@ class PriorSettings:
         None, "label that conditions the prior, e.g. the contrast T1 (default: none)", metavar="LABEL"
     )
     guidance: float = option(1.0, "classifier-free guidance scale (default: 1)", metavar="W", type=float)
+    planes: str = option(
+        "axial",
+        "planes of a volume for the prior, in turn: axial, coronal and sagittal, separated by commas (default: axial)",
+        metavar="NAMES",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,7 +183,7 @@ class L1Wavelet(Classical):
 
 @dataclass(frozen=True, kw_only=True)
 class TotalVariation(Classical):
-    """Total variation: ``argmin_x |y - A x|^2 / 2 + lam |D x|_1``, D periodic differences along every axis.
+    """Total variation: ``argmin_x |y - A x|^2 / 2 + lam |D x|_1``, D differences along every axis, periodic but for volumes.
 
     :class:`TV`, :class:`TVFista` and :class:`TVPrimalDual` find the same minimum by different algorithms. Where few views leave A
     ill-conditioned, ADMM's few conjugate-gradient steps see more of the problem than the gradient steps of the other two, which
@@ -204,8 +204,9 @@ class TotalVariation(Classical):
 
 
 def _differences(data: Gaussian) -> FiniteDifferences:
-    """Periodic differences along the spatial axes of the image."""
-    return FiniteDifferences(range(len(data.shape) - 2), periodic=True)
+    """Differences along the spatial axes of the image: periodic in a slice, but not in a volume, whose ends differ."""
+    n = len(data.shape) - 2
+    return FiniteDifferences(range(n), periodic=n < 3)
 
 
 @dataclass(frozen=True, kw_only=True)
