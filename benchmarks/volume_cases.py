@@ -10,7 +10,6 @@ import torch
 from problems import DATA, PHOTONS, WATER
 from torch import Tensor
 
-from medrecon.data.coils import from_kspace
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
 from medrecon.data.phase import smooth_phase
@@ -35,7 +34,8 @@ class Case(NamedTuple):
         truth: magnitudes, or attenuation in units of water, ``(z, y, x)``; ``None`` where it is not known.
         bundle: name of the prior.
         complex: whether images have a real and an imaginary part.
-        first: name of the first row of the table.
+        first: the image without a method: ``zero-filled``, ``fbp`` or ``interpolated``.
+        edges: whether ``truth`` has another sharpness in plane, so that only edges along z can be compared.
     """
 
     data: Gaussian
@@ -43,6 +43,7 @@ class Case(NamedTuple):
     bundle: str
     complex: bool
     first: str
+    edges: bool = False
 
 
 def _cropped(volume: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -81,13 +82,11 @@ def other_head(side: int, slices: int, offset: int = 0) -> np.ndarray:
     with np.load(DATA / "train" / "brain_slices_256_val.npz") as archive:
         chosen = (archive["subject"] == "omsL_12") & (archive["contrast"] == "T1")
         z, images = archive["z_mm"][chosen], archive["img"][chosen].astype(np.float32)
-    series = np.sort(z)
     order = np.argsort(z)
     rows = [order[0]]
     for k in order[1:]:  # one of two interleaved series
         if z[k] - z[rows[-1]] > 2.5:
             rows.append(k)
-    del series
     volume = images[rows]
     volume = np.stack([_cropped(one[None], (1, side, side))[0] for one in volume])
     return _unit(_middle(volume, slices, offset))
@@ -151,13 +150,65 @@ def sparse_ct(truth: np.ndarray, views: int, degrees: float) -> Case:
     return Case(Gaussian(A, (root * y / unit)[None], float(1 / unit)), truth, "chest_ct", False, "fbp")
 
 
-SOURCES = {"head": head, "tune": other_head, "skull": skull}
+def real_pair(truth: np.ndarray) -> Case:
+    """Measured slices of 5 mm; ``truth`` are those of 1 mm of the same scan, with a sharper kernel."""
+    n, side, _ = truth.shape
+    with np.load(DATA / "volumes" / "ct_skull_phantom_zpair.npz") as archive:
+        thick = archive["thick"].astype(np.float32) / 1000
+        thin = len(archive["thin"])
+    f, first = 256 // side, max(thin // 2 - n // 2, 0) // 5
+    thick = thick.reshape(len(thick), side, f, side, f).mean((2, 4))[first : first + n // 5]
+    A = downsample_mean(truth.shape, (5, 1, 1), orthonormal=True)
+    y = torch.from_numpy(thick)[None, None] * 5**0.5
+    return Case(Gaussian(A, y, NOISE), truth, "chest_ct", False, "interpolated", edges=True)
+
+
+def thin_slices(side: int, slices: int, offset: int = 0) -> np.ndarray:
+    """The plastic skull with slices of 1 mm, a multiple of five of them."""
+    with np.load(DATA / "volumes" / "ct_skull_phantom_zpair.npz") as archive:
+        volume = archive["thin"].astype(np.float32) / 1000
+    f = 256 // side
+    volume = volume.reshape(len(volume), side, f, side, f).mean((2, 4))
+    n = slices // 5 * 5
+    first = max(len(volume) // 2 - n // 2, 0) // 5 * 5
+    return np.ascontiguousarray(volume[first : first + n])
+
+
+def edge_width(x: np.ndarray, truth: np.ndarray, reach: int = 8) -> float:
+    """Median distance between 10 % and 90 % of isolated edges along z, slices; edges of at least 0.4 between two plateaus."""
+    out = []
+    step = np.abs(np.diff(truth, axis=0))
+    for z, row, column in zip(*np.nonzero(step[reach:-reach] > 0.25), strict=True):
+        part = slice(z + 1, z + 2 * reach + 1)
+        line, profile = truth[part, row, column], x[part, row, column]
+        low, high = line[: reach - 2], line[reach + 2 :]
+        if max(np.ptp(low), np.ptp(high)) > 0.1 or abs(high.mean() - low.mean()) < 0.4:
+            continue
+        rising = (profile - low.mean()) / (high.mean() - low.mean())
+        crossings = [_crossing(rising, level, reach - 1) for level in (0.1, 0.9)]
+        if None not in crossings:
+            out.append(abs(crossings[1] - crossings[0]))
+    return float(np.median(out)) if out else float("nan")
+
+
+def _crossing(rising: np.ndarray, level: float, middle: int) -> float | None:
+    """Where a profile that rises from 0 to 1 crosses a level, the place nearest to its middle; ``None``: nowhere."""
+    above = rising > level
+    places = np.flatnonzero(above[1:] != above[:-1])
+    if not len(places):
+        return None
+    k = places[np.abs(places - middle).argmin()]
+    return float(k + (level - rising[k]) / (rising[k + 1] - rising[k]))
+
+
+SOURCES = {"head": head, "tune": other_head, "skull": skull, "thin": thin_slices}
 CASES = {
     "mri-2d-r8": ("head", lambda x: mri(x, 8, by_slice=False)),
     "mri-1d-r4": ("head", lambda x: mri(x, 4, by_slice=True)),
     "mri-1d-r8": ("head", lambda x: mri(x, 8, by_slice=True)),
     "thick-x4": ("head", thick),
     "ct-16-views": ("skull", lambda x: sparse_ct(x, VIEWS, 180.0)),
+    "ct-5-mm": ("thin", real_pair),
     "ct-90-degrees": ("skull", lambda x: sparse_ct(x, 64, 90.0)),
 }
 
@@ -165,22 +216,23 @@ CASES = {
 def case(name: str, side: int, slices: int, tuning: bool = False) -> Case:
     """A case by its name; with ``tuning``, of another subject, or of other slices of the skull."""
     source, measure = CASES[name]
-    if tuning:
-        source = "tune" if source == "head" else source
-    offset = slices if tuning and source == "skull" else 0
+    offset = 0
+    if tuning and source == "head":
+        source = "tune"
+    elif tuning:
+        offset = slices
     return measure(SOURCES[source](side, slices, offset))
 
 
-def measures(x: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """PSNR and SSIM in three planes, and the mean difference between slices over that of the truth."""
-    out = {}
+def measures(x: np.ndarray, truth: np.ndarray, edges: bool = False) -> dict[str, float]:
+    """PSNR and SSIM in three planes, and the mean difference between slices over that of the truth; or the width of edges."""
+    out = {"z": float(np.abs(np.diff(x, axis=0)).mean() / np.abs(np.diff(truth, axis=0)).mean())}
+    if edges:
+        return out | {"edge": edge_width(x, truth)}
     for name, axes in {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}.items():
         a, b = x.transpose(axes), truth.transpose(axes)
         keep = b.reshape(len(b), -1).max(1) > 0.1 * truth.max()  # planes with an object
-        each = [scores(one[None], other[None], float(truth.max())) for one, other in zip(a[keep], b[keep], strict=True)]
-        out |= {
-            f"psnr {name}": float(np.mean([e["psnr"] for e in each])),
-            f"ssim {name}": float(np.mean([e["ssim"] for e in each])),
-        }
-    out["z"] = float(np.abs(np.diff(x, axis=0)).mean() / np.abs(np.diff(truth, axis=0)).mean())
+        pairs = zip(a[keep], b[keep], strict=True)
+        each = [scores(one[None], other[None], float(truth.max())) for one, other in pairs]
+        out |= {f"{what} {name}": float(np.mean([one[what] for one in each])) for what in ("psnr", "ssim")}
     return out

@@ -13,8 +13,8 @@ masks of columns that differ by slice (``mri-1d-r4``, ``mri-1d-r8``); its magnit
 
 PSNR (of the maximum of the truth) and SSIM are means over the planes with an object; z is the mean difference between
 neighbouring slices over that of the truth (1 is right). Every cell is a process of its own, with its peak memory. Results in
-the store are not computed again. ``--tuning`` takes another head (3 mm slices) and another part of the skull: settings, and the weight
-of TV, were chosen there. ``--denoising`` measures the brain prior on the three planes of the head.
+the store are not computed again. ``--tuning`` takes another head (3 mm slices) and another part of the skull: settings, and the
+weight of TV, were chosen there. ``--denoising`` measures the brain prior on the three planes of the head.
 """
 
 from __future__ import annotations
@@ -80,24 +80,30 @@ class Simulated(Problem):
 
     @property
     def acceleration(self) -> float | None:
+        """That of the data."""
         return self.rate
 
     @property
     def image_shape(self) -> tuple[int, ...]:
+        """Of the volume, or of a slice."""
         channels, plane = 2 if self.given.complex else 1, self.given.truth.shape[1:]
         return (channels, self.n, *plane) if self.volume else (channels, *plane)
 
     def batches(self, size: int) -> list[slice]:
+        """All slices at once."""
         return [slice(0, self.n_items)]
 
     def slices_of(self, items: slice) -> list[int] | None:
+        """Those of the volume."""
         return list(range(self.n)) if self.volume else None
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
+        """Of the volume, or of all slices."""
         data, one = self.given.data, torch.ones(self.n_items)
         return Scaled(data if self.volume else replace(data, A=data.A.A, y=data.y[0]), one, one)
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
+        """Magnitudes, or attenuation."""
         found = x.norm(dim=2) if self.given.complex else x[:, :, 0]
         return found[:, 0] if self.volume else found
 
@@ -202,20 +208,15 @@ def denoising() -> None:
 
 def table(rows: list[dict[str, Any]]) -> None:
     """Print the results in the store."""
-    print(
-        "| case | method | PSNR axial | coronal | sagittal | SSIM axial | coronal | sagittal | z | edge, mm | seconds | peak, MB |"
-    )
+    planes = "axial | coronal | sagittal"
+    print(f"| case | method | PSNR {planes} | SSIM {planes} | z | edge, mm | seconds | peak, MB |")
     print("|---" * 12 + "|")
     for one in sorted(rows, key=lambda r: (list(CASES).index(r["case"]), list(METHODS).index(r["method"]))):
         name = f"| {one['case']} | {one['method']} "
         if "error" in one:
             print(f"{name}| failed: {one['error']} " + "| " * 9 + "|")
             continue
-        numbers = (
-            [f"{one[c]:.2f}" if c.startswith("psnr") else f"{one[c]:.3f}" for c in COLUMNS]
-            if "edge" not in one
-            else [""] * 6
-        )
+        numbers = ["" if c not in one else f"{one[c]:.2f}" if c[0] == "p" else f"{one[c]:.3f}" for c in COLUMNS]
         edge = f"{one['edge']:.2f}" if "edge" in one else ""
         print(
             f"{name}| {' | '.join(numbers)} | {one['z']:.2f} | {edge} | {one['seconds']:.0f} | {one['peak_mb']:.0f} |"

@@ -387,15 +387,15 @@ def check_planes(problem: Problem, prior: PriorSpec) -> None:
         return
     if len(problem.image_shape) != 4:
         raise InputError(
-            f"{problem.name}: the planes {','.join(prior.planes)} are those of a volume, but slices are reconstructed one by one; "
-            "leave planes out, or reconstruct a volume (--volume)"
+            f"{problem.name}: the planes {','.join(prior.planes)} are those of a volume, but slices are reconstructed one by "
+            "one; leave planes out, or reconstruct a volume (--volume)"
         )
     spacing = problem.geometry.spacing
     if spacing is not None and max(spacing) > LARGEST_ANISOTROPY * min(spacing):
         size = " x ".join(f"{one:.3g}" for one in spacing)
         raise InputError(
-            f"{problem.name}: voxels of {size} mm (z, y, x) make planes across the slices unlike the training images, whose pixels "
-            f"are square; leave planes out, or use dds-3d or a correlation along z (sides may differ by a factor of {LARGEST_ANISOTROPY:g})"
+            f"{problem.name}: voxels of {size} mm (z, y, x) make planes across the slices unlike the training images, whose "
+            "pixels are square; leave planes out, or use dds-3d or z_correlation"
         )
 
 
@@ -434,8 +434,8 @@ def check_volume(problem: Problem, sampling: Sampling) -> None:
     """
     if sampling.solver.needs_volume and len(problem.image_shape) != 4:
         raise InputError(
-            f"{problem.name}: solver {name_of(sampling.solver)!r} relates neighbouring slices; reconstruct a volume (--volume), or "
-            "choose another solver, e.g. dds"
+            f"{problem.name}: solver {name_of(sampling.solver)!r} relates neighbouring slices; reconstruct a volume "
+            "(--volume), or choose another solver, e.g. dds"
         )
     if sampling.z_correlation is not None and len(problem.image_shape) != 4:
         raise InputError(

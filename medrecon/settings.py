@@ -59,8 +59,8 @@ class PriorSettings:
             kind of scan.
         condition: label on which the prior is conditioned, e.g. the image contrast; ``None`` or empty: unconditional.
         guidance: classifier-free guidance scale.
-        planes: planes of a volume that go through the prior, one at every noise level, separated by commas: ``axial`` (the slices,
-            y and x), ``coronal`` (z and x) and ``sagittal`` (z and y).
+        planes: planes of a volume that go through the prior, one at every noise level, separated by commas: ``axial`` (the
+            slices, y and x), ``coronal`` (z and x) and ``sagittal`` (z and y).
     """
 
     bundle: str | Path | Any = option(

@@ -21,9 +21,9 @@ __all__ = [
     "guided",
     "log_density",
     "multiscale",
-    "score",
     "perpendicular",
     "product",
+    "score",
     "slicewise",
     "with_vjp",
 ]

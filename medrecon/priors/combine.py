@@ -91,8 +91,9 @@ def perpendicular(*planes: Prior, weights: Sequence[float] | None = None) -> Pri
     step towards the data at every level.
 
     Args:
-        planes: priors of volumes, e.g. ``slicewise(prior, 2)`` (axial) and ``slicewise(prior, 3)`` (coronal).
-        weights: a positive weight per prior, their sum 1; default: equal weights. The paper's integer K is ``(1 - 1 / K, 1 / K)``.
+        planes: priors of volumes, e.g. ``slicewise(prior)`` (axial) and ``slicewise(prior, axis=3)`` (coronal).
+        weights: a positive weight per prior, their sum 1; default: equal weights. The paper's K is
+            ``(1 - 1 / K, 1 / K)``.
 
     Raises:
         ValueError: for no prior, or weights that do not fit.

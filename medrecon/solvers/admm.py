@@ -12,7 +12,7 @@ from medrecon.operators.image import FiniteDifferences
 from medrecon.operators.linalg import batch_broadcast, cg, dot
 from medrecon.solvers.classical import shrink
 
-__all__ = ["Z", "Splitting", "z_objective", "z_step"]
+__all__ = ["Splitting", "Z", "z_objective", "z_step"]
 
 Z = FiniteDifferences((0,))
 """Differences along z, the first spatial axis; the first slice and the last are not neighbours."""

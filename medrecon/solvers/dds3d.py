@@ -23,7 +23,8 @@ class DDS3D(DDS):
     """DDS of a volume: the step towards the data also makes the differences between neighbouring slices sparse.
 
     ``x0 = prior(x, sigma_scale sigma)``, slice by slice
-    ``xe = one iteration of ADMM for |y - A z|^2 / 2 + rho |z - x0|^2 / 2 + lam |D_z z|_1``, see :func:`medrecon.solvers.admm.z_step`
+    ``xe = one iteration of ADMM for |y - A z|^2 / 2 + rho |z - x0|^2 / 2 + lam |D_z z|_1``,
+    see :func:`medrecon.solvers.admm.z_step`
     ``x' = xe + sigma' (sqrt(1 - eta^2) (x - x0) / sigma + eta z)``
 
     The variables of ADMM are kept from level to level. The z axis is the first spatial axis of the image; ``D_z`` does not
@@ -46,8 +47,8 @@ class DDS3D(DDS):
         1 network evaluation and ``n_cg + 1`` applications of ``A^H A`` a step.
 
     Deviation:
-        the penalty ``rho |z - x0|^2`` keeps DDS's weight of the prior (the paper's system is ``A^H A + eta D^H D`` alone, and stays
-        near x0 because it stops after few iterations); weights are relative to the noise, not to an operator that is not
+        the penalty ``rho |z - x0|^2`` keeps DDS's weight of the prior (the paper's system is ``A^H A + eta D^H D`` alone, and
+        stays near x0 because it stops after few iterations); weights are relative to the noise, not to an operator that is not
         normalised; the authors' code takes a periodic difference, which couples the first slice to the last.
     """
 

@@ -30,7 +30,8 @@ class MBIR(Solver[_State, Gaussian]):
     """Predictor-corrector sampling of slices, which one iteration of ADMM joins by total variation along z.
 
     ``x <- corrector(x);  x0 = prior(x, sigma)``, slice by slice
-    ``xe = one iteration of ADMM for |y - A z|^2 / 2 + rho |z - x0|^2 / 2 + lam |D_z z|_1``, see :func:`medrecon.solvers.admm.z_step`
+    ``xe = one iteration of ADMM for |y - A z|^2 / 2 + rho |z - x0|^2 / 2 + lam |D_z z|_1``,
+    see :func:`medrecon.solvers.admm.z_step`
     ``x' = xe + sigma' (sqrt(1 - kappa^2) (x - x0) / sigma + kappa z)``, ``kappa^2 = 1 - sigma'^2 / sigma^2`` (the predictor)
 
     The variables of ADMM are kept from level to level. The z axis is the first spatial axis of the image; ``D_z`` does not
@@ -52,8 +53,8 @@ class MBIR(Solver[_State, Gaussian]):
         the iteration of ADMM corrects the clean estimate, before the predictor adds noise. The paper's corrects the noisy image:
         among its 2000 levels two neighbours have nearly the same noise. With fifty, the kept variables would return the noise of
         the last level. Predictor and corrector leave the noise of the level that the prior assumes, as in
-        :class:`medrecon.solvers.ScoreMRI`; weights are relative to the noise; the authors' code takes a periodic difference, which
-        couples the first slice to the last.
+        :class:`medrecon.solvers.ScoreMRI`; weights are relative to the noise; the authors' code takes a periodic difference,
+        which couples the first slice to the last.
     """
 
     needs_volume: ClassVar[bool] = True

@@ -77,7 +77,8 @@ def test_the_first_and_the_last_slice_are_not_neighbours():
     ramp = torch.linspace(-1, 1, 6, dtype=DOUBLE).view(1, 1, 6, 1, 1).expand(1, 1, 6, 2, 2)
     A = Dense(torch.eye(24, dtype=DOUBLE), (1, 6, 2, 2))
     x = sample(DDS3D(strength=100.0), prior, Gaussian(A, A(ramp), 0.01), karras(2.0, 0.01, 30), noise=Noise([0]))
-    # The ends move towards the middle by lam = 100 * 0.01^2, as in the closed form; a periodic difference would let them move back.
+    # The ends move towards the middle by lam = 100 * 0.01^2, as in the closed form;
+    # a periodic difference would pull them further.
     assert torch.allclose(x[:, :, 0], ramp[:, :, 0] + 0.01, atol=3e-3)
     assert torch.allclose(x[:, :, -1], ramp[:, :, -1] - 0.01, atol=3e-3)
 
