@@ -257,6 +257,7 @@ medrecon.priors.combine.equivariant.equivariant_prior      3  priors/test_combin
 medrecon.priors.combine.equivariant.one                    3  priors/test_combine.py priors
 medrecon.priors.combine.guided.prior                       3  priors/test_combine.py priors
 medrecon.priors.combine.multiscale.scaled                  3  priors/test_combine.py priors
+medrecon.priors.combine.perpendicular                      3  priors/test_combine.py
 medrecon.priors.combine.slicewise.each                     3  priors/test_combine.py
 medrecon.priors.mixture.MixturePrior.log_prob              3  priors/test_mixture.py
 medrecon.priors.nets.EpsNet.__call__                       3  priors/test_nets.py priors
@@ -314,6 +315,7 @@ medrecon.solvers.base.limit_step                           3  solvers/test_base.
 medrecon.solvers.base.renoise                              3  solvers/test_base.py solvers
 medrecon.solvers.base.residual_norm_and_grad               3  solvers/test_base.py solvers
 medrecon.solvers.base.variance_kept                        3  solvers/test_base.py solvers
+medrecon.solvers.admm.z_step                               all  solvers/test_admm.py
 medrecon.solvers.ccdf._steps                               3  solvers/test_ccdf.py
 medrecon.solvers.ccdf.contraction_bound                    all  solvers/test_ccdf.py
 medrecon.solvers.ccdf.start_level                          3  solvers/test_ccdf.py
@@ -336,6 +338,7 @@ medrecon.solvers.fps.FPS.path_density                      3  solvers/test_fps.p
 medrecon.solvers.fps._kept                                 3  solvers/test_fps.py solvers/test_smc.py
 medrecon.solvers.ilvr.ILVR.step                            3  solvers/test_noising.py solvers
 medrecon.solvers.lgd.LGD.step                              3  solvers/test_solvers.py solvers
+medrecon.solvers.mbir.MBIR.step                            3  solvers/test_mbir.py
 medrecon.solvers.mcg.MCG.step                              3  solvers/test_noising.py solvers/test_solvers.py solvers
 medrecon.solvers.mcgdiff.BridgedSolver.init                3  solvers/test_mcgdiff.py solvers/test_smc.py
 medrecon.solvers.mcgdiff.BridgedSolver.look                3  solvers/test_mcgdiff.py solvers/test_smc.py

@@ -9,6 +9,7 @@ import torch
 import medrecon
 from medrecon import posterior
 from medrecon.data.errors import InputError
+from medrecon.data.scan import Geometry
 from medrecon.formats import load_kspace
 from medrecon.metrics import scores
 from medrecon.networks import ResidualUNet
@@ -350,3 +351,73 @@ def test_progress_counts_one_run_per_slice():
         problem(one_coil(), physics_of(one_coil(), **ONE_COIL)), spec(), plan, progress=lambda *a: steps.append(a)
     )
     assert steps == [(i + 1, 8) for i in range(8)]
+
+
+class RowCount:
+    """An objective whose prior reports the shapes of the images that it is given."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def prior(self, network, multiple=16, dtype=None):
+        def mean(x, sigma):
+            self.shapes.append(tuple(x.shape[2:]))
+            return x / (1 + torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, *[1] * (x.ndim - 1)) ** 2)
+
+        return mean
+
+
+def planes_spec(**more):
+    return spec(objective=RowCount(), trained_planes=("axial", "coronal", "sagittal"), **more)
+
+
+def test_a_level_takes_one_plane_of_a_volume_and_the_record_has_them():
+    """36 x 31 pixels, 5 slices: every level gives the network the images of one plane, and over 24 levels all of them."""
+    scan, *_ = cartesian(slices=5, noise=0.01)
+    prior = planes_spec()
+    made = plan(scan, bundle=prior, volume=True, planes="coronal, axial,sagittal", steps=24).run()
+    assert set(prior.objective.shapes) == {(36, 31), (5, 31), (5, 36)}
+    pixels = 5 * 36 * 31
+    sizes = {(36, 31): 5, (5, 31): 36, (5, 36): 31}
+    levels = sum(prior.objective.shapes.count(shape) * np.prod(shape) * min(sizes[shape], 10**9) for shape in sizes)
+    assert levels >= 24 * pixels  # in batches of at most as many images as there are
+    assert made.record["planes"] == ["coronal", "axial", "sagittal"]
+    assert made.record["options"]["planes"] == "coronal, axial,sagittal"
+    again = plan(scan, bundle=planes_spec(), volume=True, planes="coronal,axial,sagittal", steps=24).run()
+    assert np.array_equal(made.image, again.image)
+
+
+@pytest.mark.parametrize(
+    ("planes", "physics", "words"),
+    [
+        ("coronal", {}, "reconstructed one by one; leave planes out, or reconstruct a volume"),
+        ("corona", {"volume": True}, "planes must be some of axial, coronal, sagittal, separated by commas; got 'corona'"),
+        ("axial,axial", {"volume": True}, "planes must be some of"),
+        ("", {"volume": True}, "planes must be some of"),
+        (3, {"volume": True}, "planes must be some of"),
+    ],
+)
+def test_planes_that_cannot_be_used_are_refused(planes, physics, words):
+    scan, *_ = cartesian(slices=3, noise=0.01)
+    with pytest.raises(InputError, match=words):
+        plan(scan, bundle=planes_spec(), planes=planes, steps=2, **physics)
+
+
+def test_planes_are_those_of_the_training_images():
+    scan, *_ = cartesian(slices=3, noise=0.01)
+    with pytest.raises(InputError, match="trained on axial images, not on coronal ones; use the planes axial"):
+        plan(scan, bundle=spec(), planes="axial,coronal", volume=True)
+
+
+@pytest.mark.parametrize(("thickness", "refused"), [(1.0, False), (1.5, False), (1.6, True), (0.6, True), (5.0, True)])
+def test_planes_across_thick_slices_are_refused(thickness, refused):
+    """Pixels of a coronal plane are as high as a slice is thick; the training images have square ones."""
+    scan, *_ = cartesian(slices=3, noise=0.01)
+    scan = replace(scan, geometry=Geometry((thickness, 1.0, 1.0)))
+    options = {"bundle": planes_spec(), "volume": True, "steps": 2}
+    if refused:
+        with pytest.raises(InputError, match=rf"voxels of {thickness:g} x 1 x 1 mm \(z, y, x\) make planes across"):
+            plan(scan, planes="axial,coronal", **options)
+    else:
+        plan(scan, planes="axial,coronal", **options)
+    plan(scan, **options)  # the slices themselves

@@ -29,6 +29,7 @@ sigma_data: 0.5
 images: complex
 labels: [T1, T2, '']
 symmetries: {flip: [-1], shift: 4, phase: true}
+trained_planes: [axial, coronal]
 multiple: 4
 steps: 20
 sigma_min: 0.01
@@ -83,6 +84,7 @@ def test_what_the_file_says_is_what_is_loaded(root):
     assert prior.weights_sha256 == hashlib.sha256(content).hexdigest()
     assert prior.objective == EDM(sigma_data=0.5)
     assert (prior.images, prior.channels, prior.labels) == ("complex", 2, ("T1", "T2", ""))
+    assert prior.trained_planes == ("axial", "coronal")
     assert prior.symmetries == {"flip": [-1], "shift": 4, "phase": True}
     assert (prior.multiple, prior.n_steps, prior.sigma_min) == (4, 20, 0.01)
     assert prior.tuned == {"dds": {"sigma_max": 0.3}, "cg-sense": {"n_iter": 10}}
@@ -114,6 +116,7 @@ def test_optional_keys_have_defaults(tmp_path):
     keys = (
         "labels",
         "symmetries",
+        "trained",
         "multiple",
         "steps",
         "sigma_min",
@@ -129,6 +132,7 @@ def test_optional_keys_have_defaults(tmp_path):
     assert (prior.labels, dict(prior.symmetries), dict(prior.tuned)) == ((), {}, {})
     assert (dict(prior.posterior), dict(prior.quality)) == ({}, {})
     assert (prior.multiple, prior.n_steps, prior.sigma_min) == (16, 50, 0.005)
+    assert prior.trained_planes == ("axial",)
 
 
 def test_posterior_settings_may_leave_out_parts_of_the_ladder(root):
@@ -213,6 +217,9 @@ LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for
         ("flip: [-1]", "flip: [0]", ["axes -2 and -1"]),
         ("shift: 4", "shift: left", ["pixels"]),
         ("phase: true", "phase: 1", ["true or false"]),
+        ("[axial, coronal]", "[axial, coronel]", ["did you mean 'coronal'"]),
+        ("[axial, coronal]", "[axial, axial]", ["list of different planes", "sagittal"]),
+        ("[axial, coronal]", "axial", ["list of different planes"]),
         ("network: ResidualUNet         # a name\n", "", ["lacks the key 'network'"]),
         ("images: complex\n", "", ["lacks the key 'images'"]),
         ("sigma_data: 0.5\n", "", ["lacks the key 'sigma_data'"]),

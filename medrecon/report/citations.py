@@ -152,6 +152,14 @@ PAPERS: Mapping[str, Paper] = {
         "Chung, Lee, Ye, Decomposed diffusion sampler for accelerating large-scale inverse problems, ICLR 2024",
         "2303.05754",
     ),
+    "mbir": _arxiv(
+        "Chung, Ryu, McCann, Klasky, Ye, Solving 3D inverse problems using pre-trained 2D diffusion models, CVPR 2023",
+        "2211.10655",
+    ),
+    "tpdm": _arxiv(
+        "Lee, Chung, Park, Park, Ryu, Ye, Improving 3D imaging with pre-trained perpendicular 2D diffusion models, ICCV 2023",
+        "2303.08440",
+    ),
     "diffpir": _arxiv(
         "Zhu et al., Denoising diffusion models for plug-and-play image restoration, CVPR workshops 2023", "2305.08995"
     ),
@@ -255,6 +263,8 @@ SOLVER_PAPERS: Mapping[str, Sequence[str]] = {
     "fps": ("fps",),
     "mcgdiff": ("mcgdiff",),
     "ddsmc": ("ddsmc",),
+    "dds-3d": ("dds", "mbir"),
+    "mbir": ("mbir",),
     "r2d2": ("r2d2",),
 }
 """Short names of the papers of every solver; zero-filling needs none."""

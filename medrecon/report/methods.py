@@ -113,6 +113,9 @@ def _solver(record: Mapping[str, Any], cite: _References) -> list[object]:
             f"{condition}. From noise level {number(record.get('sigma_max'))} to {number(record.get('sigma_min'))} it took "
         ]
         out += [f"{record.get('steps')} steps ({record.get('network_evaluations')} network evaluations in all)."]
+        planes = record.get("planes") or []
+        if len(planes) > 1:
+            out += [f" Of the volume it took the {', '.join(planes[:-1])} and {planes[-1]} planes in turn", cite.cite("tpdm"), "."]
         if record.get("symmetries"):
             out += [f" The prior was averaged over symmetries: {number(record['symmetries'])}."]
         if record.get("start"):

@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from medrecon.priors import channelwise, equivariant, guided, multiscale, score, slicewise, with_vjp
+from medrecon.priors import (
+    GaussianPrior,
+    channelwise,
+    equivariant,
+    guided,
+    multiscale,
+    perpendicular,
+    product,
+    score,
+    slicewise,
+    with_vjp,
+)
 from medrecon.priors.base import as_levels
 
 from ..make.priors import gaussian, noisy
@@ -146,3 +157,79 @@ def test_groups_of_channels_and_slices_go_through_the_prior_one_by_one():
     assert sum(sizes) == 3 * len(volume)
     with pytest.raises(ValueError, match="does not fit"):
         channelwise(prior, 2)(torch.zeros(1, 3, 4, 4), 0.1)
+
+
+@pytest.mark.parametrize("axis", [2, 3, 4])
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+def test_planes_go_through_the_prior_and_come_back(axis, chunk):
+    """Across every axis of a volume whose axes all differ, in chunks that do not divide their number."""
+    seen = []
+
+    def prior(x, sigma):
+        seen.append(x.shape)
+        rows = torch.arange(x.shape[2], dtype=x.dtype).view(1, 1, -1, 1)
+        return x * (1 + rows) * torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1, 1, 1)
+
+    x = noisy((2, 3, 5, 4), 2)
+    levels = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    found = slicewise(prior, chunk, axis)(x, levels)
+    row_axis = {2: 3, 3: 2, 4: 2}[axis]  # rows are the first axis that is left
+    rows = torch.arange(x.shape[row_axis], dtype=torch.float64).view([-1 if k == row_axis else 1 for k in range(5)])
+    assert torch.allclose(found, x * (1 + rows) * levels.view(-1, 1, 1, 1, 1), rtol=1e-12)
+    assert {shape[2:] for shape in seen} == {torch.Size([n for k, n in enumerate(x.shape[2:]) if k != axis - 2])}
+    assert sum(shape[0] for shape in seen) == 2 * x.shape[axis] and max(s[0] for s in seen) <= (chunk or 99)
+
+
+def separable(n=4, seed=0):
+    """A Gaussian field ``(1, 4, 4, 4)`` whose precision is the mean of those of its axial and its coronal planes."""
+    root = torch.randn(2, n * n, n * n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) / n
+    planes = root @ root.mT + 0.1 * torch.eye(n * n, dtype=torch.float64)
+    eye = torch.eye(n, dtype=torch.float64)
+    axial = torch.einsum("ab,yxvu->ayxbvu", eye, planes[0].view(n, n, n, n)).reshape(n**3, n**3)
+    coronal = torch.einsum("ab,zxwu->zaxwbu", eye, planes[1].view(n, n, n, n)).reshape(n**3, n**3)
+    return planes, axial, coronal
+
+
+def test_product_of_planes_is_the_product_of_experts():
+    """Scores of noisy planes, weighted: the score of the product of the two noisy Gaussians, in closed form."""
+    planes, axial, coronal = separable()
+    mean = torch.zeros(1, 4, 4, dtype=torch.float64)
+    first, second = (GaussianPrior(mean, covariance) for covariance in planes)
+    x, sigma = noisy((1, 4, 4, 4), 2), 0.7
+    both = product(slicewise(first), slicewise(second, axis=3), weights=(0.75, 0.25))
+    noise = sigma**2 * torch.eye(64, dtype=torch.float64)
+    precision = 0.75 * torch.linalg.inv(axial + noise) + 0.25 * torch.linalg.inv(coronal + noise)
+    assert torch.allclose(score(both, x, sigma).flatten(1), -x.flatten(1) @ precision, rtol=1e-9, atol=1e-9)
+
+
+def test_perpendicular_takes_one_plane_a_level_and_the_product_on_average():
+    planes, *_ = separable()
+    mean = torch.zeros(1, 4, 4, dtype=torch.float64)
+    each = [slicewise(GaussianPrior(mean, planes[0])), slicewise(GaussianPrior(mean, planes[1]), axis=3)]
+    x, n = noisy((1, 4, 4, 4), 1), 2000
+    both = perpendicular(*each, weights=(0.75, 0.25))
+    alone = [one(x, 0.7) for one in each]
+    # Levels so close together that their estimates are the same.
+    levels = [0.7 + 1e-7 * i for i in range(n)]
+    taken = [[torch.allclose(both(x, level), one, atol=1e-4) for one in alone] for level in levels]
+    assert all(sum(one) == 1 for one in taken)
+    # Tossed 2000 times, though nearby levels may have the same float32: five standard errors of at least 250 tosses.
+    assert abs(sum(one[0] for one in taken) / n - 0.75) < 0.14
+    # A function of the level alone: a batch equals its items, whatever the type of the level.
+    xs = noisy((1, 4, 4, 4), 3)
+    several = torch.tensor([0.3, 1.0, 0.1], dtype=torch.float64)
+    together = both(xs, several)
+    for i, level in enumerate(several.tolist()):
+        assert torch.allclose(together[i : i + 1], both(xs[i : i + 1], level), rtol=1e-12)
+    assert torch.allclose(both(xs, 0.3), both(xs, torch.tensor(0.3)), atol=1e-6)
+
+
+def test_perpendicular_of_one_prior_is_that_prior_and_bad_weights_are_refused():
+    one = slicewise(gaussian((1, 4, 4)))
+    x = noisy((1, 3, 4, 4), 2)
+    assert torch.equal(perpendicular(one)(x, 0.4), one(x, 0.4))
+    for weights in ((0.5, 0.6), (1.0,), (1.5, -0.5), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="2 priors need as many positive weights of sum 1"):
+            perpendicular(one, one, weights=weights)
+    with pytest.raises(ValueError, match="0 priors"):
+        perpendicular()

@@ -68,6 +68,7 @@ WAYS = {
     "image": (image_file, "brain_mri_magnitude", {"region": [5, 40, 3, 30]}, {}),
     "image, finer": (image_file, "brain_mri_magnitude", {"task": "superres", "factor": 2}, {}),
     "frames": (frames_file, "brain_mri", {}, {"frames": "phase"}),
+    "k-space, planes of a volume": (kspace_file, "brain_mri", {"volume": True, "planes": "axial,coronal"}, {}),
     "image, particles": (image_file, "brain_mri_magnitude", {}, {"solver": "ddsmc", "particles": 3}),
 }
 
