@@ -34,7 +34,7 @@ class Case(NamedTuple):
         truth: magnitudes, or attenuation in units of water, ``(z, y, x)``; ``None`` where it is not known.
         bundle: name of the prior.
         complex: whether images have a real and an imaginary part.
-        first: the image without a method: ``zero-filled``, ``fbp`` or ``interpolated``.
+        first: the image without a method, ``(z, y, x)``: zero-filled, filtered back-projection, or linear interpolation.
         edges: whether ``truth`` has another sharpness in plane, so that only edges along z can be compared.
     """
 
@@ -42,7 +42,7 @@ class Case(NamedTuple):
     truth: np.ndarray
     bundle: str
     complex: bool
-    first: str
+    first: np.ndarray
     edges: bool = False
 
 
@@ -124,7 +124,8 @@ def mri(truth: np.ndarray, accel: int, by_slice: bool) -> Case:
     masks = torch.from_numpy(np.stack([np.broadcast_to(one, shape) for one in masks])).float()[:, None]
     A = Slices(sense(maps, masks), n)
     y = _noisy(A(_complex(truth))) * masks
-    return Case(Gaussian(A, y, NOISE), truth, "brain_mri", True, "zero-filled")
+    data = Gaussian(A, y, NOISE)
+    return Case(data, truth, "brain_mri", True, data.adjoint_y[0].norm(dim=0).numpy())
 
 
 def thick(truth: np.ndarray, factor: int = 4) -> Case:
@@ -132,8 +133,17 @@ def thick(truth: np.ndarray, factor: int = 4) -> Case:
     n = len(truth) // factor * factor
     truth = truth[:n]
     A = downsample_mean(truth.shape, (factor, 1, 1), orthonormal=True)
-    y = A(torch.from_numpy(truth)[None, None])
-    return Case(Gaussian(A, _noisy(y), NOISE), truth, "brain_mri_magnitude", False, "interpolated")
+    y = _noisy(A(torch.from_numpy(truth)[None, None]))
+    return Case(Gaussian(A, y, NOISE), truth, "brain_mri_magnitude", False, _interpolated(y, factor))
+
+
+def _interpolated(y: Tensor, factor: int) -> np.ndarray:
+    """Linear interpolation of thick slices, which are measured times the root of their number."""
+    thick = y[0, 0].numpy() / factor**0.5
+    at = np.clip((np.arange(len(thick) * factor) - (factor - 1) / 2) / factor, 0, len(thick) - 1)
+    low = np.minimum(at.astype(int), len(thick) - 2)
+    part = (at - low)[:, None, None].astype(np.float32)
+    return (1 - part) * thick[low] + part * thick[low + 1]
 
 
 def sparse_ct(truth: np.ndarray, views: int, degrees: float) -> Case:
@@ -147,7 +157,8 @@ def sparse_ct(truth: np.ndarray, views: int, degrees: float) -> Case:
     y, root = -(counts / PHOTONS).log(), counts.sqrt()
     unit = operator_norm(Composed(Weights(root), project).normal, torch.ones(n, 1, side, side), 20).max()
     A = Slices(Composed(Weights(root / unit), project), n)
-    return Case(Gaussian(A, (root * y / unit)[None], float(1 / unit)), truth, "chest_ct", False, "fbp")
+    data = Gaussian(A, (root * y / unit)[None], float(1 / unit))
+    return Case(data, truth, "chest_ct", False, project.fbp(y, "hann")[:, 0].numpy())
 
 
 def real_pair(truth: np.ndarray) -> Case:
@@ -160,7 +171,7 @@ def real_pair(truth: np.ndarray) -> Case:
     thick = thick.reshape(len(thick), side, f, side, f).mean((2, 4))[first : first + n // 5]
     A = downsample_mean(truth.shape, (5, 1, 1), orthonormal=True)
     y = torch.from_numpy(thick)[None, None] * 5**0.5
-    return Case(Gaussian(A, y, NOISE), truth, "chest_ct", False, "interpolated", edges=True)
+    return Case(Gaussian(A, y, NOISE), truth, "chest_ct", False, _interpolated(y, 5), edges=True)
 
 
 def thin_slices(side: int, slices: int, offset: int = 0) -> np.ndarray:
@@ -181,13 +192,14 @@ def edge_width(x: np.ndarray, truth: np.ndarray, reach: int = 8) -> float:
     for z, row, column in zip(*np.nonzero(step[reach:-reach] > 0.25), strict=True):
         part = slice(z + 1, z + 2 * reach + 1)
         line, profile = truth[part, row, column], x[part, row, column]
-        low, high = line[: reach - 2], line[reach + 2 :]
-        if max(np.ptp(low), np.ptp(high)) > 0.1 or abs(high.mean() - low.mean()) < 0.4:
+        before, after = line[: reach - 2], line[reach + 2 :]
+        rise = after.mean() - before.mean()
+        if max(np.ptp(before), np.ptp(after)) > 0.1 or abs(rise) < 0.4:
             continue
-        rising = (profile - low.mean()) / (high.mean() - low.mean())
-        crossings = [_crossing(rising, level, reach - 1) for level in (0.1, 0.9)]
-        if None not in crossings:
-            out.append(abs(crossings[1] - crossings[0]))
+        rising = (profile - before.mean()) / rise
+        low, high = (_crossing(rising, level, reach - 1) for level in (0.1, 0.9))
+        if low is not None and high is not None:
+            out.append(abs(high - low))
     return float(np.median(out)) if out else float("nan")
 
 
@@ -213,15 +225,16 @@ CASES = {
 }
 
 
-def case(name: str, side: int, slices: int, tuning: bool = False) -> Case:
-    """A case by its name; with ``tuning``, of another subject, or of other slices of the skull."""
-    source, measure = CASES[name]
-    offset = 0
-    if tuning and source == "head":
-        source = "tune"
-    elif tuning:
-        offset = slices
-    return measure(SOURCES[source](side, slices, offset))
+def truth_of(name: str, side: int, slices: int, tuning: bool = False) -> np.ndarray:
+    """The volume of a case; with ``tuning``, that of another subject, or other slices of the skull."""
+    source, _ = CASES[name]
+    offset = slices if tuning and source != "head" else 0
+    return SOURCES["tune" if tuning and source == "head" else source](side, slices, offset)
+
+
+def case(name: str, truth: np.ndarray) -> Case:
+    """A case by its name, of a volume."""
+    return CASES[name][1](truth)
 
 
 def measures(x: np.ndarray, truth: np.ndarray, edges: bool = False) -> dict[str, float]:

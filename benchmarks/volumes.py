@@ -37,7 +37,7 @@ import torch
 from memory import peak
 from problems import DEVICE, bundle_prior
 from torch import Tensor
-from volume_cases import CASES, Case, case, head, measures
+from volume_cases import CASES, Case, case, head, measures, truth_of
 
 from medrecon.bundle import load_prior
 from medrecon.data.scan import Geometry
@@ -62,6 +62,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "mbir": {"solver": "mbir"},
 }
 ACCELERATION = {"mri-2d-r8": 8.0, "mri-1d-r4": 4.0, "mri-1d-r8": 8.0, "ct-16-views": 25.0, "ct-90-degrees": 6.0}
+KEYS = ("side", "slices", "tuning", "settings")
+"""Arguments that a result in the store is for."""
 COLUMNS = [f"{what} {plane}" for what in ("psnr", "ssim") for plane in ("axial", "coronal", "sagittal")]
 
 
@@ -108,27 +110,11 @@ class Simulated(Problem):
         return found[:, 0] if self.volume else found
 
 
-def first(given: Case) -> np.ndarray:
-    """The image without a method: zero-filled, filtered back-projection, or linear interpolation of thick slices."""
-    data = given.data
-    if given.first == "fbp":
-        A = data.A.A
-        return A.inner.fbp(data.y[0] / A.outer.weights, "hann")[:, 0].numpy()
-    if given.first == "interpolated":
-        y = data.y[0, 0].numpy()
-        f = len(given.truth) // len(y)
-        at = np.clip((np.arange(len(given.truth)) - (f - 1) / 2) / f, 0, len(y) - 1)
-        low = np.minimum(at.astype(int), len(y) - 2)
-        part = (at - low)[:, None, None]
-        return ((1 - part) * y[low] + part * y[low + 1]) / f**0.5
-    return data.adjoint_y[0].norm(dim=0).numpy()
-
-
 def reconstructed(name: str, method: str, given: Case, changes: dict[str, Any]) -> np.ndarray:
     """The volume of a method, ``(z, y, x)``."""
     options = dict(METHODS[method])
     if not options:
-        return first(given)
+        return given.first
     volume, planes = options.pop("volume", True), options.pop("planes", "axial")
     problem = Simulated(name, given, volume)
     spec = load_prior(given.bundle).in_planes(planes).suited_to(problem)
@@ -140,31 +126,32 @@ def reconstructed(name: str, method: str, given: Case, changes: dict[str, Any]) 
     return run(problem, spec, plan, device=DEVICE).image
 
 
-def cell(name: str, method: str, side: int, slices: int, tuning: bool, changes: dict[str, Any], path: str) -> None:
-    """Reconstruct, and write the volume and the time."""
-    given = case(name, side, slices, tuning)
+def cell(name: str, method: str, changes: dict[str, Any], path: str) -> None:
+    """Measure the volume in a file, reconstruct it, and write the result and the time."""
+    with np.load(path) as archive:
+        given = case(name, archive["truth"])
     began = time.perf_counter()
     made = reconstructed(name, method, given, changes)
-    seconds = time.perf_counter() - began
-    np.savez(path, image=made, truth=given.truth, seconds=seconds, edges=given.edges)
+    np.savez(path, image=made, truth=given.truth, seconds=time.perf_counter() - began, edges=given.edges)
 
 
 def measured(name: str, method: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One cell of the table, in a process of its own."""
-    key = {"case": name, "method": method, "side": arguments.side, "slices": arguments.slices}
-    key |= {"tuning": arguments.tuning, "settings": arguments.settings}
+    key = {one: getattr(arguments, one) for one in KEYS}
+    out: dict[str, Any] = {"case": name, "method": method, **key}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cell.npz"
-        given = json.dumps([*key.values(), str(path)])
+        np.savez(path, truth=truth_of(name, arguments.side, arguments.slices, arguments.tuning))
+        given = json.dumps([name, method, arguments.settings, str(path)])
         try:
             highest, _ = peak([sys.executable, str(Path(__file__).resolve()), "--cell", given])
         except (RuntimeError, subprocess.SubprocessError) as error:
-            return {**key, "error": str(error).strip().splitlines()[-1][:300]}
+            return {**out, "error": str(error).strip().splitlines()[-1][:300]}
         with np.load(path) as made:
             image, truth, seconds, edges = made["image"], made["truth"], float(made["seconds"]), bool(made["edges"])
     if arguments.pictures:
         picture(arguments.pictures / f"{name} {method}.png", image, truth)
-    return {**key, **measures(image, truth, edges), "seconds": seconds, "peak_mb": highest}
+    return {**out, **measures(image, truth, edges), "seconds": seconds, "peak_mb": highest}
 
 
 def picture(path: Path, x: np.ndarray, truth: np.ndarray) -> None:
@@ -248,15 +235,8 @@ def main() -> None:
     if arguments.store is None:
         parser.error("--store is needed")
     rows = [json.loads(line) for line in arguments.store.read_text().splitlines()] if arguments.store.exists() else []
-    wanted = {
-        "side": arguments.side,
-        "slices": arguments.slices,
-        "tuning": arguments.tuning,
-        "settings": arguments.settings,
-    }
-    rows = [one for one in rows if all(one[key] == value for key, value in wanted.items())]
-    held = {(one["case"], one["method"]) for one in rows if "error" not in one}
-    rows = [one for one in rows if "error" not in one]
+    rows = [one for one in rows if "error" not in one and all(one[key] == getattr(arguments, key) for key in KEYS)]
+    held = {(one["case"], one["method"]) for one in rows}
     for name in () if arguments.table else arguments.cases:
         for method in arguments.only:
             if (name, method) in held or _impossible(name, method):

@@ -391,7 +391,11 @@ def test_a_level_takes_one_plane_of_a_volume_and_the_record_has_them():
     ("planes", "physics", "words"),
     [
         ("coronal", {}, "reconstructed one by one; leave planes out, or reconstruct a volume"),
-        ("corona", {"volume": True}, "planes must be some of axial, coronal, sagittal, separated by commas; got 'corona'"),
+        (
+            "corona",
+            {"volume": True},
+            "planes must be some of axial, coronal, sagittal, separated by commas; got 'corona'",
+        ),
         ("axial,axial", {"volume": True}, "planes must be some of"),
         ("", {"volume": True}, "planes must be some of"),
         (3, {"volume": True}, "planes must be some of"),

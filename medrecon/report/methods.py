@@ -115,7 +115,8 @@ def _solver(record: Mapping[str, Any], cite: _References) -> list[object]:
         out += [f"{record.get('steps')} steps ({record.get('network_evaluations')} network evaluations in all)."]
         planes = record.get("planes") or []
         if len(planes) > 1:
-            out += [f" Of the volume it took the {', '.join(planes[:-1])} and {planes[-1]} planes in turn", cite.cite("tpdm"), "."]
+            names = f"{', '.join(planes[:-1])} and {planes[-1]}"
+            out += [f" Of the volume it took the {names} planes in turn", cite.cite("tpdm"), "."]
         if record.get("symmetries"):
             out += [f" The prior was averaged over symmetries: {number(record['symmetries'])}."]
         if record.get("start"):
