@@ -279,7 +279,7 @@ EXPECTED = {
     "mbir": Expected(
         settings={"strength": 0.005},  # total variation is unrelated to this Gaussian
         without_data=Interval(0.9, 1.05, LESS_NOISE),
-        mode_error=Bound(-0.198, BETWEEN),
+        mode_error=Bound(-0.151, BETWEEN),
         rounding=SHARED_SYSTEM,
         along_z=True,
     ),
