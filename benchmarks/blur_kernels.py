@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from medrecon.problems import kernel_prior as shipped
 from medrecon.training.kernels import blur_kernels, defocus_kernels, motion_kernels
@@ -86,7 +87,8 @@ def main() -> None:
         clean = batch(arguments.batch, seed)
         torch.manual_seed(seed)
         pair = OBJECTIVE.pair(clean, stratified(len(clean)), torch.randn_like(clean))
-        loss = (network(pair.inputs, pair.timesteps) - pair.target).square().mean()
+        out = network(F.pad(pair.inputs, (0, 3, 0, 3)), pair.timesteps)  # padded as EDMNet does
+        loss = (out[..., :-3, :-3] - pair.target).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
