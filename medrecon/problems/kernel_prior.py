@@ -19,7 +19,7 @@ KERNEL_SIZE = 33
 SIGMA_DATA = 0.15
 """Standard deviation of kernels that are divided by their largest value."""
 WEIGHTS = Path(__file__).with_name("blur_kernels.pt")
-SHA256 = ""
+SHA256 = "c4fa03a8b3a14269fe3a1779c9f5f92bc5d13f085b7e20426defd2c8ab8b815f"
 
 
 def kernel_network() -> ResidualUNet:

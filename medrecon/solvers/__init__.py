@@ -3,6 +3,7 @@
 from medrecon.likelihood import NoData
 from medrecon.solvers.ald import ALD, ALDRelative
 from medrecon.solvers.base import Requires, Solver, renoise
+from medrecon.solvers.blinddps import BlindDPS
 from medrecon.solvers.classical import TV, CGSense, L1Wavelet, LowRank, TVFista, TVPrimalDual, ZeroFilled
 from medrecon.solvers.daps import DAPS, DAPSLangevin
 from medrecon.solvers.ddim import DDIM
@@ -17,6 +18,7 @@ from medrecon.solvers.dpmsolver import DPMSolver
 from medrecon.solvers.dps import DPS
 from medrecon.solvers.dsg import DSG
 from medrecon.solvers.fps import FPS
+from medrecon.solvers.gibbsddrm import GibbsDDRM
 from medrecon.solvers.heun import Heun
 from medrecon.solvers.ilvr import ILVR
 from medrecon.solvers.langevin import Langevin
