@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from medrecon.likelihood import BlindGaussian, Gaussian
+from medrecon.likelihood import BlindGaussian
 from medrecon.noise import Noise, karras
 from medrecon.operators.base import LinearOperator
-from medrecon.operators.deblur import InnerBlur, centred_kernel, unit_kernel
+from medrecon.operators.deblur import InnerBlur, Turbulence, centred_kernel, unit_kernel
 from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior
 
-__all__ = ["BlindBlur", "BlurSpectrum", "largest_one", "spectral_kernel"]
+__all__ = ["BlindBlur", "BlindTurbulence", "BlurSpectrum", "SmoothField", "largest_one", "spectral_kernel"]
 
+B = TypeVar("B", bound="BlindBlur")
 POWER, AMPLITUDE = 2.7, 2.4e-4
-"""Mean power of images at unit scale at ``f`` cycles per pixel: ``AMPLITUDE f^-POWER``, of the training slices of brain and chest."""
+"""Mean power of training slices of brain and chest at unit scale, at ``f`` cycles per pixel: ``AMPLITUDE f^-POWER``."""
+MAX_TILT = 2.5
+"""Largest displacement of a tilt field, pixels."""
 KERNEL_STD = 0.15
 """Standard deviation of kernels that are divided by their largest value."""
 
@@ -32,22 +37,19 @@ def largest_one(k: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class BlurSpectrum:
-    """The likelihood of a kernel alone: the blurred image is stationary Gaussian noise of power ``g S(f) |K(f)|^2 + noise_std^2``.
+    """The likelihood of a kernel alone: the image is Gaussian noise, and its blur has power ``g S |K|^2 + noise_std^2``.
 
-    ``S`` is the mean power of images. The gain ``g`` and a change of its slope are fitted to the data, item by item, with a
-    normal law of standard deviation 1 and ``slope_std``.
+    ``S`` is the mean power of images. The gain ``g`` is fitted to the data, item by item.
 
     Args:
         y: blurred images ``(B, C, y, x)``.
         noise_std: standard deviation of the noise, a number or one per item.
-        slope_std: standard deviation of the slope of log power in log frequency.
 
     Reference: Whittle's likelihood; Levin et al., CVPR 2011 (estimation of the kernel, marginalised over images).
     """
 
     y: Tensor
     noise_std: float | Tensor
-    slope_std: float = 0.3
 
     @cached_property
     def window(self) -> Tensor:
@@ -89,30 +91,28 @@ class BlurSpectrum:
     def transfer(self, k: Tensor) -> Tensor:
         """``|K|^2``, ``(B, y, x/2)``."""
         ny, nx = self.y.shape[2:]
-        folded = F.pad(k, (0, max(nx - k.shape[3], 0), 0, max(ny - k.shape[2], 0)))
-        return torch.fft.rfft2(folded[:, 0], s=(max(ny, k.shape[2]), max(nx, k.shape[3])))[
-            :, :ny, : nx // 2 + 1
-        ].abs().square()
+        if k.shape[2] > ny or k.shape[3] > nx:
+            raise ValueError(f"a kernel {tuple(k.shape[2:])} does not fit an image of {ny} x {nx} pixels")
+        return torch.fft.rfft2(k[:, 0], s=(ny, nx)).abs().square()
+
+    @cached_property
+    def rings(self) -> Tensor:
+        """Weights of seven rings of frequencies, from the lowest to 0.35 cycles per pixel, ``(7, y, x/2)``."""
+        edges = torch.logspace(math.log10(1.5 / min(self.y.shape[2:])), math.log10(0.35), 8).tolist()
+        return torch.stack([self.weight * ((self.frequency >= a) & (self.frequency < b)) for a, b in pairwise(edges)])
 
     def images(self, k: Tensor) -> Tensor:
-        """Power of the sharp image for given kernels: ``S`` times the fitted gain and slope, ``(B, y, x/2)``."""
+        """Power of the sharp images for given kernels: ``S`` times the fitted gain, ``(B, y, x/2)``."""
         mean = AMPLITUDE * self.frequency**-POWER
         signal = self.transfer(k) * mean
         total = signal + self.variance
-        edges = torch.logspace(float(self.frequency.min().log10()) + 0.15, -0.45, 8).tolist()
-        rows = []
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
-            ring = self.weight * ((self.frequency >= low) & (self.frequency < high))
-            n = ring.sum().clamp(min=1e-6)
-            part = ((signal / total * ring).sum((1, 2)) / n).clamp(min=0.1)
-            ratio = ((self.power / total * ring).sum((1, 2)) / n).clamp(min=1e-3)
-            rows.append((n * part**2 / 2, ratio.log() / part, 0.5 * (n * 0 + 1) * torch.tensor(low * high).log() + 3.0))
-        w, value, at = (torch.stack([torch.as_tensor(row[i]).to(signal).expand(len(signal)) for row in rows], 1) for i in range(3))
-        a, b, c = w.sum(1) + 1, (w * at).sum(1), (w * at * at).sum(1) + 1 / self.slope_std**2
-        d, e = (w * value).sum(1), (w * at * value).sum(1)
-        det = a * c - b * b
-        gain, slope = ((c * d - b * e) / det).view(-1, 1, 1), ((a * e - b * d) / det).view(-1, 1, 1)
-        return mean * (gain + slope * (self.frequency.log() + 3.0)).exp()
+        n = self.rings.sum((1, 2)).clamp(min=1e-6)
+        fraction = torch.einsum("byx,ryx->br", signal / total, self.rings) / n
+        ratio = torch.einsum("byx,ryx->br", self.power / total, self.rings) / n
+        # The mean of log gains over rings, which a wrong kernel in a few rings moves less than the gain of their mean.
+        weight = n * fraction**2 / 2
+        gain = (weight * ratio.clamp(min=1e-3).log() / fraction.clamp(min=0.1)).sum(1) / (weight.sum(1) + 1)
+        return mean * gain.exp().view(-1, 1, 1)
 
     def energy(self, k: Tensor, images: Tensor) -> Tensor:
         """Minus the log-likelihood of kernels ``(B, 1, ky, kx)`` with sum 1, given the power of the sharp images, ``(B,)``."""
@@ -141,7 +141,8 @@ def spectral_kernel(
     """A draw of the kernel, from the spectrum of the blurred image and the kernel's prior, ``(B, 1, size, size)``.
 
     A reverse diffusion of the kernel alone: at every level ``s`` the prior's estimate ``u0`` is corrected by the data,
-    ``argmin_u energy(u / sum(u)) + |u - u0|^2 / (2 r^2)`` with ``1 / r^2 = 1 / s^2 + 1 / 0.15^2``, and noise of the next level is added.
+    ``argmin_u energy(u / sum(u)) + |u - u0|^2 / (2 r^2)`` with ``1 / r^2 = 1 / s^2 + 1 / 0.15^2``, and noise of the next level is
+    added.
     The spectrum does not determine the direction of a kernel: ``k(r)`` and ``k(-r)`` are equally likely.
 
     Args:
@@ -155,7 +156,7 @@ def spectral_kernel(
     levels = karras(2.0, 0.01, n_levels).tolist()
     like = spectrum.y
     u = levels[0] * noise((len(like), 1, size, size), like.dtype, like.device)
-    for s, s_next in zip(levels[:-1], levels[1:], strict=True):
+    for s, s_next in pairwise(levels):
         u0 = prior(u, s)
         images = spectrum.images(unit_kernel(u0))
 
@@ -166,6 +167,41 @@ def spectral_kernel(
         u0 = _minimise(energy, u0, spread**2, n_iter, 0.02 * min(1.0, s / KERNEL_STD))
         u = u0 + s_next * noise.like(u0) if s_next > 0 else u0
     return centred_kernel(unit_kernel(u))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothField:
+    """The prior of displacements that are smooth Gaussian noise, in closed form: ``F^-1 [P / (P + sigma^2)] F x``, periodic.
+
+    Args:
+        std: standard deviation of the displacements, pixels.
+        scale: standard deviation of the Gaussian that smooths white noise to a field, pixels.
+    """
+
+    std: float = 1.0
+    scale: float = 8.0
+
+    def power(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Variance of every Fourier coefficient (orthonormal transform), ``(y, x/2)``."""
+        fy, fx = torch.fft.fftfreq(shape[0]).to(like), torch.fft.rfftfreq(shape[1]).to(like)
+        power = (-4 * (math.pi * self.scale) ** 2 * (fy[:, None].square() + fx.square())).exp()
+        mean = torch.fft.irfft2(
+            power.to(torch.complex64 if like.dtype == torch.float32 else torch.complex128), s=tuple(shape)
+        )
+        return self.std**2 * power / mean[0, 0]
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The clean estimate of fields ``(B, 2, y, x)``."""
+        shape = x.shape[2:]
+        power = self.power(shape, x)
+        gain = power / (power + batch_broadcast(sigma, x) ** 2)
+        return torch.fft.irfft2(torch.fft.rfft2(x) * gain, s=tuple(shape))
+
+    def draw(self, shape: Sequence[int], noise: Noise, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Random fields, one per stream, ``(B, 2, y, x)``, limited to 2.5 pixels."""
+        white = noise((len(noise.seeds), 2, *shape), dtype)
+        field = torch.fft.irfft2(torch.fft.rfft2(white) * self.power(shape, white).sqrt(), s=tuple(shape))
+        return field.clamp(-MAX_TILT, MAX_TILT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,29 +229,79 @@ class BlindBlur(BlindGaussian):
         """The kernels."""
         return {"kernel": self.kernel}
 
-    def operator(self, kernel: Tensor) -> LinearOperator:
-        """The blur with given kernels, differentiable in them."""
-        return InnerBlur(kernel, self.y.shape[2:])
+    @property
+    def priors(self) -> Mapping[str, Prior]:
+        """Priors of the unknown parameters, in the variables of :meth:`as_unit`."""
+        return {"kernel": self.prior}
 
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> BlindBlur:
-        """With other kernels, which are normalised."""
-        kernel = unit_kernel(parameters["kernel"])
-        return replace(self, A=self.operator(kernel), kernel=kernel)
+    def as_unit(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters in the scale of their priors: kernels with the largest value 1."""
+        return {**parameters, "kernel": largest_one(parameters["kernel"])}
 
-    def updated(self, x0: Tensor, sigma: float) -> BlindBlur:
-        """Unchanged: kernels are estimated by the solvers that can (``blinddps``, ``gibbsddrm``)."""
+    def from_unit(self, u: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters from variables of any scale, differentiable: kernels not negative, with sum 1."""
+        return {**u, "kernel": unit_kernel(u["kernel"])}
+
+    def operator(self, parameters: Mapping[str, Tensor]) -> LinearOperator:
+        """The blur with given parameters, differentiable in them."""
+        return InnerBlur(parameters["kernel"], self.y.shape[2:])
+
+    def with_parameters(self: B, parameters: Mapping[str, Tensor]) -> B:
+        """With other parameters; kernels are normalised."""
+        known = self.from_unit(parameters)
+        return replace(self, A=self.operator(known), **known)
+
+    def updated(self: B, x0: Tensor, sigma: float) -> B:
+        """Unchanged: these parameters are estimated by the solvers that can (``blinddps``, ``gibbsddrm``)."""
         return self
 
-    def repeated(self, n: int) -> BlindBlur:
+    def repeated(self: B, n: int) -> B:
         """The likelihood of a single item as a batch of ``n`` copies."""
-        kernel = self.kernel.expand(n, *self.kernel.shape[1:])
-        return replace(self, y=self.y.expand(n, *self.y.shape[1:]), A=self.operator(kernel), kernel=kernel)
-
-    def given(self) -> Gaussian:
-        """The likelihood with the current kernels as if they were known."""
-        return Gaussian(self.A, self.y, self.noise_std, self.image_shape)
+        many = replace(self, y=self.y.expand(n, *self.y.shape[1:]))
+        return many.with_parameters({name: one.expand(n, *one.shape[1:]) for name, one in self.parameters.items()})
 
     def first_kernels(self, noise: Noise) -> Tensor:
         """Kernels from the spectra of ``y`` alone, see :func:`spectral_kernel`."""
         spectrum = BlurSpectrum(self.y, self.noise_std)
         return spectral_kernel(spectrum, self.prior, self.kernel.shape[-1], noise)
+
+
+@dataclass(frozen=True, eq=False)
+class BlindTurbulence(BlindBlur):
+    """An image seen through turbulence, ``y = k * warp(x) + noise_std n``, with unknown kernel and tilt field.
+
+    Args:
+        tilt: displacements in pixels along (y, x) of the whole image, ``(B, 2, y, x)``, at most 2.5 pixels.
+        tilt_prior: prior of the displacements.
+    """
+
+    tilt: Tensor = field(kw_only=True)
+    tilt_prior: Prior = field(default=SmoothField(), kw_only=True)
+
+    @staticmethod
+    def of(
+        y: Tensor, noise_std: float | Tensor, prior: Prior, size: int, tilt_prior: Prior = SmoothField()
+    ) -> BlindTurbulence:
+        """The likelihood of blurred images ``(B, C, y, x)``, with delta kernels and without tilt."""
+        kernel = unit_kernel(torch.zeros((len(y), 1, size, size), dtype=y.dtype, device=y.device))
+        tilt = torch.zeros((len(y), 2, *(n + size - 1 for n in y.shape[2:])), dtype=y.dtype, device=y.device)
+        A = Turbulence(kernel, tilt)
+        return BlindTurbulence(A, y, noise_std, kernel=kernel, prior=prior, tilt=tilt, tilt_prior=tilt_prior)
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Kernels and tilt fields."""
+        return {"kernel": self.kernel, "tilt": self.tilt}
+
+    @property
+    def priors(self) -> Mapping[str, Prior]:
+        """Priors of both."""
+        return {"kernel": self.prior, "tilt": self.tilt_prior}
+
+    def from_unit(self, u: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Kernels not negative, with sum 1; displacements of at most 2.5 pixels."""
+        return {"kernel": unit_kernel(u["kernel"]), "tilt": u["tilt"].clamp(-MAX_TILT, MAX_TILT)}
+
+    def operator(self, parameters: Mapping[str, Tensor]) -> LinearOperator:
+        """Warp, then blur, differentiable in both."""
+        return Turbulence(parameters["kernel"], parameters["tilt"])

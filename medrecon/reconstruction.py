@@ -101,6 +101,8 @@ def plan(
     """
     prior_settings, sampling_settings, physics = _split(scan, options)
     solved = problem(scan, physics)
+    if options.get("solver") is None:
+        sampling_settings = replace(sampling_settings, solver=solved.solver)
     bundle = prior_settings.bundle or solved.bundle
     prior = bundle if isinstance(bundle, PriorSpec) else load(bundle)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
@@ -157,7 +159,7 @@ def reconstruct(
     mask: np.ndarray | None = None,
     maps: np.ndarray | None = None,
     bundle: str | Path | PriorSpec | None = None,
-    solver: str = "dds",
+    solver: str | None = None,
     *,
     device: str = "auto",
     name: str = "k-space",
@@ -174,7 +176,7 @@ def reconstruct(
         maps: coil sensitivities, ``(coils, y, x)`` or ``(slices, coils, y, x)``; default: estimated from the fully sampled
             centre, see :func:`medrecon.data.espirit.coil_maps`.
         bundle: name or folder of the prior's bundle, or a prior; default: the bundle for the kind of scan.
-        solver: name of a solver, as listed by ``medrecon solvers``.
+        solver: name of a solver, as listed by ``medrecon solvers``; ``None``: ``dds``, for unknown blur ``blinddps``.
         device: ``auto``, ``cpu`` or ``cuda``.
         name: name of an array in messages.
         progress: called with (steps done, total steps).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -255,7 +255,8 @@ class ImagePhysics(Physics):
         factor: super-resolution factor, ``(y, x)`` or one number for both; ``(z, y, x)`` makes thin slices of thick ones, as one
             volume.
         kernel: model of the low resolution: ``kspace`` (smaller k-space), ``mean`` (larger pixels) or ``gaussian`` (slice
-            profile).
+            profile); for ``deblur`` ``gaussian``, or ``unknown``: a motion or defocus kernel is estimated with the image.
+            ``None``: ``kspace``, for ``deblur`` ``gaussian``.
         blur: standard deviation of the Gaussian blur to undo, pixels.
         strength: noise level that R2D2+ removes, relative to the noise level of the image; more than 1 smooths more.
         region: part of the image that is denoised, ``(y0, y1, x0, x1)``; the rest is unchanged; ``None``: the whole image.
@@ -266,11 +267,15 @@ class ImagePhysics(Physics):
     factor: int | Sequence[int] = option(
         2, "super-resolution factor F, FY,FX or, for thick slices, FZ,FY,FX (default: 2)", metavar="F", type=int
     )
-    kernel: Literal["kspace", "mean", "gaussian"] = option(
-        "kspace", "low-resolution model: smaller k-space, larger pixels or Gaussian slice profile (default: kspace)",
-        choices=("kspace", "mean", "gaussian"),
-    )  # fmt: skip
-    blur: float = option(1.0, "standard deviation of the blur to undo, in pixels (default: 1)", metavar="S", type=float)
+    kernel: str | None = option(
+        None,
+        "low-resolution model: smaller k-space (kspace, the default), larger pixels (mean) or slice profile (gaussian); for "
+        "deblur: gaussian (the default), or unknown, which estimates the kernel",
+        choices=("kspace", "mean", "gaussian", "unknown"),
+    )
+    blur: float = option(
+        1.0, "standard deviation of the Gaussian blur to undo, in pixels (default: 1)", metavar="S", type=float
+    )
     strength: float | None = option(
         None, "noise level that R2D2+ removes, relative to the noise of the image (default: 1)", metavar="F", type=float
     )

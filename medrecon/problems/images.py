@@ -12,21 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medrecon.blur import BlindBlur
 from medrecon.data.arguments import as_number, shown
 from medrecon.data.errors import InputError, one_line
 from medrecon.data.scan import Geometry, ImageScan
-from medrecon.likelihood import Gaussian, Rician
+from medrecon.likelihood import BlindGaussian, Gaussian, Rician
 from medrecon.operators.base import LinearOperator
 from medrecon.operators.bridge import AsComplex, RealAsComplex
 from medrecon.operators.image import DOWNSAMPLING, gaussian_blur
 from medrecon.operators.weights import Weights
 from medrecon.problems.base import InitialImages, Problem, Scaled, chosen_slices, unit_scale
+from medrecon.problems.kernel_prior import KERNEL_SIZE, kernel_prior
 from medrecon.settings import ImagePhysics
 from medrecon.solvers.base import Solver
 from medrecon.solvers.r2d2 import R2D2, low_frequencies, noise_of_images
 
 __all__ = ["Images", "images_problem"]
 
+BLIND_SOLVERS = ("blinddps", "gibbsddrm")
+"""Names of the solvers that estimate a blur kernel; the first is the default."""
+SMALLEST_BLIND = 48
+"""Smallest side of images whose blur kernel can be estimated, pixels."""
 TV_SOLVERS = ("tv", "tv-fista", "tv-pdhg")
 """Names of the solvers that minimise total variation: one weight suits them all."""
 
@@ -80,13 +86,19 @@ class Images(Problem):
             }
         elif is_ct:  # the bundle's weights are tuned for sinograms; for images they follow from the noise
             self.tuned = {**{key: {"lam": None} for key in TV_SOLVERS}, "wavelet": {"lam": None}}
+        self.is_blind = physics.kernel == "unknown"
+        if self.is_blind:
+            self.solver = BLIND_SOLVERS[0]
+        self.kernels: dict[int, np.ndarray] = {}  # by index in the file
         self.lowpass = False
         self.interpolated = False  # whether the run starts from the interpolated image
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """One channel, or two for complex images."""
-        return 2 if self.is_complex else 1, *(n * f for n, f in zip(self.scan.matrix, self._factors(), strict=True))
+        """One channel, or two for complex images; with an unknown kernel, half a kernel more on every side."""
+        margin = KERNEL_SIZE - 1 if self.is_blind else 0
+        sides = zip(self.scan.matrix, self._factors(), strict=True)
+        return 2 if self.is_complex else 1, *(n * f + margin for n, f in sides)
 
     def _factors(self) -> tuple[int, ...]:
         return _factors(self.physics) if self.physics.task == "superres" else (1, 1)
@@ -102,6 +114,10 @@ class Images(Problem):
             raise InputError(
                 "R2D2+ removes Gaussian noise and does not deblur; choose the noise model gaussian and the task denoise, or "
                 "another solver"
+            )
+        if self.is_blind and not solver.estimates_parameters:
+            raise InputError(
+                f"{type(solver).__name__} does not estimate blur kernels; choose the solver {' or '.join(BLIND_SOLVERS)}"
             )
         if self.physics.strength is not None and not isinstance(solver, R2D2):
             raise InputError("--strength is an option of R2D2+; choose the solver r2d2, or leave it out")
@@ -137,6 +153,8 @@ class Images(Problem):
         if self.lowpass:
             factor = next(f for f in (8, 4, 2, 1) if not any(n % f for n in self.scan.matrix))
             return Scaled(low_frequencies(y, std, factor), scale, data_scale)
+        if self.is_blind:
+            return Scaled(BlindBlur.of(y, std, kernel_prior(device), KERNEL_SIZE), scale, data_scale)
         A = self._operator().to(device)
         root = float(np.prod(self._factors())) ** 0.5  # the operator has orthonormal rows
         y, std, data_scale = y * root, std * root, data_scale / root
@@ -175,6 +193,9 @@ class Images(Problem):
 
     def to_image(self, x: Tensor, items: slice, scale: Tensor) -> Tensor:
         """Magnitudes, complex images or HU ``(samples, slices, y, x)``; outside the region the input is kept."""
+        if self.is_blind:
+            margin = KERNEL_SIZE // 2
+            x = x[..., margin:-margin, margin:-margin]
         if self.is_complex:
             out = AsComplex()(x.flatten(0, 1)).view(len(x), -1, *x.shape[-2:]) * scale.view(-1, 1, 1)
         else:
@@ -185,6 +206,11 @@ class Images(Problem):
         whole = torch.from_numpy(self.scan.array[items].copy()).to(out).expand_as(out).clone()
         whole[..., y0:y1, x0:x1] = out[..., y0:y1, x0:x1]
         return whole
+
+    def keep(self, items: slice, data: BlindGaussian) -> None:
+        """Keep the estimated kernels for the record."""
+        found = data.parameters["kernel"][:, 0].cpu().numpy()
+        self.kernels |= dict(zip(self.numbers[items], found, strict=True))
 
     def facts(self) -> dict[str, Any]:
         """Task, noise level, region, factor, kernel and blur."""
@@ -198,14 +224,28 @@ class Images(Problem):
         }
         if physics.task == "superres":
             facts |= {"factor": list(self._factors()), "kernel": physics.kernel}
-        if physics.task == "deblur":
-            facts["blur"] = physics.blur
+        if self.is_blind:
+            facts |= {
+                "kernel": "unknown",
+                "kernels": [_trimmed(self.kernels[i]) for i in self.numbers if i in self.kernels],
+            }
+        elif physics.task == "deblur":
+            facts |= {"kernel": "gaussian", "blur": physics.blur}
         return facts
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the file."""
         return self.scan.warnings
+
+
+def _trimmed(kernel: np.ndarray) -> list[list[float]]:
+    """The middle of a kernel, without a border of values below 1e-4, rounded: for the record."""
+    rows, columns = np.nonzero(kernel >= 1e-4)
+    centre = kernel.shape[0] // 2
+    reach = int(max(np.abs(rows - centre).max(initial=0), np.abs(columns - centre).max(initial=0)))
+    inner = kernel[centre - reach : centre + reach + 1, centre - reach : centre + reach + 1]
+    return [[round(float(value), 5) for value in row] for row in inner]
 
 
 def _is_ct(scan: ImageScan) -> bool:
@@ -291,6 +331,31 @@ def _noise(scan: ImageScan, physics: ImagePhysics, numbers: Sequence[int], is_ct
     return np.where(filled, std, np.median(std[filled]) if filled.any() else 1.0)
 
 
+def _kernel(physics: ImagePhysics, scan: ImageScan) -> str:
+    """The kernel, or the default for the task.
+
+    Raises:
+        InputError: for a kernel that the task does not have, or an image that is too small to estimate it.
+    """
+    deblur = physics.task == "deblur"
+    known = ["gaussian", "unknown"] if deblur else list(DOWNSAMPLING)
+    kernel = physics.kernel if physics.kernel is not None else "gaussian" if deblur else "kspace"
+    if kernel not in known:  # not every argument is hashable
+        if kernel == "unknown":
+            raise InputError(
+                f"{scan.path}: the kernel unknown is for the task deblur (--task deblur); got {physics.task}"
+            )
+        raise InputError(f"unknown kernel {shown(kernel)}; choose {', '.join(known[:-1])} or {known[-1]}")
+    if kernel == "unknown" and physics.noise_model != "gaussian":
+        raise InputError(f"{scan.path}: an unknown kernel needs the noise model gaussian; got {physics.noise_model}")
+    if kernel == "unknown" and min(scan.matrix) < SMALLEST_BLIND:
+        raise InputError(
+            f"{scan.path}: images of {scan.matrix[0]} x {scan.matrix[1]} pixels are too small to estimate a kernel; at least "
+            f"{SMALLEST_BLIND} x {SMALLEST_BLIND} are needed"
+        )
+    return kernel
+
+
 def _check_region(region: Sequence[int], matrix: tuple[int, ...], name: str) -> None:
     good = isinstance(region, Sequence) and len(region) == 4 and all(isinstance(n, Integral) for n in region)
     if not good or not (0 <= region[0] < region[1] <= matrix[0] and 0 <= region[2] < region[3] <= matrix[1]):
@@ -313,8 +378,7 @@ def images_problem(scan: ImageScan, physics: ImagePhysics, kind: type[Images] = 
     name = str(scan.path)
     if physics.task not in ("denoise", "superres", "deblur"):
         raise InputError(f"unknown task {physics.task!r}; choose denoise, superres or deblur")
-    if physics.kernel not in list(DOWNSAMPLING):  # not every argument is hashable
-        raise InputError(f"unknown kernel {shown(physics.kernel)}; choose kspace, mean or gaussian")
+    physics = replace(physics, kernel=_kernel(physics, scan))
     if not np.isfinite(scan.array).all() or not scan.array.any():
         raise InputError(f"{name}: the image contains NaN or Inf, or only zeros; export it again")
     is_ct = _is_ct(scan)  # from all slices, because a single slice may have no air

@@ -98,6 +98,9 @@ SOLVERS: dict[str, type[Solver]] = {
     "ddsmc": DDSMC,
     # Denoising and super-resolution of images
     "r2d2": R2D2,
+    # Images blurred by an unknown kernel
+    "blinddps": BlindDPS,
+    "gibbsddrm": GibbsDDRM,
 }
 
 
@@ -134,11 +137,13 @@ __all__ = [
     "TMPD",
     "TV",
     "ALDRelative",
+    "BlindDPS",
     "CGSense",
     "DAPSLangevin",
     "DDNMPlus",
     "DPMSolver",
     "DiffPIR",
+    "GibbsDDRM",
     "Heun",
     "L1Wavelet",
     "Langevin",

@@ -5,6 +5,7 @@ arXiv 2211.10656, algorithm 1; written for x = x0 + sigma n.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -12,45 +13,62 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medrecon.blur import BlindBlur, largest_one
+from medrecon.blur import BlindBlur
 from medrecon.likelihood import BlindGaussian, Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.deblur import InnerBlur, centred_kernel, unit_kernel
-from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.operators.base import Operator
+from medrecon.operators.deblur import InnerBlur, centred_kernel
+from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, with_vjp
 from medrecon.solvers.base import Requires, Solver, add_noise, renoise, residual_norm_and_grad, setting
 
-__all__ = ["BlindDPS", "BlindState", "first_kernels"]
+__all__ = ["BlindDPS", "BlindState", "first_parameters", "gradients"]
 
 TRIAL, TRIAL_WEIGHT = 0.3, 3e-3
 """Noise level, and Tikhonov weight of the deconvolution, at which the two directions of a kernel are compared."""
 
 
 class BlindState(NamedTuple):
-    """Image and kernels; the kernel of a likelihood whose operator is known is empty."""
+    """Image and parameters; none where the operator is known."""
 
     x: Tensor
-    kernel: Tensor
+    parameters: Mapping[str, Tensor]
 
 
 def _misfit(kernel: Tensor, data: BlindBlur, prior: Prior, noise: Tensor) -> Tensor:
     """``|y - k * prior(x + sigma n)|^2`` of the image ``x`` that a kernel explains the data with, ``(B,)``."""
-    one = data.with_parameters({"kernel": kernel})
-    A: InnerBlur = one.A  # type: ignore[assignment]
+    A = InnerBlur(kernel, data.y.shape[2:])
     edge = F.pad(data.y, [r for r in reversed(A.reach) for _ in (0, 1)], mode="replicate")
     x = edge + A.pinv(data.y - A(edge), 30, TRIAL_WEIGHT)
-    r = one.residual(prior(x + TRIAL * noise, TRIAL))
+    r = data.y - A(prior(x + TRIAL * noise, TRIAL))
     return dot(r, r)
 
 
-def first_kernels(data: BlindBlur, prior: Prior, noise: Noise) -> Tensor:
-    """Kernels from the spectrum of the data; of ``k(r)`` and ``k(-r)`` the one whose deconvolved image suits the image prior."""
-    kernel = data.first_kernels(noise)
-    turned = kernel.flip(2, 3)
+def first_parameters(data: BlindBlur, prior: Prior, noise: Noise, n_starts: int) -> dict[str, Tensor]:
+    """Of ``n_starts`` kernels from the spectrum of the data, and their mirror images, those that suit the image prior best.
+
+    The spectrum does not distinguish ``k(r)`` from ``k(-r)``; the deconvolved image does.
+    """
     shared = noise(data.shape, data.y.dtype, data.y.device)
-    better = _misfit(turned, data, prior, shared) < _misfit(kernel, data, prior, shared)
-    return torch.where(batch_broadcast(better, kernel), turned, kernel)
+    best = data.kernel
+    least = torch.full((len(best),), torch.inf, dtype=best.dtype, device=best.device)
+    for _ in range(n_starts):
+        drawn = data.first_kernels(noise)
+        for kernel in (drawn, drawn.flip(2, 3)):
+            misfit = _misfit(kernel, data, prior, shared)
+            best = torch.where(batch_broadcast(misfit < least, best), kernel, best)
+            least = torch.minimum(least, misfit)
+    return {**data.parameters, "kernel": best}
+
+
+def gradients(u: Mapping[str, Tensor], data: BlindBlur, x0: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """``|y - A(u) x0|^2`` per item, ``(B,)``, and its gradient in every unknown, in the scale of their priors."""
+    with torch.enable_grad():
+        leaves = {name: one.detach().requires_grad_() for name, one in u.items()}
+        r = data.y - data.operator(data.from_unit(leaves))(x0)
+        square = dot(r, r)
+        found = torch.autograd.grad(square.sum(), list(leaves.values()))
+    return square.detach(), dict(zip(leaves, found, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +79,19 @@ class BlindDPS(Solver[BlindState, Gaussian]):
     ``x' = ancestral(x0, x) - zeta sqrt(n (1 + sigma^2)(1 + sigma'^2)) grad_x |y - khat * x0|``
     ``k' = ancestral(k0, k) - zeta_kernel |k0| g / |g|,  g = grad_k |y - khat * x0|``
 
-    The kernel starts at its own level ``sigma_kernel``, from an estimate by the spectrum of the data, and its steps begin when the
-    image has reached this level. It is centred after every step, and all sums are per item. Without unknown parameters the
-    solver is DPS.
+    The kernel starts at its own level ``sigma_kernel``, from an estimate by the spectrum of the data, and its steps begin when
+    the image has reached this level. It is centred after every step, and all sums are per item. Without unknown parameters
+    the solver is DPS.
 
     Args:
         zeta: step of the image, as in DPS.
+        n_starts: estimates of the kernel from the spectrum, of which the image prior chooses one.
         zeta_kernel: length of a step of the kernel, relative to the norm of the kernel; 0: the kernel stays at its start.
         sigma_kernel: level at which the steps of the kernel begin, for kernels with the largest value 1.
 
     Cost:
         1 evaluation and 1 vector-Jacobian product of both priors a step; at the start 60 evaluations of the kernel's prior and 2
-        of the image's.
+        of the image's for each of ``n_starts``.
 
     Deviation:
         the paper starts the kernel from noise, and divides gradients by no norm. From noise, an image that is still smooth
@@ -83,6 +102,7 @@ class BlindDPS(Solver[BlindState, Gaussian]):
     estimates_parameters: ClassVar[bool] = True
 
     zeta: float = setting(0.02, 0.0, 1.0)
+    n_starts: int = setting(4, 1, 64)
     zeta_kernel: float = setting(0.02, 0.0, 1.0)
     sigma_kernel: float = setting(0.1, 0.0, 10.0)
 
@@ -94,38 +114,42 @@ class BlindDPS(Solver[BlindState, Gaussian]):
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> BlindState:
         """The image, and kernels from the spectrum of the data."""
-        kernel = first_kernels(data, prior, noise) if isinstance(data, BlindBlur) else x[:, :0]
-        return BlindState(x, kernel)
+        blind = isinstance(data, BlindBlur)
+        return BlindState(x, first_parameters(data, prior, noise, self.n_starts) if blind else {})
 
     def step(
         self, state: BlindState, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
     ) -> BlindState:
         """One ancestral step and one gradient step of both."""
         x0, vjp = with_vjp(prior, state.x, sigma)
-        kernel = state.kernel
+        parameters = state.parameters
         if isinstance(data, BlindBlur):
             if sigma < self.sigma_kernel and self.zeta_kernel > 0:
-                kernel = self._kernel(kernel, x0, sigma, data=data, noise=noise)
-            data = data.with_parameters({"kernel": kernel})
+                parameters = self._parameters(parameters, x0, sigma, data=data, noise=noise)
+            data = data.with_parameters(parameters)
         _, gradient = residual_norm_and_grad(x0, data)
         x = renoise(x0, (state.x - x0) / sigma, sigma, sigma_next, 1.0, noise, "ddim")
         n = x[0].numel()
         factor = self.zeta * (n * (1 + sigma**2) * (1 + sigma_next**2)) ** 0.5
-        return BlindState(x - factor * vjp(gradient), kernel)
+        return BlindState(x - factor * vjp(gradient), parameters)
 
-    def _kernel(self, kernel: Tensor, x0: Tensor, sigma: float, *, data: BlindBlur, noise: Noise) -> Tensor:
-        """The kernels after one denoising and one gradient step at level ``sigma``."""
-        u = largest_one(kernel)
-        u0, vjp = with_vjp(data.prior, u + sigma * noise.like(u), sigma)
-        with torch.enable_grad():
-            leaf = u0.detach().requires_grad_()
-            r = data.y - data.operator(unit_kernel(leaf))(x0)
-            square = dot(r, r)
-            (gradient,) = torch.autograd.grad(square.clamp(min=1e-30).sqrt().sum(), leaf)
-        g = vjp(gradient)
-        size = dot(g, g).sqrt()
-        step = self.zeta_kernel * torch.where(size > 0, dot(u0, u0).sqrt() / size.clamp(min=1e-30), 0.0)
-        return centred_kernel(unit_kernel(u0 - batch_broadcast(step, g) * g))
+    def _parameters(
+        self, parameters: Mapping[str, Tensor], x0: Tensor, sigma: float, *, data: BlindBlur, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Kernels (and tilts) after one denoising and one gradient step at level ``sigma``."""
+        clean: dict[str, Tensor] = {}
+        vjps = {}
+        for name, one in data.as_unit(parameters).items():
+            clean[name], vjps[name] = with_vjp(data.priors[name], one + sigma * noise.like(one), sigma)
+        _, found = gradients(clean, data, x0)
+        moved = {}
+        for name, gradient in found.items():
+            g, u0 = vjps[name](gradient), clean[name]
+            size, length = dot(g, g).sqrt(), dot(u0, u0).sqrt().clamp(min=1e-2 * u0[0].numel() ** 0.5)
+            step = self.zeta_kernel * torch.where(size > 0, length / size.clamp(min=1e-30), 0.0)
+            moved[name] = u0 - batch_broadcast(step, g) * g
+        out = data.from_unit(moved)
+        return {**out, "kernel": centred_kernel(out["kernel"])}
 
     def increase_noise(self, state: BlindState, sigma: float, sigma_next: float, *, noise: Noise) -> BlindState:
         """The image with the missing noise."""
@@ -137,4 +161,4 @@ class BlindDPS(Solver[BlindState, Gaussian]):
 
     def final_data(self, state: BlindState, data: BlindGaussian) -> BlindGaussian:
         """The likelihood with the last kernels."""
-        return data.with_parameters({"kernel": state.kernel})
+        return data.with_parameters(state.parameters)

@@ -5,7 +5,8 @@ arXiv 2301.12686, algorithm 1; written for x = x0 + sigma n.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -19,18 +20,21 @@ from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
 from medrecon.solvers.base import Requires, Solver, add_noise, setting
-from medrecon.solvers.blinddps import BlindState, first_kernels
+from medrecon.solvers.blinddps import BlindState, first_parameters, gradients
 from medrecon.solvers.ddrm import DDRM
 
 __all__ = ["GibbsDDRM"]
+
+LEVEL = 0.05
+"""Noise level at which the prior of the kernel is asked for its score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GibbsDDRM(Solver[BlindState, Gaussian]):
     """A partially collapsed Gibbs sampler: a DDRM step for the image given the kernel, then Langevin steps for the kernel.
 
-    The image is updated by DDRM with the singular values of the periodic blur; the border of the blurred image, which was not measured,
-    is drawn from ``k * x0`` plus noise. Below ``sigma_kernel``, ``n_langevin`` times:
+    The image is updated by DDRM with the singular values of the periodic blur; the border of the blurred image, which was not
+    measured, is drawn from ``k * x0`` plus noise. Below ``sigma_kernel``, ``n_langevin`` times:
     ``u <- u + tau (kernel_prior(u, s) - u) / s^2 - tau grad_u |y - khat * x0|^2 / (2 v) + sqrt(2 tau t) z``,
     with ``v`` the mean square of the residual, at least the noise, and a step ``tau`` that is normalised item by item.
     Without unknown parameters the solver is DDRM.
@@ -38,6 +42,7 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
     Args:
         eta: as in DDRM.
         eta_b: as in DDRM.
+        n_starts: as in BlindDPS.
         n_langevin: steps of the kernel per level.
         step_size: length of a step of the kernel, relative to its norm.
         sigma_kernel: level of the image below which the kernel is sampled; the paper skips the first 30 % of the levels.
@@ -46,8 +51,8 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
         1 network evaluation, ``n_langevin`` evaluations of the kernel's prior a step; at the start as BlindDPS.
 
     Deviation:
-        the prior of the kernel is a network, where the paper penalises its norm; kernels start from the spectrum of the data, as for
-        BlindDPS. The step and the temperature are relative.
+        the prior of the kernel is a network, where the paper penalises its norm; kernels start from the spectrum of the data, as
+        for BlindDPS. The step and the temperature are relative.
     """
 
     requires: ClassVar[Requires] = Requires(operator=Spectral)
@@ -55,21 +60,22 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
 
     eta: float = setting(0.85, 0.0, 0.95)
     eta_b: float = setting(1.0, 0.0, 1.0)
+    n_starts: int = setting(4, 1, 64)
     n_langevin: int = setting(3, 0, 1000)
     step_size: float = setting(0.01, 0.0, 1.0)
     sigma_kernel: float = setting(0.1, 0.0, 100.0)
 
     def check(self, data: object) -> None:
         """Any blur with an unknown kernel, or data that DDRM takes."""
-        if isinstance(data, BlindGaussian) and not isinstance(data, BlindBlur):
+        if isinstance(data, BlindGaussian) and type(data) is not BlindBlur:
             raise TypeError(f"GibbsDDRM estimates blur kernels; {type(data).__name__} has other unknown parameters")
         if not isinstance(data, BlindBlur):
             super().check(data)  # type: ignore[arg-type]
 
     def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> BlindState:
         """The image, and kernels from the spectrum of the data."""
-        kernel = first_kernels(data, prior, noise) if isinstance(data, BlindBlur) else x[:, :0]
-        return BlindState(x, kernel)
+        blind = isinstance(data, BlindBlur)
+        return BlindState(x, first_parameters(data, prior, noise, self.n_starts) if blind else {})
 
     def step(
         self, state: BlindState, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
@@ -83,32 +89,28 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
         sweep = DDRM(eta=self.eta, eta_b=self.eta_b)
         if not isinstance(data, BlindBlur):
             x = sweep.step(state.x, sigma, sigma_next, prior=estimate, data=data, noise=noise)
-            return BlindState(x, state.kernel)
-        kernel = state.kernel
-        x = sweep.step(
-            state.x, sigma, sigma_next, prior=estimate, data=periodic(data, kernel, x0, noise), noise=noise
-        )
+            return BlindState(x, state.parameters)
+        parameters = state.parameters
+        whole = periodic(data, parameters["kernel"], x0, noise)
+        x = sweep.step(state.x, sigma, sigma_next, prior=estimate, data=whole, noise=noise)
         if sigma < self.sigma_kernel:
             for _ in range(self.n_langevin):
-                kernel = self._langevin(kernel, x0, data=data, noise=noise)
-        return BlindState(x, kernel)
+                parameters = self._langevin(parameters, x0, data=data, noise=noise)
+        return BlindState(x, parameters)
 
-    def _langevin(self, kernel: Tensor, x0: Tensor, *, data: BlindBlur, noise: Noise) -> Tensor:
+    def _langevin(
+        self, parameters: Mapping[str, Tensor], x0: Tensor, *, data: BlindBlur, noise: Noise
+    ) -> dict[str, Tensor]:
         """One step of the kernels."""
-        u, s = largest_one(kernel), 0.05
-        with torch.enable_grad():
-            leaf = u.detach().requires_grad_()
-            r = data.y - data.operator(unit_kernel(leaf))(x0)
-            square = dot(r, r)
-            floor = torch.as_tensor(data.noise_std).to(r) ** 2
-            v = torch.maximum(square.detach() / r[0].numel(), floor)
-            (gradient,) = torch.autograd.grad((square / (2 * v)).sum(), leaf)
-        drift = (data.prior(u, s) - u) / s**2 - gradient
+        u = largest_one(parameters["kernel"])
+        square, found = gradients({"kernel": u}, data, x0)
+        floor = torch.as_tensor(data.noise_std).to(u) ** 2
+        v = torch.maximum(square / data.y[0].numel(), floor)
+        drift = (data.prior(u, LEVEL) - u) / LEVEL**2 - found["kernel"] / batch_broadcast(2 * v, u)
         size = dot(drift, drift).sqrt().clamp(min=1e-12)
         tau = self.step_size * dot(u, u).sqrt() / size
-        z = noise.like(u)
-        moved = u + batch_broadcast(tau, u) * drift + batch_broadcast((2 * tau).sqrt(), u) * z * 0.0
-        return centred_kernel(unit_kernel(moved))
+        z = batch_broadcast((2 * tau).sqrt(), u) * noise.like(u)
+        return {"kernel": centred_kernel(unit_kernel(u + batch_broadcast(tau, u) * drift + z))}
 
     def increase_noise(self, state: BlindState, sigma: float, sigma_next: float, *, noise: Noise) -> BlindState:
         """The image with the missing noise."""
@@ -120,7 +122,7 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
 
     def final_data(self, state: BlindState, data: BlindGaussian) -> BlindGaussian:
         """The likelihood with the last kernels."""
-        return data.with_parameters({"kernel": state.kernel})
+        return data.with_parameters(state.parameters)
 
 
 def periodic(data: BlindBlur, kernel: Tensor, x0: Tensor, noise: Noise) -> Gaussian:
