@@ -44,21 +44,32 @@ def _misfit(kernel: Tensor, data: BlindBlur, prior: Prior, noise: Tensor) -> Ten
     return dot(r, r)
 
 
+def _aligned(kernel: Tensor, reference: Tensor) -> Tensor:
+    """Every kernel or its mirror image, shifted by whole pixels, whichever correlates best with the reference."""
+    size = tuple(reference.shape[2:])
+    found = []
+    for one, other in zip(kernel, reference, strict=True):
+        best: tuple[float, Tensor] | None = None
+        for turned in (one, one.flip(1, 2)):
+            match = torch.fft.irfft2(torch.fft.rfft2(turned).conj() * torch.fft.rfft2(other), s=size)[0]
+            at = divmod(int(match.argmax()), size[1])
+            if best is None or float(match.max()) > best[0]:
+                best = float(match.max()), turned.roll(at, (1, 2))
+        found.append(best[1] if best else one)
+    return torch.stack(found)
+
+
 def first_parameters(data: BlindBlur, prior: Prior, noise: Noise, n_starts: int) -> dict[str, Tensor]:
-    """Of ``n_starts`` kernels from the spectrum of the data, and their mirror images, those that suit the image prior best.
+    """Kernels from the spectrum of the data: the mean of ``n_starts`` draws, in the direction that suits the image prior.
 
     The spectrum does not distinguish ``k(r)`` from ``k(-r)``; the deconvolved image does.
     """
+    drawn = [data.first_kernels(noise) for _ in range(n_starts)]
+    kernel = centred_kernel(torch.stack([_aligned(one, drawn[0]) for one in drawn]).mean(0))
+    turned = kernel.flip(2, 3)
     shared = noise(data.shape, data.y.dtype, data.y.device)
-    best = data.kernel
-    least = torch.full((len(best),), torch.inf, dtype=best.dtype, device=best.device)
-    for _ in range(n_starts):
-        drawn = data.first_kernels(noise)
-        for kernel in (drawn, drawn.flip(2, 3)):
-            misfit = _misfit(kernel, data, prior, shared)
-            best = torch.where(batch_broadcast(misfit < least, best), kernel, best)
-            least = torch.minimum(least, misfit)
-    return {**data.parameters, "kernel": best}
+    better = _misfit(turned, data, prior, shared) < _misfit(kernel, data, prior, shared)
+    return {**data.parameters, "kernel": torch.where(batch_broadcast(better, kernel), turned, kernel)}
 
 
 def gradients(u: Mapping[str, Tensor], data: BlindBlur, x0: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -85,13 +96,13 @@ class BlindDPS(Solver[BlindState, Gaussian]):
 
     Args:
         zeta: step of the image, as in DPS.
-        n_starts: estimates of the kernel from the spectrum, of which the image prior chooses one.
+        n_starts: draws of the kernel from the spectrum of the data, of which the mean is the start.
         zeta_kernel: length of a step of the kernel, relative to the norm of the kernel; 0: the kernel stays at its start.
         sigma_kernel: level at which the steps of the kernel begin, for kernels with the largest value 1.
 
     Cost:
-        1 evaluation and 1 vector-Jacobian product of both priors a step; at the start 60 evaluations of the kernel's prior and 2
-        of the image's for each of ``n_starts``.
+        1 evaluation and 1 vector-Jacobian product of both priors a step; at the start 60
+        ``n_starts`` evaluations of the kernel's prior and 2 of the image's.
 
     Deviation:
         the paper starts the kernel from noise, and divides gradients by no norm. From noise, an image that is still smooth
@@ -103,7 +114,7 @@ class BlindDPS(Solver[BlindState, Gaussian]):
 
     zeta: float = setting(0.02, 0.0, 1.0)
     n_starts: int = setting(4, 1, 64)
-    zeta_kernel: float = setting(0.02, 0.0, 1.0)
+    zeta_kernel: float = setting(0.01, 0.0, 1.0)
     sigma_kernel: float = setting(0.1, 0.0, 10.0)
 
     def check(self, data: object) -> None:
