@@ -10,6 +10,9 @@ medrecon.bundle._weights_file                              3  cli/test_arguments
 medrecon.bundle.current_bundle_or                          3  test_zoo.py
 medrecon.bundle.read_prior                                 3  test_prior_file.py
 medrecon.bundle.save_weights                               3  test_prior_file.py
+medrecon.blur.BlurSpectrum.energy                           3  test_blur.py
+medrecon.blur.BlurSpectrum.images                           3  test_blur.py
+medrecon.blur.SmoothField.__call__                          3  test_blur.py
 medrecon.bundle_checks._missing                            3  test_zoo.py
 medrecon.bundle_checks._network                            3  test_zoo.py
 medrecon.calibrate._held_out                               3  test_calibrate.py
@@ -332,6 +335,11 @@ medrecon.solvers.ddrm.DDRM.step                            3  solvers/test_ddrm.
 medrecon.solvers.dds.DDS.step                              3  solvers/test_dds.py solvers
 medrecon.solvers.ddsmc.DDSMC.look                          3  solvers/test_ddsmc.py solvers/test_smc.py
 medrecon.solvers.ddsmc.DDSMC.move                          3  solvers/test_ddsmc.py solvers/test_smc.py
+medrecon.solvers.blinddps.BlindDPS._parameters              3  solvers/test_blinddps.py
+medrecon.solvers.blinddps.BlindDPS.step                     3  solvers/test_blinddps.py solvers
+medrecon.solvers.blinddps.gradients                         3  solvers/test_blinddps.py
+medrecon.solvers.gibbsddrm.GibbsDDRM._langevin              3  solvers/test_gibbsddrm.py
+medrecon.solvers.gibbsddrm.periodic                         3  solvers/test_gibbsddrm.py
 medrecon.solvers.dps.DPS.step                              3  solvers/test_solvers.py solvers
 medrecon.solvers.dsg.DSG.step                              3  solvers/test_mixture.py solvers
 medrecon.solvers.fps.FPS.path_density                      3  solvers/test_fps.py solvers/test_mcgdiff.py solvers/test_smc.py

@@ -4,6 +4,7 @@ from medrecon.operators.base import Composed, LinearOperator, Operator, check_ad
 from medrecon.operators.blocks import Channels, Slices, Stack, Sum
 from medrecon.operators.bridge import AsComplex, OnChannels, RealAsComplex
 from medrecon.operators.ct import ConeBeam, Detector, FanBeam, Panel, ParallelBeam
+from medrecon.operators.deblur import InnerBlur, SpectralBlur, Turbulence, centred_kernel, unit_kernel
 from medrecon.operators.density import pipe_menon_dcf, voronoi_dcf
 from medrecon.operators.image import (
     Blur,

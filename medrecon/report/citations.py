@@ -128,6 +128,14 @@ PAPERS: Mapping[str, Paper] = {
         "Rozet et al., Learning diffusion priors from observations by expectation maximization, NeurIPS 2024",
         "2405.13712",
     ),
+    "blinddps": _arxiv(
+        "Chung, Kim, Kim, Ye, Parallel diffusion models of operator and image for blind inverse problems, CVPR 2023",
+        "2211.10656",
+    ),
+    "gibbsddrm": _arxiv(
+        "Murata, Saito, Lai, Takida, Uesaka, Mitsufuji, Ermon, GibbsDDRM, ICML 2023",
+        "2301.12686",
+    ),
     "ddrm": _arxiv("Kawar, Elad, Ermon, Song, Denoising diffusion restoration models, NeurIPS 2022", "2201.11793"),
     "ddnm": _arxiv(
         "Wang, Yu, Zhang, Zero-shot image restoration using denoising diffusion null-space model, ICLR 2023",
@@ -244,6 +252,8 @@ SOLVER_PAPERS: Mapping[str, Sequence[str]] = {
     "mcg": ("mcg",),
     "pigdm": ("pigdm",),
     "tmpd": ("tmpd", "mmps"),
+    "blinddps": ("blinddps", "dps"),
+    "gibbsddrm": ("gibbsddrm", "ddrm"),
     "ddrm": ("ddrm",),
     "ddnm": ("ddnm",),
     "ddnmplus": ("ddnm",),

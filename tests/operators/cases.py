@@ -22,6 +22,7 @@ from medrecon.operators import (
     Detector,
     FanBeam,
     FiniteDifferences,
+    InnerBlur,
     Finufft,
     LinearOperator,
     MulticoilMRI,
@@ -37,6 +38,8 @@ from medrecon.operators import (
     Stack,
     Sum,
     TableGridding,
+    SpectralBlur,
+    Turbulence,
     Warp,
     Weights,
     Whitening,
@@ -210,12 +213,32 @@ def _blurs_per_item():
     return Blur(kernels, (7, 8)), random_tensor(3, 2, 7, 8, dtype=torch.float64)
 
 
+def _inner_blur():
+    kernels = random_tensor(3, 1, 3, 5, dtype=torch.float64).abs() + 0.1
+    return InnerBlur(kernels, (7, 8)), random_tensor(3, 2, 9, 12, dtype=torch.float64)
+
+
+def _spectral_blur(*shape):
+    kernels = random_tensor(2, 1, 3, 5, dtype=torch.float64).abs() + 0.1
+    return SpectralBlur(kernels, shape), random_tensor(2, 2, *shape, dtype=torch.float64)
+
+
+def _turbulence():
+    kernels = random_tensor(2, 1, 3, 3, dtype=torch.float64).abs() + 0.1
+    field = random_tensor(2, 2, 8, 9, dtype=torch.float64)
+    return Turbulence(kernels, field), random_tensor(2, 1, 8, 9, dtype=torch.float64)
+
+
 DOUBLE = torch.float64
 CASES = [
     Case("Blur, Gaussian, odd", lambda: _real(Blur(gaussian_kernel(0.6, dtype=DOUBLE), (9, 7)), 9, 7)),
     Case("Blur, motion, even", lambda: _real(Blur(motion_kernel(4.0, 0.7, DOUBLE), (12, 10)), 12, 10)),
     Case("Blur, a kernel per item", _blurs_per_item),
     Case("Blur, 3-D", lambda: _real(Blur(gaussian_kernel(0.4, 3, DOUBLE)[1:-1, :, 1:-1], (4, 5, 6)), 4, 5, 6)),
+    Case("InnerBlur, a kernel per item", _inner_blur),
+    Case("SpectralBlur, odd", lambda: _spectral_blur(9, 7)),
+    Case("SpectralBlur, even", lambda: _spectral_blur(8, 10)),
+    Case("Turbulence", _turbulence),
     Case("gaussian_blur", lambda: _real(gaussian_blur((9, 8), 0.7, DOUBLE), 9, 8)),
     Case("downsample_mean", lambda: _real(downsample_mean((8, 9), (2, 3), DOUBLE), 8, 9)),
     Case("downsample_gaussian", lambda: _real(downsample_gaussian((8, 12), 2, DOUBLE), 8, 12)),

@@ -322,6 +322,20 @@ EXPECTED = {
         without_data=Interval(1.0, 1.2, "the reverse diffusion as discretised there adds a little too much noise"),
         mode_error=Bound(-0.203, "a step removes only part of the residual"),
     ),
+    # Known operators only here: DPS and DDRM. Unknown kernels are in test_blinddps.py and test_gibbsddrm.py.
+    "blinddps": Expected(
+        operator="any",
+        identity=Bound(0.15, FIXED_STEP),
+        without_data=Recursion(),
+        nonlinear={"zeta": 0.1},
+        mode_error=Bound(-0.151, BETWEEN),
+    ),
+    "gibbsddrm": Expected(
+        operator="spectral",
+        satisfies_data=True,
+        without_data=Recursion("ddnm", DDRM().eta),
+        mode_error=Bound(-0.170, BETWEEN),
+    ),
 }
 
 UNCONDITIONAL = [name for name, row in EXPECTED.items() if row.likelihood == "none"]
