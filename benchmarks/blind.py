@@ -6,8 +6,8 @@
 The middle 128 x 128 pixels of validation slices (MR: subject omsL_12; CT: patients held out of the training) are blurred by
 kernels whose seeds the training of the kernel prior did not use. The data are the 96 x 96 pixels for which the kernel needs
 none outside, with noise of --noise. PSNR (range 1) and SSIM are those of these pixels, after the whole-pixel shift of at most
-3 that suits best; the correlation of kernels is that after the best shift. Rows: the blurred image; DPS with a Gaussian kernel
-of the same standard deviation; DPS with the true kernel, a bound; the blind solvers. Results in the store are not computed
+3 that suits best; the correlation of kernels is that after the best shift. All solvers start from the
+blurred image with noise of 0.5. Rows: the blurred image; DPS with a Gaussian kernel of the same standard deviation; DPS with the true kernel, a bound; the blind solvers. Results in the store are not computed
 again.
 """
 
@@ -32,6 +32,7 @@ from medrecon.noise import Noise, karras
 from medrecon.operators.deblur import InnerBlur, Turbulence
 from medrecon.operators.image import gaussian_kernel
 from medrecon.posterior import network_prior
+from medrecon.problems.images import BLIND_START
 from medrecon.problems.kernel_prior import KERNEL_SIZE, kernel_prior
 from medrecon.sample import sample, sample_blind
 from medrecon.solvers import DPS, BlindDPS, GibbsDDRM
@@ -127,16 +128,18 @@ class Case:
         bundle = "brain_mri_magnitude" if self.scan == "mr" else "chest_ct"
         spec = load_prior(bundle)
         prior, _ = network_prior(spec, spec.network(), (1, SIDE, SIDE), None)
-        ladder = karras(4.0, 0.005, steps)
+        noise = Noise([0])
+        edge = F.pad(self.y, (REACH,) * 4, mode="replicate")
+        ladder, start = karras(BLIND_START, 0.005, steps), edge + BLIND_START * noise.like(edge)
         if row.startswith("dps"):
             kernel = self.kernel if row == "dps-true" else self.gaussian()
             A = self.operator(kernel, self.tilt if row == "dps-true" else None)
             data = Gaussian(A, self.y, self.noise)
-            return sample(DPS(zeta=0.02), prior, data, ladder, noise=Noise([0])), kernel
+            return sample(DPS(zeta=0.02), prior, data, ladder, noise=noise, start=start), kernel
         likelihood = BlindTurbulence if self.blur == "turbulence" and row == "blinddps" else BlindBlur
         blind = likelihood.of(self.y, self.noise, kernel_prior(), KERNEL_SIZE)
         solver = {"blinddps": BlindDPS, "gibbsddrm": GibbsDDRM}[row](**settings)
-        found = sample_blind(solver, prior, blind, ladder, noise=Noise([0]))
+        found = sample_blind(solver, prior, blind, ladder, noise=noise, start=start)
         return found.x, found.data.parameters["kernel"]
 
 
@@ -178,7 +181,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=ROWS)
     parser.add_argument("--cases", nargs="*", default=CASES, choices=CASES)
     parser.add_argument("--count", type=int, default=6, help="images per case")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--noise", type=float, default=0.01)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the blind solvers")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from medrecon.blur import BlindBlur
 from medrecon.data.arguments import as_number, shown
@@ -31,6 +32,8 @@ __all__ = ["Images", "images_problem"]
 
 BLIND_SOLVERS = ("blinddps", "gibbsddrm")
 """Names of the solvers that estimate a blur kernel; the first is the default."""
+BLIND_START = 0.5
+"""Noise level, at unit scale, from which an image with an unknown kernel starts."""
 SMALLEST_BLIND = 48
 """Smallest side of images whose blur kernel can be estimated, pixels."""
 TV_SOLVERS = ("tv", "tv-fista", "tv-pdhg")
@@ -178,6 +181,9 @@ class Images(Problem):
         For Rician noise and for super-resolution by R2D2+, the pseudo-inverse (the interpolated image), to which noise is added:
         ``strength`` times 0.1 at unit scale, or three times the noise if that is more. A magnitude has lost the sign of its
         signal, which a run from noise would have to guess.
+
+        For an unknown kernel the blurred image, continued by its border pixels, to which noise of 0.5 is added: from pure noise, so
+        few steps do not reach the data.
         """
         y, scale = self._data(items, device)
         unit = 1000.0 if self.is_ct else float(scale[0])
@@ -186,6 +192,9 @@ class Images(Problem):
         strength = self.physics.strength or 1.0
         if self.lowpass:
             return InitialImages(y, strength * std, add_noise=False)
+        if self.is_blind:
+            edge = F.pad(y, (KERNEL_SIZE // 2,) * 4, mode="replicate")
+            return InitialImages(edge, BLIND_START, add_noise=True)
         if not self.interpolated:
             return None
         root = float(np.prod(self._factors())) ** 0.5

@@ -15,7 +15,7 @@ from torch import Tensor
 from medrecon.blur import BlindBlur, largest_one
 from medrecon.likelihood import BlindGaussian, Gaussian
 from medrecon.noise import Noise
-from medrecon.operators.deblur import SpectralBlur, centred_kernel, unit_kernel
+from medrecon.operators.deblur import InnerBlur, SpectralBlur, centred_kernel, unit_kernel
 from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
@@ -126,10 +126,18 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
 
 
 def periodic(data: BlindBlur, kernel: Tensor, x0: Tensor, noise: Noise) -> Gaussian:
-    """The data with known kernels, on the whole periodic image: the border that was not measured is drawn given ``x0``."""
+    """The data with known kernels, on the whole periodic image: the border that was not measured is drawn given ``x0``.
+
+    The noise level is the root mean square of the residual of ``x0``, at least that of the data: the residual ends at the border,
+    so that it is spread over all frequencies.
+    """
     one = data.with_parameters({"kernel": kernel})
     A = SpectralBlur(one.kernel, x0.shape[2:])
+    r = one.residual(x0)
+    given = torch.as_tensor(data.noise_std).to(r)
+    level = torch.maximum((dot(r, r) / r[0].numel()).sqrt(), given)
     blurred = A(x0)
-    drawn = blurred + batch_broadcast(data.noise_std, blurred) * noise.like(blurred)
-    inside = one.A.outer(torch.ones_like(data.y))  # type: ignore[operator]
-    return Gaussian(A, torch.where(inside > 0, one.A.outer(data.y), drawn), data.noise_std)  # type: ignore[operator]
+    drawn = blurred + batch_broadcast(given, blurred) * noise.like(blurred)
+    outer: InnerBlur = one.A  # type: ignore[assignment]
+    inside = outer.outer(torch.ones_like(data.y))
+    return Gaussian(A, torch.where(inside > 0, outer.outer(data.y), drawn), level)

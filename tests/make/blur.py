@@ -30,9 +30,7 @@ def blurred_images(n=2, shape=(14, 13), noise_std=0.05, seed=0):
     """``(data, images, true kernels)``, kernels drawn around the box."""
     generator = torch.Generator().manual_seed(seed)
     x = 0.5 + 0.5 * torch.randn((n, 1, *(m + SIZE - 1 for m in shape)), generator=generator, dtype=torch.float64)
-    kernel = unit_kernel(
-        KERNEL_MEAN + 0.1 * torch.randn((n, 1, SIZE, SIZE), generator=generator, dtype=torch.float64)
-    )
+    kernel = unit_kernel(KERNEL_MEAN + 0.1 * torch.randn((n, 1, SIZE, SIZE), generator=generator, dtype=torch.float64))
     clean = InnerBlur(kernel, shape)(x)
     y = clean + noise_std * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     return BlindBlur.of(y, noise_std, kernel_prior, SIZE), x, kernel

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from medrecon.operators.deblur import InnerBlur, SpectralBlur, Turbulence, centred_kernel, unit_kernel
 from medrecon.operators.image import Blur
+
 from ..make.operators import random_tensor
 
 DOUBLE = torch.float64

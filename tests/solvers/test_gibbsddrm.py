@@ -77,7 +77,9 @@ def test_langevin_steps_spread_as_they_should():
     _, gradient = _gradient(data, x, u)
     drift = (kernel_prior(u, 0.05) - u) / 0.05**2 - gradient
     tau = 1e-4 * float(u.norm()) / float(drift.norm())
-    moved = torch.cat([solver._langevin({"kernel": big}, x, data=data, noise=Noise([seed]))["kernel"] for seed in range(300)])
+    moved = torch.cat(
+        [solver._langevin({"kernel": big}, x, data=data, noise=Noise([seed]))["kernel"] for seed in range(300)]
+    )
     # Normalisation removes one of 25 directions; 300 draws of 25 values: 1.2 % standard error.
     spread = (moved * 25).std(0).square().mean().sqrt()
     assert float(spread) == pytest.approx((2 * tau * 24 / 25) ** 0.5, rel=0.06)
@@ -85,7 +87,11 @@ def test_langevin_steps_spread_as_they_should():
 
 def _gradient(data, x, u):
     leaf = u.clone().requires_grad_()
-    r = data.residual_of(leaf, x) if hasattr(data, "residual_of") else data.y - data.operator(data.from_unit({"kernel": leaf}))(x)
+    r = (
+        data.residual_of(leaf, x)
+        if hasattr(data, "residual_of")
+        else data.y - data.operator(data.from_unit({"kernel": leaf}))(x)
+    )
     square = r.square().sum()
     v = max(float(square.detach()) / r.numel(), 0.05**2)
     (gradient,) = torch.autograd.grad(square / (2 * v), leaf)
