@@ -6,9 +6,9 @@
 The middle 128 x 128 pixels of validation slices (MR: subject omsL_12; CT: patients held out of the training) are blurred by
 kernels whose seeds the training of the kernel prior did not use. The data are the 96 x 96 pixels for which the kernel needs
 none outside, with noise of --noise. PSNR (range 1) and SSIM are those of these pixels, after the whole-pixel shift of at most
-3 that suits best; the correlation of kernels is that after the best shift. All solvers start from the
-blurred image with noise of 0.5. Rows: the blurred image; DPS with a Gaussian kernel of the same standard deviation; DPS with the true kernel, a bound; the blind solvers. Results in the store are not computed
-again.
+3 that suits best; the correlation of kernels is that after the best shift. All solvers start from the blurred image with noise
+of 0.5. Rows: the blurred image; DPS with a Gaussian kernel of the same standard deviation; DPS with the true kernel, a bound;
+the blind solvers. Results in the store are not computed again.
 """
 
 from __future__ import annotations

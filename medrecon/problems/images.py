@@ -141,7 +141,7 @@ class Images(Problem):
 
     def _operator(self) -> LinearOperator:
         if self.physics.task == "superres":
-            downsample = DOWNSAMPLING[self.physics.kernel]
+            downsample = DOWNSAMPLING[self.physics.kernel or "kspace"]
             return downsample(self.image_shape[1:], self._factors(), orthonormal=True)
         if self.physics.task == "deblur":
             return gaussian_blur(self.scan.matrix, self.physics.blur)
@@ -182,7 +182,7 @@ class Images(Problem):
         ``strength`` times 0.1 at unit scale, or three times the noise if that is more. A magnitude has lost the sign of its
         signal, which a run from noise would have to guess.
 
-        For an unknown kernel the blurred image, continued by its border pixels, to which noise of 0.5 is added: from pure noise, so
+        For an unknown kernel the blurred image, continued by its border pixels, to which noise of 0.5 is added: from pure noise
         few steps do not reach the data.
         """
         y, scale = self._data(items, device)
@@ -387,7 +387,8 @@ def images_problem(scan: ImageScan, physics: ImagePhysics, kind: type[Images] = 
     name = str(scan.path)
     if physics.task not in ("denoise", "superres", "deblur"):
         raise InputError(f"unknown task {physics.task!r}; choose denoise, superres or deblur")
-    physics = replace(physics, kernel=_kernel(physics, scan))
+    kernel = _kernel(physics, scan)
+    physics = replace(physics, kernel=kernel)
     if not np.isfinite(scan.array).all() or not scan.array.any():
         raise InputError(f"{name}: the image contains NaN or Inf, or only zeros; export it again")
     is_ct = _is_ct(scan)  # from all slices, because a single slice may have no air

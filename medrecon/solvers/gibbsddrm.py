@@ -83,7 +83,7 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
         """One step of DDRM, then the kernel."""
         x0 = prior(state.x, sigma)
 
-        def estimate(x: Tensor, level: float | Tensor) -> Tensor:
+        def estimate(x: Tensor, sigma: float | Tensor) -> Tensor:
             return x0
 
         sweep = DDRM(eta=self.eta, eta_b=self.eta_b)

@@ -10,6 +10,7 @@ from medrecon import reconstruct
 from medrecon.data.errors import InputError
 from medrecon.problems import physics_of, problem
 from medrecon.solvers import R2D2
+from medrecon.training.kernels import blur_kernels
 
 from ..make.compare import relative_error
 from ..make.toys import Smooth, images, picture, solve, spec, water_disc
@@ -125,6 +126,10 @@ def test_rician_magnitudes_lose_their_bias():
         ({"task": "superres", "factor": 2.5}, "whole number"),
         ({"task": "superres", "kernel": "cubic"}, "kernel"),
         ({"task": "superres", "kernel": ["mean"]}, "kernel"),
+        ({"task": "superres", "kernel": "unknown"}, "for the task deblur"),
+        ({"task": "deblur", "kernel": "kspace"}, "choose gaussian or unknown"),
+        ({"task": "deblur", "kernel": "unknown", "solver": "blinddps"}, "too small to estimate a kernel"),
+        ({"task": "deblur", "kernel": "unknown", "noise_model": "rician"}, "noise model gaussian"),
         ({"task": "deblur", "blur": "wide"}, "blur"),
         ({"task": "deblur", "blur": 1e6}, "too large for the image"),
         ({"task": "deblur", "solver": "r2d2"}, "does not deblur"),
@@ -180,3 +185,43 @@ def test_the_slice_without_noise_is_named_as_in_the_file():
     scan = replace(scan, array=np.concatenate([scan.array, scan.array, np.full_like(scan.array, 7)]))
     with pytest.raises(InputError, match="slice 2"):
         solve(scan, "tv", spec("magnitude"), physics={"slices": slice(1, 3)})
+
+
+def blurred(complex_valued=False, slices=1):
+    """A smooth picture of 60 x 52 pixels, blurred by a defocus kernel, with noise."""
+    kernel = blur_kernels([3], "defocus", 33, radius=(3.0, 3.0)).numpy()[0, 0]
+    rng = np.random.default_rng(0)
+    clean = np.kron(rng.uniform(200, 1000, (23, 21)), np.ones((4, 4)))[:92, :84]
+    made = np.fft.irfft2(np.fft.rfft2(clean) * np.fft.rfft2(kernel, clean.shape), clean.shape)[32:, 32:]
+    stack = np.stack([made + rng.normal(0, 5, made.shape) for _ in range(slices)]).astype(np.float32)
+    return stack * np.exp(0.3j).astype(np.complex64) if complex_valued else stack
+
+
+@pytest.mark.parametrize("solver", ["blinddps", "gibbsddrm"])
+def test_unknown_blur_gives_image_kernel_and_record(solver):
+    scan = replace(images(picture()), array=blurred(slices=2))
+    settings = {"n_starts": 1}
+    physics = {"task": "deblur", "kernel": "unknown", "noise_std": 5.0}
+    found = reconstruct(scan, bundle=spec("magnitude", Smooth()), solver=solver, settings=settings, steps=2, **physics)
+    assert found.image.shape == (2, 60, 52)
+    kernels = found.parameters["kernel"]
+    assert kernels.shape == (2, 1, 33, 33)
+    assert np.allclose(kernels.sum((1, 2, 3)), 1, atol=1e-5)
+    recorded = [np.array(one) for one in found.record["kernels"]]
+    assert len(recorded) == 2
+    assert all(one.shape[0] == one.shape[1] and abs(one.sum() - 1) < 0.02 for one in recorded)
+    # A slice alone is the slice of the batch: seeds follow the slice.
+    common = {"bundle": spec("magnitude", Smooth()), "solver": solver, "settings": settings, "steps": 2}
+    alone = reconstruct(scan, **common, slices=slice(1, 2), **physics)
+    assert np.allclose(alone.parameters["kernel"][0], kernels[1], atol=0.05 * kernels.max())
+
+
+def test_the_default_solver_of_unknown_blur_estimates_kernels():
+    scan = replace(images(picture()), array=blurred(complex_valued=True))
+    physics = {"task": "deblur", "kernel": "unknown", "noise_std": 5.0}
+    found = reconstruct(scan, bundle=spec("complex"), settings={"n_starts": 1}, steps=2, samples=2, **physics)
+    assert found.record["solver"]["name"] == "blinddps"
+    assert found.image.shape == (1, 60, 52)
+    assert np.iscomplexobj(found.image)
+    with pytest.raises(InputError, match="choose the solver blinddps or gibbsddrm"):
+        reconstruct(scan, bundle=spec("complex"), solver="dds", steps=2, **physics)
