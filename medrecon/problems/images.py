@@ -157,7 +157,7 @@ class Images(Problem):
             factor = next(f for f in (8, 4, 2, 1) if not any(n % f for n in self.scan.matrix))
             return Scaled(low_frequencies(y, std, factor), scale, data_scale)
         if self.is_blind:
-            return Scaled(BlindBlur.of(y, std, kernel_prior(device), KERNEL_SIZE), scale, data_scale)
+            return Scaled(BlindBlur.of(y, std, prior=kernel_prior(device), size=KERNEL_SIZE), scale, data_scale)
         A = self._operator().to(device)
         root = float(np.prod(self._factors())) ** 0.5  # the operator has orthonormal rows
         y, std, data_scale = y * root, std * root, data_scale / root
