@@ -56,6 +56,19 @@ def test_energy_is_least_at_the_kernel_of_the_data():
     assert float(gradient.abs().max()) < 1e-6 * float(best.abs())
 
 
+def test_energy_is_in_nats_of_independent_values():
+    """Twice the power costs half a nat per independent value; a Hann window leaves 1 / 1.944^2 of the pixels independent."""
+    spectrum, k = BlurSpectrum(blurred(1, (48, 40)), 1e-3), kernels(1)
+    images = (2.4e-4 * spectrum.frequency**-2.7)[None]
+    total = spectrum.transfer(k) * images + 1e-6
+    energies = []
+    for power in (total, 2 * total):
+        spectrum.__dict__["power"] = power
+        energies.append(float(spectrum.energy(k, images)))
+    # A few of the lowest frequencies do not count.
+    assert energies[1] - energies[0] == pytest.approx(48 * 40 / 1.944**2 / 2, rel=0.08)
+
+
 def test_a_kernel_larger_than_the_image_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         BlurSpectrum(blurred(1, (16, 16)), 0.1).transfer(kernels(1, 17))

@@ -79,7 +79,7 @@ def gradients(u: Mapping[str, Tensor], data: BlindBlur, x0: Tensor) -> tuple[Ten
         r = data.y - data.operator(data.from_unit(leaves))(x0)
         square = dot(r, r)
         found = torch.autograd.grad(square.sum(), list(leaves.values()))
-    return square.detach(), dict(zip(leaves, found, strict=True))
+    return square.detach(), {name: found[i] for i, name in enumerate(leaves)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ def test_without_unknowns_it_is_ddrm():
 def test_the_border_is_drawn_from_the_estimate():
     """Inside the data; outside the periodic blur of x0 plus noise of the data's level: its mean and spread over 400 draws."""
     data, x, kernel = blurred_images(1)
+    data = replace(data, y=-data.y)  # other than the blur, so that the two cannot be confused
     blur = Blur(kernel, x.shape[2:])(x)
     drawn = torch.cat([periodic(data, kernel, x, Noise([seed])).y for seed in range(400)])
     inside = torch.zeros_like(drawn[:1], dtype=torch.bool)
