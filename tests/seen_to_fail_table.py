@@ -4,15 +4,15 @@ Tests are files and folders below tests/; name the likeliest first. A constant o
 """
 
 FUNCTIONS = """
+medrecon.blur.BlurSpectrum.energy                           3  test_blur.py
+medrecon.blur.BlurSpectrum.images                           3  test_blur.py
+medrecon.blur.SmoothField.__call__                          3  test_blur.py
 medrecon.bundle._state                                     3  cli/test_arguments.py
 medrecon.bundle._trained_network                           3  test_prior_file.py
 medrecon.bundle._weights_file                              3  cli/test_arguments.py
 medrecon.bundle.current_bundle_or                          3  test_zoo.py
 medrecon.bundle.read_prior                                 3  test_prior_file.py
 medrecon.bundle.save_weights                               3  test_prior_file.py
-medrecon.blur.BlurSpectrum.energy                           3  test_blur.py
-medrecon.blur.BlurSpectrum.images                           3  test_blur.py
-medrecon.blur.SmoothField.__call__                          3  test_blur.py
 medrecon.bundle_checks._missing                            3  test_zoo.py
 medrecon.bundle_checks._network                            3  test_zoo.py
 medrecon.calibrate._held_out                               3  test_calibrate.py
@@ -312,13 +312,16 @@ medrecon.sample._checked                                   3  solvers/test_solve
 medrecon.sample._descend                                   3  test_sample.py solvers
 medrecon.slabs._slabs                                      3  test_slabs.py
 medrecon.slabs.cut                                         3  test_slabs.py
+medrecon.solvers.admm.z_step                               all  solvers/test_admm.py
 medrecon.solvers.base.annealed                             3  solvers/test_ald.py solvers
 medrecon.solvers.base.data_weight                          3  solvers/test_base.py solvers
 medrecon.solvers.base.limit_step                           3  solvers/test_base.py solvers
 medrecon.solvers.base.renoise                              3  solvers/test_base.py solvers
 medrecon.solvers.base.residual_norm_and_grad               3  solvers/test_base.py solvers
 medrecon.solvers.base.variance_kept                        3  solvers/test_base.py solvers
-medrecon.solvers.admm.z_step                               all  solvers/test_admm.py
+medrecon.solvers.blinddps.BlindDPS._parameters              3  solvers/test_blinddps.py
+medrecon.solvers.blinddps.BlindDPS.step                     3  solvers/test_blinddps.py solvers
+medrecon.solvers.blinddps.gradients                         3  solvers/test_blinddps.py
 medrecon.solvers.ccdf._steps                               3  solvers/test_ccdf.py
 medrecon.solvers.ccdf.contraction_bound                    all  solvers/test_ccdf.py
 medrecon.solvers.ccdf.start_level                          3  solvers/test_ccdf.py
@@ -335,15 +338,12 @@ medrecon.solvers.ddrm.DDRM.step                            3  solvers/test_ddrm.
 medrecon.solvers.dds.DDS.step                              3  solvers/test_dds.py solvers
 medrecon.solvers.ddsmc.DDSMC.look                          3  solvers/test_ddsmc.py solvers/test_smc.py
 medrecon.solvers.ddsmc.DDSMC.move                          3  solvers/test_ddsmc.py solvers/test_smc.py
-medrecon.solvers.blinddps.BlindDPS._parameters              3  solvers/test_blinddps.py
-medrecon.solvers.blinddps.BlindDPS.step                     3  solvers/test_blinddps.py solvers
-medrecon.solvers.blinddps.gradients                         3  solvers/test_blinddps.py
-medrecon.solvers.gibbsddrm.GibbsDDRM._langevin              3  solvers/test_gibbsddrm.py
-medrecon.solvers.gibbsddrm.periodic                         3  solvers/test_gibbsddrm.py
 medrecon.solvers.dps.DPS.step                              3  solvers/test_solvers.py solvers
 medrecon.solvers.dsg.DSG.step                              3  solvers/test_mixture.py solvers
 medrecon.solvers.fps.FPS.path_density                      3  solvers/test_fps.py solvers/test_mcgdiff.py solvers/test_smc.py
 medrecon.solvers.fps._kept                                 3  solvers/test_fps.py solvers/test_smc.py
+medrecon.solvers.gibbsddrm.GibbsDDRM._langevin              3  solvers/test_gibbsddrm.py
+medrecon.solvers.gibbsddrm.periodic                         3  solvers/test_gibbsddrm.py
 medrecon.solvers.ilvr.ILVR.step                            3  solvers/test_noising.py solvers
 medrecon.solvers.lgd.LGD.step                              3  solvers/test_solvers.py solvers
 medrecon.solvers.mbir.MBIR.step                            3  solvers/test_mbir.py
