@@ -316,7 +316,7 @@ def finer_geometry(geometry: Geometry, factors: tuple[int, ...], matrix: tuple[i
 def _finer(geometry: Geometry, scan: ImageScan, physics: ImagePhysics) -> Geometry:
     """The geometry after super-resolution, in the plane or of the volume."""
     factors = _factors(physics)
-    return finer_geometry(geometry, factors, scan.array.shape[-len(factors) :], kernel=physics.kernel)
+    return finer_geometry(geometry, factors, scan.array.shape[-len(factors) :], kernel=physics.kernel or "kspace")
 
 
 def _noise(scan: ImageScan, physics: ImagePhysics, numbers: Sequence[int], is_ct: bool) -> np.ndarray:
