@@ -357,6 +357,8 @@ def _kernel(physics: ImagePhysics, scan: ImageScan) -> str:
         raise InputError(f"unknown kernel {shown(kernel)}; choose {', '.join(known[:-1])} or {known[-1]}")
     if kernel == "unknown" and physics.noise_model != "gaussian":
         raise InputError(f"{scan.path}: an unknown kernel needs the noise model gaussian; got {physics.noise_model}")
+    if kernel == "unknown" and physics.volume:
+        raise InputError(f"{scan.path}: an unknown kernel is estimated slice by slice; leave out --volume")
     if kernel == "unknown" and min(scan.matrix) < SMALLEST_BLIND:
         raise InputError(
             f"{scan.path}: images of {scan.matrix[0]} x {scan.matrix[1]} pixels are too small to estimate a kernel; at least "

@@ -130,6 +130,7 @@ def test_rician_magnitudes_lose_their_bias():
         ({"task": "deblur", "kernel": "kspace"}, "choose gaussian or unknown"),
         ({"task": "deblur", "kernel": "unknown", "solver": "blinddps"}, "too small to estimate a kernel"),
         ({"task": "deblur", "kernel": "unknown", "noise_model": "rician"}, "noise model gaussian"),
+        ({"task": "deblur", "kernel": "unknown", "volume": True}, "slice by slice"),
         ({"task": "deblur", "blur": "wide"}, "blur"),
         ({"task": "deblur", "blur": 1e6}, "too large for the image"),
         ({"task": "deblur", "solver": "r2d2"}, "does not deblur"),
