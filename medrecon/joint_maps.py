@@ -22,7 +22,7 @@ from medrecon.operators.nlinv import (
     safe_divide,
 )
 
-__all__ = ["FIRST_LEVEL", "JointMaps", "NLINVSettings", "joint_maps", "normalised_maps"]
+__all__ = ["FIRST_LEVEL", "JointMaps", "NLINVSettings", "normalised_maps", "unknown_maps"]
 
 FIRST_LEVEL = 1.0
 """Noise level (of images of unit scale) above which maps are not updated: the clean estimate shows no structure yet."""
@@ -86,8 +86,8 @@ class JointMaps(BlindGaussian):
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
-        """``maps``, and the ``map_coefficients`` that determine them."""
-        return {"maps": self.maps, "map_coefficients": self.coefficients}
+        """``map_coefficients``, which determine the maps and are far fewer."""
+        return {"map_coefficients": self.coefficients}
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> JointMaps:
         """The likelihood with other ``map_coefficients``."""
@@ -136,19 +136,16 @@ def _operator(model: JointMRI, maps: Tensor) -> Composed:
     return sense(maps, model.mask)
 
 
-def joint_maps(y: Tensor, mask: Tensor, noise_std: float | Tensor, settings: NLINVSettings = NLINVSettings()) -> JointMaps:
-    """The likelihood of k-space with maps by NLINV, to start from.
+def unknown_maps(y: Tensor, mask: Tensor, noise_std: float | Tensor) -> JointMaps:
+    """The likelihood of k-space with maps of 0; :meth:`JointMaps.inverted` estimates the first maps.
 
     Args:
         y: k-space ``(B, coils, y, x)``, 0 where not sampled.
         mask: sampling mask ``(B or 1, 1, y or 1, x)``.
         noise_std: noise per real component, a number or one per item; 0: unknown.
-        settings: settings of NLINV.
     """
     shape = tuple(y.shape[2:])
     model = JointMRI(mask, SmoothMaps(shape, y.dtype).to(y.device))
-    nothing = model.maps.adjoint(torch.zeros_like(y))
-    phase = torch.ones_like(y[:, :1])
-    maps = normalised_maps(model, nothing, phase)[0]
-    data = JointMaps(_operator(model, maps), y, noise_std, coefficients=nothing, phase=phase, model=model)
-    return data.inverted(settings)[1]
+    A = _operator(model, torch.zeros_like(y))
+    nothing, phase = model.maps.adjoint(torch.zeros_like(y)), torch.ones_like(y[:, :1])
+    return JointMaps(A, y, noise_std, coefficients=nothing, phase=phase, model=model)

@@ -17,7 +17,15 @@ from medrecon.operators.fourier import fft, ifft
 from medrecon.operators.linalg import batch_broadcast, cg, dot
 from medrecon.operators.mri import CartesianMRI
 
-__all__ = ["Inversion", "JointMRI", "SmoothMaps", "invert", "low_resolution_phase", "root_sum_of_squares", "safe_divide"]
+__all__ = [
+    "Inversion",
+    "JointMRI",
+    "SmoothMaps",
+    "invert",
+    "low_resolution_phase",
+    "root_sum_of_squares",
+    "safe_divide",
+]
 
 _NEGLIGIBLE = 1e-6
 """Weight below which a frequency of the maps is left out."""
@@ -216,9 +224,7 @@ def invert(
         if not active.any():
             break
         weight = torch.as_tensor(alpha, dtype=y.real.dtype, device=y.device)
-        found = model.step(
-            image, coefficients, adjoint_y, weights=(weight, weight), centre=start, n_cg=n_cg
-        )
+        found = model.step(image, coefficients, adjoint_y, weights=(weight, weight), centre=start, n_cg=n_cg)
         image, coefficients = (
             torch.where(batch_broadcast(active, new), new, old)
             for new, old in zip(found, (image, coefficients), strict=True)

@@ -24,6 +24,7 @@ from medrecon.solvers.mcg import MCG
 from medrecon.solvers.mcgdiff import MCGDiff
 from medrecon.solvers.mgdm import MGDM
 from medrecon.solvers.multistep import MultistepSolver
+from medrecon.solvers.nlinv import NLINV
 from medrecon.solvers.pc import PredictorCorrector
 from medrecon.solvers.pigdm import PiGDM
 from medrecon.solvers.pnpdm import PnPDM
@@ -47,6 +48,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "tv-fista": TVFista,
     "tv-pdhg": TVPrimalDual,
     "low-rank": LowRank,
+    "nlinv": NLINV,
     "fbp": FBP,
     "sirt": SIRT,
     # The prior alone
@@ -135,6 +137,7 @@ __all__ = [
     "Langevin",
     "LowRank",
     "MCGDiff",
+    "NLINV",
     "MultistepSolver",
     "PiGDM",
     "PnPDM",

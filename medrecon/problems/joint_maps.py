@@ -1,0 +1,129 @@
+"""Cartesian k-space whose coil maps are estimated: by ESPIRiT before the image, or jointly with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrecon.data.errors import InputError
+from medrecon.data.espirit import CoilMaps, has_signal
+from medrecon.data.scan import CartesianScan
+from medrecon.joint_maps import JointMaps, NLINVSettings, unknown_maps
+from medrecon.likelihood import BlindGaussian
+from medrecon.operators.bridge import AsComplex
+from medrecon.operators.nlinv import root_sum_of_squares
+from medrecon.problems.base import Scaled, unit_scale
+from medrecon.problems.cartesian import Cartesian
+from medrecon.solvers.base import Solver
+from medrecon.solvers.nlinv import NLINV
+from medrecon.solvers.settings import name_of
+
+__all__ = ["EstimatedMaps"]
+
+_NLINV = "joint estimation (NLINV)"
+_E = TypeVar("_E", bound="EstimatedMaps")
+
+
+class EstimatedMaps(Cartesian):
+    """Cartesian k-space of several coils, with maps from ESPIRiT or from joint estimation.
+
+    Jointly estimated maps start from NLINV. Solvers with a prior update them between noise levels
+    (:class:`medrecon.joint_maps.JointMaps`); classical solvers and particle solvers keep them.
+
+    Args: as for :class:`Cartesian`, and
+        method: ``espirit``, ``joint``, or what ``auto`` chose: ``auto espirit`` or ``auto joint``.
+    """
+
+    def __init__(
+        self,
+        scan: CartesianScan,
+        numbers: Sequence[int],
+        mask: np.ndarray,
+        noise_std: float,
+        trusted_std: float,
+        maps: CoilMaps | None,
+        sets: int,
+        facts: dict[str, Any],
+        method: str,
+    ) -> None:
+        super().__init__(
+            scan, numbers, mask=mask, noise_std=noise_std, trusted_std=trusted_std, maps=maps, sets=sets, facts=facts
+        )
+        self.method = method
+        self.by_nlinv = False  # whether the solver is NLINV
+
+    estimates_maps = True
+
+    def suited_to(self: _E, solver: Solver) -> _E:
+        """Decide whether maps are estimated with the image: NLINV always does, particle solvers never.
+
+        Raises:
+            InputError: if the solver and the requested maps contradict each other.
+        """
+        by_nlinv = isinstance(solver, NLINV)
+        if by_nlinv and self.method == "espirit":
+            raise InputError(f"{self.name}: solver 'nlinv' estimates coil maps itself; leave out --maps espirit")
+        if solver.has_particles and self.method == "joint":
+            raise InputError(
+                f"{self.name}: solver {name_of(solver)!r} weighs particles by one set of coil maps, which joint estimation "
+                "changes; choose the solver dds, or leave out --maps joint"
+            )
+        out = super().suited_to(solver)
+        if by_nlinv:
+            out.method, out.sets, out._facts = "joint", 1, {**self._facts, "map_sets": 1}
+        out.by_nlinv = by_nlinv
+        out.is_blind = by_nlinv or (out.is_joint and solver.requires.prior and not solver.has_particles)
+        return out
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether maps are not from ESPIRiT."""
+        return self.method in ("joint", "auto joint")
+
+    def estimate(self, item: int) -> CoilMaps:
+        """Maps by NLINV or ESPIRiT; the zero-filled image needs no NLINV."""
+        if not self.is_joint or (self.zero_filled and self.method != "joint"):
+            return super().estimate(item)
+        data = self._unknown(slice(item, item + 1), torch.device("cpu"))
+        return CoilMaps(self._started(data, slice(item, item + 1)).maps[0], _NLINV)
+
+    def _unknown(self, items: slice, device: torch.device) -> JointMaps:
+        """K-space of some items, without maps yet."""
+        mask = torch.from_numpy(np.atleast_2d(self.mask)).to(device)
+        kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
+        return unknown_maps(kspace, mask[None, None], self.trusted_std / self.unit)
+
+    def _started(self, data: JointMaps, items: slice) -> JointMaps:
+        """The first maps, by NLINV; 0 for items without signal above the noise, which would give maps of noise."""
+        started = data.inverted(NLINVSettings())[1]
+        seen = [has_signal(kspace * self.mask, self.trusted_std) for kspace in self.kspace[items]]
+        keep = torch.tensor(seen, device=data.y.device).view(-1, 1, 1, 1)
+        return started.with_coefficients(started.coefficients * keep, started.phase)
+
+    def likelihood(self, items: slice, device: torch.device) -> Scaled:
+        """Gaussian likelihood of masked k-space, with unknown maps if the solver estimates them."""
+        if not self.is_blind:
+            return super().likelihood(items, device)
+        data = self._unknown(items, device)
+        if self.by_nlinv:  # which estimates its own first maps
+            image = root_sum_of_squares(data.model.sampling.adjoint(data.y)).to(data.y.dtype)
+            image = AsComplex().adjoint(image)
+        else:
+            data = self._started(data, items)
+            image = data.adjoint_y
+        scale, unit = unit_scale(image)
+        noise = self.noise_std / self.unit / unit
+        return Scaled(replace(data, y=data.y / unit.view(-1, 1, 1, 1), noise_std=noise), scale, scale)
+
+    def keep(self, items: slice, data: BlindGaussian) -> None:
+        """Keep the final maps."""
+        if not isinstance(data, JointMaps):
+            return
+        source = _NLINV if data.updates == 0 else f"{_NLINV}, updated {data.updates} times with the image"
+        for i, maps in zip(range(self.n_items)[items], data.maps.cpu(), strict=True):
+            self.estimated[i] = CoilMaps(maps, source)
