@@ -28,7 +28,7 @@ FIRST_LEVEL = 1.0
 """Noise level (of images of unit scale) above which maps are not updated: the clean estimate shows no structure yet."""
 _MAP_SPREAD = 10.0
 """Noise level over the change of the map coefficients that a step at that level allows."""
-_STEPS = 15
+_STEPS = 20
 """Conjugate-gradient iterations of an update."""
 
 
@@ -58,9 +58,9 @@ def normalised_maps(model: JointMRI, coefficients: Tensor, phase: Tensor) -> tup
 class JointMaps(BlindGaussian):
     """SENSE with unknown coil maps: ``y = M F S x + noise``, ``S = F^-1 W c`` smooth, divided by their root sum of squares.
 
-    Between noise levels, one Gauss-Newton step on image and maps, from the prior's clean estimate ``x0`` and the last ``c``, minimises
+    Between noise levels, one Gauss-Newton step on image and maps, from the prior's estimate ``x0`` and the last ``c``, minimises
 
-        ``|y - M F S x|^2 + noise_std^2 / min(sigma, 1)^2 |x - x0|^2 + alpha |c' - c|^2``
+        ``|y - M F S x|^2 + noise_std^2 / sigma^2 |x - x0|^2 + alpha |c' - c|^2``
 
     with ``alpha = max(noise_std^2, (sigma / 10)^2)``; ``c'`` is kept, and ``x`` is left to the solver. With the image fixed at
     ``x0`` instead, its errors become errors of the maps, and the images are useless. A penalty on ``c' - c`` instead of ``c'``

@@ -168,8 +168,8 @@ class CoilPhysics(Physics):
 
     maps: Array | None = option(
         "auto",
-        "coil sensitivities, a file with an array 'maps'; or how to estimate them: espirit, joint (with the image), or auto, which "
-        "is joint with too few calibration lines for ESPIRiT (default: auto); a file named joint is ./joint",
+        "coil sensitivities, a file with an array 'maps'; or how to estimate them: espirit, joint (with the image), or auto, "
+        "which is joint with too few calibration lines for ESPIRiT (default: auto); a file named joint is ./joint",
         metavar="FILE|METHOD",
     )
     whiten: bool = option(False, "prewhiten coils using the noise scan", action="store_true")

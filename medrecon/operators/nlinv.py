@@ -1,7 +1,6 @@
 """Image and coil maps as joint unknowns: smooth maps, the bilinear model and its regularised Gauss-Newton steps.
 
-Uecker, Hohage, Block, Frahm, "Image reconstruction by regularized nonlinear inversion - joint estimation of coil sensitivities and
-image content", MRM 60 (2008).
+Uecker, Hohage, Block, Frahm, "Image reconstruction by regularized nonlinear inversion", MRM 60 (2008).
 """
 
 from __future__ import annotations
@@ -29,12 +28,22 @@ __all__ = [
 
 _NEGLIGIBLE = 1e-6
 """Weight below which a frequency of the maps is left out."""
+_LEAST_PIXELS = 192
+"""Smallest matrix for which the weight is that of the reference."""
 _PHASE_WIDTH = 0.03
 """Standard deviation of the low-pass filter whose phase the maps take over, as a fraction of k-space."""
 
 
+def _pixels(n: int) -> int:
+    """Number of pixels that frequencies of an axis are divided by."""
+    return max(n, _LEAST_PIXELS)
+
+
 class SmoothMaps(LinearOperator):
     """Smooth coil maps from weighted low frequencies: ``S = F^-1 W c``, ``W(k) = scale (1 + 220 |k / n|^2)^-16``.
+
+    ``k`` are cycles per field of view, and ``n`` is the number of pixels of the axis, but at least 192: maps are as smooth at a low
+    resolution as at a high one. (On a head of 96 x 96 pixels and 6 calibration lines, the image is 4 dB worse with ``n = 96``.)
 
     A penalty ``|c|^2`` keeps the maps smooth. Frequencies with a weight below a millionth of the largest are left out, so that
     ``c`` is a small block of k-space, and the transform is two products with narrow matrices.
@@ -63,7 +72,7 @@ class SmoothMaps(LinearOperator):
         self.shape = shape
         widest = math.inf if power == 0 else ((_NEGLIGIBLE ** (-1 / power) - 1) / bend) ** 0.5
         rows, columns = (self._frequencies(n, widest) for n in shape)
-        distance = (rows[:, None] / shape[0]) ** 2 + (columns / shape[1]) ** 2
+        distance = (rows[:, None] / _pixels(shape[0])) ** 2 + (columns / _pixels(shape[1])) ** 2
         weight = scale * (1 + bend * distance) ** -power
         self.register_buffer("weight", weight.to(dtype.to_real()))
         down, across = (self._waves(n, k) for n, k in zip(shape, (rows, columns), strict=True))
@@ -72,8 +81,8 @@ class SmoothMaps(LinearOperator):
 
     @staticmethod
     def _frequencies(n: int, widest: float) -> Tensor:
-        """Frequencies of an axis of ``n`` pixels, of at most ``widest n``, without the unpaired one of an even axis."""
-        most = min((n - 1) // 2, math.floor(min(widest, 1.0) * n))
+        """Frequencies of an axis whose weight is not negligible, without the unpaired one of an even axis."""
+        most = min((n - 1) // 2, math.floor(min(widest, 1.0) * _pixels(n)))
         return torch.arange(-most, most + 1, dtype=torch.float64)
 
     @staticmethod

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, has_signal

@@ -212,7 +212,7 @@ def refuse_joint(physics: CoilPhysics, name: str, kind: str) -> None:
     """
     if isinstance(physics.maps, str) and physics.maps == "joint":
         raise InputError(
-            f"{name}: joint estimation of coil maps is for Cartesian k-space, not for {kind}; leave out --maps joint, or give maps"
+            f"{name}: coil maps are estimated jointly for Cartesian k-space only, not for {kind}; leave out --maps joint"
         )
 
 

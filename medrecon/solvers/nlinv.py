@@ -1,5 +1,6 @@
-"""NLINV: Uecker, Hohage, Block, Frahm, "Image reconstruction by regularized nonlinear inversion - joint estimation of coil
-sensitivities and image content", MRM 60 (2008).
+"""NLINV: Uecker, Hohage, Block, Frahm, "Image reconstruction by regularized nonlinear inversion", MRM 60 (2008).
+
+Image and coil sensitivities are estimated jointly.
 """
 
 from __future__ import annotations
