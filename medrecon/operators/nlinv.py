@@ -42,8 +42,8 @@ def _pixels(n: int) -> int:
 class SmoothMaps(LinearOperator):
     """Smooth coil maps from weighted low frequencies: ``S = F^-1 W c``, ``W(k) = scale (1 + 220 |k / n|^2)^-16``.
 
-    ``k`` are cycles per field of view, and ``n`` is the number of pixels of the axis, but at least 192: maps are as smooth at a low
-    resolution as at a high one. (On a head of 96 x 96 pixels and 6 calibration lines, the image is 4 dB worse with ``n = 96``.)
+    ``k`` are cycles per field of view, and ``n`` is the number of pixels of the axis, but at least 192: maps are as smooth at
+    a low resolution as at a high one. (On a head of 96 x 96 pixels and 6 calibration lines, ``n = 96`` costs 4 dB.)
 
     A penalty ``|c|^2`` keeps the maps smooth. Frequencies with a weight below a millionth of the largest are left out, so that
     ``c`` is a small block of k-space, and the transform is two products with narrow matrices.
