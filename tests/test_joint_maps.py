@@ -126,7 +126,7 @@ def test_the_update_minimises_its_cost():
 
 
 def test_a_batch_is_its_items():
-    data, image, images, maps = started(batch=3)
+    data, _, images, maps = started(batch=3)
     noise = torch.tensor([0.01, 0.02, 0.01], dtype=torch.float64)
     data = replace(data, noise_std=noise)
     x0 = real(images, data, maps)

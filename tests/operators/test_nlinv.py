@@ -132,11 +132,15 @@ def error_of(found, model, image):
 
 def test_known_maps_are_recovered_and_only_because_they_are_smooth():
     y, image, maps, model = planted()
-    found = invert(model, y, target=torch.zeros(1))
-    assert projection_error(model.maps(found.coefficients), maps[None], image) < 0.02
-    assert error_of(found, model, image) < 0.05
     free = JointMRI(model.mask, SmoothMaps((32, 31), DOUBLE, power=0.0))
-    assert error_of(invert(free, y, target=torch.zeros(1)), free, image) > 0.2
+    errors = []
+    for one in (model, free):
+        found = invert(one, y, target=torch.zeros(1))
+        errors.append((projection_error(one.maps(found.coefficients), maps[None], image), error_of(found, one, image)))
+    assert errors[0][0] < 0.01
+    assert errors[0][1] < 0.03
+    assert errors[1][0] > 4 * errors[0][0]
+    assert errors[1][1] > 4 * errors[0][1]
 
 
 def test_a_batch_is_its_items_and_any_scale_will_do():
@@ -167,13 +171,11 @@ def test_single_precision():
 
 
 def test_the_phase_is_that_of_the_low_resolution_image():
-    """The combination of coil images by maps with this phase has a low-resolution image that is real and positive."""
+    """It turns with the image, and for an image without phase it is small: that of the maps' ramp, at the edge of the object."""
     _, image, maps, _ = planted()
-    turned = image * torch.exp(torch.tensor(1.1j))
-    phase = low_resolution_phase(maps[None] * turned, maps[None])
+    phase = low_resolution_phase(maps[None] * image, maps[None])
     assert torch.allclose(phase.abs(), torch.ones_like(phase.abs()))
-    inside = image.abs() > 0
-    assert torch.allclose(
-        phase[0, 0][inside].angle(), torch.tensor(1.1, dtype=torch.float64), atol=0.2
-    )  # the ramp of the maps
+    assert phase[0, 0][image.abs() > 0].angle().abs().max() < 0.5
+    factor = torch.exp(torch.tensor(1.1j, dtype=DOUBLE))
+    assert torch.allclose(low_resolution_phase(maps[None] * image * factor, maps[None]), phase * factor)
     assert torch.equal(low_resolution_phase(0 * maps[None], maps[None]), torch.ones_like(phase))
