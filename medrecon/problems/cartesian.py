@@ -34,7 +34,9 @@ __all__ = ["Cartesian", "cartesian_parts"]
 
 _K = TypeVar("_K", bound="Cartesian")
 _ESPIRIT_LINES = 12
-"""Smallest calibration region for ESPIRiT; with fewer lines joint estimation is better (docs/maps.md)."""
+"""Smallest calibration region for ESPIRiT; with fewer lines joint estimation with a prior is better (docs/maps.md)."""
+_CLASSICAL_LINES = 6
+"""The same for solvers without a prior, whose maps come from NLINV."""
 
 
 class Cartesian(CoilProblem):
@@ -205,7 +207,7 @@ def _map_sets(
 
 
 def _map_method(scan: CartesianScan, mask: np.ndarray, physics: CartesianPhysics) -> str | None:
-    """How maps are estimated: ``espirit``, ``joint``, or what ``auto`` chooses, ``auto espirit`` or ``auto joint``.
+    """How maps are estimated: ``espirit``, ``joint``, or what ``auto`` chooses: one of these, or ``joint with a prior`` only.
 
     ``None`` if maps are given, or there is a single coil.
 
@@ -228,9 +230,10 @@ def _map_method(scan: CartesianScan, mask: np.ndarray, physics: CartesianPhysics
     if joint or physics.maps == "espirit":
         return "joint" if joint else "espirit"
     rows, columns = acs_block(np.broadcast_to(mask, scan.matrix), _ESPIRIT_LINES)
-    enough = min(rows.stop - rows.start, columns.stop - columns.start) >= _ESPIRIT_LINES
-    needs_espirit = str(physics.map_sets) == "2" or physics.coil_images != "sense"
-    return "auto espirit" if enough or needs_espirit else "auto joint"
+    lines = min(rows.stop - rows.start, columns.stop - columns.start)
+    if lines >= _ESPIRIT_LINES or str(physics.map_sets) == "2" or physics.coil_images != "sense":
+        return "auto espirit"
+    return "auto joint" if lines < _CLASSICAL_LINES else "auto joint with a prior"
 
 
 def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str, Any]:
@@ -265,7 +268,9 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
         if str(physics.map_sets) == "2":
             raise InputError(f"{name}: given maps are a single set; leave out --map-sets or the maps")
         maps = checked_maps(maps, scan.kspace, scan.matrix, slices=numbers, total=total, name=name)
-    sets, more = (1, ()) if method in (None, "joint", "auto joint") else _map_sets(scan, mask, outer, physics=physics)
+    sets, more = (1, ()) if method in (None, "joint") else _map_sets(scan, mask, outer, physics=physics)
+    if sets == 2 and method != "espirit":
+        method = "auto espirit"  # joint estimation is of a single set
     scan = replace(scan, warnings=scan.warnings + more)
     facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source, "map_sets": sets}
     return {

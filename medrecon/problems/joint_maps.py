@@ -35,7 +35,7 @@ class EstimatedMaps(Cartesian):
     (:class:`medrecon.joint_maps.JointMaps`); classical solvers and particle solvers keep them.
 
     Args: as for :class:`Cartesian`, and
-        method: ``espirit``, ``joint``, or what ``auto`` chose: ``auto espirit`` or ``auto joint``.
+        method: ``espirit``, ``joint``, or what ``auto`` chose: ``auto espirit``, ``auto joint`` or ``auto joint with a prior``.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class EstimatedMaps(Cartesian):
         if by_nlinv:
             out.method, out.sets, out._facts = "joint", 1, {**self._facts, "map_sets": 1}
         out.by_nlinv = by_nlinv
-        out.is_blind = by_nlinv or (out.is_joint and solver.requires.prior and not solver.has_particles)
+        out.is_blind = by_nlinv or ("joint" in out.method and solver.requires.prior and not solver.has_particles)
         return out
 
     @property
     def is_joint(self) -> bool:
         """Whether maps are not from ESPIRiT."""
-        return self.method in ("joint", "auto joint")
+        return self.is_blind or self.method in ("joint", "auto joint")
 
     def estimate(self, item: int) -> CoilMaps:
         """Maps by NLINV or ESPIRiT; the zero-filled image needs no NLINV."""
