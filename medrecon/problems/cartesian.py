@@ -29,10 +29,12 @@ from medrecon.settings import CartesianPhysics, given_maps
 from medrecon.solvers.base import Solver
 from medrecon.solvers.nlinv import NLINV
 
-__all__ = ["Cartesian", "cartesian_parts"]
+__all__ = ["Cartesian", "calibration_lines", "cartesian_parts"]
 
 
 _K = TypeVar("_K", bound="Cartesian")
+_JOINT_LINES = 2
+"""Smallest calibration region for joint estimation: without one, equidistant aliasing looks like coil maps."""
 _ESPIRIT_LINES = 12
 """Smallest calibration region for ESPIRiT; with fewer lines joint estimation with a prior is better (docs/maps.md)."""
 _CLASSICAL_LINES = 6
@@ -206,6 +208,12 @@ def _map_sets(
     return (needed, ()) if requested == "auto" else (1, (text,) if needed == 2 else ())
 
 
+def calibration_lines(mask: np.ndarray, matrix: tuple[int, ...]) -> int:
+    """Smaller side of the fully sampled centre."""
+    rows, columns = acs_block(np.broadcast_to(mask, matrix), _ESPIRIT_LINES)
+    return min(rows.stop - rows.start, columns.stop - columns.start)
+
+
 def _map_method(scan: CartesianScan, mask: np.ndarray, physics: CartesianPhysics) -> str | None:
     """How maps are estimated: ``espirit``, ``joint``, or what ``auto`` chooses: one of these, or ``joint with a prior`` only.
 
@@ -229,9 +237,8 @@ def _map_method(scan: CartesianScan, mask: np.ndarray, physics: CartesianPhysics
         return None
     if joint or physics.maps == "espirit":
         return "joint" if joint else "espirit"
-    rows, columns = acs_block(np.broadcast_to(mask, scan.matrix), _ESPIRIT_LINES)
-    lines = min(rows.stop - rows.start, columns.stop - columns.start)
-    if lines >= _ESPIRIT_LINES or str(physics.map_sets) == "2" or physics.coil_images != "sense":
+    lines = calibration_lines(mask, scan.matrix)
+    if not _JOINT_LINES <= lines < _ESPIRIT_LINES or str(physics.map_sets) == "2" or physics.coil_images != "sense":
         return "auto espirit"
     return "auto joint" if lines < _CLASSICAL_LINES else "auto joint with a prior"
 

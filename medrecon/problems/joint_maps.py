@@ -17,13 +17,15 @@ from medrecon.likelihood import BlindGaussian
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.nlinv import root_sum_of_squares
 from medrecon.problems.base import Scaled, unit_scale
-from medrecon.problems.cartesian import Cartesian
+from medrecon.problems.cartesian import Cartesian, calibration_lines
 from medrecon.solvers.base import Solver
 from medrecon.solvers.nlinv import NLINV
 from medrecon.solvers.settings import name_of
 
 __all__ = ["EstimatedMaps"]
 
+_SAFE_LINES = 4
+"""Calibration lines below which the image may be wrong."""
 _NLINV = "joint estimation (NLINV)"
 _E = TypeVar("_E", bound="EstimatedMaps")
 
@@ -83,6 +85,18 @@ class EstimatedMaps(Cartesian):
     def is_joint(self) -> bool:
         """Whether maps are not from ESPIRiT."""
         return self.is_blind or self.method in ("joint", "auto joint")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """As for any coil problem, and one about few calibration lines."""
+        lines = calibration_lines(self.mask, tuple(self.kspace.shape[2:]))
+        if lines >= _SAFE_LINES or not self.is_joint or (self.zero_filled and self.method != "joint"):
+            return super().warnings
+        return (
+            *super().warnings,
+            f"{self.name}: the fully sampled centre has {lines} lines; coil maps estimated from so few may be wrong, and aliasing "
+            "may remain",
+        )
 
     def estimate(self, item: int) -> CoilMaps:
         """Maps by NLINV or ESPIRiT; the zero-filled image needs no NLINV."""

@@ -50,10 +50,8 @@ def test_auto_depends_on_the_calibration_lines():
 
 
 def test_joint_estimation_is_better_where_calibration_is_small():
-    """3 lines: ESPIRiT refuses; 5 lines: at least a fifth less error. Without a prior and with one."""
+    """At least a fifth less error than with ESPIRiT's small kernels."""
     scan, truth, _ = scan_of(coils=8)
-    with pytest.raises(InputError, match="too small"):
-        dds(scan, physics={"maps": "espirit"})
     assert error(dds(scan), truth) < 0.12
     scan, truth, _ = scan_of(columns(acs=5), coils=8)
     assert error(dds(scan, physics={"maps": "joint"}), truth) < 0.8 * error(
@@ -110,7 +108,8 @@ def test_several_samples_and_batches_equal_single_runs():
     whole = dds(scan, 4, chunk=3)
     for i in range(3):
         one = dds(scan, 4, physics={"slices": slice(i, i + 1)})
-        assert np.allclose(one.image[0], whole.image[i], atol=1e-3 * one.image.max())
+        # Rounding of single precision, amplified by twenty conjugate-gradient iterations per update.
+        assert np.allclose(one.image[0], whole.image[i], atol=5e-3 * one.image.max())
     made = dds(scan, 4, samples=2)
     assert made.samples.shape == (2, 3, *SHAPE)
     assert made.uncertainty is not None
@@ -147,14 +146,20 @@ def test_noise_without_signal_gives_an_empty_image():
     assert not made.image[1].any()
 
 
-@pytest.mark.parametrize("acs", [0, 1, 2])
-def test_without_calibration_lines(acs):
-    """Every second column alone, and one or two more: an image comes out, not an error; it is not empty."""
+def test_without_calibration_lines():
+    """Two lines and more are used, with a warning; without them auto refuses, as ESPIRiT does, and joint warns."""
     mask = np.zeros(SHAPE, bool)
     mask[:, SHAPE[1] % 2 :: 2] = True
-    mask[:, SHAPE[1] // 2 : SHAPE[1] // 2 + acs] = True
+    scan = scan_of(mask, coils=8)[0]
+    with pytest.raises(InputError, match="too small"):
+        dds(scan, 2)
+    for made in (dds(scan, 2, physics={"maps": "joint"}), solve(scan, "nlinv")):
+        assert any("may be wrong" in text for text in made.record["warnings"])
+    mask[:, SHAPE[1] // 2 + 1] = True
     scan, truth, _ = scan_of(mask, coils=8)
-    assert error(dds(scan), truth) < 0.3
+    made = dds(scan)
+    assert error(made, truth) < 0.3
+    assert any("3 lines" in text for text in made.record["warnings"])
 
 
 def test_partial_fourier():
