@@ -94,8 +94,8 @@ class EstimatedMaps(Cartesian):
             return super().warnings
         return (
             *super().warnings,
-            f"{self.name}: the fully sampled centre has {lines} lines; coil maps estimated from so few may be wrong, and aliasing "
-            "may remain",
+            f"{self.name}: the fully sampled centre has {lines} lines; coil maps estimated from so few may be wrong, and "
+            "aliasing may remain",
         )
 
     def estimate(self, item: int) -> CoilMaps:
