@@ -99,4 +99,6 @@ def cartesian_problem(scan: CartesianScan, physics: CartesianPhysics) -> Cartesi
     method = parts.pop("method")
     if method is None or physics.coil_images != "sense":
         return _PROBLEMS[physics.coil_images](**parts)
-    return EstimatedMaps(**parts, method=method)
+    estimated = EstimatedMaps(**parts)
+    estimated.method = method
+    return estimated

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, has_signal
-from medrecon.data.scan import CartesianScan
 from medrecon.joint_maps import JointMaps, NLINVSettings, unknown_maps
 from medrecon.likelihood import BlindGaussian
 from medrecon.operators.bridge import AsComplex
@@ -35,29 +33,12 @@ class EstimatedMaps(Cartesian):
 
     Jointly estimated maps start from NLINV. Solvers with a prior update them between noise levels
     (:class:`medrecon.joint_maps.JointMaps`); classical solvers and particle solvers keep them.
-
-    Args: as for :class:`Cartesian`, and
-        method: ``espirit``, ``joint``, or what ``auto`` chose: ``auto espirit``, ``auto joint`` or ``auto joint with a prior``.
     """
 
-    def __init__(
-        self,
-        scan: CartesianScan,
-        numbers: Sequence[int],
-        mask: np.ndarray,
-        noise_std: float,
-        trusted_std: float,
-        maps: CoilMaps | None,
-        sets: int,
-        facts: dict[str, Any],
-        method: str,
-    ) -> None:
-        super().__init__(
-            scan, numbers, mask=mask, noise_std=noise_std, trusted_std=trusted_std, maps=maps, sets=sets, facts=facts
-        )
-        self.method = method
-        self.by_nlinv = False  # whether the solver is NLINV
-
+    method: str = "auto espirit"
+    """``espirit``, ``joint``, or what ``auto`` chose: ``auto espirit``, ``auto joint`` or ``auto joint with a prior``."""
+    by_nlinv: bool = False
+    """Whether the solver is NLINV."""
     estimates_maps = True
 
     def suited_to(self: _E, solver: Solver) -> _E:

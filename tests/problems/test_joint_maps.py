@@ -51,8 +51,6 @@ def test_auto_depends_on_the_calibration_lines():
 
 def test_joint_estimation_is_better_where_calibration_is_small():
     """At least a fifth less error than with ESPIRiT's small kernels."""
-    scan, truth, _ = scan_of(coils=8)
-    assert error(dds(scan), truth) < 0.12
     scan, truth, _ = scan_of(columns(acs=5), coils=8)
     assert error(dds(scan, physics={"maps": "joint"}), truth) < 0.8 * error(
         dds(scan, physics={"maps": "espirit"}), truth
@@ -155,11 +153,11 @@ def test_without_calibration_lines():
         dds(scan, 2)
     for made in (dds(scan, 2, physics={"maps": "joint"}), solve(scan, "nlinv")):
         assert any("may be wrong" in text for text in made.record["warnings"])
-    mask[:, SHAPE[1] // 2 + 1] = True
+    mask[:, SHAPE[1] // 2 - 1] = True
     scan, truth, _ = scan_of(mask, coils=8)
     made = dds(scan)
     assert error(made, truth) < 0.3
-    assert any("3 lines" in text for text in made.record["warnings"])
+    assert any("2 lines" in text for text in made.record["warnings"])
 
 
 def test_partial_fourier():
