@@ -30,6 +30,7 @@ def counts(evaluations: list[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     able = [n for n, s in SOLVERS.items() if issubclass(MulticoilMRI, s.requires.operator) and not is_unconditional(s)]
+    able = [n for n in able if not SOLVERS[n].estimates_parameters]  # maps are given here: benchmarks/maps.py
     parser.add_argument("--solvers", nargs="*", default=able)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--weights", help="checkpoint of train.yaml (default: the bundle's weights)")

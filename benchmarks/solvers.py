@@ -112,7 +112,11 @@ def figure(rows: list[dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", default=[name for name in SOLVERS if not is_unconditional(SOLVERS[name])])
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=[name for name, one in SOLVERS.items() if not (is_unconditional(one) or one.estimates_parameters)],
+    )
     parser.add_argument("--problems", nargs="*", default=PROBLEMS, choices=PROBLEMS)
     parser.add_argument("--budgets", nargs="*", type=int, default=[50, 100])
     parser.add_argument("--table", action="store_true", help="print the stored results without running anything")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     Array: TypeAlias = np.ndarray | str | Path
 
 __all__ = [
+    "MAP_METHODS",
     "NOISE_MODELS",
     "OPTION_GROUPS",
     "QUALITIES",
@@ -25,12 +26,15 @@ __all__ = [
     "PriorSettings",
     "SamplingSettings",
     "TomographyPhysics",
+    "given_maps",
     "option_names",
 ]
 
 
 NOISE_MODELS = ("gaussian", "poisson", "rician")
 """Noise distributions."""
+MAP_METHODS = ("auto", "espirit", "joint")
+"""Ways to estimate coil maps: joint estimation where ESPIRiT has too few calibration lines; ESPIRiT; joint estimation."""
 QUALITIES = ("fast", "standard", "best")
 """Numbers of network evaluations that a prior lists by acceleration, ascending."""
 
@@ -43,6 +47,11 @@ def option(default: Any, text: str, **argument: Any) -> Any:  # noqa: ANN401 - l
     if isinstance(default, slice):  # not hashable before Python 3.12, so dataclasses reject it as mutable
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def given_maps(maps: Any) -> Any:  # noqa: ANN401 - an array, its file, or a word
+    """The coil maps that a user gives, an array or its file; ``None`` if ``maps`` is a way to estimate them."""
+    return None if maps is None or (isinstance(maps, str) and maps in MAP_METHODS) else maps
 
 
 def option_names(settings: type) -> list[str]:
@@ -171,14 +180,19 @@ class CoilPhysics(Physics):
     """Options of all k-space.
 
     Args:
-        maps: coil sensitivities ``(coils, *matrix)`` or ``(slices, coils, *matrix)``, or their file; ``None``: estimated by
-            ESPIRiT from the centre of k-space, or of the mean k-space of a dynamic series.
+        maps: coil sensitivities ``(coils, *matrix)`` or ``(slices, coils, *matrix)``, or their file; or a way to estimate them:
+            ``espirit`` from the centre of k-space (of the mean k-space of a dynamic series), ``joint`` with the image, or
+            ``auto``, which is ``joint`` for Cartesian k-space with too few calibration lines for ESPIRiT. A file with such a
+            name is given as ``./joint``.
         whiten: prewhiten coils using the noise scan.
         compress: number of virtual coils (SVD); ``None``: all coils.
     """
 
     maps: Array | None = option(
-        None, "coil sensitivities, a file with an array 'maps' (default: estimated by ESPIRiT)", metavar="FILE"
+        "auto",
+        "coil sensitivities, a file with an array 'maps'; or how to estimate them: espirit, joint (with the image), or auto, "
+        "which is joint with too few calibration lines for ESPIRiT (default: auto); a file named joint is ./joint",
+        metavar="FILE|METHOD",
     )
     whiten: bool = option(False, "prewhiten coils using the noise scan", action="store_true")
     compress: int | None = option(None, "compress to N virtual coils (SVD)", metavar="N", type=int)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from medrecon.data.arguments import as_number
 from medrecon.data.coils import compress_coils
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, Espirit, choose_sets, coil_maps, has_signal, trusted_noise
-from medrecon.data.masks import achieved_acceleration
+from medrecon.data.masks import achieved_acceleration, acs_block
 from medrecon.data.noise import noise_level
 from medrecon.data.passes import apply_mask
 from medrecon.data.sampling import check_samples, mask_from_zeros, masks_of_slices, rounding_warnings, sampling_mask
@@ -25,10 +25,20 @@ from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
 from medrecon.problems.base import Fit, Scaled, chosen_slices, unit_scale
 from medrecon.problems.maps import CoilProblem, array_or_file, checked_maps, prepare_coils
-from medrecon.settings import CartesianPhysics
+from medrecon.settings import CartesianPhysics, given_maps
 from medrecon.solvers.base import Solver
+from medrecon.solvers.nlinv import NLINV
 
-__all__ = ["Cartesian", "cartesian_parts"]
+__all__ = ["Cartesian", "calibration_lines", "cartesian_parts"]
+
+
+_K = TypeVar("_K", bound="Cartesian")
+_JOINT_LINES = 2
+"""Smallest calibration region for joint estimation: without one, equidistant aliasing looks like coil maps."""
+_ESPIRIT_LINES = 12
+"""Smallest calibration region for ESPIRiT; with fewer lines joint estimation with a prior is better (docs/maps.md)."""
+_CLASSICAL_LINES = 6
+"""The same for solvers without a prior, whose maps come from NLINV."""
 
 
 class Cartesian(CoilProblem):
@@ -43,6 +53,8 @@ class Cartesian(CoilProblem):
     """
 
     scan: CartesianScan
+    estimates_maps: bool = False
+    """Whether maps may be estimated jointly with the image."""
 
     def __init__(
         self,
@@ -59,6 +71,15 @@ class Cartesian(CoilProblem):
         self.kspace = scan.kspace
         self.mask = mask
         self.sets = sets
+
+    def suited_to(self: _K, solver: Solver) -> _K:
+        """Refuse NLINV if maps are given, not needed, or for coil images."""
+        if isinstance(solver, NLINV) and not self.estimates_maps:
+            raise InputError(
+                f"{self.name}: solver 'nlinv' estimates the maps of several coils; leave out given maps (--maps) and coil images "
+                "(--coil-images), or choose another solver, such as cg-sense"
+            )
+        return super().suited_to(solver)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -91,10 +112,14 @@ class Cartesian(CoilProblem):
         single = maps.shape[1] == 1 and bool((maps == 1).all())
         return sense(None if single else maps, mask, tuple(self.kspace.shape[2:]))
 
+    def _masks(self, items: slice, device: torch.device) -> Tensor:
+        """Sampling masks of some slices, or the one of all, ``(B or 1, 1, y or 1, x)``."""
+        masks = self.mask[items] if self.mask.ndim == 3 else np.atleast_2d(self.mask)[None]
+        return torch.from_numpy(masks[:, None].copy()).to(device)
+
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """Gaussian likelihood of masked k-space."""
-        masks = self.mask[items] if self.mask.ndim == 3 else np.atleast_2d(self.mask)[None]
-        mask = torch.from_numpy(masks[:, None].copy()).to(device)
+        mask = self._masks(items, device)
         kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
         A = self._operator(items, mask)
         scale, unit = unit_scale(A.adjoint(kspace), self.unit_fraction)
@@ -230,6 +255,43 @@ def _map_sets(
     return (needed, ()) if requested == "auto" else (1, (text,) if needed == 2 else ())
 
 
+def calibration_lines(mask: np.ndarray, matrix: tuple[int, ...]) -> int:
+    """Smaller side of the fully sampled centre."""
+    rows, columns = acs_block(np.broadcast_to(mask, matrix), _ESPIRIT_LINES)
+    return min(rows.stop - rows.start, columns.stop - columns.start)
+
+
+def _map_method(scan: CartesianScan, mask: np.ndarray, physics: CartesianPhysics) -> str | None:
+    """How maps are estimated: ``espirit``, ``joint``, or what ``auto`` chooses: one of these, or ``joint with a prior`` only.
+
+    ``None`` if maps are given, or there is a single coil.
+
+    Raises:
+        InputError: if joint estimation is asked for and impossible.
+    """
+    name, coils, joint = str(scan.path), scan.kspace.shape[1], isinstance(physics.maps, str) and physics.maps == "joint"
+    if joint and coils == 1:
+        raise InputError(f"{name}: k-space of a single coil has no maps to estimate; leave out --maps joint")
+    if joint and str(physics.map_sets) == "2":
+        raise InputError(
+            f"{name}: joint estimation is of a single set of maps; leave out --map-sets, or choose --maps espirit"
+        )
+    if joint and physics.coil_images != "sense":
+        raise InputError(
+            f"{name}: joint estimation is for one image seen by all coils; leave out --coil-images or --maps joint"
+        )
+    if joint and physics.volume:
+        raise InputError(f"{name}: maps are estimated jointly slice by slice; leave out --volume or --maps joint")
+    if given_maps(physics.maps) is not None or coils == 1:
+        return None
+    if joint or physics.maps == "espirit":
+        return "joint" if joint else "espirit"
+    lines = calibration_lines(mask, scan.matrix)
+    if not _JOINT_LINES <= lines < _ESPIRIT_LINES or str(physics.map_sets) == "2" or physics.coil_images != "sense":
+        return "auto espirit"
+    return "auto joint" if lines < _CLASSICAL_LINES else "auto joint with a prior"
+
+
 def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str, Any]:
     """The arguments of :class:`Cartesian`, after all checks of mask, noise, coils and maps.
 
@@ -260,12 +322,14 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     else:
         std, source = measured, measured_source
     scan = scan.select_slices(physics.slices)
-    maps = physics.maps
+    maps, method = given_maps(physics.maps), _map_method(scan, common, physics)
     if maps is not None:
         if str(physics.map_sets) == "2":
             raise InputError(f"{name}: given maps are a single set; leave out --map-sets or the maps")
         maps = checked_maps(maps, scan.kspace, scan.matrix, slices=numbers, total=total, name=name)
-    sets, more = (1, ()) if maps is not None else _map_sets(scan, common, outer, physics=physics)
+    sets, more = (1, ()) if method in (None, "joint") else _map_sets(scan, common, outer, physics=physics)
+    if sets == 2 and method != "espirit":
+        method = "auto espirit"  # joint estimation is of a single set
     scan = replace(scan, warnings=scan.warnings + more)
     facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source, "map_sets": sets}
     return {
@@ -275,6 +339,7 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
         "noise_std": std,
         "trusted_std": min(std, outer),
         "maps": maps,
+        "method": method,
         "sets": sets,
         "facts": facts,
     }

@@ -15,7 +15,8 @@ from medrecon.operators.bridge import AsComplex, OnChannels
 from medrecon.operators.mri import CartesianMRI
 from medrecon.operators.nufft import Coils
 from medrecon.problems.cartesian import Cartesian, cartesian_parts
-from medrecon.settings import CartesianPhysics
+from medrecon.problems.joint_maps import EstimatedMaps
+from medrecon.settings import CartesianPhysics, given_maps
 from medrecon.solvers.base import Solver
 from medrecon.solvers.scoremri import ScoreMRI
 
@@ -92,6 +93,12 @@ def cartesian_problem(scan: CartesianScan, physics: CartesianPhysics) -> Cartesi
     """
     if physics.coil_images not in _PROBLEMS:
         raise InputError(f"unknown coil_images {physics.coil_images!r}; choose one of {', '.join(_PROBLEMS)}")
-    if physics.coil_images == "ssos" and physics.maps is not None:
+    if physics.coil_images == "ssos" and given_maps(physics.maps) is not None:
         raise InputError(f"{scan.path}: ssos combines coil images without maps; leave maps out, or choose hybrid")
-    return _PROBLEMS[physics.coil_images](**cartesian_parts(scan, physics))
+    parts = cartesian_parts(scan, physics)
+    method = parts.pop("method")
+    if method is None or physics.coil_images != "sense":
+        return _PROBLEMS[physics.coil_images](**parts)
+    estimated = EstimatedMaps(**parts)
+    estimated.method, estimated.in_volume = method, physics.volume
+    return estimated

@@ -21,8 +21,8 @@ from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.mri import sense
 from medrecon.problems.base import Fit, Scaled, chosen_slices, unit_scale
-from medrecon.problems.maps import CoilProblem, checked_maps, prepare_coils
-from medrecon.settings import DynamicPhysics
+from medrecon.problems.maps import CoilProblem, checked_maps, prepare_coils, refuse_joint
+from medrecon.settings import DynamicPhysics, given_maps
 from medrecon.solvers.base import Solver
 
 __all__ = ["Dynamic", "dynamic_problem"]
@@ -99,6 +99,7 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
     name = str(scan.path)
     if physics.noise_model != "gaussian":
         raise InputError(f"{name}: k-space has Gaussian noise; leave the noise model at gaussian")
+    refuse_joint(physics, name, "a dynamic series")
     kspace = check_samples(scan.kspace, name)
     masks = [
         sampling_mask(one, mask, name=name, same_sampling=False)
@@ -124,7 +125,7 @@ def dynamic_problem(scan: DynamicScan, physics: DynamicPhysics) -> Dynamic:
         std, source = (outer, "outermost k-space") if found is None else (found, "noise scan")
     total = scan.n_slices
     scan = scan.select_slices(physics.slices)
-    maps = physics.maps
+    maps = given_maps(physics.maps)
     if maps is not None:
         maps = checked_maps(maps, np.any(scan.kspace, axis=0), scan.matrix, slices=numbers, total=total, name=name)
     facts |= {"acceleration": round(float(scan.mask.size / max(scan.mask.sum(), 1)), 4), "noise_source": source}

@@ -22,12 +22,12 @@ from medrecon.formats import load_array
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.projector import Projector
 from medrecon.problems.base import Fit, Problem
-from medrecon.settings import CoilPhysics
+from medrecon.settings import CoilPhysics, given_maps
 from medrecon.solvers.base import Solver
 from medrecon.solvers.classical import ZeroFilled
 from medrecon.solvers.settings import name_of
 
-__all__ = ["CoilProblem", "PreparedCoils", "array_or_file", "checked_maps", "prepare_coils"]
+__all__ = ["CoilProblem", "PreparedCoils", "array_or_file", "checked_maps", "prepare_coils", "refuse_joint"]
 
 
 _C = TypeVar("_C", bound="CoilProblem")
@@ -68,7 +68,7 @@ def prepare_coils(
     Raises:
         InputError: if prewhitening lacks a noise scan, or maps are given for the original coils.
     """
-    if (physics.whiten or physics.compress) and physics.maps is not None:
+    if (physics.whiten or physics.compress) and given_maps(physics.maps) is not None:
         raise InputError(
             f"{name}: given maps belong to the original coils; leave out prewhitening (--whiten) and compression (--compress)"
         )
@@ -202,6 +202,18 @@ class CoilProblem(Problem):
         found = self._slices_with_maps()
         texts = grouped_texts([(number, text) for number, one in found for text in one.warnings], len(found))
         return (*self.scan.warnings, *texts)
+
+
+def refuse_joint(physics: CoilPhysics, name: str, kind: str) -> None:
+    """Refuse joint estimation of maps, where only ESPIRiT is available.
+
+    Raises:
+        InputError: if ``physics`` asks for it.
+    """
+    if isinstance(physics.maps, str) and physics.maps == "joint":
+        raise InputError(
+            f"{name}: coil maps are estimated jointly for Cartesian k-space only, not for {kind}; leave out --maps joint"
+        )
 
 
 def array_or_file(array: np.ndarray | Tensor | str | Path, key: str) -> tuple[np.ndarray, str | None]:

@@ -27,8 +27,8 @@ from medrecon.operators.nufft import NUFFT, Coils
 from medrecon.operators.weights import Multiple
 from medrecon.problems.base import Fit, Scaled, chosen_slices, unit_scale
 from medrecon.problems.calibration import calibration_block
-from medrecon.problems.maps import CoilProblem, checked_maps, prepare_coils
-from medrecon.settings import NonCartesianPhysics
+from medrecon.problems.maps import CoilProblem, checked_maps, prepare_coils, refuse_joint
+from medrecon.settings import NonCartesianPhysics, given_maps
 from medrecon.solvers.base import Solver
 
 __all__ = ["NonCartesian", "noncartesian_problem"]
@@ -160,6 +160,7 @@ def noncartesian_problem(scan: NonCartesianScan, physics: NonCartesianPhysics) -
     name = str(scan.path)
     if physics.noise_model != "gaussian":
         raise InputError(f"{name}: k-space has Gaussian noise; leave the noise model at gaussian")
+    refuse_joint(physics, name, "non-Cartesian k-space")
     scan = _checked(scan)
     numbers = chosen_slices(physics.slices, scan.n_slices, name)
     if scan.trajectory.shape[-1] == 3 and len(numbers) > 1:
@@ -185,7 +186,7 @@ def noncartesian_problem(scan: NonCartesianScan, physics: NonCartesianPhysics) -
     else:
         std, source = outer, "outermost k-space"
     scan = scan.select_slices(physics.slices)
-    maps = physics.maps
+    maps = given_maps(physics.maps)
     if maps is not None:
         maps = checked_maps(maps, scan.samples, scan.matrix, slices=numbers, total=total, name=name)
     facts |= {

@@ -72,6 +72,11 @@ PAPERS: Mapping[str, Paper] = {
         "Uecker et al., ESPIRiT: an eigenvalue approach to autocalibrating parallel MRI, Magn. Reson. Med. 71, 2014",
         "10.1002/mrm.24751",
     ),
+    "nlinv": _doi(
+        "Uecker et al., Image reconstruction by regularized nonlinear inversion: joint estimation of coil sensitivities and "
+        "image content, Magn. Reson. Med. 60, 2008",
+        "10.1002/mrm.21691",
+    ),
     "nufft": _doi(
         "Fessler and Sutton, Nonuniform fast Fourier transforms using min-max interpolation, "
         "IEEE Trans. Signal Process. 51, 2003",
@@ -234,6 +239,7 @@ SOLVER_PAPERS: Mapping[str, Sequence[str]] = {
     "tv-fista": ("rof", "fista-tv"),
     "tv-pdhg": ("rof", "condat"),
     "low-rank": ("low-rank",),
+    "nlinv": ("nlinv",),
     "fbp": ("kak-slaney",),
     "sirt": ("sirt",),
     "langevin": ("ncsn",),

@@ -81,7 +81,8 @@ def _data(record: Mapping[str, Any], cite: _References) -> list[object]:
         out += [f" The acceleration was {number(record['acceleration'])}."]
     maps = record.get("maps_source")
     if maps is not None and maps != "none" and not record.get("coil_images"):
-        paper = cite.cite("espirit") if "ESPIRiT" in str(maps) else None
+        known = [key for key, name in (("espirit", "ESPIRiT"), ("nlinv", "NLINV")) if name in str(maps)]
+        paper = cite.cite(*known) if known else None
         out += [f" Source of the coil sensitivities: {maps}", paper, "."]
     if record.get("whitened"):
         out += [" Coils were prewhitened with a noise scan."]

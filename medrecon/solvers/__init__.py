@@ -28,6 +28,7 @@ from medrecon.solvers.mcg import MCG
 from medrecon.solvers.mcgdiff import MCGDiff
 from medrecon.solvers.mgdm import MGDM
 from medrecon.solvers.multistep import MultistepSolver
+from medrecon.solvers.nlinv import NLINV
 from medrecon.solvers.pc import PredictorCorrector
 from medrecon.solvers.pigdm import PiGDM
 from medrecon.solvers.pnpdm import PnPDM
@@ -51,6 +52,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "tv-fista": TVFista,
     "tv-pdhg": TVPrimalDual,
     "low-rank": LowRank,
+    "nlinv": NLINV,
     "fbp": FBP,
     "sirt": SIRT,
     # The prior alone
@@ -128,6 +130,7 @@ __all__ = [
     "MBIR",
     "MCG",
     "MGDM",
+    "NLINV",
     "R2D2",
     "SIRT",
     "SITCOM",

@@ -61,7 +61,7 @@ class Expected:
     Args:
         settings: settings that differ from the defaults in all suites, to save time.
         operator: the largest class of operators it takes; ``"none"``: it samples the prior alone.
-        likelihood: the noise models it takes; ``"none"``: it samples the prior alone.
+        likelihood: the noise models it takes; ``"none"``: it samples the prior alone; ``"maps"``: k-space with unknown maps.
         prior: whether it needs a prior.
         takes_start: whether it can begin with a given image.
         last_step_evaluations: network evaluations of the last step beyond those of the others.
@@ -82,7 +82,7 @@ class Expected:
 
     settings: dict[str, Any] = field(default_factory=dict)
     operator: Literal["none", "any", "linear", "spectral", "projector"] = "linear"
-    likelihood: Literal["none", "gaussian", "any"] = "gaussian"
+    likelihood: Literal["none", "gaussian", "any", "maps"] = "gaussian"
     prior: bool = True
     takes_start: bool = True
     last_step_evaluations: int = 0
@@ -126,6 +126,8 @@ EXPECTED = {
         identity=Bound(0.1, "shrinks every singular value by lam times the largest"),
     ),
     "sirt": Expected(prior=False, not_nearer=LEAST_NORM),
+    # Coil maps are part of the unknowns, which dense operators do not have: test_nlinv.py.
+    "nlinv": Expected(prior=False, likelihood="maps", takes_start=False),
     # A filter between A^T and y, which only X-ray transforms have: test_tomography.py.
     "fbp": Expected(prior=False, operator="projector"),
     # The prior alone
@@ -340,7 +342,9 @@ EXPECTED = {
 }
 
 UNCONDITIONAL = [name for name, row in EXPECTED.items() if row.likelihood == "none"]
-GENERAL = [name for name, row in EXPECTED.items() if row.operator not in ("none", "projector")]
+GENERAL = [
+    name for name, row in EXPECTED.items() if row.operator not in ("none", "projector") and row.likelihood != "maps"
+]
 """Solvers that take the dense operators of these suites."""
 LEARNED = [name for name in GENERAL if EXPECTED[name].prior]
 

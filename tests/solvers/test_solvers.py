@@ -11,6 +11,7 @@ import torch
 
 from medrecon.data.masks import undersampling_mask
 from medrecon.data.phantom import loop_coils
+from medrecon.joint_maps import JointMaps
 from medrecon.likelihood import Gaussian, NoData
 from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, karras, time_travel
@@ -57,7 +58,7 @@ def test_every_solver_has_a_row():
 
 
 OPERATORS = {"none": object, "any": Operator, "linear": LinearOperator, "spectral": Spectral, "projector": Projector}
-LIKELIHOODS = {"none": NoData, "gaussian": Gaussian, "any": ANY}
+LIKELIHOODS = {"none": NoData, "gaussian": Gaussian, "any": ANY, "maps": JointMaps}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
