@@ -9,7 +9,7 @@ from medrecon.operators.base import HALF, Composed, LinearOperator
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.fourier import fft, ifft
 
-__all__ = ["Poses", "Shots", "Warp", "moving_sense", "rigid_field"]
+__all__ = ["Poses", "Shots", "Warp", "moved", "moving_sense", "rigid_field"]
 
 
 class Warp(LinearOperator):
@@ -124,7 +124,7 @@ class Poses(LinearOperator):
             raise ValueError(f"poses take images (B, 1, *{self.shape}); got {tuple(x.shape)}")
         if self.still:
             return x.expand(-1, self.n_shots, -1, -1)
-        return _line_shift(_line_shift(_line_shift(x, self.first, -1), self.second, -2), self.third, -1)
+        return _sheared(x, (self.first, self.second, self.third))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Move every shot back, and add them."""
@@ -147,6 +147,17 @@ def _shears(shape: tuple[int, int], angle: Tensor, shift: Tensor) -> tuple[Tenso
     along = kx * shear * y, ky * (angle.sin() * x - ty), kx * (shear * (y - ty) - tx)
     first, second, third = (torch.polar(torch.ones_like(one), one) for one in along)
     return first, second, third
+
+
+def moved(x: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
+    """The poses of :class:`Poses` as a differentiable function of angle ``(B, shots)`` and shift ``(B, shots, 2)``."""
+    return _sheared(x, _shears((x.shape[-2], x.shape[-1]), angle, shift))
+
+
+def _sheared(x: Tensor, phases: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Three shears by their phase factors."""
+    first, second, third = phases
+    return _line_shift(_line_shift(_line_shift(x, first, -1), second, -2), third, -1)
 
 
 def _line_shift(x: Tensor, phase: Tensor, axis: int) -> Tensor:
