@@ -3,15 +3,17 @@
     python benchmarks/motion.py --store motion.jsonl [--cases still still-on true prescan data] [--seeds 0 1 2] [--accel 2]
     python benchmarks/motion.py --store motion.jsonl --table
 
-The coil-combined fully sampled slice is moved by exact trigonometric interpolation (a discrete Fourier sum at the moved points,
-not the operator of the reconstruction), multiplied by coil maps that stand still, and sampled by 8 interleaved shots; noise of the
-level of the scan is added. Angles and shifts of every shot but the first are uniform in +-5 degrees and +-5 pixels and independent
-of each other, which is harder than smooth motion. The maps of the simulation are ESPIRiT's from the full k-space without crop; their
-common phase is that of the image at 30 pixels resolution, and the rest of the phase moves with the object.
+The coil-combined fully sampled slice is moved by exact trigonometric interpolation (a discrete Fourier sum at the moved
+points, not the operator of the reconstruction), multiplied by coil maps that stand still, and sampled by 8 interleaved shots;
+noise of the level of the scan is added. Angles and shifts of every shot but the first are uniform in +-5 degrees and +-5
+pixels and independent of each other, which is harder than smooth motion. The maps of the simulation are ESPIRiT's from the
+full k-space without crop; their common phase is that of the image at 30 pixels resolution, and the rest of the phase moves
+with the object.
 
-Cases: ``still`` (no motion, no correction), ``still-on`` (no motion, correction on), ``uncorrected``, ``image`` (Gauss-Newton with the
-true image), ``true`` (maps of the simulation), ``prescan`` (maps of calibration lines without motion), ``data`` (maps of the moved
-calibration lines). PSNR is of magnitudes in the head, in the pose of shot 0. Results in the store are not computed again.
+Cases: ``still`` (no motion, no correction), ``still-on`` (no motion, correction on), ``uncorrected``, ``image`` (Gauss-Newton
+with the true image), ``true`` (maps of the simulation), ``prescan`` (maps of calibration lines without motion), ``data``
+(maps of the moved calibration lines). PSNR is of magnitudes in the head, in the pose of shot 0. Results in the store are not
+computed again.
 """
 
 from __future__ import annotations
@@ -137,7 +139,7 @@ def with_image(case: Simulated) -> dict[str, Any]:
     angle, shift = torch.zeros(1, len(masks)), torch.zeros(1, len(masks), 2)
     A = moving_sense(torch.from_numpy(case.maps)[None], masks, angle, shift)
     data = MovingShots(A, y, case.noise_std, angle=angle, shift=shift)
-    x = torch.from_numpy(np.stack([case.image.real, case.image.imag])[None]).float()
+    x = torch.from_numpy(np.stack([np.real(case.image), np.imag(case.image)])[None]).float()
     for sigma in (*[0.2] * 8, *[0.01] * 4):
         data = data.updated(x, sigma)
     return pose_errors(torch.cat([data.angle[..., None], data.shift], dim=-1)[0].numpy(), case)

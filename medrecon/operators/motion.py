@@ -188,7 +188,7 @@ class Shots(LinearOperator):
         masks = masks.expand(-1, -1, maps.shape[-1]) != 0
         if (masks.sum(0) > 1).any():
             raise ValueError("the masks of the shots overlap; every position of k-space belongs to one shot")
-        self.shape = tuple(maps.shape[2:])
+        self.shape = (maps.shape[2], maps.shape[3])
         self.register_buffer("maps", maps)
         self.register_buffer("masks", masks)
         self.columns = [mask[0].nonzero()[:, 0] for mask in masks] if masks.shape[1] == 1 else None

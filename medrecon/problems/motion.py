@@ -130,7 +130,7 @@ class MovingShots(BlindGaussian):
         """Windowed k-space of an image, and its three derivatives; each is that of the shot a position belongs to."""
         now, columns = x, []
         for direction in torch.eye(3).to(poses):
-            now, change = torch.func.jvp(
+            now, change = torch.func.jvp(  # type: ignore[misc] - two values without has_aux
                 lambda p: moved(x, p[..., 0], p[..., 1:]), (poses,), (direction.expand_as(poses).contiguous(),)
             )
             columns.append(window * self.shots(change))

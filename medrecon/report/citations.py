@@ -44,8 +44,8 @@ PAPERS: Mapping[str, Paper] = {
         "10.1002/mrm.20656",
     ),
     "cordero-grande": _doi(
-        "Cordero-Grande et al., Sensitivity encoding for aligned multishot magnetic resonance reconstruction, IEEE Trans. Comput. "
-        "Imaging 2, 2016",
+        "Cordero-Grande et al., Sensitivity encoding for aligned multishot magnetic resonance reconstruction, IEEE Trans. "
+        "Comput. Imaging 2, 2016",
         "10.1109/TCI.2016.2557069",
     ),
     "sparse-mri": _doi("Lustig et al., Sparse MRI, Magn. Reson. Med. 58, 2007", "10.1002/mrm.21391"),

@@ -393,8 +393,8 @@ def motion(case: Case) -> Html | None:
     parts: list[object] = [
         el(
             "p",
-            "Rotation (positive: counter-clockwise in the stored orientation) and shift (positive: towards higher indices) of the "
-            f"object in every shot, relative to shot {found['reference_shot']}, whose pose the image has.",
+            "Rotation (positive: from x towards negative y) and shift (positive: towards higher indices) of the object "
+            f"in every shot, relative to shot {found['reference_shot']}, whose pose the image has.",
         )
     ]
     each = zip(found["slices"], found["angle_degrees"], found[f"shift_{unit}"], strict=True)

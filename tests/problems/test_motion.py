@@ -272,7 +272,7 @@ def test_the_one_path_finds_the_motion_and_records_it():
 
 
 def test_several_samples_have_a_mean_motion():
-    scan, poses, _, maps = moving_scan()
+    scan, _, _, maps = moving_scan()
     physics = {"maps": maps, "noise_std": 0.01, "correct_motion": True}
     made = solve(scan, "dds", PRIOR, physics, steps=12, sigma_max=0.3, samples=2)
     assert made.samples.shape[0] == 2 and made.parameters["angle"].shape == (1, 4)
