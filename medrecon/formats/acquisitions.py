@@ -444,7 +444,7 @@ def _shot_labels(
 ) -> np.ndarray | None:
     """Shot of every line, ``(y, z)``, -1 where not sampled, by the segment counter; calibration lines are a shot of their own.
 
-    ``None`` if there is one segment, if a line was measured in several, or for EPI, whose segment is the direction of the readout.
+    ``None`` if there is one segment, if a line was measured in several, or for EPI, whose segment is the readout's direction.
     """
     segments = imaging["head"]["idx"]["segment"].astype(int)
     reverse = (flags_of(imaging["head"]) & np.uint64(REVERSE)) > 0

@@ -49,8 +49,8 @@ def sniff(path: Path) -> bool:
 def read(path: Path, select: Mapping[str, object] | None = None, companions: Companions | None = None) -> CartesianScan:
     """Dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``.
 
-    Optional: ``mask``, ``noise``, ``ismrmrd_header``, and ``shots``, see :class:`medrecon.data.scan.CartesianScan`. Files written by this package may also contain an ``affine``. The readout (rows) is cropped to the header's recon field of
-    view.
+    Optional: ``mask``, ``noise``, ``ismrmrd_header``, and ``shots``, see :class:`medrecon.data.scan.CartesianScan`. Files written
+    by this package may also contain an ``affine``. The readout (rows) is cropped to the header's recon field of view.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
