@@ -45,6 +45,8 @@ MOST_RESIDUAL = 0.5
 """Fraction of the energy of the data above which an estimate does not explain them, so that motion cannot be seen in it."""
 PHASE_WIDTH = 1 / 8
 """Width of the low-pass filter that the phase of the coil maps passes, as a fraction of the field of view."""
+UNEXPLAINED = 0.08
+"""Residual, as a fraction of the signal, above which a warning is given."""
 LARGEST_ANGLE, LARGEST_SHIFT = 20.0, 0.2
 """Motion beyond which a warning is given: degrees, and fraction of the field of view."""
 
@@ -117,7 +119,8 @@ class MovingShots(BlindGaussian):
         noise = torch.as_tensor(self.noise_std).to(poses).expand(len(poses)).view(-1, 1, 1, 1)
         # In units of degrees and pixels; the added diagonal holds back what the shot does not determine.
         hessian = hessian * unit[:, None] * unit + torch.eye(3).to(poses) * (
-            (noise / PLAUSIBLE_STEP) ** 2
+            1e-30
+            + (noise / PLAUSIBLE_STEP) ** 2
             + 1e-6 * hessian.diagonal(dim1=-2, dim2=-1).amax((-2, -1))[:, None, None, None]
         )
         step = torch.linalg.solve(hessian, gradient * unit)
@@ -262,6 +265,10 @@ class MovingCartesian(Cartesian):
     def warnings(self) -> tuple[str, ...]:
         """As for Cartesian scans, and about shots with little information."""
         return (*super().warnings, *shot_warnings(self.shots, self.name))
+
+    def _fit_warnings(self, fits: Sequence[Fit]) -> list[str]:
+        # Uncorrected motion of 5 degrees and pixels leaves 0.27; with wrong poses, samplers hide a part of it in the image.
+        return self.unexplained(fits, self.trusted_std / self.unit, UNEXPLAINED)
 
     def review(self, images: Tensor, fits: Sequence[Fit], solver: Solver) -> list[str]:
         """As for Cartesian scans, and a warning about motion that is too large to be true."""

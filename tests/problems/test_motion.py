@@ -166,6 +166,12 @@ def test_nothing_moves_at_high_levels_or_for_an_estimate_that_explains_nothing()
     assert after[0].any() and not after[1].any()
 
 
+def test_an_empty_slice_without_noise_does_not_move():
+    data, x = measured(random_poses(1, 4))
+    data = replace(data, y=0 * data.y, noise_std=0.0)
+    assert not poses_of(data.updated(0 * x, 0.1)).any()
+
+
 def test_a_batch_is_its_items():
     data, x = measured(random_poses(2, 4, 2.0), noise=0.01)
     data = replace(data, noise_std=torch.tensor([0.01, 0.02], dtype=DOUBLE))
