@@ -409,7 +409,7 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
         calibration *= fill[:, None, None]
         kspace += calibration
         count += fill
-    shots = _shot_labels(imaging, extra, shape, scan.centres)
+    shots = _shot_labels(imaging, extra, shape=shape, centres=scan.centres)
     averages = int(np.median(count[count > 0]))
     columns = np.any(count > 0, axis=0)  # (y, z)
     n_readout = scan.readout_size if read.all() and 1 <= scan.readout_size <= shape[0] else shape[0]

@@ -221,7 +221,8 @@ class MovingCartesian(Cartesian):
         kspace = torch.from_numpy(self.kspace[items] * self.mask).to(mask.device) * (1 / self.unit)
         shots = torch.from_numpy(self.shots).to(mask.device)
         still = torch.zeros(len(maps), len(shots), device=mask.device)
-        return moving_sense(smooth_map_phase(maps, kspace), shots, still, torch.stack([still, still], dim=-1))
+        shift = torch.stack([still, still], dim=-1)
+        return moving_sense(smooth_map_phase(maps, kspace), shots, angle=still, shift=shift)
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """Likelihood of k-space, without motion so far."""
