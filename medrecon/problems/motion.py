@@ -294,6 +294,8 @@ def moving_problem(scan: CartesianScan, physics: CartesianPhysics) -> MovingCart
         InputError: for data or options that cannot be used, and unknown shots.
     """
     name = str(scan.path)
+    if physics.volume:
+        raise InputError(f"{name}: motion is corrected slice by slice; leave out --correct-motion, or --volume")
     if physics.coil_images != "sense" or str(physics.map_sets) == "2":
         raise InputError(
             f"{name}: motion is corrected for one image and one set of maps; leave out --correct-motion, or the options "
@@ -306,4 +308,8 @@ def moving_problem(scan: CartesianScan, physics: CartesianPhysics) -> MovingCart
             "'shots' of labels (--shots FILE), or leave it out"
         )
     parts = cartesian_parts(scan, replace(physics, map_sets="1"))
+    if parts["mask"].ndim == 3:
+        raise InputError(
+            f"{name}: motion is corrected for one mask of all slices; give that, or leave out --correct-motion"
+        )
     return MovingCartesian(shots=check_shots(given, parts["mask"], scan.matrix, name=file or name), **parts)
