@@ -104,6 +104,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "weights_sha256": inner("bundle").get("weights_sha256"),
         "particles": inner("particles").get("number"),
         "non_cartesian": "shots" in record,
+        **({"motion": True} if "motion" in record else {}),
         **{name: record.get(name) for name in _PLAIN},
         **{name: record[name] for name in _VOLUME if record.get(name)},  # volume: one scale for all slices
     }

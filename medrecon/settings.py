@@ -207,6 +207,9 @@ class CartesianPhysics(CoilPhysics):
             ``None``: the mask of the scan.
         map_sets: number of sets of ESPIRiT maps, ``1``, ``2`` or ``auto`` (2 if the object is larger than the field of view).
         volume: reconstruct all slices as one volume, with one scale; see docs/volumes.md.
+        correct_motion: estimate rigid in-plane motion between shots, and correct it.
+        shots: label of the shot of every position of k-space, ``(x,)`` or ``(y, x)``, whole numbers, -1 where not sampled, or
+            their file; ``None``: the labels of the scan. Used with ``correct_motion``.
         coil_images: ``sense`` (one image seen by all coils), ``ssos`` (one image per coil without maps, combined by the root
             sum of squares) or ``hybrid`` (Score-MRI's mixture of both).
     """
@@ -222,6 +225,12 @@ class CartesianPhysics(CoilPhysics):
         choices=("auto", "1", "2"),
     )
     volume: bool = option(False, VOLUME_HELP, action="store_true")
+    correct_motion: bool = option(
+        False, "estimate and correct rigid in-plane motion between shots", action="store_true"
+    )
+    shots: Array | None = option(
+        None, "labels of the shots, a file with an array 'shots' (default: the scan's)", metavar="FILE"
+    )
     coil_images: str = option(
         "sense",
         "reconstruct one image (sense), one image per coil (ssos), or Score-MRI's hybrid of both (default: sense)",

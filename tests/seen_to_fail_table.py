@@ -206,6 +206,7 @@ medrecon.operators.image.FiniteDifferences.adjoint         3  operators/test_ima
 medrecon.operators.image.downsample_kspace                 3  operators/test_image.py operators
 medrecon.operators.linalg.cg                               3  operators/test_linalg.py operators
 medrecon.operators.linalg.dot                              3  operators/test_linalg.py operators
+medrecon.operators.motion._shears                          3  operators/test_motion.py problems/test_motion.py
 medrecon.operators.motion.rigid_field                      3  operators/test_motion.py operators
 medrecon.operators.mri._Sampling._masked_norm_squared      3  operators/test_operators.py operators
 medrecon.operators.mri._combined                           3  operators/test_mri.py operators
@@ -274,6 +275,10 @@ medrecon.problems.dynamic.Dynamic.likelihood               3  problems/test_dyna
 medrecon.problems.images.Images.likelihood                 3  problems/test_images.py
 medrecon.problems.images.Images.to_image                   3  problems/test_images.py
 medrecon.problems.images.finer_geometry                    3  problems/test_images.py
+medrecon.problems.motion.MovingShots._step                 3  problems/test_motion.py
+medrecon.problems.motion.MovingShots.updated               3  problems/test_motion.py
+medrecon.problems.motion.relative_poses                    3  problems/test_motion.py
+medrecon.problems.motion.smooth_map_phase                  3  problems/test_motion.py
 medrecon.problems.maps.CoilProblem.check_source            3  formats/test_mapped.py
 medrecon.problems.maps.CoilProblem.facts                   3  problems/test_maps.py
 medrecon.problems.noncartesian.NonCartesian._transform     3  problems/test_noncartesian.py

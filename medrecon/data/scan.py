@@ -235,6 +235,8 @@ class CartesianScan(_Stored):
         mask_in_file: whether the file contains the mask (otherwise inferred from zeros).
         noise_scan: noise scan ``(coils, n)`` complex, or ``None``.
         header: ISMRMRD header without personal data, or ``None``.
+        shots: label of the shot that measured every position, whole numbers ``(x,)`` or ``(y, x)``, -1 where not sampled;
+            ``None`` if unknown.
     """
 
     kspace: np.ndarray
@@ -242,6 +244,7 @@ class CartesianScan(_Stored):
     mask_in_file: bool = False
     noise_scan: np.ndarray | None = None
     header: bytes | None = None
+    shots: np.ndarray | None = None
 
     @property
     def n_slices(self) -> int:
@@ -272,6 +275,8 @@ class CartesianScan(_Stored):
             "acceleration": round(achieved_acceleration(self.mask), 3),
             "acs": [rows.stop - rows.start, columns.stop - columns.start],
         }
+        if self.shots is not None:
+            facts["shots"] = len(np.unique(self.shots[self.shots >= 0]))
         return self._summary(facts, {"noise_scan": self.noise_scan is not None})
 
     def select_slices(self, index: slice) -> CartesianScan:

@@ -409,10 +409,12 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
         calibration *= fill[:, None, None]
         kspace += calibration
         count += fill
+    shots = _shot_labels(imaging, extra, shape=shape, centres=scan.centres)
     averages = int(np.median(count[count > 0]))
     columns = np.any(count > 0, axis=0)  # (y, z)
     n_readout = scan.readout_size if read.all() and 1 <= scan.readout_size <= shape[0] else shape[0]
     if shape[2] == 1:
+        shots = None if shots is None else shots[:, 0]
         kspace, mask = _slices(kspace[..., 0], read, columns=columns[:, 0], n_readout=n_readout)
         centre = shape[1] // 2, n_readout // 2, 0
         spacing = (float(np.linalg.norm(affine[:3, 2])) if affine is not None else fov[2], *pixel)
@@ -432,8 +434,36 @@ def on_grid(scan: Acquisitions, path: Path, select: Mapping[str, int | str]) -> 
             {"averages": averages, **select},
             placement=_Placement(spacing=spacing, affine=affine, centre=centre, reason=reason),
             averages=averages,
+            shots=shots,
         ),
     )
+
+
+def _shot_labels(
+    imaging: np.ndarray, extra: np.ndarray, shape: tuple[int, int, int], centres: tuple[int, int]
+) -> np.ndarray | None:
+    """Shot of every line, ``(y, z)``, -1 where not sampled, by the segment counter; calibration lines are a shot of their own.
+
+    ``None`` if there is one segment, if a line was measured in several, or for EPI, whose segment is the readout's direction.
+    """
+    segments = imaging["head"]["idx"]["segment"].astype(int)
+    reverse = (flags_of(imaging["head"]) & np.uint64(REVERSE)) > 0
+    if len(np.unique(segments)) < 2 or reverse.any():
+        return None
+    labels = np.full(shape[1:], -1)
+    for rows, shots in ((imaging, segments), (extra, np.full(len(extra), segments.max() + 1))):
+        index = rows["head"]["idx"]
+        y, z = (
+            index[f"kspace_encode_step_{axis}"].astype(int) - centres[axis - 1] + shape[axis] // 2 for axis in (1, 2)
+        )
+        free = labels[y, z] < 0
+        if rows is imaging:
+            labels[y, z] = shots
+            if (labels[y, z] != shots).any():
+                return None
+        else:
+            labels[y[free], z[free]] = shots[free]
+    return labels
 
 
 class _Placement(NamedTuple):
@@ -452,7 +482,13 @@ class _Placement(NamedTuple):
     reason: str
 
 
-def _stored(scan: Acquisitions, facts: Mapping[str, str | float], placement: _Placement, averages: int) -> Stored:
+def _stored(
+    scan: Acquisitions,
+    facts: Mapping[str, str | float],
+    placement: _Placement,
+    averages: int,
+    shots: np.ndarray | None = None,
+) -> Stored:
     """Data of a scan other than its samples."""
     affine = placement.affine
     if affine is not None:
@@ -462,6 +498,7 @@ def _stored(scan: Acquisitions, facts: Mapping[str, str | float], placement: _Pl
         attributes["orientation"] = f"unknown: {placement.reason}"
     return Stored(
         noise=_noise(scan, averages),
+        shots=shots,
         geometry=Geometry(placement.spacing, affine),
         header=scan.header,
         attributes=attributes,

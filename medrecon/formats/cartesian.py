@@ -94,6 +94,7 @@ def cartesian_scan(
         noise_scan=scan,
         geometry=stored.geometry,
         header=stored.header,
+        shots=stored.shots,
         attributes=stored.attributes,
         warnings=warnings,
         backing=backing,

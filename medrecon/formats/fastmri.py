@@ -47,10 +47,10 @@ def sniff(path: Path) -> bool:
 
 
 def read(path: Path, select: Mapping[str, object] | None = None, companions: Companions | None = None) -> CartesianScan:
-    """Dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``; optional ``mask``, ``noise``, ``ismrmrd_header``.
+    """Dataset ``kspace`` ``(slices, coils, y, x)`` or ``(slices, y, x)``.
 
-    Files written by this package may also contain an ``affine``. The readout (rows) is cropped to the header's recon field of
-    view.
+    Optional: ``mask``, ``noise``, ``ismrmrd_header``, and ``shots``, see :class:`medrecon.data.scan.CartesianScan`. Files written
+    by this package may also contain an ``affine``. The readout (rows) is cropped to the header's recon field of view.
 
     Raises:
         InputError: naming the file, what is wrong and what to do.
@@ -60,7 +60,7 @@ def read(path: Path, select: Mapping[str, object] | None = None, companions: Com
         if "kspace" not in file or not isinstance(file["kspace"], h5py.Dataset):
             raise missing_array_error(path, "kspace", arrays=summarise_hdf5(file), file=file)
         data: dict[str, Any] = {
-            key: read_dataset(file, key) for key in ("kspace", "mask", "noise", "affine") if key in file
+            key: read_dataset(file, key) for key in ("kspace", "mask", "noise", "shots", "affine") if key in file
         }
         header, problems = _optional_header(file)
         attributes = hdf5_attributes(file)
@@ -70,6 +70,7 @@ def read(path: Path, select: Mapping[str, object] | None = None, companions: Com
         kspace = kspace[:, None]
     stored = Stored(
         noise=data.get("noise"),
+        shots=data.get("shots"),
         geometry=Geometry(affine=_affine(path, data.get("affine"))),
         header=header,
         attributes=attributes,
@@ -157,6 +158,8 @@ def save_fastmri(path: str | Path, data: CartesianScan, overwrite: bool = False)
             )
         if data.noise_scan is not None:
             file["noise"] = data.noise_scan
+        if data.shots is not None:
+            file["shots"] = data.shots
         for key, value in data.attributes.items():
             if (
                 key not in ("max", "norm") and permitted(key, value) is not None

@@ -42,7 +42,8 @@ def read(
 ) -> CartesianScan | NonCartesianScan | Sinogram:
     """Read k-space ``(slices, coils, y, x)``, ``(coils, y, x)`` or ``(y, x)`` of an npy file, or the arrays of an npz file.
 
-    ``kspace``: k-space, with optional ``mask`` and ``noise`` (``(coils, n)``). With ``trajectory`` (or one in
+    ``kspace``: k-space, with optional ``mask``, ``noise`` (``(coils, n)``) and ``shots`` (labels, see
+    :class:`medrecon.data.scan.CartesianScan`). With ``trajectory`` (or one in
     :class:`Companions`): samples ``(coils, shots, readout)`` or ``(slices, coils, shots, readout)``, ``trajectory``
     ``(shots, readout, 2 or 3)`` in cycles per field of view, (ky, kx) or (kz, ky, kx), and optional ``matrix``. ``sino``: see
     :func:`medrecon.formats.sinograms.checked_sinogram`.
@@ -59,13 +60,13 @@ def read(
                 path, "NumPy", arrays=(kspace, trajectory_array(companions.trajectory)), matrix=companions.matrix
             )
         return cartesian_scan(path, "NumPy", kspace)
-    arrays, _ = numpy_arrays(path, ("kspace", "mask", "noise", "trajectory", "matrix", *KEYS))
+    arrays, _ = numpy_arrays(path, ("kspace", "mask", "noise", "shots", "trajectory", "matrix", *KEYS))
     if "kspace" not in arrays:
         if "sino" in arrays:
             words, _ = numpy_arrays(path, WORDS, "biufcU")
             return checked_sinogram(path, "NumPy", fields=arrays | words, companions=companions)
         raise missing_array_error(path, "kspace", summarise(path))
-    stored = Stored(noise=arrays.get("noise"))
+    stored = Stored(noise=arrays.get("noise"), shots=arrays.get("shots"))
     trajectory = arrays.get("trajectory") if companions.trajectory is None else trajectory_array(companions.trajectory)
     if trajectory is None:
         return cartesian_scan(path, "NumPy", kspace=arrays["kspace"], mask=arrays.get("mask"), stored=stored)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from medrecon.data.scan import Geometry
 
 __all__ = ["Stored"]
@@ -16,6 +18,7 @@ class Stored:
 
     Args:
         noise: noise scan ``(coils, n)`` as stored in the file, or ``None``.
+        shots: labels of the shots as stored in the file, or ``None``.
         geometry: geometry of the image.
         header: ISMRMRD header without personal data, or ``None``.
         attributes: see :class:`medrecon.data.scan.CartesianScan`.
@@ -23,6 +26,7 @@ class Stored:
     """
 
     noise: object = None
+    shots: np.ndarray | None = None
     geometry: Geometry = field(default_factory=Geometry)
     header: bytes | None = None
     attributes: Mapping[str, str | float] = field(default_factory=dict)

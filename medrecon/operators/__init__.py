@@ -18,7 +18,7 @@ from medrecon.operators.image import (
     motion_kernel,
 )
 from medrecon.operators.linalg import operator_norm
-from medrecon.operators.motion import Warp, moving_sense, rigid_field
+from medrecon.operators.motion import Poses, Shots, Warp, moving_sense, rigid_field
 from medrecon.operators.mri import CartesianMRI, DynamicMRI, MulticoilMRI, SoftSense, sense
 from medrecon.operators.nonlinear import Magnitude, Network, OversampledFourier, Saturation, phase_retrieval
 from medrecon.operators.nufft import NUFFT, Coils, nufft_sense
@@ -53,10 +53,12 @@ __all__ = [
     "OversampledFourier",
     "Panel",
     "ParallelBeam",
+    "Poses",
     "Projector",
     "RealAsComplex",
     "Saturation",
     "Separable",
+    "Shots",
     "Slices",
     "SoftSense",
     "SparseGridding",

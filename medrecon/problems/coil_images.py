@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
 from medrecon.data.scan import CartesianScan
 from medrecon.operators.base import LinearOperator
@@ -16,6 +17,7 @@ from medrecon.operators.mri import CartesianMRI
 from medrecon.operators.nufft import Coils
 from medrecon.problems.cartesian import Cartesian, cartesian_parts
 from medrecon.problems.joint_maps import EstimatedMaps
+from medrecon.problems.motion import moving_problem
 from medrecon.settings import CartesianPhysics, given_maps
 from medrecon.solvers.base import Solver
 from medrecon.solvers.scoremri import ScoreMRI
@@ -93,6 +95,14 @@ def cartesian_problem(scan: CartesianScan, physics: CartesianPhysics) -> Cartesi
     """
     if physics.coil_images not in _PROBLEMS:
         raise InputError(f"unknown coil_images {physics.coil_images!r}; choose one of {', '.join(_PROBLEMS)}")
+    if not isinstance(physics.correct_motion, bool):
+        raise InputError(f"correct_motion must be true or false; got {shown(physics.correct_motion)}")
+    if physics.correct_motion:
+        return moving_problem(scan, physics)
+    if physics.shots is not None:
+        raise InputError(
+            f"{scan.path}: labels of shots are used with --correct-motion only; add it, or leave out --shots"
+        )
     if physics.coil_images == "ssos" and given_maps(physics.maps) is not None:
         raise InputError(f"{scan.path}: ssos combines coil images without maps; leave maps out, or choose hybrid")
     parts = cartesian_parts(scan, physics)

@@ -38,6 +38,16 @@ PAPERS: Mapping[str, Paper] = {
         "Pruessmann et al., Advances in sensitivity encoding with arbitrary k-space trajectories, Magn. Reson. Med. 46, 2001",
         "10.1002/mrm.1241",
     ),
+    "batchelor": _doi(
+        "Batchelor et al., Matrix description of general motion correction applied to multishot images, Magn. Reson. Med. 54, "
+        "2005",
+        "10.1002/mrm.20656",
+    ),
+    "cordero-grande": _doi(
+        "Cordero-Grande et al., Sensitivity encoding for aligned multishot magnetic resonance reconstruction, IEEE Trans. "
+        "Comput. Imaging 2, 2016",
+        "10.1109/TCI.2016.2557069",
+    ),
     "sparse-mri": _doi("Lustig et al., Sparse MRI, Magn. Reson. Med. 58, 2007", "10.1002/mrm.21391"),
     "fista": _doi(
         "Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm, SIAM J. Imaging Sci. 2, 2009",

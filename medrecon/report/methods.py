@@ -84,6 +84,12 @@ def _data(record: Mapping[str, Any], cite: _References) -> list[object]:
         known = [key for key, name in (("espirit", "ESPIRiT"), ("nlinv", "NLINV")) if name in str(maps)]
         paper = cite.cite(*known) if known else None
         out += [f" Source of the coil sensitivities: {maps}", paper, "."]
+    motion = record.get("motion")
+    if isinstance(motion, Mapping):
+        out += [
+            f" Rigid in-plane motion of {motion.get('shots')} shots was estimated between the noise levels and corrected"
+        ]
+        out += [cite.cite("batchelor", "cordero-grande"), "."]
     if record.get("whitened"):
         out += [" Coils were prewhitened with a noise scan."]
     if record.get("virtual_coils"):

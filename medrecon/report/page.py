@@ -63,6 +63,7 @@ def page(case: Case) -> bytes:
         "Volume": sections.volume(case, ends, view),
         "What went in": sections.inputs(case),
         "Agreement with the data": sections.data(case),
+        "Motion": sections.motion(case),
         "Metrics": sections.metrics(case),
         "Methods": sections.methods_section(case),
         "Provenance": sections.provenance(case),

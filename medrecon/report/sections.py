@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medrecon.report.case import Case
+from medrecon.report.case import MOST_SHOWN, Case
 from medrecon.report.controls import comparison_controls, sample_controls
 from medrecon.report.html import Html, el, joined, table
 from medrecon.report.images import encoded, grey, mosaic, thumbnail
@@ -22,6 +22,7 @@ __all__ = [
     "inputs",
     "methods_section",
     "metrics",
+    "motion",
     "provenance",
     "summary",
     "uncertainty",
@@ -381,6 +382,33 @@ def data(case: Case) -> Html:
         )
     parts += _self_test(case)
     return section("data", "Agreement with the data", *parts)
+
+
+def motion(case: Case) -> Html | None:
+    """Motion of every shot in the shown slices; ``None`` where it was not estimated."""
+    found = case.record.get("motion")
+    if not isinstance(found, Mapping) or not found.get("slices"):
+        return None
+    unit = "pixels" if found.get("shift_mm") is None else "mm"
+    parts: list[object] = [
+        el(
+            "p",
+            "Rotation (positive: from x towards negative y) and shift (positive: towards higher indices) of the object "
+            f"in every shot, relative to shot {found['reference_shot']}, whose pose the image has.",
+        )
+    ]
+    each = zip(found["slices"], found["angle_degrees"], found[f"shift_{unit}"], strict=True)
+    for k, (number_of_slice, angles, shifts) in enumerate(each):
+        if k >= MOST_SHOWN:
+            parts.append(el("p", f"{len(found['slices']) - k} more slices are in the sidecar.", class_="soft"))
+            break
+        rows = [
+            (str(shot), f"{angle:.2f}", f"{y:.2f}", f"{x:.2f}")
+            for shot, (angle, (y, x)) in enumerate(zip(angles, shifts, strict=True))
+        ]
+        names = ("shot", "rotation (degrees)", f"shift along y ({unit})", f"shift along x ({unit})")
+        parts.append(el("details", el("summary", f"Slice {number_of_slice}"), table(names, rows), open=k == 0 or None))
+    return section("motion", "Motion between shots", *parts)
 
 
 def metrics(case: Case) -> Html | None:

@@ -356,3 +356,32 @@ def test_nothing_of_the_patient_passes_through_the_fastmri_layout(tmp_path):
     for secret in (b"Jane", b"Ward 7", b"secret17"):
         assert secret not in content
     assert load_kspace(tmp_path / "u.h5").spacing == load_kspace(tmp_path / "f.h5").spacing is not None
+
+
+def _segmented(path, segments, extra=(), **more):
+    """A file whose line of every step has a segment."""
+    k = noise(COILS, 12, len(segments))
+    lines = [line(k[:, :, s], kspace_encode_step_1=s, segment=one, **more) for s, one in enumerate(segments)]
+    return write(path, header((12, len(segments), 1), (120, 100, 4)), [*lines, *extra])
+
+
+def test_segments_are_the_labels_of_shots(tmp_path):
+    data = load_kspace(_segmented(tmp_path / "a.h5", [2, 0, 2, 0, 1, 1]))
+    assert data.shots.tolist() == [2, 0, 2, 0, 1, 1] and data.summary()["shots"] == 3
+    calibration = [line(noise(COILS, 12), [ismrmrd.ACQ_IS_PARALLEL_CALIBRATION], kspace_encode_step_1=7)]
+    k = noise(COILS, 12, 8)
+    lines = [line(k[:, :, s], kspace_encode_step_1=s, segment=s % 2) for s in range(6)]
+    more = load_kspace(write(tmp_path / "b.h5", header((12, 8, 1), (120, 100, 4)), [*lines, *calibration]))
+    assert more.shots.tolist() == [0, 1, 0, 1, 0, 1, -1, 2]  # calibration is a shot of its own
+
+
+def test_shots_that_are_not_known(tmp_path):
+    """One segment; a line of two segments; EPI, where the segment is the direction of the readout."""
+    assert load_kspace(_segmented(tmp_path / "a.h5", [0] * 6)).shots is None
+    twice = [line(noise(COILS, 12), kspace_encode_step_1=3, segment=1)]
+    assert load_kspace(_segmented(tmp_path / "b.h5", [0, 1, 0, 0, 1, 0], twice)).shots is None
+    back = [line(noise(COILS, 12), [ismrmrd.ACQ_IS_REVERSE], kspace_encode_step_1=6, segment=1)]
+    k = noise(COILS, 12, 6)
+    lines = [line(k[:, :, s], kspace_encode_step_1=s, segment=0) for s in range(6)]
+    data = load_kspace(write(tmp_path / "c.h5", header((12, 8, 1), (120, 100, 4)), [*lines, *back]))
+    assert data.shots is None

@@ -26,6 +26,13 @@ def kspace_file(folder):
     return folder / "scan.h5"
 
 
+def shots_file(folder):
+    scan, *_ = cartesian(mask=columns(), noise=0.01)
+    labels = np.where(scan.mask, (np.cumsum(scan.mask) - 1) % 3, -1)
+    np.savez(folder / "scan.npz", kspace=scan.kspace, shots=labels)
+    return folder / "scan.npz"
+
+
 def radial_file(folder):
     scan = noncartesian(cartesian(noise=0.01, slices=1)[0])
     np.savez(folder / "scan.npz", kspace=scan.samples, trajectory=scan.trajectory[0], matrix=scan.matrix)
@@ -63,6 +70,7 @@ WAYS = {
         {"task": "superres", "factor": [3, 1, 2]},
         {"z_correlation": 1.0},
     ),
+    "k-space, moving": (shots_file, "brain_mri", {"correct_motion": True}, {}),
     "trajectory": (radial_file, "brain_mri", {}, {}),
     "sinogram": (sinogram_file, "chest_ct", {"image_size": 64, "voxel": 1.5}, {}),
     "image": (image_file, "brain_mri_magnitude", {"region": [5, 40, 3, 30]}, {}),

@@ -226,6 +226,19 @@ def test_what_was_never_measured_is_the_priors_word(energy, prominent):
     assert any(one.get("class") == "note" for one in found.all("p")) == prominent
 
 
+def test_motion_of_every_shot():
+    motion = {
+        "shots": 2, "reference_shot": 0, "slices": list(range(3, 13)), "angle_degrees": [[0.0, -1.234]] * 10,
+        "shift_pixels": [[[0.0, 0.0], [2.5, -0.75]]] * 10, "shift_mm": None,
+    }  # fmt: skip
+    found = parsed(case(record={"motion": motion}))
+    assert "relative to shot 0" in found.text and "-1.23" in found.text and "shift along y (pixels)" in found.text
+    assert "2 more slices are in the sidecar" in found.text and "Rigid in-plane motion of 2 shots" in found.text
+    in_mm = parsed(case(record={"motion": motion | {"shift_mm": [[[0.0, 0.0], [5.04, -1.5]]] * 10}}))
+    assert "5.04" in in_mm.text and "shift along y (mm)" in in_mm.text
+    assert "Motion between shots" not in parsed(case()).text
+
+
 def test_sections_without_data_say_how_to_add_them():
     bare = case(samples=1, reference=None, zero_filled=None, classical=None, inputs=None, metrics={}, command=None)
     text = parsed(bare).text
