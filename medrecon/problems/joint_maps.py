@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from medrecon.data.errors import InputError
@@ -72,7 +73,7 @@ class EstimatedMaps(Cartesian):
     @property
     def warnings(self) -> tuple[str, ...]:
         """As for any coil problem, and one about few calibration lines."""
-        common = self.mask.all(axis=0) if self.mask.ndim == 3 else self.mask
+        common = np.asarray(self.mask.all(axis=0)) if self.mask.ndim == 3 else self.mask
         lines = calibration_lines(common, tuple(self.kspace.shape[2:]))
         if lines >= _SAFE_LINES or not self.is_joint or (self.zero_filled and self.method != "joint"):
             return super().warnings
