@@ -44,8 +44,8 @@ _PLAIN = (
     "modality", "beam", "task", "frame_axis",
 )  # fmt: skip
 """Fields of the record that are compared as they are."""
-_VOLUME = ("volume", "z_correlation", "planes")
-"""Such fields, which only records of volumes have."""
+_VOLUME = {"volume": False, "z_correlation": 0, "planes": ["axial"]}
+"""Such fields of volumes, and the values that slices one by one and older records have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "non_cartesian": "shots" in record,
         **({"motion": True} if "motion" in record else {}),
         **{name: record.get(name) for name in _PLAIN},
-        **{name: record[name] for name in _VOLUME if record.get(name)},  # volume: one scale for all slices
+        **{name: record[name] for name, default in _VOLUME.items() if record.get(name, default) != default},
     }
 
 

@@ -231,6 +231,10 @@ class Sampling:
     options: Mapping[str, Any] = field(default_factory=dict)
     trace: bool = False
 
+    def z_correlation_of(self, problem: Problem) -> float | None:
+        """Correlation length of the noise of a problem, slices; ``None``: items have one stream of numbers."""
+        return problem.z_correlation if self.z_correlation is None else self.z_correlation
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
@@ -395,7 +399,7 @@ def check_planes(problem: Problem, prior: PriorSpec) -> None:
         size = " x ".join(f"{one:.3g}" for one in spacing)
         raise InputError(
             f"{problem.name}: voxels of {size} mm (z, y, x) make planes across the slices unlike the training images, whose "
-            "pixels are square; leave planes out, or use dds-3d or z_correlation"
+            "pixels are square; leave planes out, or choose the solver dds-3d"
         )
 
 
@@ -693,7 +697,7 @@ class _Run:
         problem, plan = self.problem, self.sampling
         rows = _seeds(plan.seed, problem.seed_numbers(items), plan.n_samples)
         slices = problem.slices_of(items)
-        length = problem.z_correlation if plan.z_correlation is None else plan.z_correlation
+        length = plan.z_correlation_of(problem)
         return rows if slices is None or length is None else VolumeSeeds(rows, length, slices)
 
     def _traced(self, prior: Prior | None, data: Likelihood) -> Prior | None:

@@ -180,9 +180,16 @@ def _spread_settings(
         "condition": None if prior is None else prior.condition,
         "guidance": prior.guidance if prior is not None and prior.condition else None,
         "symmetries": {} if prior is None else dict(prior.symmetries),
-        **({} if prior is None or len(problem.image_shape) != 4 else {"planes": list(prior.planes)}),
+        **_volume_settings(problem, prior, sampling),
         "samples": sampling.n_samples,
     }
+
+
+def _volume_settings(problem: Problem, prior: PriorSpec | None, sampling: Sampling) -> dict[str, Any]:
+    """Correlation of the noise along z, and planes of the prior; empty for slices one by one, and without a prior."""
+    if prior is None or len(problem.image_shape) != 4:
+        return {}
+    return {"z_correlation": sampling.z_correlation_of(problem) or 0.0, "planes": list(prior.planes)}
 
 
 def planned_settings(problem: Problem, prior: PriorSpec, sampling: Sampling) -> tuple[dict[str, Any], float | None]:

@@ -42,6 +42,7 @@ class KeptParts:
     def save(self, index: int, content: bytes) -> None:
         """Write a part; a process that is killed leaves the whole part or none."""
         digest = hashlib.sha256(content).digest()
+        self.folder.mkdir(exist_ok=True)  # a run that was refused, or has just finished, removes it while it is empty
         write_atomically({self._path(index): digest + content}, overwrite=True)
 
 
@@ -69,18 +70,14 @@ def kept_parts(folder: Path, name: str, request: str) -> Iterator[KeptParts]:
         ) from error
     try:
         with run_lock(folder / f"{prefix}.lock", f"{folder / name}: another run is reconstructing this volume"):
-            home.mkdir(exist_ok=True)  # a run that has just finished has removed it
-            try:
-                yield KeptParts(home)
-            except BaseException:
-                with suppress(OSError):  # it contains parts
-                    home.rmdir()
-                raise
+            yield KeptParts(home)
             for one in folder.glob(f"{prefix}-*"):
                 if _FOLDER.fullmatch(one.name) and one.is_dir() and not one.is_symlink():
                     with suppress(OSError):
                         shutil.rmtree(one)
     finally:
+        with suppress(OSError):  # it contains parts
+            home.rmdir()
         if is_new:
             with suppress(OSError):  # it contains parts or images
                 folder.rmdir()

@@ -331,7 +331,8 @@ def cartesian_parts(scan: CartesianScan, physics: CartesianPhysics) -> dict[str,
     if sets == 2 and method != "espirit":
         method = "auto espirit"  # joint estimation is of a single set
     scan = replace(scan, warnings=scan.warnings + more)
-    facts |= {"acceleration": round(achieved_acceleration(mask), 4), "noise_source": source, "map_sets": sets}
+    sampled = mask[scan.kspace.any(axis=(1, 2, 3))] if mask.ndim == 3 else mask  # an empty slice has no mask of its own
+    facts |= {"acceleration": round(achieved_acceleration(sampled), 4), "noise_source": source, "map_sets": sets}
     return {
         "scan": scan,
         "numbers": numbers,

@@ -58,8 +58,20 @@ def test_two_runs_of_one_image_are_refused(tmp_path):
         second = kept_parts(tmp_path, "a", "another request")
         with pytest.raises(InputError, match="a: another run is reconstructing this volume; wait for it"), second:
             pass
+        assert len(hidden(tmp_path)) == 2  # parts and lock of the first run
         with kept_parts(tmp_path, "b", "request") as other:
             assert other.load(0) is None
+        assert parts.load(0) == b"mine"
+
+
+def test_a_refused_run_does_not_harm_the_one_that_runs(tmp_path):
+    """It removes the folder, which is empty before the first part; the part is stored nevertheless."""
+    with pytest.raises(ZeroDivisionError), kept_parts(tmp_path, "a", "request") as parts:
+        with pytest.raises(InputError, match="another run"), kept_parts(tmp_path, "a", "request"):
+            pass
+        parts.save(0, b"mine")
+        raise ZeroDivisionError
+    with kept_parts(tmp_path, "a", "request") as parts:
         assert parts.load(0) == b"mine"
 
 

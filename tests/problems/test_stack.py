@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medrecon.calibration_file import settings_of
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError
 from medrecon.noise import slice_weights
@@ -235,6 +236,23 @@ def test_every_slice_may_have_its_own_mask(volume, given):
     assert found.record["residual_over_noise"] < 1.2
 
 
+@pytest.mark.parametrize("volume", [False, True])
+def test_empty_slices_among_slices_with_their_own_masks_change_nothing(volume):
+    """Their zeros are not samples: neither the others' images nor the acceleration depend on them."""
+    masks = masks_by_slice()
+    scan, _, maps = cartesian(slices=3, noise=0.01)
+    kspace = scan.kspace * masks[:, None]
+    padded = np.stack([kspace[0], np.zeros_like(kspace[0]), kspace[1], kspace[2]])
+    physics = {"volume": volume, "noise_std": 0.01}
+    whole = solve(replace(scan, kspace=kspace, mask=masks.any(0)[0]), physics={**physics, "maps": maps})
+    four = np.stack([maps[k] for k in (0, 0, 1, 2)])
+    found = solve(replace(scan, kspace=padded, mask=masks.any(0)[0]), physics={**physics, "maps": four})
+    assert not found.image[1].any()
+    assert found.record["acceleration"] == whole.record["acceleration"]
+    # One scale for the volume is a quantile of all pixels, with those of the empty slice; regularised least squares ignore it.
+    assert relative_error(found.image[[0, 2, 3]], whole.image) < 1e-5
+
+
 def test_the_noise_of_slices_with_their_own_masks_is_measured():
     masks = masks_by_slice()
     scan, *_ = cartesian(slices=3, noise=0.05)
@@ -272,3 +290,16 @@ def test_a_calibration_of_single_slices_is_not_one_of_volumes():
         for v in (False, True)
     ]
     assert made[0] != made[1]
+
+
+def test_a_calibration_of_independent_slices_is_not_one_of_coupled_slices():
+    """A correlation of 0 is the default, and axial planes are those of calibrations that were made before there was a choice."""
+    scan, _, maps = cartesian(slices=2, mask=columns(), noise=0.01)
+    physics = {"maps": maps, "volume": True}
+    lengths = {}, {"z_correlation": 0.0}, {"z_correlation": 2.0}
+    made = [solve(scan, "dds", physics=physics, steps=2, samples=2, **one).record for one in lengths]
+    assert [one["z_correlation"] for one in made] == [0.0, 0.0, 2.0]
+    default, same, coupled = (one["settings_sha256"] for one in made)
+    assert default == same != coupled
+    older = {key: value for key, value in made[0].items() if key not in ("planes", "z_correlation")}
+    assert settings_of(older) == settings_of(made[0])
