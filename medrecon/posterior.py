@@ -25,6 +25,7 @@ from medrecon.priors.base import Counted, Observed, Prior
 from medrecon.priors.combine import channelwise, equivariant, guided, perpendicular, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
+from medrecon.problems.thick import ThickSlices
 from medrecon.quality import QualityRow, choose_row, default_steps, overridden
 from medrecon.record import Outcome, particle_warnings, record
 from medrecon.sample import StartImage, draw, draw_blind, draw_particles, sample
@@ -828,6 +829,7 @@ def run(
     problem.check_source()
     whole = problem.join(made.images)
     texts = [*problem.review(whole, made.fits, sampling.solver), *_particle_warnings(made.weighted, problem.numbers)]
+    texts += _unrelated_warnings(problem, prior, sampling.solver)
     outcome = Outcome(
         sigmas=state.sigmas,
         evaluations=state.evaluations + made.earlier,
@@ -851,6 +853,17 @@ def run(
         found, parameters={name: torch.cat([one[name] for one in made.parameters]).numpy() for name in names}
     )
     return _with_calibration(found, sampling.calibration, magnitude=not problem.real)
+
+
+def _unrelated_warnings(problem: Problem, prior: PriorSpec, solver: Solver) -> list[str]:
+    """A warning if thin slices are made of thick ones, and nothing relates them: the data determine only their mean."""
+    is_related = not solver.requires.prior or solver.needs_volume or list(prior.planes) != ["axial"]
+    if is_related or not isinstance(problem, ThickSlices) or problem.n_slices == len(problem.numbers):
+        return []
+    return [
+        f"solver {name_of(solver)!r} does not relate neighbouring slices, of which only the mean was measured, so the volume may "
+        "be worse than an interpolation; choose the solver dds-3d"
+    ]
 
 
 def _with_calibration(made: Reconstruction, calibration: Calibration | None, magnitude: bool) -> Reconstruction:

@@ -228,6 +228,7 @@ medrecon.posterior._check_prior                            3  test_zoo.py
 medrecon.posterior._mean_and_samples                       3  test_posterior.py
 medrecon.posterior._particles                              3  test_posterior.py
 medrecon.posterior._seeds                                  3  problems/test_cartesian.py
+medrecon.posterior._unrelated_warnings                      3  problems/test_thick.py
 medrecon.posterior.batch_size                              3  test_zoo.py
 medrecon.prep.cases.Case.public_inputs                     3  prep/test_jobs.py
 medrecon.prep.cases._add_file                              3  prep/test_jobs.py

@@ -1,5 +1,7 @@
 """Thin slices from thick ones: the truth, the geometry, the law of the samples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,25 @@ def test_slices_are_numbered_as_thin_ones_for_their_noise():
     found = solve(scan, "dds", spec("magnitude", Smooth()), {"task": "superres", "factor": [3, 1, 1], "noise_std": 1.0},
                   steps=3, z_correlation=2.0)  # fmt: skip
     assert found.image.shape == (15, 10, 9)
+
+
+@pytest.mark.parametrize(
+    ("solver", "factor", "planes", "warned"),
+    [
+        ("dds", (3, 1, 1), "axial", True),
+        ("dds", (1, 2, 2), "axial", False),
+        ("dds", (3, 1, 1), "axial,coronal", False),
+        ("dds-3d", (3, 1, 1), "axial", False),
+        ("tv", (3, 1, 1), "axial", False),
+    ],
+)
+def test_a_warning_where_nothing_relates_thin_slices(solver, factor, planes, warned):
+    scan, _ = thick(factor)
+    prior = replace(spec("magnitude", Smooth()), trained_planes=("axial", "coronal")).in_planes(planes)
+    steps = {} if solver == "tv" else {"steps": 2}
+    physics = {"task": "superres", "factor": factor, "noise_std": 1.0}
+    found = solve(scan, solver, prior, physics, **steps)
+    assert any("does not relate neighbouring slices" in text for text in found.record["warnings"]) is warned
 
 
 @pytest.mark.parametrize(
