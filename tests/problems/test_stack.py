@@ -12,7 +12,7 @@ from medrecon.data.errors import InputError
 from medrecon.noise import slice_weights
 from medrecon.operators import Slices
 from medrecon.problems import physics_of, problem
-from medrecon.problems.stack import Stack
+from medrecon.problems.stack import Stack, _units_of_volume
 
 from ..make.compare import relative_error
 from ..make.toys import Smooth, cartesian, columns, images, picture, sinogram, solve, spec
@@ -302,3 +302,8 @@ def test_a_calibration_of_independent_slices_is_not_one_of_coupled_slices():
     assert default == same != coupled
     older = {key: value for key, value in made[0].items() if key not in ("planes", "z_correlation")}
     assert settings_of(older) == settings_of(made[0])
+
+
+def test_the_noise_of_a_volume_is_that_of_slices_with_signal():
+    unit, data, std = (torch.tensor(each).double() for each in ([2.0, 0.0, 0.0], [2.0, 5.0, 5.0], [0.1, 7.0, 7.0]))
+    assert _units_of_volume(unit, data, std, scale=2.0).noise_std == pytest.approx(0.1)
