@@ -304,6 +304,9 @@ def test_a_calibration_of_independent_slices_is_not_one_of_coupled_slices():
     assert settings_of(older) == settings_of(made[0])
 
 
-def test_the_noise_of_a_volume_is_that_of_slices_with_signal():
-    unit, data, std = (torch.tensor(each).double() for each in ([2.0, 0.0, 0.0], [2.0, 5.0, 5.0], [0.1, 7.0, 7.0]))
-    assert _units_of_volume(unit, data, std, scale=2.0).noise_std == pytest.approx(0.1)
+def test_empty_slices_do_not_determine_the_units_of_a_volume():
+    """Neither the noise nor the largest factor of an operator."""
+    unit, data, std = (torch.tensor(each).double() for each in ([2.0, 0.0, 0.0], [0.5, 5.0, 5.0], [0.1, 7.0, 7.0]))
+    units = _units_of_volume(unit, data, std, scale=2.0)
+    assert units.noise_std == pytest.approx(0.1)
+    assert units.factors.tolist() == [1.0, 1.0, 1.0]
