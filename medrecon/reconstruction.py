@@ -20,7 +20,7 @@ from medrecon.formats import load as load_scan
 from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, check_planes, check_volume, run, sampling
 from medrecon.problems import Problem, physics_of, problem
 from medrecon.record import calibrated, plain_options, planned_settings
-from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
+from medrecon.settings import Physics, PriorSettings, SamplingSettings, default_solver, option_names
 from medrecon.slabs import Parts, cut
 from medrecon.solvers.settings import name_of
 from medrecon.uncertainty import map_names
@@ -102,7 +102,7 @@ def plan(
     prior_settings, sampling_settings, physics = _split(scan, options)
     solved = problem(scan, physics)
     if options.get("solver") is None:
-        sampling_settings = replace(sampling_settings, solver=solved.solver)
+        sampling_settings = replace(sampling_settings, solver=default_solver(options))
     bundle = prior_settings.bundle or solved.bundle
     prior = bundle if isinstance(bundle, PriorSpec) else load(bundle)
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)

@@ -26,6 +26,7 @@ __all__ = [
     "PriorSettings",
     "SamplingSettings",
     "TomographyPhysics",
+    "default_solver",
     "given_maps",
     "option_names",
 ]
@@ -52,6 +53,16 @@ def option(default: Any, text: str, **argument: Any) -> Any:  # noqa: ANN401 - l
 def given_maps(maps: Any) -> Any:  # noqa: ANN401 - an array, its file, or a word
     """The coil maps that a user gives, an array or its file; ``None`` if ``maps`` is a way to estimate them."""
     return None if maps is None or (isinstance(maps, str) and maps in MAP_METHODS) else maps
+
+
+def default_solver(options: Mapping[str, Any]) -> str:
+    """Name of the solver that suits these options if the user names none."""
+    factor = options.get("factor")
+    if options.get("task") == "superres" and isinstance(factor, Sequence) and len(factor) == 3:
+        return "dds-3d"  # thick slices do not determine thin ones, which then flicker
+    if options.get("task") == "deblur" and options.get("kernel") == "unknown":
+        return "blinddps"
+    return "dds"
 
 
 def option_names(settings: type) -> list[str]:
@@ -91,7 +102,7 @@ class SamplingSettings:
     """Options of the solver.
 
     Args:
-        solver: name of a solver, as listed by ``medrecon solvers``.
+        solver: name of a solver, as listed by ``medrecon solvers``; see :func:`default_solver`.
         settings: hyper-parameters of the solver; the others have the values tuned for the prior, or else their defaults.
         posterior: use the prior's settings for posterior samples (``posterior`` of its ``prior.yaml``) instead of those tuned for
             the best image.
@@ -115,7 +126,11 @@ class SamplingSettings:
         chunk: slices or samples per batch; ``None``: chosen by their size, see :func:`medrecon.posterior.batch_size`.
     """
 
-    solver: str = option("dds", "name of a solver; list them with 'medrecon solvers' (default: dds)")
+    solver: str = option(
+        "dds",
+        "name of a solver; list them with 'medrecon solvers' (default: dds; dds-3d for thin slices from thick ones, blinddps for "
+        "an unknown blur)",
+    )
     settings: Mapping[str, Any] | None = option(None, "change a setting of the solver; repeatable", flag="--set")
     posterior: bool = option(
         False, "use the bundle's settings for posterior samples, not those for the best image", action="store_true"

@@ -22,7 +22,7 @@ from medrecon.cli.reconstruct import (
     summary_of_samples,
 )
 from medrecon.data.errors import InputError, one_line, os_error_advice
-from medrecon.settings import OPTION_GROUPS
+from medrecon.settings import OPTION_GROUPS, default_solver
 from medrecon.workers import Pool, Task, warm_up
 
 __all__ = ["peak_memory", "reconstruct_all", "try_case"]
@@ -76,7 +76,7 @@ def _check_options(arguments: argparse.Namespace, cases: Sequence[Case]) -> list
     set_threads(arguments)
     as_device(arguments.device)
     options = settings_from(arguments, OPTION_GROUPS)
-    make_solver(options.get("solver", "dds"), options.get("settings"))
+    make_solver(options.get("solver") or default_solver(options), options.get("settings"))
     output_options(arguments, options)
     names = [stem_of_images(arguments, options, case) for case in cases]
     check_names(names, cases)

@@ -83,8 +83,6 @@ class Problem:
     """Name of the default prior."""
     tuned: Mapping[str, Mapping[str, Any]] = {}
     """Settings for this kind of scan, by the name of the solver; a user's settings override them."""
-    solver: str = "dds"
-    """Name of the default solver."""
     modality: str = "MR"
     """Modality of DICOM output."""
     real: bool = False

@@ -90,8 +90,6 @@ class Images(Problem):
         elif is_ct:  # the bundle's weights are tuned for sinograms; for images they follow from the noise
             self.tuned = {**{key: {"lam": None} for key in TV_SOLVERS}, "wavelet": {"lam": None}}
         self.is_blind = physics.kernel == "unknown"
-        if self.is_blind:
-            self.solver = BLIND_SOLVERS[0]
         self.kernels: dict[int, np.ndarray] = {}  # by index in the file
         self.lowpass = False
         self.interpolated = False  # whether the run starts from the interpolated image
