@@ -83,7 +83,7 @@ def calibrated(problem: Problem, sampling: Sampling, sigmas: torch.Tensor) -> bo
 
 
 def _solver_is_calibrated(problem: Problem, sampling: Sampling, sigmas: torch.Tensor) -> bool:
-    """Whether the solver gives samples the spread of the posterior; after a warm start or with estimated parameters it does not."""
+    """Whether the solver gives samples the spread of the posterior; not after a warm start, nor with estimated parameters."""
     return sampling.start is None and not problem.is_blind and sampling.solver.calibrated(sigmas)
 
 

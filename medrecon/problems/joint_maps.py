@@ -53,7 +53,9 @@ class EstimatedMaps(Cartesian):
         if by_nlinv and self.method == "espirit":
             raise InputError(f"{self.name}: solver 'nlinv' estimates coil maps itself; leave out --maps espirit")
         if by_nlinv and self.in_volume:
-            raise InputError(f"{self.name}: solver 'nlinv' works slice by slice; leave out --volume, or choose cg-sense")
+            raise InputError(
+                f"{self.name}: solver 'nlinv' works slice by slice; leave out --volume, or choose cg-sense"
+            )
         if solver.has_particles and self.method == "joint":
             raise InputError(
                 f"{self.name}: solver {name_of(solver)!r} weighs particles by one set of coil maps, which joint estimation "

@@ -314,8 +314,8 @@ class MovingCartesian(Cartesian):
         moving = {str(self.numbers[i]): change for i, change in sorted(self.changes.items()) if change > MOST_CHANGE}
         if moving:
             texts.append(
-                f"the estimated motion of slice {', '.join(moving)} still changed by {max(moving.values()):.2f} degrees or pixels at "
-                "the last step, so poses and image may be wrong; use more steps, and check the coil maps and the labels of the shots"
+                f"the estimated motion of slice {', '.join(moving)} still changed by {max(moving.values()):.2f} degrees or "
+                "pixels at the last step, so poses and image may be wrong; use more steps, and check coil maps and labels of the shots"
             )
         limit = LARGEST_SHIFT * min(self.kspace.shape[-2:])
         large = [
