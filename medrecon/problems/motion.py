@@ -315,7 +315,8 @@ class MovingCartesian(Cartesian):
         if moving:
             texts.append(
                 f"the estimated motion of slice {', '.join(moving)} still changed by {max(moving.values()):.2f} degrees or "
-                "pixels at the last step, so poses and image may be wrong; use more steps, and check coil maps and labels of the shots"
+                "pixels at the last step, so poses and image may be wrong; use more steps, and check coil maps and labels "
+                "of the shots"
             )
         limit = LARGEST_SHIFT * min(self.kspace.shape[-2:])
         large = [
