@@ -214,10 +214,10 @@ medrecon.operators.motion._shears                          3  operators/test_mot
 medrecon.operators.motion.rigid_field                      3  operators/test_motion.py operators
 medrecon.operators.mri._Sampling._masked_norm_squared      3  operators/test_operators.py operators
 medrecon.operators.mri._combined                           3  operators/test_mri.py operators
-medrecon.operators.nlinv.invert                            3  operators/test_nlinv.py solvers/test_nlinv.py
 medrecon.operators.nlinv.JointMRI.step                     3  operators/test_nlinv.py test_joint_maps.py
-medrecon.operators.nlinv.low_resolution_phase              3  operators/test_nlinv.py solvers/test_nlinv.py test_joint_maps.py
 medrecon.operators.nlinv.SmoothMaps.__init__               3  operators/test_nlinv.py
+medrecon.operators.nlinv.invert                            3  operators/test_nlinv.py solvers/test_nlinv.py
+medrecon.operators.nlinv.low_resolution_phase              3  operators/test_nlinv.py solvers/test_nlinv.py test_joint_maps.py
 medrecon.operators.nonlinear.Magnitude.vjp                 3  operators/test_nonlinear.py operators
 medrecon.operators.nufft.NUFFT.__init__                    3  problems/test_noncartesian.py
 medrecon.operators.nufft_backends.SparseTransform.__init__   3  operators/test_nufft.py operators
@@ -285,14 +285,14 @@ medrecon.problems.images.Images.to_image                   3  problems/test_imag
 medrecon.problems.images.finer_geometry                    3  problems/test_images.py
 medrecon.problems.joint_maps.EstimatedMaps._started        3  problems/test_joint_maps.py
 medrecon.problems.joint_maps.EstimatedMaps.suited_to       3  problems/test_joint_maps.py
+medrecon.problems.maps.CoilProblem.check_source            3  formats/test_mapped.py
+medrecon.problems.maps.CoilProblem.facts                   3  problems/test_maps.py
 medrecon.problems.motion.MovingCartesian._calibration_warnings 3  problems/test_motion.py
 medrecon.problems.motion.MovingCartesian.review            3  problems/test_motion.py
 medrecon.problems.motion.MovingShots._step                 3  problems/test_motion.py
 medrecon.problems.motion.MovingShots.updated               3  problems/test_motion.py
 medrecon.problems.motion.relative_poses                    3  problems/test_motion.py
 medrecon.problems.motion.smooth_map_phase                  3  problems/test_motion.py
-medrecon.problems.maps.CoilProblem.check_source            3  formats/test_mapped.py
-medrecon.problems.maps.CoilProblem.facts                   3  problems/test_maps.py
 medrecon.problems.noncartesian.NonCartesian._transform     3  problems/test_noncartesian.py
 medrecon.problems.noncartesian.NonCartesian.acceleration   3  test_quality.py
 medrecon.problems.noncartesian.NonCartesian.likelihood     3  problems/test_noncartesian.py

@@ -11,8 +11,10 @@ from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
 from medrecon.operators import AsComplex, Poses, moving_sense, sense
 from medrecon.operators.motion import moved
+from medrecon.posterior import run, sampling
 from medrecon.problems import physics_of, problem
 from medrecon.problems.motion import MovingShots, relative_poses, smooth_map_phase
+from medrecon.settings import SamplingSettings
 from medrecon.solvers import DDS
 
 from ..make.operators import random_tensor
@@ -277,6 +279,16 @@ def test_the_one_path_finds_the_motion_and_records_it():
     assert np.allclose(batch.image, made.image, atol=1e-3 * made.image.max())
 
 
+def test_the_residual_by_level_is_not_that_of_the_start():
+    """A likelihood without motion would give many times the noise at every level, although the image explains the data."""
+    scan, _, _, maps = moving_scan()
+    physics = {"maps": maps, "noise_std": 0.01}
+    for more in ({}, {"correct_motion": True}):
+        solved = problem(scan, physics_of(scan, **physics, **more))
+        chosen = replace(sampling(SamplingSettings(solver="dds", steps=3), PRIOR), trace=True)
+        assert ("residual_by_level" in run(solved.suited_to(DDS()), PRIOR, chosen).record) == (not more)
+
+
 def test_several_samples_have_a_mean_motion():
     scan, _, _, maps = moving_scan()
     physics = {"maps": maps, "noise_std": 0.01, "correct_motion": True}
@@ -325,7 +337,7 @@ def test_maps_from_moved_calibration_lines_give_a_warning(dead):
 def test_only_the_poses_of_calibration_lines_count(points):
     """Shot 3 has no line in the centre; its motion does not change the maps."""
     scan, *_ = moving_scan()
-    mask = scan.mask if points else scan.mask[0]
+    mask = np.broadcast_to(scan.mask, (64, 60)) if points else np.atleast_2d(scan.mask)[0]
     labels = np.where(mask, np.arange(60) % 3, -1)
     labels[..., :8] = np.where(mask[..., :8], 3, -1)
     scan = replace(scan, mask=mask, shots=labels)
@@ -391,8 +403,9 @@ def test_implausible_motion_gives_a_warning():
     scan, *_ = moving_scan()
     moving = problem(scan, physics_of(scan, correct_motion=True)).suited_to(DDS())
     images, fits = torch.ones(1, 1, 64, 60), []
-    moving.motion = {0: torch.tensor([[0.0, 0.0, 0.0], [0.1, 3.0, 0.0]])}
+    still = [[0.0, 0.0, 0.0]] * 3
+    moving.motion = {0: torch.tensor([*still, [0.1, 3.0, 0.0]])}
     assert not any("implausibly" in text for text in moving.review(images, fits, DDS()))
     for large in ([0.1, 0.0, 15.0], [0.4, 0.0, 0.0]):
-        moving.motion = {0: torch.tensor([[0.0, 0.0, 0.0], large])}
+        moving.motion = {0: torch.tensor([*still, large])}
         assert any("implausibly" in text for text in moving.review(images, fits, DDS()))
