@@ -173,6 +173,7 @@ def measure(name: str, seed: int, accel: int, n_shots: int) -> dict[str, Any]:
     correct = name not in ("still", "uncorrected")
     made = reconstructed(case, correct, maps, seed=seed)
     found = {"psnr": psnr(made.image[0], case), "seconds": made.record["seconds"]}
+    found |= {"residual": made.record["relative_residual"], "warnings": list(made.record["warnings"])}
     if correct:
         poses = np.concatenate([made.parameters["angle"][0][:, None], made.parameters["shift"][0]], axis=1)
         found |= pose_errors(poses, case)

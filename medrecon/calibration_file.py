@@ -44,8 +44,8 @@ _PLAIN = (
     "modality", "beam", "task", "frame_axis",
 )  # fmt: skip
 """Fields of the record that are compared as they are."""
-_VOLUME = {"volume": False, "z_correlation": 0, "planes": ["axial"]}
-"""Such fields of volumes, and the values that slices one by one and older records have."""
+_RARE = {"volume": False, "z_correlation": 0, "planes": ["axial"], "joint_maps": False}
+"""Such fields of some records only, and the values that all others and older records have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "non_cartesian": "shots" in record,
         **({"motion": True} if "motion" in record else {}),
         **{name: record.get(name) for name in _PLAIN},
-        **{name: record[name] for name, default in _VOLUME.items() if record.get(name, default) != default},
+        **{name: record[name] for name, default in _RARE.items() if record.get(name, default) != default},
     }
 
 
@@ -258,8 +258,9 @@ def _by_key(name: str) -> Callable[[object], dict[float, dict[float, float]]]:
 def _settings(value: object) -> dict[str, Any]:
     settings = dict(_mapping(value, "settings"))
     expected = set(settings_of({}))
-    if set(settings) != expected:
-        wrong = sorted(expected ^ set(settings))[0]
+    others = set(settings) - {*_RARE, "motion"}
+    if others != expected:
+        wrong = sorted(expected ^ others)[0]
         raise _UnusableError(f"has settings {'without' if wrong in expected else 'with the unknown'} {shown(wrong)}")
     solver = _mapping(settings["solver"], "the solver")
     if not isinstance(solver.get("name"), str):

@@ -702,8 +702,13 @@ class _Run:
         return rows if slices is None or length is None else VolumeSeeds(rows, length, slices)
 
     def _traced(self, prior: Prior | None, data: Likelihood) -> Prior | None:
-        """The prior; with ``trace``, it measures the residual of the first sample of the first items with signal."""
+        """The prior; with ``trace``, it measures the residual of the first sample of the first items with signal.
+
+        Not with estimated parameters: ``data`` has those of the start, which the run changes.
+        """
         if not self.sampling.trace or prior is None or self.levels or not bool((data.y != 0).any()):
+            return prior
+        if isinstance(data, BlindGaussian):
             return prior
 
         @torch.no_grad()

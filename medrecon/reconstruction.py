@@ -55,7 +55,7 @@ class Plan:
         sampling = self.sampling
         if sampling.n_samples == 1:
             return ()
-        return map_names(calibrated(sampling, sampling.sigmas))
+        return map_names(calibrated(self.problem, sampling, sampling.sigmas))
 
     def run(
         self,

@@ -71,19 +71,20 @@ class Outcome(NamedTuple):
     levels: Mapping[float, float] = {}
 
 
-def calibrated(sampling: Sampling, sigmas: torch.Tensor) -> bool:
+def calibrated(problem: Problem, sampling: Sampling, sigmas: torch.Tensor) -> bool:
     """Whether the spread of samples may be called an uncertainty: by a calibration, or as the solver promises.
 
     Args:
+        problem: the problem to solve.
         sampling: solver, start and calibration.
         sigmas: noise levels of the run.
     """
-    return sampling.calibration is not None or _solver_is_calibrated(sampling, sigmas)
+    return sampling.calibration is not None or _solver_is_calibrated(problem, sampling, sigmas)
 
 
-def _solver_is_calibrated(sampling: Sampling, sigmas: torch.Tensor) -> bool:
-    """Whether the solver gives samples the spread of the posterior; after a warm start it does not."""
-    return sampling.start is None and sampling.solver.calibrated(sigmas)
+def _solver_is_calibrated(problem: Problem, sampling: Sampling, sigmas: torch.Tensor) -> bool:
+    """Whether the solver gives samples the spread of the posterior; not after a warm start, nor with estimated parameters."""
+    return sampling.start is None and not problem.is_blind and sampling.solver.calibrated(sigmas)
 
 
 def versions() -> dict[str, str]:
@@ -162,7 +163,7 @@ def _spread_settings(
 ) -> dict[str, Any]:
     """Entries of the record that :func:`medrecon.calibration_file.settings_of` takes, without the particles."""
     solver, start = sampling.solver, sampling.start
-    own = _solver_is_calibrated(sampling, sigmas)
+    own = _solver_is_calibrated(problem, sampling, sigmas)
     return {
         "bundle": None
         if prior is None

@@ -81,6 +81,7 @@ medrecon.data.sampling.check_stored_mask                   3  data/test_sampling
 medrecon.data.sampling.masks_of_slices                     3  problems/test_stack.py
 medrecon.data.sampling.one_sided_warnings                  3  cli/test_advice.py
 medrecon.data.sampling.sampling_difference                 3  data/test_sampling.py
+medrecon.data.shots.check_shots                            3  data/test_shots.py
 medrecon.data.trajectories.echo_planar                     3  data/test_trajectories.py
 medrecon.data.trajectories.radial                          3  data/test_trajectories.py
 medrecon.data.trajectories.spiral                          3  data/test_trajectories.py
@@ -169,6 +170,9 @@ medrecon.handlers.KeepBest.__call__                        3  training/test_trai
 medrecon.handlers.KeepBest.restore                         3  training/test_training.py
 medrecon.handlers._load_checkpoint                         3  training/test_training.py
 medrecon.handlers._load_checkpoint.position                3  training/test_training.py
+medrecon.joint_maps.JointMaps.inverted                     3  test_joint_maps.py
+medrecon.joint_maps.JointMaps.updated                      3  test_joint_maps.py
+medrecon.joint_maps.normalised_maps                        3  test_joint_maps.py
 medrecon.likelihood.Gaussian.fit                           3  operators/test_precision.py
 medrecon.likelihood.Poisson._rates                         3  solvers/test_counts.py
 medrecon.likelihood.Rician._expected                       3  test_likelihood.py
@@ -210,6 +214,10 @@ medrecon.operators.motion._shears                          3  operators/test_mot
 medrecon.operators.motion.rigid_field                      3  operators/test_motion.py operators
 medrecon.operators.mri._Sampling._masked_norm_squared      3  operators/test_operators.py operators
 medrecon.operators.mri._combined                           3  operators/test_mri.py operators
+medrecon.operators.nlinv.JointMRI.step                     3  operators/test_nlinv.py test_joint_maps.py
+medrecon.operators.nlinv.SmoothMaps.__init__               3  operators/test_nlinv.py
+medrecon.operators.nlinv.invert                            3  operators/test_nlinv.py solvers/test_nlinv.py
+medrecon.operators.nlinv.low_resolution_phase              3  operators/test_nlinv.py solvers/test_nlinv.py test_joint_maps.py
 medrecon.operators.nonlinear.Magnitude.vjp                 3  operators/test_nonlinear.py operators
 medrecon.operators.nufft.NUFFT.__init__                    3  problems/test_noncartesian.py
 medrecon.operators.nufft_backends.SparseTransform.__init__   3  operators/test_nufft.py operators
@@ -276,12 +284,16 @@ medrecon.problems.dynamic.Dynamic.likelihood               3  problems/test_dyna
 medrecon.problems.images.Images.likelihood                 3  problems/test_images.py
 medrecon.problems.images.Images.to_image                   3  problems/test_images.py
 medrecon.problems.images.finer_geometry                    3  problems/test_images.py
+medrecon.problems.joint_maps.EstimatedMaps._started        3  problems/test_joint_maps.py
+medrecon.problems.joint_maps.EstimatedMaps.suited_to       3  problems/test_joint_maps.py
+medrecon.problems.maps.CoilProblem.check_source            3  formats/test_mapped.py
+medrecon.problems.maps.CoilProblem.facts                   3  problems/test_maps.py
+medrecon.problems.motion.MovingCartesian._calibration_warnings 3  problems/test_motion.py
+medrecon.problems.motion.MovingCartesian.review            3  problems/test_motion.py
 medrecon.problems.motion.MovingShots._step                 3  problems/test_motion.py
 medrecon.problems.motion.MovingShots.updated               3  problems/test_motion.py
 medrecon.problems.motion.relative_poses                    3  problems/test_motion.py
 medrecon.problems.motion.smooth_map_phase                  3  problems/test_motion.py
-medrecon.problems.maps.CoilProblem.check_source            3  formats/test_mapped.py
-medrecon.problems.maps.CoilProblem.facts                   3  problems/test_maps.py
 medrecon.problems.noncartesian.NonCartesian._transform     3  problems/test_noncartesian.py
 medrecon.problems.noncartesian.NonCartesian.acceleration   3  test_quality.py
 medrecon.problems.noncartesian.NonCartesian.likelihood     3  problems/test_noncartesian.py
@@ -309,6 +321,7 @@ medrecon.report.index._number                              2  report/test_index.
 medrecon.report.index.row_of                               3  report/test_index.py
 medrecon.report.orientation._letters                       3  report/test_orientation.py
 medrecon.report.orientation.edges                          3  report/test_orientation.py
+medrecon.report.sections.motion                            3  report/test_page.py
 medrecon.report.viewer._is_oriented                        2  report/test_viewer.py
 medrecon.report.viewer._nifti                              3  report/test_viewer.py
 medrecon.report.viewer._pooled                             3  report/test_viewer.py

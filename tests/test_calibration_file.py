@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from medrecon.calibration_file import (
@@ -68,6 +69,9 @@ def digest(**changes):
         {"shots": 12},
         {"task": "denoise"},
         {"frame_axis": "phase"},
+        {"volume": True},
+        {"joint_maps": True},
+        {"motion": {"shots": 8}},
     ],
     ids=str,
 )
@@ -94,6 +98,11 @@ def test_the_digest_does_not_change_with_anything_else():
     assert digest(symmetries={"flip": [-1], "shift": 16, "phase": 1}) != digest()
 
 
+def moving():
+    scan = cartesian(mask=columns(), noise=0.01)[0]
+    return replace(scan, shots=np.where(scan.mask, np.arange(scan.mask.size).reshape(scan.mask.shape) % 3, -1))
+
+
 @pytest.mark.parametrize(
     ("make", "options"),
     [
@@ -104,9 +113,15 @@ def test_the_digest_does_not_change_with_anything_else():
         (lambda: noncartesian(cartesian(noise=0.01, slices=1)[0]), {}),
         (lambda: sinogram("parallel"), {"image_size": 32, "bundle": spec("attenuation")}),
         (lambda: sinogram("fan"), {"image_size": 32, "bundle": spec("attenuation")}),
+        (lambda: cartesian(mask=columns(acs=3), noise=0.01)[0], {}),
+        (lambda: cartesian(mask=columns(acs=3), noise=0.01)[0], {"solver": "tds", "particles": 4, "maps": "auto"}),
+        (moving, {"correct_motion": True}),
     ],
-    ids=["k-space", "coil images", "particles", "warm start", "trajectory", "sinogram", "fan beam"],
-)
+    ids=[
+        "k-space", "coil images", "particles", "warm start", "trajectory", "sinogram", "fan beam", "joint maps", "first maps",
+        "motion",
+    ],
+)  # fmt: skip
 def test_settings_before_a_run_are_those_of_its_record(make, options):
     made = plan(make(), **{"bundle": spec(), "steps": 3, "samples": 2, "condition": None, **options})
     settings, acceleration = planned_settings(made.problem, made.prior, made.sampling)
@@ -116,8 +131,35 @@ def test_settings_before_a_run_are_those_of_its_record(make, options):
     assert record["calibration"] is None
 
 
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda: cartesian(mask=columns(acs=15), noise=0.01, slices=1)[0], {"maps": "joint"}),
+        (moving, {"correct_motion": True}),
+    ],
+    ids=["joint maps", "motion"],
+)
+def test_estimated_parameters_leave_calibrations_of_known_ones_out(make, options, tmp_path):
+    """A given file is refused, that of a bundle is not used, and what the solver promises for known parameters is not said."""
+    common = {"steps": 120, "samples": 2, "sigma_max": 8.0, "solver": "tmpd", "settings": {"n_cg": 20}}
+    scan, prior = make(), spec()
+    known = plan(scan, bundle=prior, maps="espirit", **common)
+    settings, acceleration = planned_settings(known.problem, known.prior, known.sampling)
+    made = Calibration(settings=settings, acceleration=acceleration, images=20, factors=FACTORS)
+    (tmp_path / "cal.json").write_bytes(encode([made]))
+    prior = replace(prior, calibrations=(made,))
+    again = plan(scan, bundle=prior, maps="espirit", **common)
+    assert again.sampling.calibration is made and "std" in known.maps
+    blind = plan(scan, bundle=prior, **common, **options)
+    assert blind.sampling.calibration is None and "std" not in blind.maps
+    differs = "joint maps" if "maps" in options else "motion"
+    with pytest.raises(InputError, match=f"of other runs \\({differs} is none there and True here"):
+        plan(scan, bundle=prior, calibration=tmp_path / "cal.json", **common, **options)
+
+
 def test_a_file_is_read_as_it_was_written(tmp_path):
     both = [calibration(check={"before": {"pixels": {"0.9": 0.6}}}), calibration({**RECORD, "acceleration": None})]
+    both.append(calibration({**RECORD, "joint_maps": True, "motion": {}, "volume": True, "z_correlation": 1.5}))
     (tmp_path / "cal.json").write_bytes(encode(both))
     read = read_calibrations(tmp_path / "cal.json")
     assert [replace(one, source="", sha256="") for one in read] == both

@@ -137,7 +137,7 @@ def reconstruct_case(
     scan = _load(arguments, case)
     if stem is None:
         stem = stem_of_images(arguments, options, replace(case, stem=scan.stem))
-    files = [options[name] for name in ("maps", "mask") if given_maps(options.get(name)) is not None]
+    files = [options[name] for name in ("maps", "mask", "shots") if given_maps(options.get(name)) is not None]
     output = replace(output, stem=stem, sources=[scan.path, *files])
     planned = plan(scan, load=_prior, reading=_reading(arguments, case), **options)
     _LOGGER.debug("%s: %s", case.path, _plan_line(scan, planned))

@@ -252,6 +252,12 @@ def _map_sets(
         return 2, ()
     # Not the given noise level: if it is too small, noise counts as signal, which a single set of maps cannot describe.
     needed, text = choose_sets(scan.kspace, mask, outer, name=str(scan.path))
+    if needed == 2 and physics.correct_motion:
+        text = (
+            f"{scan.path}: the calibration lines do not fit a single set of coil maps, because of motion between them or "
+            "because the object is larger than the field of view; poses and image may be wrong; give maps of lines without "
+            "motion (--maps)"
+        )
     return (needed, ()) if requested == "auto" else (1, (text,) if needed == 2 else ())
 
 

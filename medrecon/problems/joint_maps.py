@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +52,10 @@ class EstimatedMaps(Cartesian):
         by_nlinv = isinstance(solver, NLINV)
         if by_nlinv and self.method == "espirit":
             raise InputError(f"{self.name}: solver 'nlinv' estimates coil maps itself; leave out --maps espirit")
+        if by_nlinv and self.in_volume:
+            raise InputError(
+                f"{self.name}: solver 'nlinv' works slice by slice; leave out --volume, or choose cg-sense"
+            )
         if solver.has_particles and self.method == "joint":
             raise InputError(
                 f"{self.name}: solver {name_of(solver)!r} weighs particles by one set of coil maps, which joint estimation "
@@ -66,8 +70,10 @@ class EstimatedMaps(Cartesian):
         return out
 
     @property
-    def is_joint(self) -> bool:
-        """Whether maps are not from ESPIRiT."""
+    def _by_joint_estimation(self) -> bool:
+        """Whether maps are not from ESPIRiT; the zero-filled image needs no NLINV."""
+        if self.zero_filled:
+            return self.method == "joint"
         return self.is_blind or self.method in ("joint", "auto joint")
 
     @property
@@ -75,7 +81,7 @@ class EstimatedMaps(Cartesian):
         """As for any coil problem, and one about few calibration lines."""
         common = np.asarray(self.mask.all(axis=0)) if self.mask.ndim == 3 else self.mask
         lines = calibration_lines(common, tuple(self.kspace.shape[2:]))
-        if lines >= _SAFE_LINES or not self.is_joint or (self.zero_filled and self.method != "joint"):
+        if lines >= _SAFE_LINES or not self._by_joint_estimation:
             return super().warnings
         return (
             *super().warnings,
@@ -84,8 +90,8 @@ class EstimatedMaps(Cartesian):
         )
 
     def estimate(self, item: int) -> CoilMaps:
-        """Maps by NLINV or ESPIRiT; the zero-filled image needs no NLINV."""
-        if not self.is_joint or (self.zero_filled and self.method != "joint"):
+        """Maps by NLINV or ESPIRiT."""
+        if not self._by_joint_estimation:
             return super().estimate(item)
         data = self._unknown(slice(item, item + 1), torch.device("cpu"))
         return CoilMaps(self._started(data, slice(item, item + 1)).maps[0], _NLINV)
@@ -117,6 +123,10 @@ class EstimatedMaps(Cartesian):
         scale, unit = unit_scale(image)
         noise = self.noise_std / self.unit / unit
         return Scaled(replace(data, y=data.y / unit.view(-1, 1, 1, 1), noise_std=noise), scale, scale)
+
+    def facts(self) -> dict[str, Any]:
+        """As for Cartesian scans, and ``joint_maps`` if maps are not from ESPIRiT."""
+        return {**super().facts(), **({"joint_maps": True} if self._by_joint_estimation else {})}
 
     def keep(self, items: slice, data: BlindGaussian) -> None:
         """Keep the final maps."""

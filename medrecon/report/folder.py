@@ -28,7 +28,7 @@ from medrecon.report.gather import (
     with_reference,
 )
 from medrecon.report.page import page
-from medrecon.settings import PriorSettings, SamplingSettings, option_names
+from medrecon.settings import PriorSettings, SamplingSettings, given_maps, option_names
 from medrecon.uncertainty import MAPS
 from medrecon.volumes import load_volume
 
@@ -195,8 +195,8 @@ def problem_of_record(record: Mapping[str, Any], scan: Path) -> Problem:
     physics = {name: value for name, value in options.items() if name in option_names(kind) and name not in skipped}
     if "slices" in physics:
         physics["slices"] = _slice(physics["slices"])
-    for name in ("maps", "mask"):
-        if physics.get(name):
+    for name in ("maps", "mask", "shots"):
+        if given_maps(physics.get(name)) is not None:
             physics[name] = _file(scan, physics[name])
     return problem(loaded, kind(**physics))
 

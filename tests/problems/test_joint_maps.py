@@ -126,6 +126,32 @@ def test_any_scale_and_double_precision(scale):
     assert np.allclose(dds(scaled, 4).image / scale, one.image, atol=1e-3 * one.image.max())
 
 
+def test_masks_by_slice():
+    """Every slice is the slice alone with its mask."""
+    masks = np.stack([columns(acs=5), np.roll(columns(acs=1), 1, axis=1)])
+    masks[:, :, SHAPE[1] // 2 - 2 : SHAPE[1] // 2 + 3] = True
+    scan, truth, _ = cartesian(coils=8, noise=0.01)
+    physics = {"maps": "joint", "noise_std": 0.01}
+    both = dds(scan, 4, physics={**physics, "mask": masks})
+    assert error(both, truth) < 0.06
+    for i, mask in enumerate(masks):
+        alone = dds(scan, 4, physics={**physics, "mask": mask, "slices": slice(i, i + 1)})
+        assert np.allclose(alone.image[0], both.image[i], atol=1e-4 * both.image.max())
+    swapped = dds(scan, 4, physics={**physics, "mask": masks[::-1]})
+    assert not np.allclose(swapped.image, both.image, atol=1e-2 * both.image.max())
+
+
+def test_volumes():
+    """A volume keeps its maps: NLINV's, or ESPIRiT's where classical solvers use it."""
+    for acs, source in ((3, "joint estimation (NLINV)"), (9, "ESPIRiT")):
+        made = dds(scan_of(columns(acs=acs), slices=2, coils=8)[0], 2, physics={"volume": True})
+        assert made.record["maps_source"].startswith(source) and not made.parameters
+    with pytest.raises(InputError, match="leave out --volume or --maps joint"):
+        dds(scan_of()[0], 2, physics={"volume": True, "maps": "joint"})
+    with pytest.raises(InputError, match="'nlinv' works slice by slice"):
+        solve(scan_of()[0], "nlinv", physics={"volume": True})
+
+
 def test_empty_slices_and_dead_coils():
     scan, truth, _ = scan_of(slices=2, coils=8)
     kspace = scan.kspace.copy()

@@ -11,8 +11,10 @@ from medrecon.data.errors import InputError
 from medrecon.data.scan import Geometry
 from medrecon.operators import AsComplex, Poses, moving_sense, sense
 from medrecon.operators.motion import moved
+from medrecon.posterior import run, sampling
 from medrecon.problems import physics_of, problem
 from medrecon.problems.motion import MovingShots, relative_poses, smooth_map_phase
+from medrecon.settings import SamplingSettings
 from medrecon.solvers import DDS
 
 from ..make.operators import random_tensor
@@ -277,6 +279,16 @@ def test_the_one_path_finds_the_motion_and_records_it():
     assert np.allclose(batch.image, made.image, atol=1e-3 * made.image.max())
 
 
+def test_the_residual_by_level_is_not_that_of_the_start():
+    """A likelihood without motion would give many times the noise at every level, although the image explains the data."""
+    scan, _, _, maps = moving_scan()
+    physics = {"maps": maps, "noise_std": 0.01}
+    for more in ({}, {"correct_motion": True}):
+        solved = problem(scan, physics_of(scan, **physics, **more))
+        chosen = replace(sampling(SamplingSettings(solver="dds", steps=3), PRIOR), trace=True)
+        assert ("residual_by_level" in run(solved.suited_to(DDS()), PRIOR, chosen).record) == (not more)
+
+
 def test_several_samples_have_a_mean_motion():
     scan, _, _, maps = moving_scan()
     physics = {"maps": maps, "noise_std": 0.01, "correct_motion": True}
@@ -303,6 +315,63 @@ def test_maps_are_estimated_and_labels_given():
         replace(scan, shots=None), "dds", PRIOR, {"correct_motion": True, "shots": labels}, steps=5, sigma_max=0.3
     )
     assert made.record["motion"]["shots"] == 4 and made.record["maps_source"].startswith("ESPIRiT")
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_maps_from_moved_calibration_lines_give_a_warning(dead):
+    """Whatever the residual: with a dead coil it is not above the limits, and the image is wrong by a third."""
+    scan, _, _, maps = moving_scan(size=3.0)
+    kspace = scan.kspace.copy()
+    kspace[:, 1] *= not dead
+    scan, common = replace(scan, kspace=kspace), {"steps": 12, "sigma_max": 0.3}
+    on = {"correct_motion": True, "noise_std": 0.01}
+    moved_lines = solve(scan, "dds", PRIOR, on, **common).record
+    assert any("in several poses (up to" in text for text in moved_lines["warnings"])
+    if not dead:
+        given = solve(scan, "dds", PRIOR, {**on, "maps": maps}, **common).record
+        still = solve(moving_scan(size=0.0)[0], "dds", PRIOR, on, **common).record
+        assert not given["warnings"] and not still["warnings"]
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_only_the_poses_of_calibration_lines_count(points):
+    """Shot 3 has no line in the centre; its motion does not change the maps."""
+    scan, *_ = moving_scan()
+    mask = np.broadcast_to(scan.mask, (64, 60)) if points else np.atleast_2d(scan.mask)[0]
+    labels = np.where(mask, np.arange(60) % 3, -1)
+    labels[..., :8] = np.where(mask[..., :8], 3, -1)
+    scan = replace(scan, mask=mask, shots=labels)
+    moving = problem(scan, physics_of(scan, correct_motion=True)).suited_to(DDS())
+    near, far = [0.0, 0.0, 0.0], [math.radians(9.0), 9.0, 9.0]
+    moving.motion = {0: torch.tensor([near, [0.001, 0.4, -0.05], near, far], dtype=DOUBLE)}
+    assert not moving._calibration_warnings()
+    moving.motion[0][1] = torch.tensor([math.radians(-2.0), -3.0, 0.1])
+    (text,) = moving._calibration_warnings()
+    assert "up to 2.0 degrees and 3.0 pixels" in text
+    moving.given = moving.estimate(0)
+    assert not moving._calibration_warnings()
+
+
+def test_calibration_lines_that_do_not_fit_one_set_of_maps():
+    """The advice for an object larger than the field of view, two sets of maps, is of no use here."""
+    scan, *_ = moving_scan(size=3.0)
+    texts = problem(scan, physics_of(scan, correct_motion=True)).warnings
+    assert any("because of motion between them" in text for text in texts)
+    assert not any("use two sets" in text for text in texts)
+
+
+def test_motion_that_still_changes_gives_a_warning():
+    data, x = measured(random_poses(2, 4, 3.0))
+    first = data.updated(x, 0.2)
+    expected = in_degrees_and_pixels(poses_of(first) - poses_of(data)).abs().amax((1, 2))
+    assert torch.allclose(first.change, expected) and float(first.change.min()) > 0.4
+    assert float(estimated(data, x).change.max()) < 1e-3
+    scan, *_ = moving_scan()
+    moving = problem(scan, physics_of(scan, correct_motion=True)).suited_to(DDS())
+    for change, warned in ((0.05, False), (0.5, True)):
+        moving.changes = {0: change}
+        texts = moving.review(torch.ones(1, 1, 64, 60), [], DDS())
+        assert any("still changed by 0.50" in text for text in texts) == warned
 
 
 @pytest.mark.parametrize(
@@ -334,7 +403,9 @@ def test_implausible_motion_gives_a_warning():
     scan, *_ = moving_scan()
     moving = problem(scan, physics_of(scan, correct_motion=True)).suited_to(DDS())
     images, fits = torch.ones(1, 1, 64, 60), []
-    moving.motion = {0: torch.tensor([[0.0, 0.0, 0.0], [0.1, 3.0, 0.0]])}
+    still = [[0.0, 0.0, 0.0]] * 3
+    moving.motion = {0: torch.tensor([*still, [0.1, 3.0, 0.0]])}
     assert not any("implausibly" in text for text in moving.review(images, fits, DDS()))
-    moving.motion = {0: torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 15.0]])}
-    assert any("implausibly" in text for text in moving.review(images, fits, DDS()))
+    for large in ([0.1, 0.0, 15.0], [0.4, 0.0, 0.0]):
+        moving.motion = {0: torch.tensor([*still, large])}
+        assert any("implausibly" in text for text in moving.review(images, fits, DDS()))

@@ -70,6 +70,7 @@ WAYS = {
         {"task": "superres", "factor": [3, 1, 2]},
         {"z_correlation": 1.0},
     ),
+    "k-space, joint maps": (kspace_file, "brain_mri", {"maps": "joint"}, {}),
     "k-space, moving": (shots_file, "brain_mri", {"correct_motion": True}, {}),
     "trajectory": (radial_file, "brain_mri", {}, {}),
     "sinogram": (sinogram_file, "chest_ct", {"image_size": 64, "voxel": 1.5}, {}),

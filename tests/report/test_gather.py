@@ -58,8 +58,18 @@ def frames_file(folder):
     return folder / "scan.npz"
 
 
+def moving_file(folder):
+    """With labels of shots in a file of their own."""
+    path = kspace_file(folder)
+    mask = columns().all(0)
+    np.savez(folder / "shots.npz", shots=np.where(mask, (np.cumsum(mask) - 1) % 3, -1))
+    return path
+
+
 KINDS = {
     "k-space": (kspace_file, []),
+    "k-space, joint maps": (kspace_file, ["--maps", "joint"]),
+    "k-space, moving": (moving_file, ["--correct-motion", "--shots", "FOLDER/shots.npz"]),
     "k-space, HDF5": (kspace_file, ["--format", "h5"]),
     "k-space, npz": (kspace_file, ["--format", "npz", "--slices", "1:2"]),
     "sinogram": (sinogram_file, ["--image-size", "48", "--voxel", "1.5"]),
@@ -79,7 +89,7 @@ def test_a_folder_gives_the_page_of_its_run(kind, tmp_path):
     """``medrecon report`` writes what ``recon --report`` wrote, byte by byte, from the files alone and the scan."""
     make, more = KINDS[kind]
     path, out = make(tmp_path), tmp_path / "out"
-    assert recon(path, out, *more) == 0
+    assert recon(path, out, *[word.replace("FOLDER", str(tmp_path)) for word in more]) == 0
     page, sidecar = out / "scan.html", json.loads((out / "scan.json").read_text())
     first = page.read_bytes()
     assert sidecar["files"][-1] == "scan.html" and sidecar["sha256"]["scan.html"] == hashlib.sha256(first).hexdigest()
