@@ -1,22 +1,26 @@
 """Images blurred by a kernel that the solver does not have: motion, defocus and turbulence, on brain MR and chest CT.
 
-    python benchmarks/blind.py --store blind.jsonl [--only blinddps dps-true] [--cases mr-motion ct-defocus] [--count 6]
+    python benchmarks/blind.py --store blind.jsonl [--only blinddps dps-true] [--cases mr-motion ct-defocus] [--count 4]
     python benchmarks/blind.py --store blind.jsonl --table
+    python benchmarks/blind.py --spectrum
 
 The middle 128 x 128 pixels of validation slices (MR: subject omsL_12; CT: patients held out of the training) are blurred by
 kernels whose seeds the training of the kernel prior did not use. The data are the 96 x 96 pixels for which the kernel needs
 none outside, with noise of --noise. PSNR (range 1) and SSIM are those of these pixels, after the whole-pixel shift of at most
 3 that suits best; the correlation of kernels is that after the best shift. All solvers start from the blurred image with noise
 of 0.5. Rows: the blurred image; DPS with a Gaussian kernel of the same standard deviation; DPS with the true kernel, a bound;
-the blind solvers. Results in the store are not computed again.
+the blind solvers. Results in the store are not computed again. --spectrum fits the mean power of training slices by a power
+of the frequency, as medrecon/blur.py has it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Mapping
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +29,7 @@ from problems import DATA, bundle_prior
 from torch import Tensor
 from torch.nn import functional as F
 
-from medrecon.blur import BlindBlur, BlindTurbulence, SmoothField
+from medrecon.blur import BlindBlur, BlindTurbulence, BlurSpectrum, SmoothField
 from medrecon.bundle import load_prior
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise, karras
@@ -39,7 +43,7 @@ from medrecon.solvers import DPS, BlindDPS, GibbsDDRM
 from medrecon.training.kernels import blur_kernels
 from medrecon.training.slices import load_slices
 
-SIDE, REACH, FIRST_SEED = 128, KERNEL_SIZE // 2, 2_000_000
+SIDE, REACH, FIRST_SEED = 128, KERNEL_SIZE // 2, 4_000_000
 CASES = [f"{scan}-{blur}" for scan in ("mr", "ct") for blur in ("motion", "defocus", "turbulence")]
 ROWS = ("input", "dps-wrong", "dps-true", "blinddps", "gibbsddrm")
 RANGES = {"motion": {"extent": (8.0, 18.0)}, "defocus": {"radius": (2.0, 5.0)}}
@@ -56,6 +60,28 @@ def images(scan: str, count: int) -> Tensor:
     margin = (256 - SIDE) // 2
     crop = stack[:, :, margin:-margin, margin:-margin]
     return torch.from_numpy(np.ascontiguousarray(crop)) / (200 if scan == "mr" else 1000)
+
+
+def spectrum(scan: str, count: int = 40) -> tuple[float, float]:
+    """Amplitude and exponent of the mean power of ``count`` training slices, from 0.02 to 0.35 cycles per pixel."""
+    if scan == "mr":
+        rows = load_slices(DATA / "train" / "brain_slices_256.npz", {"stripped": [0]})
+    else:
+        held_out = {"subject": bundle_prior("chest_ct")[2]}
+        rows = load_slices(DATA / "train" / "ct_slices_256.npz", exclude=held_out)
+    some = rows[:: len(rows) // count][:count]
+    y = torch.from_numpy(np.stack([np.asarray(row["image"], np.float32) for row in some])) / (
+        200 if scan == "mr" else 1000
+    )
+    model = BlurSpectrum(y, 0.0)
+    edges = torch.logspace(math.log10(0.02), math.log10(0.35), 9).tolist()
+    points = []
+    for low, high in pairwise(edges):
+        ring = (model.frequency >= low) & (model.frequency < high)
+        points.append((model.frequency[ring].log().mean(), model.power.mean(0)[ring].mean().log()))
+    f, power = torch.tensor(points, dtype=torch.float64).T
+    slope = ((f - f.mean()) * (power - power.mean())).sum() / ((f - f.mean()) ** 2).sum()
+    return float((power.mean() - slope * f.mean()).exp()), float(slope)
 
 
 def best_shift(kernel: Tensor, truth: Tensor) -> float:
@@ -149,19 +175,36 @@ def finished(store: Path) -> list[dict]:
 
 
 def table(cells: list[dict]) -> None:
-    """Print means over images."""
-    print(
-        "| case | row | n | PSNR | SSIM | kernel correlation (lowest) | seconds |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
+    """Print means and standard deviations over images."""
+    print("| case | row | n | PSNR | SSIM | kernel correlation (lowest) | seconds |\n" + "| --- " * 7 + "|")
     for case in CASES:
         for row in ROWS:
             some = [cell for cell in cells if (cell["case"], cell["row"]) == (case, row)]
-            if some:
-                psnr, ssim_, corr, s = (
-                    np.mean([cell[key] for cell in some]) for key in ("psnr", "ssim", "corr", "seconds")
-                )
-                low = min(cell["corr"] for cell in some)
-                print(f"| {case} | {row} | {len(some)} | {psnr:.2f} | {ssim_:.3f} | {corr:.3f} ({low:.2f}) | {s:.0f} |")
+            if not some:
+                continue
+            values = np.array([[cell[key] for key in ("psnr", "ssim", "corr", "seconds")] for cell in some])
+            (psnr, ssim_, corr, seconds), spread = (
+                values.mean(0),
+                values.std(0, ddof=1) if len(some) > 1 else np.zeros(4),
+            )
+            print(
+                f"| {case} | {row} | {len(some)} | {psnr:.2f} ± {spread[0]:.2f} | {ssim_:.3f} ± {spread[1]:.3f} "
+                f"| {corr:.3f} ± {spread[2]:.3f} ({values[:, 2].min():.2f}) | {seconds:.0f} |"
+            )
+    gains(cells)
+
+
+def gains(cells: list[dict]) -> None:
+    """Print how many decibels the blind solvers gain over other rows, on the same images."""
+    psnr = {(cell["case"], cell["row"], cell["index"]): cell["psnr"] for cell in cells}
+    for case, row, other in product(CASES, ("blinddps", "gibbsddrm"), ("input", "dps-wrong")):
+        first, second = (
+            {i: value for (c, r, i), value in psnr.items() if (c, r) == (case, name)} for name in (row, other)
+        )
+        pairs = [first[i] - second[i] for i in first if i in second]
+        if pairs:
+            better = sum(gain > 0 for gain in pairs)
+            print(f"{case}: {row} - {other}: {np.mean(pairs):+.2f} dB, better on {better} of {len(pairs)}")
 
 
 def picture(path: Path, case: Case, x: Tensor, kernel: Tensor) -> None:
@@ -177,16 +220,21 @@ def picture(path: Path, case: Case, x: Tensor, kernel: Tensor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--store", type=Path, default=Path("blind.jsonl"))
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=ROWS)
     parser.add_argument("--cases", nargs="*", default=CASES, choices=CASES)
-    parser.add_argument("--count", type=int, default=6, help="images per case")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--count", type=int, default=4, help="images per case")
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--noise", type=float, default=0.01)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the blind solvers")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
     parser.add_argument("--table", action="store_true", help="print the table of the store and stop")
+    parser.add_argument("--spectrum", action="store_true", help="fit the power of training slices and stop")
     arguments = parser.parse_args()
+    if arguments.spectrum:
+        for scan in ("mr", "ct"):
+            print("{}: {:.2e} f^{:.2f}".format(scan, *spectrum(scan)))
+        return
     if arguments.table:
         table(finished(arguments.store))
         return
