@@ -3,6 +3,7 @@
     python benchmarks/blind.py --store blind.jsonl [--only blinddps dps-true] [--cases mr-motion ct-defocus] [--count 4]
     python benchmarks/blind.py --store blind.jsonl --table
     python benchmarks/blind.py --spectrum
+    python benchmarks/blind.py --tilt
 
 The middle 128 x 128 pixels of validation slices (MR: subject omsL_12; CT: patients held out of the training) are blurred by
 kernels whose seeds the training of the kernel prior did not use. The data are the 96 x 96 pixels for which the kernel needs
@@ -10,7 +11,8 @@ none outside, with noise of --noise. PSNR (range 1) and SSIM are those of these 
 3 that suits best; the correlation of kernels is that after the best shift. All solvers start from the blurred image with noise
 of 0.5. Rows: the blurred image; DPS with a Gaussian kernel of the same standard deviation; DPS with the true kernel, a bound;
 the blind solvers. Results in the store are not computed again. --spectrum fits the mean power of training slices by a power
-of the frequency, as medrecon/blur.py has it.
+of the frequency, as medrecon/blur.py has it. --tilt: whether the tilt of turbulence is found where the kernel, or the image
+too, is known.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from medrecon.noise import Noise, karras
 from medrecon.operators.deblur import InnerBlur, Turbulence
 from medrecon.operators.image import gaussian_kernel
 from medrecon.posterior import network_prior
+from medrecon.priors import Prior
 from medrecon.problems.images import BLIND_START
 from medrecon.problems.kernel_prior import KERNEL_SIZE, kernel_prior
 from medrecon.sample import sample, sample_blind
@@ -147,16 +150,22 @@ class Case:
         exact = F.pad(exact, ((KERNEL_SIZE - exact.shape[-1]) // 2,) * 4)[None, None]
         return exact / exact.sum()
 
+    @property
+    def edge(self) -> Tensor:
+        """The blurred image, continued by its border pixels."""
+        return F.pad(self.y, (REACH,) * 4, mode="replicate")
+
+    def prior(self) -> Prior:
+        """The prior of the images."""
+        spec = load_prior("brain_mri_magnitude" if self.scan == "mr" else "chest_ct")
+        return network_prior(spec, spec.network(), (1, SIDE, SIDE), None)[0]
+
     def run(self, row: str, steps: int, settings: Mapping[str, float]) -> tuple[Tensor, Tensor]:
         """Image and kernel of one row."""
         if row == "input":
-            return F.pad(self.y, (REACH,) * 4, mode="replicate"), self.gaussian()
-        bundle = "brain_mri_magnitude" if self.scan == "mr" else "chest_ct"
-        spec = load_prior(bundle)
-        prior, _ = network_prior(spec, spec.network(), (1, SIDE, SIDE), None)
-        noise = Noise([0])
-        edge = F.pad(self.y, (REACH,) * 4, mode="replicate")
-        ladder, start = karras(BLIND_START, 0.005, steps), edge + BLIND_START * noise.like(edge)
+            return self.edge, self.gaussian()
+        prior, noise = self.prior(), Noise([0])
+        ladder, start = karras(BLIND_START, 0.005, steps), self.edge + BLIND_START * noise.like(self.edge)
         if row.startswith("dps"):
             kernel = self.kernel if row == "dps-true" else self.gaussian()
             A = self.operator(kernel, self.tilt if row == "dps-true" else None)
@@ -167,6 +176,37 @@ class Case:
         solver = {"blinddps": BlindDPS, "gibbsddrm": GibbsDDRM}[row](**settings)
         found = sample_blind(solver, prior, blind, ladder, noise=noise, start=start)
         return found.x, found.data.parameters["kernel"]
+
+
+def tilts(case: Case, steps: int) -> None:
+    """Print the correlation of estimated and true tilts, with the true kernel, with and without the true image."""
+    if (true_tilt := case.tilt) is None:
+        raise ValueError("the case has no tilt")
+
+    class Known(BlindTurbulence):
+        def first_kernels(self, noise: Noise) -> Tensor:
+            return case.kernel
+
+    def report(what: str, tilt: Tensor, x: Tensor) -> None:
+        inner = [t[..., REACH:-REACH, REACH:-REACH] for t in (tilt, true_tilt)]
+        corr = (inner[0] * inner[1]).sum() / (inner[0].norm() * inner[1].norm()).clamp(min=1e-12)
+        psnr, _ = image_quality(x[0], case.truth[0])
+        print(
+            f"{case.scan} {what}: tilt correlation {corr:.3f}, rms {inner[0].std():.2f} px, PSNR {psnr:.2f}", flush=True
+        )
+
+    blank = Known.of(case.y, case.noise, kernel_prior(), KERNEL_SIZE)
+    data = blank.with_parameters({"kernel": case.kernel, "tilt": torch.zeros_like(true_tilt)})
+    found, solver = data.parameters, BlindDPS(zeta_kernel=0.0, zeta_tilt=0.05)
+    for _ in range(60):
+        found = solver._parameters(found, case.truth, 0.02, data=data, noise=Noise([0]))
+    report("image and kernel known", found["tilt"], case.truth)
+    for zeta, level in ((0.0, 0.1), (0.02, 0.1), (0.05, 0.1), (0.05, 0.3)):
+        noise = Noise([0])
+        solver = BlindDPS(zeta_kernel=0.0, zeta_tilt=zeta, sigma_kernel=level)
+        start = case.edge + BLIND_START * noise.like(case.edge)
+        made = sample_blind(solver, case.prior(), data, karras(BLIND_START, 0.005, steps), noise=noise, start=start)
+        report(f"kernel known, steps of {zeta} px below {level}", made.data.parameters["tilt"], made.x)
 
 
 def finished(store: Path) -> list[dict]:
@@ -229,11 +269,16 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the blind solvers")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
     parser.add_argument("--table", action="store_true", help="print the table of the store and stop")
+    parser.add_argument("--tilt", action="store_true", help="estimate tilts with known kernels and stop")
     parser.add_argument("--spectrum", action="store_true", help="fit the power of training slices and stop")
     arguments = parser.parse_args()
     if arguments.spectrum:
         for scan in ("mr", "ct"):
             print("{}: {:.2e} f^{:.2f}".format(scan, *spectrum(scan)))
+        return
+    if arguments.tilt:
+        for scan in ("mr", "ct"):
+            tilts(Case(f"{scan}-turbulence", 0, arguments.count, arguments.noise), arguments.steps)
         return
     if arguments.table:
         table(finished(arguments.store))

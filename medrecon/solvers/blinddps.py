@@ -98,7 +98,7 @@ class BlindDPS(Solver[BlindState, Gaussian]):
         zeta: step of the image, as in DPS.
         n_starts: draws of the kernel from the spectrum of the data, of which the mean is the start.
         zeta_kernel: length of a step of the kernel, relative to the norm of the kernel; 0: the kernel stays at its start.
-        zeta_tilt: the same for the tilt of turbulence; 0: no tilt, see docs/blur.md for the reason.
+        zeta_tilt: root-mean-square step of the tilt of turbulence, pixels; 0: no tilt, see docs/blur.md for the reason.
         sigma_kernel: level at which the steps of the kernel begin, for kernels with the largest value 1.
 
     Cost:
@@ -160,7 +160,8 @@ class BlindDPS(Solver[BlindState, Gaussian]):
         moved = dict(unit)
         for name, vjp in vjps.items():
             g, u0 = vjp(found[name]), clean[name]
-            size, length = dot(g, g).sqrt(), dot(u0, u0).sqrt().clamp(min=1e-2 * u0[0].numel() ** 0.5)
+            pixels = u0[0].numel() ** 0.5
+            size, length = dot(g, g).sqrt(), pixels if name == "tilt" else dot(u0, u0).sqrt().clamp(min=1e-2 * pixels)
             step = zetas[name] * torch.where(size > 0, length / size.clamp(min=1e-30), 0.0)
             moved[name] = u0 - batch_broadcast(step, g) * g
         out = data.from_unit(moved)
