@@ -89,7 +89,7 @@ def test_steps_find_the_kernel_of_a_known_image():
 
 
 def test_a_tilt_moves_only_by_its_own_step():
-    """Without a step of the tilt it stays exactly as it is, whatever the kernel does; with one it explains the data better."""
+    """Without a step of the tilt it stays exactly as it is, whatever the kernel does; with one it moves by that many pixels and explains the data better."""
     _, x, kernel = blurred_images(1, shape=(30, 31))
     field = SmoothField(std=0.5, scale=3.0).draw((34, 35), Noise([5]), torch.float64)
     y = Turbulence(kernel, field)(x)
@@ -99,6 +99,9 @@ def test_a_tilt_moves_only_by_its_own_step():
     assert torch.equal(kept["tilt"], 0.5 * field)
     assert not torch.equal(kept["kernel"], kernel)
     solver, found = BlindDPS(zeta_kernel=0.0, zeta_tilt=0.03), start.parameters
+    once = solver._parameters(found, x, 0.02, data=start, noise=Noise([1]))["tilt"]
+    clean = start.tilt_prior(0.5 * field + 0.02 * Noise([1]).like(field), 0.02)
+    assert float((once - clean).square().mean().sqrt()) == pytest.approx(0.03, rel=1e-9)  # pixels, root mean square
     for _ in range(40):
         found = solver._parameters(found, x, 0.02, data=start, noise=Noise([1]))
     assert torch.allclose(found["kernel"], kernel)
