@@ -89,7 +89,7 @@ def test_steps_find_the_kernel_of_a_known_image():
 
 
 def test_a_tilt_moves_only_by_its_own_step():
-    """Without a step of the tilt it stays exactly as it is, whatever the kernel does; with one it moves by that many pixels and explains the data better."""
+    """Without a step it stays as it is, whatever the kernel does; with one it moves by as many pixels, and fits better."""
     _, x, kernel = blurred_images(1, shape=(30, 31))
     field = SmoothField(std=0.5, scale=3.0).draw((34, 35), Noise([5]), torch.float64)
     y = Turbulence(kernel, field)(x)
