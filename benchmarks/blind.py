@@ -1,22 +1,28 @@
 """Images blurred by a kernel that the solver does not have: motion, defocus and turbulence, on brain MR and chest CT.
 
-    python benchmarks/blind.py --store blind.jsonl [--only blinddps dps-true] [--cases mr-motion ct-defocus] [--count 6]
+    python benchmarks/blind.py --store blind.jsonl [--only blinddps dps-true] [--cases mr-motion ct-defocus] [--count 4]
     python benchmarks/blind.py --store blind.jsonl --table
+    python benchmarks/blind.py --spectrum
+    python benchmarks/blind.py --tilt
 
 The middle 128 x 128 pixels of validation slices (MR: subject omsL_12; CT: patients held out of the training) are blurred by
 kernels whose seeds the training of the kernel prior did not use. The data are the 96 x 96 pixels for which the kernel needs
 none outside, with noise of --noise. PSNR (range 1) and SSIM are those of these pixels, after the whole-pixel shift of at most
 3 that suits best; the correlation of kernels is that after the best shift. All solvers start from the blurred image with noise
 of 0.5. Rows: the blurred image; DPS with a Gaussian kernel of the same standard deviation; DPS with the true kernel, a bound;
-the blind solvers. Results in the store are not computed again.
+the blind solvers. Results in the store are not computed again. --spectrum fits the mean power of training slices by a power
+of the frequency, as medrecon/blur.py has it. --tilt: whether the tilt of turbulence is found where the kernel, or the image
+too, is known.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Mapping
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +31,14 @@ from problems import DATA, bundle_prior
 from torch import Tensor
 from torch.nn import functional as F
 
-from medrecon.blur import BlindBlur, BlindTurbulence, SmoothField
+from medrecon.blur import BlindBlur, BlindTurbulence, BlurSpectrum, SmoothField
 from medrecon.bundle import load_prior
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise, karras
 from medrecon.operators.deblur import InnerBlur, Turbulence
 from medrecon.operators.image import gaussian_kernel
 from medrecon.posterior import network_prior
+from medrecon.priors import Prior
 from medrecon.problems.images import BLIND_START
 from medrecon.problems.kernel_prior import KERNEL_SIZE, kernel_prior
 from medrecon.sample import sample, sample_blind
@@ -39,7 +46,7 @@ from medrecon.solvers import DPS, BlindDPS, GibbsDDRM
 from medrecon.training.kernels import blur_kernels
 from medrecon.training.slices import load_slices
 
-SIDE, REACH, FIRST_SEED = 128, KERNEL_SIZE // 2, 2_000_000
+SIDE, REACH, FIRST_SEED = 128, KERNEL_SIZE // 2, 4_000_000
 CASES = [f"{scan}-{blur}" for scan in ("mr", "ct") for blur in ("motion", "defocus", "turbulence")]
 ROWS = ("input", "dps-wrong", "dps-true", "blinddps", "gibbsddrm")
 RANGES = {"motion": {"extent": (8.0, 18.0)}, "defocus": {"radius": (2.0, 5.0)}}
@@ -56,6 +63,28 @@ def images(scan: str, count: int) -> Tensor:
     margin = (256 - SIDE) // 2
     crop = stack[:, :, margin:-margin, margin:-margin]
     return torch.from_numpy(np.ascontiguousarray(crop)) / (200 if scan == "mr" else 1000)
+
+
+def spectrum(scan: str, count: int = 40) -> tuple[float, float]:
+    """Amplitude and exponent of the mean power of ``count`` training slices, from 0.02 to 0.35 cycles per pixel."""
+    if scan == "mr":
+        rows = load_slices(DATA / "train" / "brain_slices_256.npz", {"stripped": [0]})
+    else:
+        held_out = {"subject": bundle_prior("chest_ct")[2]}
+        rows = load_slices(DATA / "train" / "ct_slices_256.npz", exclude=held_out)
+    some = rows[:: len(rows) // count][:count]
+    y = torch.from_numpy(np.stack([np.asarray(row["image"], np.float32) for row in some])) / (
+        200 if scan == "mr" else 1000
+    )
+    model = BlurSpectrum(y, 0.0)
+    edges = torch.logspace(math.log10(0.02), math.log10(0.35), 9).tolist()
+    points = []
+    for low, high in pairwise(edges):
+        ring = (model.frequency >= low) & (model.frequency < high)
+        points.append((model.frequency[ring].log().mean(), model.power.mean(0)[ring].mean().log()))
+    f, power = torch.tensor(points, dtype=torch.float64).T
+    slope = ((f - f.mean()) * (power - power.mean())).sum() / ((f - f.mean()) ** 2).sum()
+    return float((power.mean() - slope * f.mean()).exp()), float(slope)
 
 
 def best_shift(kernel: Tensor, truth: Tensor) -> float:
@@ -121,16 +150,22 @@ class Case:
         exact = F.pad(exact, ((KERNEL_SIZE - exact.shape[-1]) // 2,) * 4)[None, None]
         return exact / exact.sum()
 
+    @property
+    def edge(self) -> Tensor:
+        """The blurred image, continued by its border pixels."""
+        return F.pad(self.y, (REACH,) * 4, mode="replicate")
+
+    def prior(self) -> Prior:
+        """The prior of the images."""
+        spec = load_prior("brain_mri_magnitude" if self.scan == "mr" else "chest_ct")
+        return network_prior(spec, spec.network(), (1, SIDE, SIDE), None)[0]
+
     def run(self, row: str, steps: int, settings: Mapping[str, float]) -> tuple[Tensor, Tensor]:
         """Image and kernel of one row."""
         if row == "input":
-            return F.pad(self.y, (REACH,) * 4, mode="replicate"), self.gaussian()
-        bundle = "brain_mri_magnitude" if self.scan == "mr" else "chest_ct"
-        spec = load_prior(bundle)
-        prior, _ = network_prior(spec, spec.network(), (1, SIDE, SIDE), None)
-        noise = Noise([0])
-        edge = F.pad(self.y, (REACH,) * 4, mode="replicate")
-        ladder, start = karras(BLIND_START, 0.005, steps), edge + BLIND_START * noise.like(edge)
+            return self.edge, self.gaussian()
+        prior, noise = self.prior(), Noise([0])
+        ladder, start = karras(BLIND_START, 0.005, steps), self.edge + BLIND_START * noise.like(self.edge)
         if row.startswith("dps"):
             kernel = self.kernel if row == "dps-true" else self.gaussian()
             A = self.operator(kernel, self.tilt if row == "dps-true" else None)
@@ -143,25 +178,73 @@ class Case:
         return found.x, found.data.parameters["kernel"]
 
 
+def tilts(case: Case, steps: int) -> None:
+    """Print the correlation of estimated and true tilts, with the true kernel, with and without the true image."""
+    if (true_tilt := case.tilt) is None:
+        raise ValueError("the case has no tilt")
+
+    class Known(BlindTurbulence):
+        def first_kernels(self, noise: Noise) -> Tensor:
+            return case.kernel
+
+    def report(what: str, tilt: Tensor, x: Tensor) -> None:
+        inner = [t[..., REACH:-REACH, REACH:-REACH] for t in (tilt, true_tilt)]
+        corr = (inner[0] * inner[1]).sum() / (inner[0].norm() * inner[1].norm()).clamp(min=1e-12)
+        psnr, _ = image_quality(x[0], case.truth[0])
+        print(
+            f"{case.scan} {what}: tilt correlation {corr:.3f}, rms {inner[0].std():.2f} px, PSNR {psnr:.2f}", flush=True
+        )
+
+    blank = Known.of(case.y, case.noise, kernel_prior(), KERNEL_SIZE)
+    data = blank.with_parameters({"kernel": case.kernel, "tilt": torch.zeros_like(true_tilt)})
+    found, solver = data.parameters, BlindDPS(zeta_kernel=0.0, zeta_tilt=0.05)
+    for _ in range(60):
+        found = solver._parameters(found, case.truth, 0.02, data=data, noise=Noise([0]))
+    report("image and kernel known", found["tilt"], case.truth)
+    for zeta, level in ((0.0, 0.1), (0.02, 0.1), (0.05, 0.1), (0.05, 0.3)):
+        noise = Noise([0])
+        solver = BlindDPS(zeta_kernel=0.0, zeta_tilt=zeta, sigma_kernel=level)
+        start = case.edge + BLIND_START * noise.like(case.edge)
+        made = sample_blind(solver, case.prior(), data, karras(BLIND_START, 0.005, steps), noise=noise, start=start)
+        report(f"kernel known, steps of {zeta} px below {level}", made.data.parameters["tilt"], made.x)
+
+
 def finished(store: Path) -> list[dict]:
     """Cells of the store."""
     return [json.loads(line) for line in store.read_text().splitlines()] if store.is_file() else []
 
 
 def table(cells: list[dict]) -> None:
-    """Print means over images."""
-    print(
-        "| case | row | n | PSNR | SSIM | kernel correlation (lowest) | seconds |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
+    """Print means and standard deviations over images."""
+    print("| case | row | n | PSNR | SSIM | kernel correlation (lowest) | seconds |\n" + "| --- " * 7 + "|")
     for case in CASES:
         for row in ROWS:
             some = [cell for cell in cells if (cell["case"], cell["row"]) == (case, row)]
-            if some:
-                psnr, ssim_, corr, s = (
-                    np.mean([cell[key] for cell in some]) for key in ("psnr", "ssim", "corr", "seconds")
-                )
-                low = min(cell["corr"] for cell in some)
-                print(f"| {case} | {row} | {len(some)} | {psnr:.2f} | {ssim_:.3f} | {corr:.3f} ({low:.2f}) | {s:.0f} |")
+            if not some:
+                continue
+            values = np.array([[cell[key] for key in ("psnr", "ssim", "corr", "seconds")] for cell in some])
+            (psnr, ssim_, corr, seconds), spread = (
+                values.mean(0),
+                values.std(0, ddof=1) if len(some) > 1 else np.zeros(4),
+            )
+            print(
+                f"| {case} | {row} | {len(some)} | {psnr:.2f} ± {spread[0]:.2f} | {ssim_:.3f} ± {spread[1]:.3f} "
+                f"| {corr:.3f} ± {spread[2]:.3f} ({values[:, 2].min():.2f}) | {seconds:.0f} |"
+            )
+    gains(cells)
+
+
+def gains(cells: list[dict]) -> None:
+    """Print how many decibels the blind solvers gain over other rows, on the same images."""
+    psnr = {(cell["case"], cell["row"], cell["index"]): cell["psnr"] for cell in cells}
+    for case, row, other in product(CASES, ("blinddps", "gibbsddrm"), ("input", "dps-wrong")):
+        first, second = (
+            {i: value for (c, r, i), value in psnr.items() if (c, r) == (case, name)} for name in (row, other)
+        )
+        pairs = [first[i] - second[i] for i in first if i in second]
+        if pairs:
+            better = sum(gain > 0 for gain in pairs)
+            print(f"{case}: {row} - {other}: {np.mean(pairs):+.2f} dB, better on {better} of {len(pairs)}")
 
 
 def picture(path: Path, case: Case, x: Tensor, kernel: Tensor) -> None:
@@ -177,16 +260,26 @@ def picture(path: Path, case: Case, x: Tensor, kernel: Tensor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--store", type=Path, default=Path("blind.jsonl"))
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=ROWS)
     parser.add_argument("--cases", nargs="*", default=CASES, choices=CASES)
-    parser.add_argument("--count", type=int, default=6, help="images per case")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--count", type=int, default=4, help="images per case")
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--noise", type=float, default=0.01)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the blind solvers")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
     parser.add_argument("--table", action="store_true", help="print the table of the store and stop")
+    parser.add_argument("--tilt", action="store_true", help="estimate tilts with known kernels and stop")
+    parser.add_argument("--spectrum", action="store_true", help="fit the power of training slices and stop")
     arguments = parser.parse_args()
+    if arguments.spectrum:
+        for scan in ("mr", "ct"):
+            print("{}: {:.2e} f^{:.2f}".format(scan, *spectrum(scan)))
+        return
+    if arguments.tilt:
+        for scan in ("mr", "ct"):
+            tilts(Case(f"{scan}-turbulence", 0, arguments.count, arguments.noise), arguments.steps)
+        return
     if arguments.table:
         table(finished(arguments.store))
         return

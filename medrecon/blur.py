@@ -23,7 +23,7 @@ __all__ = ["BlindBlur", "BlindTurbulence", "BlurSpectrum", "SmoothField", "large
 
 B = TypeVar("B", bound="BlindBlur")
 POWER, AMPLITUDE = 2.7, 2.4e-4
-"""Mean power of training slices of brain and chest at unit scale, at ``f`` cycles per pixel: ``AMPLITUDE f^-POWER``."""
+"""About the mean power of images at unit scale, at ``f`` cycles per pixel: ``AMPLITUDE f^-POWER``; the gain is fitted."""
 MAX_TILT = 2.5
 """Largest displacement of a tilt field, pixels."""
 KERNEL_STD = 0.15

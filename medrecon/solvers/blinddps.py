@@ -98,6 +98,7 @@ class BlindDPS(Solver[BlindState, Gaussian]):
         zeta: step of the image, as in DPS.
         n_starts: draws of the kernel from the spectrum of the data, of which the mean is the start.
         zeta_kernel: length of a step of the kernel, relative to the norm of the kernel; 0: the kernel stays at its start.
+        zeta_tilt: root-mean-square step of the tilt of turbulence, pixels; 0: no tilt, see docs/blur.md for the reason.
         sigma_kernel: level at which the steps of the kernel begin, for kernels with the largest value 1.
 
     Cost:
@@ -115,6 +116,7 @@ class BlindDPS(Solver[BlindState, Gaussian]):
     zeta: float = setting(0.02, 0.0, 1.0)
     n_starts: int = setting(4, 1, 64)
     zeta_kernel: float = setting(0.01, 0.0, 1.0)
+    zeta_tilt: float = setting(0.0, 0.0, 1.0)
     sigma_kernel: float = setting(0.1, 0.0, 10.0)
 
     def check(self, data: object) -> None:
@@ -135,7 +137,7 @@ class BlindDPS(Solver[BlindState, Gaussian]):
         x0, vjp = with_vjp(prior, state.x, sigma)
         parameters = state.parameters
         if isinstance(data, BlindBlur):
-            if sigma < self.sigma_kernel and self.zeta_kernel > 0:
+            if sigma < self.sigma_kernel and self.zeta_kernel + self.zeta_tilt > 0:
                 parameters = self._parameters(parameters, x0, sigma, data=data, noise=noise)
             data = data.with_parameters(parameters)
         _, gradient = residual_norm_and_grad(x0, data)
@@ -147,17 +149,20 @@ class BlindDPS(Solver[BlindState, Gaussian]):
     def _parameters(
         self, parameters: Mapping[str, Tensor], x0: Tensor, sigma: float, *, data: BlindBlur, noise: Noise
     ) -> dict[str, Tensor]:
-        """Kernels (and tilts) after one denoising and one gradient step at level ``sigma``."""
-        clean: dict[str, Tensor] = {}
-        vjps = {}
-        for name, one in data.as_unit(parameters).items():
+        """Kernels (and tilts) after one denoising and one gradient step at level ``sigma``; without a step they stay."""
+        zetas = {"kernel": self.zeta_kernel, "tilt": self.zeta_tilt}
+        unit = data.as_unit(parameters)
+        clean, vjps = dict(unit), {}
+        for name in (name for name in unit if zetas[name] > 0):
+            one = unit[name]
             clean[name], vjps[name] = with_vjp(data.priors[name], one + sigma * noise.like(one), sigma)
         _, found = gradients(clean, data, x0)
-        moved = {}
-        for name, gradient in found.items():
-            g, u0 = vjps[name](gradient), clean[name]
-            size, length = dot(g, g).sqrt(), dot(u0, u0).sqrt().clamp(min=1e-2 * u0[0].numel() ** 0.5)
-            step = self.zeta_kernel * torch.where(size > 0, length / size.clamp(min=1e-30), 0.0)
+        moved = dict(unit)
+        for name, vjp in vjps.items():
+            g, u0 = vjp(found[name]), clean[name]
+            pixels = u0[0].numel() ** 0.5
+            size, length = dot(g, g).sqrt(), pixels if name == "tilt" else dot(u0, u0).sqrt().clamp(min=1e-2 * pixels)
+            step = zetas[name] * torch.where(size > 0, length / size.clamp(min=1e-30), 0.0)
             moved[name] = u0 - batch_broadcast(step, g) * g
         out = data.from_unit(moved)
         return {**out, "kernel": centred_kernel(out["kernel"])}

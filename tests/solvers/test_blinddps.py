@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from medrecon.blur import BlindTurbulence, SmoothField
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise, karras
-from medrecon.operators.deblur import InnerBlur, centred_kernel, unit_kernel
+from medrecon.operators.deblur import InnerBlur, Turbulence, centred_kernel, unit_kernel
 from medrecon.sample import draw_blind, sample, sample_blind
 from medrecon.solvers import DPS, BlindDPS
 from medrecon.solvers.blinddps import BlindState, first_parameters, gradients
@@ -85,6 +86,27 @@ def test_steps_find_the_kernel_of_a_known_image():
         found = solver._parameters(found, x, 0.02, data=data, noise=noise)
     errors = [(one["kernel"] - centred_kernel(kernel)).square().sum((1, 2, 3)) for one in (found, start)]
     assert (errors[0] < 0.2 * errors[1]).all()
+
+
+def test_a_tilt_moves_only_by_its_own_step():
+    """Without a step it stays as it is, whatever the kernel does; with one it moves by as many pixels, and fits better."""
+    _, x, kernel = blurred_images(1, shape=(30, 31))
+    field = SmoothField(std=0.5, scale=3.0).draw((34, 35), Noise([5]), torch.float64)
+    y = Turbulence(kernel, field)(x)
+    start = BlindTurbulence.of(y, 0.01, kernel_prior, 5, SmoothField(std=0.5, scale=3.0))
+    start = start.with_parameters({"kernel": kernel, "tilt": 0.5 * field})
+    kept = BlindDPS()._parameters(start.parameters, x, 0.02, data=start, noise=Noise([1]))
+    assert torch.equal(kept["tilt"], 0.5 * field)
+    assert not torch.equal(kept["kernel"], kernel)
+    solver, found = BlindDPS(zeta_kernel=0.0, zeta_tilt=0.03), start.parameters
+    once = solver._parameters(found, x, 0.02, data=start, noise=Noise([1]))["tilt"]
+    clean = start.tilt_prior(0.5 * field + 0.02 * Noise([1]).like(field), 0.02)
+    assert float((once - clean).square().mean().sqrt()) == pytest.approx(0.03, rel=1e-9)  # pixels, root mean square
+    for _ in range(40):
+        found = solver._parameters(found, x, 0.02, data=start, noise=Noise([1]))
+    assert torch.allclose(found["kernel"], kernel)
+    before, after = (start.with_parameters(one).residual(x).square().sum() for one in (start.parameters, found))
+    assert after < 0.5 * before
 
 
 def test_the_direction_of_the_kernel_is_that_of_the_image_prior(monkeypatch):
