@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medrecon.blur import KERNEL_STD
 from medrecon.problems import kernel_prior as shipped
 from medrecon.training.kernels import blur_kernels, defocus_kernels, motion_kernels
 from medrecon.training.objectives import EDM, stratified
@@ -26,7 +27,7 @@ from medrecon.weights import encode_weights
 
 VALIDATION = 1_000_000
 LEVELS = (0.02, 0.05, 0.1, 0.3, 1.0)
-OBJECTIVE = EDM(sigma_data=shipped.SIGMA_DATA, log_mean=-1.5, log_std=1.4)
+OBJECTIVE = EDM(sigma_data=KERNEL_STD, log_mean=-1.5, log_std=1.4)
 
 
 def unit(kernels: Tensor) -> Tensor:

@@ -246,6 +246,10 @@ def main() -> None:
         return
     if arguments.store is None:
         parser.error("--store is needed")
+    if not arguments.table and 256 % arguments.side and any(name.startswith("ct") for name in arguments.cases):
+        parser.error("--side of the cases of CT must divide 256")
+    if not arguments.table and "ct-5-mm" in arguments.cases and arguments.slices < 25:
+        parser.error("ct-5-mm needs 25 --slices or more, since an edge is 16 slices long")
     rows = [json.loads(line) for line in arguments.store.read_text().splitlines()] if arguments.store.exists() else []
     rows = [one for one in rows if "error" not in one and all(one[key] == getattr(arguments, key) for key in KEYS)]
     held = {(one["case"], one["method"]) for one in rows}

@@ -22,7 +22,7 @@ from medrecon.operators.nlinv import (
     safe_divide,
 )
 
-__all__ = ["FIRST_LEVEL", "JointMaps", "NLINVSettings", "normalised_maps", "unknown_maps"]
+__all__ = ["FIRST_LEVEL", "JointMaps", "normalised_maps", "unknown_maps"]
 
 FIRST_LEVEL = 1.0
 """Noise level (of images of unit scale) above which maps are not updated: the clean estimate shows no structure yet."""
@@ -30,21 +30,6 @@ _MAP_SPREAD = 10.0
 """Noise level over the change of the map coefficients that a step at that level allows."""
 _STEPS = 20
 """Conjugate-gradient iterations of an update."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NLINVSettings:
-    """Settings of :func:`medrecon.operators.nlinv.invert`.
-
-    Args:
-        n_newton: largest number of Newton steps.
-        n_cg: conjugate-gradient iterations per Newton step.
-        discrepancy: residual over the noise at which an item stops.
-    """
-
-    n_newton: int = 12
-    n_cg: int = 30
-    discrepancy: float = 0.9
 
 
 def normalised_maps(model: JointMRI, coefficients: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,11 +106,17 @@ class JointMaps(BlindGaussian):
         )
         return replace(self.with_coefficients(coefficients, self.phase), updates=self.updates + 1)
 
-    def inverted(self, settings: NLINVSettings) -> tuple[Tensor, JointMaps]:
-        """Image ``(B, 2, *spatial)`` and maps from the data alone, by NLINV."""
+    def inverted(self, n_newton: int = 12, n_cg: int = 30, discrepancy: float = 0.9) -> tuple[Tensor, JointMaps]:
+        """Image ``(B, 2, *spatial)`` and maps from the data alone, by NLINV.
+
+        Args:
+            n_newton: largest number of Newton steps.
+            n_cg: conjugate-gradient iterations per Newton step.
+            discrepancy: residual over the noise at which an item stops.
+        """
         noise = torch.as_tensor(self.noise_std).to(self.y.real).expand(len(self.y))
-        target = settings.discrepancy * noise * self.n_measured.to(noise).sqrt()
-        found = invert(self.model, self.y, target=target, n_steps=settings.n_newton, n_cg=settings.n_cg)
+        target = discrepancy * noise * self.n_measured.to(noise).sqrt()
+        found = invert(self.model, self.y, target=target, n_steps=n_newton, n_cg=n_cg)
         maps = self.model.maps(found.coefficients)
         phase = low_resolution_phase(maps * found.image, maps)
         image = found.image * root_sum_of_squares(maps) * phase.conj()

@@ -25,7 +25,6 @@ from medrecon.priors.base import Counted, Observed, Prior
 from medrecon.priors.combine import channelwise, equivariant, guided, perpendicular, slicewise
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
-from medrecon.problems.thick import ThickSlices
 from medrecon.quality import QualityRow, choose_row, default_steps, overridden
 from medrecon.record import Outcome, particle_warnings, record
 from medrecon.sample import StartImage, draw, draw_blind, draw_particles, sample
@@ -50,7 +49,6 @@ __all__ = [
     "Start",
     "as_device",
     "batch_size",
-    "check_planes",
     "check_volume",
     "fast_dtype",
     "network_prior",
@@ -382,7 +380,7 @@ def _last_level(settings: SamplingSettings, default: float) -> float:
     return last
 
 
-def check_planes(problem: Problem, prior: PriorSpec) -> None:
+def _check_planes(problem: Problem, prior: PriorSpec) -> None:
     """Refuse planes across slices that are not there, or too thick to look like training images.
 
     Raises:
@@ -431,12 +429,14 @@ def _z_correlation(settings: SamplingSettings) -> float | None:
     return length
 
 
-def check_volume(problem: Problem, sampling: Sampling) -> None:
-    """Refuse options of volumes for other problems.
+def check_volume(problem: Problem, prior: PriorSpec, sampling: Sampling) -> None:
+    """Refuse options of volumes for other problems, and planes that do not suit a volume.
 
     Raises:
-        InputError: for a correlation between slices that are reconstructed one by one, or a solver that relates them.
+        InputError: for a correlation between slices that are reconstructed one by one, a solver that relates them, or planes
+            across them; for planes of voxels that are far from cubes.
     """
+    _check_planes(problem, prior)
     if sampling.solver.needs_volume and len(problem.image_shape) != 4:
         raise InputError(
             f"{problem.name}: solver {name_of(sampling.solver)!r} relates neighbouring slices; reconstruct a volume "
@@ -824,8 +824,7 @@ def run(
     """
     began = time.perf_counter()
     problem = problem.suited_to(sampling.solver)
-    check_volume(problem, sampling)
-    check_planes(problem, prior)
+    check_volume(problem, prior, sampling)
     state = _Run(problem, prior, sampling, torch.device(device))
     early = problem.warnings
     for text in early:
@@ -863,7 +862,7 @@ def run(
 def _unrelated_warnings(problem: Problem, prior: PriorSpec, solver: Solver) -> list[str]:
     """A warning if thin slices are made of thick ones, and nothing relates them: the data determine only their mean."""
     is_related = not solver.requires.prior or solver.needs_volume or list(prior.planes) != ["axial"]
-    if is_related or not isinstance(problem, ThickSlices) or problem.n_slices == len(problem.numbers):
+    if is_related or not problem.needs_related_slices:
         return []
     return [
         f"solver {name_of(solver)!r} does not relate neighbouring slices, of which only the mean was measured, so the volume may "

@@ -17,7 +17,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.sampling import mask_from_zeros
 from medrecon.data.scan import CartesianScan, Scan
 from medrecon.formats import load as load_scan
-from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, check_planes, check_volume, run, sampling
+from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, check_volume, run, sampling
 from medrecon.problems import Problem, physics_of, problem
 from medrecon.record import calibrated, plain_options, planned_settings
 from medrecon.settings import Physics, PriorSettings, SamplingSettings, default_solver, option_names
@@ -39,8 +39,7 @@ class Plan:
 
     def __init__(self, problem: Problem, prior: PriorSpec, sampling: Sampling) -> None:
         self.problem = problem.suited_to(sampling.solver)
-        check_volume(self.problem, sampling)
-        check_planes(self.problem, prior)
+        check_volume(self.problem, prior, sampling)
         self.prior = prior
         self.sampling = sampling
 
@@ -176,7 +175,7 @@ def reconstruct(
         maps: coil sensitivities, ``(coils, y, x)`` or ``(slices, coils, y, x)``; default: estimated from the fully sampled
             centre, see :func:`medrecon.data.espirit.coil_maps`.
         bundle: name or folder of the prior's bundle, or a prior; default: the bundle for the kind of scan.
-        solver: name of a solver, as listed by ``medrecon solvers``; ``None``: ``dds``, for unknown blur ``blinddps``.
+        solver: name of a solver, as listed by ``medrecon solvers``; ``None``: see :func:`medrecon.settings.default_solver`.
         device: ``auto``, ``cpu`` or ``cuda``.
         name: name of an array in messages.
         progress: called with (steps done, total steps).

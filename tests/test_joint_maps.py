@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medrecon.data.phantom import loop_coils, simulate_kspace
-from medrecon.joint_maps import FIRST_LEVEL, NLINVSettings, normalised_maps, unknown_maps
+from medrecon.joint_maps import FIRST_LEVEL, normalised_maps, unknown_maps
 from medrecon.noise import Noise, karras
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.nlinv import root_sum_of_squares
@@ -34,7 +34,7 @@ def scans(noise=0.01, batch=1, acs=4, dtype=torch.complex128):
 
 def started(**more):
     data, images, maps = scans(**more)
-    image, data = data.inverted(NLINVSettings())
+    image, data = data.inverted()
     return data, image, images, maps
 
 
@@ -132,7 +132,7 @@ def test_a_batch_is_its_items():
     x0 = real(images, data, maps)
     both = data.updated(x0, 0.1)
     for i in range(3):
-        alone = unknown_maps(data.y[i : i + 1], data.model.mask, 0.01).inverted(NLINVSettings())[1]
+        alone = unknown_maps(data.y[i : i + 1], data.model.mask, 0.01).inverted()[1]
         assert torch.allclose(alone.coefficients[0], data.coefficients[i], atol=1e-8)
         one = replace(alone, noise_std=noise[i : i + 1]).updated(x0[i : i + 1], 0.1)
         assert torch.allclose(one.coefficients[0], both.coefficients[i], atol=1e-8)
@@ -141,7 +141,7 @@ def test_a_batch_is_its_items():
 def test_an_item_without_data_stays_finite():
     data, *_ = scans(batch=2)
     data = replace(data, y=data.y * torch.tensor([1.0, 0.0]).view(-1, 1, 1, 1))
-    image, data = data.inverted(NLINVSettings())
+    image, data = data.inverted()
     assert not image[1].any()
     after = data.updated(image, 0.1)
     assert after.maps.isfinite().all()
@@ -152,7 +152,7 @@ def test_a_dead_coil_has_a_map_of_zero():
     data, *_ = scans()
     y = data.y.clone()
     y[:, 2] = 0
-    image, data = replace(data, y=y).inverted(NLINVSettings())
+    image, data = replace(data, y=y).inverted()
     assert not data.updated(image, 0.1).maps[:, 2].any()
 
 

@@ -1,7 +1,7 @@
 """Priors of images: ``prior(x, sigma)`` is the clean estimate of ``x = x0 + sigma n``."""
 
 from medrecon.priors.base import Counted, Prior, eps, score, with_vjp
-from medrecon.priors.combine import channelwise, equivariant, guided, multiscale, perpendicular, product, slicewise
+from medrecon.priors.combine import channelwise, equivariant, guided, multiscale, perpendicular, slicewise
 from medrecon.priors.density import log_density
 from medrecon.priors.gaussian import GaussianPrior
 from medrecon.priors.mixture import MixturePrior
@@ -22,7 +22,6 @@ __all__ = [
     "log_density",
     "multiscale",
     "perpendicular",
-    "product",
     "score",
     "slicewise",
     "with_vjp",

@@ -14,7 +14,7 @@ from medrecon.operators.image import downsample_kspace
 from medrecon.operators.spectral import Separable
 from medrecon.priors.base import Prior, as_levels
 
-__all__ = ["channelwise", "equivariant", "guided", "multiscale", "perpendicular", "product", "slicewise"]
+__all__ = ["channelwise", "equivariant", "guided", "multiscale", "perpendicular", "slicewise"]
 
 
 def guided(conditional: Prior, unconditional: Prior, scale: float = 1.0) -> Prior:
@@ -109,15 +109,6 @@ def perpendicular(*planes: Prior, weights: Sequence[float] | None = None) -> Pri
         return _seeded(level, "plane").choices(planes, shares)[0](x, sigma)
 
     return _by_level(one)
-
-
-def product(*priors: Prior, weights: Sequence[float]) -> Prior:
-    """The product of priors whose choice :func:`perpendicular` makes level by level: ``sum_i w_i prior_i(x, sigma)``."""
-
-    def mean(x: Tensor, sigma: float | Tensor) -> Tensor:
-        return torch.stack([w * prior(x, sigma) for w, prior in zip(weights, priors, strict=True)]).sum(0)
-
-    return mean
 
 
 def _by_level(one: Callable[[Tensor, float | Tensor, float], Tensor]) -> Prior:

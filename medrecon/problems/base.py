@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from medrecon.likelihood import BlindGaussian, Gaussian, Likelihood
 from medrecon.operators.linalg import dot
 from medrecon.solvers.base import Solver
 
-__all__ = ["Fit", "InitialImages", "Problem", "Scaled", "chosen_slices", "fit", "unit_scale"]
+__all__ = ["Fit", "InitialImages", "Problem", "Scaled", "chosen_slices", "fit", "unit_scale", "volume_scale"]
 
 
 class Scaled(NamedTuple):
@@ -91,6 +92,8 @@ class Problem:
     """Quantile of the magnitudes that is 1 at unit scale."""
     z_correlation: float | None = None
     """Default correlation of the noise between slices; ``None``: items have one stream of numbers."""
+    needs_related_slices: bool = False
+    """Whether the data of a volume determine means of its slices alone, so that a prior of slices is not enough."""
     is_blind: bool = False
     """Whether :meth:`likelihood` returns a :class:`medrecon.likelihood.BlindGaussian`, whose parameters are estimated."""
 
@@ -284,6 +287,15 @@ def unit_scale(images: Tensor, fraction: float = 0.99) -> tuple[Tensor, Tensor]:
     # In images that are mostly background this quantile is 0.
     scale = torch.where(scale > 0, scale, magnitude.amax(1))
     return scale, torch.where(scale > 0, scale, 1.0)
+
+
+def volume_scale(magnitudes: Sequence[np.ndarray], fraction: float) -> float:
+    """One divisor for all slices of a volume: a quantile of their magnitudes (flat arrays), or the maximum if that is 0.
+
+    torch.quantile, which :func:`unit_scale` takes, is limited to 16 million values.
+    """
+    every = np.concatenate(magnitudes)
+    return float(np.quantile(every, fraction)) or float(every.max())
 
 
 def chosen_slices(index: slice, n: int, name: str) -> range:

@@ -31,7 +31,7 @@ from medrecon.solvers.r2d2 import R2D2, low_frequencies, noise_of_images
 __all__ = ["Images", "images_problem"]
 
 BLIND_SOLVERS = ("blinddps", "gibbsddrm")
-"""Names of the solvers that estimate a blur kernel; the first is the default."""
+"""Names of the solvers that estimate a blur kernel."""
 BLIND_START = 0.5
 """Noise level, at unit scale, from which an image with an unknown kernel starts."""
 SMALLEST_BLIND = 48
@@ -124,16 +124,19 @@ class Images(Problem):
             raise InputError("--strength is an option of R2D2+; choose the solver r2d2, or leave it out")
         return out
 
+    def _channels(self, items: slice, device: torch.device) -> Tensor:
+        """Real images ``(B, C, y, x)``, in units of water for CT and otherwise of the scan."""
+        array = self.scan.array[items]
+        if self.is_complex:
+            return AsComplex().adjoint(torch.from_numpy(array.astype(np.complex64))[:, None]).to(device)
+        values = torch.from_numpy(array.astype(np.float32))[:, None].to(device)
+        return values / 1000 + 1 if self.is_ct else values
+
     def _data(self, items: slice, device: torch.device) -> tuple[Tensor, Tensor]:
         """Real images ``(B, C, y, x)`` at unit scale, and the scale."""
-        array = self.scan.array[items].copy()
+        y = self._channels(items, device)
         if self.is_ct:
-            y = torch.from_numpy(array.astype(np.float32) / 1000 + 1)[:, None].to(device)
             return y, torch.ones(len(y), device=device)
-        if self.is_complex:
-            y = AsComplex().adjoint(torch.from_numpy(array.astype(np.complex64))[:, None]).to(device)
-        else:
-            y = torch.from_numpy(array.astype(np.float32))[:, None].to(device)
         scale, unit = unit_scale(y, self.unit_fraction)
         return y / unit.view(-1, 1, 1, 1), scale
 

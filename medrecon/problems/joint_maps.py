@@ -10,7 +10,7 @@ import torch
 
 from medrecon.data.errors import InputError
 from medrecon.data.espirit import CoilMaps, has_signal
-from medrecon.joint_maps import JointMaps, NLINVSettings, unknown_maps
+from medrecon.joint_maps import JointMaps, unknown_maps
 from medrecon.likelihood import BlindGaussian
 from medrecon.operators.bridge import AsComplex
 from medrecon.operators.nlinv import root_sum_of_squares
@@ -104,7 +104,7 @@ class EstimatedMaps(Cartesian):
 
     def _started(self, data: JointMaps, items: slice) -> JointMaps:
         """The first maps, by NLINV; 0 for items without signal above the noise, which would give maps of noise."""
-        started = data.inverted(NLINVSettings())[1]
+        started = data.inverted()[1]
         seen = [has_signal(kspace, self.trusted_std) for kspace in self._measured()[items]]
         keep = torch.tensor(seen, device=data.y.device).view(-1, 1, 1, 1)
         return started.with_coefficients(started.coefficients * keep, started.phase)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from medrecon.blur import KERNEL_STD
 from medrecon.networks import ResidualUNet
 from medrecon.priors.base import Prior
 from medrecon.priors.nets import EDMNet
@@ -16,8 +17,6 @@ __all__ = ["KERNEL_SIZE", "kernel_network", "kernel_prior"]
 
 KERNEL_SIZE = 33
 """Side of the kernels, pixels."""
-SIGMA_DATA = 0.15
-"""Standard deviation of kernels that are divided by their largest value."""
 WEIGHTS = Path(__file__).with_name("blur_kernels.pt")
 SHA256 = "c4fa03a8b3a14269fe3a1779c9f5f92bc5d13f085b7e20426defd2c8ab8b815f"
 
@@ -40,4 +39,4 @@ def kernel_prior(device: torch.device | str = "cpu") -> Prior:
     Raises:
         InputError: if the weights are missing or damaged.
     """
-    return EDMNet(_network().to(device), SIGMA_DATA, multiple=4)
+    return EDMNet(_network().to(device), KERNEL_STD, multiple=4)

@@ -17,7 +17,7 @@ from medrecon.operators.base import LinearOperator
 from medrecon.operators.blocks import Slices
 from medrecon.operators.projector import Projector
 from medrecon.operators.weights import Multiple
-from medrecon.problems.base import Fit, Problem, Scaled, fit
+from medrecon.problems.base import Fit, Problem, Scaled, fit, volume_scale
 from medrecon.solvers.base import Solver
 from medrecon.solvers.r2d2 import R2D2
 from medrecon.solvers.settings import name_of
@@ -180,7 +180,7 @@ class Stack(Problem):
                 if found is not None:
                     magnitudes.append(found.flatten().cpu().numpy())
             unit, data, std = (torch.cat(each) for each in zip(*parts, strict=True))
-            scale = _quantile(magnitudes, self.inner.unit_fraction) if magnitudes else 1.0
+            scale = volume_scale(magnitudes, self.inner.unit_fraction) if magnitudes else 1.0
             self._units = _units_of_volume(unit, data, std, scale=scale)
         return self._units
 
@@ -279,9 +279,3 @@ def _units_of_volume(unit: Tensor, data: Tensor, std: Tensor, scale: float) -> _
         noise_std=float(noise.median()),
         filled=filled.float(),
     )
-
-
-def _quantile(magnitudes: Sequence[np.ndarray], fraction: float) -> float:
-    """A quantile of all magnitudes, or their maximum if it is 0."""
-    every = np.concatenate(magnitudes)
-    return float(np.quantile(every, fraction)) or float(every.max())

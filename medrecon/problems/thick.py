@@ -13,7 +13,7 @@ from medrecon.data.errors import InputError
 from medrecon.data.scan import ImageScan
 from medrecon.likelihood import Gaussian
 from medrecon.operators.bridge import AsComplex
-from medrecon.problems.base import InitialImages, Problem, Scaled
+from medrecon.problems.base import InitialImages, Problem, Scaled, volume_scale
 from medrecon.problems.images import Images, images_problem
 from medrecon.settings import ImagePhysics
 from medrecon.solvers.base import Solver
@@ -60,6 +60,11 @@ class ThickSlices(Images):
             raise InputError("--strength is an option of R2D2+, which works on single slices; leave it out")
         return self
 
+    @property
+    def needs_related_slices(self) -> bool:
+        """Whether only means of slices were measured."""
+        return self._factors()[0] > 1
+
     def seed_numbers(self, items: slice) -> list[int]:
         """Of the volume."""
         return [-1]
@@ -78,28 +83,15 @@ class ThickSlices(Images):
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """Gaussian likelihood of all slices."""
-        array = self.scan.array
-        if self.is_ct:
-            y = torch.from_numpy(array.astype(np.float32) / 1000 + 1)[None, None].to(device)
-            scale = torch.ones(1, device=device)
-        elif self.is_complex:
-            y = AsComplex().adjoint(torch.from_numpy(array.astype(np.complex64))[None, None]).to(device)
-            scale = self._scale(y)
-        else:
-            y = torch.from_numpy(array.astype(np.float32))[None, None].to(device)
-            scale = self._scale(y)
+        y = self._channels(slice(None), device).movedim(0, 1)[None]
+        size = 1.0 if self.is_ct else volume_scale([y.norm(dim=1).flatten().cpu().numpy()], self.unit_fraction)
+        scale = torch.full((1,), size, device=device)
         unit = torch.where(scale > 0, scale, 1.0)
         root = float(np.prod(self._factors())) ** 0.5  # the operator has orthonormal rows
         std = root * self.level / (1000.0 if self.is_ct else unit)
         data_scale = (1000.0 if self.is_ct else unit) / root * torch.ones(1, device=device)
         A = self._operator().to(device)
         return Scaled(Gaussian(A, y * (root / float(unit)), std), scale, data_scale)
-
-    def _scale(self, y: Tensor) -> Tensor:
-        """The quantile of all magnitudes, slice by slice in memory."""
-        magnitude = y.norm(dim=1).flatten().cpu().numpy()
-        scale = float(np.quantile(magnitude, self.unit_fraction)) or float(magnitude.max())
-        return torch.full((1,), scale, device=y.device)
 
     @property
     def level(self) -> float:

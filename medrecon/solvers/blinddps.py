@@ -22,7 +22,7 @@ from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, with_vjp
 from medrecon.solvers.base import Requires, Solver, add_noise, renoise, residual_norm_and_grad, setting
 
-__all__ = ["BlindDPS", "BlindState", "first_parameters", "gradients"]
+__all__ = ["BlindDPS", "BlindSolver", "BlindState", "first_parameters", "gradients"]
 
 TRIAL, TRIAL_WEIGHT = 0.3, 3e-3
 """Noise level, and Tikhonov weight of the deconvolution, at which the two directions of a kernel are compared."""
@@ -83,7 +83,39 @@ def gradients(u: Mapping[str, Tensor], data: BlindBlur, x0: Tensor) -> tuple[Ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlindDPS(Solver[BlindState, Gaussian]):
+class BlindSolver(Solver[BlindState, Gaussian]):
+    """A solver that estimates the blur kernel with the image; a known operator has no parameters.
+
+    Args:
+        n_starts: draws of the kernel from the spectrum of the data, of which the mean is the start.
+        sigma_kernel: noise level of the image below which the kernel is updated.
+    """
+
+    estimates_parameters: ClassVar[bool] = True
+
+    n_starts: int = setting(4, 1, 64)
+    sigma_kernel: float = setting(0.1, 0.0, 100.0)
+
+    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> BlindState:
+        """The image, and kernels from the spectrum of the data."""
+        blind = isinstance(data, BlindBlur)
+        return BlindState(x, first_parameters(data, prior, noise, self.n_starts) if blind else {})
+
+    def increase_noise(self, state: BlindState, sigma: float, sigma_next: float, *, noise: Noise) -> BlindState:
+        """The image with the missing noise."""
+        return state._replace(x=add_noise(state.x, sigma, sigma_next, noise))
+
+    def output(self, state: BlindState) -> Tensor:
+        """The image."""
+        return state.x
+
+    def final_data(self, state: BlindState, data: BlindGaussian) -> BlindGaussian:
+        """The likelihood with the last kernels."""
+        return data.with_parameters(state.parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlindDPS(BlindSolver):
     """Diffusion posterior sampling of an image and of the kernel that blurred it, each with its own prior.
 
     ``x0 = prior(x);  k0 = kernel_prior(k);  khat = max(k0, 0) / sum(max(k0, 0))``
@@ -96,10 +128,10 @@ class BlindDPS(Solver[BlindState, Gaussian]):
 
     Args:
         zeta: step of the image, as in DPS.
-        n_starts: draws of the kernel from the spectrum of the data, of which the mean is the start.
+        n_starts: see :class:`BlindSolver`.
         zeta_kernel: length of a step of the kernel, relative to the norm of the kernel; 0: the kernel stays at its start.
         zeta_tilt: root-mean-square step of the tilt of turbulence, pixels; 0: no tilt, see docs/blur.md for the reason.
-        sigma_kernel: level at which the steps of the kernel begin, for kernels with the largest value 1.
+        sigma_kernel: see :class:`BlindSolver`; also the level of the kernel's own noise, for kernels with the largest value 1.
 
     Cost:
         1 evaluation and 1 vector-Jacobian product of both priors a step; at the start 60
@@ -111,24 +143,16 @@ class BlindDPS(Solver[BlindState, Gaussian]):
     """
 
     requires: ClassVar[Requires] = Requires(operator=Operator)
-    estimates_parameters: ClassVar[bool] = True
 
     zeta: float = setting(0.02, 0.0, 1.0)
-    n_starts: int = setting(4, 1, 64)
     zeta_kernel: float = setting(0.01, 0.0, 1.0)
     zeta_tilt: float = setting(0.0, 0.0, 1.0)
-    sigma_kernel: float = setting(0.1, 0.0, 10.0)
 
     def check(self, data: object) -> None:
         """Refuse unknown parameters other than a kernel."""
         super().check(data)  # type: ignore[arg-type]
         if isinstance(data, BlindGaussian) and not isinstance(data, BlindBlur):
             raise TypeError(f"BlindDPS estimates blur kernels; {type(data).__name__} has other unknown parameters")
-
-    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> BlindState:
-        """The image, and kernels from the spectrum of the data."""
-        blind = isinstance(data, BlindBlur)
-        return BlindState(x, first_parameters(data, prior, noise, self.n_starts) if blind else {})
 
     def step(
         self, state: BlindState, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
@@ -166,15 +190,3 @@ class BlindDPS(Solver[BlindState, Gaussian]):
             moved[name] = u0 - batch_broadcast(step, g) * g
         out = data.from_unit(moved)
         return {**out, "kernel": centred_kernel(out["kernel"])}
-
-    def increase_noise(self, state: BlindState, sigma: float, sigma_next: float, *, noise: Noise) -> BlindState:
-        """The image with the missing noise."""
-        return state._replace(x=add_noise(state.x, sigma, sigma_next, noise))
-
-    def output(self, state: BlindState) -> Tensor:
-        """The image."""
-        return state.x
-
-    def final_data(self, state: BlindState, data: BlindGaussian) -> BlindGaussian:
-        """The likelihood with the last kernels."""
-        return data.with_parameters(state.parameters)

@@ -19,8 +19,8 @@ from medrecon.operators.deblur import InnerBlur, SpectralBlur, centred_kernel, u
 from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.operators.spectral import Spectral
 from medrecon.priors.base import Prior
-from medrecon.solvers.base import Requires, Solver, add_noise, setting
-from medrecon.solvers.blinddps import BlindState, first_parameters, gradients
+from medrecon.solvers.base import Requires, setting
+from medrecon.solvers.blinddps import BlindSolver, BlindState, gradients
 from medrecon.solvers.ddrm import DDRM
 
 __all__ = ["GibbsDDRM"]
@@ -30,7 +30,7 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class GibbsDDRM(Solver[BlindState, Gaussian]):
+class GibbsDDRM(BlindSolver):
     """A partially collapsed Gibbs sampler: a DDRM step for the image given the kernel, then Langevin steps for the kernel.
 
     The image is updated by DDRM with the singular values of the periodic blur; the border of the blurred image, which was not
@@ -42,10 +42,10 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
     Args:
         eta: as in DDRM.
         eta_b: as in DDRM.
-        n_starts: as in BlindDPS.
+        n_starts: see :class:`BlindSolver`.
         n_langevin: steps of the kernel per level.
         step_size: length of a step of the kernel, relative to its norm.
-        sigma_kernel: level of the image below which the kernel is sampled; the paper skips the first 30 % of the levels.
+        sigma_kernel: see :class:`BlindSolver`; the paper skips the first 30 % of the levels.
 
     Cost:
         1 network evaluation, ``n_langevin`` evaluations of the kernel's prior a step; at the start as BlindDPS.
@@ -56,14 +56,11 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
     """
 
     requires: ClassVar[Requires] = Requires(operator=Spectral)
-    estimates_parameters: ClassVar[bool] = True
 
     eta: float = setting(0.85, 0.0, 0.95)
     eta_b: float = setting(1.0, 0.0, 1.0)
-    n_starts: int = setting(4, 1, 64)
     n_langevin: int = setting(3, 0, 1000)
     step_size: float = setting(0.01, 0.0, 1.0)
-    sigma_kernel: float = setting(0.1, 0.0, 100.0)
 
     def check(self, data: object) -> None:
         """Any blur with an unknown kernel, or data that DDRM takes."""
@@ -71,11 +68,6 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
             raise TypeError(f"GibbsDDRM estimates blur kernels; {type(data).__name__} has other unknown parameters")
         if not isinstance(data, BlindBlur):
             super().check(data)  # type: ignore[arg-type]
-
-    def init(self, x: Tensor, sigma: float, *, prior: Prior, data: Gaussian, noise: Noise) -> BlindState:
-        """The image, and kernels from the spectrum of the data."""
-        blind = isinstance(data, BlindBlur)
-        return BlindState(x, first_parameters(data, prior, noise, self.n_starts) if blind else {})
 
     def step(
         self, state: BlindState, sigma: float, sigma_next: float, *, prior: Prior, data: Gaussian, noise: Noise
@@ -111,18 +103,6 @@ class GibbsDDRM(Solver[BlindState, Gaussian]):
         tau = self.step_size * dot(u, u).sqrt() / size
         z = batch_broadcast((2 * tau).sqrt(), u) * noise.like(u)
         return {"kernel": centred_kernel(unit_kernel(u + batch_broadcast(tau, u) * drift + z))}
-
-    def increase_noise(self, state: BlindState, sigma: float, sigma_next: float, *, noise: Noise) -> BlindState:
-        """The image with the missing noise."""
-        return state._replace(x=add_noise(state.x, sigma, sigma_next, noise))
-
-    def output(self, state: BlindState) -> Tensor:
-        """The image."""
-        return state.x
-
-    def final_data(self, state: BlindState, data: BlindGaussian) -> BlindGaussian:
-        """The likelihood with the last kernels."""
-        return data.with_parameters(state.parameters)
 
 
 def periodic(data: BlindBlur, kernel: Tensor, x0: Tensor, noise: Noise) -> Gaussian:

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple, cast
 
 from torch import Tensor
 
-from medrecon.joint_maps import JointMaps, NLINVSettings
+from medrecon.joint_maps import JointMaps
 from medrecon.likelihood import BlindGaussian, Likelihood, NoData
 from medrecon.noise import Noise
 from medrecon.priors.base import Prior
@@ -80,8 +80,7 @@ class NLINV(Solver[Joint, JointMaps]):
         self, state: Joint, sigma: float, sigma_next: float, *, prior: Prior, data: JointMaps, noise: Noise
     ) -> Joint:
         """All Newton steps."""
-        settings = NLINVSettings(n_newton=self.n_newton, n_cg=self.n_cg, discrepancy=self.discrepancy)
-        return Joint(*data.inverted(settings))
+        return Joint(*data.inverted(self.n_newton, self.n_cg, self.discrepancy))
 
     def increase_noise(self, state: Joint, sigma: float, sigma_next: float, *, noise: Noise) -> Joint:
         """The estimate does not depend on the level."""

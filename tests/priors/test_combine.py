@@ -10,7 +10,6 @@ from medrecon.priors import (
     guided,
     multiscale,
     perpendicular,
-    product,
     score,
     slicewise,
     with_vjp,
@@ -196,7 +195,11 @@ def test_product_of_planes_is_the_product_of_experts():
     mean = torch.zeros(1, 4, 4, dtype=torch.float64)
     first, second = (GaussianPrior(mean, covariance) for covariance in planes)
     x, sigma = noisy((1, 4, 4, 4), 2), 0.7
-    both = product(slicewise(first), slicewise(second, axis=3), weights=(0.75, 0.25))
+    axial_plane, coronal_plane = slicewise(first), slicewise(second, axis=3)
+
+    def both(x, sigma):  # the mean of what perpendicular takes
+        return 0.75 * axial_plane(x, sigma) + 0.25 * coronal_plane(x, sigma)
+
     noise = sigma**2 * torch.eye(64, dtype=torch.float64)
     precision = 0.75 * torch.linalg.inv(axial + noise) + 0.25 * torch.linalg.inv(coronal + noise)
     assert torch.allclose(score(both, x, sigma).flatten(1), -x.flatten(1) @ precision, rtol=1e-9, atol=1e-9)
