@@ -479,8 +479,9 @@ def test_only_calibrated_runs_may_say_standard_deviation():
 
     rough, fine = planned(solver="tmpd", steps=3), planned(solver="tmpd", steps=130, settings={"n_cg": 20})
     assert "spread" in rough.maps and "std" in fine.maps and planned(solver="dds").maps == rough.maps
-    assert not calibrated(rough.sampling, rough.sampling.sigmas) and calibrated(fine.sampling, fine.sampling.sigmas)
+    assert not calibrated(posed, rough.sampling, rough.sampling.sigmas)
+    assert calibrated(posed, fine.sampling, fine.sampling.sigmas)
     made = rough.run()
     assert tuple(made.uncertainty.maps()) == rough.maps and not made.record["solver"]["calibrated"]
     warm = replace(fine.sampling, start=Start(solver=CGSense(), sigma=0.5))  # no longer samples of the posterior
-    assert not calibrated(warm, warm.sigmas)
+    assert not calibrated(posed, warm, warm.sigmas)
