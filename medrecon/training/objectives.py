@@ -18,7 +18,21 @@ from medrecon.operators.linalg import batch_broadcast
 from medrecon.priors.base import Prior
 from medrecon.priors.nets import EDMNet, EpsNet, FlowNet, precondition
 
-__all__ = ["DDPM", "EDM", "OBJECTIVES", "Objective", "Pair", "RectifiedFlow", "objective", "stratified"]
+__all__ = [
+    "DDPM",
+    "EDM",
+    "OBJECTIVES",
+    "MeasuredObjective",
+    "Network",
+    "Objective",
+    "Pair",
+    "RectifiedFlow",
+    "objective",
+    "stratified",
+]
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""A network in training, called as ``network(x, timesteps)``."""
 
 
 class Pair(NamedTuple):
@@ -38,6 +52,29 @@ class Objective(Protocol):
 
     def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> Prior:
         """The network as a prior of ``x = x0 + sigma n``."""
+        ...
+
+
+class MeasuredObjective(Protocol):
+    """An objective whose data are measurements: noisy images, or undersampled k-space.
+
+    The data of a batch are tensors by name, each with the items first. Images are ``(B, C, *spatial)`` at unit scale: ``image``,
+    the noisy image; ``second``, the same object with other noise; ``clean``, without noise. ``noise_std`` ``(B,)`` is the noise
+    per real component. Undersampled scans have ``kspace`` ``(B, coils, y, x)``, ``mask`` ``(B, 1, y or 1, x or 1)`` and
+    ``maps`` ``(B, coils, y, x)``.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the data that :meth:`loss` takes."""
+        ...
+
+    def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
+        """The loss of every item ``(B,)``; random numbers come from torch's generator."""
+        ...
+
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> Prior:
+        """The trained network as a prior of ``x = x0 + sigma n``."""
         ...
 
 
