@@ -86,6 +86,9 @@ def test_noise2score_is_the_score_of_the_noisier_images():
     assert torch.allclose(objective.prior(network, multiple=1)(y, total), estimate, rtol=1e-9)
     # A level that training did not know: y + a^2 R + sigma'^2 R.
     score = (y.flatten(1) @ expected.T - y.flatten(1)) / total**2
+    found, smoothing = objective.score(network, y, multiple=1)
+    assert torch.allclose(found.flatten(1), score, rtol=1e-9)
+    assert torch.allclose(smoothing, torch.full_like(y, ratio * STD))
     other = objective.denoise(network, y, multiple=1, family=GaussianNoise(2 * STD)).flatten(1)
     assert torch.allclose(other, y.flatten(1) + ((ratio * STD) ** 2 + 4 * STD**2) * score, rtol=1e-9)
 
@@ -227,6 +230,13 @@ def test_sure_estimates_the_supervised_loss():
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="SURE needs gaussian noise"):
         SURELoss(family=PoissonNoise())
+    with pytest.raises(ValueError, match="family must be a noise family"):
+        Noise2Score(family="gaussian")
+    for kind in (Supervised, Noise2Noise, Noise2Self, SURELoss, Noise2Score):
+        with pytest.raises(ValueError, match="sigma_data must be a number above 0"):
+            kind(sigma_data=0.0)
+    with pytest.raises(ValueError, match="step must be a number above 0"):
+        SURELoss(step=math.nan)
     for stride in (1, 0, 2.0, True):
         with pytest.raises(ValueError, match="stride must be an integer of at least 2"):
             Noise2Self(stride=stride)
