@@ -1,4 +1,4 @@
-"""Training of small networks for the benchmarks: the schedule of ``train.yaml`` in one loop, by CPU time or steps."""
+"""Training of small networks for the benchmarks: the schedule of ``train.yaml`` in one loop, by CPU time."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def measures(x: np.ndarray, truth: np.ndarray, edges: bool = False) -> dict[str,
     """PSNR and SSIM in three planes, and the mean difference between slices over that of the truth; or the width of edges."""
     out = {"z": float(np.abs(np.diff(x, axis=0)).mean() / np.abs(np.diff(truth, axis=0)).mean())}
     if edges:
-        return out | {"edge": edge_width(x, truth)}
+        return out | {"edge": edge_width(x, truth), "edge of the truth": edge_width(truth, truth)}
     for name, axes in {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}.items():
         a, b = x.transpose(axes), truth.transpose(axes)
         keep = b.reshape(len(b), -1).max(1) > 0.1 * truth.max()  # planes with an object

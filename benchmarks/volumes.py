@@ -208,7 +208,7 @@ def _psnr(x: Tensor, truth: Tensor) -> str:
 def table(rows: list[dict[str, Any]]) -> None:
     """Print the results in the store."""
     planes = "axial | coronal | sagittal"
-    print(f"| case | method | PSNR {planes} | SSIM {planes} | z | edge, mm | seconds | peak, MB |")
+    print(f"| case | method | PSNR {planes} | SSIM {planes} | z | edge (of the truth), mm | seconds | peak, MB |")
     print("|---" * 12 + "|")
     for one in sorted(rows, key=lambda r: (list(CASES).index(r["case"]), list(METHODS).index(r["method"]))):
         name = f"| {one['case']} | {one['method']} "
@@ -216,7 +216,7 @@ def table(rows: list[dict[str, Any]]) -> None:
             print(f"{name}| failed: {one['error']} " + "| " * 9 + "|")
             continue
         numbers = ["" if c not in one else f"{one[c]:.2f}" if c[0] == "p" else f"{one[c]:.3f}" for c in COLUMNS]
-        edge = f"{one['edge']:.2f}" if "edge" in one else ""
+        edge = f"{one['edge']:.2f} ({one['edge of the truth']:.2f})" if "edge" in one else ""
         print(
             f"{name}| {' | '.join(numbers)} | {one['z']:.2f} | {edge} | {one['seconds']:.0f} | {one['peak_mb']:.0f} |"
         )

@@ -14,15 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medrecon.data.arguments import as_number
 from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.base import Prior, as_levels
 from medrecon.priors.nets import EDMNet, precondition
-from medrecon.training.corruption import GaussianNoise, NoiseFamily, check_positive, local_mean
+from medrecon.training.corruption import GaussianNoise, NoiseFamily, local_mean
 from medrecon.training.objectives import Network
 from medrecon.training.score_matching import finite_difference_divergence, random_signs, sure
 
@@ -44,7 +46,24 @@ class Denoising:
     def __post_init__(self) -> None:
         if not hasattr(self.family, "corrupt"):
             raise ValueError(f"family must be a noise family, such as GaussianNoise(0.1); got {self.family!r}")
-        check_positive("sigma_data", self.sigma_data)
+        as_number("sigma_data", self.sigma_data, positive=True)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Noisy images and their nominal noise level."""
+        return frozenset({"image", "noise_std"})
+
+    @staticmethod
+    def level(data: Mapping[str, Tensor]) -> Tensor:
+        """The nominal noise level of every item ``(B,)``.
+
+        Raises:
+            ValueError: if it is not above 0, where the network's input would be NaN.
+        """
+        std = data["noise_std"]
+        if not bool((std > 0).all()):
+            raise ValueError("noise_std must be above 0 in every item; leave out images without noise")
+        return std
 
     def denoiser(self, network: Network) -> EDMNet:
         """``D(y, sigma)`` of a network in training."""
@@ -67,33 +86,29 @@ class Denoising:
 class Supervised(Denoising):
     """Squared error against clean images: the reference for the others."""
 
+    target: ClassVar[str] = "clean"
+    """Name of the images to compare with."""
+
     @property
     def needs(self) -> frozenset[str]:
-        """Noisy and clean images."""
-        return frozenset({"image", "clean", "noise_std"})
+        """As for the others, and the target."""
+        return super().needs | {self.target}
 
     def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
-        """``|D(y) - x|^2``."""
-        away = self.denoiser(network)(data["image"], data["noise_std"]) - data["clean"]
-        return dot(away, away) * self.weight(data["noise_std"], away)
+        """``|D(y) - target|^2``."""
+        sigma = self.level(data)
+        away = self.denoiser(network)(data["image"], sigma) - data[self.target]
+        return dot(away, away) * self.weight(sigma, away)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise2Noise(Denoising):
-    """Squared error against a second noisy image, whose noise is independent and has mean 0.
+class Noise2Noise(Supervised):
+    """Squared error against a second noisy image of the same object, whose noise is independent and has mean 0.
 
     Reference: Lehtinen et al., ICML 2018, arXiv 1803.04189.
     """
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Two noisy images of the same object."""
-        return frozenset({"image", "second", "noise_std"})
-
-    def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
-        """``|D(y_1) - y_2|^2``."""
-        away = self.denoiser(network)(data["image"], data["noise_std"]) - data["second"]
-        return dot(away, away) * self.weight(data["noise_std"], away)
+    target: ClassVar[str] = "second"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,18 +125,13 @@ class SURELoss(Denoising):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("step", self.step)
+        as_number("step", self.step, positive=True)
         if not isinstance(self.family, GaussianNoise):
             raise ValueError(f"SURE needs gaussian noise; got {self.family}. Choose noise2score")
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Noisy images and their noise level."""
-        return frozenset({"image", "noise_std"})
-
     def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
         """SURE of ``D``, an estimate of the supervised loss; it may be negative."""
-        y, sigma, denoiser = data["image"], data["noise_std"], self.denoiser(network)
+        y, sigma, denoiser = data["image"], self.level(data), self.denoiser(network)
         estimate = denoiser(y, sigma)
         slope = finite_difference_divergence(
             lambda z: denoiser(z, sigma), y, random_signs(y), step=self.step, value=estimate
@@ -168,14 +178,9 @@ class Noise2Self(Denoising):
         if isinstance(self.stride, bool) or not isinstance(self.stride, int) or self.stride < 2:
             raise ValueError(f"stride must be an integer of at least 2, so that neighbours remain; got {self.stride!r}")
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Noisy images; their nominal noise level only scales and conditions the network."""
-        return frozenset({"image", "noise_std"})
-
     def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
         """The mean squared error on the grid."""
-        y, sigma = data["image"], data["noise_std"]
+        y, sigma = data["image"], self.level(data)
         phase = [int(torch.randint(min(self.stride, n), ())) for n in y.shape[2:]]
         mask = grid_mask(y.shape[2:], self.stride, phase, y.device)
         away = (self.denoiser(network)(torch.where(mask, donut(y), y), sigma) - y) * mask
@@ -199,7 +204,7 @@ class Noise2Self(Denoising):
         """The J-invariant estimate: every pixel from the others, by ``stride ** dims`` evaluations.
 
         One evaluation of the unmasked image, the paper's other choice, fails with a residual network, which was never trained to
-        return anything but its input there (21.9 dB on brain slices with sigma 0.1, this 28.4).
+        return anything but its input there.
         """
         replaced, out = donut(y), torch.zeros_like(y)
         for phase in product(*[range(min(self.stride, n)) for n in y.shape[2:]]):
@@ -211,8 +216,7 @@ class Noise2Self(Denoising):
 def with_own_pixel(y: Tensor, estimate: Tensor, variance: Tensor) -> Tensor:
     """A blind-spot estimate combined with the pixel itself, weighted by the inverse variances of their independent errors.
 
-    That of the estimate is a local mean of ``(y - estimate)^2`` minus the variance of the noise. On brain slices with sigma 0.1
-    the combination gains 1.9 dB.
+    That of the estimate is a local mean of ``(y - estimate)^2`` minus the variance of the noise.
 
     Args:
         y: noisy images ``(B, C, *spatial)``.
@@ -259,14 +263,9 @@ class Noise2Score(Denoising):
         if not 0 < low <= high < float("inf"):
             raise ValueError(f"smoothing must be two numbers above 0, the smaller first; got {self.smoothing}")
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Noisy images; their nominal noise level only scales and conditions the network."""
-        return frozenset({"image", "noise_std"})
-
     def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
         """AR-DAE's loss, relative to that of R = 0, ``(B,)``; every pixel counts as much as in a squared error of the image."""
-        y, nominal, denoiser = data["image"], data["noise_std"], self.denoiser(network)
+        y, nominal, denoiser = data["image"], self.level(data), self.denoiser(network)
         low, high = self.smoothing
         ratio = low * (high / low) ** torch.rand_like(nominal)
         profile, noise = self.family.profile(y), torch.randn_like(y)

@@ -287,15 +287,25 @@ def test_sure_estimates_the_supervised_loss():
     assert standard < 0.01 * float(expected.mean())
 
 
+@pytest.mark.parametrize("kind", [Supervised, Noise2Noise, SURELoss, Noise2Self, Noise2Score], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("std", [0.0, math.nan])
+def test_images_without_noise_are_refused(kind, std):
+    """EDM's input scale is NaN there, and so would be the weights after one step."""
+    data = measure(torch.rand(2, 1, 8, 8), GaussianNoise(0.1))
+    data["noise_std"][1] = std
+    with pytest.raises(ValueError, match="noise_std must be above 0"):
+        kind().loss(Bent((1, 8, 8)).float(), data)
+
+
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="SURE needs gaussian noise"):
         SURELoss(family=PoissonNoise())
     with pytest.raises(ValueError, match="family must be a noise family"):
         Noise2Score(family="gaussian")
     for kind in (Supervised, Noise2Noise, Noise2Self, SURELoss, Noise2Score):
-        with pytest.raises(ValueError, match="sigma_data must be a number above 0"):
+        with pytest.raises(ValueError, match="sigma_data must be a number that is finite"):
             kind(sigma_data=0.0)
-    with pytest.raises(ValueError, match="step must be a number above 0"):
+    with pytest.raises(ValueError, match="step must be a number that is finite"):
         SURELoss(step=math.nan)
     for stride in (1, 0, 2.0, True):
         with pytest.raises(ValueError, match="stride must be an integer of at least 2"):
