@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
@@ -66,6 +67,7 @@ class MeasuredInferer(Inferer):
         dtype: autocast type, see :class:`AutocastInferer`; not used for an objective with ``full_precision``.
         seed: random seed of the loss, for validation: the same random numbers for every batch, no gradients for the network, and
             random numbers of the training left alone; ``None``: training.
+        multiple: multiple to which sides are padded with zeros for the network, whose output is cropped.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class MeasuredInferer(Inferer):
         objective: MeasuredObjective,
         dtype: torch.dtype | Literal["auto"] | None = "auto",
         seed: int | None = None,
+        multiple: int = 16,
     ) -> None:
         self.objective = objective
+        self.multiple = multiple
         self.autocast = AutocastInferer(None if getattr(objective, "full_precision", False) else dtype)
         self.seed = seed
 
@@ -82,7 +86,9 @@ class MeasuredInferer(Inferer):
         """The losses ``(B,)`` of data by name, see :class:`medrecon.training.objectives.MeasuredObjective`."""
 
         def run(x: Tensor, timesteps: Tensor) -> Tensor:
-            return self.autocast(x, network, timesteps)
+            spatial = x.shape[2:]
+            inside = F.pad(x, [side for n in reversed(spatial) for side in (0, -n % self.multiple)])
+            return self.autocast(inside, network, timesteps)[(..., *[slice(n) for n in spatial])]
 
         if self.seed is None:
             return self.objective.loss(run, inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,11 @@ from medrecon.handlers import (
 )
 from medrecon.inferers import AutocastInferer, DenoisingInferer, MeasuredInferer, PosteriorInferer
 from medrecon.metrics import HU_RANGE, NMSE, PSNR, SSIM
-from medrecon.training.augment import Augment
+from medrecon.prep.training_data import PreparedData, PreparedSettings, prepared_data
+from medrecon.prior_file import PriorFile
+from medrecon.training.augment import Augment, Crops
 from medrecon.training.batches import ShapeBatches, batches_in_order
+from medrecon.training.measured import measured_class, measured_objective
 from medrecon.training.objectives import MeasuredObjective, Objective
 from medrecon.training.slices import rows_of_process
 from medrecon.transforms import MagnitudeMeand, only_item
@@ -75,12 +78,14 @@ __all__ = [
     "destroy_process_group",
     "init_process_group",
     "local_device",
+    "prepared",
     "reconstructor",
     "resume",
     "rows_of_rank",
     "set_seed",
     "train",
     "trainer",
+    "training_objective",
     "validator",
 ]
 
@@ -242,6 +247,7 @@ class Learner:
         weights: file of initial weights, see :func:`medrecon.handlers.start_from`; ``None`` or empty: random weights.
         learning_rate: peak learning rate of the schedule.
         average_decay: decay of the moving average, see :func:`medrecon.handlers.averaged`.
+        multiple: multiple to which sides of measurements are padded for the network.
 
     Raises:
         InputError: if the initial weights cannot be used.
@@ -256,12 +262,14 @@ class Learner:
         weights: str | Path | None = None,
         learning_rate: float = 8e-4,
         average_decay: float = 0.9995,
+        multiple: int = 16,
     ) -> None:
         self.model = start_from(network, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective
         self.device = device
         self.average = averaged(self.model, average_decay)
         self.learning_rate = learning_rate
+        self.multiple = multiple
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )
@@ -292,7 +300,9 @@ class Batches:
     Args:
         dataset: dictionaries with an ``image``, and with a ``label`` if there are ``labels``; or with the data that the objective
             needs. They are held in memory; a batch has rows of equal shapes.
-        augment: augmentation from stored images to crops, or of the measurements; ``None``: data stay unchanged.
+        augment: augmentation from stored images to crops, or of the measurements, for which an
+            :class:`medrecon.training.augment.Augment` becomes :class:`medrecon.training.augment.Crops` of images; ``None``: data
+            stay unchanged.
         size: rows in a batch; for crops, of the smallest.
         per_epoch: batches in an epoch.
         weights: sampling weights of the rows; ``None``: uniform.
@@ -317,9 +327,63 @@ class Batches:
     def prepare(self, objective: Objective | MeasuredObjective) -> DenoisingPrepareBatch | MeasuredPrepareBatch:
         """Augmentation of the batches, and noise for an objective of clean images."""
         if isinstance(objective, MeasuredObjective):
-            return MeasuredPrepareBatch(objective.needs, self.augment)  # type: ignore[arg-type]
+            augment = self.augment
+            if isinstance(augment, Augment):  # of clean images; it would change the noise, and k-space has no crops
+                augment = None if "kspace" in objective.needs else Crops(crop=augment.crop)
+            return MeasuredPrepareBatch(objective.needs, augment)
         labels = {"label": "label", "null": len(self.labels) - 1, "dropped": 0.1} if self.labels else {}
         return DenoisingPrepareBatch(objective, self.augment, **labels, overviews=self.overviews)  # type: ignore[arg-type]
+
+
+def prepared(folder: str | Path, prior: PriorFile, **settings: Any) -> PreparedData | None:  # noqa: ANN401 - see below
+    """Training data of a folder that ``medrecon prep`` wrote; ``None`` for no folder, so that a config reads its archives.
+
+    Args:
+        folder: the folder; empty: none.
+        prior: description of the prior that is trained, see :func:`medrecon.bundle.read_prior`.
+        **settings: fields of :class:`medrecon.prep.training_data.PreparedSettings`.
+
+    Raises:
+        InputError: if the folder cannot be used, or an objective of measurements is named without a folder.
+    """
+    chosen = PreparedSettings(**settings)
+    if folder:
+        return prepared_data(folder, prior, chosen)
+    if chosen.objective not in ("auto", "clean"):
+        raise InputError(
+            f"the objective {chosen.objective!r} needs measurements; give the folder that medrecon prep wrote (--data FOLDER)"
+        )
+    return None
+
+
+def training_objective(
+    data: PreparedData | None,
+    clean: Objective,
+    settings: Mapping[str, Any] | None = None,
+    sigma_data: float | None = None,
+) -> Objective | MeasuredObjective:
+    """The objective of a training run.
+
+    Args:
+        data: training data, see :func:`prepared`.
+        clean: objective for clean images.
+        settings: fields of the objective of measurements.
+        sigma_data: standard deviation of the images per channel, for an objective of measurements that has this field.
+
+    Raises:
+        InputError: for settings that the objective does not have, or of clean images, whose settings are others.
+    """
+    settings = dict(settings or {})
+    if data is None or data.objective == "clean":
+        if settings:
+            raise InputError(
+                f"objective_settings ({', '.join(settings)}) belong to an objective of measurements, but the network is trained "
+                "on clean images; leave them out, or change noise_law"
+            )
+        return clean
+    if sigma_data is not None and any(f.name == "sigma_data" for f in fields(measured_class(data.objective))):  # type: ignore[arg-type]
+        settings = {"sigma_data": sigma_data, **settings}
+    return measured_objective(data.objective, **settings)
 
 
 def add_labels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str = "contrast") -> list[dict[str, Any]]:
@@ -377,7 +441,9 @@ def _measured_validation(objective: MeasuredObjective, dataset: Dataset, multipl
         prepare = MeasuredPrepareBatch(objective.needs, pair=pair)
         return _Validation(DenoisingInferer(objective, multiple), prepare, {"psnr": _psnr()})
     prepare = MeasuredPrepareBatch(objective.needs)
-    return _Validation(MeasuredInferer(objective, seed=0), prepare, {"negative_loss": Average(_negative_losses)[0]})
+    return _Validation(
+        MeasuredInferer(objective, seed=0, multiple=multiple), prepare, {"negative_loss": Average(_negative_losses)[0]}
+    )
 
 
 def validator(
@@ -450,7 +516,7 @@ def trainer(
     objective, inferer = learner.objective, inferer or AutocastInferer()
     measured = isinstance(objective, MeasuredObjective)
     if isinstance(objective, MeasuredObjective) and isinstance(inferer, AutocastInferer):
-        inferer = MeasuredInferer(objective, inferer.dtype)
+        inferer = MeasuredInferer(objective, inferer.dtype, multiple=learner.multiple)
     handlers = [
         WarmupCosine(learner.optimizer, learner.learning_rate, max_epochs * batches.per_epoch),
         GradientClip(learner.model),
