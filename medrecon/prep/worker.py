@@ -196,7 +196,9 @@ def _describe(value: object, array: np.ndarray, *, case: Case, source: Path) -> 
             "affine": value.affine.cpu().numpy().astype(float).tolist() if known else None,
             "spacing_mm": spacing,
         }
-        facts = {key: str(value.meta[key]) for key in ("noise_source", "modality", "maps_source") if value.meta.get(key)}
+        facts = {
+            key: str(value.meta[key]) for key in ("noise_source", "modality", "maps_source") if value.meta.get(key)
+        }
         if facts:
             about["meta"] = facts
         if value.meta.get("warnings"):

@@ -22,7 +22,7 @@ MEASURED: Mapping[str, str] = MappingProxyType(
     {
         "supervised": "medrecon.training.denoising:Supervised",
         "noise2score": "medrecon.training.denoising:Noise2Score",
-        "sure": "medrecon.training.denoising:SURE",
+        "sure": "medrecon.training.denoising:SURELoss",
         "noise2noise": "medrecon.training.denoising:Noise2Noise",
         "noise2self": "medrecon.training.denoising:Noise2Self",
         "ambient": "medrecon.training.undersampled:Ambient",

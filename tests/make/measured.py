@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from medrecon.operators.linalg import batch_broadcast
+from medrecon.operators.mri import sense
 from medrecon.priors.nets import EDMNet
 
 
@@ -65,3 +66,23 @@ class Noisy:
 
     def prior(self, network, multiple=16, dtype=None):
         return EDMNet(network, 0.5, multiple, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scans:
+    """A loss of undersampled scans: the residual of the measured samples, with a network of the zero-filled image."""
+
+    sigma_data: float = 0.5
+
+    @property
+    def needs(self):
+        return frozenset({"kspace", "mask", "maps", "noise_std"})
+
+    def loss(self, network, data):
+        A = sense(data["maps"], data["mask"])
+        x = A.adjoint(data["kspace"])
+        out = self.prior(network)(x, torch.full((len(x),), 0.2))
+        return (A.forward(out) - data["kspace"]).abs().square().flatten(1).mean(1)
+
+    def prior(self, network, multiple=1, dtype=None):
+        return EDMNet(network, self.sigma_data, multiple, dtype)
