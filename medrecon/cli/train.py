@@ -6,10 +6,7 @@ import argparse
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from medrecon.monai_bundle import Config
+from typing import Any
 
 __all__ = ["add_arguments", "run"]
 
@@ -122,20 +119,26 @@ def _weights(bundle: str) -> str:
 def _train(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Run a ``train.yaml`` with some of its items replaced by values that are not evaluated."""
     import logging
+    import sys
+    from contextlib import redirect_stdout
+    from difflib import get_close_matches
 
     from medrecon.data.errors import InputError
     from medrecon.data.yaml_files import read_yaml
     from medrecon.monai_bundle import Config, parsed
 
-    config = Config(read_yaml(path, "a bundle's config"), str(path))
+    content = read_yaml(path, "a bundle's config")
+    config = Config(content, str(path))
     try:
         config.bind(**changes)
     except KeyError as error:
-        raise InputError(f"{path}: has no item {error.args[0]!r} to set; it has {_items(config)}") from error
+        near = get_close_matches(str(error.args[0]), content, n=1, cutoff=0.0)[0]
+        raise InputError(f"{path}: has no item {error.args[0]!r} to set; did you mean {near!r}?") from error
     logging.getLogger("ignite").setLevel(logging.WARNING)
-    for key in ("imports", "initialize", "run", "finalize"):
-        if key in config:
-            parsed(config, key)
+    with redirect_stdout(sys.stderr):  # of MONAI's log
+        for key in ("imports", "initialize", "run", "finalize"):
+            if key in config:
+                parsed(config, key)
     trainer, learner = (config.get_parsed_content(key) for key in ("train::trainer", "learner"))
     data = config.get_parsed_content("prepared")
     metric = config.get_parsed_content("validate::evaluator").state.key_metric_name
@@ -145,8 +148,3 @@ def _train(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         "metric_name": metric,
         "metric": float(learner.best.metric),
     }
-
-
-def _items(config: Config) -> str:
-    """Names of the items of a config that hold plain values."""
-    return ", ".join(key for key, value in config.config.items() if not isinstance(value, dict | list))
