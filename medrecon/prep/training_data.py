@@ -102,9 +102,9 @@ def prepared_data(
     if unknown:
         raise InputError(f"{folder}: has no case {min(unknown)!r} to exclude; correct exclude")
     train, val = _splits(items, folder)
-    objective = _objective(train + val, folder, prior, settings)
+    objective = _objective(train + val, folder, prior=prior, settings=settings)
     build = _builder(objective, prior, settings)
-    _check_memory(train + val, folder, prior, settings, objective)
+    _check_memory(train + val, folder, prior=prior, settings=settings, objective=objective)
     rows = {"train": _rows(train, build, settings), "val": _rows(val, build, settings)}
     for split, found in rows.items():
         if not found:
@@ -242,7 +242,7 @@ def _builder(objective: str, prior: PriorFile, settings: PreparedSettings) -> _B
         return lambda row: _clean_rows(row, prior, settings)
     if "kspace" in _needs(objective):
         return lambda row: _scan_rows(row, settings)
-    return lambda row: _noisy_rows(row, prior, settings, _needs(objective))
+    return lambda row: _noisy_rows(row, prior, settings, needs=_needs(objective))
 
 
 def _rows(items: Sequence[Mapping[str, Any]], build: _Build, settings: PreparedSettings) -> list[dict[str, Any]]:
@@ -282,7 +282,7 @@ def _clean_volume(row: Mapping[str, Any], name: str, images: str) -> tuple[np.nd
     volume, meta = _array(row, name)
     volume = volume.astype(np.complex64 if np.iscomplexobj(volume) else np.float32)
     about = f"{row['case']}, {name}"
-    check_values(volume, about, images, str(meta.get("modality", "")))
+    check_values(volume, about, images, modality=str(meta.get("modality", "")))
     if images == "attenuation":
         return 1 + np.where(volume < -1024, -1000, volume) / 1000, meta.get("affine")
     unit = unit_of(np.abs(volume))
@@ -312,9 +312,9 @@ def _clean_rows(row: Mapping[str, Any], prior: PriorFile, settings: PreparedSett
     rows = []
     for name, (volume, affine) in volumes.items():
         planes = tuple(settings.planes) if settings.planes is not None else None
-        _warn_of_plane(affine, planes, row["case"], prior)
+        _warn_of_plane(affine, planes, case=row["case"], prior=prior)
         label = _label(name, prior.labels, settings.contrasts)
-        for stack in sliced(volume, affine, planes, f"{row['case']}, {name}"):
+        for stack in sliced(volume, affine, planes, name=f"{row['case']}, {name}"):
             kept = stack[filled(np.abs(stack))]
             rows += [{"image": one, **label} for one in _padded(as_channels(kept, images), settings.side)]
     return rows
@@ -363,7 +363,7 @@ def _noisy_rows(
         raise InputError(f"{row['case']}: its images have different shapes {shapes}; exclude the case")
     modality = str(_array(row, name)[1].get("modality", ""))
     for key, volume in volumes.items():
-        check_values(volume, f"{row['case']}, {key}", images, modality)
+        check_values(volume, f"{row['case']}, {key}", images, modality=modality)
     if images == "attenuation":
         volumes = {key: 1 + volume / 1000 for key, volume in volumes.items()}
     else:
