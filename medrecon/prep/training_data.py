@@ -19,7 +19,7 @@ from medrecon.data.sampling import one_sided_warnings
 from medrecon.prep.shards import LoadPreparedd, load_manifest
 from medrecon.prior_file import PriorFile
 from medrecon.solvers.r2d2 import noise_of_images
-from medrecon.training.measured import measured_class
+from medrecon.training.measured import PRIORS, measured_class
 from medrecon.training.volumes import as_channels, check_values, filled, kind_of_sampling, plane_of, sliced, unit_of
 
 __all__ = ["PreparedData", "PreparedSettings", "prepared_data"]
@@ -167,12 +167,22 @@ def _objective(items: list[dict[str, Any]], folder: object, prior: PriorFile, se
         raise InputError(
             f"{folder}: holds {what}; the objective {chosen!r} needs images; choose gsure, ambient or ssdu"
         )
+    if chosen != CLEAN and chosen not in PRIORS and not is_special(prior):
+        raise InputError(
+            f"the objective {chosen!r} gives no prior for all noise levels, as prior.yaml describes it; train "
+            "a copy of a bundle for this objective (docs/training.md)"
+        )
     if "kspace" in needs:
         _check_scans(scans, folder, prior)
     logging.getLogger(__name__).info(
         "%s: %s; the network is trained %s (objective: %s)", folder, what, _purpose(chosen), chosen
     )
     return chosen
+
+
+def is_special(prior: PriorFile) -> bool:
+    """Whether a prior.yaml describes a network that is not a prior for all noise levels, so that no diffusion solver takes it."""
+    return getattr(prior, "denoiser", None) is not None
 
 
 def _described(items: Sequence[Mapping[str, Any]], kinds: Mapping[str, int]) -> str:
@@ -242,7 +252,7 @@ def _builder(objective: str, prior: PriorFile, settings: PreparedSettings) -> _B
         return lambda row: _clean_rows(row, prior, settings)
     if "kspace" in _needs(objective):
         return lambda row: _scan_rows(row, settings)
-    return lambda row: _noisy_rows(row, prior, settings, needs=_needs(objective))
+    return lambda row: _noisy_rows(row, prior, _needs(objective))
 
 
 def _rows(items: Sequence[Mapping[str, Any]], build: _Build, settings: PreparedSettings) -> list[dict[str, Any]]:
@@ -343,9 +353,7 @@ def _label(name: str, labels: Sequence[str], contrasts: Mapping[str, str]) -> di
     return {"label": labels.index(label)}
 
 
-def _noisy_rows(
-    row: Mapping[str, Any], prior: PriorFile, settings: PreparedSettings, needs: frozenset[str]
-) -> list[dict[str, Any]]:
+def _noisy_rows(row: Mapping[str, Any], prior: PriorFile, needs: frozenset[str]) -> list[dict[str, Any]]:
     """Noisy images with what else the objective needs, all in the unit of the noisy image."""
     images = str(prior.images)
     name = next((one for one in _NOISY_NAMES if one in row["arrays"]), None)
@@ -370,9 +378,9 @@ def _noisy_rows(
         unit = unit_of(np.abs(volumes["image"])) or 1.0
         volumes = {key: volume / unit for key, volume in volumes.items()}
     kept = filled(np.abs(volumes["image"]))
-    channels = {key: as_channels(volume[kept], images).astype(np.float32) for key, volume in volumes.items()}
-    std = noise_of_images(torch.from_numpy(channels["image"]), None if channels["image"].shape[1] == 2 else 0.3).numpy()
-    channels = {key: _padded(value, settings.side).astype(np.float16) for key, value in channels.items()}
+    channels = {key: as_channels(volume[kept], images) for key, volume in volumes.items()}
+    noisy = torch.from_numpy(channels["image"].astype(np.float32))
+    std = noise_of_images(noisy, None if noisy.shape[1] == 2 else 0.3).numpy()
     return [
         {**{key: value[i] for key, value in channels.items()}, "noise_std": float(std[i])} for i in range(kept.sum())
     ]

@@ -16,7 +16,7 @@ from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
 from medrecon.training.objectives import MeasuredObjective
 
-__all__ = ["MEASURED", "measured_class", "measured_objective"]
+__all__ = ["MEASURED", "PRIORS", "measured_class", "measured_objective"]
 
 MEASURED: Mapping[str, str] = MappingProxyType(
     {
@@ -31,6 +31,9 @@ MEASURED: Mapping[str, str] = MappingProxyType(
     }
 )
 """Module and class of every objective of measurements, by name."""
+
+PRIORS = frozenset({"ambient", "gsure"})
+"""Names whose networks are priors at all noise levels; the others denoise, or reconstruct, data as in their training."""
 
 
 def measured_class(name: object) -> type[MeasuredObjective]:

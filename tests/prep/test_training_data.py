@@ -1,7 +1,7 @@
 """Prepared folders as training data."""
 
 import logging
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import h5py
 import numpy as np
@@ -22,6 +22,7 @@ from tests.make.images import blobs
 
 COMPLEX = PriorFile(network="ResidualUNet", images="complex", labels=("T1", "T2", ""), trained_planes=("axial",))
 MAGNITUDE = PriorFile(network="ResidualUNet", images="magnitude")
+DENOISER = SimpleNamespace(images="magnitude", labels=(), trained_planes=("axial",), denoiser={"family": "gaussian"})
 CT = PriorFile(network="ResidualUNet", images="attenuation")
 SHAPE = (33, 26)
 
@@ -270,7 +271,7 @@ def test_noisy_images_have_their_noise_level(tmp_path):
         f"s{k}": np.abs(100 * volume(k, 2, (64, 64)) + 5 * rng.standard_normal((2, 64, 64))).astype(np.float32)
         for k in range(4)
     }
-    data = prepared_data(images(tmp_path, **cases), MAGNITUDE, PreparedSettings(objective="sure"))
+    data = prepared_data(images(tmp_path, **cases), DENOISER, PreparedSettings(objective="sure"))
     assert data.objective == "sure"
     for row in data.train:
         unit = np.quantile(cases[row["case"].removesuffix(".nii.gz")], 0.995)
@@ -278,7 +279,10 @@ def test_noisy_images_have_their_noise_level(tmp_path):
             5 / unit, rel=0.15
         )  # estimated from about 1000 pixels above the background
     with pytest.raises(InputError, match=r"s\d\.nii\.gz: lacks second, which the objective needs; it has image"):
-        prepared_data(tmp_path / "out", MAGNITUDE, PreparedSettings(objective="noise2noise"))
+        prepared_data(tmp_path / "out", DENOISER, PreparedSettings(objective="noise2noise"))
+    # A solver would call a denoiser of one noise level at all of them.
+    with pytest.raises(InputError, match="the objective 'sure' gives no prior for all noise levels"):
+        prepared_data(tmp_path / "out", MAGNITUDE, PreparedSettings(objective="sure"))
 
 
 # Attacks
