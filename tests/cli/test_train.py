@@ -92,7 +92,7 @@ def test_undersampled_scans_train_a_prior_of_odd_sizes(tmp_path, capsys):
     assert train(source, "-o", root, "--data", data) == 0
     said = capsys.readouterr()
     assert "4 undersampled scans; the network is trained on the measured samples alone (objective: gsure)" in said.err
-    assert "negative_loss" in said.out and "Epoch[1] Metrics -- negative_loss" in said.err
+    assert "negative_loss" in said.out
     assert (
         main(
             ["recon", str(tmp_path / "k" / "k0.npz"), "-o", str(tmp_path / "o"), "--bundle", str(root), "--steps", "2"]
