@@ -131,8 +131,8 @@ class EDMNet:
 class MaskedNet:
     """A network that was trained on undersampled images, with the mask as a channel: ``D(A^H A x, M, sigma)``.
 
-    It never saw full images, so ``x`` is undersampled with a mask as in training. Every noise level has its own mask, so that over
-    the steps of a solver all lines are seen.
+    It never saw full images, so ``x`` is undersampled with a mask as in training. Every noise level has its own mask, so that
+    over the steps of a solver all lines are seen.
 
     Args:
         network: called as ``network(x, timesteps)`` with the channels of the image and one of the mask.

@@ -1,8 +1,8 @@
 """Objectives whose data are undersampled, noisy k-space: priors without clean images (Ambient, GSURE), reconstructors (SSDU).
 
-``y = M (F S x + n)``, with ``n ~ N(0, noise_std^2)`` per real component. All three compare on sampled lines that the network did not
-see, or with a correction for what it saw, and weight the lines by their probability of being sampled. Every loss comes in two
-parts, :meth:`draw` with the random numbers, and :meth:`loss_at` without.
+``y = M (F S x + n)``, with ``n ~ N(0, noise_std^2)`` per real component. All three compare on sampled lines that the network did
+not see, or with a correction for what it saw, and weight the lines by their probability of being sampled. Every loss comes in
+two parts, ``draw`` with the random numbers, and ``loss_at`` without.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEAST_DENSITY = 1e-3
 
 
 class Draw(NamedTuple):
-    """Random numbers of a loss: noise levels ``(B,)``, white noise and a probe like the images, and the mask that the network sees."""
+    """Random numbers of a loss: noise levels ``(B,)``, white noise, a probe of the divergence, and the mask that is seen."""
 
     sigma: Tensor
     noise: Tensor
@@ -131,9 +131,9 @@ class Ambient:
 
     ``u = A~^H A~ (x + sigma z)``, from ``y`` and projected noise;  ``loss = |A^H W^(1/2) (A D(u, M~, sigma) - y)|^2 / c_out^2``
 
-    The further mask ``M~`` is a third channel. Weights are 1 on the lines in ``M~`` and one over the probability of being sampled on
-    the others, so the expectation over masks is the loss against the fully sampled image. Noise in ``y`` is learned as if it were
-    part of the images; :class:`GSURE` corrects for it.
+    The further mask ``M~`` is a third channel. Weights are 1 on the lines in ``M~`` and one over the probability of being sampled
+    on the others, so the expectation over masks is the loss against the fully sampled image. Noise in ``y`` is learned as if it
+    were part of the images; :class:`GSURE` corrects for it.
 
     Args:
         sigma_data: standard deviation of the images, per channel.
@@ -145,8 +145,8 @@ class Ambient:
         accel: acceleration of these masks before lines are dropped.
         seed: random seed of these masks.
 
-    Reference: Daras et al., "Ambient diffusion", NeurIPS 2023; Aali et al., "Ambient diffusion posterior sampling", ICLR 2025. They
-    drop a number of lines from a table, about a fifth at R = 4, and have no weights.
+    Reference: Daras et al., "Ambient diffusion", NeurIPS 2023; Aali et al., "Ambient diffusion posterior sampling", ICLR 2025.
+    They drop a number of lines from a table, about a fifth at R = 4, and have no weights.
     """
 
     sigma_data: float = 0.25
@@ -329,8 +329,8 @@ class Unrolled:
 class SSDU:
     """Self-supervision by data undersampling: an unrolled network sees some of the sampled lines, the others are its target.
 
-    ``loss = |W^(1/2) M_target (F S x(M_seen y) - y)|^2``, the mean over lines and coils. ``W`` is one over the probability of a line
-    that the network does not see to be a target, so the expectation over masks is the supervised loss on these lines.
+    ``loss = |W^(1/2) M_target (F S x(M_seen y) - y)|^2``, the mean over lines and coils. ``W`` is one over the probability of a
+    line that the network does not see to be a target, so the expectation over masks is the supervised loss on these lines.
 
     Args:
         dropped: fraction of the sampled lines outside the calibration lines that are the target (the paper's rho).
@@ -341,8 +341,8 @@ class SSDU:
 
     Reference: Yaman et al., MRM 84 (2020); the weights are from Millard and Chiew, IEEE TCI 9 (2023).
 
-    Deviation: entries of the mask, which are lines for column masks, are chosen uniformly; the paper chooses points, with a Gaussian
-    density, and has a loss that is half l2, half l1.
+    Deviation: entries of the mask, which are lines for column masks, are chosen uniformly; the paper chooses points, with a
+    Gaussian density, and has a loss that is half l2, half l1.
     """
 
     dropped: float = 0.4
@@ -391,4 +391,6 @@ class SSDU:
         Raises:
             ValueError: always.
         """
-        raise ValueError("ssdu trains a reconstruction, not a prior; use its method reconstruct, or train with ambient or gsure")
+        raise ValueError(
+            "ssdu trains a reconstruction, not a prior; use its method reconstruct, or train with ambient or gsure"
+        )
