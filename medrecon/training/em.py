@@ -3,8 +3,8 @@
 ``x_i ~ N(m, C),  y_i = A_i x_i + noise_std n``. The E-step takes the posterior of every image under the present prior, the M-step
 the mean and covariance of all posteriors together. The likelihood of the measurements never falls.
 
-Reference: Dempster, Laird and Rubin, J. R. Stat. Soc. B 39 (1977); with diffusion priors, Rozet et al., "Learning diffusion priors
-from observations by expectation maximization", NeurIPS 2024. Their M-step trains a network on posterior samples;
+Reference: Dempster, Laird and Rubin, J. R. Stat. Soc. B 39 (1977); with diffusion priors, Rozet et al., "Learning diffusion
+priors from observations by expectation maximization", NeurIPS 2024. Their M-step trains a network on posterior samples;
 :func:`em_from_samples` fits a Gaussian to them.
 """
 
