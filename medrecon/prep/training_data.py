@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError, warn
+from medrecon.data.masks import acs_block
 from medrecon.data.sampling import one_sided_warnings
 from medrecon.prep.shards import LoadPreparedd, load_manifest
 from medrecon.prior_file import PriorFile
@@ -26,8 +27,10 @@ __all__ = ["PreparedData", "PreparedSettings", "prepared_data"]
 
 CLEAN = "clean"
 """Name of the objectives that need clean images: those of ``parameterization``."""
-UNDERSAMPLED = "gsure"
-"""The objective of a prior from undersampled k-space, which is noisy as well."""
+ONE_COIL, COILS = "gsure", "ambient"
+"""The objectives of a prior from undersampled k-space of one coil, and of several."""
+_FEW_MASKS = 10
+"""Fewer masks than these do not show how often a sample is measured."""
 _SCAN = ("kspace", "mask", "maps", "noise_std")
 _NOT_IMAGES = (*_SCAN, "noise_scan", "seg")
 _PAIR = {"second": ("second",), "clean": ("clean", "full")}
@@ -77,11 +80,14 @@ class PreparedData:
         train: rows to train with.
         val: rows of other subjects.
         objective: ``clean``, or a name in :data:`medrecon.training.measured.MEASURED`.
+        sampling: for undersampled k-space, the number of calibration lines ``acs``, the acceleration ``accel``, and the ``kind`` of
+            masks.
     """
 
     train: list[dict[str, Any]]
     val: list[dict[str, Any]]
     objective: str
+    sampling: Mapping[str, float | str] = field(default_factory=dict)
 
 
 def prepared_data(
@@ -109,7 +115,41 @@ def prepared_data(
     for split, found in rows.items():
         if not found:
             raise InputError(f"{folder}: all slices of the split {split!r} are empty; prepare other data")
-    return PreparedData(rows["train"], rows["val"], objective)
+    if not (objective != CLEAN and "kspace" in _needs(objective)):
+        return PreparedData(rows["train"], rows["val"], objective)
+    masks = [row["mask"][0] for row in rows["train"] + rows["val"]]
+    _add_density(rows["train"], rows["val"])
+    sampling = {
+        "acs": min(_calibration_lines(mask) for mask in masks),
+        "accel": round(float(np.mean([1 / mask.mean() for mask in masks])), 3),
+        "kind": "gaussian2d" if any(min(mask.shape) > 1 for mask in masks) else "gaussian1d",
+    }
+    return PreparedData(rows["train"], rows["val"], objective, sampling)
+
+
+def _calibration_lines(mask: np.ndarray) -> int:
+    """The number of fully sampled central lines of a mask ``(1 or y, 1 or x)``, along its shorter varying axis."""
+    rows, columns = acs_block(mask, 1)
+    found = [
+        n
+        for n, side in ((rows.stop - rows.start, mask.shape[0]), (columns.stop - columns.start, mask.shape[1]))
+        if side > 1
+    ]
+    return min(found, default=0)
+
+
+def _add_density(train: Sequence[dict[str, Any]], val: Sequence[dict[str, Any]]) -> None:
+    """Give rows the fraction of the training scans of their matrix size that measure each sample, if there are enough scans.
+
+    Without it, objectives assume that all samples outside the calibration lines are equally likely.
+    """
+    masks: dict[tuple, dict[str, np.ndarray]] = {}
+    for row in train:
+        masks.setdefault((row["mask"].shape, row["kspace"].shape[-2:]), {})[row["case"]] = row["mask"]
+    for row in (*train, *val):
+        found = masks.get((row["mask"].shape, row["kspace"].shape[-2:]), {})
+        if len(found) >= _FEW_MASKS:
+            row["density"] = np.mean(list(found.values()), axis=0, dtype=np.float32)
 
 
 def _splits(items: list[dict[str, Any]], folder: object) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -151,21 +191,24 @@ def _objective(items: list[dict[str, Any]], folder: object, prior: PriorFile, se
         raise InputError(f"{folder}: holds k-space, but prior.yaml describes a prior of CT; train a copy of brain_mri")
     kinds = Counter(_sampling(row) for row in scans)
     asked = settings.objective
-    found = CLEAN if not kinds["undersampled"] else UNDERSAMPLED
+    coils = max((row["arrays"]["kspace"]["shape"][1] for row in scans), default=1)
+    found = CLEAN if not kinds["undersampled"] else ONE_COIL if coils == 1 else COILS
     chosen = found if asked == "auto" else asked
     needs = frozenset() if chosen == CLEAN else _needs(chosen)
     what = _described(items, kinds)
     if chosen == CLEAN and kinds["undersampled"]:
         raise InputError(
-            f"{folder}: holds {what}; the objective 'clean' would learn their aliasing; choose gsure, ambient or ssdu, or auto"
+            f"{folder}: holds {what}; the objective 'clean' would learn their aliasing; choose ambient, or auto"
         )
     if "kspace" in needs and not kinds["undersampled"]:
         raise InputError(
             f"{folder}: holds {what}; the objective {chosen!r} needs undersampled k-space; choose clean, or auto"
         )
     if kinds["undersampled"] and "kspace" not in needs:
+        raise InputError(f"{folder}: holds {what}; the objective {chosen!r} needs images; choose ambient, or auto")
+    if chosen == ONE_COIL and coils > 1:
         raise InputError(
-            f"{folder}: holds {what}; the objective {chosen!r} needs images; choose gsure, ambient or ssdu"
+            f"{folder}: holds scans of {coils} coils, but {ONE_COIL} takes one coil; choose {COILS}, or auto"
         )
     if chosen != CLEAN and chosen not in PRIORS and not is_special(prior):
         raise InputError(
@@ -394,7 +437,8 @@ def _scan_rows(row: Mapping[str, Any], settings: PreparedSettings) -> list[dict[
             f"{row['case']}: k-space has the shape {kspace.shape} and its maps {maps.shape}, but both must be "
             "(slices, coils, y, x); exclude the case"
         )
-    sampled = np.broadcast_to(np.atleast_2d(mask) != 0, kspace.shape[-2:])
+    entries = _entries(np.atleast_2d(mask) != 0)
+    sampled = np.broadcast_to(entries, kspace.shape[-2:])
     if not np.isfinite(kspace).all() or not np.isfinite(maps).all() or not np.isfinite(noise_std):
         raise InputError(f"{row['case']}: contains NaN or Inf; exclude the case, or prepare a corrected file")
     zero_filled = np.abs((maps.conj() * from_kspace(kspace * sampled)).sum(1))
@@ -406,12 +450,18 @@ def _scan_rows(row: Mapping[str, Any], settings: PreparedSettings) -> list[dict[
     return [
         {
             "kspace": (kspace[i] * sampled / np.float32(unit)).astype(np.complex64),
-            "mask": sampled[None].copy(),
+            "mask": entries[None],
             "maps": maps[i].astype(np.complex64),
             "noise_std": level,
         }
         for i in kept
     ]
+
+
+def _entries(mask: np.ndarray) -> np.ndarray:
+    """A mask ``(1 or y, x)`` as ``(1 or y, 1 or x)``: one entry per line, where whole lines are measured."""
+    mask = mask[:1] if (mask == mask[:1]).all() else mask
+    return mask[:, :1] if len(mask) > 1 and (mask == mask[:, :1]).all() else mask
 
 
 def _check_memory(

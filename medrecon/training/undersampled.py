@@ -194,7 +194,10 @@ class Ambient:
     def masks(self, shape: tuple[int, ...], index: int) -> Tensor:
         """A mask as in training, ``(1, 1, y or 1, x)``, the same for the same seed and index."""
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
-        mask = undersampling_mask(shape, self.kind, self.accel, self.acs, seed)
+        # Images may be smaller than those of the training.
+        size = shape[-1] if self.kind.endswith("1d") else min(shape)
+        acs = min(self.acs, int(size / (self.accel if self.kind.endswith("1d") else self.accel**0.5)))
+        mask = undersampling_mask(shape, self.kind, self.accel, acs, seed)
         mask = torch.as_tensor(np.atleast_2d(mask), dtype=torch.float32)[None, None]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
