@@ -25,6 +25,8 @@ from medrecon.training.objectives import Network, stratified
 __all__ = ["GSURE", "SSDU", "Ambient", "Draw", "Unrolled", "calibration_region", "keep_lines", "sampling_density"]
 
 NEEDS = frozenset({"kspace", "mask", "maps", "noise_std"})
+_COLUMNS = ("equispaced", "random", "gaussian1d")
+"""Kinds of masks of whole columns."""
 LEAST_DENSITY = 1e-3
 """Densities below this count as this, so that no weight exceeds 1000."""
 
@@ -195,8 +197,8 @@ class Ambient:
         """A mask as in training, ``(1, 1, y or 1, x)``, the same for the same seed and index."""
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
         # Images may be smaller than those of the training.
-        size = shape[-1] if self.kind.endswith("1d") else min(shape)
-        acs = min(self.acs, int(size / (self.accel if self.kind.endswith("1d") else self.accel**0.5)))
+        fits = shape[-1] / self.accel if self.kind in _COLUMNS else min(shape) / self.accel**0.5
+        acs = min(self.acs, int(fits))
         mask = undersampling_mask(shape, self.kind, self.accel, acs, seed)
         mask = torch.as_tensor(np.atleast_2d(mask), dtype=torch.float32)[None, None]
         with torch.random.fork_rng(devices=[]):

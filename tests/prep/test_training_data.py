@@ -31,6 +31,7 @@ SHAPE = (33, 26)
 def objectives(monkeypatch, tmp_path):
     names = {
         "gsure": "tests.make.measured:Scans",
+        "ambient": "tests.make.measured:Scans",
         "sure": "tests.make.measured:Noisy",
         "noise2noise": "tests.make.measured:Pairs",
     }
