@@ -186,9 +186,9 @@ def test_scans_without_maps_give_their_combined_images(tmp_path):
 def test_undersampled_scans_become_kspace_with_mask_maps_and_noise(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     data = prepared_data(scans(tmp_path, undersampled=range(4)), COMPLEX)
-    assert data.objective == "gsure"
+    assert data.objective == "ambient"
     assert (
-        "4 undersampled scans; the network is trained on the measured samples alone (objective: gsure)" in caplog.text
+        "4 undersampled scans; the network is trained on the measured samples alone (objective: ambient)" in caplog.text
     )
     row = data.train[0]
     source = next(r for r in load_manifest(tmp_path / "out") if r["case"] == row["case"])
@@ -204,7 +204,9 @@ def test_undersampled_scans_become_kspace_with_mask_maps_and_noise(tmp_path, cap
     assert row["mask"].shape == (1, 1, SHAPE[1]) and 0.4 < row["mask"].mean() < 0.8
     assert not row["kspace"][..., ~row["mask"][0, 0]].any()
     assert data.sampling["acs"] in (13, 15)  # twelve lines and the centre, with their neighbours at one side
-    assert data.sampling["accel"] == pytest.approx(np.mean([1 / row["mask"].mean() for row in data.train + data.val]))
+    assert data.sampling["accel"] == pytest.approx(
+        np.mean([1 / row["mask"].mean() for row in data.train + data.val]), abs=1e-3
+    )
     assert "density" not in row  # of four masks
     assert np.array_equal(row["maps"], loaded["maps"][0])
 
