@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.data import get_track_meta, set_track_meta
 
 from medrecon.data.errors import InputError, innermost, one_line
 from medrecon.data.yaml_files import read_yaml
 
-__all__ = ["Config", "load_config", "parsed"]
+__all__ = ["Config", "load_config", "parsed", "restored_meta"]
 
 
 class Config(ConfigParser):
@@ -99,3 +101,13 @@ def parsed(parser: ConfigParser, key: str) -> Any:  # noqa: ANN401
         raise InputError(
             f"{about}: {key!r} cannot be built ({type(cause).__name__}: {one_line(cause)}); correct its settings"
         ) from error
+
+
+@contextmanager
+def restored_meta() -> Iterator[None]:
+    """Restore MONAI's switch of meta tensors, which a config may change."""
+    tracked = get_track_meta()
+    try:
+        yield
+    finally:
+        set_track_meta(tracked)

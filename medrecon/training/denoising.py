@@ -121,6 +121,7 @@ class SURELoss(Denoising):
     References: Stein (1981); Ramani et al., IEEE TIP 17 (2008); Soltanayev & Chun, NeurIPS 2018, arXiv 1803.01314.
     """
 
+    full_precision: ClassVar[bool] = True  # of a finite difference
     step: float = 1e-3
 
     def __post_init__(self) -> None:
