@@ -149,7 +149,7 @@ def trained(name: str, seed: int, seconds: float) -> tuple[nn.Module, dict[str, 
     data = measured(crops("brain_slices_256.npz", N_TRAIN, seed), seed)
     torch.manual_seed(seed)
     objective = OBJECTIVES[name]
-    network = ResidualUNet(3 if name == "ambient" else 2, channels=(32, 64, 96), blocks=(2, 2, 1))
+    network = ResidualUNet(3 if name == "ambient" else 2, channels=(32, 64, 64), blocks=(1, 1, 1))
     if name in RECONSTRUCTORS:
         network = ResidualUNet(2, channels=(32, 64), blocks=(1, 1))
 

@@ -101,12 +101,21 @@ def optimum(c, noisy=0.0):
     return (c + noisy**2 * unit) @ torch.linalg.inv(c + LEVEL**2 * unit)
 
 
-def test_gsure_of_fully_sampled_noisy_images_finds_the_denoiser():
+def coil_maps(n, coils, shape):
+    """Random maps whose squares sum to 1, the same for ``n`` items."""
+    generator = torch.Generator().manual_seed(5)
+    maps = torch.complex(*torch.randn(2, 1, coils, *shape, generator=generator, dtype=DOUBLE))
+    return (maps / maps.abs().square().sum(1, keepdim=True).sqrt()).expand(n, coils, *shape)
+
+
+@pytest.mark.parametrize("coils", [1, 3])
+def test_gsure_of_fully_sampled_noisy_images_finds_the_denoiser(coils):
     """``C (C + s^2)^-1`` although the targets are noisy; without the divergence ``(C + noise^2) (C + s^2)^-1``."""
     c = covariance(stationary=False)
 
     def make(seed):
-        return measure(images(c, 4000, seed), torch.ones(4000, 1, 1, N, dtype=DOUBLE), NOISE_STD)
+        maps = coil_maps(4000, coils, (1, N))
+        return measure(images(c, 4000, seed), torch.ones(4000, 1, 1, N, dtype=DOUBLE), NOISE_STD, maps)
 
     assert errors(GSURE(**FIXED, acs=2), make, optimum(c)) < RIGHT
     naive = GSURE(**FIXED, acs=2, divergence=0.0)
@@ -210,7 +219,7 @@ def test_ambient_has_the_gradient_of_full_sampling():
     data, _, seen, x0 = every_mask(None)
     network, objective = Small(3), Ambient(acs=2, dropped=1 / 3)
     noise = torch.randn(1, 2, 5, 7, dtype=DOUBLE).expand_as(x0)
-    draw = Draw(torch.full((len(x0),), LEVEL, dtype=DOUBLE), noise, noise, seen)
+    draw = Draw(torch.full((len(x0),), LEVEL, dtype=DOUBLE), noise, seen, data["kspace"], noise)
     full = {**data, "kspace": sense(data["maps"], torch.ones_like(seen))(x0), "mask": torch.ones_like(seen)}
     supervised = slopes(objective.loss_at(network, full, draw).mean(), network)
     found = slopes(objective.loss_at(network, data, draw).mean(), network)
@@ -223,9 +232,7 @@ def test_ambient_has_the_gradient_of_full_sampling():
 @pytest.mark.parametrize("coils", [1, 3])
 def test_ssdu_has_the_gradient_of_full_sampling(coils):
     """The sum over all masks and splits equals the supervised gradient on the lines that the network does not see."""
-    generator = torch.Generator().manual_seed(5)
-    maps = torch.complex(*torch.randn(2, 1, coils, 5, 7, generator=generator, dtype=DOUBLE))
-    data, kspace, seen, _ = every_mask(maps / maps.abs().square().sum(1, keepdim=True).sqrt())
+    data, kspace, seen, _ = every_mask(coil_maps(1, coils, (5, 7)))
     network, objective = torch.nn.Conv2d(2, 2, 3, padding=1, dtype=DOUBLE), SSDU(acs=2, dropped=1 / 3)
 
     def linear(x, timesteps):
@@ -306,6 +313,33 @@ def test_gsure_below_the_noise_of_the_data_is_finite():
     other = GSURE(acs=2).loss_at(network, data, draw._replace(sigma=torch.full_like(draw.sigma, 2e-3)))
     # Only the item without noise changes.
     assert torch.equal(loss[[0, 1, 3]], other[[0, 1, 3]]) and loss[2] != other[2]
+
+
+@pytest.mark.parametrize("coils", [1, 3])
+def test_gsure_loss_is_the_error_against_the_truth_on_average(coils):
+    """The constant included, over 20 000 draws, five standard errors. The input has white noise of level sigma."""
+    torch.manual_seed(0)
+    x0 = torch.randn(1, 2, 1, N, dtype=DOUBLE).expand(20_000, 2, 1, N)
+    mask = torch.tensor([1.0, 0, 1, 1, 0, 1], dtype=DOUBLE).expand(20_000, 1, 1, N)
+    data, objective = measure(x0, mask, NOISE_STD, coil_maps(20_000, coils, (1, N))), GSURE(**FIXED, acs=2)
+    draw, network, seen = objective.draw(data), Small(2), []
+
+    def spy(x, timesteps):
+        c = precondition(torch.tensor(LEVEL, dtype=DOUBLE), FIXED["sigma_data"])
+        seen.append((x / c.input, (c.skip * x / c.input + c.out * network(x, timesteps))))
+        return network(x, timesteps)
+
+    found = objective.loss_at(spy, data, draw).detach()
+    u, made = (value.detach() for value in seen[0])
+    A = sense(data["maps"], mask)
+    weights = mask / sampling_density(data, 2)
+    error = torch.view_as_real(weights.sqrt() * A(made - x0)).square().flatten(1).sum(1) / (2 * N)
+    error = error / precondition(torch.tensor(LEVEL, dtype=DOUBLE), FIXED["sigma_data"]).out ** 2
+    away = found - error
+    assert abs(float(away.mean())) < 5 * float(away.std()) / 20_000**0.5
+    noise = (u - A.normal(x0)).flatten(1)
+    # Entries of a sample covariance: at most sqrt(2) standard errors of 1 / sqrt(20 000) each, five of them.
+    assert (torch.cov(noise.T) / LEVEL**2 - torch.eye(2 * N)).abs().max() < 5 * (2 / 20_000) ** 0.5
 
 
 def test_gsure_divergence_works_in_validation():
@@ -417,7 +451,7 @@ def test_bad_data_and_settings():
         ({"mask": 0.5 * data["mask"]}, "1 where sampled"),
         ({"mask": 0 * data["mask"]}, "samples nothing"),
         ({"maps": data["maps"][:, :, :5]}, "one shape"),
-        ({"maps": 2 * data["maps"]}, "use ambient"),
+        ({"maps": 2 * data["maps"]}, "sum to at most 1"),
     ):
         with pytest.raises(ValueError, match=sentence):
             GSURE(acs=2).loss_at(network, {**data, **wrong}, draw)
