@@ -217,9 +217,9 @@ class GSURE:
     ``loss = (|W^(1/2) (A D(u, sigma) - y)|^2 + 2 noise_std^2 div(A^H W A D) - constant) / c_out^2``
 
     ``w`` and ``z`` are white noise, so ``u = A^H A x`` with white noise of level ``sigma``: of one coil, the noise of sampled
-    lines is raised from ``noise_std`` to ``sigma``, the others get ``sigma``. ``W`` is one over the sampling density. The expectation
-    over noise is the error against the image without noise on the sampled lines; the constant makes it exactly so. Levels below
-    ``noise_std`` are replaced with it. The network never sees the mask: the prior is exact if different spatial frequencies are
+    lines is raised from ``noise_std`` to ``sigma``, the others get ``sigma``. ``W`` is one over the sampling density. The
+    expectation over noise is the error against the image without noise on the sampled lines; the constant makes it exactly so.
+    Levels below ``noise_std`` are replaced with it. The network never sees the mask: the prior is exact if different spatial frequencies are
     uncorrelated, or if the noise hides the mask. Maps need ``|S|^2 <= 1`` summed over the coils.
 
     Args:
