@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from medrecon.data.masks import centred, undersampling_mask
-from medrecon.operators.base import LinearOperator
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.mri import sense
 from medrecon.priors.nets import EDMNet, MaskedNet, denoise, denoise_masked
@@ -25,6 +24,8 @@ from medrecon.training.objectives import Network, stratified
 __all__ = ["GSURE", "SSDU", "Ambient", "Draw", "Unrolled", "calibration_region", "keep_lines", "sampling_density"]
 
 NEEDS = frozenset({"kspace", "mask", "maps", "noise_std"})
+FULL_DIVERGENCE = 4.0
+"""GSURE computes the divergence of all items with noise levels up to this times the noise of the data, of others less often."""
 LEAST_DENSITY = 1e-3
 """Densities below this count as this, so that no weight exceeds 1000."""
 
@@ -32,7 +33,8 @@ LEAST_DENSITY = 1e-3
 class Draw(NamedTuple):
     """Random numbers of a loss: noise levels ``(B,)``, white noise, and the mask that the network sees.
 
-    ``fill`` is white noise like k-space and ``probe`` has random signs like the images; GSURE alone needs these.
+    ``fill`` is white noise like k-space, ``probe`` has random signs like the images, ``accept`` is uniform ``(B,)``; these are
+    for GSURE.
     """
 
     sigma: Tensor
@@ -40,6 +42,7 @@ class Draw(NamedTuple):
     mask: Tensor
     fill: Tensor
     probe: Tensor
+    accept: Tensor
 
 
 def calibration_region(mask: Tensor, acs: int) -> Tensor:
@@ -177,7 +180,7 @@ class Ambient:
         image = _image_like(data["kspace"])
         sigma = _levels(len(image), self.log_mean, self.log_std, image)
         noise = torch.randn_like(image)
-        return Draw(sigma, noise, keep_lines(data["mask"], self.acs, self.dropped), data["kspace"], noise)
+        return Draw(sigma, noise, keep_lines(data["mask"], self.acs, self.dropped), data["kspace"], noise, sigma)
 
     def loss_at(self, network: Network, data: Mapping[str, Tensor], draw: Draw) -> Tensor:
         """The loss of every item ``(B,)`` for given random numbers."""
@@ -219,8 +222,10 @@ class GSURE:
     ``w`` and ``z`` are white noise, so ``u = A^H A x`` with white noise of level ``sigma``: of one coil, the noise of sampled
     lines is raised from ``noise_std`` to ``sigma``, the others get ``sigma``. ``W`` is one over the sampling density. The
     expectation over noise is the error against the image without noise on the sampled lines; the constant makes it exactly so.
-    Levels below ``noise_std`` are replaced with it. The network never sees the mask: the prior is exact if different spatial frequencies are
-    uncorrelated, or if the noise hides the mask. Maps need ``|S|^2 <= 1`` summed over the coils.
+    The divergence matters little where ``sigma`` is far above ``noise_std``; there it is computed for a random part of the items,
+    with the weight that keeps the expectation. Levels below ``noise_std`` are replaced with it. The network never sees the mask:
+    the prior is exact if different spatial frequencies are uncorrelated, or if the noise hides the mask. Maps need
+    ``|S|^2 <= 1`` summed over the coils.
 
     Args:
         sigma_data: standard deviation of the images, per channel.
@@ -258,7 +263,7 @@ class GSURE:
         sigma = _levels(len(image), self.log_mean, self.log_std, image)
         noise = torch.randn_like(image)
         fill = torch.view_as_complex(torch.randn_like(torch.view_as_real(data["kspace"])))
-        return Draw(sigma, noise, data["mask"], fill, torch.randint_like(image, 2) * 2 - 1)
+        return Draw(sigma, noise, data["mask"], fill, torch.randint_like(image, 2) * 2 - 1, torch.rand_like(sigma))
 
     def loss_at(self, network: Network, data: Mapping[str, Tensor], draw: Draw) -> Tensor:
         """The loss of every item ``(B,)`` for given random numbers."""
@@ -275,25 +280,26 @@ class GSURE:
         level, least = (batch_broadcast(value, draw.noise) for value in (sigma, noise_std))
         filled = mask * kspace + least * (1 - mask) * draw.fill
         u = full.adjoint(filled) + (level**2 - least**2 * power).clamp(min=0).sqrt() * draw.noise
-        correct = self.divergence > 0 and bool((noise_std > 0).any())
-        u = u.requires_grad_(correct)
         x0, c_out = denoise(network, u, sigma, self.sigma_data)
         weights = (mask / sampling_density(data, self.acs)).to(level.dtype)
-        residual = torch.view_as_real(weights.sqrt() * (A(x0) - mask * kspace)).square()
+        residual = torch.view_as_real(weights.sqrt() * (A(x0) - mask * kspace)).square().flatten(1).mean(1)
+        constant = weights.expand(len(u), 1, *u.shape[2:]).flatten(1).mean(1)
         # Per value of the image, as for one coil.
-        loss = residual.flatten(1).mean(1) * maps.shape[1] / c_out.flatten() ** 2
-        if not correct:
-            return loss
-        divergence = self._divergence(u, x0, A, weights, draw.probe)
-        constant = maps.shape[1] * weights.expand(len(u), 1, *u.shape[2:]).flatten(1).mean(1)
-        correction = noise_std**2 * (2 * self.divergence * divergence - constant)
-        return loss + correction / c_out.flatten() ** 2
+        error = maps.shape[1] * (residual - noise_std**2 * constant)
+        probability = (FULL_DIVERGENCE * noise_std / sigma).clamp(max=1.0)
+        chosen = (draw.accept < probability).nonzero().flatten()
+        if self.divergence > 0 and len(chosen):
+            along = A.adjoint(weights * A(draw.probe))
+            part = self._divergence(network, u[chosen], sigma[chosen], along[chosen], draw.probe[chosen])
+            part = 2 * self.divergence * (noise_std**2 / probability)[chosen] * part
+            error = error.index_add(0, chosen, part)
+        return error / c_out.flatten() ** 2
 
-    @staticmethod
-    def _divergence(u: Tensor, x0: Tensor, A: LinearOperator, weights: Tensor, probe: Tensor) -> Tensor:
-        """Monte-Carlo estimate (Hutchinson) of the trace of ``A^H W A dx0/du``, per value, ``(B,)``."""
-        along = A.adjoint(weights * A(probe))
-        (slope,) = torch.autograd.grad(x0, u, along, create_graph=x0.requires_grad and torch.is_grad_enabled())
+    def _divergence(self, network: Network, u: Tensor, sigma: Tensor, along: Tensor, probe: Tensor) -> Tensor:
+        """Monte-Carlo estimate (Hutchinson) of the trace of ``Q dD/du`` per value, ``(B,)``; ``along`` is ``Q probe``."""
+        u = u.detach().requires_grad_()
+        x0, _ = denoise(network, u, sigma, self.sigma_data)
+        (slope,) = torch.autograd.grad(x0, u, along, create_graph=True)
         return (slope * probe).flatten(1).mean(1)
 
     def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from medrecon.likelihood import Gaussian
 from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, karras
-from medrecon.operators.linalg import cg
+from medrecon.operators.linalg import batch_broadcast, cg
 from medrecon.operators.mri import sense
-from medrecon.priors.nets import precondition
+from medrecon.priors.nets import denoise, precondition
 from medrecon.sample import sample
 from medrecon.solvers.dds import DDS
 from medrecon.training.measured import measured_objective
@@ -219,7 +219,7 @@ def test_ambient_has_the_gradient_of_full_sampling():
     data, _, seen, x0 = every_mask(None)
     network, objective = Small(3), Ambient(acs=2, dropped=1 / 3)
     noise = torch.randn(1, 2, 5, 7, dtype=DOUBLE).expand_as(x0)
-    draw = Draw(torch.full((len(x0),), LEVEL, dtype=DOUBLE), noise, seen, data["kspace"], noise)
+    draw = Draw(torch.full((len(x0),), LEVEL, dtype=DOUBLE), noise, seen, data["kspace"], noise, noise[:, 0, 0, 0])
     full = {**data, "kspace": sense(data["maps"], torch.ones_like(seen))(x0), "mask": torch.ones_like(seen)}
     supervised = slopes(objective.loss_at(network, full, draw).mean(), network)
     found = slopes(objective.loss_at(network, data, draw).mean(), network)
@@ -325,6 +325,7 @@ def test_gsure_loss_is_the_error_against_the_truth_on_average(coils):
     draw, network, seen = objective.draw(data), Small(2), []
 
     def spy(x, timesteps):
+        # The first call is that of the error, the second that of the divergence.
         c = precondition(torch.tensor(LEVEL, dtype=DOUBLE), FIXED["sigma_data"])
         seen.append((x / c.input, (c.skip * x / c.input + c.out * network(x, timesteps))))
         return network(x, timesteps)
@@ -340,6 +341,41 @@ def test_gsure_loss_is_the_error_against_the_truth_on_average(coils):
     noise = (u - A.normal(x0)).flatten(1)
     # Entries of a sample covariance: at most sqrt(2) standard errors of 1 / sqrt(20 000) each, five of them.
     assert (torch.cov(noise.T) / LEVEL**2 - torch.eye(2 * N)).abs().max() < 5 * (2 / 20_000) ** 0.5
+
+
+def test_gsure_divergence_of_some_items_has_the_expectation_of_all():
+    """``p`` times the loss with the divergence and ``1 - p`` times that without is the loss in which it has the weight 1."""
+    data, draw, network = batch(GSURE(acs=2))
+    level = 0.9
+    draw = draw._replace(sigma=torch.full((4,), level, dtype=DOUBLE))
+    probability = (4 * data["noise_std"] / level).clamp(max=1.0)
+
+    def loss(accept, divergence=1.0):
+        chosen = draw._replace(accept=torch.full((4,), accept, dtype=DOUBLE))
+        return GSURE(acs=2, divergence=divergence).loss_at(network, data, chosen)
+
+    mean = probability * loss(0.0) + (1 - probability) * loss(1.0)
+    without = loss(0.0, 0.0)
+    # Where all are computed nothing is left to chance; elsewhere the weight is 1 / p.
+    whole = without + probability * (loss(0.0) - without)
+    assert torch.allclose(mean, whole, rtol=1e-12)
+    assert torch.equal(loss(0.0)[1:2], loss(0.999)[1:2]) and probability[1] == 1
+    assert (loss(0.0) != without).tolist() == [True, True, False, True]
+    # The divergence itself, by central differences, whose error is the square of 1e-5 and rounding over it.
+    c, x = data, draw
+    A = sense(c["maps"], c["mask"])
+    least = batch_broadcast(c["noise_std"], x.noise)
+    filled = c["mask"] * c["kspace"] + least * (1 - c["mask"]) * x.fill
+    u = sense(c["maps"], torch.ones_like(c["mask"])).adjoint(filled) + (level**2 - least**2).sqrt() * x.noise
+    along = A.adjoint(c["mask"] / sampling_density(c, 2) * A(x.probe))
+
+    def denoised(step):
+        return denoise(network, u + step * x.probe, x.sigma, 0.25)[0]
+
+    slope = (denoised(1e-5) - denoised(-1e-5)) / 2e-5
+    expected = 2 * c["noise_std"] ** 2 * (slope * along).flatten(1).mean(1)
+    c_out = denoise(network, u, x.sigma, 0.25)[1].flatten()
+    assert torch.allclose((whole - without) * c_out**2, expected, rtol=1e-5, atol=1e-12)
 
 
 def test_gsure_divergence_works_in_validation():
