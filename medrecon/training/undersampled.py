@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medrecon.data.masks import centred, undersampling_mask
 from medrecon.operators.linalg import batch_broadcast
@@ -64,7 +65,7 @@ def keep_lines(mask: Tensor, acs: int, dropped: float) -> Tensor:
     n_dropped = (dropped * n_outer).round().clamp(min=1).minimum(n_outer)
     keys = torch.where(outer, torch.rand(mask.shape, device=mask.device), 2.0).flatten(1)
     rank = keys.argsort(1).argsort(1).view(mask.shape)
-    return torch.where(outer & (rank < batch_broadcast(n_dropped, mask)), 0, mask)
+    return torch.where(rank < batch_broadcast(n_dropped, mask), 0, mask)
 
 
 def sampling_density(data: Mapping[str, Tensor], acs: int) -> Tensor:
@@ -298,7 +299,8 @@ class GSURE:
     def _divergence(self, network: Network, u: Tensor, sigma: Tensor, along: Tensor, probe: Tensor) -> Tensor:
         """Monte-Carlo estimate (Hutchinson) of the trace of ``Q dD/du`` per value, ``(B,)``; ``along`` is ``Q probe``."""
         u = u.detach().requires_grad_()
-        x0, _ = denoise(network, u, sigma, self.sigma_data)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            x0, _ = denoise(network, u, sigma, self.sigma_data)
         (slope,) = torch.autograd.grad(x0, u, along, create_graph=True)
         return (slope * probe).flatten(1).mean(1)
 

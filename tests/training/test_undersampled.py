@@ -499,3 +499,16 @@ def test_bad_data_and_settings():
     ):  # fmt: skip
         with pytest.raises(ValueError, match="must be"):
             kind(**settings)
+
+
+def test_gsure_trains_networks_with_attention():
+    """The divergence has a gradient, which fused attention lacks."""
+    data, _, _ = batch(GSURE(acs=2))
+    sides = {key: torch.nn.functional.pad(data[key], (0, 3, 0, 5)) for key in ("kspace", "maps")}
+    data |= sides | {"mask": torch.nn.functional.pad(data["mask"], (0, 3))}
+    network = ResidualUNet(2, channels=(8, 8), blocks=(1, 1), heads=2).double()
+    torch.nn.init.normal_(network.tail.weight, std=0.1)
+    for weight in (network.attention[0].out.weight, network.up[0].weight):  # zero at first
+        torch.nn.init.normal_(weight, std=0.1)
+    GSURE(acs=2, log_mean=-3.0).loss(network, data).mean().backward()
+    assert network.attention[0].qkv.weight.grad.abs().max() > 0
