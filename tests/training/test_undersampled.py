@@ -15,7 +15,16 @@ from medrecon.sample import sample
 from medrecon.solvers.dds import DDS
 from medrecon.training.measured import measured_objective
 from medrecon.training.objectives import EDM, MeasuredObjective
-from medrecon.training.undersampled import GSURE, SSDU, Ambient, Draw, calibration_region, keep_lines, sampling_density
+from medrecon.training.undersampled import (
+    GSURE,
+    SSDU,
+    Ambient,
+    Draw,
+    Unrolled,
+    calibration_region,
+    keep_lines,
+    sampling_density,
+)
 
 N, LEVEL, NOISE_STD = 6, 0.5, 0.3
 DOUBLE = torch.float64
@@ -247,6 +256,18 @@ def test_ssdu_has_the_gradient_of_full_sampling(coils):
     assert (naive - supervised).norm() > 0.1 * supervised.norm()
 
 
+def test_unrolled_network_in_closed_form():
+    """One coil, a network that adds ``r``: on sampled lines ``r`` shrinks by ``mu / (1 + mu)`` in every iteration."""
+    torch.manual_seed(0)
+    x0, r = torch.randn(2, 2, 2, 5, 7, dtype=DOUBLE)
+    data = measure(x0, random_columns(2, 7))
+    full, sampled = (sense(data["maps"], m) for m in (torch.ones_like(data["mask"]), data["mask"]))
+    found = Unrolled(n_unrolled=2, mu=0.25, n_cg=20)(lambda x, timesteps: r, data["kspace"], data["mask"], data["maps"])
+    # Of r: 1/5 after the first iteration, (1 + 1/5) / 5 after the second; other lines get r twice.
+    expected = data["kspace"] + 0.24 * sampled(r) + (1 - data["mask"]) * 2 * full(r)
+    assert torch.allclose(full(found), expected, atol=1e-10)
+
+
 @pytest.mark.parametrize("objective", [Ambient(acs=2, dropped=0.0), Ambient(acs=2), GSURE(acs=2)])
 def test_full_sampling_without_noise_is_edm(objective):
     """Not bit for bit: the image goes through an FFT and back, and the loss is a sum over k-space."""
@@ -430,6 +451,8 @@ def test_prior_of_a_network_with_a_mask():
     expected = (seen.normal(x).flatten(1) @ optimum(c).T).view_as(x)
     assert torch.allclose(prior(x, LEVEL), expected, atol=1e-12)
     assert torch.equal(prior(x, sigma), prior(x, LEVEL))
+    levels = torch.tensor([0.5, 0.2, 0.5], dtype=DOUBLE)
+    assert torch.equal(prior(x, levels)[1:2], prior(x[1:2], 0.2))
     others = {tuple(objective.masks((1, N), index).flatten().tolist()) for index in range(50)}
     assert len(others) == 4  # which of the outer lines is left
     assert not torch.equal(Ambient(seed=1).masks((8, 256), 5), Ambient(seed=0).masks((8, 256), 5))
