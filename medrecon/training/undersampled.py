@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medrecon.data.masks import centred, undersampling_mask
-from medrecon.operators.base import LinearOperator
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.operators.mri import sense
 from medrecon.priors.nets import EDMNet, MaskedNet, denoise, denoise_masked
@@ -27,17 +27,25 @@ __all__ = ["GSURE", "SSDU", "Ambient", "Draw", "Unrolled", "calibration_region",
 NEEDS = frozenset({"kspace", "mask", "maps", "noise_std"})
 _COLUMNS = ("equispaced", "random", "gaussian1d")
 """Kinds of masks of whole columns."""
+FULL_DIVERGENCE = 4.0
+"""GSURE computes the divergence of all items with noise levels up to this times the noise of the data, of others less often."""
 LEAST_DENSITY = 1e-3
 """Densities below this count as this, so that no weight exceeds 1000."""
 
 
 class Draw(NamedTuple):
-    """Random numbers of a loss: noise levels ``(B,)``, white noise, a probe of the divergence, and the mask that is seen."""
+    """Random numbers of a loss: noise levels ``(B,)``, white noise, and the mask that the network sees.
+
+    ``fill`` is white noise like k-space, ``probe`` has random signs like the images, ``accept`` is uniform ``(B,)``; these are
+    for GSURE.
+    """
 
     sigma: Tensor
     noise: Tensor
-    probe: Tensor
     mask: Tensor
+    fill: Tensor
+    probe: Tensor
+    accept: Tensor
 
 
 def calibration_region(mask: Tensor, acs: int) -> Tensor:
@@ -59,7 +67,7 @@ def keep_lines(mask: Tensor, acs: int, dropped: float) -> Tensor:
     n_dropped = (dropped * n_outer).round().clamp(min=1).minimum(n_outer)
     keys = torch.where(outer, torch.rand(mask.shape, device=mask.device), 2.0).flatten(1)
     rank = keys.argsort(1).argsort(1).view(mask.shape)
-    return torch.where(outer & (rank < batch_broadcast(n_dropped, mask)), 0, mask)
+    return torch.where(rank < batch_broadcast(n_dropped, mask), 0, mask)
 
 
 def sampling_density(data: Mapping[str, Tensor], acs: int) -> Tensor:
@@ -175,7 +183,7 @@ class Ambient:
         image = _image_like(data["kspace"])
         sigma = _levels(len(image), self.log_mean, self.log_std, image)
         noise = torch.randn_like(image)
-        return Draw(sigma, noise, noise, keep_lines(data["mask"], self.acs, self.dropped))
+        return Draw(sigma, noise, keep_lines(data["mask"], self.acs, self.dropped), data["kspace"], noise, sigma)
 
     def loss_at(self, network: Network, data: Mapping[str, Tensor], draw: Draw) -> Tensor:
         """The loss of every item ``(B,)`` for given random numbers."""
@@ -212,14 +220,18 @@ class Ambient:
 
 @dataclass(frozen=True, kw_only=True)
 class GSURE:
-    """Generalised SURE: denoising of single-coil, undersampled, noisy images, with a correction for their noise.
+    """Generalised SURE: denoising of undersampled, noisy images, with a correction for their noise.
 
-    ``u = F^H (M (y + sqrt(sigma^2 - noise_std^2) z) + (1 - M) sigma z)``
-    ``loss = (|W^(1/2) M (F D(u, sigma) - y)|^2 + 2 noise_std^2 div(F^H W M F D) - constant) / c_out^2``
+    ``u = S^H F^H (y + noise_std (1 - M) w) + sqrt(sigma^2 - noise_std^2 |S|^2) z``
+    ``loss = (|W^(1/2) (A D(u, sigma) - y)|^2 + 2 noise_std^2 div(A^H W A D) - constant) / c_out^2``
 
-    ``W`` is one over the sampling density. The expectation over noise is the error against the image without noise on the sampled
-    lines; the constant makes it exactly so. Levels below ``noise_std`` are replaced with it. The network never sees the mask: the
-    prior is exact if different spatial frequencies are uncorrelated, or if the noise hides the mask.
+    ``w`` and ``z`` are white noise, so ``u = A^H A x`` with white noise of level ``sigma``: of one coil, the noise of sampled
+    lines is raised from ``noise_std`` to ``sigma``, the others get ``sigma``. ``W`` is one over the sampling density. The
+    expectation over noise is the error against the image without noise on the sampled lines; the constant makes it exactly so.
+    The divergence matters little where ``sigma`` is far above ``noise_std``; there it is computed for a random part of the items,
+    with the weight that keeps the expectation. Levels below ``noise_std`` are replaced with it. The network never sees the mask:
+    the prior is exact if different spatial frequencies are uncorrelated, or if the noise hides the mask. Maps need
+    ``|S|^2 <= 1`` summed over the coils.
 
     Args:
         sigma_data: standard deviation of the images, per channel.
@@ -229,7 +241,7 @@ class GSURE:
         divergence: weight of the divergence; 1 is the theory.
 
     Reference: Kawar et al., "GSURE-based diffusion model training with corrupted data", TMLR 2024. They compare with the noised
-    measurement, with the divergence times ``sigma^2``, which has the same expectation and a larger variance.
+    measurement, with the divergence times ``sigma^2``, which has the same expectation and a larger variance; and have one coil.
     """
 
     full_precision = True
@@ -256,39 +268,45 @@ class GSURE:
         image = _image_like(data["kspace"])
         sigma = _levels(len(image), self.log_mean, self.log_std, image)
         noise = torch.randn_like(image)
-        probe = torch.randint_like(image, 2) * 2 - 1 if bool((data["noise_std"] > 0).any()) else noise
-        return Draw(sigma, noise, probe, data["mask"])
+        fill = torch.view_as_complex(torch.randn_like(torch.view_as_real(data["kspace"])))
+        return Draw(sigma, noise, data["mask"], fill, torch.randint_like(image, 2) * 2 - 1, torch.rand_like(sigma))
 
     def loss_at(self, network: Network, data: Mapping[str, Tensor], draw: Draw) -> Tensor:
         """The loss of every item ``(B,)`` for given random numbers."""
         _check(data, self.acs)
         kspace, mask, maps = data["kspace"], data["mask"], data["maps"]
-        if kspace.shape[1] != 1 or not (maps == 1).all():
-            raise ValueError("GSURE takes a single coil with a map of ones; use ambient for several coils")
-        A = sense(maps, mask)
+        power = maps.abs().square().sum(1, keepdim=True)
+        if power.max() > 1 + 1e-3:
+            raise ValueError(
+                "GSURE needs coil maps whose squares sum to at most 1; divide them by their root sum of squares"
+            )
+        A, full = sense(maps, mask), sense(maps, torch.ones_like(mask))
         noise_std = data["noise_std"].to(draw.sigma)
         sigma = draw.sigma.maximum(noise_std)
         level, least = (batch_broadcast(value, draw.noise) for value in (sigma, noise_std))
-        sampled = A.normal(draw.noise)
-        u = A.adjoint(kspace) + (level**2 - least**2).sqrt() * sampled + level * (draw.noise - sampled)
-        correct = self.divergence > 0 and bool((noise_std > 0).any())
-        u = u.requires_grad_(correct)
+        filled = mask * kspace + least * (1 - mask) * draw.fill
+        u = full.adjoint(filled) + (level**2 - least**2 * power).clamp(min=0).sqrt() * draw.noise
         x0, c_out = denoise(network, u, sigma, self.sigma_data)
         weights = (mask / sampling_density(data, self.acs)).to(level.dtype)
-        loss = _per_item(A.adjoint(weights.sqrt() * (A(x0) - mask * kspace)), c_out)
-        if not correct:
-            return loss
-        divergence = self._divergence(u, x0, A, weights, draw.probe)
-        # Twice the weights over both real components, divided by the number of values of two channels.
+        residual = torch.view_as_real(weights.sqrt() * (A(x0) - mask * kspace)).square().flatten(1).mean(1)
         constant = weights.expand(len(u), 1, *u.shape[2:]).flatten(1).mean(1)
-        correction = noise_std**2 * (2 * self.divergence * divergence - constant)
-        return loss + correction / c_out.flatten() ** 2
+        # Per value of the image, as for one coil.
+        error = maps.shape[1] * (residual - noise_std**2 * constant)
+        probability = (FULL_DIVERGENCE * noise_std / sigma).clamp(max=1.0)
+        chosen = (draw.accept < probability).nonzero().flatten()
+        if self.divergence > 0 and len(chosen):
+            along = A.adjoint(weights * A(draw.probe))
+            part = self._divergence(network, u[chosen], sigma[chosen], along[chosen], draw.probe[chosen])
+            part = 2 * self.divergence * (noise_std**2 / probability)[chosen] * part
+            error = error.index_add(0, chosen, part)
+        return error / c_out.flatten() ** 2
 
-    @staticmethod
-    def _divergence(u: Tensor, x0: Tensor, A: LinearOperator, weights: Tensor, probe: Tensor) -> Tensor:
-        """Monte-Carlo estimate (Hutchinson) of the trace of ``A^H W A dx0/du``, per value, ``(B,)``."""
-        along = A.adjoint(weights * A(probe))
-        (slope,) = torch.autograd.grad(x0, u, along, create_graph=x0.requires_grad and torch.is_grad_enabled())
+    def _divergence(self, network: Network, u: Tensor, sigma: Tensor, along: Tensor, probe: Tensor) -> Tensor:
+        """Monte-Carlo estimate (Hutchinson) of the trace of ``Q dD/du`` per value, ``(B,)``; ``along`` is ``Q probe``."""
+        u = u.detach().requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            x0, _ = denoise(network, u, sigma, self.sigma_data)
+        (slope,) = torch.autograd.grad(x0, u, along, create_graph=True)
         return (slope * probe).flatten(1).mean(1)
 
     def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:

@@ -8,14 +8,23 @@ import torch
 from medrecon.likelihood import Gaussian
 from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, karras
-from medrecon.operators.linalg import cg
+from medrecon.operators.linalg import batch_broadcast, cg
 from medrecon.operators.mri import sense
-from medrecon.priors.nets import precondition
+from medrecon.priors.nets import denoise, precondition
 from medrecon.sample import sample
 from medrecon.solvers.dds import DDS
 from medrecon.training.measured import measured_objective
 from medrecon.training.objectives import EDM, MeasuredObjective
-from medrecon.training.undersampled import GSURE, SSDU, Ambient, Draw, calibration_region, keep_lines, sampling_density
+from medrecon.training.undersampled import (
+    GSURE,
+    SSDU,
+    Ambient,
+    Draw,
+    Unrolled,
+    calibration_region,
+    keep_lines,
+    sampling_density,
+)
 
 N, LEVEL, NOISE_STD = 6, 0.5, 0.3
 DOUBLE = torch.float64
@@ -101,12 +110,21 @@ def optimum(c, noisy=0.0):
     return (c + noisy**2 * unit) @ torch.linalg.inv(c + LEVEL**2 * unit)
 
 
-def test_gsure_of_fully_sampled_noisy_images_finds_the_denoiser():
+def coil_maps(n, coils, shape):
+    """Random maps whose squares sum to 1, the same for ``n`` items."""
+    generator = torch.Generator().manual_seed(5)
+    maps = torch.complex(*torch.randn(2, 1, coils, *shape, generator=generator, dtype=DOUBLE))
+    return (maps / maps.abs().square().sum(1, keepdim=True).sqrt()).expand(n, coils, *shape)
+
+
+@pytest.mark.parametrize("coils", [1, 3])
+def test_gsure_of_fully_sampled_noisy_images_finds_the_denoiser(coils):
     """``C (C + s^2)^-1`` although the targets are noisy; without the divergence ``(C + noise^2) (C + s^2)^-1``."""
     c = covariance(stationary=False)
 
     def make(seed):
-        return measure(images(c, 4000, seed), torch.ones(4000, 1, 1, N, dtype=DOUBLE), NOISE_STD)
+        maps = coil_maps(4000, coils, (1, N))
+        return measure(images(c, 4000, seed), torch.ones(4000, 1, 1, N, dtype=DOUBLE), NOISE_STD, maps)
 
     assert errors(GSURE(**FIXED, acs=2), make, optimum(c)) < RIGHT
     naive = GSURE(**FIXED, acs=2, divergence=0.0)
@@ -210,7 +228,7 @@ def test_ambient_has_the_gradient_of_full_sampling():
     data, _, seen, x0 = every_mask(None)
     network, objective = Small(3), Ambient(acs=2, dropped=1 / 3)
     noise = torch.randn(1, 2, 5, 7, dtype=DOUBLE).expand_as(x0)
-    draw = Draw(torch.full((len(x0),), LEVEL, dtype=DOUBLE), noise, noise, seen)
+    draw = Draw(torch.full((len(x0),), LEVEL, dtype=DOUBLE), noise, seen, data["kspace"], noise, noise[:, 0, 0, 0])
     full = {**data, "kspace": sense(data["maps"], torch.ones_like(seen))(x0), "mask": torch.ones_like(seen)}
     supervised = slopes(objective.loss_at(network, full, draw).mean(), network)
     found = slopes(objective.loss_at(network, data, draw).mean(), network)
@@ -223,9 +241,7 @@ def test_ambient_has_the_gradient_of_full_sampling():
 @pytest.mark.parametrize("coils", [1, 3])
 def test_ssdu_has_the_gradient_of_full_sampling(coils):
     """The sum over all masks and splits equals the supervised gradient on the lines that the network does not see."""
-    generator = torch.Generator().manual_seed(5)
-    maps = torch.complex(*torch.randn(2, 1, coils, 5, 7, generator=generator, dtype=DOUBLE))
-    data, kspace, seen, _ = every_mask(maps / maps.abs().square().sum(1, keepdim=True).sqrt())
+    data, kspace, seen, _ = every_mask(coil_maps(1, coils, (5, 7)))
     network, objective = torch.nn.Conv2d(2, 2, 3, padding=1, dtype=DOUBLE), SSDU(acs=2, dropped=1 / 3)
 
     def linear(x, timesteps):
@@ -238,6 +254,18 @@ def test_ssdu_has_the_gradient_of_full_sampling(coils):
     assert (found - supervised).norm() < 1e-12 * supervised.norm()
     naive = slopes(objective.loss_at(linear, {**data, "density": torch.ones_like(seen)}, seen).mean(), network)
     assert (naive - supervised).norm() > 0.1 * supervised.norm()
+
+
+def test_unrolled_network_in_closed_form():
+    """One coil, a network that adds ``r``: on sampled lines ``r`` shrinks by ``mu / (1 + mu)`` in every iteration."""
+    torch.manual_seed(0)
+    x0, r = torch.randn(2, 2, 2, 5, 7, dtype=DOUBLE)
+    data = measure(x0, random_columns(2, 7))
+    full, sampled = (sense(data["maps"], m) for m in (torch.ones_like(data["mask"]), data["mask"]))
+    found = Unrolled(n_unrolled=2, mu=0.25, n_cg=20)(lambda x, timesteps: r, data["kspace"], data["mask"], data["maps"])
+    # Of r: 1/5 after the first iteration, (1 + 1/5) / 5 after the second; other lines get r twice.
+    expected = data["kspace"] + 0.24 * sampled(r) + (1 - data["mask"]) * 2 * full(r)
+    assert torch.allclose(full(found), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("objective", [Ambient(acs=2, dropped=0.0), Ambient(acs=2), GSURE(acs=2)])
@@ -308,6 +336,69 @@ def test_gsure_below_the_noise_of_the_data_is_finite():
     assert torch.equal(loss[[0, 1, 3]], other[[0, 1, 3]]) and loss[2] != other[2]
 
 
+@pytest.mark.parametrize("coils", [1, 3])
+def test_gsure_loss_is_the_error_against_the_truth_on_average(coils):
+    """The constant included, over 20 000 draws, five standard errors. The input has white noise of level sigma."""
+    torch.manual_seed(0)
+    x0 = torch.randn(1, 2, 1, N, dtype=DOUBLE).expand(20_000, 2, 1, N)
+    mask = torch.tensor([1.0, 0, 1, 1, 0, 1], dtype=DOUBLE).expand(20_000, 1, 1, N)
+    data, objective = measure(x0, mask, NOISE_STD, coil_maps(20_000, coils, (1, N))), GSURE(**FIXED, acs=2)
+    draw, network, seen = objective.draw(data), Small(2), []
+
+    def spy(x, timesteps):
+        # The first call is that of the error, the second that of the divergence.
+        c = precondition(torch.tensor(LEVEL, dtype=DOUBLE), FIXED["sigma_data"])
+        seen.append((x / c.input, (c.skip * x / c.input + c.out * network(x, timesteps))))
+        return network(x, timesteps)
+
+    found = objective.loss_at(spy, data, draw).detach()
+    u, made = (value.detach() for value in seen[0])
+    A = sense(data["maps"], mask)
+    weights = mask / sampling_density(data, 2)
+    error = torch.view_as_real(weights.sqrt() * A(made - x0)).square().flatten(1).sum(1) / (2 * N)
+    error = error / precondition(torch.tensor(LEVEL, dtype=DOUBLE), FIXED["sigma_data"]).out ** 2
+    away = found - error
+    assert abs(float(away.mean())) < 5 * float(away.std()) / 20_000**0.5
+    noise = (u - A.normal(x0)).flatten(1)
+    # Entries of a sample covariance: at most sqrt(2) standard errors of 1 / sqrt(20 000) each, five of them.
+    assert (torch.cov(noise.T) / LEVEL**2 - torch.eye(2 * N)).abs().max() < 5 * (2 / 20_000) ** 0.5
+
+
+def test_gsure_divergence_of_some_items_has_the_expectation_of_all():
+    """``p`` times the loss with the divergence and ``1 - p`` times that without is the loss in which it has the weight 1."""
+    data, draw, network = batch(GSURE(acs=2))
+    level = 0.9
+    draw = draw._replace(sigma=torch.full((4,), level, dtype=DOUBLE))
+    probability = (4 * data["noise_std"] / level).clamp(max=1.0)
+
+    def loss(accept, divergence=1.0):
+        chosen = draw._replace(accept=torch.full((4,), accept, dtype=DOUBLE))
+        return GSURE(acs=2, divergence=divergence).loss_at(network, data, chosen)
+
+    mean = probability * loss(0.0) + (1 - probability) * loss(1.0)
+    without = loss(0.0, 0.0)
+    # Where all are computed nothing is left to chance; elsewhere the weight is 1 / p.
+    whole = without + probability * (loss(0.0) - without)
+    assert torch.allclose(mean, whole, rtol=1e-12)
+    assert torch.equal(loss(0.0)[1:2], loss(0.999)[1:2]) and probability[1] == 1
+    assert (loss(0.0) != without).tolist() == [True, True, False, True]
+    # The divergence itself, by central differences, whose error is the square of 1e-5 and rounding over it.
+    c, x = data, draw
+    A = sense(c["maps"], c["mask"])
+    least = batch_broadcast(c["noise_std"], x.noise)
+    filled = c["mask"] * c["kspace"] + least * (1 - c["mask"]) * x.fill
+    u = sense(c["maps"], torch.ones_like(c["mask"])).adjoint(filled) + (level**2 - least**2).sqrt() * x.noise
+    along = A.adjoint(c["mask"] / sampling_density(c, 2) * A(x.probe))
+
+    def denoised(step):
+        return denoise(network, u + step * x.probe, x.sigma, 0.25)[0]
+
+    slope = (denoised(1e-5) - denoised(-1e-5)) / 2e-5
+    expected = 2 * c["noise_std"] ** 2 * (slope * along).flatten(1).mean(1)
+    c_out = denoise(network, u, x.sigma, 0.25)[1].flatten()
+    assert torch.allclose((whole - without) * c_out**2, expected, rtol=1e-5, atol=1e-12)
+
+
 def test_gsure_divergence_works_in_validation():
     data, _, network = batch(GSURE(acs=2))
     with torch.no_grad():
@@ -360,6 +451,8 @@ def test_prior_of_a_network_with_a_mask():
     expected = (seen.normal(x).flatten(1) @ optimum(c).T).view_as(x)
     assert torch.allclose(prior(x, LEVEL), expected, atol=1e-12)
     assert torch.equal(prior(x, sigma), prior(x, LEVEL))
+    levels = torch.tensor([0.5, 0.2, 0.5], dtype=DOUBLE)
+    assert torch.allclose(prior(x, levels)[1:2], prior(x[1:2], 0.2), atol=1e-12)
     others = {tuple(objective.masks((1, N), index).flatten().tolist()) for index in range(50)}
     assert len(others) == 4  # which of the outer lines is left
     assert not torch.equal(Ambient(seed=1).masks((8, 256), 5), Ambient(seed=0).masks((8, 256), 5))
@@ -417,7 +510,7 @@ def test_bad_data_and_settings():
         ({"mask": 0.5 * data["mask"]}, "1 where sampled"),
         ({"mask": 0 * data["mask"]}, "samples nothing"),
         ({"maps": data["maps"][:, :, :5]}, "one shape"),
-        ({"maps": 2 * data["maps"]}, "use ambient"),
+        ({"maps": 2 * data["maps"]}, "sum to at most 1"),
     ):
         with pytest.raises(ValueError, match=sentence):
             GSURE(acs=2).loss_at(network, {**data, **wrong}, draw)
@@ -429,3 +522,16 @@ def test_bad_data_and_settings():
     ):  # fmt: skip
         with pytest.raises(ValueError, match="must be"):
             kind(**settings)
+
+
+def test_gsure_trains_networks_with_attention():
+    """The divergence has a gradient, which fused attention lacks."""
+    data, _, _ = batch(GSURE(acs=2))
+    sides = {key: torch.nn.functional.pad(data[key], (0, 3, 0, 5)) for key in ("kspace", "maps")}
+    data |= sides | {"mask": torch.nn.functional.pad(data["mask"], (0, 3))}
+    network = ResidualUNet(2, channels=(8, 8), blocks=(1, 1), heads=2).double()
+    torch.nn.init.normal_(network.tail.weight, std=0.1)
+    for weight in (network.attention[0].out.weight, network.up[0].weight):  # zero at first
+        torch.nn.init.normal_(weight, std=0.1)
+    GSURE(acs=2, log_mean=-3.0).loss(network, data).mean().backward()
+    assert network.attention[0].qkv.weight.grad.abs().max() > 0
