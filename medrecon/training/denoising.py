@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medrecon.operators.linalg import dot
-from medrecon.priors.base import score
+from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.nets import EDMNet, precondition
 from medrecon.training.corruption import GaussianNoise, NoiseFamily
 from medrecon.training.objectives import Network
-from medrecon.training.score_matching import denoising_loss, finite_difference_divergence, random_signs, sure
+from medrecon.training.score_matching import finite_difference_divergence, random_signs, sure
 
 __all__ = ["Noise2Noise", "Noise2Score", "Noise2Self", "SURELoss", "Supervised"]
 
@@ -199,7 +198,7 @@ class Noise2Score(Denoising):
     References: Kim & Ye, NeurIPS 2021, arXiv 2106.07009; Lim et al., ICML 2020, arXiv 2006.05164.
     """
 
-    smoothing: tuple[float, float] = (0.3, 1.0)
+    smoothing: tuple[float, float] = (0.4, 1.0)
 
     def __post_init__(self) -> None:
         low, high = self.smoothing
@@ -212,12 +211,20 @@ class Noise2Score(Denoising):
         return frozenset({"image", "noise_std"})
 
     def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
-        """AR-DAE's loss, per element: 1 for R = 0."""
-        y, nominal = data["image"], data["noise_std"]
+        """AR-DAE's loss, relative to that of R = 0, ``(B,)``; every pixel counts as much as in a squared error of the image."""
+        y, nominal, denoiser = data["image"], data["noise_std"], self.denoiser(network)
         low, high = self.smoothing
-        a = nominal * low * (high / low) ** torch.rand_like(nominal)
-        total, denoiser = (nominal**2 + a**2).sqrt(), self.denoiser(network)
-        return denoising_loss(lambda z: score(denoiser, z, total), y, a, torch.randn_like(y)) / y[0].numel()
+        ratio = low * (high / low) ** torch.rand_like(nominal)
+        profile, noise = self.family.profile(y), torch.randn_like(y)
+        a = batch_broadcast(nominal * ratio, y) * profile
+        noisy = y + a * noise
+        away = (noise + a * self.residual(denoiser, noisy, nominal, ratio)) * profile
+        return dot(away, away) / dot(profile, profile)
+
+    def residual(self, denoiser: EDMNet, y: Tensor, nominal: Tensor, ratio: Tensor) -> Tensor:
+        """``R(y)``, the score of images to which noise of ``ratio`` times their own was added."""
+        total = nominal * (1 + ratio**2).sqrt()
+        return (denoiser(y, total) - y) / (batch_broadcast(total, y) * self.family.profile(y)) ** 2
 
     def denoise(
         self, network: nn.Module, y: Tensor, multiple: int = 16, *, family: NoiseFamily | None = None
@@ -230,5 +237,8 @@ class Noise2Score(Denoising):
             multiple: sides are padded to a multiple of it.
             family: noise of ``y``, if its parameter was not known in training.
         """
-        residual = score(self.prior(network, multiple), y, self.family.std)
-        return (family or self.family).denoise(y, residual)
+        nominal = y.new_full((len(y),), self.family.std)
+        ratio = torch.full_like(nominal, self.smoothing[0])
+        score = self.residual(self.prior(network, multiple), y, nominal, ratio)
+        smoothing = self.smoothing[0] * self.family.std * self.family.profile(y)
+        return (family or self.family).denoise(y, score, smoothing)
