@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch
 from monai.engines.utils import PrepareBatch
 from torch import Tensor
 
+from medrecon.data.errors import InputError
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.training.augment import Augment
 from medrecon.training.objectives import EDM, Objective, stratified
 
-__all__ = ["DenoisingPrepareBatch", "NoisyPrepareBatch", "Overviews", "ScanPrepareBatch"]
+__all__ = ["DenoisingPrepareBatch", "MeasuredPrepareBatch", "NoisyPrepareBatch", "Overviews", "ScanPrepareBatch"]
 
 
 class ScanPrepareBatch(PrepareBatch):
@@ -169,3 +170,59 @@ class NoisyPrepareBatch(PrepareBatch):
         sigma = x0.new_tensor(list(self.levels)).repeat(len(x0))
         x0, noise = (t.repeat_interleave(len(self.levels), dim=0) for t in (x0, noise))
         return x0 + batch_broadcast(sigma, x0) * noise, x0, (sigma,), {}
+
+
+class MeasuredPrepareBatch(PrepareBatch):
+    """Measurements of a batch by name, in single precision, for :class:`medrecon.inferers.MeasuredInferer`.
+
+    Args:
+        needs: names of the data, see :class:`medrecon.training.objectives.MeasuredObjective`.
+        augment: augmentation of the named data on the training device; ``None``: data stay unchanged.
+        pair: names of the measured image, the true image and the noise level, for validation against the true image; ``None``:
+            the data by name.
+    """
+
+    def __init__(
+        self,
+        needs: Iterable[str],
+        augment: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        pair: tuple[str, str, str] | None = None,
+    ) -> None:
+        self.needs = sorted(needs) if pair is None else list(pair)
+        self.augment = augment
+        self.pair = pair
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,  # noqa: ANN401 - MONAI's signature
+    ) -> tuple[Any, Tensor, tuple[Tensor, ...], dict]:
+        """Data by name and zeros, the target of losses; or measured image, true image and noise level.
+
+        Raises:
+            InputError: if the data lack a name.
+        """
+        missing = [name for name in self.needs if name not in batchdata]
+        if missing:
+            raise InputError(
+                f"the objective needs {', '.join(missing)}, which the data lack; they have "
+                f"{', '.join(map(str, batchdata))}; choose another objective, or prepare other data (docs/training.md)"
+            )
+        data = {
+            name: _single(torch.as_tensor(batchdata[name]).to(device, non_blocking=non_blocking, **kwargs))
+            for name in self.needs
+        }
+        if self.augment is not None:
+            data = self.augment(data)
+        if self.pair is None:
+            first = next(iter(data.values()))
+            return data, torch.zeros(len(first), device=first.device), (), {}
+        image, clean, noise_std = (data[name] for name in self.pair)
+        return image, clean, (noise_std,), {}
+
+
+def _single(x: Tensor) -> Tensor:
+    """A tensor in single precision, real or complex; masks become 0 and 1."""
+    return x.to(torch.complex64 if x.is_complex() else torch.float32)

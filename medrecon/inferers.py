@@ -9,15 +9,16 @@ from typing import Any, Literal
 import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
 from medrecon.data.scan import Scan
 from medrecon.posterior import PriorSpec, Reconstruction, fast_dtype
 from medrecon.reconstruction import plan
-from medrecon.training.objectives import Objective
+from medrecon.training.objectives import MeasuredObjective, Objective
 
-__all__ = ["AutocastInferer", "DenoisingInferer", "PosteriorInferer"]
+__all__ = ["AutocastInferer", "DenoisingInferer", "MeasuredInferer", "PosteriorInferer"]
 
 
 class AutocastInferer(Inferer):
@@ -49,13 +50,53 @@ class DenoisingInferer(Inferer):
         multiple: multiple to which sides are padded.
     """
 
-    def __init__(self, objective: Objective, multiple: int = 16) -> None:
+    def __init__(self, objective: Objective | MeasuredObjective, multiple: int = 16) -> None:
         self.objective = objective
         self.multiple = multiple
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
         """The clean estimate of ``inputs`` at the noise level ``args[0]``; ``kwargs`` from MONAI is not used."""
         return self.objective.prior(network, self.multiple, fast_dtype(inputs.device))(inputs, args[0])
+
+
+class MeasuredInferer(Inferer):
+    """The loss of every item under an objective of measurements; the network alone runs under autocast.
+
+    Args:
+        objective: what the network is trained for.
+        dtype: autocast type, see :class:`AutocastInferer`; not used for an objective with ``full_precision``.
+        seed: random seed of the loss, for validation: the same random numbers for every batch, no gradients for the network, and
+            random numbers of the training left alone; ``None``: training.
+        multiple: multiple to which sides are padded with zeros for the network, whose output is cropped.
+    """
+
+    def __init__(
+        self,
+        objective: MeasuredObjective,
+        dtype: torch.dtype | Literal["auto"] | None = "auto",
+        seed: int | None = None,
+        multiple: int = 16,
+    ) -> None:
+        self.objective = objective
+        self.multiple = multiple
+        self.autocast = AutocastInferer(None if getattr(objective, "full_precision", False) else dtype)
+        self.seed = seed
+
+    def __call__(self, inputs: Mapping[str, Tensor], network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        """The losses ``(B,)`` of data by name, see :class:`medrecon.training.objectives.MeasuredObjective`."""
+
+        def run(x: Tensor, timesteps: Tensor) -> Tensor:
+            spatial = x.shape[2:]
+            inside = F.pad(x, [side for n in reversed(spatial) for side in (0, -n % self.multiple)])
+            return self.autocast(inside, network, timesteps)[(..., *[slice(n) for n in spatial])]
+
+        if self.seed is None:
+            return self.objective.loss(run, inputs)
+        device = next(iter(inputs.values())).device
+        # Some losses differentiate the network with respect to its input, which MONAI's evaluator would forbid.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
+            torch.manual_seed(self.seed)
+            return self.objective.loss(run, inputs).detach()
 
 
 class PosteriorInferer(Inferer):

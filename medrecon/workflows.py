@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import monai.utils
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine
-from ignite.metrics import Metric
+from ignite.metrics import Average, Metric
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import (
@@ -29,15 +29,20 @@ from monai.handlers import (
 from monai.inferers import Inferer
 from monai.metrics import PSNRMetric
 from monai.transforms import Compose
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import WeightedRandomSampler
 
 from medrecon.bundle import save_weights
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
 from medrecon.data.files import check_writable
-from medrecon.engines import DenoisingPrepareBatch, NoisyPrepareBatch, Overviews, ScanPrepareBatch
+from medrecon.engines import (
+    DenoisingPrepareBatch,
+    MeasuredPrepareBatch,
+    NoisyPrepareBatch,
+    Overviews,
+    ScanPrepareBatch,
+)
 from medrecon.handlers import (
     GradientClip,
     KeepBest,
@@ -52,10 +57,14 @@ from medrecon.handlers import (
     start_from,
     tensorboard,
 )
-from medrecon.inferers import AutocastInferer, DenoisingInferer, PosteriorInferer
+from medrecon.inferers import AutocastInferer, DenoisingInferer, MeasuredInferer, PosteriorInferer
 from medrecon.metrics import HU_RANGE, NMSE, PSNR, SSIM
-from medrecon.training.augment import Augment
-from medrecon.training.objectives import Objective
+from medrecon.prep.training_data import PreparedData, PreparedSettings, prepared_data
+from medrecon.prior_file import PriorFile
+from medrecon.training.augment import Augment, Crops
+from medrecon.training.batches import ShapeBatches, batches_in_order
+from medrecon.training.measured import measured_class, measured_objective
+from medrecon.training.objectives import MeasuredObjective, Objective
 from medrecon.training.slices import rows_of_process
 from medrecon.transforms import MagnitudeMeand, only_item
 
@@ -69,12 +78,14 @@ __all__ = [
     "destroy_process_group",
     "init_process_group",
     "local_device",
+    "prepared",
     "reconstructor",
     "resume",
     "rows_of_rank",
     "set_seed",
     "train",
     "trainer",
+    "training_objective",
     "validator",
 ]
 
@@ -230,12 +241,13 @@ class Learner:
 
     Args:
         network: network with random weights.
-        objective: what the network is trained for.
+        objective: what the network is trained for, with clean images or with measurements.
         device: device of the training.
         folder: folder of the checkpoints.
         weights: file of initial weights, see :func:`medrecon.handlers.start_from`; ``None`` or empty: random weights.
         learning_rate: peak learning rate of the schedule.
         average_decay: decay of the moving average, see :func:`medrecon.handlers.averaged`.
+        multiple: multiple to which sides of measurements are padded for the network.
 
     Raises:
         InputError: if the initial weights cannot be used.
@@ -244,18 +256,20 @@ class Learner:
     def __init__(
         self,
         network: nn.Module,
-        objective: Objective,
+        objective: Objective | MeasuredObjective,
         device: torch.device,
         folder: str | Path,
         weights: str | Path | None = None,
         learning_rate: float = 8e-4,
         average_decay: float = 0.9995,
+        multiple: int = 16,
     ) -> None:
         self.model = start_from(network, weights).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective
         self.device = device
         self.average = averaged(self.model, average_decay)
         self.learning_rate = learning_rate
+        self.multiple = multiple
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )
@@ -272,25 +286,32 @@ class Learner:
     def steps(self) -> int:
         """Number of steps of the optimizer so far."""
         first = self.optimizer.param_groups[0]["params"][0]
-        return int(self.optimizer.state[first]["step"].item())
+        return int(self.optimizer.state[first].get("step", 0))
+
+
+MeasuredAugment = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Augmentation of measurements by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """Batches of images to train with.
+    """Batches to train with: clean images, or measurements for an objective of measurements.
 
     Args:
-        dataset: dictionaries with an ``image``, which are held in memory, and with a ``label`` if there are ``labels``.
-        augment: augmentation from stored images to crops.
-        size: images in a batch of the smallest crops.
+        dataset: dictionaries with an ``image``, and with a ``label`` if there are ``labels``; or with the data that the objective
+            needs. They are held in memory; a batch has rows of equal shapes.
+        augment: augmentation from stored images to crops, or of the measurements, for which an
+            :class:`medrecon.training.augment.Augment` becomes :class:`medrecon.training.augment.Crops` of images; ``None``: data
+            stay unchanged.
+        size: rows in a batch; for crops, of the smallest.
         per_epoch: batches in an epoch.
-        weights: sampling weights of the images; ``None``: uniform.
-        labels: labels of the network; the last means no label, and replaces one label in ten.
-        overviews: batches of whole slices with coarse pixels; ``None``: none.
+        weights: sampling weights of the rows; ``None``: uniform.
+        labels: labels of the network; the last means no label, and replaces one label in ten. Only for clean images.
+        overviews: batches of whole slices with coarse pixels, only for clean images; ``None``: none.
     """
 
     dataset: Dataset
-    augment: Augment
+    augment: Augment | MeasuredAugment | None
     size: int = 8
     per_epoch: int = 250
     weights: Sequence[float] | None = None
@@ -298,15 +319,71 @@ class Batches:
     overviews: Overviews | None = None
 
     def loader(self) -> DataLoader:
-        """Stored images of an epoch, drawn by their weights."""
-        sampler = WeightedRandomSampler(self.weights or [1.0] * len(self.dataset), self.size * self.per_epoch)
+        """Stored rows of an epoch, drawn by their weights."""
+        sampler = ShapeBatches(self.dataset.data, self.size, self.per_epoch, self.weights)  # type: ignore[arg-type]
         # Slices are in memory; crops, resampling, phase and noise are made on the device.
-        return DataLoader(self.dataset, batch_size=self.size, sampler=sampler, num_workers=0)
+        return DataLoader(self.dataset, batch_sampler=sampler, num_workers=0)
 
-    def prepare(self, objective: Objective) -> DenoisingPrepareBatch:
-        """Augmentation and noise of the batches."""
+    def prepare(self, objective: Objective | MeasuredObjective) -> DenoisingPrepareBatch | MeasuredPrepareBatch:
+        """Augmentation of the batches, and noise for an objective of clean images."""
+        if isinstance(objective, MeasuredObjective):
+            augment = self.augment
+            if isinstance(augment, Augment):  # of clean images; it would change the noise, and k-space has no crops
+                augment = None if "kspace" in objective.needs else Crops(crop=augment.crop)
+            return MeasuredPrepareBatch(objective.needs, augment)
         labels = {"label": "label", "null": len(self.labels) - 1, "dropped": 0.1} if self.labels else {}
-        return DenoisingPrepareBatch(objective, self.augment, **labels, overviews=self.overviews)
+        return DenoisingPrepareBatch(objective, self.augment, **labels, overviews=self.overviews)  # type: ignore[arg-type]
+
+
+def prepared(folder: str | Path, prior: PriorFile, **settings: Any) -> PreparedData | None:  # noqa: ANN401 - see below
+    """Training data of a folder that ``medrecon prep`` wrote; ``None`` for no folder, so that a config reads its archives.
+
+    Args:
+        folder: the folder; empty: none.
+        prior: description of the prior that is trained, see :func:`medrecon.bundle.read_prior`.
+        **settings: fields of :class:`medrecon.prep.training_data.PreparedSettings`.
+
+    Raises:
+        InputError: if the folder cannot be used, or an objective of measurements is named without a folder.
+    """
+    chosen = PreparedSettings(**settings)
+    if folder:
+        return prepared_data(folder, prior, chosen)
+    if chosen.objective not in ("auto", "clean"):
+        raise InputError(
+            f"the objective {chosen.objective!r} needs measurements; give the folder that medrecon prep wrote (--data FOLDER)"
+        )
+    return None
+
+
+def training_objective(
+    data: PreparedData | None,
+    clean: Objective,
+    settings: Mapping[str, Any] | None = None,
+    sigma_data: float | None = None,
+) -> Objective | MeasuredObjective:
+    """The objective of a training run.
+
+    Args:
+        data: training data, see :func:`prepared`.
+        clean: objective for clean images.
+        settings: fields of the objective of measurements.
+        sigma_data: standard deviation of the images per channel, for an objective of measurements that has this field.
+
+    Raises:
+        InputError: for settings that the objective does not have, or of clean images, whose settings are others.
+    """
+    settings = dict(settings or {})
+    if data is None or data.objective == "clean":
+        if settings:
+            raise InputError(
+                f"objective_settings ({', '.join(settings)}) belong to an objective of measurements, but the network is trained "
+                "on clean images; leave them out, or change noise_law"
+            )
+        return clean
+    if sigma_data is not None and any(f.name == "sigma_data" for f in fields(measured_class(data.objective))):  # type: ignore[arg-type]
+        settings = {"sigma_data": sigma_data, **settings}
+    return measured_objective(data.objective, **settings)
 
 
 def add_labels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str = "contrast") -> list[dict[str, Any]]:
@@ -339,30 +416,75 @@ def set_seed(seed: int) -> None:
     monai.utils.set_determinism(seed + _rank_and_size()[0])
 
 
+@dataclass(frozen=True)
+class _Validation:
+    """The parts of an evaluator that depend on the objective; the key metric is the first."""
+
+    inferer: Inferer
+    prepare: Any
+    metrics: dict[str, Metric]
+
+
+def _psnr() -> Metric:
+    return IgniteMetricHandler(metric_fn=PSNRMetric(max_val=1.0), output_transform=from_engine(["pred", "label"]))
+
+
+def _negative_losses(output: list[dict[str, Any]]) -> Tensor:
+    """Negative losses of a batch ``(B, 1)``: of metrics, the largest is the best."""
+    return -torch.tensor([[float(one["pred"])] for one in output])
+
+
+def _measured_validation(objective: MeasuredObjective, dataset: Dataset, multiple: int) -> _Validation:
+    """PSNR of denoising for images with a known truth; otherwise the held-out loss."""
+    pair = ("image", "clean", "noise_std")
+    if all(name in row for row in dataset.data for name in pair):  # type: ignore[union-attr]
+        prepare = MeasuredPrepareBatch(objective.needs, pair=pair)
+        return _Validation(DenoisingInferer(objective, multiple), prepare, {"psnr": _psnr()})
+    prepare = MeasuredPrepareBatch(objective.needs)
+    return _Validation(
+        MeasuredInferer(objective, seed=0, multiple=multiple), prepare, {"negative_loss": Average(_negative_losses)[0]}
+    )
+
+
 def validator(
-    learner: Learner, dataset: Dataset, augment: Augment, levels: Sequence[float], multiple: int = 16
+    learner: Learner,
+    dataset: Dataset,
+    augment: Augment | None = None,
+    levels: Sequence[float] = (),
+    multiple: int = 16,
 ) -> SupervisedEvaluator:
-    """MONAI's evaluator that denoises held-out images by the moving average: PSNR at unit range for every noise level.
+    """MONAI's evaluator of the moving average on held-out data.
+
+    For an objective of clean images: PSNR of denoising at unit range for every noise level. For an objective of measurements:
+    PSNR of denoising at the noise level of the data if they have the true images (``clean``) as well, otherwise the loss with the
+    same random numbers in every validation, as ``negative_loss``.
 
     Args:
         learner: learner whose moving average is validated, and kept if it is the best.
-        dataset: dictionaries with an ``image``.
-        augment: augmentation from stored images to clean ones, as in training.
-        levels: noise levels, in the unit of the images.
+        dataset: dictionaries with an ``image``, or with the data that the objective needs.
+        augment: augmentation from stored images to clean ones, as in training; not used for measurements.
+        levels: noise levels, in the unit of the images; not used for measurements.
         multiple: multiple to which sides are padded for the network.
     """
     board = {"iteration_log": False, "global_epoch_transform": lambda _: learner.steps()}
     handlers = [StatsHandler(iteration_log=False)] if learner.write else []
     handlers += [TensorBoardStatsHandler(summary_writer=learner.writer, **board)] if learner.writer is not None else []
-    psnr = IgniteMetricHandler(metric_fn=PSNRMetric(max_val=1.0), output_transform=from_engine(["pred", "label"]))
+    objective = learner.objective
+    if isinstance(objective, MeasuredObjective):
+        parts = _measured_validation(objective, dataset, multiple)
+    else:
+        metrics = {"psnr": _psnr(), **denoising_metrics(levels)}
+        parts = _Validation(DenoisingInferer(objective, multiple), NoisyPrepareBatch(levels, augment), metrics)
+    key, *others = parts.metrics
+    batches = batches_in_order(dataset.data, 10)  # type: ignore[arg-type]
     return SupervisedEvaluator(
         device=learner.device,
-        val_data_loader=DataLoader(dataset, batch_size=10),
+        val_data_loader=DataLoader(dataset, batch_sampler=batches),
         network=learner.average,
-        inferer=DenoisingInferer(learner.objective, multiple),
-        prepare_batch=NoisyPrepareBatch(levels, augment),
-        key_val_metric={"psnr": psnr},
-        additional_metrics=denoising_metrics(levels),
+        inferer=parts.inferer,
+        prepare_batch=parts.prepare,
+        key_val_metric={key: parts.metrics[key]},
+        additional_metrics={name: parts.metrics[name] for name in others} or None,
         val_handlers=[*handlers, learner.best],
     )
 
@@ -387,9 +509,14 @@ def trainer(
         validator: evaluator, see :func:`validator`.
         max_epochs: epochs of the whole run.
         val_interval: epochs between validations.
-        inferer: inferer of the training; default: :class:`medrecon.inferers.AutocastInferer`.
+        inferer: inferer of the training; default: :class:`medrecon.inferers.AutocastInferer`. An objective of measurements calls
+            the network through it.
         sheet: settings of the sheets of samples; ``None``: no sheets.
     """
+    objective, inferer = learner.objective, inferer or AutocastInferer()
+    measured = isinstance(objective, MeasuredObjective)
+    if isinstance(objective, MeasuredObjective) and isinstance(inferer, AutocastInferer):
+        inferer = MeasuredInferer(objective, inferer.dtype, multiple=learner.multiple)
     handlers = [
         WarmupCosine(learner.optimizer, learner.learning_rate, max_epochs * batches.per_epoch),
         GradientClip(learner.model),
@@ -402,12 +529,17 @@ def trainer(
         train_data_loader=batches.loader(),
         network=network,
         optimizer=learner.optimizer,
-        loss_function=nn.MSELoss(),
-        inferer=inferer or AutocastInferer(),
-        prepare_batch=batches.prepare(learner.objective),
+        loss_function=_mean if measured else nn.MSELoss(),
+        inferer=inferer,
+        prepare_batch=batches.prepare(objective),
         optim_set_to_none=True,
         train_handlers=[*handlers, *_reports(learner, sheet)],
     )
+
+
+def _mean(losses: Tensor, _: Tensor) -> Tensor:
+    """The mean of the losses of a batch, which an objective of measurements gives."""
+    return losses.mean()
 
 
 def _reports(learner: Learner, sheet: SheetSettings | None) -> list[Any]:
@@ -419,9 +551,11 @@ def _reports(learner: Learner, sheet: SheetSettings | None) -> list[Any]:
     }
     out: list[Any] = [StatsHandler(**loss)] if learner.write else []
     out += [TensorBoardStatsHandler(summary_writer=learner.writer, **loss)] if learner.writer is not None else []
-    if learner.write and sheet is not None and installed("matplotlib"):
+    # A network that is trained for one noise level draws no samples.
+    measured = isinstance(learner.objective, MeasuredObjective)
+    if learner.write and sheet is not None and not measured and installed("matplotlib"):
         path = learner.folder / "samples.png"
-        out.append(SampleSheet(learner.average, learner.objective, path, sheet, learner.writer))
+        out.append(SampleSheet(learner.average, learner.objective, path, sheet, learner.writer))  # type: ignore[arg-type]
     return out
 
 
@@ -454,9 +588,18 @@ def train(
         val_interval: epochs between validations.
         parameterization: what the network predicts, for ``prior.yaml``: ``edm``, ``ddpm`` or ``flow``.
         sigma_data: standard deviation of the training images per channel, for ``prior.yaml``.
+
+    Raises:
+        InputError: if the trained weights are not finite.
     """
     engine.run()
     if engine.state.epoch % val_interval:
         validator.run(engine.state.epoch)
     if learner.write:
-        save_weights(learner.best.restore(), root, parameterization=parameterization, sigma_data=sigma_data)
+        network = learner.best.restore()
+        if not all(weight.isfinite().all() for weight in network.parameters()):
+            raise InputError(
+                f"{learner.folder}: the weights are not finite, so nothing was stored in the bundle; check the data, lower "
+                "learning_rate, and start again with another checkpoint_dir"
+            )
+        save_weights(network, root, parameterization=parameterization, sigma_data=sigma_data)

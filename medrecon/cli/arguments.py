@@ -16,6 +16,7 @@ from medrecon.cli import (
     recon,
     report,
     solvers,
+    train,
     undersample,
 )
 from medrecon.cli.config import expand_config
@@ -26,6 +27,7 @@ COMMANDS = {
     "demo": demo,
     "info": info,
     "prep": prep,
+    "train": train,
     "undersample": undersample,
     "recon": recon,
     "evaluate": evaluate,

@@ -196,8 +196,11 @@ def _describe(value: object, array: np.ndarray, *, case: Case, source: Path) -> 
             "affine": value.affine.cpu().numpy().astype(float).tolist() if known else None,
             "spacing_mm": spacing,
         }
-        if "noise_source" in value.meta:
-            about["meta"] = {"noise_source": str(value.meta["noise_source"])}
+        facts = {
+            key: str(value.meta[key]) for key in ("noise_source", "modality", "maps_source") if value.meta.get(key)
+        }
+        if facts:
+            about["meta"] = facts
         if value.meta.get("warnings"):
             texts = [_without_names(str(text), case, source) for text in value.meta["warnings"]]
             about.setdefault("meta", {})["warnings"] = texts

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from medrecon.operators.fourier import resampling_matrix
 
-__all__ = ["Augment", "anatomical_phase", "demodulate", "polynomial_field", "random_field"]
+__all__ = ["Augment", "Crops", "anatomical_phase", "demodulate", "polynomial_field", "random_field"]
 
 
 def _uniform(n: int, low: float, high: float, device: torch.device) -> Tensor:
@@ -149,21 +149,24 @@ class Augment:
     def __call__(self, images: Tensor) -> Tensor:
         """Map images ``(B, 1, y, x)`` of any real type to crops ``(n, C, crop, crop)``, float32.
 
-        The first images are used, as many as keep the number of pixels of a batch, and the whole sequence ``copies`` times.
+        Images with two channels are complex: they keep their phase, up to a random constant, and none is added. The first images
+        are used, as many as keep the number of pixels of a batch, and the whole sequence ``copies`` times.
 
         Raises:
-            ValueError: if the images have more than one channel, or are smaller than a crop.
+            ValueError: if the images have more than one channel, or two for ``kind="real"``, or are smaller than a crop.
         """
         sizes = [self.crop] if isinstance(self.crop, int) else list(self.crop)
         crop = sizes[int(torch.randint(len(sizes), (1,)))]
         images = images[: max(1, round(len(images) * (sizes[0] / crop) ** 2))].repeat(self.copies, 1, 1, 1)
         n = len(images)
         device = images.device
-        if images.shape[1] != 1 or min(images.shape[2:]) < crop:
+        if images.shape[1] not in ((1,) if self.kind == "real" else (1, 2)) or min(images.shape[2:]) < crop:
             raise ValueError(
-                f"crops of {crop} pixels need images with one channel and no smaller sides; got {images.shape}"
+                f"crops of {crop} pixels need images with one channel (two for complex images) and no smaller sides; got "
+                f"{images.shape}"
             )
-        x = images[:, 0].float() / self.unit
+        x = images.float() / self.unit
+        x = torch.complex(x[:, 0], x[:, 1]) if x.shape[1] == 2 else x[:, 0]
         x = torch.where((torch.rand(n, device=device) < self.rotated).view(-1, 1, 1), self._rotated(x), x)
         # A crop must not extend beyond the slice, where periodic resampling would wrap around.
         low = math.log(max(self.zoom[0], crop / min(images.shape[2:])))
@@ -177,7 +180,8 @@ class Augment:
             margin = side - crop / zoom
             first = torch.rand(n, device=device) * margin
             matrices.append(resampling_matrix(side, crop, zoom, torch.where(resampled, first, first.floor())))
-        x = (matrices[0] @ x @ matrices[1].mT)[:, None]
+        left, right = (matrix.to(x.dtype) for matrix in matrices)
+        x = (left @ x @ right.mT)[:, None]
         flip = (torch.rand(n, device=device) < self.flipped).view(-1, 1, 1, 1)
         x = torch.where(flip, x.flip(-1), x)
         scale = torch.tensor([self.gain, *[self.shading] * 5], device=device)
@@ -187,6 +191,8 @@ class Augment:
             return x
         if self.kind == "magnitude" and self.signed == 0:
             return x.abs()
+        if x.is_complex():
+            return self._with_own_phase(x)
         phase = self._phase(x)
         if self.kind == "magnitude":
             signed = (torch.rand(n, device=device) < self.signed).view(-1, 1, 1, 1)
@@ -206,6 +212,16 @@ class Augment:
         # 0, 1: this axis has all lines; 2, 3: neither axis has.
         full = torch.randint(4, (n, 1), device=device) == torch.arange(2, device=device)
         return torch.where(full, torch.tensor(shape, device=device), lines)
+
+    def _with_own_phase(self, x: Tensor) -> Tensor:
+        """Complex images ``(n, 1, y, x)`` times a random phase factor, as channels."""
+        n = len(x)
+        angle = _uniform(n, -math.pi, math.pi, x.device).view(-1, 1, 1, 1)
+        x = x * torch.polar(torch.ones_like(angle), angle)
+        if self.kind == "magnitude":
+            signed = (torch.rand(n, device=x.device) < self.signed).view(-1, 1, 1, 1)
+            return torch.where(signed, x.real, x.abs())
+        return torch.cat([x.real, x.imag], dim=1)
 
     @staticmethod
     def _rotated(x: Tensor) -> Tensor:
@@ -230,3 +246,43 @@ class Augment:
             scale = _uniform(n, math.log(8.0), math.log(40.0), device).exp()
             phase = phase + amplitude * random_field(x.shape[2:], scale)
         return phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crops:
+    """The same random crops, quarter turns and flips of all images of an item, which leave white noise white.
+
+    Args:
+        crop: side of the crops, pixels; of several values, each batch takes one at random; images with smaller sides keep them.
+        rotated: probability of a quarter turn, where crops are square.
+        flipped: probability of a left-right flip.
+    """
+
+    crop: int | Sequence[int] = 128
+    rotated: float = 0.25
+    flipped: float = 0.5
+
+    def __call__(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Crop the tensors ``(B, C, y, x)``; other data, such as noise levels, stay unchanged."""
+        images = {name: value for name, value in data.items() if value.ndim == 4}
+        if not images:
+            return data
+        first = next(iter(images.values()))
+        sizes = [self.crop] if isinstance(self.crop, int) else list(self.crop)
+        crop = sizes[int(torch.randint(len(sizes), (1,)))]
+        sides = [min(crop, n) for n in first.shape[2:]]
+        cuts = []
+        for _ in range(len(first)):
+            at = [int(torch.randint(n - side + 1, (1,))) for n, side in zip(first.shape[2:], sides, strict=True)]
+            turned = sides[0] == sides[1] and float(torch.rand(())) < self.rotated
+            cuts.append((*at, turned, float(torch.rand(())) < self.flipped))
+        return {**data, **{name: self._cut(value, sides, cuts) for name, value in images.items()}}
+
+    @staticmethod
+    def _cut(images: Tensor, sides: Sequence[int], cuts: Sequence[tuple[int, int, bool, bool]]) -> Tensor:
+        out = []
+        for image, (y, x, turned, flipped) in zip(images, cuts, strict=True):
+            cut = image[:, y : y + sides[0], x : x + sides[1]]
+            cut = cut.mT.flip(1) if turned else cut
+            out.append(cut.flip(2) if flipped else cut)
+        return torch.stack(out)

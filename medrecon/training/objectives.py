@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class MeasuredObjective(Protocol):
     """An objective whose data are measurements: noisy images, or undersampled k-space.
 
@@ -62,6 +63,9 @@ class MeasuredObjective(Protocol):
     the noisy image; ``second``, the same object with other noise; ``clean``, without noise. ``noise_std`` ``(B,)`` is the noise
     per real component. Undersampled scans have ``kspace`` ``(B, coils, y, x)``, ``mask`` ``(B, 1, y or 1, x or 1)`` and
     ``maps`` ``(B, coils, y, x)``.
+
+    The network is called under autocast where the device supports it. An objective that needs more than eight bits, such as one
+    with finite differences, has an attribute ``full_precision = True``.
     """
 
     @property

@@ -360,6 +360,7 @@ class EstimateSensitivityMapsd(MapTransform):
             noise.
         settings: settings of ESPIRiT, see :class:`medrecon.data.espirit.Espirit`; several ``sets`` of maps give
             ``(slices, sets, coils, y, x)``.
+        required: whether data without a calibration region are refused; otherwise they get no maps, and a warning.
         rss: accept data without a fully sampled centre, for the solver ``zero-filled``, whose image is then the root sum of
             squares; other solvers need maps, so such data are refused by default.
         allow_missing_keys: as in MONAI.
@@ -373,9 +374,11 @@ class EstimateSensitivityMapsd(MapTransform):
         noise_key: str = "noise_std",
         settings: Espirit = Espirit(),
         rss: bool = False,
+        required: bool = True,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.required = required
         self.mask_key = mask_key
         self.maps_key = maps_key
         self.noise_key = noise_key
@@ -386,14 +389,26 @@ class EstimateSensitivityMapsd(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             std = float(torch.as_tensor(out.get(self.noise_key, 0.0)))
-            maps = self.estimate(out[key], out.get(self.mask_key), std, str(key))
+            try:
+                maps = self.estimate(out[key], out.get(self.mask_key), std, str(key))
+            except InputError as error:
+                if self.required:
+                    raise
+                warn(str(error))
+                out[key] = _warned(out[key], [f"no maps: {error}"])
+                continue
             for text in maps.meta["warnings"]:
                 warn(text)
-            if isinstance(out[key], MetaTensor) and maps.meta["warnings"]:
-                texts = [*(out[key].meta.get("warnings") or []), *maps.meta["warnings"]]
-                out[key] = copy_meta(out[key].as_tensor(), out[key], out[key].affine, warnings=texts)
+            out[key] = _warned(out[key], maps.meta["warnings"])
             out[self.maps_key] = maps
         return out
+
+
+def _warned(x: Tensor, texts: Sequence[str]) -> Tensor:
+    """A tensor with more warnings in its meta."""
+    if not isinstance(x, MetaTensor) or not texts:
+        return x
+    return copy_meta(x.as_tensor(), x, x.affine, warnings=[*(x.meta.get("warnings") or []), *texts])
 
 
 class ReferenceImaged(MapTransform):

@@ -12,6 +12,7 @@ from medrecon.data.masks import centred
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.training.augment import (
     Augment,
+    Crops,
     anatomical_phase,
     demodulate,
     polynomial_field,
@@ -103,7 +104,7 @@ def test_too_small_images_are_refused():
     with pytest.raises(ValueError, match="no smaller sides"):
         Augment(crop=48)(torch.zeros(1, 1, 40, 40))
     with pytest.raises(ValueError, match="one channel"):
-        Augment(crop=8)(torch.zeros(1, 2, 40, 40))
+        Augment(crop=8)(torch.zeros(1, 3, 40, 40))
 
 
 def test_random_fields_are_smooth_and_of_variance_one():
@@ -150,3 +151,90 @@ def test_augmented_images_are_demodulated_in_the_share_that_is_asked_for():
         real = (out[:, 1].square().sum((1, 2)) / out.square().sum((1, 2, 3))) < 0.05
         # A random constant phase is real within 5 % in one of seven; the deviation of 60 draws is 4 more.
         assert (share - 0.1) * 60 <= int(real.sum()) <= 60 * (share + (1 - share) * 0.4)
+
+
+# Complex images
+
+STILL = {"zoomed": 0.0, "rotated": 0.0, "flipped": 0.0, "gain": 0.0, "shading": 0.0, "unit": 1.0}
+
+
+def complex_slices(n=6, shape=(40, 36)):
+    x = torch.stack([torch.from_numpy(blobs(shape, k)) for k in range(n)])
+    return torch.stack([x.real, x.imag], dim=1).float()
+
+
+def test_complex_images_keep_their_phase_up_to_a_constant():
+    torch.manual_seed(0)
+    stored = complex_slices()
+    out = Augment(crop=36, **STILL)(stored)
+    x = torch.complex(out[:, 0], out[:, 1])
+    matches = []
+    for first in range(5):  # the crop begins at one of five rows
+        reference = torch.complex(stored[:, 0], stored[:, 1])[:, first : first + 36]
+        product = (x * reference.conj()).flatten(1)
+        norms = x.flatten(1).norm(dim=1) * reference.flatten(1).norm(dim=1)
+        matches.append(product.sum(1).abs() / norms)  # 1 if one factor relates them
+    assert torch.stack(matches).amax(0).min() > 1 - 1e-5  # float32
+    angles = (x[:, 18, 18] / torch.complex(stored[:, 0], stored[:, 1])[:, 18, 18]).angle()
+    assert angles.std() > 0.3  # the factor is another one for every image
+
+
+def test_complex_images_are_resampled_as_their_parts_are():
+    """All linear steps act on real and imaginary part alike."""
+    torch.manual_seed(3)
+    stored = complex_slices()
+    settings = {**STILL, "zoomed": 1.0, "rotated": 0.5, "flipped": 0.5, "shading": 0.2}
+    torch.manual_seed(7)
+    two = Augment(crop=24, kind="magnitude", **settings)(stored)
+    torch.manual_seed(7)
+    real = Augment(crop=24, kind="real", **settings)(stored[:, :1])
+    torch.manual_seed(7)
+    imaginary = Augment(crop=24, kind="real", **settings)(stored[:, 1:])
+    assert torch.allclose(two, torch.hypot(real, imaginary), atol=1e-5)  # values about 1 in float32
+
+
+def test_half_of_the_magnitudes_are_real_parts_where_asked_for():
+    torch.manual_seed(0)
+    out = Augment(crop=24, kind="magnitude", signed=0.5, **STILL)(complex_slices(40))
+    negative = (out < -1e-6).flatten(1).any(1).float().mean()
+    assert 0.2 < negative < 0.8  # 40 draws of 1/2: standard deviation 0.08
+
+
+def test_ct_has_no_complex_images():
+    with pytest.raises(ValueError, match="need images with one channel"):
+        Augment(crop=8, kind="real")(complex_slices())
+
+
+def test_half_precision_is_read():
+    torch.manual_seed(0)
+    exact = Augment(crop=24)(complex_slices())
+    torch.manual_seed(0)
+    half = Augment(crop=24)(complex_slices().half())
+    assert half.dtype == torch.float32 and (half - exact).abs().max() < 1e-3 * exact.abs().max()
+
+
+# Crops
+
+
+def test_crops_are_the_same_for_all_images_of_an_item():
+    torch.manual_seed(0)
+    image = torch.arange(20 * 30.0).view(1, 1, 20, 30).expand(50, 1, 20, 30)
+    data = Crops(crop=8, rotated=0.5, flipped=0.5)({"image": image, "clean": 2 * image, "noise_std": torch.ones(50)})
+    assert data["image"].shape == (50, 1, 8, 8) and torch.equal(data["clean"], 2 * data["image"])
+    assert torch.equal(data["noise_std"], torch.ones(50))
+    kinds = set()
+    for crop in data["image"][:, 0]:
+        dy, dx = (float(crop[1, 0] - crop[0, 0]), float(crop[0, 1] - crop[0, 0]))
+        kinds.add((dy, dx))
+        assert crop.max() - crop.min() == 7 * 31  # neighbouring pixels, no resampling
+    # Rows are 30 apart: as they are, flipped, turned, turned and flipped.
+    assert kinds == {(30.0, 1.0), (30.0, -1.0), (-1.0, 30.0), (-1.0, -30.0)}
+
+
+def test_crops_take_one_of_several_sizes_and_keep_small_sides():
+    torch.manual_seed(0)
+    image = torch.zeros(2, 1, 12, 40)
+    shapes = {tuple(Crops(crop=[8, 16])({"image": image})["image"].shape[2:]) for _ in range(20)}
+    assert shapes == {(8, 8), (12, 16)}
+    scalar = {"noise_std": torch.ones(2)}
+    assert Crops(crop=8)(scalar) is scalar

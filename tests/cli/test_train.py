@@ -1,0 +1,149 @@
+"""medrecon train: from a prepared folder to a bundle."""
+
+import json
+import re
+import shutil
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import torch
+
+from medrecon.bundle import find_bundle, load_prior
+from medrecon.cli import main
+from medrecon.data.phantom import loop_coils, simulate_kspace
+from medrecon.data.scan import Geometry
+from medrecon.prep import DatasetOptions, load_recipe, prepare
+from medrecon.training import measured
+from medrecon.writers.nifti import nifti_bytes
+from tests.make.images import blobs
+
+SHORT = ("crop=32", "val_crop=32", "batch_size=2", "iterations_per_epoch=3", "val_interval=1", "overview_fraction=0")
+SHAPE = (37, 30)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measured, "MEASURED", MappingProxyType({"gsure": "tests.make.measured:Scans"}))
+
+
+def small(name, root):
+    """A copy of a bundle with a tiny network."""
+    shutil.copytree(find_bundle(name), root, ignore=shutil.ignore_patterns("checkpoints", "models"))
+    path = root / "configs" / "prior.yaml"
+    text = path.read_text()
+    for key, value in {"channels": "[8, 8, 8]", "blocks": "[1, 1, 1]", "heads": "2"}.items():
+        text = re.sub(rf"^  {key}: .*$", f"  {key}: {value}", text, flags=re.MULTILINE)
+    path.write_text(text)
+    return str(root)
+
+
+def volumes(folder):
+    (folder / "v").mkdir()
+    for k in range(4):
+        array = 100 * np.stack([np.abs(blobs(SHAPE, 10 * k + j)) for j in range(3)]).astype(np.float32)
+        (folder / "v" / f"s{k}.nii.gz").write_bytes(nifti_bytes(array, Geometry((1.0, 1.0, 1.0), np.eye(4))))
+    prepare(folder / "v", folder / "p", load_recipe("nifti"), dataset=DatasetOptions(split=(0.5, 0.5)))
+    return str(folder / "p")
+
+
+def scans(folder):
+    (folder / "k").mkdir()
+    for k in range(4):
+        rng = np.random.default_rng(k)
+        kept = (np.abs(np.arange(SHAPE[1]) - SHAPE[1] // 2) <= 6) | (np.arange(SHAPE[1]) % 2 == k % 2)
+        kspace = simulate_kspace(blobs(SHAPE, k), loop_coils(SHAPE, 4), 0.001, rng) * kept
+        np.savez(folder / "k" / f"k{k}.npz", kspace=kspace[None].astype(np.complex64))
+    prepare(folder / "k", folder / "p", load_recipe("kspace"), dataset=DatasetOptions(split=(0.5, 0.5)))
+    return str(folder / "p")
+
+
+def train(*argv, epochs=1, settings=SHORT):
+    return main(
+        ["train", *map(str, argv), *(word for one in (*settings, f"max_epochs={epochs}") for word in ("--set", one))]
+    )
+
+
+def reached(root):
+    return torch.load(root / "checkpoints" / "latest.pt", weights_only=True)["trainer"]["iteration"]
+
+
+def test_a_folder_of_volumes_becomes_a_bundle_that_reconstructs_and_goes_on(tmp_path, capsys):
+    data, source, root = volumes(tmp_path), small("brain_mri_magnitude", tmp_path / "small"), tmp_path / "mine"
+    assert train(source, "-o", root, "--data", data) == 0
+    assert reached(root) == 3
+    first = load_prior(root).weights_sha256
+    assert "trained for 3 steps (objective: clean, psnr:" in capsys.readouterr().out
+    image = str(tmp_path / "v" / "s0.nii.gz")
+    recon = ["recon", image, "--bundle", str(root), "--task", "denoise", "--noise-std", "5", "--steps", "2"]
+    assert main([*recon, "-o", str(tmp_path / "o")]) == 0
+    assert json.loads((tmp_path / "o" / "s0.json").read_text())["bundle"]["weights_sha256"] == first
+    # A second call continues.
+    capsys.readouterr()
+    assert train(source, "-o", root, "--data", data, "--json", epochs=2) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["steps"] == 6 and reached(root) == 6 and facts["objective"] == "clean"
+
+
+def test_undersampled_scans_train_a_prior_of_odd_sizes(tmp_path, capsys):
+    data, source, root = scans(tmp_path), small("brain_mri", tmp_path / "small"), tmp_path / "mine"
+    assert train(source, "-o", root, "--data", data) == 0
+    said = capsys.readouterr()
+    assert "4 undersampled scans; the network is trained on the measured samples alone (objective: gsure)" in said.err
+    assert "negative_loss" in said.out and "Epoch[1] Metrics -- negative_loss" in said.err
+    assert (
+        main(
+            ["recon", str(tmp_path / "k" / "k0.npz"), "-o", str(tmp_path / "o"), "--bundle", str(root), "--steps", "2"]
+        )
+        == 0
+    )
+    assert train(source, "-o", root, "--data", data, epochs=2) == 0
+    assert reached(root) == 6
+
+
+def test_fine_tuning_starts_from_the_weights_of_the_bundle(tmp_path):
+    data, source = volumes(tmp_path), small("brain_mri_magnitude", tmp_path / "small")
+    assert train(source, "-o", tmp_path / "first", "--data", data) == 0
+    still = ("learning_rate=0.0", *SHORT)
+    assert train(tmp_path / "first", "-o", tmp_path / "second", "--data", data, "--fine-tune", settings=still) == 0
+    first, second = (load_prior(tmp_path / name).network().state_dict() for name in ("first", "second"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_what_cannot_be_trained_leaves_nothing(tmp_path, capsys):
+    data, source = volumes(tmp_path), small("brain_mri_magnitude", tmp_path / "small")
+    other, root = small("chest_ct", tmp_path / "ct"), tmp_path / "mine"
+    mistakes = [
+        ((source, "-o", root, "--data", tmp_path / "none"), "no manifest; give a folder that 'medrecon prep' wrote"),
+        (("brain_mr", "-o", root, "--data", data), "did you mean 'brain_mri'?"),
+        (("classical", "-o", root, "--data", data), "has no configs/train.yaml"),
+        (
+            (source, "-o", find_bundle("brain_mri_magnitude"), "--data", data),
+            "comes with medrecon; write to another folder",
+        ),
+        ((source, "-o", tmp_path / "v", "--data", data), "exists, but holds no bundle to continue"),
+        ((source, "-o", other, "--data", data), "is a copy of chest_ct, not of"),
+        ((source, "-o", root, "--data", data, "--set", "epochs=3"), "has no item 'epochs' to set"),
+        ((source, "-o", root, "--data", data, "--set", "data=x"), "--set data: is an option of the command"),
+        ((source, "-o", root, "--data", data, "--set", "x"), "expected NAME=VALUE"),
+        (
+            (source, "-o", root, "--data", data, "--objective", "gsure"),
+            "the objective 'gsure' needs undersampled k-space",
+        ),
+        ((source, "-o", root, "--data", data, "--objective", "$open('x', 'w')"), "no objective"),
+        ((other, "-o", root, "--data", data), "prior.yaml describes a prior of CT in HU"),
+    ]
+    for argv, message in mistakes:
+        assert train(*argv) == 2, message
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error
+        assert not root.exists() and not (tmp_path / "x").exists()
+
+
+def test_weights_that_are_not_finite_are_not_stored(tmp_path, capsys):
+    data, source, root = volumes(tmp_path), small("brain_mri_magnitude", tmp_path / "small"), tmp_path / "mine"
+    assert train(source, "-o", root, "--data", data, settings=("learning_rate=1e30", *SHORT)) == 2
+    assert "the weights are not finite, so nothing was stored" in capsys.readouterr().err
+    assert not (root / "models").exists()
