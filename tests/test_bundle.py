@@ -29,7 +29,12 @@ from medrecon.settings import SamplingSettings
 from medrecon.training.objectives import objective
 from medrecon.weights import difference
 
-LIMITS = {"brain_mri": 14e6, "brain_mri_magnitude": 8e6, "chest_ct": 10e6}  # bytes of the weights
+LIMITS = {
+    "brain_mri": 14e6,
+    "brain_mri_magnitude": 8e6,
+    "chest_ct": 10e6,
+    "denoise_selfsup": 4e6,
+}  # bytes of the weights
 NAMES = tuple(LIMITS)
 ROOT = find_bundle("brain_mri")
 CONFIG = ROOT / "configs" / "inference.yaml"

@@ -30,8 +30,8 @@ class TrainedNoise(NamedTuple):
 def dimmed(prior: Prior, most: float) -> Prior:
     """A prior of levels up to ``most`` for all levels: images with more noise are divided by ``sigma / most``, and dimmer.
 
-    ``c prior(x / c, sigma / c)`` with ``c = max(sigma / most, 1)`` per item: exact if ``c x0`` is as likely an image as ``x0``. Slices
-    of air, whose unit is the noise itself, need it.
+    ``c prior(x / c, sigma / c)`` with ``c = max(sigma / most, 1)`` per item: exact if ``c x0`` is as likely an image as ``x0``.
+    Slices of air, whose unit is the noise itself, need it.
     """
 
     def each(x: Tensor, sigma: float | Tensor) -> Tensor:

@@ -345,7 +345,9 @@ EXPECTED = {
 
 UNCONDITIONAL = [name for name, row in EXPECTED.items() if row.likelihood == "none"]
 GENERAL = [
-    name for name, row in EXPECTED.items() if row.operator not in ("none", "projector", "identity") and row.likelihood != "maps"
+    name
+    for name, row in EXPECTED.items()
+    if row.operator not in ("none", "projector", "identity") and row.likelihood != "maps"
 ]
 """Solvers that take the dense operators of these suites."""
 LEARNED = [name for name in GENERAL if EXPECTED[name].prior]
