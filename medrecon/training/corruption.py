@@ -25,6 +25,7 @@ __all__ = [
     "GaussianNoise",
     "NoiseFamily",
     "PoissonNoise",
+    "check_positive",
     "estimate_noise",
     "least_variation",
     "measure",
@@ -65,7 +66,8 @@ class NoiseFamily(Protocol):
         ...
 
 
-def _check_positive(name: str, value: float) -> None:
+def check_positive(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a number above 0; got {value!r}")
 
@@ -88,7 +90,7 @@ class GaussianNoise:
     sigma: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_positive("sigma", self.sigma)
+        check_positive("sigma", self.sigma)
 
     @property
     def std(self) -> float:
@@ -122,7 +124,7 @@ class PoissonNoise:
     peak: float = 30.0
 
     def __post_init__(self) -> None:
-        _check_positive("peak", self.peak)
+        check_positive("peak", self.peak)
 
     @property
     def std(self) -> float:
@@ -164,7 +166,7 @@ class GammaNoise:
     k: float = 50.0
 
     def __post_init__(self) -> None:
-        _check_positive("k", self.k)
+        check_positive("k", self.k)
         if self.k <= 1:
             raise ValueError(f"k must be above 1; got {self.k!r}")
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from medrecon.operators.linalg import batch_broadcast, dot
 from medrecon.priors.nets import EDMNet, precondition
-from medrecon.training.corruption import GaussianNoise, NoiseFamily
+from medrecon.training.corruption import GaussianNoise, NoiseFamily, check_positive
 from medrecon.training.objectives import Network
 from medrecon.training.score_matching import finite_difference_divergence, random_signs, sure
 
@@ -36,6 +36,11 @@ class Denoising:
 
     family: NoiseFamily = field(default_factory=GaussianNoise)
     sigma_data: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.family, "corrupt"):
+            raise ValueError(f"family must be a noise family, such as GaussianNoise(0.1); got {self.family!r}")
+        check_positive("sigma_data", self.sigma_data)
 
     def denoiser(self, network: Network) -> EDMNet:
         """``D(y, sigma)`` of a network in training."""
@@ -100,6 +105,8 @@ class SURELoss(Denoising):
     step: float = 1e-3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("step", self.step)
         if not isinstance(self.family, GaussianNoise):
             raise ValueError(f"SURE needs gaussian noise; got {self.family}. Choose noise2score")
 
@@ -152,6 +159,7 @@ class Noise2Self(Denoising):
     stride: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.stride, bool) or not isinstance(self.stride, int) or self.stride < 2:
             raise ValueError(f"stride must be an integer of at least 2, so that neighbours remain; got {self.stride!r}")
 
@@ -201,6 +209,7 @@ class Noise2Score(Denoising):
     smoothing: tuple[float, float] = (0.4, 1.0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         low, high = self.smoothing
         if not 0 < low <= high < float("inf"):
             raise ValueError(f"smoothing must be two numbers above 0, the smaller first; got {self.smoothing}")
@@ -226,6 +235,16 @@ class Noise2Score(Denoising):
         total = nominal * (1 + ratio**2).sqrt()
         return (denoiser(y, total) - y) / (batch_broadcast(total, y) * self.family.profile(y)) ** 2
 
+    def score(self, network: nn.Module, y: Tensor, multiple: int = 16) -> tuple[Tensor, Tensor]:
+        """The score of noisy images ``(B, C, *spatial)`` at the least smoothing, and that smoothing of every pixel.
+
+        ``least_variation(families, y, *objective.score(network, y))`` chooses an unknown noise parameter.
+        """
+        nominal = y.new_full((len(y),), self.family.std)
+        ratio = torch.full_like(nominal, self.smoothing[0])
+        score = self.residual(self.prior(network, multiple), y, nominal, ratio)
+        return score, self.smoothing[0] * self.family.std * self.family.profile(y)
+
     def denoise(
         self, network: nn.Module, y: Tensor, multiple: int = 16, *, family: NoiseFamily | None = None
     ) -> Tensor:
@@ -237,8 +256,4 @@ class Noise2Score(Denoising):
             multiple: sides are padded to a multiple of it.
             family: noise of ``y``, if its parameter was not known in training.
         """
-        nominal = y.new_full((len(y),), self.family.std)
-        ratio = torch.full_like(nominal, self.smoothing[0])
-        score = self.residual(self.prior(network, multiple), y, nominal, ratio)
-        smoothing = self.smoothing[0] * self.family.std * self.family.profile(y)
-        return (family or self.family).denoise(y, score, smoothing)
+        return (family or self.family).denoise(y, *self.score(network, y, multiple))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medrecon.operators import Blur, Warp, implicit_solve, moving_sense, rigid_field, sense
+from medrecon.operators import Blur, Poses, Warp, implicit_solve, moving_sense, rigid_field, sense
 from medrecon.operators.image import gaussian_kernel
 
 from ..make.operators import coil_maps, column_mask, random_tensor
@@ -43,6 +43,19 @@ def test_an_object_turns_about_the_centre_and_then_shifts():
     expected_y = shift[0] + 6.0 * math.cos(angle) - 10.0 * math.sin(angle)
     expected_x = shift[1] + 10.0 * math.cos(angle) + 6.0 * math.sin(angle)
     assert abs(centre[0] - expected_y) < 0.05 and abs(centre[1] - expected_x) < 0.05  # of bilinear interpolation
+
+
+def test_poses_of_a_smooth_object_are_those_of_its_formula():
+    """A Gaussian is band-limited to rounding here and far from the borders, so the three shears turn it exactly."""
+    angle, (ty, tx) = 0.5, (3.3, -2.6)
+    there = Poses((64, 60), torch.tensor([[angle]]).double(), torch.tensor([[[ty, tx]]]).double())(
+        bump((64, 60), (2.0, 3.0), 2.0).to(torch.complex128)
+    )
+    y, x = torch.meshgrid(*[torch.arange(n).double() - (n - 1) / 2 for n in (64, 60)], indexing="ij")
+    y, x = y - ty, x - tx
+    y, x = math.cos(angle) * y + math.sin(angle) * x, math.cos(angle) * x - math.sin(angle) * y
+    expected = torch.exp(-(((y - 2.0) / 2.0) ** 2 + ((x - 3.0) / 4.0) ** 2) / 2)
+    assert (there[0, 0] - expected).abs().max() < 1e-5  # its tails reach the borders
 
 
 def test_a_head_that_holds_still_is_sense():

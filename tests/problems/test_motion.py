@@ -406,6 +406,6 @@ def test_implausible_motion_gives_a_warning():
     still = [[0.0, 0.0, 0.0]] * 3
     moving.motion = {0: torch.tensor([*still, [0.1, 3.0, 0.0]])}
     assert not any("implausibly" in text for text in moving.review(images, fits, DDS()))
-    for large in ([0.1, 0.0, 15.0], [0.4, 0.0, 0.0]):
+    for large in ([0.1, 0.0, 15.0], [0.1, -15.0, 0.0], [-0.4, 0.0, 0.0]):
         moving.motion = {0: torch.tensor([*still, large])}
         assert any("implausibly" in text for text in moving.review(images, fits, DDS()))

@@ -85,6 +85,16 @@ def test_hounsfield_units():
     assert found.image.min() < -950
 
 
+def test_data_and_noise_return_to_the_units_of_the_scan():
+    """The residual is reported in these units; the operator maps a constant to itself times the scale of its rows."""
+    scan, _ = thick(noise=1.0)
+    posed = problem(scan, physics_of(scan, task="superres", factor=(3, 1, 1), noise_std=2.0))
+    scaled = posed.likelihood(slice(0, 1), torch.device("cpu"))
+    y, std = scaled.likelihood.y[0], scaled.likelihood.noise_std
+    assert np.allclose(y.norm(dim=0).numpy() * scaled.data_scale.item(), scan.array, rtol=1e-5)
+    assert abs(float(std) * scaled.data_scale.item() - 2.0) < 1e-4  # single precision
+
+
 def test_samples_have_the_law_of_the_posterior():
     """White prior, the mean of two slices measured: the sum of two thin slices is known to the noise, their difference is not.
 

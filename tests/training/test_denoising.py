@@ -86,20 +86,23 @@ def test_noise2score_is_the_score_of_the_noisier_images():
     assert torch.allclose(objective.prior(network, multiple=1)(y, total), estimate, rtol=1e-9)
     # A level that training did not know: y + a^2 R + sigma'^2 R.
     score = (y.flatten(1) @ expected.T - y.flatten(1)) / total**2
+    found, smoothing = objective.score(network, y, multiple=1)
+    assert torch.allclose(found.flatten(1), score, rtol=1e-9)
+    assert torch.allclose(smoothing, torch.full_like(y, ratio * STD))
     other = objective.denoise(network, y, multiple=1, family=GaussianNoise(2 * STD)).flatten(1)
     assert torch.allclose(other, y.flatten(1) + ((ratio * STD) ** 2 + 4 * STD**2) * score, rtol=1e-9)
 
 
-class Identity(nn.Module):
-    """The network of which the denoiser returns its input."""
+class Answer(nn.Module):
+    """The network whose denoiser returns a function of its input."""
 
-    def __init__(self, sigma_data):
+    def __init__(self, function, sigma_data=0.25):
         super().__init__()
-        self.sigma_data = sigma_data
+        self.function, self.sigma_data = function, sigma_data
 
     def forward(self, x, timesteps):
         c = precondition((timesteps * 4 / 250).exp().view(-1, 1, 1, 1), self.sigma_data)
-        return x / c.input * (1 - c.skip) / c.out
+        return (self.function(x / c.input) - c.skip * x / c.input) / c.out
 
 
 FAMILIES = [GaussianNoise(0.1), PoissonNoise(30.0), GammaNoise(50.0)]
@@ -110,12 +113,37 @@ def test_the_loss_of_no_score_is_one(family):
     torch.manual_seed(0)
     data = measure(torch.rand(4, 1, 100, 100, dtype=DOUBLE), family)
     objective = Noise2Score(family=family)
-    loss = objective.loss(Identity(objective.sigma_data), data)
+    same = Answer(lambda y: y)
+    loss = objective.loss(same, data)
     assert loss.shape == (4,)
     assert ((loss - 1).abs() < 0.08).all()
+    assert torch.allclose(objective.denoise(same, data["image"]), family.denoise(data["image"], 0 * data["image"]))
+
+
+@pytest.mark.parametrize(("family", "power"), [(PoissonNoise(2000.0), 1), (GammaNoise(2000.0), 2)])
+def test_noise_is_added_and_weighted_by_the_profile(family, power):
+    """Dark and bright halves of known value x, noise s: R = (x - w) / (s^2 + a^2) has the loss ``1 / (1 + a^2 / s^2)`` in both.
+
+    With a = s that is 1/2, and 1 where R = 0; halves are weighted with the variance of their noise.
+    """
+    torch.manual_seed(0)
+    x = torch.full((2, 1, 200, 200), 0.2, dtype=DOUBLE)
+    x[..., 100:] = 0.9
+    data = measure(x, family)
+    objective = Noise2Score(family=family, smoothing=(1.0, 1.0))
+    # 4e4 pixels have a standard error of 0.7 %, and the profile is wrong at the seam of the halves, for 2 % of the pixels.
+    loss = objective.loss(Answer(lambda y: x), data)
+    assert ((loss - 0.5).abs() < 0.03).all()
+    loss = objective.loss(Answer(lambda y: torch.where(x > 0.5, x, y)), data)
+    bright = 0.9**power / (0.9**power + 0.2**power)
+    assert ((loss - (1 - bright / 2)).abs() < 0.03).all()
+    # The same network's estimate from the noisy images is the known value, to first order.
+    score, smoothing = objective.score(Answer(lambda y: x), data["image"], multiple=1)
     assert torch.allclose(
-        objective.denoise(Identity(0.25), data["image"]), family.denoise(data["image"], 0 * data["image"])
+        smoothing.mean((0, 1, 2))[[50, 150]] / family.std, (2 * x[0, 0, 0, [50, 150]]) ** (power / 2), rtol=0.03
     )
+    error = family.denoise(data["image"], score, smoothing) - x
+    assert float(error.square().mean()) < 0.1 * float((data["image"] - x).square().mean())
 
 
 class Bent(nn.Module):
@@ -227,6 +255,13 @@ def test_sure_estimates_the_supervised_loss():
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="SURE needs gaussian noise"):
         SURELoss(family=PoissonNoise())
+    with pytest.raises(ValueError, match="family must be a noise family"):
+        Noise2Score(family="gaussian")
+    for kind in (Supervised, Noise2Noise, Noise2Self, SURELoss, Noise2Score):
+        with pytest.raises(ValueError, match="sigma_data must be a number above 0"):
+            kind(sigma_data=0.0)
+    with pytest.raises(ValueError, match="step must be a number above 0"):
+        SURELoss(step=math.nan)
     for stride in (1, 0, 2.0, True):
         with pytest.raises(ValueError, match="stride must be an integer of at least 2"):
             Noise2Self(stride=stride)
