@@ -2,8 +2,11 @@
 
 All train the same kind of network: a denoiser ``D(y, sigma)`` with EDM's preconditioning, conditioned on the nominal noise level
 of the images (``noise_std``), so that their results can be compared and any of them is a :class:`medrecon.priors.EDMNet`
-afterwards. ``prior(x, sigma)`` is one evaluation: ``x + sigma^2 R(x)`` for Noise2Score and Gaussian noise, the denoiser's output
-for the others. It is not a prior at noise levels that the training images did not have.
+afterwards. ``prior(x, sigma)`` is one evaluation (:class:`Noise2Self`: several): ``x + sigma^2 R(x)`` for Noise2Score and Gaussian
+noise, the denoiser's output for the others. It is not a prior at noise levels that the training images did not have.
+
+``noise_std`` is above 0. For noise that is not Gaussian it is the family's ``std``; of an unknown level, any guess, since it only
+scales and conditions the network, except for SURE.
 """
 
 from __future__ import annotations
@@ -231,14 +234,19 @@ class Noise2Score(Denoising):
 
     ``|u + a R(y + a u)|^2`` with ``R(y) = (D(y, s) - y) / s^2``, ``s^2 = noise_std^2 + a^2``: for Gaussian noise R is the score
     of images with noise s, and D their denoiser. ``a`` is drawn for every item, log-uniform within ``smoothing`` times
-    ``noise_std``; the network is conditioned on s, so it is evaluated at a = 0, where nothing can be trained, by continuity.
+    ``noise_std``, and the network is conditioned on s. Where the noise depends on the image, ``noise_std``, ``a`` and ``s`` of a
+    pixel are multiplied by the family's profile, so that bright pixels have as much signal for the training as dark ones.
+
+    :meth:`denoise` evaluates R at the least ``a`` and corrects for it (:class:`medrecon.training.corruption.NoiseFamily`).
+    :meth:`prior` is D at s = sigma, so at a = 0, which is reached by continuity alone; for Gaussian noise,
+    ``prior(x, sqrt(1 + smoothing[0]^2) sigma)`` is :meth:`denoise`.
 
     Args:
         smoothing: least and largest ``a / noise_std``.
 
     Deviation:
         the papers lower ``a`` during the training, to 1 % of the noise (Gaussian, Gamma), where the variance of the target is
-        ``1 / a^2``; here all levels are trained at once, so that the loss has no state.
+        ``1 / a^2``, and evaluate at 0 without a correction; here all levels are trained at once, so that the loss has no state.
 
     References: Kim & Ye, NeurIPS 2021, arXiv 2106.07009; Lim et al., ICML 2020, arXiv 2006.05164.
     """
