@@ -2,8 +2,8 @@
 
 All train the same kind of network: a denoiser ``D(y, sigma)`` with EDM's preconditioning, conditioned on the nominal noise level
 of the images (``noise_std``), so that their results can be compared and any of them is a :class:`medrecon.priors.EDMNet`
-afterwards. ``prior(x, sigma)`` is one evaluation (:class:`Noise2Self`: several): ``x + sigma^2 R(x)`` for Noise2Score and Gaussian
-noise, the denoiser's output for the others. It is not a prior at noise levels that the training images did not have.
+afterwards. ``prior(x, sigma)`` is one evaluation (several for :class:`Noise2Self`): ``x + sigma^2 R(x)`` for Noise2Score and
+Gaussian noise, the denoiser's output for the others. It is not a prior at noise levels that the training images did not have.
 
 ``noise_std`` is above 0. For noise that is not Gaussian it is the family's ``std``; of an unknown level, any guess, since it only
 scales and conditions the network, except for SURE.
