@@ -2,8 +2,11 @@
 
 All train the same kind of network: a denoiser ``D(y, sigma)`` with EDM's preconditioning, conditioned on the nominal noise level
 of the images (``noise_std``), so that their results can be compared and any of them is a :class:`medrecon.priors.EDMNet`
-afterwards. ``prior(x, sigma)`` is one evaluation: ``x + sigma^2 R(x)`` for Noise2Score and Gaussian noise, the denoiser's output
-for the others. It is not a prior at noise levels that the training images did not have.
+afterwards. ``prior(x, sigma)`` is one evaluation (several for :class:`Noise2Self`): ``x + sigma^2 R(x)`` for Noise2Score and
+Gaussian noise, the denoiser's output for the others. It is not a prior at noise levels that the training images did not have.
+
+``noise_std`` is above 0. For noise that is not Gaussian it is the family's ``std``; of an unknown level, any guess, since it only
+scales and conditions the network, except for SURE.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medrecon.operators.linalg import batch_broadcast, dot
+from medrecon.priors.base import Prior, as_levels
 from medrecon.priors.nets import EDMNet, precondition
-from medrecon.training.corruption import GaussianNoise, NoiseFamily, check_positive
+from medrecon.training.corruption import GaussianNoise, NoiseFamily, check_positive, local_mean
 from medrecon.training.objectives import Network
 from medrecon.training.score_matching import finite_difference_divergence, random_signs, sure
 
@@ -46,7 +50,7 @@ class Denoising:
         """``D(y, sigma)`` of a network in training."""
         return EDMNet(network, self.sigma_data, multiple=1)  # type: ignore[arg-type]
 
-    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> EDMNet:
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> Prior:
         """The trained denoiser; see the module."""
         return EDMNet(network, self.sigma_data, multiple, dtype)
 
@@ -148,7 +152,8 @@ class Noise2Self(Denoising):
     """Predict pixels from the others: the noise of different pixels must be independent and have mean 0.
 
     The pixels of a grid J, at a random position for every batch, are replaced by the mean of their neighbours, and
-    ``|D(y')_J - y_J|^2``. ``D(y')_J`` does not depend on ``y_J``, so the loss is the supervised one plus a constant.
+    ``|D(y')_J - y_J|^2``. ``D(y')_J`` does not depend on ``y_J``, so the loss is the supervised one plus a constant. The
+    pixel itself is added to the estimate in :meth:`denoise`, where the level of the noise must be known.
 
     Args:
         stride: distance between the pixels of J, 2 or more.
@@ -176,16 +181,51 @@ class Noise2Self(Denoising):
         away = (self.denoiser(network)(torch.where(mask, donut(y), y), sigma) - y) * mask
         return dot(away, away) * self.weight(sigma, y) * mask.numel() / mask.sum()
 
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> Prior:
+        """:meth:`blind_spot` and :func:`with_own_pixel` for white noise; ``stride ** dims`` evaluations."""
+        denoiser = super().prior(network, multiple, dtype)
+
+        def prior(x: Tensor, sigma: float | Tensor) -> Tensor:
+            return with_own_pixel(x, self.blind_spot(denoiser, x, sigma), batch_broadcast(as_levels(sigma, x), x) ** 2)
+
+        return prior
+
     def denoise(self, network: nn.Module, y: Tensor, multiple: int = 16) -> Tensor:
+        """As :meth:`prior`, with the noise of ``family``."""
+        estimate = self.blind_spot(super().prior(network, multiple), y, self.family.std)
+        return with_own_pixel(y, estimate, (self.family.std * self.family.profile(y)) ** 2)
+
+    def blind_spot(self, denoiser: Prior, y: Tensor, sigma: float | Tensor) -> Tensor:
         """The J-invariant estimate: every pixel from the others, by ``stride ** dims`` evaluations.
 
-        :meth:`prior` is the paper's other choice: one evaluation, which sees all pixels.
+        One evaluation of the unmasked image, the paper's other choice, fails with a residual network, which was never trained to
+        return anything but its input there (21.9 dB on brain slices with sigma 0.1, this 28.4).
         """
-        denoiser, replaced, out = self.prior(network, multiple), donut(y), torch.zeros_like(y)
+        replaced, out = donut(y), torch.zeros_like(y)
         for phase in product(*[range(min(self.stride, n)) for n in y.shape[2:]]):
             mask = grid_mask(y.shape[2:], self.stride, phase, y.device)
-            out = torch.where(mask, denoiser(torch.where(mask, replaced, y), self.family.std), out)
+            out = torch.where(mask, denoiser(torch.where(mask, replaced, y), sigma), out)
         return out
+
+
+def with_own_pixel(y: Tensor, estimate: Tensor, variance: Tensor) -> Tensor:
+    """A blind-spot estimate combined with the pixel itself, weighted by the inverse variances of their independent errors.
+
+    That of the estimate is a local mean of ``(y - estimate)^2`` minus the variance of the noise. On brain slices with sigma 0.1
+    the combination gains 1.9 dB.
+
+    Args:
+        y: noisy images ``(B, C, *spatial)``.
+        estimate: estimates of pixels from other pixels.
+        variance: that of the noise, which broadcasts against ``y``.
+
+    Reference: Laine et al., NeurIPS 2019, arXiv 1901.10277, whose network predicts the variance of its estimate.
+    """
+    error = (y - estimate) ** 2
+    for _ in range(6):
+        error = local_mean(error)
+    error = (error - variance).clamp(min=0)
+    return estimate + error / (error + variance) * (y - estimate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,14 +234,19 @@ class Noise2Score(Denoising):
 
     ``|u + a R(y + a u)|^2`` with ``R(y) = (D(y, s) - y) / s^2``, ``s^2 = noise_std^2 + a^2``: for Gaussian noise R is the score
     of images with noise s, and D their denoiser. ``a`` is drawn for every item, log-uniform within ``smoothing`` times
-    ``noise_std``; the network is conditioned on s, so it is evaluated at a = 0, where nothing can be trained, by continuity.
+    ``noise_std``, and the network is conditioned on s. Where the noise depends on the image, ``noise_std``, ``a`` and ``s`` of a
+    pixel are multiplied by the family's profile, so that bright pixels have as much signal for the training as dark ones.
+
+    :meth:`denoise` evaluates R at the least ``a`` and corrects for it (:class:`medrecon.training.corruption.NoiseFamily`).
+    :meth:`prior` is D at s = sigma, so at a = 0, which is reached by continuity alone; for Gaussian noise,
+    ``prior(x, sqrt(1 + smoothing[0]^2) sigma)`` is :meth:`denoise`.
 
     Args:
         smoothing: least and largest ``a / noise_std``.
 
     Deviation:
         the papers lower ``a`` during the training, to 1 % of the noise (Gaussian, Gamma), where the variance of the target is
-        ``1 / a^2``; here all levels are trained at once, so that the loss has no state.
+        ``1 / a^2``, and evaluate at 0 without a correction; here all levels are trained at once, so that the loss has no state.
 
     References: Kim & Ye, NeurIPS 2021, arXiv 2106.07009; Lim et al., ICML 2020, arXiv 2006.05164.
     """
@@ -230,7 +275,7 @@ class Noise2Score(Denoising):
         away = (noise + a * self.residual(denoiser, noisy, nominal, ratio)) * profile
         return dot(away, away) / dot(profile, profile)
 
-    def residual(self, denoiser: EDMNet, y: Tensor, nominal: Tensor, ratio: Tensor) -> Tensor:
+    def residual(self, denoiser: Prior, y: Tensor, nominal: Tensor, ratio: Tensor) -> Tensor:
         """``R(y)``, the score of images to which noise of ``ratio`` times their own was added."""
         total = nominal * (1 + ratio**2).sqrt()
         return (denoiser(y, total) - y) / (batch_broadcast(total, y) * self.family.profile(y)) ** 2
