@@ -7,9 +7,9 @@
 - frames: eight frames of slice A, each with its own columns at R = 8 and its own noise, reconstructed one by one and as
   one problem (low-rank; DDS frame by frame with shared maps). The frames show a head at rest, which suits a low-rank
   solver. A bright spot of a few pixels appears and disappears, so that a mean over the frames would fail visibly.
-- images: held-out magnitude slices with Rician noise (sigma 0.1 and 0.2 of the unit) by R2D2+, by one evaluation of the prior (tweedie), by DDS (both
-  assume Gaussian noise) and by DiffPIR with the Rician likelihood; and twofold super-resolution of k-space. The scores count
-  the head only, since air contains nothing but the mean of the Rician noise.
+- images: held-out magnitude slices with Rician noise (sigma 0.1 and 0.2 of the unit) by R2D2+, by one evaluation of the
+  prior (tweedie) and by DDS (both assume Gaussian noise), and by DiffPIR with the Rician likelihood; and twofold
+  super-resolution of k-space. The scores count the head only, since air contains nothing but the mean of the Rician noise.
 
 PSNR (relative to the largest value) and SSIM are computed after scaling the images to the reference by least squares.
 """
