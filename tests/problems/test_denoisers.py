@@ -11,11 +11,14 @@ import torch
 from medrecon.bundle import chosen_solver, load_prior
 from medrecon.cli import main
 from medrecon.data.errors import InputError
+from medrecon.formats import load_image
 from medrecon.posterior import network_prior
 from medrecon.priors import TrainedNoise
 from medrecon.reconstruction import plan
 
 from ..make.compare import relative_error
+from ..make.dicom import RECORD, oblique
+from ..make.outputs import write_volume
 from ..make.toys import Smooth, cartesian, image, images, picture, sinogram, spec
 
 NOISE = TrainedNoise("gaussian", 0.01, 0.25)
@@ -136,6 +139,20 @@ def test_the_bundle_from_a_nifti_to_a_nifti(tmp_path):
     inside = clean > 100
     before, after = (np.std((one - clean)[inside]) for one in (noisy, found.get_fdata()))
     assert after < 0.6 * before
+
+
+def test_the_bundle_from_dicom_to_dicom(tmp_path):
+    """An oblique series: the same image as in Python, half a step of 32767 and rounding apart, at the same place."""
+    clean = np.stack([1000 * np.abs(image((75, 62), k)) for k in range(2)])
+    noisy = np.abs(clean + 80 * np.random.default_rng(0).standard_normal(clean.shape)).astype(np.float32)
+    write_volume(tmp_path, "s", noisy, RECORD, None, (3.3, 1.1, 0.9), "dicom", affine=oblique())
+    scan = load_image(tmp_path / "s")
+    expected = plan(scan, bundle="denoise_selfsup").run().image
+    command = ["recon", str(tmp_path / "s"), "-o", str(tmp_path / "o"), "--task", "denoise", "--format", "dicom"]
+    assert main([*command, "--bundle", "denoise_selfsup"]) == 0
+    found = load_image(next((tmp_path / "o").rglob("*.dcm")).parent)
+    assert np.abs(found.affine - oblique()).max() < 1e-6
+    assert np.abs(found.array - expected).max() < 0.52 * expected.max() / 32767 + 1e-3
 
 
 def test_the_command_refuses_other_solvers_with_exit_code_2(tmp_path, capsys):
