@@ -158,6 +158,9 @@ def test_a_bundle_knows_what_suits_it(name):
     prior = load_prior(name)
     for solver in prior.tuned:
         sampling(SamplingSettings(solver=solver), prior)
+    if prior.noise is not None:  # a denoiser, whose only solver has no settings
+        assert not prior.tuned and not prior.posterior
+        return
     assert "dds" in prior.tuned
     for solver in prior.posterior:
         made = sampling(SamplingSettings(solver=solver, posterior=True, samples=2), prior)
