@@ -22,7 +22,8 @@ from medrecon.networks import check_images, network_class, network_on_meta_devic
 from medrecon.posterior import PriorSpec
 from medrecon.prior_file import PriorFile, read_prior_file, replace_values
 from medrecon.settings import default_solver
-from medrecon.training.objectives import EDM, objective
+from medrecon.training.measured import trained_objective
+from medrecon.training.objectives import EDM
 from medrecon.weights import difference, encode_weights, read_weights
 
 __all__ = [
@@ -224,7 +225,7 @@ def read_prior(root: str | Path) -> PriorFile:
                 f"{str(recorded[key])[:40]!r}; correct prior.yaml, and delete the key from metadata.json"
             )
     try:
-        objective(**values)
+        trained_objective(**values, masks=prior.masks)
     except ValueError as error:  # in metadata.json
         raise InputError(f"{path.with_name('metadata.json')}: {one_line(error)}; correct it") from error
     return replace(prior, **values)
@@ -249,7 +250,7 @@ def load_prior(bundle: str | Path) -> PriorSpec:
         network=partial(_trained_network, root),
         objective=EDM()
         if prior.network is None
-        else objective(str(prior.parameterization), float(prior.sigma_data or 0)),
+        else trained_objective(str(prior.parameterization), float(prior.sigma_data or 0), prior.masks),
         images=prior.images,
         channels=prior.channels,
         labels=prior.labels,
@@ -285,13 +286,17 @@ def chosen_solver(options: Mapping[str, Any]) -> str:
 
 
 def _build(prior: PriorFile) -> nn.Module:
-    return network_class(str(prior.network))(**prior.arguments).float()
+    return network_class(str(prior.network))(**prior.network_arguments).float()
 
 
-def build_network(root: str | Path) -> nn.Module:
+def build_network(root: str | Path, parameterization: str | None = None) -> nn.Module:
     """The network of the bundle's ``prior.yaml`` with random weights, in float32.
 
     For a bundle without a network it is the identity, since MONAI's engines need a network; no solver calls it.
+
+    Args:
+        root: folder of the bundle.
+        parameterization: what the network will predict; default: as in ``prior.yaml``.
 
     Raises:
         InputError: if the file cannot be used, or the network cannot be built, is too large, or does not accept the images
@@ -300,9 +305,10 @@ def build_network(root: str | Path) -> nn.Module:
     prior, path = read_prior(root), str(_prior_path(root))
     if prior.network is None:
         return nn.Identity()
-    network_on_meta_device(prior.network, prior.arguments, path)
+    prior = replace(prior, parameterization=parameterization or prior.parameterization)
+    network_on_meta_device(str(prior.network), prior.network_arguments, path)
     network = _build(prior)
-    check_images(network, prior.channels, prior.multiple, path, variances=prior.parameterization == "ddpm")
+    check_images(network, prior.network_channels, prior.multiple, path, variances=prior.parameterization == "ddpm")
     return network
 
 
@@ -312,11 +318,13 @@ def _trained_network(root: Path) -> nn.Module:
     if prior.network is None:
         raise InputError(f"{path}: the bundle holds no network; choose another bundle")
     # Memory is allocated only after the weights have been compared with the network.
-    state = _state(network_on_meta_device(prior.network, prior.arguments, path), root)
+    state = _state(network_on_meta_device(prior.network, prior.network_arguments, path), root)
     with torch.random.fork_rng(devices=[]):
         network = _build(prior)
     network.load_state_dict(state)
-    check_images(network.eval(), prior.channels, prior.multiple, path, variances=prior.parameterization == "ddpm")
+    check_images(
+        network.eval(), prior.network_channels, prior.multiple, path, variances=prior.parameterization == "ddpm"
+    )
     return network.requires_grad_(False)
 
 
@@ -373,6 +381,7 @@ def save_weights(
     *,
     parameterization: str | None = None,
     sigma_data: float | None = None,
+    masks: Mapping[str, Any] | None = None,
 ) -> None:
     """Store the weights of a network in a bundle in half precision, and their SHA-256 in the metadata.
 
@@ -380,9 +389,10 @@ def save_weights(
         network: network whose weights are stored.
         root: folder of the bundle.
         filename: file of the weights, relative to the bundle.
-        parameterization: what the network was trained to predict, ``edm``, ``ddpm`` or ``flow``; stored in ``prior.yaml``, or
-            in the metadata of a bundle without that file. Default: unchanged.
+        parameterization: what the network was trained to predict, ``edm``, ``ddpm``, ``flow`` or ``ambient``; stored in
+            ``prior.yaml``, or in the metadata of a bundle without that file. Default: unchanged.
         sigma_data: standard deviation of the training images per channel; likewise.
+        masks: sampling masks of the training with ``ambient``, stored in ``prior.yaml``.
 
     Raises:
         InputError: if the bundle's files cannot be used, or the bundle has no network.
@@ -396,7 +406,7 @@ def save_weights(
     files = {root / filename: content}
     path, kept = _prior_path(root), {key: facts["weights"][key] for key in given if key in facts["weights"]}
     if path.exists():
-        files[path] = replace_values(path, **kept | trained)
+        files[path] = replace_values(path, **kept | trained | ({"masks": dict(masks)} if masks else {}))
         facts["weights"] = {"file": filename, "sha256": sha256}
     else:
         facts["weights"] = {"file": filename, "sha256": sha256, **kept, **trained}
@@ -410,6 +420,8 @@ def _warn_if_different(network: nn.Module, root: Path) -> None:
     if not _prior_path(root).exists():
         return
     prior, path = read_prior(root), _prior_path(root)
-    differs = difference(network.state_dict(), network_on_meta_device(str(prior.network), prior.arguments, str(path)))
+    differs = difference(
+        network.state_dict(), network_on_meta_device(str(prior.network), prior.network_arguments, str(path))
+    )
     if differs is not None:
         warn(f"{path} describes another network than the stored one ({differs}); correct 'arguments'")

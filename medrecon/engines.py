@@ -176,7 +176,8 @@ class MeasuredPrepareBatch(PrepareBatch):
     """Measurements of a batch by name, in single precision, for :class:`medrecon.inferers.MeasuredInferer`.
 
     Args:
-        needs: names of the data, see :class:`medrecon.training.objectives.MeasuredObjective`.
+        needs: names of the data, see :class:`medrecon.training.objectives.MeasuredObjective`. ``density``, the probability that
+            the entries of a mask are measured, is added if the data have it.
         augment: augmentation of the named data on the training device; ``None``: data stay unchanged.
         pair: names of the measured image, the true image and the noise level, for validation against the true image; ``None``:
             the data by name.
@@ -212,7 +213,7 @@ class MeasuredPrepareBatch(PrepareBatch):
             )
         data = {
             name: _single(torch.as_tensor(batchdata[name]).to(device, non_blocking=non_blocking, **kwargs))
-            for name in self.needs
+            for name in (*self.needs, *(name for name in ("density",) if "mask" in self.needs and name in batchdata))
         }
         if self.augment is not None:
             data = self.augment(data)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
@@ -79,7 +82,10 @@ class MeasuredInferer(Inferer):
     ) -> None:
         self.objective = objective
         self.multiple = multiple
-        self.autocast = AutocastInferer(None if getattr(objective, "full_precision", False) else dtype)
+        exact = getattr(objective, "full_precision", False)
+        self.autocast = AutocastInferer(None if exact else dtype)
+        # Fast attention has no second derivative.
+        self.attention = partial(sdpa_kernel, SDPBackend.MATH) if exact else nullcontext
         self.seed = seed
 
     def __call__(self, inputs: Mapping[str, Tensor], network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
@@ -88,7 +94,8 @@ class MeasuredInferer(Inferer):
         def run(x: Tensor, timesteps: Tensor) -> Tensor:
             spatial = x.shape[2:]
             inside = F.pad(x, [side for n in reversed(spatial) for side in (0, -n % self.multiple)])
-            return self.autocast(inside, network, timesteps)[(..., *[slice(n) for n in spatial])]
+            with self.attention():
+                return self.autocast(inside, network, timesteps)[(..., *[slice(n) for n in spatial])]
 
         if self.seed is None:
             return self.objective.loss(run, inputs)

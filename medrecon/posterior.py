@@ -35,7 +35,7 @@ from medrecon.solvers import SOLVERS
 from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
 from medrecon.solvers.smc import Particles, ParticleSolver
-from medrecon.training.objectives import EDM, Objective
+from medrecon.training.objectives import EDM, MeasuredObjective, Objective
 from medrecon.uncertainty import NullSpace, Uncertainty, calibrated_maps, null_space, pixel_statistics
 
 __all__ = [
@@ -109,7 +109,7 @@ class PriorSpec:
     version: str
     weights_sha256: str
     network: Callable[[], nn.Module]
-    objective: Objective = EDM()
+    objective: Objective | MeasuredObjective = EDM()
     images: ImageKind | None = "complex"
     channels: int = 2
     labels: Sequence[str] = ()

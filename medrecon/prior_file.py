@@ -22,6 +22,7 @@ from medrecon.quality import QualityRow
 from medrecon.settings import QUALITIES
 from medrecon.solvers import SOLVERS, is_unconditional
 from medrecon.solvers.settings import setting_fields
+from medrecon.training.measured import MASKED
 from medrecon.training.objectives import OBJECTIVES
 
 __all__ = ["PriorFile", "read_prior_file", "replace_values"]
@@ -38,7 +39,8 @@ class PriorFile:
         arguments: arguments of the class: numbers, booleans, null, and lists of them. ``num_class_embeds`` is the number of
             ``labels`` by default.
         images: kind of images that the network was trained on; ``None`` without a network.
-        parameterization: what the network was trained to predict: ``edm``, ``ddpm`` or ``flow``. ``None``: not in the file.
+        parameterization: what the network was trained to predict: ``edm``, ``ddpm`` or ``flow``; ``ambient``: as ``edm``, with
+            the sampling mask as a further channel of the network. ``None``: not in the file.
         sigma_data: standard deviation of the training images per channel. ``None``: not in the file.
         labels: names of the network's class labels, in order; the last is ``''``, no label. Empty: no labels.
         symmetries: symmetries of the images, arguments of :func:`medrecon.priors.equivariant`.
@@ -54,6 +56,7 @@ class PriorFile:
             ``sigma_min``, ``spacing`` and ``steps``.
         noise: ``{family: gaussian, least: ..., most: ...}``, the noise levels of a network that was trained on noisy images alone
             and can only denoise; ``None``: it was trained for all levels.
+        masks: sampling masks of the training with ``ambient``: ``acs``, ``accel``, ``dropped`` and ``kind``.
     """
 
     network: str | None
@@ -72,11 +75,23 @@ class PriorFile:
     tuned_by_images: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     posterior: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     noise: TrainedNoise | None = None
+    masks: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def channels(self) -> int:
         """Channels of the images; 2 without a network, as for complex images."""
         return 2 if self.images in ("complex", None) else 1
+
+    @property
+    def network_channels(self) -> int:
+        """Channels of the network: those of the images, and the mask of ``ambient``."""
+        return self.channels + (self.parameterization == MASKED)
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """``arguments``, whose ``in_channels`` are those of the images, with those of the network."""
+        more = {"in_channels": self.network_channels} if self.parameterization == MASKED else {}
+        return {**self.arguments, **more}
 
 
 class _UnusableError(ValueError):
@@ -277,6 +292,24 @@ def _noise(value: object) -> TrainedNoise:
     return TrainedNoise(**found)
 
 
+def _masks(value: object) -> dict[str, Any]:
+    masks = _mapping(value, "a mapping of acs, accel, dropped and kind")
+    checks = {
+        "acs": _count(0, 10_000),
+        "accel": _number(1, 1000),
+        "dropped": _number(0, 0.99),
+        "kind": _choice(("gaussian1d", "gaussian2d")),
+    }
+    for key, one in masks.items():
+        if key not in checks:
+            raise _UnusableError(f"has an unknown key {key[:40]!r}; {_nearest(key, tuple(checks))}")
+        try:
+            masks[key] = checks[key](one)
+        except _UnusableError as error:
+            raise _UnusableError(f"has {key!r} that {error}") from None
+    return masks
+
+
 def _network(value: object) -> str | None:
     try:
         return None if value is None else _choice(tuple(NETWORKS))(value)
@@ -323,7 +356,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "network": _network,
         "arguments": _arguments,
         "images": _choice(get_args(ImageKind)),
-        "parameterization": _choice(tuple(OBJECTIVES)),
+        "parameterization": _choice((*OBJECTIVES, MASKED)),
         "sigma_data": _number(1e-6, 1e6),
         "labels": _labels,
         "symmetries": _symmetries,
@@ -336,6 +369,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "tuned_by_images": _tuned_by_images,
         "posterior": _posterior,
         "noise": _noise,
+        "masks": _masks,
     }
 )
 """Checks by key of the file: functions that return the value for :class:`PriorFile`, or raise :class:`_UnusableError`."""
@@ -403,7 +437,7 @@ def _complete(prior: PriorFile, path: Path) -> dict[str, Any]:
     return arguments
 
 
-def replace_values(path: Path, **values: float | str) -> bytes:
+def replace_values(path: Path, **values: float | str | Mapping[str, Any]) -> bytes:
     """The content of a ``prior.yaml`` with new values of some keys.
 
     Comments are preserved if each of these keys is on its own line.
@@ -415,7 +449,7 @@ def replace_values(path: Path, **values: float | str) -> bytes:
     _checked({**before, **values}, path)
     text = path.read_text(encoding="utf-8")
     for key, value in values.items():
-        line = f"{key}: {yaml.safe_dump(value).splitlines()[0]}"
+        line = f"{key}: {yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0]}"
         pattern = re.compile(rf"^{re.escape(key)}:[^#\n]*?(?=\s*(?:#|$))", re.MULTILINE)
         text = pattern.sub(line, text) if pattern.search(text) else f"{text.rstrip()}\n{line}\n"
     try:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from medrecon.bundle import build_network, find_bundle, load_prior, metadata, read_prior
 from medrecon.data.errors import InputError, innermost, one_line
 from medrecon.data.files import check_writable, write_atomically
-from medrecon.training.objectives import Objective, objective
+from medrecon.training.measured import MASKED
+from medrecon.training.objectives import MeasuredObjective, Objective, objective
 
 __all__ = ["Denoiser", "denoiser", "export_torchscript"]
 
@@ -43,7 +44,9 @@ class Denoiser(nn.Module):
         multiple: multiple to which sides are padded for the network.
     """
 
-    def __init__(self, network: nn.Module, objective: Objective, channels: int, multiple: int = 16) -> None:
+    def __init__(
+        self, network: nn.Module, objective: Objective | MeasuredObjective, channels: int, multiple: int = 16
+    ) -> None:
         super().__init__()
         self.network = network
         self.prior = objective.prior(network, multiple)
@@ -82,8 +85,21 @@ def denoiser(root: str | Path) -> Denoiser:
     prior = read_prior(root)
     if prior.network is None:
         raise InputError(f"{root}: the bundle has no network; choose another bundle")
+    _check_without_masks(str(root), str(prior.parameterization))
     trained_for = objective(str(prior.parameterization), float(prior.sigma_data or 0))
     return Denoiser(build_network(root).eval(), trained_for, prior.channels, prior.multiple)
+
+
+def _check_without_masks(name: str, parameterization: str) -> None:
+    """Refuse a prior that draws sampling masks, which a trace would freeze.
+
+    Raises:
+        InputError: naming the bundle.
+    """
+    if parameterization == MASKED:
+        raise InputError(
+            f"{name}: a prior trained with ambient draws sampling masks and cannot be exported; use it through medrecon"
+        )
 
 
 def export_torchscript(bundle: str | Path, path: str | Path, overwrite: bool = False) -> None:
@@ -99,6 +115,7 @@ def export_torchscript(bundle: str | Path, path: str | Path, overwrite: bool = F
     """
     spec, facts = load_prior(bundle), metadata(find_bundle(bundle))
     check_writable([Path(path)], overwrite)
+    _check_without_masks(spec.name, str(read_prior(find_bundle(bundle)).parameterization))
     module = Denoiser(spec.network(), spec.objective, spec.channels, spec.multiple).eval()
     try:
         with torch.no_grad():

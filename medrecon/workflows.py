@@ -63,8 +63,8 @@ from medrecon.prep.training_data import PreparedData, PreparedSettings, prepared
 from medrecon.prior_file import PriorFile
 from medrecon.training.augment import Augment, Crops
 from medrecon.training.batches import ShapeBatches, batches_in_order
-from medrecon.training.measured import measured_class, measured_objective
-from medrecon.training.objectives import MeasuredObjective, Objective
+from medrecon.training.measured import MASKED, measured_class, measured_objective
+from medrecon.training.objectives import MeasuredObjective, Objective, objective
 from medrecon.training.slices import rows_of_process
 from medrecon.transforms import MagnitudeMeand, only_item
 
@@ -77,6 +77,7 @@ __all__ = [
     "cases",
     "destroy_process_group",
     "init_process_group",
+    "learned_parameterization",
     "local_device",
     "prepared",
     "reconstructor",
@@ -356,19 +357,41 @@ def prepared(folder: str | Path, prior: PriorFile, **settings: Any) -> PreparedD
     return None
 
 
+def learned_parameterization(data: PreparedData | None, parameterization: str) -> str:
+    """What the network will predict, for ``prior.yaml``: ``ambient``, or as the config says; ``edm`` for other measurements.
+
+    Args:
+        data: training data, see :func:`prepared`.
+        parameterization: that of the config.
+
+    Raises:
+        InputError: for clean images and a network that takes masks.
+    """
+    if data is not None and data.objective == MASKED:
+        return MASKED
+    if parameterization == MASKED:
+        raise InputError(
+            "prior.yaml describes a network that takes sampling masks (parameterization: ambient), which only undersampled "
+            "k-space of several coils trains; set parameterization to edm in a new copy of the bundle"
+        )
+    return parameterization if data is None or data.objective == "clean" else "edm"
+
+
 def training_objective(
     data: PreparedData | None,
-    clean: Objective,
+    parameterization: str,
+    sigma_data: float,
+    law: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
-    sigma_data: float | None = None,
 ) -> Objective | MeasuredObjective:
     """The objective of a training run.
 
     Args:
         data: training data, see :func:`prepared`.
-        clean: objective for clean images.
-        settings: fields of the objective of measurements.
-        sigma_data: standard deviation of the images per channel, for an objective of measurements that has this field.
+        parameterization: what the network predicts, for clean images.
+        sigma_data: standard deviation of the images per channel.
+        law: distribution of the noise levels, for clean images.
+        settings: fields of an objective of measurements; ``sigma_data``, ``acs`` and ``accel`` are those of the data by default.
 
     Raises:
         InputError: for settings that the objective does not have, or of clean images, whose settings are others.
@@ -380,10 +403,12 @@ def training_objective(
                 f"objective_settings ({', '.join(settings)}) belong to an objective of measurements, but the network is trained "
                 "on clean images; leave them out, or change noise_law"
             )
-        return clean
-    if sigma_data is not None and any(f.name == "sigma_data" for f in fields(measured_class(data.objective))):  # type: ignore[arg-type]
-        settings = {"sigma_data": sigma_data, **settings}
-    return measured_objective(data.objective, **settings)
+        return objective(parameterization, sigma_data, **(law or {}))
+    known = {one.name for one in fields(measured_class(data.objective))}  # type: ignore[arg-type] - objectives are dataclasses
+    defaults = {"sigma_data": sigma_data, **data.sampling}
+    return measured_objective(
+        data.objective, **{key: value for key, value in defaults.items() if key in known} | settings
+    )
 
 
 def add_labels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str = "contrast") -> list[dict[str, Any]]:
@@ -469,12 +494,12 @@ def validator(
     board = {"iteration_log": False, "global_epoch_transform": lambda _: learner.steps()}
     handlers = [StatsHandler(iteration_log=False)] if learner.write else []
     handlers += [TensorBoardStatsHandler(summary_writer=learner.writer, **board)] if learner.writer is not None else []
-    objective = learner.objective
-    if isinstance(objective, MeasuredObjective):
-        parts = _measured_validation(objective, dataset, multiple)
+    trained_for = learner.objective
+    if isinstance(trained_for, MeasuredObjective):
+        parts = _measured_validation(trained_for, dataset, multiple)
     else:
         metrics = {"psnr": _psnr(), **denoising_metrics(levels)}
-        parts = _Validation(DenoisingInferer(objective, multiple), NoisyPrepareBatch(levels, augment), metrics)
+        parts = _Validation(DenoisingInferer(trained_for, multiple), NoisyPrepareBatch(levels, augment), metrics)
     key, *others = parts.metrics
     batches = batches_in_order(dataset.data, 10)  # type: ignore[arg-type]
     return SupervisedEvaluator(
@@ -513,10 +538,10 @@ def trainer(
             the network through it.
         sheet: settings of the sheets of samples; ``None``: no sheets.
     """
-    objective, inferer = learner.objective, inferer or AutocastInferer()
-    measured = isinstance(objective, MeasuredObjective)
-    if isinstance(objective, MeasuredObjective) and isinstance(inferer, AutocastInferer):
-        inferer = MeasuredInferer(objective, inferer.dtype, multiple=learner.multiple)
+    trained_for, inferer = learner.objective, inferer or AutocastInferer()
+    measured = isinstance(trained_for, MeasuredObjective)
+    if isinstance(trained_for, MeasuredObjective) and isinstance(inferer, AutocastInferer):
+        inferer = MeasuredInferer(trained_for, inferer.dtype, multiple=learner.multiple)
     handlers = [
         WarmupCosine(learner.optimizer, learner.learning_rate, max_epochs * batches.per_epoch),
         GradientClip(learner.model),
@@ -531,7 +556,7 @@ def trainer(
         optimizer=learner.optimizer,
         loss_function=_mean if measured else nn.MSELoss(),
         inferer=inferer,
-        prepare_batch=batches.prepare(objective),
+        prepare_batch=batches.prepare(trained_for),
         optim_set_to_none=True,
         train_handlers=[*handlers, *_reports(learner, sheet)],
     )
@@ -586,7 +611,7 @@ def train(
         learner: learner that is trained.
         root: folder of the bundle.
         val_interval: epochs between validations.
-        parameterization: what the network predicts, for ``prior.yaml``: ``edm``, ``ddpm`` or ``flow``.
+        parameterization: what the network predicts, for ``prior.yaml``: ``edm``, ``ddpm``, ``flow`` or ``ambient``.
         sigma_data: standard deviation of the training images per channel, for ``prior.yaml``.
 
     Raises:
@@ -602,4 +627,9 @@ def train(
                 f"{learner.folder}: the weights are not finite, so nothing was stored in the bundle; check the data, lower "
                 "learning_rate, and start again with another checkpoint_dir"
             )
-        save_weights(network, root, parameterization=parameterization, sigma_data=sigma_data)
+        named = (
+            {key: getattr(learner.objective, key) for key in ("acs", "accel", "dropped", "kind")}
+            if parameterization == MASKED
+            else {}
+        )
+        save_weights(network, root, parameterization=parameterization, sigma_data=sigma_data, masks=named)

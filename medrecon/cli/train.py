@@ -123,6 +123,8 @@ def _train(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     from contextlib import redirect_stdout
     from difflib import get_close_matches
 
+    from monai.data import get_track_meta, set_track_meta
+
     from medrecon.data.errors import InputError
     from medrecon.data.yaml_files import read_yaml
     from medrecon.monai_bundle import Config, parsed
@@ -135,10 +137,14 @@ def _train(path: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         near = get_close_matches(str(error.args[0]), content, n=1, cutoff=0.0)[0]
         raise InputError(f"{path}: has no item {error.args[0]!r} to set; did you mean {near!r}?") from error
     logging.getLogger("ignite").setLevel(logging.WARNING)
-    with redirect_stdout(sys.stderr):  # of MONAI's log
-        for key in ("imports", "initialize", "run", "finalize"):
-            if key in config:
-                parsed(config, key)
+    tracked = get_track_meta()
+    try:
+        with redirect_stdout(sys.stderr):  # of MONAI's log
+            for key in ("imports", "initialize", "run", "finalize"):
+                if key in config:
+                    parsed(config, key)
+    finally:
+        set_track_meta(tracked)  # a train.yaml switches meta tensors off
     trainer, learner = (config.get_parsed_content(key) for key in ("train::trainer", "learner"))
     data = config.get_parsed_content("prepared")
     metric = config.get_parsed_content("validate::evaluator").state.key_metric_name

@@ -15,19 +15,22 @@ from monai.data import MetaTensor
 
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError, warn
+from medrecon.data.masks import acs_block
 from medrecon.data.sampling import one_sided_warnings
 from medrecon.prep.shards import LoadPreparedd, load_manifest
 from medrecon.prior_file import PriorFile
 from medrecon.solvers.r2d2 import noise_of_images
-from medrecon.training.measured import measured_class
+from medrecon.training.measured import PRIORS, measured_class
 from medrecon.training.volumes import as_channels, check_values, filled, kind_of_sampling, plane_of, sliced, unit_of
 
 __all__ = ["PreparedData", "PreparedSettings", "prepared_data"]
 
 CLEAN = "clean"
 """Name of the objectives that need clean images: those of ``parameterization``."""
-UNDERSAMPLED = "gsure"
-"""The objective of a prior from undersampled k-space, which is noisy as well."""
+ONE_COIL, COILS = "gsure", "ambient"
+"""The objectives of a prior from undersampled k-space of one coil, and of several."""
+_FEW_MASKS = 10
+"""Fewer masks than these do not show how often a sample is measured."""
 _SCAN = ("kspace", "mask", "maps", "noise_std")
 _NOT_IMAGES = (*_SCAN, "noise_scan", "seg")
 _PAIR = {"second": ("second",), "clean": ("clean", "full")}
@@ -77,11 +80,14 @@ class PreparedData:
         train: rows to train with.
         val: rows of other subjects.
         objective: ``clean``, or a name in :data:`medrecon.training.measured.MEASURED`.
+        sampling: for undersampled k-space, the number of calibration lines ``acs``, the acceleration ``accel``, and the ``kind`` of
+            masks.
     """
 
     train: list[dict[str, Any]]
     val: list[dict[str, Any]]
     objective: str
+    sampling: Mapping[str, float | str] = field(default_factory=dict)
 
 
 def prepared_data(
@@ -102,14 +108,48 @@ def prepared_data(
     if unknown:
         raise InputError(f"{folder}: has no case {min(unknown)!r} to exclude; correct exclude")
     train, val = _splits(items, folder)
-    objective = _objective(train + val, folder, prior, settings)
+    objective = _objective(train + val, folder, prior=prior, settings=settings)
     build = _builder(objective, prior, settings)
-    _check_memory(train + val, folder, prior, settings, objective)
+    _check_memory(train + val, folder, prior=prior, settings=settings, objective=objective)
     rows = {"train": _rows(train, build, settings), "val": _rows(val, build, settings)}
     for split, found in rows.items():
         if not found:
             raise InputError(f"{folder}: all slices of the split {split!r} are empty; prepare other data")
-    return PreparedData(rows["train"], rows["val"], objective)
+    if not (objective != CLEAN and "kspace" in _needs(objective)):
+        return PreparedData(rows["train"], rows["val"], objective)
+    masks = [row["mask"][0] for row in rows["train"] + rows["val"]]
+    _add_density(rows["train"], rows["val"])
+    sampling = {
+        "acs": min(_calibration_lines(mask) for mask in masks),
+        "accel": round(float(np.mean([1 / mask.mean() for mask in masks])), 3),
+        "kind": "gaussian2d" if any(min(mask.shape) > 1 for mask in masks) else "gaussian1d",
+    }
+    return PreparedData(rows["train"], rows["val"], objective, sampling)
+
+
+def _calibration_lines(mask: np.ndarray) -> int:
+    """The number of fully sampled central lines of a mask ``(1 or y, 1 or x)``, along its shorter varying axis."""
+    rows, columns = acs_block(mask, 1)
+    found = [
+        n
+        for n, side in ((rows.stop - rows.start, mask.shape[0]), (columns.stop - columns.start, mask.shape[1]))
+        if side > 1
+    ]
+    return min(found, default=0)
+
+
+def _add_density(train: Sequence[dict[str, Any]], val: Sequence[dict[str, Any]]) -> None:
+    """Give rows the fraction of the training scans of their matrix size that measure each sample, if there are enough scans.
+
+    Without it, objectives assume that all samples outside the calibration lines are equally likely.
+    """
+    masks: dict[tuple, dict[str, np.ndarray]] = {}
+    for row in train:
+        masks.setdefault((row["mask"].shape, row["kspace"].shape[-2:]), {})[row["case"]] = row["mask"]
+    for row in (*train, *val):
+        found = masks.get((row["mask"].shape, row["kspace"].shape[-2:]), {})
+        if len(found) >= _FEW_MASKS:
+            row["density"] = np.mean(list(found.values()), axis=0, dtype=np.float32)
 
 
 def _splits(items: list[dict[str, Any]], folder: object) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -151,21 +191,29 @@ def _objective(items: list[dict[str, Any]], folder: object, prior: PriorFile, se
         raise InputError(f"{folder}: holds k-space, but prior.yaml describes a prior of CT; train a copy of brain_mri")
     kinds = Counter(_sampling(row) for row in scans)
     asked = settings.objective
-    found = CLEAN if not kinds["undersampled"] else UNDERSAMPLED
+    coils = max((row["arrays"]["kspace"]["shape"][1] for row in scans), default=1)
+    found = CLEAN if not kinds["undersampled"] else ONE_COIL if coils == 1 else COILS
     chosen = found if asked == "auto" else asked
     needs = frozenset() if chosen == CLEAN else _needs(chosen)
     what = _described(items, kinds)
     if chosen == CLEAN and kinds["undersampled"]:
         raise InputError(
-            f"{folder}: holds {what}; the objective 'clean' would learn their aliasing; choose gsure, ambient or ssdu, or auto"
+            f"{folder}: holds {what}; the objective 'clean' would learn their aliasing; choose ambient, or auto"
         )
     if "kspace" in needs and not kinds["undersampled"]:
         raise InputError(
             f"{folder}: holds {what}; the objective {chosen!r} needs undersampled k-space; choose clean, or auto"
         )
     if kinds["undersampled"] and "kspace" not in needs:
+        raise InputError(f"{folder}: holds {what}; the objective {chosen!r} needs images; choose ambient, or auto")
+    if chosen == ONE_COIL and coils > 1:
         raise InputError(
-            f"{folder}: holds {what}; the objective {chosen!r} needs images; choose gsure, ambient or ssdu"
+            f"{folder}: holds scans of {coils} coils, but {ONE_COIL} takes one coil; choose {COILS}, or auto"
+        )
+    if chosen != CLEAN and chosen not in PRIORS and not is_special(prior):
+        raise InputError(
+            f"the objective {chosen!r} gives no prior for all noise levels, as prior.yaml describes it; train "
+            "a copy of a bundle for this objective (docs/training.md)"
         )
     if "kspace" in needs:
         _check_scans(scans, folder, prior)
@@ -173,6 +221,11 @@ def _objective(items: list[dict[str, Any]], folder: object, prior: PriorFile, se
         "%s: %s; the network is trained %s (objective: %s)", folder, what, _purpose(chosen), chosen
     )
     return chosen
+
+
+def is_special(prior: PriorFile) -> bool:
+    """Whether a prior.yaml describes a network that is not a prior for all noise levels, so that no diffusion solver takes it."""
+    return prior.noise is not None
 
 
 def _described(items: Sequence[Mapping[str, Any]], kinds: Mapping[str, int]) -> str:
@@ -242,7 +295,7 @@ def _builder(objective: str, prior: PriorFile, settings: PreparedSettings) -> _B
         return lambda row: _clean_rows(row, prior, settings)
     if "kspace" in _needs(objective):
         return lambda row: _scan_rows(row, settings)
-    return lambda row: _noisy_rows(row, prior, settings, _needs(objective))
+    return lambda row: _noisy_rows(row, prior, _needs(objective))
 
 
 def _rows(items: Sequence[Mapping[str, Any]], build: _Build, settings: PreparedSettings) -> list[dict[str, Any]]:
@@ -282,7 +335,7 @@ def _clean_volume(row: Mapping[str, Any], name: str, images: str) -> tuple[np.nd
     volume, meta = _array(row, name)
     volume = volume.astype(np.complex64 if np.iscomplexobj(volume) else np.float32)
     about = f"{row['case']}, {name}"
-    check_values(volume, about, images, str(meta.get("modality", "")))
+    check_values(volume, about, images, modality=str(meta.get("modality", "")))
     if images == "attenuation":
         return 1 + np.where(volume < -1024, -1000, volume) / 1000, meta.get("affine")
     unit = unit_of(np.abs(volume))
@@ -312,9 +365,9 @@ def _clean_rows(row: Mapping[str, Any], prior: PriorFile, settings: PreparedSett
     rows = []
     for name, (volume, affine) in volumes.items():
         planes = tuple(settings.planes) if settings.planes is not None else None
-        _warn_of_plane(affine, planes, row["case"], prior)
+        _warn_of_plane(affine, planes, case=row["case"], prior=prior)
         label = _label(name, prior.labels, settings.contrasts)
-        for stack in sliced(volume, affine, planes, f"{row['case']}, {name}"):
+        for stack in sliced(volume, affine, planes, name=f"{row['case']}, {name}"):
             kept = stack[filled(np.abs(stack))]
             rows += [{"image": one, **label} for one in _padded(as_channels(kept, images), settings.side)]
     return rows
@@ -343,9 +396,7 @@ def _label(name: str, labels: Sequence[str], contrasts: Mapping[str, str]) -> di
     return {"label": labels.index(label)}
 
 
-def _noisy_rows(
-    row: Mapping[str, Any], prior: PriorFile, settings: PreparedSettings, needs: frozenset[str]
-) -> list[dict[str, Any]]:
+def _noisy_rows(row: Mapping[str, Any], prior: PriorFile, needs: frozenset[str]) -> list[dict[str, Any]]:
     """Noisy images with what else the objective needs, all in the unit of the noisy image."""
     images = str(prior.images)
     name = next((one for one in _NOISY_NAMES if one in row["arrays"]), None)
@@ -363,16 +414,16 @@ def _noisy_rows(
         raise InputError(f"{row['case']}: its images have different shapes {shapes}; exclude the case")
     modality = str(_array(row, name)[1].get("modality", ""))
     for key, volume in volumes.items():
-        check_values(volume, f"{row['case']}, {key}", images, modality)
+        check_values(volume, f"{row['case']}, {key}", images, modality=modality)
     if images == "attenuation":
         volumes = {key: 1 + volume / 1000 for key, volume in volumes.items()}
     else:
         unit = unit_of(np.abs(volumes["image"])) or 1.0
         volumes = {key: volume / unit for key, volume in volumes.items()}
     kept = filled(np.abs(volumes["image"]))
-    channels = {key: as_channels(volume[kept], images).astype(np.float32) for key, volume in volumes.items()}
-    std = noise_of_images(torch.from_numpy(channels["image"]), None if channels["image"].shape[1] == 2 else 0.3).numpy()
-    channels = {key: _padded(value, settings.side).astype(np.float16) for key, value in channels.items()}
+    channels = {key: as_channels(volume[kept], images) for key, volume in volumes.items()}
+    noisy = torch.from_numpy(channels["image"].astype(np.float32))
+    std = noise_of_images(noisy, None if noisy.shape[1] == 2 else 0.3).numpy()
     return [
         {**{key: value[i] for key, value in channels.items()}, "noise_std": float(std[i])} for i in range(kept.sum())
     ]
@@ -386,7 +437,8 @@ def _scan_rows(row: Mapping[str, Any], settings: PreparedSettings) -> list[dict[
             f"{row['case']}: k-space has the shape {kspace.shape} and its maps {maps.shape}, but both must be "
             "(slices, coils, y, x); exclude the case"
         )
-    sampled = np.broadcast_to(np.atleast_2d(mask) != 0, kspace.shape[-2:])
+    entries = _entries(np.atleast_2d(mask) != 0)
+    sampled = np.broadcast_to(entries, kspace.shape[-2:])
     if not np.isfinite(kspace).all() or not np.isfinite(maps).all() or not np.isfinite(noise_std):
         raise InputError(f"{row['case']}: contains NaN or Inf; exclude the case, or prepare a corrected file")
     zero_filled = np.abs((maps.conj() * from_kspace(kspace * sampled)).sum(1))
@@ -398,12 +450,18 @@ def _scan_rows(row: Mapping[str, Any], settings: PreparedSettings) -> list[dict[
     return [
         {
             "kspace": (kspace[i] * sampled / np.float32(unit)).astype(np.complex64),
-            "mask": sampled[None].copy(),
+            "mask": entries[None],
             "maps": maps[i].astype(np.complex64),
             "noise_std": level,
         }
         for i in kept
     ]
+
+
+def _entries(mask: np.ndarray) -> np.ndarray:
+    """A mask ``(1 or y, x)`` as ``(1 or y, 1 or x)``: one entry per line, where whole lines are measured."""
+    mask = mask[:1] if (mask == mask[:1]).all() else mask
+    return mask[:, :1] if len(mask) > 1 and (mask == mask[:, :1]).all() else mask
 
 
 def _check_memory(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,9 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medrecon.operators.linalg import batch_broadcast
+from medrecon.operators.mri import sense
 from medrecon.priors.base import as_levels
 
-__all__ = ["EDMNet", "EpsNet", "FlowNet", "Labelled", "Preconditioning", "precondition"]
+__all__ = [
+    "EDMNet",
+    "EpsNet",
+    "FlowNet",
+    "Labelled",
+    "MaskedNet",
+    "Preconditioning",
+    "denoise",
+    "denoise_masked",
+    "precondition",
+]
 
 
 class Preconditioning(NamedTuple):
@@ -35,6 +47,29 @@ def precondition(sigma: Tensor, sigma_data: float) -> Preconditioning:
         input=1 / total.sqrt(),
         noise=250 * sigma.log() / 4,
     )
+
+
+def denoise(
+    network: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor, sigma_data: float
+) -> tuple[Tensor, Tensor]:
+    """EDM's denoiser ``c_skip x + c_out F(c_in x)``, and ``c_out`` ``(B, 1, ...)``; ``sigma`` is ``(B,)``."""
+    c = precondition(batch_broadcast(sigma, x), sigma_data)
+    return c.skip * x + c.out * network(c.input * x, c.noise.flatten()).to(x.dtype), c.out
+
+
+def denoise_masked(
+    network: Callable[[Tensor, Tensor], Tensor], u: Tensor, mask: Tensor, sigma: Tensor, sigma_data: float
+) -> tuple[Tensor, Tensor]:
+    """The same for a network with the sampling mask ``(B, 1, y or 1, x or 1)`` as a further channel of its input.
+
+    Networks have as many channels at the end as at the start; the last is ignored.
+    """
+    channel = mask.to(u.dtype).expand(len(u), 1, *u.shape[2:])
+
+    def with_mask(x: Tensor, timesteps: Tensor) -> Tensor:
+        return network(torch.cat([x, channel], dim=1), timesteps)[:, : u.shape[1]]
+
+    return denoise(with_mask, u, sigma, sigma_data)
 
 
 def _run(network: nn.Module, x: Tensor, timesteps: Tensor, multiple: int, dtype: torch.dtype | None) -> Tensor:
@@ -91,6 +126,52 @@ class EDMNet:
         c = precondition(as_levels(sigma, x), self.sigma_data)
         out = _run(self.network, batch_broadcast(c.input, x) * x, c.noise, self.multiple, self.dtype)
         return batch_broadcast(c.skip, x) * x + batch_broadcast(c.out, x) * out
+
+
+class MaskedNet:
+    """A network that was trained on undersampled images, with the mask as a channel: ``D(A^H A x, M, sigma)``.
+
+    It never saw full images, so ``x`` is undersampled with a mask as in training. Every noise level has its own mask, so that
+    over the steps of a solver all lines are seen.
+
+    Args:
+        network: called as ``network(x, timesteps)`` with the channels of the image and one of the mask.
+        sigma_data: standard deviation of the training images per channel.
+        masks: ``masks(shape, index)``, a sampling mask ``(1, 1, y or 1, x or 1)`` for images of this shape, the same for the same
+            index.
+        multiple: sides are padded to a multiple of it for the network, then cropped back.
+        dtype: autocast type of the network alone.
+
+    Reference: Aali et al., "Ambient diffusion posterior sampling", ICLR 2025.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma_data: float,
+        masks: Callable[[tuple[int, ...], int], Tensor],
+        multiple: int = 8,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.network = network
+        self.sigma_data = sigma_data
+        self.masks = masks
+        self.multiple = multiple
+        self.dtype = dtype
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The clean estimate; sigma > 0."""
+        levels = as_levels(sigma, x)
+        # Levels that differ by less than 0.1 % are one, whatever their type.
+        indices = [round(1000 * value) + 10**6 for value in levels.double().log().tolist()]
+        masks = {index: self.masks(tuple(x.shape[2:]), index) for index in set(indices)}
+        mask = torch.cat([masks[index] for index in indices]).to(x)
+        u = sense(torch.ones_like(torch.complex(x[:1, :1], x[:1, :1])), mask).normal(x)
+
+        def run(inputs: Tensor, timesteps: Tensor) -> Tensor:
+            return _run(self.network, inputs, timesteps, self.multiple, self.dtype)
+
+        return denoise_masked(run, u, mask, levels, self.sigma_data)[0]
 
 
 class EpsNet:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,7 @@ class SURELoss(Denoising):
     References: Stein (1981); Ramani et al., IEEE TIP 17 (2008); Soltanayev & Chun, NeurIPS 2018, arXiv 1803.01314.
     """
 
+    full_precision: ClassVar[bool] = True  # of a finite difference
     step: float = 1e-3
 
     def __post_init__(self) -> None:

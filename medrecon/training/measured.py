@@ -14,9 +14,9 @@ from typing import Any
 
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
-from medrecon.training.objectives import MeasuredObjective
+from medrecon.training.objectives import MeasuredObjective, Objective, objective
 
-__all__ = ["MEASURED", "measured_class", "measured_objective"]
+__all__ = ["MASKED", "MEASURED", "PRIORS", "measured_class", "measured_objective", "trained_objective"]
 
 MEASURED: Mapping[str, str] = MappingProxyType(
     {
@@ -31,6 +31,30 @@ MEASURED: Mapping[str, str] = MappingProxyType(
     }
 )
 """Module and class of every objective of measurements, by name."""
+
+PRIORS = frozenset({"ambient", "gsure"})
+"""Names whose networks are priors at all noise levels; the others denoise, or reconstruct, data as in their training."""
+
+MASKED = "ambient"
+"""The parameterization of prior.yaml whose network takes a sampling mask as a further channel."""
+
+
+def trained_objective(
+    parameterization: str, sigma_data: float = 0.25, masks: Mapping[str, Any] | None = None
+) -> Objective | MeasuredObjective:
+    """What a network was trained for, by the parameterization of prior.yaml.
+
+    Args:
+        parameterization: ``ambient``, or one of :func:`medrecon.training.objectives.objective`.
+        sigma_data: standard deviation of the images per channel.
+        masks: sampling masks of the training with ``ambient``, fields of its class.
+
+    Raises:
+        ValueError: as there.
+    """
+    if parameterization == MASKED:
+        return measured_objective(MASKED, sigma_data=sigma_data, **(masks or {}))
+    return objective(parameterization, sigma_data)
 
 
 def measured_class(name: object) -> type[MeasuredObjective]:

@@ -3,18 +3,16 @@
 import json
 import re
 import shutil
-from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
 
-from medrecon.bundle import find_bundle, load_prior
+from medrecon.bundle import find_bundle, load_prior, read_prior
 from medrecon.cli import main
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.scan import Geometry
 from medrecon.prep import DatasetOptions, load_recipe, prepare
-from medrecon.training import measured
 from medrecon.writers.nifti import nifti_bytes
 from tests.make.images import blobs
 
@@ -26,7 +24,6 @@ SHAPE = (37, 30)
 def surroundings(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measured, "MEASURED", MappingProxyType({"gsure": "tests.make.measured:Scans"}))
 
 
 def small(name, root):
@@ -49,12 +46,12 @@ def volumes(folder):
     return str(folder / "p")
 
 
-def scans(folder):
+def scans(folder, coils):
     (folder / "k").mkdir()
     for k in range(4):
         rng = np.random.default_rng(k)
         kept = (np.abs(np.arange(SHAPE[1]) - SHAPE[1] // 2) <= 6) | (np.arange(SHAPE[1]) % 2 == k % 2)
-        kspace = simulate_kspace(blobs(SHAPE, k), loop_coils(SHAPE, 4), 0.001, rng) * kept
+        kspace = simulate_kspace(blobs(SHAPE, k), loop_coils(SHAPE, coils), 0.001, rng) * kept
         np.savez(folder / "k" / f"k{k}.npz", kspace=kspace[None].astype(np.complex64))
     prepare(folder / "k", folder / "p", load_recipe("kspace"), dataset=DatasetOptions(split=(0.5, 0.5)))
     return str(folder / "p")
@@ -87,20 +84,36 @@ def test_a_folder_of_volumes_becomes_a_bundle_that_reconstructs_and_goes_on(tmp_
     assert facts["steps"] == 6 and reached(root) == 6 and facts["objective"] == "clean"
 
 
-def test_undersampled_scans_train_a_prior_of_odd_sizes(tmp_path, capsys):
-    data, source, root = scans(tmp_path), small("brain_mri", tmp_path / "small"), tmp_path / "mine"
+@pytest.mark.parametrize(("coils", "objective"), [(4, "ambient"), (1, "gsure")])
+def test_undersampled_scans_train_a_prior_of_odd_sizes(tmp_path, capsys, coils, objective):
+    data, source, root = scans(tmp_path, coils), small("brain_mri", tmp_path / "small"), tmp_path / "mine"
     assert train(source, "-o", root, "--data", data) == 0
     said = capsys.readouterr()
-    assert "4 undersampled scans; the network is trained on the measured samples alone (objective: gsure)" in said.err
-    assert "negative_loss" in said.out and "Epoch[1] Metrics -- negative_loss" in said.err
+    assert (
+        f"4 undersampled scans; the network is trained on the measured samples alone (objective: {objective})"
+        in said.err
+    )
+    assert "negative_loss" in said.out
     assert (
         main(
             ["recon", str(tmp_path / "k" / "k0.npz"), "-o", str(tmp_path / "o"), "--bundle", str(root), "--steps", "2"]
         )
         == 0
     )
+    prior = load_prior(root)
+    channels = len(prior.network().head.bias) // 4  # pixels are unshuffled by 2
+    assert prior.channels == 2 and channels == (3 if objective == "ambient" else 2)
+    masks = read_prior(root).masks
+    assert (masks.get("acs") in (13, 15) and 1 < masks["accel"] < 2) if objective == "ambient" else not masks
     assert train(source, "-o", root, "--data", data, epochs=2) == 0
     assert reached(root) == 6
+    # Clean images do not train a network that takes masks.
+    (tmp_path / "p").rename(tmp_path / "q")
+    volumes(tmp_path)
+    capsys.readouterr()
+    assert train(source, "-o", root, "--data", tmp_path / "p", epochs=3) == (2 if objective == "ambient" else 0)
+    assert ("takes sampling masks" in capsys.readouterr().err) == (objective == "ambient")
+    assert main(["bundle", "export", str(root), "-o", str(tmp_path / "m.ts")]) == (2 if objective == "ambient" else 0)
 
 
 def test_fine_tuning_starts_from_the_weights_of_the_bundle(tmp_path):

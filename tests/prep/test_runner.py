@@ -213,7 +213,7 @@ def test_shards_are_as_large_as_asked(tmp_path):
     shards = sorted(p.name for p in (tmp_path / "out" / "shards").iterdir())
     assert len(shards) >= 2
     assert shards[0] == "train-00000.h5"
-    assert len(arrays(tmp_path / "out")) == 24
+    assert len(arrays(tmp_path / "out")) == 30
 
 
 def test_a_later_file_does_not_hide_the_error_of_a_case(tmp_path):
@@ -459,7 +459,7 @@ def test_every_recipe_on_files_as_its_set_has_them(tmp_path, recipe):
     assert {s if not s.startswith("sub-") else "sub-" for s in (row["subject"] for row in found)} == subjects
     for row in found:
         assert wanted <= set(row["arrays"])
-        assert set(row["arrays"]) - wanted <= {"seg", "low"}
+        assert set(row["arrays"]) - wanted <= {"seg", "low", "maps"}
     by_subject = {}
     for row in found:
         by_subject.setdefault(row["subject"], set()).add(row["split"])

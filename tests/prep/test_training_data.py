@@ -15,6 +15,7 @@ from medrecon.prep import DatasetOptions, load_recipe, prepare
 from medrecon.prep.shards import LoadPreparedd, load_manifest
 from medrecon.prep.training_data import PreparedSettings, prepared_data
 from medrecon.prior_file import PriorFile
+from medrecon.priors import TrainedNoise
 from medrecon.training import measured
 from medrecon.training.volumes import filled, unit_of
 from medrecon.writers.nifti import nifti_bytes
@@ -22,6 +23,7 @@ from tests.make.images import blobs
 
 COMPLEX = PriorFile(network="ResidualUNet", images="complex", labels=("T1", "T2", ""), trained_planes=("axial",))
 MAGNITUDE = PriorFile(network="ResidualUNet", images="magnitude")
+DENOISER = PriorFile(network="ResidualUNet", images="magnitude", noise=TrainedNoise("gaussian", 0.02, 0.3))
 CT = PriorFile(network="ResidualUNet", images="attenuation")
 SHAPE = (33, 26)
 
@@ -199,14 +201,17 @@ def test_undersampled_scans_become_kspace_with_mask_maps_and_noise(tmp_path, cap
     unit = np.quantile(zero_filled, 0.995)
     assert np.abs(row["kspace"] - loaded["kspace"][0] / unit).max() < 1e-6 * np.abs(row["kspace"]).max()
     assert row["noise_std"] == pytest.approx(float(loaded["noise_std"]) / unit)
-    assert row["mask"].shape == (1, *SHAPE) and 0.4 < row["mask"].mean() < 0.8
-    assert not row["kspace"][:, ~row["mask"][0]].any()
+    assert row["mask"].shape == (1, 1, SHAPE[1]) and 0.4 < row["mask"].mean() < 0.8
+    assert not row["kspace"][..., ~row["mask"][0, 0]].any()
+    assert data.sampling["acs"] in (13, 15)  # twelve lines and the centre, with their neighbours at one side
+    assert data.sampling["accel"] == pytest.approx(np.mean([1 / row["mask"].mean() for row in data.train + data.val]))
+    assert "density" not in row  # of four masks
     assert np.array_equal(row["maps"], loaded["maps"][0])
 
 
 def test_a_few_undersampled_scans_decide(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    assert prepared_data(scans(tmp_path, undersampled=(1,)), COMPLEX).objective == "gsure"
+    assert prepared_data(scans(tmp_path, undersampled=(1,)), COMPLEX).objective == "ambient"
     assert "3 fully sampled and 1 undersampled scans" in caplog.text
 
 
@@ -218,16 +223,47 @@ def test_equal_masks_are_warned_about(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("undersampled", "objective", "prior", "message"),
     [
-        (range(4), "clean", COMPLEX, "the objective 'clean' would learn their aliasing; choose gsure, ambient or ssdu"),
+        (range(4), "clean", COMPLEX, "the objective 'clean' would learn their aliasing; choose ambient, or auto"),
         (range(4), "sure", COMPLEX, "the objective 'sure' needs images"),
         (range(4), "auto", MAGNITUDE, "prior.yaml describes a prior of magnitude images; train a copy of brain_mri"),
-        ((), "gsure", COMPLEX, "4 fully sampled scans; the objective 'gsure' needs undersampled k-space"),
+        ((), "ambient", COMPLEX, "4 fully sampled scans; the objective 'ambient' needs undersampled k-space"),
+        (range(4), "gsure", COMPLEX, "holds scans of 4 coils, but gsure takes one coil; choose ambient"),
         ((), "auto", CT, "holds k-space, but prior.yaml describes a prior of CT"),
     ],
 )
 def test_wrong_combinations_are_refused(tmp_path, undersampled, objective, prior, message):
     with pytest.raises(InputError, match=message):
         prepared_data(scans(tmp_path, undersampled=undersampled), prior, PreparedSettings(objective=objective))
+
+
+def test_many_masks_give_the_probability_of_every_line(tmp_path):
+    (tmp_path / "in").mkdir()
+    masks = {}
+    for k in range(12):
+        rng = np.random.default_rng(k)
+        kept = (np.abs(np.arange(SHAPE[1]) - SHAPE[1] // 2) <= 6) | (rng.random(SHAPE[1]) < 0.5)
+        kspace = simulate_kspace(blobs(SHAPE, k), loop_coils(SHAPE, 1), 0.001, rng)[None] * kept
+        np.savez(tmp_path / "in" / f"k{k}.npz", kspace=kspace)
+        masks[f"k{k}.npz"] = kept
+    prepare(tmp_path / "in", tmp_path / "out", load_recipe("kspace"), dataset=DatasetOptions(split=(1.0,)))
+    data = prepared_data(tmp_path / "out", COMPLEX)
+    assert data.objective == "gsure" and len(data.train) == 11
+    assert all((row["maps"] == 1).all() for row in data.train)  # as GSURE needs them
+    expected = np.mean([masks[row["case"]] for row in data.train], axis=0)
+    for row in data.train + data.val:
+        assert np.abs(row["density"] - expected).max() < 1e-6
+
+
+def test_whole_rows_are_entries_of_the_mask(tmp_path):
+    (tmp_path / "in").mkdir()
+    for k in range(2):
+        kept = (np.abs(np.arange(SHAPE[0]) - SHAPE[0] // 2) <= 6) | (np.arange(SHAPE[0]) % 2 == k)
+        kspace = simulate_kspace(blobs(SHAPE, k), loop_coils(SHAPE, 4), 0.001, np.random.default_rng(k))[None]
+        np.savez(tmp_path / "in" / f"k{k}.npz", kspace=kspace * kept[:, None])
+    prepare(tmp_path / "in", tmp_path / "out", load_recipe("kspace"), dataset=DatasetOptions(split=(1.0,)))
+    data = prepared_data(tmp_path / "out", COMPLEX)
+    assert data.train[0]["mask"].shape == (1, SHAPE[0], 1)
+    assert 13 <= data.sampling["acs"] <= 15
 
 
 def test_images_have_no_kspace(tmp_path):
@@ -270,7 +306,7 @@ def test_noisy_images_have_their_noise_level(tmp_path):
         f"s{k}": np.abs(100 * volume(k, 2, (64, 64)) + 5 * rng.standard_normal((2, 64, 64))).astype(np.float32)
         for k in range(4)
     }
-    data = prepared_data(images(tmp_path, **cases), MAGNITUDE, PreparedSettings(objective="sure"))
+    data = prepared_data(images(tmp_path, **cases), DENOISER, PreparedSettings(objective="sure"))
     assert data.objective == "sure"
     for row in data.train:
         unit = np.quantile(cases[row["case"].removesuffix(".nii.gz")], 0.995)
@@ -278,7 +314,10 @@ def test_noisy_images_have_their_noise_level(tmp_path):
             5 / unit, rel=0.15
         )  # estimated from about 1000 pixels above the background
     with pytest.raises(InputError, match=r"s\d\.nii\.gz: lacks second, which the objective needs; it has image"):
-        prepared_data(tmp_path / "out", MAGNITUDE, PreparedSettings(objective="noise2noise"))
+        prepared_data(tmp_path / "out", DENOISER, PreparedSettings(objective="noise2noise"))
+    # A solver would call a denoiser of one noise level at all of them.
+    with pytest.raises(InputError, match="the objective 'sure' gives no prior for all noise levels"):
+        prepared_data(tmp_path / "out", MAGNITUDE, PreparedSettings(objective="sure"))
 
 
 # Attacks

@@ -135,6 +135,24 @@ def test_two_processes_train_one_network(bundle, tmp_path):
     assert reached(root) == 12
 
 
+def test_two_processes_train_on_measurements(bundle, tmp_path):
+    """The loss calls the network of each process several times before one backward pass; one process goes on alone."""
+    root, command = bundle
+    rows = "$[{'image': row['image'].repeat(2, 0) / 200, 'noise_std': 0.1} for row in %s]"
+    measured = (
+        "--trained_for", "$__import__('medrecon.training.denoising').training.denoising.SURELoss()", "--weights", "$None",
+        "--rows", rows % "slices.load_slices(@dataset_dir + '/brain_slices_256.npz')",
+        "--val_rows", rows % "workflows.rows_of_rank(slices.load_slices(@dataset_dir + '/brain_slices_256_val.npz'))",
+    )  # fmt: skip
+    start = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
+    configs = ("train.yaml", "multi_gpu_train.yaml")
+    out = train(command("--max_epochs", 1, *measured, configs=configs, start=start), tmp_path)
+    assert reached(root) == 3
+    assert out.count("Epoch[1] Metrics -- negative_loss") == 1
+    train(command("--max_epochs", 2, *measured), tmp_path)
+    assert reached(root) == 6
+
+
 def test_checkpoint_restores_everything_and_new_random_numbers(tmp_path):
     """One epoch and then another are two epochs, were it not for the random numbers, which must be new."""
     seen, seeds = {}, []

@@ -1,0 +1,399 @@
+"""Objectives whose data are undersampled, noisy k-space: priors without clean images (Ambient, GSURE), reconstructors (SSDU).
+
+``y = M (F S x + n)``, with ``n ~ N(0, noise_std^2)`` per real component. All three compare on sampled lines that the network did
+not see, or with a correction for what it saw, and weight the lines by their probability of being sampled. Every loss comes in
+two parts, ``draw`` with the random numbers, and ``loss_at`` without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medrecon.data.masks import centred, undersampling_mask
+from medrecon.operators.base import LinearOperator
+from medrecon.operators.linalg import batch_broadcast
+from medrecon.operators.mri import sense
+from medrecon.priors.nets import EDMNet, MaskedNet, denoise, denoise_masked
+from medrecon.training.objectives import Network, stratified
+
+__all__ = ["GSURE", "SSDU", "Ambient", "Draw", "Unrolled", "calibration_region", "keep_lines", "sampling_density"]
+
+NEEDS = frozenset({"kspace", "mask", "maps", "noise_std"})
+LEAST_DENSITY = 1e-3
+"""Densities below this count as this, so that no weight exceeds 1000."""
+
+
+class Draw(NamedTuple):
+    """Random numbers of a loss: noise levels ``(B,)``, white noise, a probe of the divergence, and the mask that is seen."""
+
+    sigma: Tensor
+    noise: Tensor
+    probe: Tensor
+    mask: Tensor
+
+
+def calibration_region(mask: Tensor, acs: int) -> Tensor:
+    """True in the central ``acs`` entries along every axis of the mask, ``(1, 1, y or 1, x or 1)``."""
+    region = torch.zeros((1, 1, *mask.shape[2:]), dtype=torch.bool, device=mask.device)
+    region[(..., *[centred(n, min(acs, n)) if n > 1 else slice(None) for n in mask.shape[2:]])] = True
+    return region
+
+
+def keep_lines(mask: Tensor, acs: int, dropped: float) -> Tensor:
+    """Drop sampled lines (entries of the mask) at random outside the calibration lines, of the shape and type of ``mask``.
+
+    Every item loses the same fraction of its lines, rounded, and at least one where ``dropped`` is above 0.
+    """
+    if dropped == 0:
+        return mask
+    outer = (mask > 0) & ~calibration_region(mask, acs)
+    n_outer = outer.flatten(1).sum(1)
+    n_dropped = (dropped * n_outer).round().clamp(min=1).minimum(n_outer)
+    keys = torch.where(outer, torch.rand(mask.shape, device=mask.device), 2.0).flatten(1)
+    rank = keys.argsort(1).argsort(1).view(mask.shape)
+    return torch.where(outer & (rank < batch_broadcast(n_dropped, mask)), 0, mask)
+
+
+def sampling_density(data: Mapping[str, Tensor], acs: int) -> Tensor:
+    """The probability that each entry of the mask is sampled, of the shape of the mask.
+
+    ``density`` of the data if it is there; otherwise calibration lines have 1, and all others the same probability, the fraction
+    that the mask samples.
+    """
+    mask = data["mask"]
+    if "density" in data:
+        return data["density"].to(mask.device, torch.float32).expand(mask.shape).clamp(LEAST_DENSITY, 1.0)
+    centre = calibration_region(mask, acs)
+    fraction = ((mask > 0) & ~centre).flatten(1).sum(1) / (~centre).sum().clamp(min=1)
+    return torch.where(centre, 1.0, batch_broadcast(fraction, mask)).clamp(LEAST_DENSITY, 1.0)
+
+
+def _unseen_weights(mask: Tensor, seen: Tensor, density: Tensor, acs: int, dropped: float) -> Tensor:
+    """One over the probability of a line outside ``seen`` to be sampled; 1 in ``seen``.
+
+    For lines that are sampled independently, ``(density - kept) / (1 - kept)`` with ``kept = density (1 - dropped)`` the
+    probability to be in ``seen``. ``dropped`` is the fraction after rounding.
+    """
+    outer = (mask > 0) & ~calibration_region(mask, acs)
+    n_outer = outer.flatten(1).sum(1).clamp(min=1)
+    fraction = (outer & (seen <= 0)).flatten(1).sum(1) / n_outer if dropped else torch.zeros_like(n_outer)
+    kept = density * (1 - batch_broadcast(fraction, density))
+    unseen = (density - kept) / (1 - kept).clamp(min=LEAST_DENSITY)
+    return torch.where((seen > 0) | (unseen <= 0), 1.0, 1 / unseen.clamp(min=LEAST_DENSITY))
+
+
+def _check(data: Mapping[str, Tensor], acs: int) -> None:
+    kspace, mask, maps = data["kspace"], data["mask"], data["maps"]
+    if kspace.shape != maps.shape or len(mask) != len(kspace):
+        raise ValueError(
+            f"kspace and maps need one shape, and one mask per item; got {tuple(kspace.shape)}, {tuple(maps.shape)} and "
+            f"{tuple(mask.shape)}"
+        )
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("a sampling mask must be 1 where sampled and 0 elsewhere")
+    if not (mask > 0).flatten(1).any(1).all():
+        raise ValueError("a sampling mask samples nothing")
+
+
+def _levels(n: int, log_mean: float, log_std: float, like: Tensor) -> Tensor:
+    return (log_mean + log_std * torch.special.ndtri(stratified(n, like.device))).exp().to(like.dtype)
+
+
+def _image_like(kspace: Tensor) -> Tensor:
+    """An empty image of two channels for k-space ``(B, coils, y, x)``."""
+    return torch.empty((len(kspace), 2, *kspace.shape[2:]), dtype=kspace.real.dtype, device=kspace.device)
+
+
+def _per_item(error: Tensor, c_out: Tensor) -> Tensor:
+    """The mean squared error of every item over ``c_out^2``, EDM's weight."""
+    return (error / c_out).square().flatten(1).mean(1)
+
+
+def _check_settings(dropped: float, acs: int, positive: Mapping[str, float]) -> None:
+    if not 0 <= dropped < 1:
+        raise ValueError(f"the fraction of lines must be at least 0 and below 1; got {dropped!r}")
+    if not isinstance(acs, int) or acs < 0:
+        raise ValueError(f"acs must be a number of lines, 0 or more; got {acs!r}")
+    for name, value in positive.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be a number above 0; got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ambient:
+    """Ambient diffusion: the network sees fewer lines than were sampled, and is compared on all that were.
+
+    ``u = A~^H A~ (x + sigma z)``, from ``y`` and projected noise;  ``loss = |A^H W^(1/2) (A D(u, M~, sigma) - y)|^2 / c_out^2``
+
+    The further mask ``M~`` is a third channel. Weights are 1 on the lines in ``M~`` and one over the probability of being sampled
+    on the others, so the expectation over masks is the loss against the fully sampled image. Noise in ``y`` is learned as if it
+    were part of the images; :class:`GSURE` corrects for it.
+
+    Args:
+        sigma_data: standard deviation of the images, per channel.
+        log_mean: mean of ln(sigma).
+        log_std: standard deviation of ln(sigma).
+        dropped: fraction of the sampled lines outside the calibration lines that the network does not see.
+        acs: calibration lines, which are never dropped.
+        kind: masks of the prior, see :func:`medrecon.data.masks.undersampling_mask`.
+        accel: acceleration of these masks before lines are dropped.
+        seed: random seed of these masks.
+
+    Reference: Daras et al., "Ambient diffusion", NeurIPS 2023; Aali et al., "Ambient diffusion posterior sampling", ICLR 2025.
+    They drop a number of lines from a table, about a fifth at R = 4, and have no weights.
+    """
+
+    sigma_data: float = 0.25
+    log_mean: float = -1.6
+    log_std: float = 1.4
+    dropped: float = 0.2
+    acs: int = 24
+    kind: str = "gaussian1d"
+    accel: float = 4.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive = {"sigma_data": self.sigma_data, "log_std": self.log_std, "accel": self.accel}
+        _check_settings(self.dropped, self.acs, positive)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Undersampled k-space."""
+        return NEEDS
+
+    def draw(self, data: Mapping[str, Tensor]) -> Draw:
+        """Random numbers of a batch."""
+        image = _image_like(data["kspace"])
+        sigma = _levels(len(image), self.log_mean, self.log_std, image)
+        noise = torch.randn_like(image)
+        return Draw(sigma, noise, noise, keep_lines(data["mask"], self.acs, self.dropped))
+
+    def loss_at(self, network: Network, data: Mapping[str, Tensor], draw: Draw) -> Tensor:
+        """The loss of every item ``(B,)`` for given random numbers."""
+        _check(data, self.acs)
+        kspace, mask, maps = data["kspace"], data["mask"], data["maps"]
+        seen, A = sense(maps, draw.mask), sense(maps, mask)
+        sigma = batch_broadcast(draw.sigma, draw.noise)
+        u = seen.adjoint(kspace) + sigma * seen.normal(draw.noise)
+        x0, c_out = denoise_masked(network, u, draw.mask, draw.sigma, self.sigma_data)
+        weights = _unseen_weights(mask, draw.mask, sampling_density(data, self.acs), self.acs, self.dropped)
+        residual = A(x0) - mask * kspace
+        return _per_item(A.adjoint(weights.to(sigma.dtype).sqrt() * residual), c_out)
+
+    def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
+        """The loss of every item ``(B,)``."""
+        return self.loss_at(network, data, self.draw(data))
+
+    def masks(self, shape: tuple[int, ...], index: int) -> Tensor:
+        """A mask as in training, ``(1, 1, y or 1, x)``, the same for the same seed and index."""
+        seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
+        # Images may be smaller than those of the training.
+        size = shape[-1] if self.kind.endswith("1d") else min(shape)
+        acs = min(self.acs, int(size / (self.accel if self.kind.endswith("1d") else self.accel**0.5)))
+        mask = undersampling_mask(shape, self.kind, self.accel, acs, seed)
+        mask = torch.as_tensor(np.atleast_2d(mask), dtype=torch.float32)[None, None]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return keep_lines(mask, self.acs, self.dropped)
+
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> MaskedNet:
+        """See :class:`medrecon.priors.nets.MaskedNet`: every noise level has a mask as in training."""
+        return MaskedNet(network, self.sigma_data, self.masks, multiple, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GSURE:
+    """Generalised SURE: denoising of single-coil, undersampled, noisy images, with a correction for their noise.
+
+    ``u = F^H (M (y + sqrt(sigma^2 - noise_std^2) z) + (1 - M) sigma z)``
+    ``loss = (|W^(1/2) M (F D(u, sigma) - y)|^2 + 2 noise_std^2 div(F^H W M F D) - constant) / c_out^2``
+
+    ``W`` is one over the sampling density. The expectation over noise is the error against the image without noise on the sampled
+    lines; the constant makes it exactly so. Levels below ``noise_std`` are replaced with it. The network never sees the mask: the
+    prior is exact if different spatial frequencies are uncorrelated, or if the noise hides the mask.
+
+    Args:
+        sigma_data: standard deviation of the images, per channel.
+        log_mean: mean of ln(sigma).
+        log_std: standard deviation of ln(sigma).
+        acs: calibration lines, which have the density 1 if the data have none.
+        divergence: weight of the divergence; 1 is the theory.
+
+    Reference: Kawar et al., "GSURE-based diffusion model training with corrupted data", TMLR 2024. They compare with the noised
+    measurement, with the divergence times ``sigma^2``, which has the same expectation and a larger variance.
+    """
+
+    full_precision = True
+
+    sigma_data: float = 0.25
+    log_mean: float = -1.6
+    log_std: float = 1.4
+    acs: int = 24
+    divergence: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _check_settings(0.0, self.acs, {"sigma_data": self.sigma_data, "log_std": self.log_std})
+        if not 0 <= self.divergence < float("inf"):
+            raise ValueError(f"divergence must be a number, 0 or more; got {self.divergence!r}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Undersampled k-space."""
+        return NEEDS
+
+    def draw(self, data: Mapping[str, Tensor]) -> Draw:
+        """Random numbers of a batch."""
+        image = _image_like(data["kspace"])
+        sigma = _levels(len(image), self.log_mean, self.log_std, image)
+        noise = torch.randn_like(image)
+        probe = torch.randint_like(image, 2) * 2 - 1 if bool((data["noise_std"] > 0).any()) else noise
+        return Draw(sigma, noise, probe, data["mask"])
+
+    def loss_at(self, network: Network, data: Mapping[str, Tensor], draw: Draw) -> Tensor:
+        """The loss of every item ``(B,)`` for given random numbers."""
+        _check(data, self.acs)
+        kspace, mask, maps = data["kspace"], data["mask"], data["maps"]
+        if kspace.shape[1] != 1 or not (maps == 1).all():
+            raise ValueError("GSURE takes a single coil with a map of ones; use ambient for several coils")
+        A = sense(maps, mask)
+        noise_std = data["noise_std"].to(draw.sigma)
+        sigma = draw.sigma.maximum(noise_std)
+        level, least = (batch_broadcast(value, draw.noise) for value in (sigma, noise_std))
+        sampled = A.normal(draw.noise)
+        u = A.adjoint(kspace) + (level**2 - least**2).sqrt() * sampled + level * (draw.noise - sampled)
+        correct = self.divergence > 0 and bool((noise_std > 0).any())
+        u = u.requires_grad_(correct)
+        x0, c_out = denoise(network, u, sigma, self.sigma_data)
+        weights = (mask / sampling_density(data, self.acs)).to(level.dtype)
+        loss = _per_item(A.adjoint(weights.sqrt() * (A(x0) - mask * kspace)), c_out)
+        if not correct:
+            return loss
+        divergence = self._divergence(u, x0, A, weights, draw.probe)
+        # Twice the weights over both real components, divided by the number of values of two channels.
+        constant = weights.expand(len(u), 1, *u.shape[2:]).flatten(1).mean(1)
+        correction = noise_std**2 * (2 * self.divergence * divergence - constant)
+        return loss + correction / c_out.flatten() ** 2
+
+    @staticmethod
+    def _divergence(u: Tensor, x0: Tensor, A: LinearOperator, weights: Tensor, probe: Tensor) -> Tensor:
+        """Monte-Carlo estimate (Hutchinson) of the trace of ``A^H W A dx0/du``, per value, ``(B,)``."""
+        along = A.adjoint(weights * A(probe))
+        (slope,) = torch.autograd.grad(x0, u, along, create_graph=x0.requires_grad and torch.is_grad_enabled())
+        return (slope * probe).flatten(1).mean(1)
+
+    def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
+        """The loss of every item ``(B,)``."""
+        with torch.enable_grad():  # the divergence is a derivative, also in validation
+            return self.loss_at(network, data, self.draw(data))
+
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> EDMNet:
+        """See :class:`medrecon.priors.EDMNet`."""
+        return EDMNet(network, self.sigma_data, multiple, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unrolled:
+    """An unrolled reconstructor: a network and a least-squares step in turns, with the same weights in all iterations.
+
+    ``z = x + network(x);  x = (A^H A + mu I)^-1 (A^H y + mu z)``, from ``x = A^H y``
+
+    Args:
+        n_unrolled: iterations.
+        mu: weight of the network's image.
+        n_cg: conjugate-gradient iterations.
+
+    Reference: Aggarwal, Mani and Jacob, MoDL, IEEE TMI 38 (2019).
+    """
+
+    n_unrolled: int = 4
+    mu: float = 0.05
+    n_cg: int = 6
+
+    def __call__(self, network: Network, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+        """The image ``(B, 2, y, x)`` from k-space, of which only what ``mask`` samples is used."""
+        A = sense(maps, mask)
+        start = x = A.adjoint(kspace)
+        timesteps = x.new_zeros(len(x))
+        for _ in range(self.n_unrolled):
+            z = x + network(x, timesteps).to(x.dtype)
+            x = A.solve(start + self.mu * z, self.mu, z, self.n_cg)
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class SSDU:
+    """Self-supervision by data undersampling: an unrolled network sees some of the sampled lines, the others are its target.
+
+    ``loss = |W^(1/2) M_target (F S x(M_seen y) - y)|^2``, the mean over lines and coils. ``W`` is one over the probability of a
+    line that the network does not see to be a target, so the expectation over masks is the supervised loss on these lines.
+
+    Args:
+        dropped: fraction of the sampled lines outside the calibration lines that are the target (the paper's rho).
+        acs: calibration lines, which the network always sees.
+        n_unrolled: see :class:`Unrolled`.
+        mu: see :class:`Unrolled`.
+        n_cg: see :class:`Unrolled`.
+
+    Reference: Yaman et al., MRM 84 (2020); the weights are from Millard and Chiew, IEEE TCI 9 (2023).
+
+    Deviation: entries of the mask, which are lines for column masks, are chosen uniformly; the paper chooses points, with a
+    Gaussian density, and has a loss that is half l2, half l1.
+    """
+
+    dropped: float = 0.4
+    acs: int = 24
+    n_unrolled: int = 4
+    mu: float = 0.05
+    n_cg: int = 6
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _check_settings(self.dropped, self.acs, {"mu": self.mu, "n_unrolled": self.n_unrolled, "n_cg": self.n_cg})
+        if self.dropped == 0:
+            raise ValueError("dropped must be above 0, or there is no target")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Undersampled k-space."""
+        return NEEDS
+
+    def draw(self, data: Mapping[str, Tensor]) -> Tensor:
+        """The lines that the network sees, a mask like the data's."""
+        return keep_lines(data["mask"], self.acs, self.dropped)
+
+    def loss_at(self, network: Network, data: Mapping[str, Tensor], seen: Tensor) -> Tensor:
+        """The loss of every item ``(B,)`` for given lines."""
+        _check(data, self.acs)
+        kspace, mask, maps = data["kspace"], data["mask"], data["maps"]
+        x = self.reconstruct(network, kspace, seen, maps)
+        weights = _unseen_weights(mask, seen, sampling_density(data, self.acs), self.acs, self.dropped)
+        target = mask - seen
+        residual = sense(maps, target)(x) - target * kspace
+        residual = weights.to(x.dtype).sqrt() * residual
+        return torch.view_as_real(residual).square().flatten(1).mean(1)
+
+    def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
+        """The loss of every item ``(B,)``."""
+        return self.loss_at(network, data, self.draw(data))
+
+    def reconstruct(self, network: Network, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+        """The image of a trained network, from all lines of ``mask``."""
+        return Unrolled(n_unrolled=self.n_unrolled, mu=self.mu, n_cg=self.n_cg)(network, kspace, mask, maps)
+
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> EDMNet:
+        """There is none.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "ssdu trains a reconstruction, not a prior; use its method reconstruct, or train with ambient or gsure"
+        )
