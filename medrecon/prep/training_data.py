@@ -124,7 +124,7 @@ def prepared_data(
         "accel": round(float(np.mean([1 / mask.mean() for mask in masks])), 3),
         "kind": "gaussian2d" if any(min(mask.shape) > 1 for mask in masks) else "gaussian1d",
     }
-    return PreparedData(rows["train"], rows["val"], objective, sampling)
+    return PreparedData(rows["train"], rows["val"], objective, sampling=sampling)
 
 
 def _calibration_lines(mask: np.ndarray) -> int:
