@@ -80,7 +80,8 @@ class PreparedData:
         train: rows to train with.
         val: rows of other subjects.
         objective: ``clean``, or a name in :data:`medrecon.training.measured.MEASURED`.
-        sampling: for undersampled k-space, the number of calibration lines ``acs``, the acceleration ``accel``, and the ``kind`` of
+        sampling: for undersampled k-space, the number of calibration lines ``acs``, the acceleration ``accel``, and
+            the ``kind`` of
             masks.
     """
 
