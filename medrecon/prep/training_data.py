@@ -81,8 +81,7 @@ class PreparedData:
         val: rows of other subjects.
         objective: ``clean``, or a name in :data:`medrecon.training.measured.MEASURED`.
         sampling: for undersampled k-space, the number of calibration lines ``acs``, the acceleration ``accel``, and
-            the ``kind`` of
-            masks.
+            the ``kind`` of masks.
     """
 
     train: list[dict[str, Any]]
