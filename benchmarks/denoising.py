@@ -1,6 +1,6 @@
 """Denoise held-out subjects with a bundle's prior and with classical methods: PSNR (unit range) for several noise levels.
 
-    python benchmarks/denoising.py [brain_mri | brain_mri_magnitude | chest_ct]
+    python benchmarks/denoising.py [brain_mri | brain_mri_magnitude | chest_ct | denoise_selfsup] [--levels 0.05 0.1 0.2]
 
 The classical methods are those of scikit-image, applied channel by channel. For every noise level, the table shows the
 strength that is best on the test images themselves, so the classical methods are slightly better here than in practice.
@@ -72,12 +72,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", default="brain_mri")
     parser.add_argument("--only-prior", action="store_true", help="skip the classical methods")
+    parser.add_argument("--levels", type=float, nargs="+", default=LEVELS, help="noise levels")
     arguments = parser.parse_args()
+    levels = arguments.levels
     prior, network, held_out = bundle_prior(arguments.bundle)
-    print("| subject | method | " + " | ".join(f"σ {s:g}" for s in LEVELS) + " |\n|---|---|" + "---|" * len(LEVELS))
+    print("| subject | method | " + " | ".join(f"σ {s:g}" for s in levels) + " |\n|---|---|" + "---|" * len(levels))
     for name, images in groups(arguments.bundle, held_out).items():
         table: dict[str, list[float]] = {}
-        for sigma in LEVELS:
+        for sigma in levels:
             errors: dict[tuple[str, float], list[float]] = {}
             for i, x0 in enumerate(images):
                 noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(i)).numpy()

@@ -7,9 +7,9 @@
 - frames: eight frames of slice A, each with its own columns at R = 8 and its own noise, reconstructed one by one and as
   one problem (low-rank; DDS frame by frame with shared maps). The frames show a head at rest, which suits a low-rank
   solver. A bright spot of a few pixels appears and disappears, so that a mean over the frames would fail visibly.
-- images: held-out magnitude slices with Rician noise (sigma 0.1 and 0.2 of the unit) by R2D2+, by DDS (which assumes
-  Gaussian noise) and by DiffPIR with the Rician likelihood; and twofold super-resolution of k-space. The scores count
-  the head only, since air contains nothing but the mean of the Rician noise.
+- images: held-out magnitude slices with Rician noise (sigma 0.1 and 0.2 of the unit) by R2D2+, by one evaluation of the
+  prior (tweedie) and by DDS (both assume Gaussian noise), and by DiffPIR with the Rician likelihood; and twofold
+  super-resolution of k-space. The scores count the head only, since air contains nothing but the mean of the Rician noise.
 
 PSNR (relative to the largest value) and SSIM are computed after scaling the images to the reference by least squares.
 """
@@ -97,6 +97,8 @@ def images(subjects: list[str], more: dict) -> Iterator[Table]:
         noisy = np.hypot(truth + std * noise[0], std * noise[1])
         scan = ImageScan(path=Path("image"), format="simulated", array=noisy, geometry=Geometry((1.0, 1.0, 1.0)))
         ways = [Case("as it is", scan, {}), Case("r2d2", scan, {"solver": "r2d2"})]
+        ways += [Case("tweedie", scan, {"solver": "tweedie"})]
+        ways += [Case("tweedie, denoise_selfsup", scan, {"bundle": "denoise_selfsup"})]
         ways += [Case("dds", scan, {"solver": "dds", **more})]
         ways += [Case("diffpir, Rician", scan, {"solver": "diffpir", "noise_model": "rician"})]
         yield Table(f"three heads, Rician noise {std:g}", truth, ways, True)

@@ -21,6 +21,7 @@ from medrecon.data.files import write_atomically
 from medrecon.networks import check_images, network_class, network_on_meta_device
 from medrecon.posterior import PriorSpec
 from medrecon.prior_file import PriorFile, read_prior_file, replace_values
+from medrecon.settings import default_solver
 from medrecon.training.measured import trained_objective
 from medrecon.training.objectives import EDM
 from medrecon.weights import difference, encode_weights, read_weights
@@ -29,6 +30,7 @@ __all__ = [
     "build_network",
     "bundle_to_train",
     "calibration_path",
+    "chosen_solver",
     "current_bundle_or",
     "find_bundle",
     "known_bundles",
@@ -262,7 +264,25 @@ def load_prior(bundle: str | Path) -> PriorSpec:
         n_steps=prior.steps,
         quality=prior.quality,
         sigma_min=prior.sigma_min,
+        noise=prior.noise,
     )
+
+
+def chosen_solver(options: Mapping[str, Any]) -> str:
+    """Name of the solver that the user names, or else of the one that suits the options and the bundle.
+
+    Args:
+        options: options by name, as of :func:`medrecon.reconstruction.plan`; ``bundle`` may be a prior.
+
+    Raises:
+        InputError: if there is no such bundle, or its files cannot be used.
+    """
+    if options.get("solver"):
+        return options["solver"]
+    bundle = options.get("bundle")
+    if bundle is not None and (bundle if isinstance(bundle, PriorSpec) else load_prior(bundle)).noise is not None:
+        return "tweedie"
+    return default_solver(options)
 
 
 def _build(prior: PriorFile) -> nn.Module:

@@ -21,8 +21,9 @@ from medrecon.data.scan import Geometry
 from medrecon.likelihood import BlindGaussian, Gaussian, Likelihood
 from medrecon.noise import Noise, VolumeSeeds
 from medrecon.operators.projector import Projector
-from medrecon.priors.base import Counted, Observed, Prior
+from medrecon.priors.base import Counted, Observed, Prior, as_levels
 from medrecon.priors.combine import channelwise, equivariant, guided, perpendicular, slicewise
+from medrecon.priors.denoiser import TrainedNoise, dimmed
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
 from medrecon.quality import QualityRow, choose_row, default_steps, overridden
@@ -100,6 +101,8 @@ class PriorSpec:
         guidance: scale of the condition: 1 follows it, more exaggerates it (two evaluations a step), 0 ignores it.
         trained_planes: planes of the training images.
         planes: planes in which volumes go through the network, one at every noise level.
+        noise: noise that the network was trained to remove, where it knows no other levels, so that it can only denoise;
+            ``None``: it was trained for all levels.
     """
 
     name: str
@@ -124,6 +127,7 @@ class PriorSpec:
     guidance: float = 1.0
     trained_planes: Sequence[str] = ("axial",)
     planes: Sequence[str] = ("axial",)
+    noise: TrainedNoise | None = None
 
     def suited_to(self, problem: Problem) -> PriorSpec:
         """The prior with the settings for the images and acceleration of a problem; those that suit its operator come first.
@@ -473,9 +477,13 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
     make_solver(settings.solver, settings.settings)  # an error names the setting as it was given
     solver = make_solver(settings.solver, values | dict(settings.settings or {}))
     learned = solver.requires.prior
-    if settings.samples > 1 and not learned:
+    if settings.samples > 1 and (not learned or solver.is_estimate):
+        other = "with a prior" if not learned else "that draws samples, such as dds"
+        raise InputError(f"solver {settings.solver!r} has no random samples; ask for 1, or choose a solver {other}")
+    if learned and prior.noise is not None and not solver.is_estimate:
         raise InputError(
-            f"solver {settings.solver!r} has no random samples; ask for 1, or choose a solver with a prior"
+            f"the prior of bundle {prior.name} was trained on noisy images alone and can only denoise, which solver "
+            f"{settings.solver!r} does not; choose the solver tweedie, or another bundle"
         )
     start = _start(settings, solver, prior)
     sigma_max = sigma_max if start is None else start.sigma
@@ -516,7 +524,7 @@ def network_prior(
         the prior, and the counters of network evaluations in it.
     """
     counters = [Counted(spec.objective.prior(network, spec.multiple, dtype))]
-    prior: Prior = counters[0]
+    prior: Prior = counters[0] if spec.noise is None else dimmed(counters[0], spec.noise.most)
     if spec.condition:
         labelled = Labelled(network, list(spec.labels).index(spec.condition))
         counters.append(Counted(spec.objective.prior(labelled, spec.multiple, dtype)))
@@ -562,6 +570,30 @@ def _check_prior(problem: Problem, prior: PriorSpec, solver: Solver) -> None:
             f"{problem.name}: the prior of bundle {prior.name} is of {prior.images} images, which do not fit this kind of scan; "
             f"choose the bundle {problem.bundle}"
         )
+    if prior.noise is not None and prior.images != problem.images[0]:
+        raise InputError(
+            f"{problem.name}: the prior of bundle {prior.name} denoises {prior.images} images only, and these are "
+            f"{problem.images[0]}; choose the bundle {problem.bundle}"
+        )
+
+
+def _check_noise(problem: Problem, prior: PriorSpec, data: Likelihood, items: slice) -> None:
+    """Refuse images with less noise than the network was trained for, which it would change for the worse.
+
+    Raises:
+        InputError: naming the slice and its noise.
+    """
+    if prior.noise is None or not isinstance(data, Gaussian):
+        return
+    levels = as_levels(data.noise_std, data.y).tolist()
+    filled = data.y.flatten(1).any(1).tolist()
+    for number, level, has_signal in zip(problem.numbers[items], levels, filled, strict=True):
+        if has_signal and level < prior.noise.least:
+            raise InputError(
+                f"{problem.name}: slice {number} has noise of {level:.2g} of its brightest pixels, less than the prior of "
+                f"bundle {prior.name} was trained for ({prior.noise.least:g} to {prior.noise.most:g}); choose the bundle "
+                f"{problem.bundle}, or correct the noise level (--noise-std)"
+            )
 
 
 def batch_size(shape: Sequence[int], device: torch.device | str) -> int:
@@ -654,7 +686,9 @@ class _Run:
             if plan.start is not None:
                 plan.start.solver.check(data)
         except TypeError as error:
-            raise InputError(str(error)) from error
+            raise InputError(f"{problem.name}: {error}" if solver.is_estimate else str(error)) from error
+        if solver.requires.prior:
+            _check_noise(problem, self.prior, data, items)
         numbers = problem.seed_numbers(items)
         sigmas, start, begin = plan.sigmas, None, problem.start(items, self.device)
         if plan.start is not None:

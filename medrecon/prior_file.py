@@ -17,6 +17,7 @@ from medrecon.data.errors import InputError, one_line
 from medrecon.data.yaml_files import parse_plain_yaml, read_plain_yaml
 from medrecon.networks import NETWORKS
 from medrecon.posterior import LAST_LEVELS, PLANES, SPACINGS, ImageKind
+from medrecon.priors.denoiser import TrainedNoise
 from medrecon.quality import QualityRow
 from medrecon.settings import QUALITIES
 from medrecon.solvers import SOLVERS, is_unconditional
@@ -53,6 +54,8 @@ class PriorFile:
         tuned_by_images: for a bundle without a network, settings by kind of images, where they differ from ``tuned``.
         posterior: settings for posterior samples by name of the solver, where they differ from its defaults, and ``sigma_max``,
             ``sigma_min``, ``spacing`` and ``steps``.
+        noise: ``{family: gaussian, least: ..., most: ...}``, the noise levels of a network that was trained on noisy images alone
+            and can only denoise; ``None``: it was trained for all levels.
         masks: sampling masks of the training with ``ambient``: ``acs``, ``accel``, ``dropped`` and ``kind``.
     """
 
@@ -71,6 +74,7 @@ class PriorFile:
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     tuned_by_images: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     posterior: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    noise: TrainedNoise | None = None
     masks: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -269,6 +273,25 @@ def _posterior(value: object) -> dict[str, dict[str, Any]]:
     return posterior
 
 
+def _noise(value: object) -> TrainedNoise:
+    noise = _mapping(value, "a mapping of family, least and most")
+    checks = {"family": _choice(("gaussian",)), "least": _number(1e-6, 1e3), "most": _number(1e-6, 1e3)}
+    for key in noise:
+        if key not in checks:
+            raise _UnusableError(f"has an unknown key {key[:40]!r}; {_nearest(key, tuple(checks))}")
+    found: dict[str, Any] = {}
+    for key, check in checks.items():
+        if key not in noise:
+            raise _UnusableError(f"lacks {key!r}; add it")
+        try:
+            found[key] = check(noise[key])
+        except _UnusableError as error:
+            raise _UnusableError(f"has a {key!r} that {error}") from None
+    if not found["least"] < found["most"]:
+        raise _UnusableError("has a 'least' that is not below its 'most'; swap them")
+    return TrainedNoise(**found)
+
+
 def _masks(value: object) -> dict[str, Any]:
     masks = _mapping(value, "a mapping of acs, accel, dropped and kind")
     checks = {
@@ -345,6 +368,7 @@ CHECKS: Mapping[str, Callable[[object], Any]] = MappingProxyType(
         "tuned": _tuned,
         "tuned_by_images": _tuned_by_images,
         "posterior": _posterior,
+        "noise": _noise,
         "masks": _masks,
     }
 )

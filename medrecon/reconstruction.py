@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medrecon.bundle import load_prior
+from medrecon.bundle import chosen_solver, load_prior
 from medrecon.calibration_file import Calibration, choose, matching
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError
@@ -20,7 +20,7 @@ from medrecon.formats import load as load_scan
 from medrecon.posterior import PriorSpec, Reconstruction, Sampling, as_device, check_volume, run, sampling
 from medrecon.problems import Problem, physics_of, problem
 from medrecon.record import calibrated, plain_options, planned_settings
-from medrecon.settings import Physics, PriorSettings, SamplingSettings, default_solver, option_names
+from medrecon.settings import Physics, PriorSettings, SamplingSettings, option_names
 from medrecon.slabs import Parts, cut
 from medrecon.solvers.settings import name_of
 from medrecon.uncertainty import map_names
@@ -100,10 +100,10 @@ def plan(
     """
     prior_settings, sampling_settings, physics = _split(scan, options)
     solved = problem(scan, physics)
-    if options.get("solver") is None:
-        sampling_settings = replace(sampling_settings, solver=default_solver(options))
     bundle = prior_settings.bundle or solved.bundle
     prior = bundle if isinstance(bundle, PriorSpec) else load(bundle)
+    if options.get("solver") is None:
+        sampling_settings = replace(sampling_settings, solver=chosen_solver({**options, "bundle": prior}))
     prior = prior.conditioned(prior_settings.condition, prior_settings.guidance)
     prior = prior.in_planes(prior_settings.planes).suited_to(solved)
     given = {**plain_options(prior_settings, sampling_settings, physics), **(reading or {})}

@@ -129,7 +129,7 @@ class SamplingSettings:
     solver: str = option(
         "dds",
         "name of a solver; list them with 'medrecon solvers' (default: dds; dds-3d for thin slices from thick ones, blinddps for "
-        "an unknown blur)",
+        "an unknown blur, tweedie with a bundle that only denoises)",
     )
     settings: Mapping[str, Any] | None = option(None, "change a setting of the solver; repeatable", flag="--set")
     posterior: bool = option(

@@ -10,6 +10,7 @@ medrecon.blur.SmoothField.__call__                          3  test_blur.py
 medrecon.bundle._state                                     3  cli/test_arguments.py
 medrecon.bundle._trained_network                           3  test_prior_file.py
 medrecon.bundle._weights_file                              3  cli/test_arguments.py
+medrecon.bundle.chosen_solver                              3  problems/test_denoisers.py
 medrecon.bundle.current_bundle_or                          3  test_zoo.py
 medrecon.bundle.read_prior                                 3  test_prior_file.py
 medrecon.bundle.save_weights                               3  test_prior_file.py
@@ -232,6 +233,7 @@ medrecon.posterior.PriorSpec.suited_to                     3  test_zoo.py
 medrecon.posterior._Run.draw                               3  problems/test_images.py
 medrecon.posterior._Weighted.of                            3  test_posterior.py
 medrecon.posterior._block                                  3  test_quality.py test_posterior.py
+medrecon.posterior._check_noise                            3  problems/test_denoisers.py
 medrecon.posterior._check_prior                            3  test_zoo.py
 medrecon.posterior._mean_and_samples                       3  test_posterior.py
 medrecon.posterior._particles                              3  test_posterior.py
@@ -262,6 +264,7 @@ medrecon.prep.worker._arrays                               3  prep/test_jobs.py
 medrecon.prep.worker.error_text                            3  prep/test_jobs.py
 medrecon.prep.worker.write_error                           3  prep/test_jobs.py
 medrecon.prior_file._check_settings                        3  test_prior_file.py
+medrecon.prior_file._noise                                 3  test_prior_file.py
 medrecon.prior_file._posterior                             3  test_prior_file.py
 medrecon.prior_file.replace_values                         3  test_prior_file.py
 medrecon.priors.base.as_levels                             3  test_zoo.py
@@ -272,6 +275,7 @@ medrecon.priors.combine.guided.prior                       3  priors/test_combin
 medrecon.priors.combine.multiscale.scaled                  3  priors/test_combine.py priors
 medrecon.priors.combine.perpendicular                      3  priors/test_combine.py
 medrecon.priors.combine.slicewise.each                     3  priors/test_combine.py
+medrecon.priors.denoiser.dimmed                            3  priors/test_denoiser.py
 medrecon.priors.mixture.MixturePrior.log_prob              3  priors/test_mixture.py
 medrecon.priors.nets.EpsNet.__call__                       3  priors/test_nets.py priors
 medrecon.priors.nets.precondition                          3  priors/test_nets.py priors
@@ -397,10 +401,14 @@ medrecon.solvers.theory.noise_norm                         3  solvers/test_theor
 medrecon.solvers.theory.outside_range                      3  solvers/test_theory.py
 medrecon.solvers.tmpd.TMPD.calibrated                      3  solvers/test_calibration.py solvers
 medrecon.solvers.tomography.SIRT.estimate                  3  solvers/test_tomography.py solvers
+medrecon.solvers.tweedie.Tweedie.check                     3  solvers/test_tweedie.py
+medrecon.solvers.tweedie.Tweedie.step                      3  solvers/test_tweedie.py
 medrecon.torchscript.Denoiser.forward                      3  test_zoo.py
 medrecon.training.augment.anatomical_phase                 3  training/test_augment.py
 medrecon.training.augment.demodulate                       3  training/test_augment.py
 medrecon.training.augment.random_field                     3  training/test_augment.py
+medrecon.training.noisy.ScaledCrops.__call__               3  training/test_noisy.py
+medrecon.training.noisy.noisy_rows                         3  training/test_noisy.py
 medrecon.training.objectives.DDPM.pair                     3  training/test_objectives.py
 medrecon.training.objectives.EDM.pair                      3  training/test_objectives.py
 medrecon.training.objectives.RectifiedFlow.pair            3  training/test_objectives.py

@@ -58,7 +58,7 @@ def quiet():
 
 
 def test_these_are_the_bundles():
-    known = ("brain_mri", "brain_mri_magnitude", "chest_ct", "classical")
+    known = ("brain_mri", "brain_mri_magnitude", "chest_ct", "classical", "denoise_selfsup")
     assert known == NAMES, "add a new bundle here, and the size of its weights to LIMITS in tests/test_bundle.py"
 
 

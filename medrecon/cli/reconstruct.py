@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medrecon.cli.cases import Case, image_stem, request_digest
-from medrecon.settings import OPTION_GROUPS, default_solver, given_maps
+from medrecon.settings import OPTION_GROUPS, given_maps
 
 if TYPE_CHECKING:
     from medrecon.data.scan import Geometry, ImageScan
@@ -60,6 +60,7 @@ def _load(arguments: argparse.Namespace, case: Case) -> Any:  # noqa: ANN401 - a
 
 def output_options(arguments: argparse.Namespace, options: Mapping[str, Any]) -> Output:
     """Folder and format of the images, without their name and their inputs."""
+    from medrecon.bundle import chosen_solver
     from medrecon.writers import Output
 
     return Output(
@@ -71,7 +72,7 @@ def output_options(arguments: argparse.Namespace, options: Mapping[str, Any]) ->
         like=_like(arguments.like, tuple(arguments.like_select), arguments.format),
         deidentify=arguments.deidentify,
         bids=arguments.bids,
-        label=options.get("solver") or default_solver(options),
+        label=chosen_solver(options),
         report=arguments.report,
     )
 
@@ -86,7 +87,9 @@ def _like(path: str | None, select: tuple[tuple[str, Any], ...], format_: str) -
 
 def stem_of_images(arguments: argparse.Namespace, options: Mapping[str, Any], case: Case) -> str:
     """File name of the images without suffix, from ``--name``."""
-    solver, format_ = options.get("solver") or default_solver(options), arguments.format
+    from medrecon.bundle import chosen_solver
+
+    solver, format_ = chosen_solver(options), arguments.format
     bundle = Path(str(options.get("bundle", "default"))).name
     return image_stem(arguments.name, case, solver=solver, format=format_, bundle=bundle)
 

@@ -22,7 +22,7 @@ from medrecon.cli.reconstruct import (
     summary_of_samples,
 )
 from medrecon.data.errors import InputError, one_line, os_error_advice
-from medrecon.settings import OPTION_GROUPS, default_solver
+from medrecon.settings import OPTION_GROUPS
 from medrecon.workers import Pool, Task, warm_up
 
 __all__ = ["peak_memory", "reconstruct_all", "try_case"]
@@ -69,6 +69,7 @@ def reconstruct_all(arguments: argparse.Namespace, cases: Sequence[Case]) -> int
 
 def _check_options(arguments: argparse.Namespace, cases: Sequence[Case]) -> list[str]:
     """Names of the images, after a check of the options that concern all cases."""
+    from medrecon.bundle import chosen_solver
     from medrecon.cli.options import set_threads, settings_from
     from medrecon.posterior import as_device
     from medrecon.solvers.settings import make_solver
@@ -76,7 +77,7 @@ def _check_options(arguments: argparse.Namespace, cases: Sequence[Case]) -> list
     set_threads(arguments)
     as_device(arguments.device)
     options = settings_from(arguments, OPTION_GROUPS)
-    make_solver(options.get("solver") or default_solver(options), options.get("settings"))
+    make_solver(chosen_solver(options), options.get("settings"))
     output_options(arguments, options)
     names = [stem_of_images(arguments, options, case) for case in cases]
     check_names(names, cases)

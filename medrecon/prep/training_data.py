@@ -225,7 +225,7 @@ def _objective(items: list[dict[str, Any]], folder: object, prior: PriorFile, se
 
 def is_special(prior: PriorFile) -> bool:
     """Whether a prior.yaml describes a network that is not a prior for all noise levels, so that no diffusion solver takes it."""
-    return getattr(prior, "denoiser", None) is not None
+    return prior.noise is not None
 
 
 def _described(items: Sequence[Mapping[str, Any]], kinds: Mapping[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from medrecon.priors.base import Counted, Prior, eps, score, with_vjp
 from medrecon.priors.combine import channelwise, equivariant, guided, multiscale, perpendicular, slicewise
+from medrecon.priors.denoiser import TrainedNoise, dimmed
 from medrecon.priors.density import log_density
 from medrecon.priors.gaussian import GaussianPrior
 from medrecon.priors.mixture import MixturePrior
@@ -15,7 +16,9 @@ __all__ = [
     "GaussianPrior",
     "MixturePrior",
     "Prior",
+    "TrainedNoise",
     "channelwise",
+    "dimmed",
     "eps",
     "equivariant",
     "guided",

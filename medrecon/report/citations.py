@@ -217,6 +217,10 @@ PAPERS: Mapping[str, Paper] = {
         "Kelvinius, Zhao, Lindsten, Solving linear-Gaussian Bayesian inverse problems with decoupled diffusion SMC, ICML 2025",
         "2502.06379",
     ),
+    "noise2score": _arxiv(
+        "Kim and Ye, Noise2Score: Tweedie's approach to self-supervised image denoising without clean images, NeurIPS 2021",
+        "2106.07009",
+    ),
     "r2d2": _arxiv(
         "Chung, Lee, Ye, MR image denoising and super-resolution using regularized reverse diffusion, "
         "IEEE Trans. Med. Imaging 42, 2023",
@@ -291,6 +295,7 @@ SOLVER_PAPERS: Mapping[str, Sequence[str]] = {
     "ddsmc": ("ddsmc",),
     "dds-3d": ("dds", "mbir"),
     "mbir": ("mbir",),
+    "tweedie": ("noise2score",),
     "r2d2": ("r2d2",),
 }
 """Short names of the papers of every solver; zero-filling needs none."""

@@ -42,6 +42,7 @@ from medrecon.solvers.smrd import SMRD
 from medrecon.solvers.tds import TDS, TDSIsotropic
 from medrecon.solvers.tmpd import TMPD
 from medrecon.solvers.tomography import FBP, SIRT
+from medrecon.solvers.tweedie import Tweedie
 
 SOLVERS: dict[str, type[Solver]] = {
     # Classical
@@ -99,6 +100,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "mcgdiff": MCGDiff,
     "ddsmc": DDSMC,
     # Denoising and super-resolution of images
+    "tweedie": Tweedie,
     "r2d2": R2D2,
     # Images blurred by an unknown kernel
     "blinddps": BlindDPS,
@@ -165,6 +167,7 @@ __all__ = [
     "TDSIsotropic",
     "TVFista",
     "TVPrimalDual",
+    "Tweedie",
     "ZeroFilled",
     "is_unconditional",
     "renoise",

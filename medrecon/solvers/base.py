@@ -241,6 +241,8 @@ class Solver(Generic[S, D]):
     estimates_parameters: ClassVar[bool] = False
     """Whether the solver itself estimates the parameters of a ``BlindGaussian``, see :meth:`final_data`."""
 
+    is_estimate: ClassVar[bool] = False
+    """Whether the result is one estimate in one step, the same whatever the ladder and the random numbers."""
     needs_volume: ClassVar[bool] = False
     """Whether the method relates neighbouring slices, so that items must be volumes ``(B, C, z, y, x)``."""
 

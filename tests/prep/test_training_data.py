@@ -1,7 +1,7 @@
 """Prepared folders as training data."""
 
 import logging
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 
 import h5py
 import numpy as np
@@ -15,6 +15,7 @@ from medrecon.prep import DatasetOptions, load_recipe, prepare
 from medrecon.prep.shards import LoadPreparedd, load_manifest
 from medrecon.prep.training_data import PreparedSettings, prepared_data
 from medrecon.prior_file import PriorFile
+from medrecon.priors import TrainedNoise
 from medrecon.training import measured
 from medrecon.training.volumes import filled, unit_of
 from medrecon.writers.nifti import nifti_bytes
@@ -22,7 +23,7 @@ from tests.make.images import blobs
 
 COMPLEX = PriorFile(network="ResidualUNet", images="complex", labels=("T1", "T2", ""), trained_planes=("axial",))
 MAGNITUDE = PriorFile(network="ResidualUNet", images="magnitude")
-DENOISER = SimpleNamespace(images="magnitude", labels=(), trained_planes=("axial",), denoiser={"family": "gaussian"})
+DENOISER = PriorFile(network="ResidualUNet", images="magnitude", noise=TrainedNoise("gaussian", 0.02, 0.3))
 CT = PriorFile(network="ResidualUNet", images="attenuation")
 SHAPE = (33, 26)
 

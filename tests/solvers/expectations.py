@@ -81,7 +81,7 @@ class Expected:
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
-    operator: Literal["none", "any", "linear", "spectral", "projector"] = "linear"
+    operator: Literal["none", "any", "linear", "spectral", "projector", "identity"] = "linear"
     likelihood: Literal["none", "gaussian", "any", "maps"] = "gaussian"
     prior: bool = True
     takes_start: bool = True
@@ -317,6 +317,8 @@ EXPECTED = {
         mode_error=Bound(-0.186, ONE_PARTICLE),
     ),
     # Denoising and super-resolution of images
+    # The identity alone, so that no dense operator is taken: test_tweedie.py.
+    "tweedie": Expected(operator="identity", takes_start=False),
     "r2d2": Expected(
         operator="spectral",
         identity_settings={"strength": 0.3},  # the default leaves more to the prior
@@ -343,7 +345,9 @@ EXPECTED = {
 
 UNCONDITIONAL = [name for name, row in EXPECTED.items() if row.likelihood == "none"]
 GENERAL = [
-    name for name, row in EXPECTED.items() if row.operator not in ("none", "projector") and row.likelihood != "maps"
+    name
+    for name, row in EXPECTED.items()
+    if row.operator not in ("none", "projector", "identity") and row.likelihood != "maps"
 ]
 """Solvers that take the dense operators of these suites."""
 LEARNED = [name for name in GENERAL if EXPECTED[name].prior]

@@ -20,6 +20,7 @@ from medrecon.operators.base import LinearOperator
 from medrecon.operators.projector import Projector
 from medrecon.operators.spectral import Dense as SpectralDense
 from medrecon.operators.spectral import Spectral
+from medrecon.operators.weights import Weights
 from medrecon.priors import Counted
 from medrecon.sample import generate, sample
 from medrecon.solvers import DPS, SOLVERS, Requires, is_unconditional
@@ -57,7 +58,14 @@ def test_every_solver_has_a_row():
                 assert getattr(row, field) is not None, f"the row of {name} in EXPECTED needs {field}"
 
 
-OPERATORS = {"none": object, "any": Operator, "linear": LinearOperator, "spectral": Spectral, "projector": Projector}
+OPERATORS = {
+    "none": object,
+    "any": Operator,
+    "linear": LinearOperator,
+    "spectral": Spectral,
+    "projector": Projector,
+    "identity": Weights,
+}
 LIKELIHOODS = {"none": NoData, "gaussian": Gaussian, "any": ANY, "maps": JointMaps}
 
 

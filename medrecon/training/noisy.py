@@ -1,0 +1,89 @@
+"""Training rows of noisy images from clean slices: every slice gets noise once, so that no average shows a clean image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medrecon.data.errors import InputError, one_line
+from medrecon.training.augment import Crops
+from medrecon.training.corruption import estimate_noise, noise_family
+
+__all__ = ["ScaledCrops", "noisy_rows"]
+
+
+def noisy_rows(
+    rows: Sequence[Mapping[str, Any]],
+    family: str = "gaussian",
+    level: float | Sequence[float] = 0.1,
+    *,
+    unit: float = 200.0,
+    seed: int = 0,
+    truth: bool = False,
+) -> list[dict[str, Any]]:
+    """Rows of one noisy image and its estimated nominal noise level, for the objectives of :mod:`medrecon.training.denoising`.
+
+    Args:
+        rows: rows with a clean ``image`` ``(1, y, x)``, see :func:`medrecon.training.slices.load_slices`.
+        family: ``gaussian``, ``poisson`` or ``gamma``.
+        level: sigma, the peak or k; of two values each slice takes one between them, log-uniform.
+        unit: stored value of image unit 1.0.
+        seed: of the noise.
+        truth: keep the true image as ``clean``, for validation.
+
+    Returns:
+        rows with ``image``, ``noise_std`` and, with ``truth``, ``clean``; slices without noise, such as empty ones under Poisson
+        noise, are left out.
+
+    Raises:
+        InputError: for a family or a level that cannot be used.
+    """
+    levels = [level, level] if isinstance(level, int | float) else list(level)
+    if len(levels) != 2 or not all(isinstance(one, int | float) and 0 < one < math.inf for one in levels):
+        raise InputError(f"level must be one number above 0, or the least and the largest; got {level!r}")
+    out = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for row in rows:
+            clean = torch.as_tensor(row["image"]).float() / unit
+            at = levels[0] * (levels[1] / levels[0]) ** float(torch.rand(()))
+            try:
+                noisy = noise_family(family, at).corrupt(clean[None])
+            except (ValueError, TypeError) as error:
+                raise InputError(one_line(error)) from error
+            try:
+                std = estimate_noise(family, noisy).std
+            except ValueError:  # no noise is found
+                continue
+            out.append({"image": noisy[0], "noise_std": std, **({"clean": clean} if truth else {})})
+    return out
+
+
+@dataclass(frozen=True)
+class ScaledCrops:
+    """Random crops, turns and flips of noisy images, multiplied with their noise level by a random number.
+
+    So the network sees other brightness than that of the archives. Only for Gaussian noise: the level of the others does not
+    scale with the image.
+
+    Args:
+        crop: side of the crops, pixels; see :class:`medrecon.training.augment.Crops`.
+        scale: least and largest factor, log-uniform.
+    """
+
+    crop: int | Sequence[int] = 64
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    def __call__(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Crop and scale the images ``(B, C, y, x)``, and scale ``noise_std`` ``(B,)``."""
+        low, high = self.scale
+        data = Crops(crop=self.crop)(data)
+        if low == high == 1:
+            return data
+        factor = low * (high / low) ** torch.rand_like(data["noise_std"])
+        return {name: value * factor.view(-1, *[1] * (value.ndim - 1)) for name, value in data.items()}
