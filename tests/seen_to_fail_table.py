@@ -71,6 +71,7 @@ medrecon.data.geometry.lps_to_ras                          3  formats/test_ismrm
 medrecon.data.masks._within                                3  transforms/test_simulate.py
 medrecon.data.masks.centred                                3  data/test_masks.py data
 medrecon.data.masks.sigpy_mri                              3  cli/test_arguments.py
+medrecon.data.noise.noise_of_images                        3  data/test_noise.py
 medrecon.data.noise.noise_scan_std                         3  data/test_noise.py
 medrecon.data.noise.outermost_std                          3  data/test_noise.py
 medrecon.data.parts.KeptParts.load                         2  data/test_parts.py
@@ -379,7 +380,6 @@ medrecon.solvers.mgdm.MGDM.step                            3  solvers/test_mgdm.
 medrecon.solvers.multistep.MultistepSolver.change          all  solvers/test_multistep.py
 medrecon.solvers.pc.corrector                              3  solvers/test_pc.py solvers
 medrecon.solvers.r2d2.R2D2.step                            3  solvers/test_r2d2.py solvers
-medrecon.solvers.r2d2.noise_of_images                      3  solvers/test_r2d2.py solvers
 medrecon.solvers.reddiff.REDDiff.step                      3  solvers/test_reddiff.py solvers
 medrecon.solvers.repaint.RePaint.step                      3  solvers/test_noising.py solvers
 medrecon.solvers.scoremri.ScoreMRI.step                    3  solvers/test_scoremri.py solvers

@@ -16,10 +16,10 @@ from monai.data import MetaTensor
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError, warn
 from medrecon.data.masks import acs_block
+from medrecon.data.noise import noise_of_images
 from medrecon.data.sampling import one_sided_warnings
 from medrecon.prep.shards import LoadPreparedd, load_manifest
 from medrecon.prior_file import PriorFile
-from medrecon.solvers.r2d2 import noise_of_images
 from medrecon.training.measured import PRIORS, measured_class
 from medrecon.training.volumes import as_channels, check_values, filled, kind_of_sampling, plane_of, sliced, unit_of
 

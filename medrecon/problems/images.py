@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from medrecon.blur import BlindBlur
 from medrecon.data.arguments import as_number, shown
 from medrecon.data.errors import InputError, one_line
+from medrecon.data.noise import noise_of_images
 from medrecon.data.scan import Geometry, ImageScan
 from medrecon.likelihood import BlindGaussian, Gaussian, Rician
 from medrecon.operators.base import LinearOperator
@@ -26,7 +27,7 @@ from medrecon.problems.base import InitialImages, Problem, Scaled, chosen_slices
 from medrecon.problems.kernel_prior import KERNEL_SIZE, kernel_prior
 from medrecon.settings import ImagePhysics
 from medrecon.solvers.base import Solver
-from medrecon.solvers.r2d2 import R2D2, low_frequencies, noise_of_images
+from medrecon.solvers.r2d2 import R2D2, low_frequencies
 
 __all__ = ["Images", "images_problem"]
 

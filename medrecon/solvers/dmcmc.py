@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medrecon.data.noise import noise_of_images
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.linalg import batch_broadcast
 from medrecon.priors.base import Prior, as_levels, score
-from medrecon.solvers.r2d2 import noise_of_images
 
 __all__ = ["DMCMC"]
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from medrecon.data.noise import median_std
 from medrecon.likelihood import Gaussian
 from medrecon.noise import Noise
 from medrecon.operators.image import downsample_kspace
@@ -20,41 +18,7 @@ from medrecon.priors.base import Prior, with_vjp
 from medrecon.solvers.base import ImageSolver, Requires, project_on_data, setting
 from medrecon.solvers.pc import corrector, predictor
 
-__all__ = ["R2D2", "low_frequencies", "noise_of_images"]
-
-
-def noise_of_images(images: Tensor, above: float | None = None) -> Tensor:
-    """Standard deviation of white noise in images ``(B, C, *spatial)``, ``(B,)``: from a Laplacian, which is 0 on slopes.
-
-    Second differences along every axis of three pixels or more: the median of their absolute value over pixels that are not
-    exactly 0, again and again of those below 2.5 standard deviations, so that edges drop out. Rician noise of magnitudes is
-    smaller in air, so that magnitudes need ``above``.
-
-    Args:
-        images: images ``(B, C, *spatial)``.
-        above: pixels below this fraction of the 99.5th percentile do not count, unless fewer than 100 would be left.
-
-    Reference: Immerkaer, "Fast noise variance estimation", CVIU 64 (1996), with the median of Donoho (1995).
-    """
-    axes = [axis for axis in range(2, images.ndim) if images.shape[axis] >= 3]
-    inside, seen = images, images
-    for axis in axes:
-        inside, seen = inside.narrow(axis, 1, inside.shape[axis] - 2), seen.diff(n=2, dim=axis)
-    out = []
-    for size, pixels in zip(seen.abs(), inside, strict=True):
-        object_ = pixels != 0
-        if above is not None:
-            bright = pixels > above * torch.quantile(pixels.flatten(), 0.995)
-            object_ = bright if int(bright.sum()) >= 100 else object_
-        size = size[object_]
-        std = median_std(size) if size.numel() else size.new_zeros(())
-        for _ in range(8):
-            kept = size[size < 2.5 * std]
-            if not kept.numel():
-                break
-            std = kept.median() / 0.66475  # of a half-normal law cut there
-        out.append(std / 6 ** (len(axes) / 2))
-    return torch.stack(out)
+__all__ = ["R2D2", "low_frequencies"]
 
 
 def low_frequencies(images: Tensor, noise_std: float | Tensor, factor: int = 8) -> Gaussian:

@@ -18,8 +18,8 @@ from torch.distributions import Gamma
 from torch.nn import functional as F
 
 from medrecon.data.arguments import as_number
+from medrecon.data.noise import noise_of_images
 from medrecon.priors import tweedie
-from medrecon.solvers.r2d2 import noise_of_images
 
 __all__ = [
     "FAMILIES",
@@ -244,7 +244,7 @@ def estimate_noise(name: str, y: Tensor) -> NoiseFamily:
     """A family with its parameter estimated from noisy images themselves, the median over the batch.
 
     The images are divided by the family's profile, which makes their noise uniform, and that of the result is estimated from
-    second differences (:func:`medrecon.solvers.r2d2.noise_of_images`). Fine structure counts as noise, so that levels of
+    second differences (:func:`medrecon.data.noise.noise_of_images`). Fine structure counts as noise, so that levels of
     noise are a little too high.
 
     Args:

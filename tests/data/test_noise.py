@@ -14,7 +14,7 @@ from medrecon.cli import main
 from medrecon.data.coils import noise_covariance, prewhiten
 from medrecon.data.errors import InputError
 from medrecon.data.masks import undersampling_mask
-from medrecon.data.noise import estimate_noise_std, noise_scan_std, outer_noise_std
+from medrecon.data.noise import estimate_noise_std, noise_of_images, noise_scan_std, outer_noise_std
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.formats import load_kspace, load_noncartesian
 from medrecon.monai_bundle import load_config
@@ -289,3 +289,12 @@ def test_noise_estimate_is_right_within_its_sampling_error():
     assert 0.97 * std < estimate_noise_std(kspace * mask, mask) < 1.2 * std
     scan = std * random_kspace(8, 5000)
     assert abs(noise_scan_std(scan) / std - 1) < 0.01  # 80 000 numbers: 0.25 %
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.07, 0.2])
+def test_noise_of_images_within_five_per_cent(sigma):
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 230), indexing="ij")
+    clean = (y**2 + x**2 < 0.8).float() + 0.5 * ((y - 0.2) ** 2 + x**2 < 0.1).float() + 0.3 * torch.sin(4 * y)
+    noisy = clean + sigma * torch.randn(3, 1, 256, 230, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(noise_of_images(noisy), torch.full((3,), sigma), rtol=0.05)
+    assert float(noise_of_images(torch.zeros(1, 1, 8, 8))) == 0

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from medrecon.data.noise import noise_of_images
 from medrecon.likelihood import NoData
 from medrecon.noise import Noise, karras, truncate_ladder
 from medrecon.priors import Counted, MixturePrior
 from medrecon.sample import sample
 from medrecon.solvers import DDIM, TMPD, DPMSolver
 from medrecon.solvers.dmcmc import DMCMC
-from medrecon.solvers.r2d2 import noise_of_images
 from medrecon.solvers.theory import sliced_wasserstein
 
 from ..make.posteriors import SHAPE, SharedNoise, distance, gaussian_prior, images_of_prior, repeated
