@@ -485,6 +485,11 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
             f"the prior of bundle {prior.name} was trained on noisy images alone and can only denoise, which solver "
             f"{settings.solver!r} does not; choose the solver tweedie, or another bundle"
         )
+    if learned and prior.noise is not None and prior.noise.family != "gaussian":
+        raise InputError(
+            f"bundle {prior.name} was trained for {prior.noise.family} noise, but reconstructions assume Gaussian noise; denoise in "
+            "Python (medrecon.training.denoising), or choose another bundle"
+        )
     start = _start(settings, solver, prior)
     sigma_max = sigma_max if start is None else start.sigma
     if learned and sigma_max < prior.sigma_min:

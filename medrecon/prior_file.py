@@ -22,6 +22,7 @@ from medrecon.quality import QualityRow
 from medrecon.settings import QUALITIES
 from medrecon.solvers import SOLVERS, is_unconditional
 from medrecon.solvers.settings import setting_fields
+from medrecon.training.corruption import FAMILIES
 from medrecon.training.measured import MASKED
 from medrecon.training.objectives import OBJECTIVES
 
@@ -54,7 +55,7 @@ class PriorFile:
         tuned_by_images: for a bundle without a network, settings by kind of images, where they differ from ``tuned``.
         posterior: settings for posterior samples by name of the solver, where they differ from its defaults, and ``sigma_max``,
             ``sigma_min``, ``spacing`` and ``steps``.
-        noise: ``{family: gaussian, least: ..., most: ...}``, the noise levels of a network that was trained on noisy images alone
+        noise: ``{family: gaussian, least: ..., most: ...}`` (or poisson, gamma), the noise levels of a network that was trained on noisy images alone
             and can only denoise; ``None``: it was trained for all levels.
         masks: sampling masks of the training with ``ambient``: ``acs``, ``accel``, ``dropped`` and ``kind``.
     """
@@ -275,7 +276,7 @@ def _posterior(value: object) -> dict[str, dict[str, Any]]:
 
 def _noise(value: object) -> TrainedNoise:
     noise = _mapping(value, "a mapping of family, least and most")
-    checks = {"family": _choice(("gaussian",)), "least": _number(1e-6, 1e3), "most": _number(1e-6, 1e3)}
+    checks = {"family": _choice(tuple(FAMILIES)), "least": _number(1e-6, 1e3), "most": _number(1e-6, 1e3)}
     for key in noise:
         if key not in checks:
             raise _UnusableError(f"has an unknown key {key[:40]!r}; {_nearest(key, tuple(checks))}")

@@ -59,13 +59,14 @@ from medrecon.handlers import (
 )
 from medrecon.inferers import AutocastInferer, DenoisingInferer, MeasuredInferer, PosteriorInferer
 from medrecon.metrics import HU_RANGE, NMSE, PSNR, SSIM
-from medrecon.prep.training_data import PreparedData, PreparedSettings, prepared_data
+from medrecon.prep.training_data import SELF_SUPERVISED, PreparedData, PreparedSettings, prepared_data
 from medrecon.prior_file import PriorFile
 from medrecon.training.augment import Augment, Crops
 from medrecon.training.batches import ShapeBatches, batches_in_order
 from medrecon.training.measured import MASKED, measured_class, measured_objective
+from medrecon.training.noisy import noise_range, noisy_rows
 from medrecon.training.objectives import MeasuredObjective, Objective, objective
-from medrecon.training.slices import rows_of_process
+from medrecon.training.slices import load_slices, rows_of_process
 from medrecon.transforms import MagnitudeMeand, only_item
 
 __all__ = [
@@ -79,11 +80,13 @@ __all__ = [
     "init_process_group",
     "learned_parameterization",
     "local_device",
+    "noise_levels",
     "prepared",
     "reconstructor",
     "resume",
     "rows_of_rank",
     "set_seed",
+    "simulated",
     "train",
     "trainer",
     "training_objective",
@@ -357,6 +360,51 @@ def prepared(folder: str | Path, prior: PriorFile, **settings: Any) -> PreparedD
     return None
 
 
+def simulated(
+    folder: str | Path,
+    archives: Sequence[str],
+    val_archives: Sequence[str],
+    select: Mapping[str, Sequence] | None = None,
+    *,
+    every: int = 1,
+    objective: str = "auto",
+    family: str = "gaussian",
+    level: float | Sequence[float] = 0.1,
+    seed: int = 0,
+) -> PreparedData:
+    """Training data of archives of clean slices to which noise is added once.
+
+    Args:
+        folder: folder of the archives, see :func:`medrecon.training.slices.load_slices`.
+        archives: names of those to train with.
+        val_archives: names of those to validate with, where the clean images are kept.
+        select: values of a key of these, to select slices.
+        every: 1: all slices to validate with; n: every n-th.
+        objective: ``auto`` is ``noise2score``.
+        family: kind of noise.
+        level: its parameter, or the range of it, see :func:`medrecon.training.noisy.noisy_rows`.
+        seed: of the noise.
+
+    Raises:
+        InputError: if an archive, the family or the level cannot be used, or the objective needs other data.
+    """
+    objective = SELF_SUPERVISED if objective == "auto" else objective
+    if missing := measured_class(objective)().needs - {"image", "noise_std"}:  # type: ignore[call-arg]
+        raise InputError(
+            f"the objective {objective!r} needs {', '.join(sorted(missing))}, which noisy images do not have; give data that "
+            f"medrecon prep wrote (--data FOLDER), or choose {SELF_SUPERVISED}"
+        )
+    train, val = (
+        load_slices([Path(folder) / name for name in names], chosen)
+        for names, chosen in ((archives, None), (val_archives, select))
+    )
+    return PreparedData(
+        noisy_rows(train, family, level, seed=seed),
+        noisy_rows(val[::every], family, level, seed=seed + 1, truth=True),
+        objective,
+    )
+
+
 def learned_parameterization(data: PreparedData | None, parameterization: str) -> str:
     """What the network will predict, for ``prior.yaml``: ``ambient``, or as the config says; ``edm`` for other measurements.
 
@@ -375,6 +423,12 @@ def learned_parameterization(data: PreparedData | None, parameterization: str) -
             "k-space of several coils trains; set parameterization to edm in a new copy of the bundle"
         )
     return parameterization if data is None or data.objective == "clean" else "edm"
+
+
+def noise_levels(data: PreparedData, family: str, scale: Sequence[float]) -> dict[str, str | float]:
+    """What a denoiser will know, for the key ``noise`` of ``prior.yaml``; see :func:`medrecon.training.noisy.noise_range`."""
+    least, most = noise_range(data.train, scale)
+    return {"family": family, "least": least, "most": most}
 
 
 def training_objective(
@@ -602,6 +656,7 @@ def train(
     val_interval: int = 4,
     parameterization: str | None = None,
     sigma_data: float | None = None,
+    noise: Mapping[str, Any] | None = None,
 ) -> None:
     """Train, validate at the end, where the learning rate is lowest, and store the best average in the bundle.
 
@@ -613,6 +668,7 @@ def train(
         val_interval: epochs between validations.
         parameterization: what the network predicts, for ``prior.yaml``: ``edm``, ``ddpm``, ``flow`` or ``ambient``.
         sigma_data: standard deviation of the training images per channel, for ``prior.yaml``.
+        noise: noise levels of a network that can only denoise, for ``prior.yaml``, see :func:`noise_levels`.
 
     Raises:
         InputError: if the trained weights are not finite.
@@ -632,4 +688,5 @@ def train(
             if parameterization == MASKED
             else {}
         )
-        save_weights(network, root, parameterization=parameterization, sigma_data=sigma_data, masks=named)
+        facts = {key: value for key, value in {"masks": named, "noise": noise}.items() if value}
+        save_weights(network, root, parameterization=parameterization, sigma_data=sigma_data, facts=facts)

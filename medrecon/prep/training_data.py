@@ -16,10 +16,10 @@ from monai.data import MetaTensor
 from medrecon.data.coils import from_kspace
 from medrecon.data.errors import InputError, warn
 from medrecon.data.masks import acs_block
-from medrecon.data.noise import noise_of_images
 from medrecon.data.sampling import one_sided_warnings
 from medrecon.prep.shards import LoadPreparedd, load_manifest
 from medrecon.prior_file import PriorFile
+from medrecon.training.corruption import FAMILIES, nominal_levels
 from medrecon.training.measured import PRIORS, measured_class
 from medrecon.training.volumes import as_channels, check_values, filled, kind_of_sampling, plane_of, sliced, unit_of
 
@@ -27,6 +27,8 @@ __all__ = ["PreparedData", "PreparedSettings", "prepared_data"]
 
 CLEAN = "clean"
 """Name of the objectives that need clean images: those of ``parameterization``."""
+SELF_SUPERVISED = "noise2score"
+"""The objective of noisy images, where none is named."""
 ONE_COIL, COILS = "gsure", "ambient"
 """The objectives of a prior from undersampled k-space of one coil, and of several."""
 _FEW_MASKS = 10
@@ -48,6 +50,7 @@ class PreparedSettings:
         contrasts: labels of prior.yaml by names of arrays; other arrays have the label of the same name, or none.
         exclude: names of cases to leave out.
         every: 1: all slices; n: every n-th.
+        family: kind of noise of noisy images, ``gaussian``, ``poisson`` or ``gamma``.
         side: smallest side of images, pixels; smaller images are padded with background.
         memory_gb: limit of the memory for the slices, GB.
 
@@ -60,6 +63,7 @@ class PreparedSettings:
     contrasts: Mapping[str, str] = field(default_factory=dict)
     exclude: Sequence[str] = ()
     every: int = 1
+    family: str = "gaussian"
     side: int = 1
     memory_gb: float = 16.0
 
@@ -70,6 +74,8 @@ class PreparedSettings:
             raise InputError(f"planes must be some of axial, coronal, sagittal, or null; got {self.planes!r}")
         if not isinstance(self.every, int) or self.every < 1:
             raise InputError(f"every must be a whole number of at least 1; got {self.every!r}")
+        if self.family not in FAMILIES:
+            raise InputError(f"family must be one of {', '.join(FAMILIES)}; got {self.family!r}")
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def _objective(items: list[dict[str, Any]], folder: object, prior: PriorFile, se
     kinds = Counter(_sampling(row) for row in scans)
     asked = settings.objective
     coils = max((row["arrays"]["kspace"]["shape"][1] for row in scans), default=1)
-    found = CLEAN if not kinds["undersampled"] else ONE_COIL if coils == 1 else COILS
+    found = _of_images(prior) if not kinds["undersampled"] else ONE_COIL if coils == 1 else COILS
     chosen = found if asked == "auto" else asked
     needs = frozenset() if chosen == CLEAN else _needs(chosen)
     what = _described(items, kinds)
@@ -210,11 +216,7 @@ def _objective(items: list[dict[str, Any]], folder: object, prior: PriorFile, se
         raise InputError(
             f"{folder}: holds scans of {coils} coils, but {ONE_COIL} takes one coil; choose {COILS}, or auto"
         )
-    if chosen != CLEAN and chosen not in PRIORS and not is_special(prior):
-        raise InputError(
-            f"the objective {chosen!r} gives no prior for all noise levels, as prior.yaml describes it; train "
-            "a copy of a bundle for this objective (docs/training.md)"
-        )
+    _check_prior(chosen, prior)
     if "kspace" in needs:
         _check_scans(scans, folder, prior)
     logging.getLogger(__name__).info(
@@ -223,9 +225,33 @@ def _objective(items: list[dict[str, Any]], folder: object, prior: PriorFile, se
     return chosen
 
 
-def is_special(prior: PriorFile) -> bool:
-    """Whether a prior.yaml describes a network that is not a prior for all noise levels, so that no diffusion solver takes it."""
-    return prior.noise is not None
+def _of_images(prior: PriorFile) -> str:
+    return CLEAN if prior.noise is None else SELF_SUPERVISED
+
+
+def _check_prior(objective: str, prior: PriorFile) -> None:
+    """Refuse an objective whose result is not what prior.yaml describes: a prior for all noise levels, or a denoiser (noise).
+
+    Raises:
+        InputError: saying which bundle to train.
+    """
+    if objective == CLEAN and prior.noise is not None:
+        raise InputError(
+            "the objective 'clean' trains a prior for all noise levels, but prior.yaml describes a network that only denoises "
+            f"(noise); train a copy of brain_mri_magnitude, or choose {SELF_SUPERVISED}, for noisy images"
+        )
+    if objective == CLEAN or objective in PRIORS:
+        return
+    if "kspace" in _needs(objective):
+        raise InputError(
+            f"the objective {objective!r} trains a reconstruction for one kind of scan, which no bundle holds; use it in Python "
+            f"(docs/training.md), or choose {COILS}"
+        )
+    if prior.noise is None:
+        raise InputError(
+            f"the objective {objective!r} gives no prior for all noise levels, as prior.yaml describes it; train a copy of "
+            "denoise_selfsup (docs/training.md)"
+        )
 
 
 def _described(items: Sequence[Mapping[str, Any]], kinds: Mapping[str, int]) -> str:
@@ -295,7 +321,7 @@ def _builder(objective: str, prior: PriorFile, settings: PreparedSettings) -> _B
         return lambda row: _clean_rows(row, prior, settings)
     if "kspace" in _needs(objective):
         return lambda row: _scan_rows(row, settings)
-    return lambda row: _noisy_rows(row, prior, _needs(objective))
+    return lambda row: _noisy_rows(row, prior, _needs(objective), settings.family)
 
 
 def _rows(items: Sequence[Mapping[str, Any]], build: _Build, settings: PreparedSettings) -> list[dict[str, Any]]:
@@ -396,7 +422,9 @@ def _label(name: str, labels: Sequence[str], contrasts: Mapping[str, str]) -> di
     return {"label": labels.index(label)}
 
 
-def _noisy_rows(row: Mapping[str, Any], prior: PriorFile, needs: frozenset[str]) -> list[dict[str, Any]]:
+def _noisy_rows(
+    row: Mapping[str, Any], prior: PriorFile, needs: frozenset[str], family: str = "gaussian"
+) -> list[dict[str, Any]]:
     """Noisy images with what else the objective needs, all in the unit of the noisy image."""
     images = str(prior.images)
     name = next((one for one in _NOISY_NAMES if one in row["arrays"]), None)
@@ -423,9 +451,11 @@ def _noisy_rows(row: Mapping[str, Any], prior: PriorFile, needs: frozenset[str])
     kept = filled(np.abs(volumes["image"]))
     channels = {key: as_channels(volume[kept], images) for key, volume in volumes.items()}
     noisy = torch.from_numpy(channels["image"].astype(np.float32))
-    std = noise_of_images(noisy, None if noisy.shape[1] == 2 else 0.3).numpy()
+    std = nominal_levels(family, noisy, None if noisy.shape[1] == 2 else 0.3).tolist()
     return [
-        {**{key: value[i] for key, value in channels.items()}, "noise_std": float(std[i])} for i in range(kept.sum())
+        {**{key: value[i] for key, value in channels.items()}, "noise_std": std[i]}
+        for i in range(len(noisy))
+        if std[i] > 0
     ]
 
 

@@ -17,7 +17,7 @@ class TrainedNoise(NamedTuple):
     """The noise that a network was trained for.
 
     Args:
-        family: kind of noise, ``gaussian``.
+        family: kind of noise, ``gaussian``, ``poisson`` or ``gamma``.
         least: smallest noise level, for images of unit scale.
         most: largest noise level.
     """

@@ -31,6 +31,7 @@ __all__ = [
     "least_variation",
     "measure",
     "noise_family",
+    "nominal_levels",
 ]
 
 DARK = 0.05
@@ -200,25 +201,25 @@ def _unsmoothed(y: Tensor, score: Tensor, smoothing: float | Tensor) -> Tensor:
     return y + smoothing**2 * score
 
 
-FAMILIES: Mapping[str, Callable[[float], NoiseFamily]] = MappingProxyType(
+FAMILIES: Mapping[str, Callable[..., NoiseFamily]] = MappingProxyType(
     {"gaussian": GaussianNoise, "poisson": PoissonNoise, "gamma": GammaNoise}
 )
 """Families by name; the argument is sigma, the peak or k."""
 
 
-def noise_family(name: str, level: float) -> NoiseFamily:
+def noise_family(name: str, level: float | None = None) -> NoiseFamily:
     """A family by its name, for configs.
 
     Args:
         name: ``gaussian``, ``poisson`` or ``gamma``.
-        level: sigma, the peak or k.
+        level: sigma, the peak or k; default: of the class.
 
     Raises:
         ValueError: for another name or a level out of range.
     """
     if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"noise must be one of {', '.join(FAMILIES)}; got {name!r}")
-    return FAMILIES[name](level)
+    return FAMILIES[name]() if level is None else FAMILIES[name](level)
 
 
 def measure(clean: Tensor, family: NoiseFamily) -> dict[str, Tensor]:
@@ -240,12 +241,27 @@ _LEVELS: Mapping[str, Callable[[float], float]] = MappingProxyType(
 """The parameter of a family from its nominal standard deviation."""
 
 
+def nominal_levels(name: str, y: Tensor, above: float | None = None) -> Tensor:
+    """The nominal standard deviation of every noisy image, ``(B,)``, estimated from the images themselves.
+
+    They are divided by the family's profile, which makes their noise uniform, and that of the result is estimated from second
+    differences (:func:`medrecon.data.noise.noise_of_images`). Fine structure counts as noise, so that levels of noise are a
+    little too high.
+
+    Args:
+        name: ``gaussian``, ``poisson`` or ``gamma``.
+        y: noisy images ``(B, C, *spatial)``.
+        above: for Gaussian noise: as there, for magnitudes.
+
+    Raises:
+        ValueError: for another name.
+    """
+    family = noise_family(name)  # its profile does not depend on the level
+    return noise_of_images(y / family.profile(y), above if name == "gaussian" else 0.2)
+
+
 def estimate_noise(name: str, y: Tensor) -> NoiseFamily:
     """A family with its parameter estimated from noisy images themselves, the median over the batch.
-
-    The images are divided by the family's profile, which makes their noise uniform, and that of the result is estimated from
-    second differences (:func:`medrecon.data.noise.noise_of_images`). Fine structure counts as noise, so that levels of
-    noise are a little too high.
 
     Args:
         name: ``gaussian``, ``poisson`` or ``gamma``.
@@ -254,8 +270,7 @@ def estimate_noise(name: str, y: Tensor) -> NoiseFamily:
     Raises:
         ValueError: for another name, or images without noise.
     """
-    family = noise_family(name, 2.0)  # its profile does not depend on the level
-    std = float(noise_of_images(y / family.profile(y), None if name == "gaussian" else 0.2).median())
+    std = float(nominal_levels(name, y).median())
     if not std > 0:
         raise ValueError(f"no {name} noise is found in the images; give its level")
     return noise_family(name, _LEVELS[name](std))

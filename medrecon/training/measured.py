@@ -14,6 +14,7 @@ from typing import Any
 
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
+from medrecon.training.corruption import noise_family
 from medrecon.training.objectives import MeasuredObjective, Objective, objective
 
 __all__ = ["MASKED", "MEASURED", "PRIORS", "measured_class", "measured_objective", "trained_objective"]
@@ -79,7 +80,7 @@ def measured_objective(name: str, **settings: Any) -> MeasuredObjective:  # noqa
 
     Args:
         name: a name in :data:`MEASURED`.
-        **settings: fields of its class.
+        **settings: fields of its class; ``family`` may be a name, since the training takes noise levels from the data.
 
     Raises:
         InputError: for an unknown name or setting, or a value that the class refuses.
@@ -90,6 +91,8 @@ def measured_objective(name: str, **settings: Any) -> MeasuredObjective:  # noqa
         if key not in known:
             raise InputError(f"{name}: has no setting {key!r}; it has {', '.join(known) or 'none'}")
     try:
+        if isinstance(family := settings.get("family"), str):
+            settings["family"] = noise_family(family)
         return kind(**settings)
     except (ValueError, TypeError) as error:
         raise InputError(f"{name}: {one_line(error)}") from error

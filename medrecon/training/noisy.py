@@ -14,7 +14,7 @@ from medrecon.data.errors import InputError, one_line
 from medrecon.training.augment import Crops
 from medrecon.training.corruption import estimate_noise, noise_family
 
-__all__ = ["ScaledCrops", "noisy_rows"]
+__all__ = ["ScaledCrops", "noise_range", "noisy_rows"]
 
 
 def noisy_rows(
@@ -37,8 +37,8 @@ def noisy_rows(
         truth: keep the true image as ``clean``, for validation.
 
     Returns:
-        rows with ``image``, ``noise_std`` and, with ``truth``, ``clean``; slices without noise, such as empty ones under Poisson
-        noise, are left out.
+        rows with ``image``, ``noise_std``, ``subject`` if the slices have it, and, with ``truth``, ``clean``; slices without
+        noise, such as empty ones under Poisson noise, are left out.
 
     Raises:
         InputError: for a family or a level that cannot be used.
@@ -60,8 +60,22 @@ def noisy_rows(
                 std = estimate_noise(family, noisy).std
             except ValueError:  # no noise is found
                 continue
-            out.append({"image": noisy[0], "noise_std": std, **({"clean": clean} if truth else {})})
+            about = {"subject": row["subject"]} if "subject" in row else {}
+            out.append({"image": noisy[0], "noise_std": std, **({"clean": clean} if truth else {}), **about})
     return out
+
+
+def noise_range(rows: Sequence[Mapping[str, Any]], scale: Sequence[float] = (1.0, 1.0)) -> tuple[float, float]:
+    """The noise levels for which a denoiser can be used: those of its training rows, and 10 % more on both sides.
+
+    One row in a hundred may lie outside, since levels are estimates.
+
+    Args:
+        rows: rows with ``noise_std``.
+        scale: least and largest factor of :class:`ScaledCrops`.
+    """
+    least, most = torch.tensor([float(row["noise_std"]) for row in rows]).quantile(torch.tensor([0.01, 0.99])).tolist()
+    return round(least * scale[0] / 1.1, 5), round(most * scale[1] * 1.1, 5)
 
 
 @dataclass(frozen=True)
