@@ -381,7 +381,7 @@ def save_weights(
     *,
     parameterization: str | None = None,
     sigma_data: float | None = None,
-    facts: Mapping[str, Any] | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> None:
     """Store the weights of a network in a bundle in half precision, and their SHA-256 in the metadata.
 
@@ -392,7 +392,7 @@ def save_weights(
         parameterization: what the network was trained to predict, ``edm``, ``ddpm``, ``flow`` or ``ambient``; stored in
             ``prior.yaml``, or in the metadata of a bundle without that file. Default: unchanged.
         sigma_data: standard deviation of the training images per channel; likewise.
-        facts: more facts of the training for ``prior.yaml``: ``masks``, ``noise``.
+        described: more facts of the training for ``prior.yaml``: ``masks``, ``noise``.
 
     Raises:
         InputError: if the bundle's files cannot be used, or the bundle has no network.
@@ -407,7 +407,7 @@ def save_weights(
     path, kept = _prior_path(root), {key: facts["weights"][key] for key in given if key in facts["weights"]}
     if path.exists():
         files[path] = replace_values(
-            path, **kept | trained | {key: dict(value) for key, value in (facts or {}).items()}
+            path, **kept | trained | {key: dict(value) for key, value in (described or {}).items()}
         )
         facts["weights"] = {"file": filename, "sha256": sha256}
     else:

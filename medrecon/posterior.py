@@ -487,8 +487,8 @@ def sampling(settings: SamplingSettings, prior: PriorSpec) -> Sampling:
         )
     if learned and prior.noise is not None and prior.noise.family != "gaussian":
         raise InputError(
-            f"bundle {prior.name} was trained for {prior.noise.family} noise, but reconstructions assume Gaussian noise; denoise in "
-            "Python (medrecon.training.denoising), or choose another bundle"
+            f"bundle {prior.name} was trained for {prior.noise.family} noise, but reconstructions assume Gaussian noise; denoise "
+            "in Python (medrecon.training.denoising), or choose another bundle"
         )
     start = _start(settings, solver, prior)
     sigma_max = sigma_max if start is None else start.sigma

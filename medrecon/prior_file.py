@@ -55,8 +55,8 @@ class PriorFile:
         tuned_by_images: for a bundle without a network, settings by kind of images, where they differ from ``tuned``.
         posterior: settings for posterior samples by name of the solver, where they differ from its defaults, and ``sigma_max``,
             ``sigma_min``, ``spacing`` and ``steps``.
-        noise: ``{family: gaussian, least: ..., most: ...}`` (or poisson, gamma), the noise levels of a network that was trained on noisy images alone
-            and can only denoise; ``None``: it was trained for all levels.
+        noise: ``{family: gaussian, least: ..., most: ...}`` (or poisson, gamma), the noise levels of a network that was trained
+            on noisy images alone and can only denoise; ``None``: it was trained for all levels.
         masks: sampling masks of the training with ``ambient``: ``acs``, ``accel``, ``dropped`` and ``kind``.
     """
 

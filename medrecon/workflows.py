@@ -66,7 +66,7 @@ from medrecon.training.batches import ShapeBatches, batches_in_order
 from medrecon.training.measured import MASKED, measured_class, measured_objective
 from medrecon.training.noisy import noise_range, noisy_rows
 from medrecon.training.objectives import MeasuredObjective, Objective, objective
-from medrecon.training.slices import load_slices, rows_of_process
+from medrecon.training.slices import rows_of_process
 from medrecon.transforms import MagnitudeMeand, only_item
 
 __all__ = [
@@ -361,32 +361,26 @@ def prepared(folder: str | Path, prior: PriorFile, **settings: Any) -> PreparedD
 
 
 def simulated(
-    folder: str | Path,
-    archives: Sequence[str],
-    val_archives: Sequence[str],
-    select: Mapping[str, Sequence] | None = None,
+    train: Sequence[Mapping[str, Any]],
+    val: Sequence[Mapping[str, Any]],
     *,
-    every: int = 1,
     objective: str = "auto",
     family: str = "gaussian",
     level: float | Sequence[float] = 0.1,
     seed: int = 0,
 ) -> PreparedData:
-    """Training data of archives of clean slices to which noise is added once.
+    """Training data of clean slices to which noise is added once.
 
     Args:
-        folder: folder of the archives, see :func:`medrecon.training.slices.load_slices`.
-        archives: names of those to train with.
-        val_archives: names of those to validate with, where the clean images are kept.
-        select: values of a key of these, to select slices.
-        every: 1: all slices to validate with; n: every n-th.
+        train: slices to train with, see :func:`medrecon.training.slices.load_slices`.
+        val: slices to validate with, which are kept as they are beside the noisy ones.
         objective: ``auto`` is ``noise2score``.
         family: kind of noise.
         level: its parameter, or the range of it, see :func:`medrecon.training.noisy.noisy_rows`.
         seed: of the noise.
 
     Raises:
-        InputError: if an archive, the family or the level cannot be used, or the objective needs other data.
+        InputError: if the family or the level cannot be used, or the objective needs other data.
     """
     objective = SELF_SUPERVISED if objective == "auto" else objective
     if missing := measured_class(objective)().needs - {"image", "noise_std"}:  # type: ignore[call-arg]
@@ -394,13 +388,9 @@ def simulated(
             f"the objective {objective!r} needs {', '.join(sorted(missing))}, which noisy images do not have; give data that "
             f"medrecon prep wrote (--data FOLDER), or choose {SELF_SUPERVISED}"
         )
-    train, val = (
-        load_slices([Path(folder) / name for name in names], chosen)
-        for names, chosen in ((archives, None), (val_archives, select))
-    )
     return PreparedData(
         noisy_rows(train, family, level, seed=seed),
-        noisy_rows(val[::every], family, level, seed=seed + 1, truth=True),
+        noisy_rows(val, family, level, seed=seed + 1, truth=True),
         objective,
     )
 
@@ -688,5 +678,5 @@ def train(
             if parameterization == MASKED
             else {}
         )
-        facts = {key: value for key, value in {"masks": named, "noise": noise}.items() if value}
-        save_weights(network, root, parameterization=parameterization, sigma_data=sigma_data, facts=facts)
+        described = {key: value for key, value in {"masks": named, "noise": noise}.items() if value}
+        save_weights(network, root, parameterization=parameterization, sigma_data=sigma_data, described=described)

@@ -170,7 +170,7 @@ LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for
         ("multiple: 4", "multiple: 1000000", ["'multiple'", "from 1 to 128"]),
         # Noise of a network that can only denoise
         ("steps: 20", "noise: gaussian", ["'noise'", "a mapping of family, least and most"]),
-        ("steps: 20", "noise: {family: poisson, least: 0.1, most: 0.2}", ["'family'", "'poisson'", "gaussian"]),
+        ("steps: 20", "noise: {family: rician, least: 0.1, most: 0.2}", ["'family'", "'rician'", "gaussian"]),
         ("steps: 20", "noise: {family: gaussian, least: 0.1}", ["'noise'", "lacks 'most'"]),
         ("steps: 20", "noise: {family: gaussian, least: 0.2, most: 0.1}", ["'least'", "not below"]),
         ("steps: 20", "noise: {family: gaussian, least: .nan, most: 0.1}", ["'least'", "nan"]),

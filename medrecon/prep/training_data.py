@@ -321,7 +321,7 @@ def _builder(objective: str, prior: PriorFile, settings: PreparedSettings) -> _B
         return lambda row: _clean_rows(row, prior, settings)
     if "kspace" in _needs(objective):
         return lambda row: _scan_rows(row, settings)
-    return lambda row: _noisy_rows(row, prior, _needs(objective), settings.family)
+    return lambda row: _noisy_rows(row, prior, _needs(objective), family=settings.family)
 
 
 def _rows(items: Sequence[Mapping[str, Any]], build: _Build, settings: PreparedSettings) -> list[dict[str, Any]]:

@@ -201,25 +201,25 @@ def _unsmoothed(y: Tensor, score: Tensor, smoothing: float | Tensor) -> Tensor:
     return y + smoothing**2 * score
 
 
-FAMILIES: Mapping[str, Callable[..., NoiseFamily]] = MappingProxyType(
+FAMILIES: Mapping[str, Callable[[float], NoiseFamily]] = MappingProxyType(
     {"gaussian": GaussianNoise, "poisson": PoissonNoise, "gamma": GammaNoise}
 )
 """Families by name; the argument is sigma, the peak or k."""
 
 
-def noise_family(name: str, level: float | None = None) -> NoiseFamily:
+def noise_family(name: str, level: float) -> NoiseFamily:
     """A family by its name, for configs.
 
     Args:
         name: ``gaussian``, ``poisson`` or ``gamma``.
-        level: sigma, the peak or k; default: of the class.
+        level: sigma, the peak or k.
 
     Raises:
         ValueError: for another name or a level out of range.
     """
     if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"noise must be one of {', '.join(FAMILIES)}; got {name!r}")
-    return FAMILIES[name]() if level is None else FAMILIES[name](level)
+    return FAMILIES[name](level)
 
 
 def measure(clean: Tensor, family: NoiseFamily) -> dict[str, Tensor]:
@@ -256,7 +256,7 @@ def nominal_levels(name: str, y: Tensor, above: float | None = None) -> Tensor:
     Raises:
         ValueError: for another name.
     """
-    family = noise_family(name)  # its profile does not depend on the level
+    family = noise_family(name, 2.0)  # its profile does not depend on the level
     return noise_of_images(y / family.profile(y), above if name == "gaussian" else 0.2)
 
 

@@ -92,7 +92,7 @@ def measured_objective(name: str, **settings: Any) -> MeasuredObjective:  # noqa
             raise InputError(f"{name}: has no setting {key!r}; it has {', '.join(known) or 'none'}")
     try:
         if isinstance(family := settings.get("family"), str):
-            settings["family"] = noise_family(family)
+            settings["family"] = noise_family(family, 2.0)  # a level that no loss uses
         return kind(**settings)
     except (ValueError, TypeError) as error:
         raise InputError(f"{name}: {one_line(error)}") from error

@@ -116,6 +116,39 @@ def test_undersampled_scans_train_a_prior_of_odd_sizes(tmp_path, capsys, coils, 
     assert main(["bundle", "export", str(root), "-o", str(tmp_path / "m.ts")]) == (2 if objective == "ambient" else 0)
 
 
+def test_noisy_images_train_a_denoiser_that_knows_their_levels(tmp_path, capsys):
+    """Levels in prior.yaml are those of the data (3 % of the unit), whatever the bundle's; other noise is refused in use."""
+    (tmp_path / "v").mkdir()
+    for k in range(4):
+        rng = np.random.default_rng(k)
+        clean = 100 * np.stack([np.abs(blobs((64, 64), 10 * k + j)) for j in range(3)])
+        array = np.abs(clean + 0.03 * np.quantile(clean, 0.995) * rng.standard_normal(clean.shape)).astype(np.float32)
+        (tmp_path / "v" / f"s{k}.nii.gz").write_bytes(nifti_bytes(array, Geometry((1.0, 1.0, 1.0), np.eye(4))))
+    data = prepare(tmp_path / "v", tmp_path / "p", load_recipe("nifti"), dataset=DatasetOptions(split=(0.5, 0.5)))
+    assert data.prepared == 4
+    source, root = small("denoise_selfsup", tmp_path / "small"), tmp_path / "mine"
+    short = ("crop=32", "batch_size=2", "iterations_per_epoch=3", "val_interval=1", "scale=[1.0,1.0]")
+    assert train(source, "-o", root, "--data", tmp_path / "p", settings=short) == 0
+    assert "trained for 3 steps (objective: noise2score, negative_loss:" in capsys.readouterr().out
+    noise = load_prior(root).noise
+    assert noise.family == "gaussian"
+    assert 0.7 * 0.03 < noise.least < 0.03 < noise.most < 1.5 * 0.03
+    recon = ["recon", str(tmp_path / "v" / "s0.nii.gz"), "--bundle", str(root), "--task", "denoise"]
+    assert main([*recon, "-o", str(tmp_path / "o")]) == 0
+    other = (*short, "family=poisson")
+    assert train(source, "-o", tmp_path / "poisson", "--data", tmp_path / "p", settings=other) == 0
+    capsys.readouterr()
+    assert main([*recon[:3], str(tmp_path / "poisson"), *recon[4:], "-o", str(tmp_path / "q")]) == 2
+    assert "was trained for poisson noise, but reconstructions assume Gaussian noise" in capsys.readouterr().err
+    # Objectives of other data than noisy images.
+    for name, message in (
+        ("clean", "describes a network that only denoises"),
+        ("supervised", r"lacks clean, which the objective needs"),
+    ):
+        assert train(source, "-o", tmp_path / name, "--data", tmp_path / "p", "--objective", name, settings=short) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / name).exists()
+
+
 def test_fine_tuning_starts_from_the_weights_of_the_bundle(tmp_path):
     data, source = volumes(tmp_path), small("brain_mri_magnitude", tmp_path / "small")
     assert train(source, "-o", tmp_path / "first", "--data", data) == 0

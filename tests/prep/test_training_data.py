@@ -34,6 +34,8 @@ def objectives(monkeypatch, tmp_path):
         "gsure": "tests.make.measured:Scans",
         "ambient": "tests.make.measured:Scans",
         "sure": "tests.make.measured:Noisy",
+        "noise2score": "tests.make.measured:Noisy",
+        "ssdu": "tests.make.measured:Scans",
         "noise2noise": "tests.make.measured:Pairs",
     }
     monkeypatch.setattr(measured, "MEASURED", MappingProxyType(names))
@@ -230,6 +232,12 @@ def test_equal_masks_are_warned_about(tmp_path, caplog):
         (range(4), "sure", COMPLEX, "the objective 'sure' needs images"),
         (range(4), "auto", MAGNITUDE, "prior.yaml describes a prior of magnitude images; train a copy of brain_mri"),
         ((), "ambient", COMPLEX, "4 fully sampled scans; the objective 'ambient' needs undersampled k-space"),
+        (
+            range(4),
+            "ssdu",
+            COMPLEX,
+            "trains a reconstruction for one kind of scan, which no bundle holds; use it in Python",
+        ),
         (range(4), "gsure", COMPLEX, "holds scans of 4 coils, but gsure takes one coil; choose ambient"),
         ((), "auto", CT, "holds k-space, but prior.yaml describes a prior of CT"),
     ],
@@ -318,9 +326,24 @@ def test_noisy_images_have_their_noise_level(tmp_path):
         )  # estimated from about 1000 pixels above the background
     with pytest.raises(InputError, match=r"s\d\.nii\.gz: lacks second, which the objective needs; it has image"):
         prepared_data(tmp_path / "out", DENOISER, PreparedSettings(objective="noise2noise"))
+    assert prepared_data(tmp_path / "out", DENOISER).objective == "noise2score"
+    with pytest.raises(InputError, match=r"'clean' trains a prior for all noise levels.*or choose noise2score"):
+        prepared_data(tmp_path / "out", DENOISER, PreparedSettings(objective="clean"))
     # A solver would call a denoiser of one noise level at all of them.
     with pytest.raises(InputError, match="the objective 'sure' gives no prior for all noise levels"):
         prepared_data(tmp_path / "out", MAGNITUDE, PreparedSettings(objective="sure"))
+
+
+def test_noise_that_grows_with_the_image_has_its_own_level(tmp_path):
+    """Poisson noise of peak 400: its nominal level is that of half the unit; the dark half does not lower it."""
+    rng, x = np.random.default_rng(0), np.ones((1, 64, 64), np.float32)
+    x[:, :32] = 0.25
+    cases = {f"s{k}": rng.poisson(400 * x).astype(np.float32) for k in range(4)}
+    out = images(tmp_path, **cases)
+    data = prepared_data(out, DENOISER, PreparedSettings(objective="noise2score", family="poisson"))
+    for row in data.train:
+        unit = np.quantile(cases[row["case"].removesuffix(".nii.gz")], 0.995)
+        assert row["noise_std"] == pytest.approx((0.5 / unit) ** 0.5, rel=0.15)  # counts have the peak ``unit``
 
 
 # Attacks
@@ -370,6 +393,7 @@ def test_memory_is_limited_before_anything_is_read(tmp_path):
         ({"planes": []}, "planes must be"),
         ({"every": 0}, "every must be a whole number of at least 1"),
         ({"every": 1.5}, "every must be"),
+        ({"family": "rician"}, "family must be one of gaussian, poisson, gamma; got 'rician'"),
     ],
 )
 def test_settings_are_checked(settings, message):

@@ -10,6 +10,7 @@ from medrecon.data.errors import InputError
 from medrecon.engines import MeasuredPrepareBatch
 from medrecon.inferers import AutocastInferer, MeasuredInferer
 from medrecon.training import measured
+from medrecon.training.corruption import PoissonNoise
 from medrecon.training.measured import MEASURED, measured_objective
 from medrecon.training.objectives import EDM, MeasuredObjective
 from medrecon.workflows import Batches, Learner, resume, trainer, validator
@@ -47,6 +48,13 @@ def test_settings_reach_the_objective(registered):
 def test_errors_name_what_is_wrong(registered, name, settings, message):
     with pytest.raises(InputError, match=message):
         measured_objective(name, **settings)
+
+
+def test_a_family_is_chosen_by_name():
+    """As plain data, so that a command line can; the training takes the level from the data."""
+    assert isinstance(measured_objective("noise2score", family="poisson").family, PoissonNoise)
+    with pytest.raises(InputError, match="noise2score: noise must be one of gaussian, poisson, gamma; got 'rician'"):
+        measured_objective("noise2score", family="rician")
 
 
 def test_the_two_kinds_of_objectives_are_told_apart():

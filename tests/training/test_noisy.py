@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medrecon.data.errors import InputError
-from medrecon.training.noisy import ScaledCrops, noisy_rows
+from medrecon.training.noisy import ScaledCrops, noise_range, noisy_rows
 
 from ..make.images import blobs
 
@@ -25,7 +25,7 @@ def test_the_noise_and_its_estimate(family, level, std):
     """The variance over the whole image, within 10 %; the estimate of the level, within 25 % (edges count as noise)."""
     rows = noisy_rows(ROWS, family, level)
     for k, row in enumerate(rows):
-        assert set(row) == {"image", "noise_std"}
+        assert set(row) == {"image", "noise_std", "subject"}
         x = clean(k)
         variance = {"gaussian": torch.full_like(x, std**2), "poisson": x / 30, "gamma": x**2 / 50}[family]
         assert abs(float((row["image"] - x).square().sum() / variance.sum()) - 1) < 0.1
@@ -85,6 +85,14 @@ def test_scaled_crops_scale_image_and_level_alike():
     assert torch.allclose(found["image"][:, 0, 0, 0] * 0.1, found["noise_std"])
     assert 0.05 <= float(found["noise_std"].min()) < 0.08
     assert 0.12 < float(found["noise_std"].max()) <= 0.2
+
+
+def test_the_noise_range_is_that_of_the_rows():
+    """A hundred and one levels: the quantiles of one and 99 %, times the factors, and 10 % more; one outlier does not count."""
+    rows = [{"noise_std": 0.1 + 0.001 * k} for k in range(101)] + [{"noise_std": 5.0}]
+    assert noise_range(rows[:101], (0.5, 2.0)) == pytest.approx((0.101 * 0.5 / 1.1, 0.199 * 2 * 1.1), rel=1e-3)
+    assert noise_range(rows)[1] < 0.25
+    assert noise_range(rows[:1]) == pytest.approx((0.1 / 1.1, 0.11), rel=1e-3)
 
 
 def test_without_a_range_levels_stay():
