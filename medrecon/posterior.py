@@ -26,6 +26,7 @@ from medrecon.priors.combine import channelwise, equivariant, guided, perpendicu
 from medrecon.priors.denoiser import TrainedNoise, dimmed
 from medrecon.priors.nets import Labelled
 from medrecon.problems.base import Fit, Problem, Scaled, fit
+from medrecon.problems.maps import CoilProblem
 from medrecon.quality import QualityRow, choose_row, default_steps, overridden
 from medrecon.record import Outcome, particle_warnings, record
 from medrecon.sample import StartImage, draw, draw_blind, draw_particles, sample
@@ -36,6 +37,7 @@ from medrecon.solvers.base import Solver
 from medrecon.solvers.settings import find_solver, make_solver, name_of
 from medrecon.solvers.smc import Particles, ParticleSolver
 from medrecon.training.objectives import EDM, MeasuredObjective, Objective
+from medrecon.training.undersampled import Ambient
 from medrecon.uncertainty import NullSpace, Uncertainty, calibrated_maps, null_space, pixel_statistics
 
 __all__ = [
@@ -548,6 +550,25 @@ def network_prior(
     return prior, counters
 
 
+class _OfCoils(NamedTuple):
+    """An objective whose prior sees images as the coils of a scan measure them, with their maps."""
+
+    objective: Ambient
+    maps: Tensor
+
+    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> Prior:
+        """The objective's, for these maps."""
+        return self.objective.prior(network, multiple, dtype, self.maps)
+
+
+def _of_coils(spec: PriorSpec, maps: Tensor) -> PriorSpec:
+    """The prior for coil maps; mirrored and shifted images would not fit them."""
+    symmetries = {key: value for key, value in spec.symmetries.items() if key == "phase"}
+    return replace(
+        spec, objective=cast(Objective, _OfCoils(cast(Ambient, spec.objective), maps)), symmetries=symmetries
+    )
+
+
 def _plane(prior: Prior, axis: int, shape: Sequence[int], device: torch.device) -> Prior:
     """A prior of images for the planes of volumes ``shape`` ``(C, z, y, x)`` across an axis."""
     one = [n for k, n in enumerate(shape) if k != axis - 1]
@@ -579,6 +600,23 @@ def _check_prior(problem: Problem, prior: PriorSpec, solver: Solver) -> None:
         raise InputError(
             f"{problem.name}: the prior of bundle {prior.name} denoises {prior.images} images only, and these are "
             f"{problem.images[0]}; choose the bundle {problem.bundle}"
+        )
+
+    if isinstance(prior.objective, Ambient):
+        _check_coils(problem, prior)
+
+
+def _check_coils(problem: Problem, prior: PriorSpec) -> None:
+    """Refuse scans without known maps of the coils for a prior that sees images as they do.
+
+    Raises:
+        InputError: naming the scan and the bundle.
+    """
+    one_set = isinstance(problem, CoilProblem) and len(problem.image_shape) == 3 and problem.image_shape[0] == 2
+    if not one_set or problem.is_blind:
+        raise InputError(
+            f"{problem.name}: the prior of bundle {prior.name} was trained on undersampled k-space (ambient), so it needs slices "
+            f"of k-space and one known set of coil maps; choose the bundle {problem.bundle}"
         )
 
 
@@ -672,9 +710,14 @@ class _Run:
         each = 1 if self.problem.is_blind else self.chunk
         return len(self.batches()) * (-(-self.sampling.n_samples // each) if several else 1)
 
-    def _prior(self, shape: tuple[int, ...]) -> Prior | None:
+    def _prior(self, shape: tuple[int, ...], items: slice) -> Prior | None:
         if self.network is None:
             return None
+        if isinstance(self.prior.objective, Ambient):
+            spec = _of_coils(self.prior, cast(CoilProblem, self.problem).maps(items).to(self.device))
+            prior, counters = network_prior(spec, self.network, shape, self.dtype)
+            self.counters += counters
+            return prior
         if shape not in self.priors:
             self.priors[shape], counters = network_prior(self.prior, self.network, shape, self.dtype)
             self.counters += counters
@@ -709,7 +752,7 @@ class _Run:
             sigmas = solver.ladder(begin.sigma, min(float(plan.sigmas[-2]), begin.sigma / 2), plan.steps, plan.spacing)
         if bool((scaled.image_scale > 0).any()):  # the ladder of an empty image is not recorded
             self.sigmas = sigmas
-        prior = self._traced(self._prior(tuple(data.shape[1:])), data)
+        prior = self._traced(self._prior(tuple(data.shape[1:]), items), data)
         if isinstance(solver, ParticleSolver):
             seed, last = (row[0] for row in _seeds(plan.seed, numbers, 2))
             particles = draw_particles(

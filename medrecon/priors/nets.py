@@ -129,7 +129,7 @@ class EDMNet:
 
 
 class MaskedNet:
-    """A network that was trained on undersampled images, with the mask as a channel: ``D(A^H A x, M, sigma)``.
+    """A network that was trained on undersampled images, with the mask as a channel: ``D(A^H A x, M, sigma)``, ``A = M F S``.
 
     It never saw full images, so ``x`` is undersampled with a mask as in training. Every noise level has its own mask, so that
     over the steps of a solver all lines are seen.
@@ -141,6 +141,8 @@ class MaskedNet:
             index.
         multiple: sides are padded to a multiple of it for the network, then cropped back.
         dtype: autocast type of the network alone.
+        maps: coil maps ``S`` of the scan, complex ``(B or 1, coils, y, x)``; ``None``: a single coil. Aliasing depends on them:
+            a network that was trained on several coils needs them.
 
     Reference: Aali et al., "Ambient diffusion posterior sampling", ICLR 2025.
     """
@@ -152,10 +154,12 @@ class MaskedNet:
         masks: Callable[[tuple[int, ...], int], Tensor],
         multiple: int = 8,
         dtype: torch.dtype | None = None,
+        maps: Tensor | None = None,
     ) -> None:
         self.network = network
         self.sigma_data = sigma_data
         self.masks = masks
+        self.maps = maps
         self.multiple = multiple
         self.dtype = dtype
 
@@ -166,7 +170,8 @@ class MaskedNet:
         indices = [round(1000 * value) + 10**6 for value in levels.double().log().tolist()]
         masks = {index: self.masks(tuple(x.shape[2:]), index) for index in set(indices)}
         mask = torch.cat([masks[index] for index in indices]).to(x)
-        u = sense(torch.ones_like(torch.complex(x[:1, :1], x[:1, :1])), mask).normal(x)
+        maps = torch.ones_like(torch.complex(x[:1, :1], x[:1, :1])) if self.maps is None else self.maps
+        u = sense(maps.to(x.dtype.to_complex()), mask).normal(x)
 
         def run(inputs: Tensor, timesteps: Tensor) -> Tensor:
             return _run(self.network, inputs, timesteps, self.multiple, self.dtype)

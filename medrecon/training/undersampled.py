@@ -213,9 +213,15 @@ class Ambient:
             torch.manual_seed(seed)
             return keep_lines(mask, self.acs, self.dropped)
 
-    def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> MaskedNet:
+    def prior(
+        self,
+        network: nn.Module,
+        multiple: int = 16,
+        dtype: torch.dtype | None = None,
+        maps: Tensor | None = None,
+    ) -> MaskedNet:
         """See :class:`medrecon.priors.nets.MaskedNet`: every noise level has a mask as in training."""
-        return MaskedNet(network, self.sigma_data, self.masks, multiple, dtype)
+        return MaskedNet(network, self.sigma_data, self.masks, multiple, dtype, maps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -458,6 +458,24 @@ def test_prior_of_a_network_with_a_mask():
     assert not torch.equal(Ambient(seed=1).masks((8, 256), 5), Ambient(seed=0).masks((8, 256), 5))
 
 
+def test_prior_of_a_network_with_a_mask_and_coil_maps():
+    """The input is ``A^H A x`` with the maps of every item, as in training; without maps it is that of one coil."""
+    seen = []
+
+    def look(x, timesteps):
+        seen.append(x[:, :2] / precondition(torch.tensor(LEVEL, dtype=DOUBLE), FIXED["sigma_data"]).input)
+        return torch.zeros_like(x)
+
+    torch.manual_seed(0)
+    objective = Ambient(**FIXED, acs=2, accel=1.5, kind="random", dropped=0.4)
+    x, maps = torch.randn(2, 2, 5, N, dtype=DOUBLE), torch.randn(2, 3, 5, N, dtype=DOUBLE.to_complex())
+    mask = objective.masks((5, N), round(1000 * float(torch.tensor(LEVEL).log())) + 10**6).double()
+    for coils in (maps, None):
+        objective.prior(Network(look), multiple=1, maps=coils)(x, LEVEL)
+        ones = torch.ones((1, 1, 5, N), dtype=DOUBLE.to_complex())
+        assert torch.allclose(seen[-1], sense(ones if coils is None else coils, mask).normal(x), atol=1e-12)
+
+
 class Network(torch.nn.Module):
     """A function as a module."""
 
