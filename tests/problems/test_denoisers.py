@@ -165,5 +165,5 @@ def test_the_command_refuses_other_solvers_with_exit_code_2(tmp_path, capsys):
 
 
 def test_the_prior_of_the_bundle_is_described_as_plain_data():
-    assert load_prior("denoise_selfsup").noise == TrainedNoise("gaussian", 0.015, 0.25)
+    assert load_prior("denoise_selfsup").noise == TrainedNoise("gaussian", 0.01377, 0.3003)
     assert load_prior("brain_mri_magnitude").noise is None
