@@ -140,14 +140,17 @@ class PoissonNoise:
         return (2 * local_mean(y).clamp(min=DARK)).sqrt()
 
     def denoise(self, y: Tensor, score: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
-        """The geometric mean of the posterior, 0 where a pixel and its neighbours have no counts; see :class:`NoiseFamily`.
+        """The geometric mean of the posterior; where there is less than one count a pixel, mixed with the local mean.
 
-        In an empty background the exact score is minus infinity, which no smoothed score can show.
+        Between counts of 0 and 1 the score varies too much for a smoothed one to show; where there are no counts it is minus
+        infinity, and the result 0. See :class:`NoiseFamily`.
         """
-        empty = local_mean(y) <= 0
+        mean = local_mean(y).clamp(min=0)
+        trust = (self.peak * mean).clamp(0, 1) ** 2
         y = _unsmoothed(y, score, smoothing).clamp(min=0)
         # An estimated score may be far too large where there are few counts; e^3 is more than any real posterior moves.
-        return tweedie.poisson(y, score.clamp(max=3 * self.peak), 1 / self.peak).masked_fill(empty, 0)
+        estimate = tweedie.poisson(y, score.clamp(max=3 * self.peak), 1 / self.peak)
+        return trust * estimate + (1 - trust) * mean
 
 
 @dataclass(frozen=True)

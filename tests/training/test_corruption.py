@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.special import digamma
 
+from medrecon.priors import tweedie
 from medrecon.training.corruption import (
     FAMILIES,
     GammaNoise,
@@ -141,6 +142,20 @@ def test_estimated_scores_cannot_break_the_estimates():
     assert torch.equal(
         PoissonNoise(30.0).denoise(torch.zeros(1, 1, 7, 7), torch.zeros(1, 1, 7, 7)), torch.zeros(1, 1, 7, 7)
     )
+
+
+def test_poisson_images_with_few_counts_keep_their_local_mean():
+    """Of 0.2 counts a pixel, whatever the score says; of 30 counts the estimate is Tweedie's alone."""
+    torch.manual_seed(0)
+    family = PoissonNoise(30.0)
+    dark, bright = (family.corrupt(torch.full((1, 1, 60, 60), x)) for x in (0.2 / 30, 1.0))
+    for score in (0.0, -20.0):
+        found = family.denoise(dark, torch.full_like(dark, score))
+        # The weight of Tweedie's estimate is 0.2^2; 3600 pixels, standard error 0.0075 counts.
+        assert 30 * float(found.mean()) == pytest.approx(0.2, abs=0.05)
+        assert 30 * float(found.std()) < 0.15  # of 25 pixels 0.09, of one 0.45
+    score = torch.full_like(bright, -3.0)
+    assert torch.equal(family.denoise(bright, score), tweedie.poisson(bright, score, 1 / 30))
 
 
 @pytest.mark.parametrize("shape", [(7,), (5, 8), (6, 5, 7)])
