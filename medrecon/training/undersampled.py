@@ -27,7 +27,7 @@ __all__ = ["GSURE", "SSDU", "Ambient", "Draw", "Unrolled", "calibration_region",
 NEEDS = frozenset({"kspace", "mask", "maps", "noise_std"})
 _COLUMNS = ("equispaced", "random", "gaussian1d")
 """Kinds of masks of whole columns."""
-FULL_DIVERGENCE = 4.0
+FULL_DIVERGENCE = 1.0
 """GSURE computes the divergence of all items with noise levels up to this times the noise of the data, of others less often."""
 LEAST_DENSITY = 1e-3
 """Densities below this count as this, so that no weight exceeds 1000."""
