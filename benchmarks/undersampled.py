@@ -5,7 +5,8 @@
 
 Training: crops of 64 x 64 of brain_slices_256.npz with a phase, one coil; every image has one mask (R = 4, columns, 6 calibration
 lines) and one noise (0.01 per component, images of unit scale). Networks of one size and the same CPU time of training: priors on
-clean images, on zero-filled images, and by Ambient and GSURE, all used by DDS with 50 steps, mean of 4 samples (and one sample);
+clean images, on zero-filled images, and by Ambient (whose network sees the lines of the scan) and GSURE, all used by DDS with 50
+steps, mean of 4 samples (and one sample);
 unrolled networks, supervised and by SSDU. Test: crops of other subjects (omsL_12, torchio) with other masks. PSNR and SSIM of
 magnitudes, mean over the images; the interval is twice the standard error of the mean over seeds, or over images for one seed.
 Results in the store are not computed again.
@@ -176,7 +177,8 @@ def reconstructed(name: str, network: nn.Module | None, steps: int = STEPS) -> T
         return objective.reconstruct(network, data["kspace"], data["mask"], data["maps"])[None]
     solver = SOLVERS["dds"]()
     sigmas = karras(8.0, NOISE_STD, steps)
-    prior = objective.prior(network)
+    seen = {"mask": data["mask"]} if isinstance(objective, Ambient) else {}
+    prior = objective.prior(network, **seen)  # type: ignore[arg-type] - of Ambient alone
     streams = [range(N_TEST * k, N_TEST * (k + 1)) for k in range(N_SAMPLES)]
     return torch.stack([sample(solver, prior, likelihood, sigmas, noise=Noise(seeds)) for seeds in streams])
 

@@ -555,18 +555,18 @@ class _OfCoils(NamedTuple):
 
     objective: Ambient
     maps: Tensor
+    mask: Tensor | None
 
     def prior(self, network: nn.Module, multiple: int = 16, dtype: torch.dtype | None = None) -> Prior:
-        """The objective's, for these maps."""
-        return self.objective.prior(network, multiple, dtype, self.maps)
+        """The objective's, for these maps and masks."""
+        return self.objective.prior(network, multiple, dtype, maps=self.maps, mask=self.mask)
 
 
-def _of_coils(spec: PriorSpec, maps: Tensor) -> PriorSpec:
-    """The prior for coil maps; mirrored and shifted images would not fit them."""
+def _of_coils(spec: PriorSpec, problem: CoilProblem, items: slice, *, device: torch.device) -> PriorSpec:
+    """The prior of some slices, for their maps and masks; mirrored and shifted images would not fit the maps."""
+    seen = _OfCoils(cast(Ambient, spec.objective), problem.maps(items).to(device), problem.masks(items, device))
     symmetries = {key: value for key, value in spec.symmetries.items() if key == "phase"}
-    return replace(
-        spec, objective=cast(Objective, _OfCoils(cast(Ambient, spec.objective), maps)), symmetries=symmetries
-    )
+    return replace(spec, objective=cast(Objective, seen), symmetries=symmetries)
 
 
 def _plane(prior: Prior, axis: int, shape: Sequence[int], device: torch.device) -> Prior:
@@ -714,7 +714,7 @@ class _Run:
         if self.network is None:
             return None
         if isinstance(self.prior.objective, Ambient):
-            spec = _of_coils(self.prior, cast(CoilProblem, self.problem).maps(items).to(self.device))
+            spec = _of_coils(self.prior, cast(CoilProblem, self.problem), items, device=self.device)
             prior, counters = network_prior(spec, self.network, shape, self.dtype)
             self.counters += counters
             return prior

@@ -18,6 +18,7 @@ __all__ = [
     "EpsNet",
     "FlowNet",
     "Labelled",
+    "Masked",
     "MaskedNet",
     "Preconditioning",
     "denoise",
@@ -57,19 +58,45 @@ def denoise(
     return c.skip * x + c.out * network(c.input * x, c.noise.flatten()).to(x.dtype), c.out
 
 
+class Masked(NamedTuple):
+    """A clean estimate, and the scales of the network's output on the lines that it saw and on the others, ``(B, 1, 1, 1)``."""
+
+    estimate: Tensor
+    seen: Tensor
+    unseen: Tensor
+
+
 def denoise_masked(
-    network: Callable[[Tensor, Tensor], Tensor], u: Tensor, mask: Tensor, sigma: Tensor, sigma_data: float
-) -> tuple[Tensor, Tensor]:
-    """The same for a network with the sampling mask ``(B, 1, y or 1, x or 1)`` as a further channel of its input.
+    network: Callable[[Tensor, Tensor], Tensor],
+    u: Tensor,
+    mask: Tensor,
+    sigma: Tensor,
+    sigma_data: float,
+    *,
+    coils: int = 1,
+) -> Masked:
+    """The same for an undersampled image ``u = A^H A (x0 + sigma n)``; the mask is a further channel of the network's input.
 
-    Networks have as many channels at the end as at the start; the last is ignored.
+    ``D = c_skip u + P c_out F + (1 - P) sigma_data F`` with ``P`` the projection on the lines of the mask: lines that the network
+    saw are denoised as by EDM, the others, whose error does not fall with the noise, have the scale of the images. Images of
+    several coils are aliased instead, and all of them has that scale.
+
+    Args:
+        network: called as ``network(x, timesteps)``; has as many channels at the end as at the start; the last is ignored.
+        u: ``(B, C, y, x)``.
+        mask: ``(B or 1, 1, y or 1, x or 1)``.
+        sigma: ``(B,)``.
+        sigma_data: standard deviation of the images per channel.
+        coils: coils of ``A``.
     """
+    c = precondition(batch_broadcast(sigma, u), sigma_data)
     channel = mask.to(u.dtype).expand(len(u), 1, *u.shape[2:])
-
-    def with_mask(x: Tensor, timesteps: Tensor) -> Tensor:
-        return network(torch.cat([x, channel], dim=1), timesteps)[:, : u.shape[1]]
-
-    return denoise(with_mask, u, sigma, sigma_data)
+    made = network(torch.cat([c.input * u, channel], dim=1), c.noise.flatten())[:, : u.shape[1]].to(u.dtype)
+    unseen = torch.full_like(c.out, sigma_data)
+    if coils > 1:
+        return Masked(c.skip * u + sigma_data * made, unseen, unseen)
+    lines = sense(None, mask.to(u.dtype), tuple(u.shape[2:]), u.dtype.to_complex()).normal(made)
+    return Masked(c.skip * u + c.out * lines + sigma_data * (made - lines), c.out, unseen)
 
 
 def _run(network: nn.Module, x: Tensor, timesteps: Tensor, multiple: int, dtype: torch.dtype | None) -> Tensor:
@@ -131,14 +158,14 @@ class EDMNet:
 class MaskedNet:
     """A network that was trained on undersampled images, with the mask as a channel: ``D(A^H A x, M, sigma)``, ``A = M F S``.
 
-    It never saw full images, so ``x`` is undersampled with a mask as in training. Every noise level has its own mask, so that
-    over the steps of a solver all lines are seen.
+    It never saw full images, so ``x`` is undersampled: with the mask of the scan, whose lines hold what is known, or with masks
+    as in training. Then every noise level has its own, so that over the steps of a solver all lines are seen.
 
     Args:
         network: called as ``network(x, timesteps)`` with the channels of the image and one of the mask.
         sigma_data: standard deviation of the training images per channel.
         masks: ``masks(shape, index)``, a sampling mask ``(1, 1, y or 1, x or 1)`` for images of this shape, the same for the same
-            index.
+            index; or the masks of the items, ``(B or 1, 1, y or 1, x or 1)``.
         multiple: sides are padded to a multiple of it for the network, then cropped back.
         dtype: autocast type of the network alone.
         maps: coil maps ``S`` of the scan, complex ``(B or 1, coils, y, x)``; ``None``: a single coil. Aliasing depends on them:
@@ -151,7 +178,7 @@ class MaskedNet:
         self,
         network: nn.Module,
         sigma_data: float,
-        masks: Callable[[tuple[int, ...], int], Tensor],
+        masks: Callable[[tuple[int, ...], int], Tensor] | Tensor,
         multiple: int = 8,
         dtype: torch.dtype | None = None,
         maps: Tensor | None = None,
@@ -166,17 +193,21 @@ class MaskedNet:
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The clean estimate; sigma > 0."""
         levels = as_levels(sigma, x)
-        # Levels that differ by less than 0.1 % are one, whatever their type.
-        indices = [round(1000 * value) + 10**6 for value in levels.double().log().tolist()]
-        masks = {index: self.masks(tuple(x.shape[2:]), index) for index in set(indices)}
-        mask = torch.cat([masks[index] for index in indices]).to(x)
+        mask = (self.masks if isinstance(self.masks, Tensor) else self._drawn(self.masks, levels, x)).to(x)
         maps = torch.ones_like(torch.complex(x[:1, :1], x[:1, :1])) if self.maps is None else self.maps
         u = sense(maps.to(x.dtype.to_complex()), mask).normal(x)
 
         def run(inputs: Tensor, timesteps: Tensor) -> Tensor:
             return _run(self.network, inputs, timesteps, self.multiple, self.dtype)
 
-        return denoise_masked(run, u, mask, levels, self.sigma_data)[0]
+        return denoise_masked(run, u, mask, levels, self.sigma_data, coils=maps.shape[1]).estimate
+
+    @staticmethod
+    def _drawn(masks: Callable[[tuple[int, ...], int], Tensor], levels: Tensor, x: Tensor) -> Tensor:
+        """A mask for every item; levels that differ by less than 0.1 % have the same."""
+        indices = [round(1000 * value) + 10**6 for value in levels.double().log().tolist()]
+        made = {index: masks(tuple(x.shape[2:]), index) for index in set(indices)}
+        return torch.cat([made[index] for index in indices])
 
 
 class EpsNet:

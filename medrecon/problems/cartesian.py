@@ -112,14 +112,14 @@ class Cartesian(CoilProblem):
         single = maps.shape[1] == 1 and bool((maps == 1).all())
         return sense(None if single else maps, mask, tuple(self.kspace.shape[2:]))
 
-    def _masks(self, items: slice, device: torch.device) -> Tensor:
+    def masks(self, items: slice, device: torch.device) -> Tensor:
         """Sampling masks of some slices, or the one of all, ``(B or 1, 1, y or 1, x)``."""
         masks = self.mask[items] if self.mask.ndim == 3 else np.atleast_2d(self.mask)[None]
         return torch.from_numpy(masks[:, None].copy()).to(device)
 
     def likelihood(self, items: slice, device: torch.device) -> Scaled:
         """Gaussian likelihood of masked k-space."""
-        mask = self._masks(items, device)
+        mask = self.masks(items, device)
         kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
         A = self._operator(items, mask)
         scale, unit = unit_scale(A.adjoint(kspace), self.unit_fraction)

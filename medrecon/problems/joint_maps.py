@@ -98,7 +98,7 @@ class EstimatedMaps(Cartesian):
 
     def _unknown(self, items: slice, device: torch.device) -> JointMaps:
         """K-space of some items, without maps yet."""
-        mask = self._masks(items, device)
+        mask = self.masks(items, device)
         kspace = torch.from_numpy(self.kspace[items].copy()).to(device) * mask * (1 / self.unit)
         return unknown_maps(kspace, mask, self.trusted_std / self.unit)
 

@@ -148,6 +148,10 @@ class CoilProblem(Problem):
                 self.estimated[i] = self.estimate(i)
         return torch.stack([self.estimated[i].maps for i in range(self.n_items)[items]])
 
+    def masks(self, items: slice, device: torch.device) -> Tensor | None:
+        """Sampling masks of some slices on a Cartesian grid, ``(B or 1, 1, y or 1, x)``; ``None``: no grid."""
+        return None
+
     def release(self, items: slice) -> None:
         """Free estimated maps; keep their source and warnings."""
         for i in range(self.n_items)[items]:

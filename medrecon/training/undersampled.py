@@ -120,11 +120,6 @@ def _image_like(kspace: Tensor) -> Tensor:
     return torch.empty((len(kspace), 2, *kspace.shape[2:]), dtype=kspace.real.dtype, device=kspace.device)
 
 
-def _per_item(error: Tensor, c_out: Tensor) -> Tensor:
-    """The mean squared error of every item over ``c_out^2``, EDM's weight."""
-    return (error / c_out).square().flatten(1).mean(1)
-
-
 def _check_settings(dropped: float, acs: int, positive: Mapping[str, float]) -> None:
     if not 0 <= dropped < 1:
         raise ValueError(f"the fraction of lines must be at least 0 and below 1; got {dropped!r}")
@@ -139,11 +134,12 @@ def _check_settings(dropped: float, acs: int, positive: Mapping[str, float]) -> 
 class Ambient:
     """Ambient diffusion: the network sees fewer lines than were sampled, and is compared on all that were.
 
-    ``u = A~^H A~ (x + sigma z)``, from ``y`` and projected noise;  ``loss = |A^H W^(1/2) (A D(u, M~, sigma) - y)|^2 / c_out^2``
+    ``u = A~^H A~ (x + sigma z)``, from ``y`` and projected noise;  ``loss = |W^(1/2) (A D(u, M~, sigma) - y)|^2``
 
     The further mask ``M~`` is a third channel. Weights are 1 on the lines in ``M~`` and one over the probability of being sampled
-    on the others, so the expectation over masks is the loss against the fully sampled image. Noise in ``y`` is learned as if it
-    were part of the images; :class:`GSURE` corrects for it.
+    on the others, over the squared scale of the network's output there (:func:`medrecon.priors.nets.denoise_masked`), so the
+    expectation over masks is a loss against the fully sampled image. Noise in ``y`` is learned as if it were part of the images;
+    :class:`GSURE` corrects for it.
 
     Args:
         sigma_data: standard deviation of the images, per channel.
@@ -192,10 +188,12 @@ class Ambient:
         seen, A = sense(maps, draw.mask), sense(maps, mask)
         sigma = batch_broadcast(draw.sigma, draw.noise)
         u = seen.adjoint(kspace) + sigma * seen.normal(draw.noise)
-        x0, c_out = denoise_masked(network, u, draw.mask, draw.sigma, self.sigma_data)
+        made = denoise_masked(network, u, draw.mask, draw.sigma, self.sigma_data, coils=maps.shape[1])
         weights = _unseen_weights(mask, draw.mask, sampling_density(data, self.acs), self.acs, self.dropped)
-        residual = A(x0) - mask * kspace
-        return _per_item(A.adjoint(weights.to(sigma.dtype).sqrt() * residual), c_out)
+        scale = torch.where(draw.mask > 0, made.seen, made.unseen)
+        residual = weights.to(sigma.dtype).sqrt() / scale * (A(made.estimate) - mask * kspace)
+        # Per value of the image, as for one coil.
+        return maps.shape[1] * torch.view_as_real(residual).square().flatten(1).mean(1)
 
     def loss(self, network: Network, data: Mapping[str, Tensor]) -> Tensor:
         """The loss of every item ``(B,)``."""
@@ -219,9 +217,20 @@ class Ambient:
         multiple: int = 16,
         dtype: torch.dtype | None = None,
         maps: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> MaskedNet:
-        """See :class:`medrecon.priors.nets.MaskedNet`: every noise level has a mask as in training."""
-        return MaskedNet(network, self.sigma_data, self.masks, multiple, dtype, maps)
+        """See :class:`medrecon.priors.nets.MaskedNet`.
+
+        Args:
+            network: the trained network.
+            multiple: sides are padded to a multiple of it.
+            dtype: autocast type of the network.
+            maps: coil maps of the scan; ``None``: a single coil.
+            mask: sampling mask of the scan ``(B or 1, 1, y or 1, x or 1)``. If it samples no more than those of the training, the
+                network sees the image through it, otherwise, or without it, through a mask as in training at every noise level.
+        """
+        own = mask is not None and float(mask.to(torch.float32).mean()) <= 1.05 / self.accel
+        return MaskedNet(network, self.sigma_data, mask if own else self.masks, multiple, dtype, maps)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ class Recorded(Ambient):
 
     seen: tuple[list, ...] = ([],)
 
-    def prior(self, network, multiple=16, dtype=None, maps=None):
+    def prior(self, network, multiple=16, dtype=None, maps=None, mask=None):
         def mean(x, sigma):
-            self.seen[0].append((maps, x.clone()))
+            self.seen[0].append((maps, x.clone(), mask))
             return 0.5 * x
 
         return mean
@@ -39,10 +39,11 @@ def test_the_prior_gets_the_maps_of_its_slices():
     found = (maps * maps[:, :1].conj())[support[:, None].expand_as(maps)]
     true = torch.from_numpy(true_maps * true_maps[:1].conj())[None].expand_as(maps)
     assert (found - true[support[:, None].expand_as(maps)]).abs().mean() < 0.05
-    levels = [x for _, x in objective.seen[0]]
+    assert torch.equal(objective.seen[0][0][2][0, 0, 0], torch.from_numpy(columns()[0]))
+    levels = [x for _, x, _ in objective.seen[0]]
     plain = Recorded(seen=([],))
     solve(scan, "dds", spec(objective=plain), chunk=2, steps=4)
-    for x, other in zip(levels, (x for _, x in plain.seen[0]), strict=True):
+    for x, other in zip(levels, (x for _, x, _ in plain.seen[0]), strict=True):
         assert torch.allclose(x.square().sum(1), other.square().sum(1), rtol=1e-3, atol=1e-4)  # turned in phase alone
 
 

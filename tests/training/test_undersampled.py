@@ -10,12 +10,13 @@ from medrecon.networks import ResidualUNet
 from medrecon.noise import Noise, karras
 from medrecon.operators.linalg import batch_broadcast, cg
 from medrecon.operators.mri import sense
-from medrecon.priors.nets import denoise, precondition
+from medrecon.priors.nets import denoise, denoise_masked, precondition
 from medrecon.sample import sample
 from medrecon.solvers.dds import DDS
 from medrecon.training.measured import measured_objective
 from medrecon.training.objectives import EDM, MeasuredObjective
 from medrecon.training.undersampled import (
+    FULL_DIVERGENCE,
     GSURE,
     SSDU,
     Ambient,
@@ -42,7 +43,10 @@ class Linear:
         c = precondition(torch.tensor(LEVEL, dtype=DOUBLE), FIXED["sigma_data"])
         u = x[:, :2] / c.input
         made = (u.flatten(1) @ self.matrix.T).view_as(u)
-        out = (made - c.skip * u) / c.out
+        if x.shape[1] == 2:
+            return (made - c.skip * u) / c.out
+        lines = sense(None, x[:, 2:], tuple(x.shape[2:]), DOUBLE.to_complex()).normal(made)
+        out = (lines - c.skip * u) / c.out + (made - lines) / FIXED["sigma_data"]
         return torch.cat([out, torch.zeros_like(x[:, 2:])], dim=1)
 
 
@@ -367,9 +371,9 @@ def test_gsure_loss_is_the_error_against_the_truth_on_average(coils):
 def test_gsure_divergence_of_some_items_has_the_expectation_of_all():
     """``p`` times the loss with the divergence and ``1 - p`` times that without is the loss in which it has the weight 1."""
     data, draw, network = batch(GSURE(acs=2))
-    level = 0.9
+    level = 0.3
     draw = draw._replace(sigma=torch.full((4,), level, dtype=DOUBLE))
-    probability = (4 * data["noise_std"] / level).clamp(max=1.0)
+    probability = (FULL_DIVERGENCE * data["noise_std"] / level).clamp(max=1.0)
 
     def loss(accept, divergence=1.0):
         chosen = draw._replace(accept=torch.full((4,), accept, dtype=DOUBLE))
@@ -456,6 +460,35 @@ def test_prior_of_a_network_with_a_mask():
     others = {tuple(objective.masks((1, N), index).flatten().tolist()) for index in range(50)}
     assert len(others) == 4  # which of the outer lines is left
     assert not torch.equal(Ambient(seed=1).masks((8, 256), 5), Ambient(seed=0).masks((8, 256), 5))
+
+
+def test_prior_with_the_mask_of_the_scan():
+    """The network sees the lines of the scan, of every item; if they are more than in training, a mask as in training."""
+    c = covariance(stationary=True)
+    objective = Ambient(**FIXED, acs=2, accel=2.0, kind="random")
+    network, x = Network(Linear(optimum(c))), torch.randn(2, 2, 1, N, dtype=DOUBLE)
+    mask = torch.tensor([[1.0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 0, 1]], dtype=DOUBLE).view(2, 1, 1, N)
+    ones = torch.ones((1, 1, 1, N), dtype=DOUBLE.to_complex())
+    expected = (sense(ones, mask).normal(x).flatten(1) @ optimum(c).T).view_as(x)
+    assert torch.allclose(objective.prior(network, 1, mask=mask)(x, LEVEL), expected, atol=1e-12)
+    more = torch.ones_like(mask)
+    assert torch.equal(objective.prior(network, 1, mask=more)(x, LEVEL), objective.prior(network, 1)(x, LEVEL))
+
+
+def test_a_network_of_several_coils_has_one_scale():
+    """``D = c_skip u + sigma_data F``: aliasing does not fall with the noise."""
+    torch.manual_seed(0)
+    u, mask, sigma = (
+        torch.randn(2, 2, 5, 7, dtype=DOUBLE),
+        random_columns(2, 7),
+        torch.tensor([0.01, 2.0], dtype=DOUBLE),
+    )
+    network = Small(3)
+    made = denoise_masked(network, u, mask, sigma, 0.25, coils=4)
+    c = precondition(sigma.view(2, 1, 1, 1), 0.25)
+    inside = torch.cat([c.input * u, mask.expand(2, 1, 5, 7)], dim=1)
+    assert torch.allclose(made.estimate, c.skip * u + 0.25 * network(inside, c.noise.flatten())[:, :2])
+    assert bool((made.seen == 0.25).all()) and bool((made.unseen == 0.25).all())
 
 
 def test_prior_of_a_network_with_a_mask_and_coil_maps():
