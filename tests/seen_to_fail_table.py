@@ -234,9 +234,11 @@ medrecon.posterior.PriorSpec.suited_to                     3  test_zoo.py
 medrecon.posterior._Run.draw                               3  problems/test_images.py
 medrecon.posterior._Weighted.of                            3  test_posterior.py
 medrecon.posterior._block                                  3  test_quality.py test_posterior.py
+medrecon.posterior._check_coils                            3  problems/test_ambient.py
 medrecon.posterior._check_noise                            3  problems/test_denoisers.py
 medrecon.posterior._check_prior                            3  test_zoo.py
 medrecon.posterior._mean_and_samples                       3  test_posterior.py
+medrecon.posterior._of_coils                               3  problems/test_ambient.py
 medrecon.posterior._particles                              3  test_posterior.py
 medrecon.posterior._seeds                                  3  problems/test_cartesian.py
 medrecon.posterior._unrelated_warnings                      3  problems/test_thick.py
@@ -261,6 +263,12 @@ medrecon.prep.shards._open_shard                           3  prep/test_shards.p
 medrecon.prep.shards._row                                  3  prep/test_shards.py
 medrecon.prep.shards.group_of                              3  prep/test_jobs.py prep/test_runner.py
 medrecon.prep.shards.read_rows                             3  prep/test_runner.py
+medrecon.prep.training_data._add_density                   3  prep/test_training_data.py
+medrecon.prep.training_data._calibration_lines             3  prep/test_training_data.py
+medrecon.prep.training_data._check_prior                   3  prep/test_training_data.py
+medrecon.prep.training_data._entries                       3  prep/test_training_data.py
+medrecon.prep.training_data._noisy_rows                    3  prep/test_training_data.py
+medrecon.prep.training_data._scan_rows                     3  prep/test_training_data.py
 medrecon.prep.worker._arrays                               3  prep/test_jobs.py
 medrecon.prep.worker.error_text                            3  prep/test_jobs.py
 medrecon.prep.worker.write_error                           3  prep/test_jobs.py
@@ -279,7 +287,12 @@ medrecon.priors.combine.slicewise.each                     3  priors/test_combin
 medrecon.priors.denoiser.dimmed                            3  priors/test_denoiser.py
 medrecon.priors.mixture.MixturePrior.log_prob              3  priors/test_mixture.py
 medrecon.priors.nets.EpsNet.__call__                       3  priors/test_nets.py priors
+medrecon.priors.nets.MaskedNet.__call__                    3  training/test_undersampled.py
+medrecon.priors.nets.denoise_masked                        3  training/test_undersampled.py
 medrecon.priors.nets.precondition                          3  priors/test_nets.py priors
+medrecon.priors.tweedie.gamma                              3  priors/test_tweedie.py
+medrecon.priors.tweedie.gaussian                           3  priors/test_tweedie.py
+medrecon.priors.tweedie.poisson                            3  priors/test_tweedie.py
 medrecon.problems.base.Fit.unexplained                     3  problems/test_maps.py
 medrecon.problems.calibration.calibration_block            3  problems/test_noncartesian.py
 medrecon.problems.cartesian.Cartesian._noise_warnings      3  data/test_noise.py
@@ -407,11 +420,39 @@ medrecon.torchscript.Denoiser.forward                      3  test_zoo.py
 medrecon.training.augment.anatomical_phase                 3  training/test_augment.py
 medrecon.training.augment.demodulate                       3  training/test_augment.py
 medrecon.training.augment.random_field                     3  training/test_augment.py
+medrecon.training.batches.ShapeBatches.__iter__            3  training/test_batches.py
+medrecon.training.batches.groups_by_shape                  3  training/test_batches.py
+medrecon.training.corruption.GammaNoise.denoise            3  training/test_corruption.py
+medrecon.training.corruption.PoissonNoise.denoise          3  training/test_corruption.py
+medrecon.training.corruption.least_variation               3  training/test_corruption.py
+medrecon.training.corruption.nominal_levels                3  training/test_corruption.py
+medrecon.training.denoising.Noise2Score.loss               3  training/test_denoising.py
+medrecon.training.denoising.Noise2Self.blind_spot          3  training/test_denoising.py
+medrecon.training.denoising.Noise2Self.loss                3  training/test_denoising.py
+medrecon.training.denoising.SURELoss.loss                  3  training/test_denoising.py
+medrecon.training.denoising.donut                          3  training/test_denoising.py
+medrecon.training.denoising.with_own_pixel                 3  training/test_denoising.py
 medrecon.training.noisy.ScaledCrops.__call__               3  training/test_noisy.py
+medrecon.training.noisy.noise_range                        3  training/test_noisy.py
 medrecon.training.noisy.noisy_rows                         3  training/test_noisy.py
 medrecon.training.objectives.DDPM.pair                     3  training/test_objectives.py
 medrecon.training.objectives.EDM.pair                      3  training/test_objectives.py
 medrecon.training.objectives.RectifiedFlow.pair            3  training/test_objectives.py
+medrecon.training.score_matching.denoising_loss            3  training/test_score_matching.py
+medrecon.training.score_matching.divergence                3  training/test_score_matching.py
+medrecon.training.score_matching.implicit_loss             3  training/test_score_matching.py
+medrecon.training.score_matching.sliced_loss               3  training/test_score_matching.py
+medrecon.training.score_matching.sure                      3  training/test_score_matching.py
+medrecon.training.undersampled.Ambient.loss_at             3  training/test_undersampled.py
+medrecon.training.undersampled.Ambient.masks               3  training/test_undersampled.py
+medrecon.training.undersampled.Ambient.prior               3  training/test_undersampled.py
+medrecon.training.undersampled.GSURE._divergence           3  training/test_undersampled.py
+medrecon.training.undersampled.GSURE.loss_at               3  training/test_undersampled.py
+medrecon.training.undersampled.SSDU.loss_at                3  training/test_undersampled.py
+medrecon.training.undersampled.Unrolled.__call__           3  training/test_undersampled.py
+medrecon.training.undersampled._unseen_weights             3  training/test_undersampled.py
+medrecon.training.undersampled.keep_lines                  3  training/test_undersampled.py
+medrecon.training.undersampled.sampling_density            3  training/test_undersampled.py
 medrecon.transforms.coils.cropped_like                     3  transforms/test_simulate.py
 medrecon.transforms.measure.NoisyImaged.measure            3  test_zoo.py
 medrecon.transforms.measure.SinogramOfImaged.measure       3  test_zoo.py

@@ -122,7 +122,8 @@ def sure(y: Tensor, estimate: Tensor, sigma: float | Tensor, slope: Tensor) -> T
     """Stein's unbiased estimate of ``|x - estimate|^2`` from ``y = x + sigma n`` alone.
 
     ``|y - estimate|^2 - n sigma^2 + 2 sigma^2 div``. For ``estimate = y + sigma^2 score(y)`` it is ``2 sigma^4`` times the loss
-    of implicit score matching, plus ``n sigma^2``.
+    of implicit score matching, plus ``n sigma^2``. (MONAI's ``SURELoss`` is another quantity: the mean squared error times the
+    divergence, without ``sigma``.)
 
     Args:
         y: noisy data ``(B, ...)``.
