@@ -496,17 +496,26 @@ def test_prior_of_a_network_with_a_mask_and_coil_maps():
     seen = []
 
     def look(x, timesteps):
-        seen.append(x[:, :2] / precondition(torch.tensor(LEVEL, dtype=DOUBLE), FIXED["sigma_data"]).input)
-        return torch.zeros_like(x)
+        seen.append(x[:, :2] / c.input)
+        return torch.cat([made, torch.zeros_like(x[:, 2:])], dim=1)
 
     torch.manual_seed(0)
     objective = Ambient(**FIXED, acs=2, accel=1.5, kind="random", dropped=0.4)
+    c, made = (
+        precondition(torch.tensor(LEVEL, dtype=DOUBLE), FIXED["sigma_data"]),
+        torch.randn(2, 2, 5, N, dtype=DOUBLE),
+    )
     x, maps = torch.randn(2, 2, 5, N, dtype=DOUBLE), torch.randn(2, 3, 5, N, dtype=DOUBLE.to_complex())
     mask = objective.masks((5, N), round(1000 * float(torch.tensor(LEVEL).log())) + 10**6).double()
     for coils in (maps, None):
-        objective.prior(Network(look), multiple=1, maps=coils)(x, LEVEL)
+        found = objective.prior(Network(look), multiple=1, maps=coils)(x, LEVEL)
         ones = torch.ones((1, 1, 5, N), dtype=DOUBLE.to_complex())
-        assert torch.allclose(seen[-1], sense(ones if coils is None else coils, mask).normal(x), atol=1e-12)
+        u, lines = sense(ones if coils is None else coils, mask).normal(x), sense(ones, mask).normal(made)
+        assert torch.allclose(seen[-1], u, atol=1e-12)
+        one_coil = c.out * lines + FIXED["sigma_data"] * (made - lines)
+        assert torch.allclose(
+            found, c.skip * u + (one_coil if coils is None else FIXED["sigma_data"] * made), atol=1e-12
+        )
 
 
 class Network(torch.nn.Module):
