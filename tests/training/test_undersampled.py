@@ -462,6 +462,14 @@ def test_prior_of_a_network_with_a_mask():
     assert not torch.equal(Ambient(seed=1).masks((8, 256), 5), Ambient(seed=0).masks((8, 256), 5))
 
 
+@pytest.mark.parametrize(("kind", "sampled"), [("gaussian1d", 8), ("gaussian2d", 256)])
+def test_masks_of_images_smaller_than_the_calibration_region(kind, sampled):
+    """A quarter of the columns, or points, of 32 x 32, all of them calibration lines or points, so that none is dropped."""
+    mask = Ambient(acs=24, accel=4.0, kind=kind, dropped=0.5).masks((32, 32), 3)
+    assert int(mask.sum()) == sampled
+    assert bool((mask[..., 12:20] == 1).all() if kind == "gaussian1d" else (mask[..., 8:24, 8:24] == 1).all())
+
+
 def test_prior_with_the_mask_of_the_scan():
     """The network sees the lines of the scan, of every item; if they are more than in training, a mask as in training."""
     c = covariance(stationary=True)
