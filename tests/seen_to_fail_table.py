@@ -512,6 +512,11 @@ EQUIVALENT = [
         "differs only in the message for NaN",
     ),
     (
+        "medrecon.training.denoising.Noise2Self.blind_spot",
+        "replaced, out = donut(y), torch.zeros_like(y) -> replaced, out = donut(y), (y)",
+        "every pixel is overwritten",
+    ),
+    (
         "medrecon.solvers.scoreprior.LowRankGaussian.log_prob",
         "law: Distribution = Independent(Normal(self.mean, self.log_diagonal.exp(), validate_args=False), 1) -> "
         "law: Distribution = Independent(Normal(self.mean, self.log_diagonal.exp()), 1)",
