@@ -2,6 +2,7 @@
 
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 from monai.data import Dataset
@@ -13,7 +14,8 @@ from medrecon.training import measured
 from medrecon.training.corruption import PoissonNoise
 from medrecon.training.measured import MEASURED, measured_objective
 from medrecon.training.objectives import EDM, MeasuredObjective
-from medrecon.workflows import Batches, Learner, resume, trainer, validator
+from medrecon.workflows import Batches, Learner, noise_levels, resume, simulated, trainer, validator
+from tests.make.images import blobs
 from tests.make.measured import Factor, Noisy, Pairs
 
 CPU = torch.device("cpu")
@@ -62,6 +64,19 @@ def test_the_two_kinds_of_objectives_are_told_apart():
 
 
 # Data
+
+
+def test_slices_become_noisy_data_with_the_truth_for_validation_alone():
+    """Noise of 10 % of the unit, once; what is not there is refused; the levels are those of the rows."""
+    rows = [{"image": (150 * np.abs(blobs((64, 60), k))).astype(np.uint8)[None], "subject": "a"} for k in range(3)]
+    made = simulated(rows[:2], rows[2:], level=0.1, seed=3)
+    assert made.objective == "noise2score"
+    assert all("clean" not in row for row in made.train) and "clean" in made.val[0]
+    levels = noise_levels(made, "gaussian", (1.0, 1.0))
+    assert levels["family"] == "gaussian" and levels["least"] < 0.1 < levels["most"] < 0.15
+    for name, needed in (("supervised", "clean"), ("noise2noise", "second"), ("ambient", "kspace, maps, mask")):
+        with pytest.raises(InputError, match=f"needs {needed}, which noisy images do not have"):
+            simulated(rows, rows, objective=name)
 
 
 def test_data_are_given_by_name_in_single_precision():
