@@ -225,7 +225,7 @@ def read_prior(root: str | Path) -> PriorFile:
                 f"{str(recorded[key])[:40]!r}; correct prior.yaml, and delete the key from metadata.json"
             )
     try:
-        trained_objective(**values, masks=prior.masks)
+        trained_objective(**values, masks=prior.masks, stride=prior.noise.stride if prior.noise else None)
     except ValueError as error:  # in metadata.json
         raise InputError(f"{path.with_name('metadata.json')}: {one_line(error)}; correct it") from error
     return replace(prior, **values)
@@ -250,7 +250,12 @@ def load_prior(bundle: str | Path) -> PriorSpec:
         network=partial(_trained_network, root),
         objective=EDM()
         if prior.network is None
-        else trained_objective(str(prior.parameterization), float(prior.sigma_data or 0), prior.masks),
+        else trained_objective(
+            str(prior.parameterization),
+            float(prior.sigma_data or 0),
+            prior.masks,
+            prior.noise.stride if prior.noise else None,
+        ),
         images=prior.images,
         channels=prior.channels,
         labels=prior.labels,

@@ -37,6 +37,7 @@ __all__ = [
     "GradientClip",
     "KeepBest",
     "MovingAverage",
+    "Purpose",
     "SampleSheet",
     "SheetSettings",
     "WarmupCosine",
@@ -215,7 +216,8 @@ def _load_checkpoint(trainer: Engine, path: Path, everything: Mapping[str, Any])
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        Checkpoint.load_objects({k: v for k, v in everything.items() if k != "trainer"}, loaded)
+        optional = {"trainer", "purpose"} - ({"purpose"} & set(loaded))
+        Checkpoint.load_objects({k: v for k, v in everything.items() if k not in optional}, loaded)
         reached = int(loaded["trainer"]["iteration"])
     except (
         RuntimeError,
@@ -254,6 +256,30 @@ def _stop_after(trainer: Engine, max_minutes: float) -> None:
             trainer.terminate()
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED(every=10), limit)
+
+
+class Purpose:
+    """Part of a checkpoint: what a network is trained for. A run for another purpose does not continue it.
+
+    Args:
+        name: name of the objective.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def state_dict(self) -> dict[str, str]:
+        """The name."""
+        return {"name": self.name}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Compare with an earlier run, whose validation was another one.
+
+        Raises:
+            ValueError: if it had another objective.
+        """
+        if state["name"] != self.name:
+            raise ValueError(f"it was trained for {state['name']}, and this run is for {self.name}")
 
 
 class KeepBest:

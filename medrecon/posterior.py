@@ -564,7 +564,14 @@ class _OfCoils(NamedTuple):
 
 def _of_coils(spec: PriorSpec, problem: CoilProblem, items: slice, *, device: torch.device) -> PriorSpec:
     """The prior of some slices, for their maps and masks; mirrored and shifted images would not fit the maps."""
-    seen = _OfCoils(cast(Ambient, spec.objective), problem.maps(items).to(device), problem.masks(items, device))
+    objective, maps = cast(Ambient, spec.objective), problem.maps(items).to(device)
+    several = maps.shape[1] > 1
+    if objective.several_coils is not None and objective.several_coils != several:
+        raise InputError(
+            f"{problem.name}: has {'several coils' if several else 'one coil'}, but the prior of bundle {spec.name} was trained "
+            f"on scans of {'one coil' if several else 'several coils'}, whose aliasing differs; choose another bundle"
+        )
+    seen = _OfCoils(objective, maps, problem.masks(items, device))
     symmetries = {key: value for key, value in spec.symmetries.items() if key == "phase"}
     return replace(spec, objective=cast(Objective, seen), symmetries=symmetries)
 
@@ -616,7 +623,8 @@ def _check_coils(problem: Problem, prior: PriorSpec) -> None:
     if not one_set or problem.is_blind:
         raise InputError(
             f"{problem.name}: the prior of bundle {prior.name} was trained on undersampled k-space (ambient), so it needs slices "
-            f"of k-space and one known set of coil maps; choose the bundle {problem.bundle}"
+            "of k-space and one known set of coil maps; reconstruct slices with --maps espirit or given maps, or choose a bundle "
+            "that was trained on images"
         )
 
 

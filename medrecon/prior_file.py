@@ -14,6 +14,7 @@ import yaml
 
 from medrecon.data.arguments import shown
 from medrecon.data.errors import InputError, one_line
+from medrecon.data.masks import KINDS
 from medrecon.data.yaml_files import parse_plain_yaml, read_plain_yaml
 from medrecon.networks import NETWORKS
 from medrecon.posterior import LAST_LEVELS, PLANES, SPACINGS, ImageKind
@@ -56,8 +57,9 @@ class PriorFile:
         posterior: settings for posterior samples by name of the solver, where they differ from its defaults, and ``sigma_max``,
             ``sigma_min``, ``spacing`` and ``steps``.
         noise: ``{family: gaussian, least: ..., most: ...}`` (or poisson, gamma), the noise levels of a network that was trained
-            on noisy images alone and can only denoise; ``None``: it was trained for all levels.
-        masks: sampling masks of the training with ``ambient``: ``acs``, ``accel``, ``dropped`` and ``kind``.
+            on noisy images alone and can only denoise, and the ``stride`` of Noise2Self; ``None``: it was trained for all levels.
+        masks: sampling masks of the training with ``ambient``: ``acs``, ``accel``, ``dropped``, ``kind``, ``rows`` and
+            ``several_coils``.
     """
 
     network: str | None
@@ -277,11 +279,12 @@ def _posterior(value: object) -> dict[str, dict[str, Any]]:
 def _noise(value: object) -> TrainedNoise:
     noise = _mapping(value, "a mapping of family, least and most")
     checks = {"family": _choice(tuple(FAMILIES)), "least": _number(1e-6, 1e3), "most": _number(1e-6, 1e3)}
+    optional = {"stride": _count(2, 64)}
     for key in noise:
-        if key not in checks:
-            raise _UnusableError(f"has an unknown key {key[:40]!r}; {_nearest(key, tuple(checks))}")
+        if key not in checks | optional:
+            raise _UnusableError(f"has an unknown key {key[:40]!r}; {_nearest(key, tuple(checks | optional))}")
     found: dict[str, Any] = {}
-    for key, check in checks.items():
+    for key, check in (checks | {key: check for key, check in optional.items() if key in noise}).items():
         if key not in noise:
             raise _UnusableError(f"lacks {key!r}; add it")
         try:
@@ -293,13 +296,21 @@ def _noise(value: object) -> TrainedNoise:
     return TrainedNoise(**found)
 
 
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _UnusableError("must be true or false")
+    return value
+
+
 def _masks(value: object) -> dict[str, Any]:
-    masks = _mapping(value, "a mapping of acs, accel, dropped and kind")
+    masks = _mapping(value, "a mapping of acs, accel, dropped, kind, rows and several_coils")
     checks = {
         "acs": _count(0, 10_000),
         "accel": _number(1, 1000),
         "dropped": _number(0, 0.99),
-        "kind": _choice(("gaussian1d", "gaussian2d")),
+        "kind": _choice(tuple(KINDS)),
+        "rows": _boolean,
+        "several_coils": _boolean,
     }
     for key, one in masks.items():
         if key not in checks:

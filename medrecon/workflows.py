@@ -47,6 +47,7 @@ from medrecon.handlers import (
     GradientClip,
     KeepBest,
     MovingAverage,
+    Purpose,
     SampleSheet,
     SheetSettings,
     WarmupCosine,
@@ -63,7 +64,8 @@ from medrecon.prep.training_data import SELF_SUPERVISED, PreparedData, PreparedS
 from medrecon.prior_file import PriorFile
 from medrecon.training.augment import Augment, Crops
 from medrecon.training.batches import ShapeBatches, batches_in_order
-from medrecon.training.measured import MASKED, measured_class, measured_objective
+from medrecon.training.denoising import Noise2Self
+from medrecon.training.measured import MASK_FIELDS, MASKED, measured_class, measured_objective
 from medrecon.training.noisy import noise_range, noisy_rows
 from medrecon.training.objectives import MeasuredObjective, Objective, objective
 from medrecon.training.slices import rows_of_process
@@ -285,7 +287,10 @@ class Learner:
     @property
     def state(self) -> dict[str, Any]:
         """Content of a checkpoint besides the counters of the trainer."""
-        return {"network": self.model, "average": self.average, "optimizer": self.optimizer, "best": self.best}
+        purpose = Purpose(type(self.objective).__name__)
+        return {
+            "purpose": purpose, "network": self.model, "average": self.average, "optimizer": self.optimizer, "best": self.best
+        }  # fmt: skip
 
     def steps(self) -> int:
         """Number of steps of the optimizer so far."""
@@ -415,10 +420,20 @@ def learned_parameterization(data: PreparedData | None, parameterization: str) -
     return parameterization if data is None or data.objective == "clean" else "edm"
 
 
-def noise_levels(data: PreparedData, family: str, scale: Sequence[float]) -> dict[str, str | float]:
-    """What a denoiser will know, for the key ``noise`` of ``prior.yaml``; see :func:`medrecon.training.noisy.noise_range`."""
+def noise_levels(
+    data: PreparedData, family: str, scale: Sequence[float], objective: Objective | MeasuredObjective | None = None
+) -> dict[str, str | float]:
+    """What a denoiser will know, for the key ``noise`` of ``prior.yaml``; see :func:`medrecon.training.noisy.noise_range`.
+
+    Args:
+        data: training data.
+        family: kind of noise.
+        scale: least and largest factor of brightness in the training.
+        objective: of the training; the stride of Noise2Self is recorded, since its network is evaluated on masked images.
+    """
     least, most = noise_range(data.train, scale)
-    return {"family": family, "least": least, "most": most}
+    stride = {"stride": objective.stride} if isinstance(objective, Noise2Self) else {}
+    return {"family": family, "least": least, "most": most, **stride}
 
 
 def training_objective(
@@ -427,6 +442,7 @@ def training_objective(
     sigma_data: float,
     law: Mapping[str, float] | None = None,
     settings: Mapping[str, Any] | None = None,
+    family: str | None = None,
 ) -> Objective | MeasuredObjective:
     """The objective of a training run.
 
@@ -435,12 +451,15 @@ def training_objective(
         parameterization: what the network predicts, for clean images.
         sigma_data: standard deviation of the images per channel.
         law: distribution of the noise levels, for clean images.
-        settings: fields of an objective of measurements; ``sigma_data``, ``acs`` and ``accel`` are those of the data by default.
+        settings: fields of an objective of measurements; ``acs`` and ``accel`` are those of the data by default.
+        family: kind of noise of noisy images.
 
     Raises:
-        InputError: for settings that the objective does not have, or of clean images, whose settings are others.
+        InputError: for settings that the objective does not have, that are items of their own, or of clean images.
     """
     settings = dict(settings or {})
+    for key in {"sigma_data", "family"} & set(settings):
+        raise InputError(f"objective_settings: {key!r} is an item of train.yaml; change it there (--set {key}=...)")
     if data is None or data.objective == "clean":
         if settings:
             raise InputError(
@@ -449,7 +468,7 @@ def training_objective(
             )
         return objective(parameterization, sigma_data, **(law or {}))
     known = {one.name for one in fields(measured_class(data.objective))}  # type: ignore[arg-type] - objectives are dataclasses
-    defaults = {"sigma_data": sigma_data, **data.sampling}
+    defaults = {"sigma_data": sigma_data, **data.sampling, **({"family": family} if family else {})}
     return measured_objective(
         data.objective, **{key: value for key, value in defaults.items() if key in known} | settings
     )
@@ -673,10 +692,6 @@ def train(
                 f"{learner.folder}: the weights are not finite, so nothing was stored in the bundle; check the data, lower "
                 "learning_rate, and start again with another checkpoint_dir"
             )
-        named = (
-            {key: getattr(learner.objective, key) for key in ("acs", "accel", "dropped", "kind")}
-            if parameterization == MASKED
-            else {}
-        )
+        named = {key: getattr(learner.objective, key) for key in MASK_FIELDS} if parameterization == MASKED else {}
         described = {key: value for key, value in {"masks": named, "noise": noise}.items() if value}
         save_weights(network, root, parameterization=parameterization, sigma_data=sigma_data, described=described)

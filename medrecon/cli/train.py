@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"--set {name}: is an option of the command; give it there")
     if not (Path(arguments.data) / "manifest.jsonl").is_file():
         raise InputError(f"{arguments.data}: no manifest; give a folder that 'medrecon prep' wrote")
-    is_new = not (Path(arguments.output) / "configs" / "train.yaml").is_file()
+    is_new = not Path(arguments.output).exists()  # an empty folder stays
     root = _new_bundle(arguments.bundle, Path(arguments.output))
     changes |= {"data": str(Path(arguments.data).resolve()), "objective": arguments.objective, "bundle_root": str(root)}
     if arguments.fine_tune:

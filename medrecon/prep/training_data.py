@@ -87,13 +87,13 @@ class PreparedData:
         val: rows of other subjects.
         objective: ``clean``, or a name in :data:`medrecon.training.measured.MEASURED`.
         sampling: for undersampled k-space, the number of calibration lines ``acs``, the acceleration ``accel``, and
-            the ``kind`` of masks.
+            the ``kind`` of masks, whether they are of whole ``rows``, and whether there are ``several_coils``.
     """
 
     train: list[dict[str, Any]]
     val: list[dict[str, Any]]
     objective: str
-    sampling: Mapping[str, float | str] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepared_data(
@@ -120,7 +120,10 @@ def prepared_data(
     rows = {"train": _rows(train, build, settings), "val": _rows(val, build, settings)}
     for split, found in rows.items():
         if not found:
-            raise InputError(f"{folder}: all slices of the split {split!r} are empty; prepare other data")
+            raise InputError(
+                f"{folder}: no slice of the split {split!r} can be used: they are empty, or no noise is found in noisy images; "
+                "prepare other data"
+            )
     if not (objective != CLEAN and "kspace" in _needs(objective)):
         return PreparedData(rows["train"], rows["val"], objective)
     masks = [row["mask"][0] for row in rows["train"] + rows["val"]]
@@ -129,6 +132,8 @@ def prepared_data(
         "acs": min(_calibration_lines(mask) for mask in masks),
         "accel": round(float(np.mean([1 / mask.mean() for mask in masks])), 3),
         "kind": "gaussian2d" if any(min(mask.shape) > 1 for mask in masks) else "gaussian1d",
+        "rows": all(mask.shape[1] == 1 for mask in masks),
+        "several_coils": any(len(row["kspace"]) > 1 for row in rows["train"] + rows["val"]),
     }
     return PreparedData(rows["train"], rows["val"], objective, sampling=sampling)
 
@@ -155,7 +160,8 @@ def _add_density(train: Sequence[dict[str, Any]], val: Sequence[dict[str, Any]])
     for row in (*train, *val):
         found = masks.get((row["mask"].shape, row["kspace"].shape[-2:]), {})
         if len(found) >= _FEW_MASKS:
-            row["density"] = np.mean(list(found.values()), axis=0, dtype=np.float32)
+            count = np.sum(list(found.values()), axis=0, dtype=np.float32)
+            row["density"] = (count + 1) / (len(found) + 2)  # a line that no scan has is not impossible
 
 
 def _splits(items: list[dict[str, Any]], folder: object) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -248,9 +254,13 @@ def _check_prior(objective: str, prior: PriorFile) -> None:
             f"(docs/training.md), or choose {COILS}"
         )
     if prior.noise is None:
+        advice = (
+            "no bundle denoises CT so"
+            if prior.images == "attenuation"
+            else "train a copy of denoise_selfsup (docs/training.md)"
+        )
         raise InputError(
-            f"the objective {objective!r} gives no prior for all noise levels, as prior.yaml describes it; train a copy of "
-            "denoise_selfsup (docs/training.md)"
+            f"the objective {objective!r} gives no prior for all noise levels, as prior.yaml describes it; {advice}"
         )
 
 
@@ -338,8 +348,10 @@ def _padded(images: np.ndarray, side: int) -> np.ndarray:
 def _image_names(row: Mapping[str, Any]) -> list[str]:
     """Arrays of images; where there is k-space, the combined image."""
     names = [name for name in row["arrays"] if name not in _NOT_IMAGES]
+    if "clean" in names:
+        return ["clean"]
     low_dose = "full" in names and "low" in names
-    return [name for name in names if not (low_dose and name == "low")]
+    return [name for name in names if not (low_dose and name == "low") and name != "second"]
 
 
 def _array(row: Mapping[str, Any], name: str) -> tuple[np.ndarray, dict[str, Any]]:

@@ -20,11 +20,13 @@ class TrainedNoise(NamedTuple):
         family: kind of noise, ``gaussian``, ``poisson`` or ``gamma``.
         least: smallest noise level, for images of unit scale.
         most: largest noise level.
+        stride: of the grids of pixels that a network of Noise2Self predicts from the others; ``None``: other networks.
     """
 
     family: str
     least: float
     most: float
+    stride: int | None = None
 
 
 def dimmed(prior: Prior, most: float) -> Prior:

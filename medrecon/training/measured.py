@@ -17,7 +17,7 @@ from medrecon.data.errors import InputError, one_line
 from medrecon.training.corruption import noise_family
 from medrecon.training.objectives import MeasuredObjective, Objective, objective
 
-__all__ = ["MASKED", "MEASURED", "PRIORS", "measured_class", "measured_objective", "trained_objective"]
+__all__ = ["MASKED", "MASK_FIELDS", "MEASURED", "PRIORS", "measured_class", "measured_objective", "trained_objective"]
 
 MEASURED: Mapping[str, str] = MappingProxyType(
     {
@@ -36,12 +36,14 @@ MEASURED: Mapping[str, str] = MappingProxyType(
 PRIORS = frozenset({"ambient", "gsure"})
 """Names whose networks are priors at all noise levels; the others denoise, or reconstruct, data as in their training."""
 
+MASK_FIELDS = ("acs", "accel", "dropped", "kind", "rows", "several_coils")
+"""Settings of ``ambient`` that describe the scans of the training, which prior.yaml records."""
 MASKED = "ambient"
 """The parameterization of prior.yaml whose network takes a sampling mask as a further channel."""
 
 
 def trained_objective(
-    parameterization: str, sigma_data: float = 0.25, masks: Mapping[str, Any] | None = None
+    parameterization: str, sigma_data: float = 0.25, masks: Mapping[str, Any] | None = None, stride: int | None = None
 ) -> Objective | MeasuredObjective:
     """What a network was trained for, by the parameterization of prior.yaml.
 
@@ -49,12 +51,15 @@ def trained_objective(
         parameterization: ``ambient``, or one of :func:`medrecon.training.objectives.objective`.
         sigma_data: standard deviation of the images per channel.
         masks: sampling masks of the training with ``ambient``, fields of its class.
+        stride: that of ``noise2self``, whose network is evaluated on masked images; ``None``: another objective.
 
     Raises:
         ValueError: as there.
     """
     if parameterization == MASKED:
         return measured_objective(MASKED, sigma_data=sigma_data, **(masks or {}))
+    if stride is not None:
+        return measured_objective("noise2self", sigma_data=sigma_data, stride=stride)
     return objective(parameterization, sigma_data)
 
 

@@ -66,16 +66,17 @@ def noisy_rows(
 
 
 def noise_range(rows: Sequence[Mapping[str, Any]], scale: Sequence[float] = (1.0, 1.0)) -> tuple[float, float]:
-    """The noise levels for which a denoiser can be used: those of its training rows, and 10 % more on both sides.
+    """The noise levels for which a denoiser can be used: those of its training rows, and a little more on both sides.
 
-    One row in a hundred may lie outside, since levels are estimates.
+    A third less, since the unit of a volume differs from those of its slices, which a reconstruction uses; 10 % more. One row
+    in a hundred may lie outside, since levels are estimates.
 
     Args:
         rows: rows with ``noise_std``.
         scale: least and largest factor of :class:`ScaledCrops`.
     """
     least, most = torch.tensor([float(row["noise_std"]) for row in rows]).quantile(torch.tensor([0.01, 0.99])).tolist()
-    return round(least * scale[0] / 1.1, 5), round(most * scale[1] * 1.1, 5)
+    return float(f"{least * scale[0] / 1.5:.4g}"), float(f"{most * scale[1] * 1.1:.4g}")
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,22 @@ class ScaledCrops:
     Args:
         crop: side of the crops, pixels; see :class:`medrecon.training.augment.Crops`.
         scale: least and largest factor, log-uniform.
+        family: kind of noise.
+
+    Raises:
+        InputError: for factors that are not in order above 0, or noise that does not scale.
     """
 
     crop: int | Sequence[int] = 64
     scale: tuple[float, float] = (1.0, 1.0)
+    family: str = "gaussian"
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high < math.inf:
+            raise InputError(f"scale must be two numbers above 0, the smaller first; got {list(self.scale)}")
+        if self.family != "gaussian" and (low, high) != (1, 1):
+            raise InputError(f"{self.family} noise does not scale with the image; set scale to [1.0, 1.0]")
 
     def __call__(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         """Crop and scale the images ``(B, C, y, x)``, and scale ``noise_std`` ``(B,)``."""

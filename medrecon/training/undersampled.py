@@ -149,6 +149,9 @@ class Ambient:
         acs: calibration lines, which are never dropped.
         kind: masks of the prior, see :func:`medrecon.data.masks.undersampling_mask`.
         accel: acceleration of these masks before lines are dropped.
+        rows: whether masks of columns are of rows instead.
+        several_coils: whether the training scans have several coils, see :func:`medrecon.priors.nets.denoise_masked`;
+            ``None``: not known.
         seed: random seed of these masks.
 
     Reference: Daras et al., "Ambient diffusion", NeurIPS 2023; Aali et al., "Ambient diffusion posterior sampling", ICLR 2025.
@@ -162,6 +165,8 @@ class Ambient:
     acs: int = 24
     kind: str = "gaussian1d"
     accel: float = 4.0
+    rows: bool = False
+    several_coils: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -203,10 +208,14 @@ class Ambient:
         """A mask as in training, ``(1, 1, y or 1, x)``, the same for the same seed and index."""
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
         # Images may be smaller than those of the training.
-        fits = shape[-1] / self.accel if self.kind in _COLUMNS else min(shape) / self.accel**0.5
+        fits = shape[-2 if self.rows else -1] / self.accel if self.kind in _COLUMNS else min(shape) / self.accel**0.5
         acs = min(self.acs, int(fits))
-        mask = undersampling_mask(shape, self.kind, self.accel, acs, seed)
-        mask = torch.as_tensor(np.atleast_2d(mask), dtype=torch.float32)[None, None]
+        rows = self.rows and self.kind in _COLUMNS
+        if self.accel <= 1:
+            return torch.ones((1, 1, *([1] * len(shape))))
+        made = undersampling_mask(shape[::-1] if rows else shape, self.kind, self.accel, acs, seed)
+        mask = torch.as_tensor(np.atleast_2d(made), dtype=torch.float32)[None, None]
+        mask = mask.mT if rows else mask
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return keep_lines(mask, self.acs, self.dropped)

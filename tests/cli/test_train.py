@@ -13,6 +13,7 @@ from medrecon.cli import main
 from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.scan import Geometry
 from medrecon.prep import DatasetOptions, load_recipe, prepare
+from medrecon.training.denoising import Noise2Self
 from medrecon.writers.nifti import nifti_bytes
 from tests.make.images import blobs
 
@@ -105,14 +106,16 @@ def test_undersampled_scans_train_a_prior_of_odd_sizes(tmp_path, capsys, coils, 
     assert prior.channels == 2 and channels == (3 if objective == "ambient" else 2)
     masks = read_prior(root).masks
     assert (masks.get("acs") in (13, 15) and 1 < masks["accel"] < 2) if objective == "ambient" else not masks
+    assert masks.get("several_coils", coils > 1) is (coils > 1) and not masks.get("rows", False)
     assert train(source, "-o", root, "--data", data, epochs=2) == 0
     assert reached(root) == 6
-    # Clean images do not train a network that takes masks.
+    # Clean images do not continue it.
     (tmp_path / "p").rename(tmp_path / "q")
     volumes(tmp_path)
     capsys.readouterr()
-    assert train(source, "-o", root, "--data", tmp_path / "p", epochs=3) == (2 if objective == "ambient" else 0)
-    assert ("takes sampling masks" in capsys.readouterr().err) == (objective == "ambient")
+    assert train(source, "-o", root, "--data", tmp_path / "p", epochs=3) == 2
+    said = {"ambient": "takes sampling masks", "gsure": "it was trained for GSURE, and this run is for EDM"}
+    assert said[objective] in capsys.readouterr().err
     assert main(["bundle", "export", str(root), "-o", str(tmp_path / "m.ts")]) == (2 if objective == "ambient" else 0)
 
 
@@ -132,14 +135,35 @@ def test_noisy_images_train_a_denoiser_that_knows_their_levels(tmp_path, capsys)
     assert "trained for 3 steps (objective: noise2score, negative_loss:" in capsys.readouterr().out
     noise = load_prior(root).noise
     assert noise.family == "gaussian"
-    assert 0.7 * 0.03 < noise.least < 0.03 < noise.most < 1.5 * 0.03
+    assert 0.6 * 0.03 < noise.least < 0.03 < noise.most < 1.5 * 0.03
     recon = ["recon", str(tmp_path / "v" / "s0.nii.gz"), "--bundle", str(root), "--task", "denoise"]
     assert main([*recon, "-o", str(tmp_path / "o")]) == 0
+    capsys.readouterr()
+    assert train(source, "-o", root, "--data", tmp_path / "p", "--objective", "sure", settings=short, epochs=2) == 2
+    assert "it was trained for Noise2Score, and this run is for SURELoss" in capsys.readouterr().err
     other = (*short, "family=poisson")
     assert train(source, "-o", tmp_path / "poisson", "--data", tmp_path / "p", settings=other) == 0
     capsys.readouterr()
     assert main([*recon[:3], str(tmp_path / "poisson"), *recon[4:], "-o", str(tmp_path / "q")]) == 2
     assert "was trained for poisson noise, but reconstructions assume Gaussian noise" in capsys.readouterr().err
+    # Noise2Self's network is evaluated on masked images, 16 times.
+    assert (
+        train(source, "-o", tmp_path / "self", "--data", tmp_path / "p", "--objective", "noise2self", settings=short)
+        == 0
+    )
+    assert load_prior(tmp_path / "self").noise.stride == 4
+    assert main([*recon[:3], str(tmp_path / "self"), *recon[4:], "-o", str(tmp_path / "s")]) == 0
+    network = load_prior(tmp_path / "self").network()
+    prior = Noise2Self().prior(network, load_prior(tmp_path / "self").multiple)
+    x = torch.rand(1, 1, 16, 16)
+    found = load_prior(tmp_path / "self").objective.prior(network, load_prior(tmp_path / "self").multiple)
+    assert torch.equal(found(x, 0.1), prior(x, 0.1))
+    # What is an item of train.yaml is not set twice.
+    capsys.readouterr()
+    for setting in ("sigma_data", "family"):
+        twice = (*short, f'objective_settings={{"{setting}": 0.6}}')
+        assert train(source, "-o", tmp_path / "twice", "--data", tmp_path / "p", settings=twice) == 2
+        assert f"'{setting}' is an item of train.yaml; change it there" in capsys.readouterr().err
     # Objectives of other data than noisy images.
     for name, message in (
         ("clean", "describes a network that only denoises"),

@@ -13,7 +13,7 @@ from medrecon.data.phantom import loop_coils, simulate_kspace
 from medrecon.data.scan import Geometry
 from medrecon.prep import DatasetOptions, load_recipe, prepare
 from medrecon.prep.shards import LoadPreparedd, load_manifest
-from medrecon.prep.training_data import PreparedSettings, prepared_data
+from medrecon.prep.training_data import PreparedSettings, _image_names, prepared_data
 from medrecon.prior_file import PriorFile
 from medrecon.priors import TrainedNoise
 from medrecon.training import measured
@@ -158,7 +158,7 @@ def test_unusable_splits_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"manifest\.jsonl: no manifest; run 'medrecon prep'"):
         prepared_data(tmp_path / "none", MAGNITUDE)
     zeros = {f"s{k}": np.zeros((2, *SHAPE), np.float32) for k in range(4)}
-    with pytest.raises(InputError, match="all slices of the split 'train' are empty"):
+    with pytest.raises(InputError, match="no slice of the split 'train' can be used: they are empty"):
         prepared_data(images(tmp_path / "zeros", **zeros), MAGNITUDE)
 
 
@@ -260,7 +260,7 @@ def test_many_masks_give_the_probability_of_every_line(tmp_path):
     data = prepared_data(tmp_path / "out", COMPLEX)
     assert data.objective == "gsure" and len(data.train) == 11
     assert all((row["maps"] == 1).all() for row in data.train)  # as GSURE needs them
-    expected = np.mean([masks[row["case"]] for row in data.train], axis=0)
+    expected = (np.sum([masks[row["case"]] for row in data.train], axis=0) + 1) / 13  # of 11 scans; none is impossible
     for row in data.train + data.val:
         assert np.abs(row["density"] - expected).max() < 1e-6
 
@@ -274,6 +274,7 @@ def test_whole_rows_are_entries_of_the_mask(tmp_path):
     prepare(tmp_path / "in", tmp_path / "out", load_recipe("kspace"), dataset=DatasetOptions(split=(1.0,)))
     data = prepared_data(tmp_path / "out", COMPLEX)
     assert data.train[0]["mask"].shape == (1, SHAPE[0], 1)
+    assert data.sampling["rows"] is True and data.sampling["several_coils"] is True
     assert 13 <= data.sampling["acs"] <= 15
 
 
@@ -306,6 +307,17 @@ def test_images_and_scans_are_not_mixed(tmp_path):
     (tmp_path / "c" / "manifest.jsonl").write_text("".join(lines))
     with pytest.raises(InputError, match="4 of 8 cases hold k-space and the others do not; prepare them separately"):
         prepared_data(tmp_path / "c", COMPLEX)
+
+
+def test_clean_images_beside_noisy_ones_are_taken_alone(tmp_path):
+    """Of arrays that a recipe calls image, clean and second, the clean ones train a prior."""
+    out = images(tmp_path)
+    lines = []
+    for row in load_manifest(out):
+        about = row["arrays"]["image"]
+        row["arrays"] = {"image": about, "clean": about, "second": about}
+        lines.append(row)
+    assert all(_image_names(row) == ["clean"] for row in lines)
 
 
 # Noisy images

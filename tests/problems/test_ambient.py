@@ -58,6 +58,15 @@ def test_what_has_no_maps_refuses_it():
         )
 
 
+def test_another_number_of_coils_refuses_it():
+    scan, _, _ = cartesian(coils=1, slices=1, mask=columns())
+    with pytest.raises(
+        InputError, match=r"toy\.h5: has one coil, but the prior of bundle toy was trained on scans of several coils"
+    ):
+        solve(scan, "dds", spec(objective=Recorded(several_coils=True)), steps=2)
+    solve(scan, "dds", spec(objective=Recorded(several_coils=False)), steps=2)
+
+
 def test_one_coil_has_maps_of_ones():
     scan, _, _ = cartesian(coils=1, slices=1, mask=columns())
     objective = Recorded(seen=([],))

@@ -88,11 +88,25 @@ def test_scaled_crops_scale_image_and_level_alike():
 
 
 def test_the_noise_range_is_that_of_the_rows():
-    """A hundred and one levels: the quantiles of one and 99 %, times the factors, and 10 % more; one outlier does not count."""
+    """A hundred and one levels: the quantiles of one and 99 %, times the factors, and some more; one outlier does not count."""
     rows = [{"noise_std": 0.1 + 0.001 * k} for k in range(101)] + [{"noise_std": 5.0}]
-    assert noise_range(rows[:101], (0.5, 2.0)) == pytest.approx((0.101 * 0.5 / 1.1, 0.199 * 2 * 1.1), rel=1e-3)
+    assert noise_range(rows[:101], (0.5, 2.0)) == pytest.approx((0.101 * 0.5 / 1.5, 0.199 * 2 * 1.1), rel=1e-3)
     assert noise_range(rows)[1] < 0.25
-    assert noise_range(rows[:1]) == pytest.approx((0.1 / 1.1, 0.11), rel=1e-3)
+    assert noise_range(rows[:1]) == pytest.approx((0.1 / 1.5, 0.11), rel=1e-3)
+    assert noise_range([{"noise_std": 1e-6}]) == pytest.approx((1e-6 / 1.5, 1.1e-6), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("scale", "family", "message"),
+    [
+        ((1.4, 0.7), "gaussian", "scale must be two numbers above 0, the smaller first"),
+        ((0.0, 1.0), "gaussian", "scale must be"),
+        ((0.7, 1.4), "poisson", r"poisson noise does not scale with the image; set scale to \[1.0, 1.0\]"),
+    ],
+)
+def test_factors_that_cannot_be(scale, family, message):
+    with pytest.raises(InputError, match=message):
+        ScaledCrops(scale=scale, family=family)
 
 
 def test_without_a_range_levels_stay():

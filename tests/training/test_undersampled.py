@@ -470,6 +470,13 @@ def test_masks_of_images_smaller_than_the_calibration_region(kind, sampled):
     assert bool((mask[..., 12:20] == 1).all() if kind == "gaussian1d" else (mask[..., 8:24, 8:24] == 1).all())
 
 
+def test_masks_of_rows_and_of_full_sampling():
+    """Rows are columns of the turned image; without acceleration nothing is dropped or drawn."""
+    columns, rows = (Ambient(acs=4, accel=3.0, rows=turned).masks((24, 24), 7) for turned in (False, True))
+    assert torch.equal(columns.mT, rows) and columns.shape == (1, 1, 1, 24)
+    assert bool((Ambient(accel=1.0).masks((24, 20), 7) == 1).all())
+
+
 def test_prior_with_the_mask_of_the_scan():
     """The network sees the lines of the scan, of every item; if they are more than in training, a mask as in training."""
     c = covariance(stationary=True)
