@@ -298,6 +298,16 @@ class Learner:
         return int(self.optimizer.state[first].get("step", 0))
 
 
+def _check_count(name: str, value: object) -> None:
+    """Refuse an item of train.yaml that is not a whole number of at least 1; without a step, random weights would be stored.
+
+    Raises:
+        InputError: naming the item.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1; got {shown(value)}")
+
+
 MeasuredAugment = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Augmentation of measurements by name."""
 
@@ -326,6 +336,10 @@ class Batches:
     weights: Sequence[float] | None = None
     labels: Sequence[str] = ()
     overviews: Overviews | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch_size", self.size), ("iterations_per_epoch", self.per_epoch)):
+            _check_count(name, value)
 
     def loader(self) -> DataLoader:
         """Stored rows of an epoch, drawn by their weights."""
@@ -601,6 +615,7 @@ def trainer(
             the network through it.
         sheet: settings of the sheets of samples; ``None``: no sheets.
     """
+    _check_count("max_epochs", max_epochs)
     trained_for, inferer = learner.objective, inferer or AutocastInferer()
     measured = isinstance(trained_for, MeasuredObjective)
     if isinstance(trained_for, MeasuredObjective) and isinstance(inferer, AutocastInferer):

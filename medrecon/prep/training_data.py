@@ -448,6 +448,11 @@ def _noisy_rows(
             f"{', '.join(row['arrays'])} (docs/training.md lists recipes and objectives)"
         )
     volumes = {"image": _array(row, name)[0]}
+    if np.iscomplexobj(volumes["image"]) and images != "complex":
+        raise InputError(
+            f"{row['case']}: is complex, but prior.yaml describes a denoiser of {images} images, which refuses complex ones; "
+            "prepare magnitudes, or exclude the case"
+        )
     volumes |= {key: _array(row, value)[0] for key, value in others.items() if value is not None}
     shapes = {key: volume.shape for key, volume in volumes.items()}
     if len(set(shapes.values())) > 1:

@@ -212,6 +212,17 @@ def test_what_cannot_be_trained_leaves_nothing(tmp_path, capsys):
         assert not root.exists() and not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("item", ["max_epochs", "iterations_per_epoch", "batch_size"])
+def test_runs_without_a_step_are_refused(tmp_path, capsys, item):
+    """They would store random weights."""
+    data, source, root = volumes(tmp_path), small("brain_mri_magnitude", tmp_path / "small"), tmp_path / "mine"
+    short = {**dict(one.split("=") for one in SHORT), "max_epochs": "1", item: "0"}
+    words = [word for name, value in short.items() for word in ("--set", f"{name}={value}")]
+    assert main(["train", source, "-o", str(root), "--data", data, *words]) == 2
+    assert f"{item} must be a whole number of at least 1; got 0" in capsys.readouterr().err
+    assert not root.exists()
+
+
 def test_weights_that_are_not_finite_are_not_stored(tmp_path, capsys):
     data, source, root = volumes(tmp_path), small("brain_mri_magnitude", tmp_path / "small"), tmp_path / "mine"
     assert train(source, "-o", root, "--data", data, settings=("learning_rate=1e30", *SHORT)) == 2

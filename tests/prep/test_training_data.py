@@ -346,6 +346,15 @@ def test_noisy_images_have_their_noise_level(tmp_path):
         prepared_data(tmp_path / "out", MAGNITUDE, PreparedSettings(objective="sure"))
 
 
+def test_complex_images_do_not_train_a_denoiser_of_magnitudes(tmp_path):
+    """A reconstruction would refuse them."""
+    cases = {f"s{k}": (volume(k) * np.exp(0.3j)).astype(np.complex64) for k in range(4)}
+    with pytest.raises(
+        InputError, match=r"s\d\.nii\.gz: is complex, but prior\.yaml describes a denoiser of magnitude images"
+    ):
+        prepared_data(images(tmp_path, **cases), DENOISER)
+
+
 def test_noise_that_grows_with_the_image_has_its_own_level(tmp_path):
     """Poisson noise of peak 400: its nominal level is that of half the unit; the dark half does not lower it."""
     rng, x = np.random.default_rng(0), np.ones((1, 64, 64), np.float32)
