@@ -51,7 +51,7 @@ class Tweedie(ImageSolver[Gaussian]):
         if not is_gaussian or not isinstance(data.A, Weights) or not bool((data.A.weights == 1).all()):
             raise TypeError(
                 "Tweedie removes Gaussian noise from images that are measured as they are (the task denoise, noise model "
-                "gaussian); for other data choose another solver, such as dds, and a bundle that does not only denoise"
+                "gaussian); choose a bundle that does not only denoise for other data, which DPS or DiffPIR can work with"
             )
         if not bool((torch.as_tensor(data.noise_std) > 0).all()):
             raise TypeError("Tweedie needs a noise level above 0; give it, or leave the image as it is")
