@@ -242,6 +242,9 @@ class Noise2Score(Denoising):
     ``noise_std``, and the network is conditioned on s. Where the noise depends on the image, ``noise_std``, ``a`` and ``s`` of a
     pixel are multiplied by the family's profile, so that bright pixels have as much signal for the training as dark ones.
 
+    For Gaussian noise the loss is Stein's risk estimate of ``D(y + a u)``, up to its scale and a constant, with the divergence
+    ``u D(y + a u) / a`` of one evaluation (also Pang et al., "Recorrupted-to-recorrupted", CVPR 2021).
+
     :meth:`denoise` evaluates R at the least ``a`` and corrects for it (:class:`medrecon.training.corruption.NoiseFamily`).
     :meth:`prior` is D at s = sigma, so at a = 0, which is reached by continuity alone; for Gaussian noise,
     ``prior(x, sqrt(1 + smoothing[0]^2) sigma)`` is :meth:`denoise`.
