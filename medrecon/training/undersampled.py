@@ -263,8 +263,8 @@ class GSURE:
         log_std: standard deviation of ln(sigma).
         acs: calibration lines, which have the density 1 if the data have none.
         divergence: weight of the divergence; 1 is the theory.
-        unsampled: weight of ``|D|^2`` on the lines that were not sampled, for one coil; 0 is the theory, which leaves open what the
-            network does there, such as letting noise through. For independent frequencies a weight ``w`` acts like noise of
+        unsampled: weight of ``|D|^2`` on the lines that were not sampled, for one coil; 0 is the theory, which leaves open what
+            the network does there, such as letting noise through. For independent frequencies a weight ``w`` acts like noise of
             ``sigma^2 (1 + w (1 - density))``.
 
     Reference: Kawar et al., "GSURE-based diffusion model training with corrupted data", TMLR 2024. They compare with the noised
