@@ -7,9 +7,9 @@ Training: crops of 64 x 64 of brain_slices_256.npz with a phase, one coil; every
 lines) and one noise (0.01 per component, images of unit scale). Networks of one size and the same CPU time of training: priors on
 clean images, on zero-filled images, and by Ambient (whose network sees the lines of the scan) and GSURE (also with a penalty of
 what passes on lines that were not sampled), all used by DDS with 50 steps, mean of 4 samples (and one sample); unrolled networks,
-supervised and by SSDU. Test: crops of other subjects (omsL_12, torchio) with other masks. PSNR and SSIM of magnitudes, mean over
-the images; the interval is twice the standard error of the mean over seeds, or over images for one seed. Results in the store are not
-computed again.
+supervised and by SSDU. Test: crops of other subjects (omsL_12, torchio) with other masks. PSNR and SSIM of magnitudes, mean
+over the images; the interval is twice the standard error of the mean over seeds, or over images for one seed. Results in the
+store are not computed again.
 """
 
 from __future__ import annotations
