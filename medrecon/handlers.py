@@ -216,8 +216,9 @@ def _load_checkpoint(trainer: Engine, path: Path, everything: Mapping[str, Any])
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        optional = {"trainer", "purpose"} - ({"purpose"} & set(loaded))
-        Checkpoint.load_objects({k: v for k, v in everything.items() if k not in optional}, loaded)
+        # Checkpoints of former versions have no purpose.
+        absent = {"trainer"} | ({"purpose"} - set(loaded))
+        Checkpoint.load_objects({k: v for k, v in everything.items() if k not in absent}, loaded)
         reached = int(loaded["trainer"]["iteration"])
     except (
         RuntimeError,

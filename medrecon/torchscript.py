@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medrecon.bundle import build_network, find_bundle, load_prior, metadata, read_prior
 from medrecon.data.errors import InputError, innermost, one_line
 from medrecon.data.files import check_writable, write_atomically
+from medrecon.prior_file import PriorFile
 from medrecon.training.measured import MASKED
 from medrecon.training.objectives import MeasuredObjective, Objective, objective
 
@@ -85,20 +86,24 @@ def denoiser(root: str | Path) -> Denoiser:
     prior = read_prior(root)
     if prior.network is None:
         raise InputError(f"{root}: the bundle has no network; choose another bundle")
-    _check_without_masks(str(root), str(prior.parameterization))
+    _check_traceable(str(root), prior)
     trained_for = objective(str(prior.parameterization), float(prior.sigma_data or 0))
     return Denoiser(build_network(root).eval(), trained_for, prior.channels, prior.multiple)
 
 
-def _check_without_masks(name: str, parameterization: str) -> None:
-    """Refuse a prior that draws sampling masks, which a trace would freeze.
+def _check_traceable(name: str, prior: PriorFile) -> None:
+    """Refuse priors that draw or apply masks: a trace would freeze them for one size of images, or leave them out.
 
     Raises:
         InputError: naming the bundle.
     """
-    if parameterization == MASKED:
+    if prior.parameterization == MASKED:
         raise InputError(
             f"{name}: a prior trained with ambient draws sampling masks and cannot be exported; use it through medrecon"
+        )
+    if prior.noise is not None and prior.noise.stride is not None:
+        raise InputError(
+            f"{name}: a network of noise2self is evaluated on masked images and cannot be exported; use it through medrecon"
         )
 
 
@@ -115,7 +120,7 @@ def export_torchscript(bundle: str | Path, path: str | Path, overwrite: bool = F
     """
     spec, facts = load_prior(bundle), metadata(find_bundle(bundle))
     check_writable([Path(path)], overwrite)
-    _check_without_masks(spec.name, str(read_prior(find_bundle(bundle)).parameterization))
+    _check_traceable(spec.name, read_prior(find_bundle(bundle)))
     module = Denoiser(spec.network(), spec.objective, spec.channels, spec.multiple).eval()
     try:
         with torch.no_grad():

@@ -194,13 +194,15 @@ class MaskedNet:
         """The clean estimate; sigma > 0."""
         levels = as_levels(sigma, x)
         mask = (self.masks if isinstance(self.masks, Tensor) else self._drawn(self.masks, levels, x)).to(x)
-        maps = torch.ones_like(torch.complex(x[:1, :1], x[:1, :1])) if self.maps is None else self.maps
-        u = sense(maps.to(x.dtype.to_complex()), mask).normal(x)
+        complex_type = x.dtype.to_complex()
+        maps = None if self.maps is None else self.maps.to(complex_type)
+        u = sense(maps, mask, tuple(x.shape[2:]), complex_type).normal(x)
 
         def run(inputs: Tensor, timesteps: Tensor) -> Tensor:
             return _run(self.network, inputs, timesteps, self.multiple, self.dtype)
 
-        return denoise_masked(run, u, mask, levels, self.sigma_data, coils=maps.shape[1]).estimate
+        coils = 1 if maps is None else maps.shape[1]
+        return denoise_masked(run, u, mask, levels, self.sigma_data, coils=coils).estimate
 
     @staticmethod
     def _drawn(masks: Callable[[tuple[int, ...], int], Tensor], levels: Tensor, x: Tensor) -> Tensor:

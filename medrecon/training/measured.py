@@ -1,6 +1,6 @@
 """Objectives of measurements by name, for configs: :class:`medrecon.training.objectives.MeasuredObjective`.
 
-Names are resolved when they are used, so that a config that trains on clean images imports none of these modules.
+Modules are imported when their names are used.
 """
 
 from __future__ import annotations

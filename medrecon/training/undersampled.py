@@ -263,9 +263,6 @@ class GSURE:
         log_std: standard deviation of ln(sigma).
         acs: calibration lines, which have the density 1 if the data have none.
         divergence: weight of the divergence; 1 is the theory.
-        unsampled: weight of ``|D|^2`` on the lines that were not sampled, for one coil; 0 is the theory, which leaves open what
-            the network does there, such as letting noise through. For independent frequencies a weight ``w`` acts like noise of
-            ``sigma^2 (1 + w (1 - density))``.
 
     Reference: Kawar et al., "GSURE-based diffusion model training with corrupted data", TMLR 2024. They compare with the noised
     measurement, with the divergence times ``sigma^2``, which has the same expectation and a larger variance; and have one coil.
@@ -278,14 +275,12 @@ class GSURE:
     log_std: float = 1.4
     acs: int = 24
     divergence: float = 1.0
-    unsampled: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the settings."""
         _check_settings(0.0, self.acs, {"sigma_data": self.sigma_data, "log_std": self.log_std})
-        for name in ("divergence", "unsampled"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number, 0 or more; got {getattr(self, name)!r}")
+        if not 0 <= self.divergence < float("inf"):
+            raise ValueError(f"divergence must be a number, 0 or more; got {self.divergence!r}")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -321,11 +316,6 @@ class GSURE:
         constant = weights.expand(len(u), 1, *u.shape[2:]).flatten(1).mean(1)
         # Per value of the image, as for one coil.
         error = maps.shape[1] * (residual - noise_std**2 * constant)
-        if self.unsampled > 0:
-            if maps.shape[1] > 1:
-                raise ValueError("unsampled is for one coil: several coils also determine lines that were not sampled")
-            passed = torch.view_as_real((1 - mask) * full(x0)).square().flatten(1).mean(1)
-            error = error + self.unsampled * passed
         probability = (FULL_DIVERGENCE * noise_std / sigma).clamp(max=1.0)
         chosen = (draw.accept < probability).nonzero().flatten()
         if self.divergence > 0 and len(chosen):

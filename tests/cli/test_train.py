@@ -158,6 +158,9 @@ def test_noisy_images_train_a_denoiser_that_knows_their_levels(tmp_path, capsys)
     x = torch.rand(1, 1, 16, 16)
     found = load_prior(tmp_path / "self").objective.prior(network, load_prior(tmp_path / "self").multiple)
     assert torch.equal(found(x, 0.1), prior(x, 0.1))
+    capsys.readouterr()
+    assert main(["bundle", "export", str(tmp_path / "self"), "-o", str(tmp_path / "m.ts")]) == 2
+    assert "is evaluated on masked images and cannot be exported" in capsys.readouterr().err
     # What is an item of train.yaml is not set twice.
     capsys.readouterr()
     for setting in ("sigma_data", "family"):

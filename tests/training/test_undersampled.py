@@ -147,27 +147,6 @@ def test_gsure_of_undersampled_noisy_images_finds_the_denoiser():
     assert errors(GSURE(**FIXED, acs=2, divergence=0.0), make, optimum(c)) > WRONG
 
 
-def test_gsure_with_a_penalty_of_lines_that_were_not_sampled():
-    """``v / (v + s^2 (1 + w (1 - p)))`` for every line of power v, which is sampled with probability p, at weight w."""
-    c, w = covariance(stationary=True), 1.0
-    spectrum = torch.tensor([0.05, 0.2, 1.0, 2.0, 0.6, 0.1], dtype=DOUBLE)
-    density = torch.tensor([0.5, 0.5, 1, 1, 0.5, 0.5], dtype=DOUBLE)
-    noise = LEVEL**2 * (1 + w * (1 - density))
-    gain = (spectrum / (spectrum + noise)).sqrt().view(1, 1, 1, N)
-    basis = torch.eye(2 * N, dtype=DOUBLE).view(2 * N, 2, 1, N)
-    expected = sense(torch.ones((1, 1, 1, N), dtype=DOUBLE.to_complex()), gain).normal(basis).flatten(1)
-
-    def make(seed):
-        data = measure(images(c, 8000, seed), random_masks(8000), NOISE_STD)
-        return {**data, "density": density.view(1, 1, 1, N).expand(8000, 1, 1, N)}
-
-    assert errors(GSURE(**FIXED, acs=2, unsampled=w), make, expected) < RIGHT
-    assert errors(GSURE(**FIXED, acs=2), make, expected) > WRONG
-    coils = measure(images(c, 4, 0), random_masks(4), NOISE_STD, coil_maps(4, 2, (1, N)))
-    with pytest.raises(ValueError, match="unsampled is for one coil"):
-        GSURE(**FIXED, acs=2, unsampled=w).loss(Linear(optimum(c)), coils)
-
-
 def test_gsure_weights_are_those_of_full_sampling():
     """Of denoisers that are one number the best is ``tr C / tr(C + s^2)``; without weights central lines count too much."""
     c = covariance(stationary=True)
